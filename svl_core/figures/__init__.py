@@ -1,0 +1,6 @@
+"""Results drawn: plotly figures and image overlays, colour-blind-safe and legible in light and dark."""
+
+from svl_core.figures.curves import block_heatmap, gap_curve, importance_bars, pca_scatter, redundancy_curve, runs_of, similarity_heatmap, token_curve
+from svl_core.figures.overlay import overlay
+
+__all__ = ["block_heatmap", "gap_curve", "importance_bars", "overlay", "pca_scatter", "redundancy_curve", "runs_of", "similarity_heatmap", "token_curve"]

@@ -1,0 +1,81 @@
+"""Token importance drawn over the image with PIL, for any patch geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+from plotly.colors import sample_colorscale, unlabel_rgb
+
+
+def _colours(shares: np.ndarray) -> np.ndarray:
+    """Cividis colours of values in 0..1: (n,) -> (n, 3) uint8."""
+    table = np.array([unlabel_rgb(c) for c in sample_colorscale("Cividis", np.linspace(0, 1, 64).tolist())], dtype=np.float32)
+    at = np.clip(np.nan_to_num(shares), 0, 1) * 63
+    low = np.floor(at).astype(int)
+    high = np.minimum(low + 1, 63)
+    return np.round(table[low] + (at - low)[:, None] * (table[high] - table[low])).astype(np.uint8)
+
+
+def overlay(image: Image.Image, rects: np.ndarray, scores: Sequence[float], selected: Sequence[bool] | None = None, *, opacity: float = 0.6, scale: tuple[float, float] | None = None, width: int = 640, focus: int | None = None) -> Image.Image:
+    """The image with every patch tinted by its importance; patches that count get an outline.
+
+    rects: (V, 4) x0, y0, x1, y1 in 0..1 of the image; NaN rows have no place and are skipped.
+    scores: (V,) importance; scale: (low, high) of the colours, default the scores' own range.
+    selected: (V,) bool, outlined where another patch or the border begins. opacity: 0 image only to 1 colours only.
+    width: pixels of the result's longer side. focus: index of one patch drawn with a double frame.
+    """
+    rects, values = np.asarray(rects, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if rects.shape != (len(values), 4):
+        raise ValueError(f"Found rects of shape {rects.shape} for {len(values)} scores; expected ({len(values)}, 4).")
+    ratio = width / max(image.size)
+    size = tuple(max(1, round(side * ratio)) for side in image.size)
+    picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    placed = np.flatnonzero(~np.isnan(rects).any(axis=1))
+    if not len(placed):
+        return picture
+    low, high = scale if scale is not None else (float(np.nanmin(values[placed])), float(np.nanmax(values[placed])))
+    colours = _colours((values - low) / (high - low) if high > low else np.zeros(len(values)))
+    boxes = np.round(rects * np.array([size[0], size[1], size[0], size[1]])).astype(np.float64)
+    tint, cover = Image.new("RGB", size), Image.new("L", size)
+    paint, mask = ImageDraw.Draw(tint), ImageDraw.Draw(cover)
+    for k in placed:
+        x0, y0, x1, y1 = boxes[k].astype(int)
+        box = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
+        paint.rectangle(box, tuple(int(c) for c in colours[k]))
+        mask.rectangle(box, 255)
+    alpha = cover.point(lambda v: int(v * float(np.clip(opacity, 0, 1))))
+    picture = Image.composite(tint, picture, alpha)
+    draw = ImageDraw.Draw(picture)
+    if selected is not None:
+        chosen = [k for k in placed if selected[k]]
+        region = Image.new("L", size)
+        fill = ImageDraw.Draw(region)
+        for k in chosen:
+            x0, y0, x1, y1 = boxes[k].astype(int)
+            fill.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), 255)
+        picture = _contour(picture, np.asarray(region) > 0, max(1, round(width / 320)))
+        draw = ImageDraw.Draw(picture)
+    if focus is not None and focus in placed:
+        x0, y0, x1, y1 = boxes[focus].astype(int)
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=(255, 255, 255), width=max(2, width // 160))
+        draw.rectangle((x0 - 2, y0 - 2, x1 + 1, y1 + 1), outline=(20, 20, 20), width=2)
+    return picture
+
+
+def _contour(picture: Image.Image, region: np.ndarray, thick: int) -> Image.Image:
+    """Draw the border of a region (H, W bool): a white line inside, a dark one outside, so it shows on any ground."""
+    def grown(area: np.ndarray, by: int) -> np.ndarray:
+        out = area.copy()
+        for _ in range(by):
+            wide = np.pad(out, 1)
+            out = wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
+        return out
+
+    pixels = np.array(picture)
+    inner = region & grown(np.pad(~region, 1, constant_values=True), thick)[1:-1, 1:-1]
+    outer = grown(region, thick) & ~region
+    pixels[outer] = (25, 25, 25)
+    pixels[inner] = (255, 255, 255)
+    return Image.fromarray(pixels)

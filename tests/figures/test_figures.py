@@ -1,0 +1,104 @@
+"""Figures and overlays: what is drawn where, on hand-made numbers."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svl_core import figures
+
+MATRIX = np.array([[1.0, 0.9, 0.5], [0.9, 1.0, 0.7], [0.5, 0.7, 1.0]])
+
+
+def as_json(figure):
+    return json.loads(figure.to_json())
+
+
+def test_runs():
+    assert figures.runs_of([]) == []
+    assert figures.runs_of([5, 2, 3]) == [(2, 3), (5, 5)]
+
+
+def test_redundancy_marks_dropped_layers_on_the_lead_curve():
+    figure = figures.redundancy_curve({"important": [0.5, 0.9, 0.8], "all": [0.4, np.nan, 0.6]}, drop=[1], ids=[0, 4, 7])
+    assert [t.name for t in figure.data] == ["important tokens", "all tokens", "dropped"]
+    assert list(figure.data[2].x) == [1] and list(figure.data[2].y) == [0.9]
+    assert "layer 4" in figure.data[2].hovertemplate.replace("%{customdata}", str(figure.data[2].customdata[0]))
+    assert len({t.line.dash for t in figure.data[:2]}) == 2  # never told by colour alone
+    assert "layer" in figure.layout.xaxis.title.text and "cosine" in figure.layout.yaxis.title.text
+
+
+def test_heatmap_scale_leaves_out_the_diagonal_and_frames_runs():
+    figure = figures.similarity_heatmap(MATRIX, drop=[1])
+    assert figure.data[0].zmin == 0.5 and figure.data[0].zmax == 1.0
+    (frame,) = figure.layout.shapes
+    assert (frame.x0, frame.x1) == (0.5, 2.5)  # H[1] to H[2]
+    figures.similarity_heatmap(np.ones((1, 1)))
+
+
+def test_block_heatmap_draws_allowed_blocks_only():
+    figure = figures.block_heatmap(MATRIX, allowed=[1], chosen=[1])
+    z = np.array(figure.data[0].z, dtype=float)
+    assert z.shape == (1, 2) and np.isnan(z[0, 0]) and z[0, 1] == 0.7
+    assert len(figure.layout.shapes) == 1
+
+
+def test_gap_curve_shows_dropped_bars_and_run_gaps():
+    figure = figures.gap_curve([0.1, 0.2, 0.3], drop=[1, 2], run_gaps={(1, 2): 0.45})
+    assert list(figure.data[0].marker.pattern.shape) == ["", "/", "/"]
+    assert figure.layout.yaxis.range[1] > 0.45
+    assert figures.gap_curve([0.0, 0.0]).layout.yaxis.range[1] == 1
+
+
+def test_pca_joins_each_token():
+    before, target = np.zeros((2, 2)), np.ones((2, 2))
+    figure = figures.pca_scatter(before, target, None, [0.6, 0.2])
+    assert len(figure.data) == 3 and "60 %" in figure.layout.xaxis.title.text
+    after = figures.pca_scatter(before, target, target)
+    assert len(after.data) == 4 and len({t.marker.symbol for t in after.data[1:]}) == 3
+
+
+def test_bars_and_token_curve():
+    bars = figures.importance_bars(["a", " ", "<b>"], [0.1, 0.2, 0.3], [True, False, True])
+    assert list(bars.data[0].marker.pattern.shape) == ["", "/", ""]
+    assert figures.token_curve([0.1, 0.2], "‘cat’").layout.yaxis.title.text.endswith("‘cat’")
+
+
+@pytest.mark.parametrize("figure", [
+    figures.redundancy_curve({"important": [0.5]}), figures.similarity_heatmap(MATRIX), figures.gap_curve([0.1]),
+    figures.pca_scatter(np.zeros((1, 2)), np.ones((1, 2))), figures.importance_bars([], []),
+])
+def test_transparent_and_serialisable(figure):
+    assert as_json(figure)["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+
+
+def square(n=2):
+    return np.array([[c / n, r / n, (c + 1) / n, (r + 1) / n] for r in range(n) for c in range(n)])
+
+
+def test_overlay_opacity_zero_is_the_image():
+    image = Image.new("RGB", (64, 64), (200, 10, 10))
+    out = figures.overlay(image, square(), [0, 1, 2, 3], opacity=0, width=64)
+    assert np.array_equal(np.array(out), np.array(image))
+
+
+def test_overlay_orders_colours_and_outlines_selection():
+    image = Image.new("RGB", (40, 20), (0, 0, 0))
+    out = np.array(figures.overlay(image, square(), [0, 1, 2, 3], [False, False, False, True], opacity=1, width=320)).astype(int)
+    assert out.shape == (160, 320, 3)
+    light = [out[y, x].sum() for y in (40, 120) for x in (80, 240)]
+    assert light == sorted(light)  # Cividis brightens with importance
+    assert tuple(out[159, 240]) == (255, 255, 255) and tuple(out[159, 80]) != (255, 255, 255)
+
+
+def test_overlay_skips_patches_without_a_place_and_keeps_one_scale():
+    rects = square()
+    rects[3] = np.nan
+    image = Image.new("RGB", (32, 32), (1, 2, 3))
+    out = np.array(figures.overlay(image, rects, [0, 0, 0, 9], opacity=1, width=32))
+    assert tuple(out[24, 24]) == (1, 2, 3)
+    full = np.array(figures.overlay(image, square(), [1, 1, 1, 1], opacity=1, width=32, scale=(0, 1)))
+    assert tuple(full[5, 5]) == tuple(full[20, 20]) and full[5, 5].sum() > 400
+    with pytest.raises(ValueError, match="expected"):
+        figures.overlay(image, square(), [1, 2])
