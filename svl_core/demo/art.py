@@ -1,0 +1,170 @@
+"""The drawings the demo world is made of: 96 everyday objects in three styles.
+
+Two styles ship as sprite sheets in assets/objects ("noto", "twemoji"); the third, "openmoji", is
+fetched once on request and kept in the user's cache. objects.json there names every object, its
+plural and its category, in the order of the cells of every sheet (row-major).
+"""
+
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "objects"
+STYLES = ("noto", "twemoji", "openmoji")
+FILL = 60  # px: the longer side of an OpenMoji drawing in its cell, about that of the other styles
+
+
+class ArtError(OSError):
+    """Drawings are missing or damaged; the message says what was found, expected and to be done."""
+
+
+@dataclass(frozen=True)
+class ObjectKind:
+    """One kind of object: English singular and plural, category name, hex code point of its emoji."""
+
+    name: str
+    plural: str
+    category: str
+    codepoint: str
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category of objects: English singular and plural."""
+
+    name: str
+    plural: str
+
+
+@functools.cache
+def _index() -> dict:
+    """The content of objects.json."""
+    path = ASSETS / "objects.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ArtError(f"The object list {path} cannot be read ({err}). Expected the JSON file that "
+                       "ships with the repository: restore it with git checkout.") from err
+
+
+@functools.cache
+def objects() -> tuple[ObjectKind, ...]:
+    """All 96 kinds of object, in the order of the sheets' cells."""
+    return tuple(ObjectKind(**entry) for entry in _index()["objects"])
+
+
+@functools.cache
+def categories() -> tuple[Category, ...]:
+    """All categories; every object belongs to exactly one."""
+    return tuple(Category(**entry) for entry in _index()["categories"])
+
+
+@functools.cache
+def sprites(style: str) -> tuple[Image.Image, ...]:
+    """One RGBA image of 64x64 px per object, aligned with objects(); shared, so copy before drawing.
+
+    style is one of STYLES. "openmoji" needs npm, the package resvg-py and a network the first time.
+    """
+    if style not in STYLES:
+        raise ValueError(f"Unknown drawing style {style!r}: expected one of {', '.join(STYLES)}.")
+    path = _openmoji_sheet() if style == "openmoji" else ASSETS / f"{style}.png"
+    cell, columns, count = _index()["cell"], _index()["columns"], len(objects())
+    remedy = "Delete it and try again." if style == "openmoji" else "Restore it with git checkout."
+    try:
+        with Image.open(path) as image:
+            sheet = image.convert("RGBA")
+    except OSError as err:
+        raise ArtError(f"The sprite sheet {path} cannot be read ({err}). {remedy}") from err
+    if sheet.size != _sheet_size():
+        raise ArtError(f"The sprite sheet {path} is {sheet.size} px, expected {_sheet_size()} px for "
+                       f"{count} objects. {remedy}")
+    corners = ((i % columns * cell, i // columns * cell) for i in range(count))
+    return tuple(sheet.crop((x, y, x + cell, y + cell)) for x, y in corners)
+
+
+def _sheet_size() -> tuple[int, int]:
+    """Width and height of a sheet in px."""
+    cell, columns = _index()["cell"], _index()["columns"]
+    return columns * cell, -(-len(objects()) // columns) * cell
+
+
+def _openmoji_sheet() -> Path:
+    """Path of the cached OpenMoji sheet; made first where absent or made for another object list."""
+    source = _index()["sources"]["openmoji"]
+    path = Path.home() / ".cache" / "svl-explorer" / "openmoji" / "openmoji.png"
+    made_for = " ".join([source["version"], *(kind.codepoint for kind in objects())])
+    try:
+        with Image.open(path) as image:
+            if image.info.get("made_for") == made_for:
+                return path
+    except OSError:
+        pass  # absent or damaged: make it anew
+    cell, columns = _index()["cell"], _index()["columns"]
+    sheet = Image.new("RGBA", _sheet_size())
+    for i, drawing in enumerate(_fetch_openmoji(f"{source['package']}@{source['version']}")):
+        sheet.paste(drawing, (i % columns * cell, i // columns * cell))
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("made_for", made_for)
+    notes.add_text("Copyright", "OpenMoji, CC-BY-SA 4.0")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{os.getpid()}.part")
+    sheet.save(part, format="PNG", optimize=True, pnginfo=notes)
+    os.replace(part, path)
+    return path
+
+
+def _fetch_openmoji(package: str) -> list[Image.Image]:
+    """Download the npm package (NAME@VERSION) and draw every object's SVG as a 64x64 px RGBA image."""
+    try:
+        import resvg_py
+    except ImportError as err:
+        raise ArtError("The OpenMoji drawings are SVG files and the Python package resvg-py, which "
+                       "draws them, is not installed. Install the extra: pip install -e .[train]") from err
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ArtError("The OpenMoji drawings are not in the cache and npm, which fetches them, was not "
+                       "found on PATH. Install Node.js (it brings npm), or use another style.")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run([npm, "pack", package, "--silent"], cwd=folder, timeout=600,
+                                  capture_output=True, text=True)
+        except subprocess.TimeoutExpired as err:
+            raise ArtError(f"npm pack {package} took over {err.timeout:.0f} s. Check the network and "
+                           "try again, or use another style.") from err
+        archives = list(Path(folder).glob("*.tgz"))
+        if done.returncode or len(archives) != 1:
+            said = (done.stderr or done.stdout).strip()[-300:] or "nothing"
+            raise ArtError(f"npm pack {package} ended with status {done.returncode} and {len(archives)} "
+                           f"archives, expected 0 and 1; it said: {said}. Check the network and try again.")
+        wanted = {f"package/color/svg/{kind.codepoint.upper()}.svg" for kind in objects()}
+        with tarfile.open(archives[0]) as archive:
+            found = {m.name: archive.extractfile(m).read() for m in archive if m.name in wanted}
+    drawings = []
+    for kind in objects():
+        svg = found.get(f"package/color/svg/{kind.codepoint.upper()}.svg")
+        if svg is None:
+            raise ArtError(f"{package} has no drawing of {kind.name} (color/svg/{kind.codepoint.upper()}"
+                           ".svg). Correct its codepoint or the version in objects.json.")
+        png = resvg_py.svg_to_bytes(svg_string=svg.decode("utf-8"), width=288, height=288)
+        drawings.append(_fit(Image.open(io.BytesIO(bytes(png))).convert("RGBA")))
+    return drawings
+
+
+def _fit(drawing: Image.Image) -> Image.Image:
+    """Trim an RGBA image's empty margin and centre it, scaled to FILL px, in a 64x64 px cell."""
+    cell = _index()["cell"]
+    drawing = drawing.crop(drawing.getchannel("A").getbbox())
+    scale = FILL / max(drawing.size)
+    size = tuple(max(1, round(side * scale)) for side in drawing.size)
+    out = Image.new("RGBA", (cell, cell))
+    out.paste(drawing.resize(size, Image.Resampling.LANCZOS), tuple((cell - side) // 2 for side in size))
+    return out

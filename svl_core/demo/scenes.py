@@ -1,0 +1,208 @@
+"""Scenes of the bundled model's world: up to nine objects on a 3 x 3 grid, as frozen values that render to an image.
+
+A `Scene` holds everything its picture needs (places, jitter, ground), so one seed gives one picture and one set of
+true answers. Objects come from `art` (one drawing per style); plain coloured shapes are drawn here.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from svl_core.demo import art
+from svl_core.errors import InputError
+
+PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+SHAPES = ("circle", "rectangle", "triangle", "star")
+COLOURS: Mapping[str, tuple[int, int, int]] = {
+    "red": (222, 45, 38), "green": (44, 160, 44), "blue": (31, 90, 214), "yellow": (250, 213, 40),
+    "black": (20, 20, 20), "gray": (136, 136, 136), "brown": (128, 78, 36), "teal": (20, 150, 150),
+}  # the eight colour words of easy-VQA, so that both worlds share one vocabulary
+STYLES = ("noto", "twemoji")  # the two styles of training; "openmoji" is kept for testing
+SIZE = 288  # pixels of a rendered scene's side; the model's processor resizes it
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object of a scene. `cell` counts 0..8 row by row; `shift`, `scale` are shares of a cell; `angle` in degrees."""
+
+    name: str
+    cell: int
+    colour: str | None = None  # set for plain shapes only
+    shift: tuple[float, float] = (0.0, 0.0)
+    scale: float = 0.86
+    angle: float = 0.0
+    flip: bool = False
+    outline: bool = False  # a dark contour: a training augmentation
+
+    @property
+    def place(self) -> str:
+        return PLACES[self.cell]
+
+    @property
+    def row(self) -> int:
+        return self.cell // 3
+
+    @property
+    def column(self) -> int:
+        return self.cell % 3
+
+    @property
+    def category(self) -> str:
+        return "shape" if self.colour else category_of(self.name)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Items in reading order (increasing `cell`, one per cell) on a ground of one colour with a soft pattern."""
+
+    items: tuple[Item, ...]
+    style: str = "noto"
+    ground: tuple[int, int, int] = (245, 243, 238)
+    pattern: str = "plain"  # plain | stripes | dots | gradient
+
+    def __post_init__(self) -> None:
+        cells = [item.cell for item in self.items]
+        if cells != sorted(set(cells)) or any(not 0 <= cell < 9 for cell in cells):
+            raise InputError(f"Found the cells {cells}; expected at most one object in each of the places 0 to 8, in order; give each object its own place.")
+
+
+@functools.cache
+def _catalogue() -> dict[str, str]:
+    return {kind.name: kind.category for kind in art.objects()} | {name: "shape" for name in SHAPES}
+
+
+def category_of(name: str) -> str:
+    """Category word of an object or shape name. Raises InputError for a name outside this world."""
+    try:
+        return _catalogue()[name]
+    except KeyError:
+        raise InputError(f"Found the object '{name}', which this world has no drawing of; expected one of: {', '.join(sorted(_catalogue()))}.") from None
+
+
+def _item(rng: np.random.Generator, name: str, cell: int, *, wild: bool) -> Item:
+    colour = str(rng.choice(list(COLOURS))) if name in SHAPES else None
+    low, high = (0.68, 0.98) if wild else (0.78, 0.92)
+    reach = 0.07 if wild else 0.04
+    return Item(
+        name, cell, colour,
+        shift=tuple(np.round(rng.uniform(-reach, reach, 2), 3).tolist()),
+        scale=round(float(rng.uniform(low, high)), 3),
+        angle=round(float(rng.uniform(-14, 14)), 1) if wild else 0.0,
+        flip=bool(wild and rng.random() < 0.5),
+        outline=bool(wild and colour is None and rng.random() < 0.35),
+    )
+
+
+def _ground(rng: np.random.Generator) -> tuple[tuple[int, int, int], str]:
+    base = rng.integers(196, 256) + rng.integers(-18, 19, 3)
+    return tuple(int(v) for v in np.clip(base, 170, 255)), str(rng.choice(["plain", "plain", "stripes", "dots", "gradient"]))
+
+
+def random_scene(rng: np.random.Generator, style: str | None = None, n: int | None = None, *, wild: bool = False, names: tuple[str, ...] | None = None) -> Scene:
+    """Draw a scene of `n` (default one to five) objects; `wild` adds training's turns, flips and contours; `names` limits the objects.
+
+    Objects repeat at times and often share a category, so that counting and "which" need the categories.
+    """
+    style = style or str(rng.choice(STYLES))
+    n = int(n or rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.2, 0.25, 0.25, 0.2]))
+    pool = [k for k in art.objects() if names is None or k.name in names]
+    if rng.random() < 0.45:
+        wanted = set(rng.choice(sorted({k.category for k in pool}), size=min(2, len({k.category for k in pool})), replace=False).tolist())
+        near = [k for k in pool if k.category in wanted]
+        pool = near if len(near) >= 2 else pool
+    chosen: list[str] = []
+    for _ in range(n):
+        roll = rng.random()
+        if chosen and roll < 0.12:
+            chosen.append(chosen[int(rng.integers(len(chosen)))])
+        elif roll > 0.86:
+            chosen.append(str(rng.choice(SHAPES)))
+        else:
+            chosen.append(pool[int(rng.integers(len(pool)))].name)
+    cells = sorted(rng.choice(9, size=n, replace=False).tolist())
+    ground, pattern = _ground(rng)
+    return Scene(tuple(_item(rng, name, cell, wild=wild) for name, cell in zip(chosen, cells)), style, ground, pattern)
+
+
+def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Scene:
+    """A scene from {cell 0..8: name}; a shape may carry its colour ("red circle"). Raises InputError for unknown names or places."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for cell in sorted(items):
+        words = items[cell].lower().split()
+        if not words:
+            raise InputError(f"Found no object name for place {cell}; expected a name such as 'cat'; choose one.")
+        category_of(words[-1])
+        item = _item(rng, words[-1], cell, wild=False)
+        if len(words) == 2 and item.colour and words[0] in COLOURS:
+            item = Item(item.name, cell, words[0], item.shift, item.scale)
+        elif len(words) != 1:
+            raise InputError(f"Found the object '{items[cell]}'; expected one name, or a colour and a shape such as 'red circle'.")
+        made.append(item)
+    ground, pattern = _ground(rng)
+    return Scene(tuple(made), style, ground, pattern)
+
+
+@functools.cache
+def _shape(name: str, colour: str) -> Image.Image:
+    """A plain shape as a 64 x 64 RGBA sprite, anti-aliased."""
+    big = Image.new("RGBA", (256, 256))
+    draw, fill = ImageDraw.Draw(big), COLOURS[colour] + (255,)
+    if name == "circle":
+        draw.ellipse((20, 20, 236, 236), fill)
+    elif name == "rectangle":
+        draw.rectangle((16, 52, 240, 204), fill)
+    elif name == "triangle":
+        draw.polygon([(128, 20), (240, 228), (16, 228)], fill)
+    else:
+        radius = [118 if k % 2 == 0 else 50 for k in range(10)]
+        draw.polygon([(128 + r * np.sin(k * np.pi / 5), 132 - r * np.cos(k * np.pi / 5)) for k, r in enumerate(radius)], fill)
+    return big.resize((64, 64), Image.Resampling.LANCZOS)
+
+
+@functools.cache
+def _sprite(style: str, name: str, outline: bool) -> Image.Image:
+    sprite = dict(zip([k.name for k in art.objects()], art.sprites(style)))[name]
+    if not outline:
+        return sprite
+    rim = sprite.getchannel("A").filter(ImageFilter.MaxFilter(5))
+    drawn = Image.composite(Image.new("RGBA", sprite.size, (25, 25, 25, 255)), Image.new("RGBA", sprite.size), rim)
+    drawn.alpha_composite(sprite)
+    return drawn
+
+
+@functools.lru_cache(maxsize=64)
+def _pattern(pattern: str, size: int) -> np.ndarray:
+    """Lightness offsets of a ground, (size, size) float32 in [-14, 0]."""
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    if pattern == "stripes":
+        return (-9 * (((x + y) * 12).astype(int) % 2)).astype(np.float32)
+    if pattern == "dots":
+        return (-11 * (((x * 12) % 1 - 0.5) ** 2 + ((y * 12) % 1 - 0.5) ** 2 < 0.05)).astype(np.float32)
+    if pattern == "gradient":
+        return -14 * y
+    return np.zeros((size, size), np.float32)
+
+
+def render(scene: Scene, size: int = SIZE) -> Image.Image:
+    """The scene as a `size` x `size` RGB image."""
+    ground = np.clip(np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None], 0, 255)
+    image = Image.fromarray(ground.astype(np.uint8))
+    cell = size / 3
+    for item in scene.items:
+        sprite = _shape(item.name, item.colour) if item.colour else _sprite(scene.style, item.name, item.outline)
+        if item.flip:
+            sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        side = max(4, round(cell * item.scale))
+        sprite = sprite.resize((side, side), Image.Resampling.BICUBIC)
+        if item.angle:
+            sprite = sprite.rotate(item.angle, Image.Resampling.BILINEAR)
+        left = round((item.column + 0.5 + item.shift[0]) * cell - side / 2)
+        top = round((item.row + 0.5 + item.shift[1]) * cell - side / 2)
+        image.paste(sprite, (left, top), sprite)
+    return image
