@@ -1,0 +1,13 @@
+"""The project's exceptions. A page shows an `InputError`'s sentence as it is; the command prints it and exits with 2."""
+
+
+class SVLError(Exception):
+    """Base class of every error that the project raises on purpose."""
+
+
+class InputError(SVLError, ValueError):
+    """The user's input is wrong. The message is one sentence: what was found, what was expected, what to do."""
+
+
+class Cancelled(SVLError):
+    """Work was stopped through its cancel event; nothing was changed."""
