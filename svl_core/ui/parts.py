@@ -1,0 +1,59 @@
+"""Page parts made of gr.HTML: a plot without remount, a safe HTML view, the layer strip, the composer, the overlay.
+
+The scripts live in static/page.js; templates here are constant, so no user or model text is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import gradio as gr
+
+STATIC = Path(__file__).with_name("static")
+PLOTLY = Path(importlib.util.find_spec("plotly").origin).with_name("package_data") / "plotly.min.js"
+
+
+def _part(kind: str, value: object, elem_id: str, *, classes: str = "", **more: object) -> gr.HTML:
+    # The names in quotes are the events that Python may listen to.
+    script = f"/* 'pick' 'toggle' 'compose' 'step' */ svl.mount('{kind}', element, props, watch, trigger);"
+    return gr.HTML(value, html_template=f'<div class="svl-{kind}"></div>', js_on_load=script, elem_id=elem_id,
+                   elem_classes=["svl-part", *classes.split()], apply_default_css=False, padding=False, **more)
+
+
+def view(elem_id: str, value: str = "", *, classes: str = "") -> gr.HTML:
+    """Markup made by `views` (escaped there); buttons with data-pick raise `pick` with their data."""
+    return _part("view", value, elem_id, classes=classes)
+
+
+def plot(elem_id: str) -> gr.HTML:
+    """A plotly figure drawn in place, in the page's ink; the value is {"figure": JSON, "alt": str} or None.
+
+    A click on a point raises `pick` with x, y.
+    """
+    return _part("plot", None, elem_id, classes="card")
+
+
+def strip(elem_id: str) -> gr.HTML:
+    """The decoder layers as buttons: click or Space toggles, arrow keys move; see `strip.strip_value` for the value."""
+    return _part("strip", None, elem_id)
+
+
+def picture(elem_id: str) -> gr.HTML:
+    """An image with a place to pick: the value is {"src", "alt", "rows", "columns"}; `pick` gives x, y in 0..1."""
+    return _part("picture", None, elem_id, classes="card")
+
+
+def composer(elem_id: str, groups: list[tuple[str, list[str]]], places: list[str]) -> gr.HTML:
+    """Nine native pickers, one a place; any change raises `compose` with {"items": {place: name}}."""
+    return _part("composer", {"groups": groups, "places": places, "items": {}}, elem_id)
+
+
+def head() -> str:
+    """Markup for the document's head: the page's script and the address of the bundled plotly."""
+    gr.set_static_paths([PLOTLY])
+    return f"<meta name='svl-plotly' content='{PLOTLY}'><script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>"
+
+
+def css() -> str:
+    return (STATIC / "page.css").read_text(encoding="utf-8")

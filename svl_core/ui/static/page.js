@@ -1,0 +1,207 @@
+// The page's parts: each gr.HTML mounts one of these on its element and redraws when Python changes its value.
+// Text reaches the document through textContent, or through markup that Python has escaped.
+(() => {
+  "use strict";
+  const parts = {};
+  let library = null;
+
+  // plotly comes from this page's own server, once, when the first figure is drawn.
+  const plotly = () => library ??= new Promise((done, fail) => {
+    if (window.Plotly) return done(window.Plotly);
+    const script = document.createElement("script");
+    const root = (window.gradio_config?.root || "").replace(/\/$/, "");
+    script.src = `${root}/gradio_api/file=${document.querySelector("meta[name=svl-plotly]").content}`;
+    script.onload = () => done(window.Plotly);
+    script.onerror = () => { library = null; fail(new Error("The figures' library did not load; reload the page.")); };
+    document.head.append(script);
+  });
+
+  const ink = (name, fallback) => getComputedStyle(document.body).getPropertyValue(name).trim() || fallback;
+  const make = (tag, attributes = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes)) if (value !== null && value !== undefined) node.setAttribute(key, value);
+    node.append(...children);
+    return node;
+  };
+
+  const themed = new Set();
+  const retheme = () => themed.forEach(redraw => redraw());
+  new MutationObserver(retheme).observe(document.documentElement, { attributes: true, attributeFilter: ["class"], subtree: false });
+  document.addEventListener("DOMContentLoaded", () => new MutationObserver(retheme).observe(document.body, { attributes: true, attributeFilter: ["class"] }));
+
+  // ---------------------------------------------------------------- figures
+  const axes = layout => Object.keys(layout).filter(key => /^[xy]axis\d*$/.test(key)).map(key => layout[key]);
+
+  const rows = figure => {  // the numbers behind a figure, as rows of text
+    const out = [];
+    for (const trace of figure.data) {
+      if (trace.hoverinfo === "skip") continue;
+      if (trace.type === "heatmap") {
+        out.push(["", ...trace.x.map(String)]);
+        trace.z.forEach((line, k) => out.push([String(trace.y[k]), ...Array.from(line, v => v === null || Number.isNaN(v) ? "" : (+v).toFixed(3))]));
+      } else {
+        const xs = Array.from(trace.x || []), ys = Array.from(trace.y || []);
+        const names = trace.type === "bar" ? xs.map((x, k) => [].concat(trace.customdata?.[k] ?? x).join(" ")) : xs.map(x => typeof x === "number" ? String(+x.toFixed(3)) : String(x));
+        out.push([trace.name || "value", ...names], ["", ...ys.map(v => v === null || Number.isNaN(v) ? "" : typeof v === "number" ? String(+v.toFixed(4)) : String(v))]);
+      }
+    }
+    return out;
+  };
+
+  parts.plot = (box, state, trigger) => {
+    const canvas = make("div", { class: "svl-canvas", role: "img" });
+    const waiting = make("p", { class: "svl-wait" }, "Appears after the analysis.");
+    const table = make("details", { class: "svl-numbers" }, make("summary", {}, "Numbers"), make("div", { class: "svl-scroll", tabindex: "0", role: "region", "aria-label": "Numbers of the figure" }));
+    table.hidden = true;
+    box.append(waiting, canvas, table);
+    let hooked = false, latest = null;
+    table.addEventListener("toggle", () => fill());
+    const fill = () => {
+      if (!table.open || !latest) return;
+      const read = decoded => make("table", {}, ...rows(decoded).map(line => make("tr", {}, ...line.map((cell, k) => make(k ? "td" : "th", k ? {} : { scope: "row" }, cell)))));
+      table.lastChild.replaceChildren(read({ data: canvas._fullData?.length ? canvas.data.map((t, k) => ({ ...t, x: canvas._fullData[k].x ?? t.x, y: canvas._fullData[k].y ?? t.y, z: canvas._fullData[k].z ?? t.z })) : latest.data }));
+    };
+    const draw = async () => {
+      const value = state.value;
+      waiting.hidden = !!value; canvas.hidden = !value; table.hidden = !value;
+      if (!value) return;
+      const figure = latest = JSON.parse(value.figure);
+      canvas.setAttribute("aria-label", value.alt);
+      const layout = figure.layout, text = ink("--body-text-color", "#333"), soft = ink("--body-text-color-subdued", "#666"), line = ink("--border-color-primary", "#ccc");
+      layout.font = { ...layout.font, color: text };
+      layout.autosize = true;
+      layout.hoverlabel = { ...layout.hoverlabel, bgcolor: ink("--background-fill-primary", "#fff"), bordercolor: line, font: { ...layout.hoverlabel?.font, color: text } };
+      for (const axis of axes(layout)) Object.assign(axis, { gridcolor: line, linecolor: line, tickfont: { ...axis.tickfont, color: soft } });
+      const P = await plotly();
+      await P.react(canvas, figure.data, layout, { displayModeBar: false, responsive: true, showTips: false, doubleClick: false });
+      if (!hooked) {
+        hooked = true;
+        canvas.on("plotly_click", event => { const p = event.points[0]; trigger("pick", { x: p.x, y: p.y }); });
+        new ResizeObserver(() => { if (canvas.offsetParent) P.Plots.resize(canvas); }).observe(box);
+      }
+      fill();
+    };
+    themed.add(draw);
+    return draw;
+  };
+
+  // ---------------------------------------------------------------- markup from Python (escaped there)
+  parts.view = (box, state, trigger) => {
+    const pick = node => trigger("pick", { value: node.dataset.pick });
+    box.addEventListener("click", event => { const node = event.target.closest("[data-pick]"); if (node) pick(node); });
+    return () => {
+      const focus = box.contains(document.activeElement) ? document.activeElement.dataset.pick : null;
+      const open = [...box.querySelectorAll("details[open]")].map(d => d.dataset.name);
+      box.innerHTML = state.value || "";
+      box.querySelectorAll("details").forEach(d => { if (open.includes(d.dataset.name)) d.open = true; });
+      if (focus !== null) [...box.querySelectorAll("[data-pick]")].find(n => n.dataset.pick === focus)?.focus({ preventScroll: true });
+    };
+  };
+
+  // ---------------------------------------------------------------- the layer strip
+  parts.strip = (box, state, trigger) => {
+    let focus = 0;
+    const toggle = k => {
+      const value = state.value, gone = new Set(value.drop);
+      if (value.protected.includes(k)) return;
+      gone.has(k) ? gone.delete(k) : gone.add(k);
+      state.value = { ...value, drop: [...gone].sort((a, b) => a - b) };
+      draw();
+      trigger("toggle", { layer: k });
+    };
+    box.addEventListener("click", event => { const cell = event.target.closest("button"); if (cell) { focus = +cell.dataset.k; toggle(focus); } });
+    box.addEventListener("keydown", event => {
+      const last = state.value ? state.value.ids.length - 1 : 0;
+      const to = { ArrowRight: focus + 1, ArrowDown: focus + 1, ArrowLeft: focus - 1, ArrowUp: focus - 1, Home: 0, End: last }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      focus = Math.max(0, Math.min(last, to));
+      box.querySelectorAll("button").forEach((b, k) => b.tabIndex = k === focus ? 0 : -1);
+      box.querySelectorAll("button")[focus].focus();
+    });
+    const draw = () => {
+      const value = state.value;
+      if (!value) { box.replaceChildren(make("p", { class: "svl-wait" }, "The layers appear after the analysis.")); return; }
+      focus = Math.min(focus, value.ids.length - 1);
+      let group = box.querySelector(".cells");
+      if (!group || group.children.length !== value.ids.length) {
+        group = make("div", { class: "cells", role: "group", "aria-label": "Decoder layers, index 0 first" });
+        value.ids.forEach((_, k) => group.append(make("button", { type: "button", "data-k": k })));
+        box.replaceChildren(group);
+      }
+      value.ids.forEach((id, k) => {
+        const cell = group.children[k], gone = value.drop.includes(k), fixed = value.protected.includes(k), rank = value.ranking.indexOf(k);
+        cell.className = fixed ? "fixed" : gone ? "gone" : "kept";
+        cell.textContent = id;
+        cell.tabIndex = k === focus ? 0 : -1;
+        cell.setAttribute("aria-pressed", String(gone));
+        if (fixed) cell.setAttribute("aria-disabled", "true"); else cell.removeAttribute("aria-disabled");
+        const said = fixed ? "protected, always kept" : `${gone ? "dropped" : "kept"}${rank >= 0 ? `, redundancy rank ${rank + 1}` : ""}`;
+        cell.setAttribute("aria-label", `Layer ${id}: ${said}`);
+        cell.title = `Layer ${id}: ${said}`;
+      });
+    };
+    return draw;
+  };
+
+  // ---------------------------------------------------------------- an image on which a patch can be picked
+  parts.picture = (box, state, trigger) => {
+    const frame = make("button", { type: "button", class: "svl-frame" }), image = make("img", {}), waiting = make("p", { class: "svl-wait" }, "Appears after the analysis.");
+    frame.append(image);
+    box.append(waiting, frame);
+    let at = null;  // [column, row] for the keyboard
+    frame.addEventListener("click", event => {
+      const r = image.getBoundingClientRect();
+      if (event.detail === 0 || !r.width) return;
+      at = null;
+      trigger("pick", { x: (event.clientX - r.left) / r.width, y: (event.clientY - r.top) / r.height });
+    });
+    frame.addEventListener("keydown", event => {
+      const value = state.value, move = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
+      if (!move || !value?.columns) return;
+      event.preventDefault();
+      at = at ? [Math.max(0, Math.min(value.columns - 1, at[0] + move[0])), Math.max(0, Math.min(value.rows - 1, at[1] + move[1]))] : [0, 0];
+      trigger("pick", { x: (at[0] + 0.5) / value.columns, y: (at[1] + 0.5) / value.rows });
+    });
+    return () => {
+      const value = state.value;
+      waiting.hidden = !!value; frame.hidden = !value;
+      if (!value) return;
+      image.src = value.src; image.alt = value.alt;
+      frame.title = "Click a patch, or use the arrow keys, for its importance layer by layer";
+    };
+  };
+
+  // ---------------------------------------------------------------- the scene composer
+  parts.composer = (box, state, trigger) => {
+    const send = () => {
+      const items = {};
+      box.querySelectorAll("select").forEach((s, k) => { if (s.value) items[k] = s.value; });
+      state.value = { ...state.value, items };
+      trigger("compose", { items });
+    };
+    return () => {
+      const value = state.value;
+      if (!box.firstChild) {
+        const grid = make("div", { class: "places" });
+        value.places.forEach(place => {
+          const select = make("select", { "aria-label": `Object in the ${place}` }, make("option", { value: "" }, "–"));
+          for (const [group, names] of value.groups) select.append(make("optgroup", { label: group }, ...names.map(n => make("option", { value: n }, n))));
+          select.addEventListener("change", send);
+          grid.append(make("label", {}, make("span", {}, place), select));
+        });
+        box.append(grid);
+      }
+      box.querySelectorAll("select").forEach((s, k) => { s.value = value.items[k] || ""; });
+    };
+  };
+
+  window.svl = {
+    mount(kind, element, props, watch, trigger) {
+      const box = element.querySelector(`.svl-${kind}`);
+      const draw = parts[kind](box, props, trigger);
+      watch("value", draw);
+      draw();
+    },
+  };
+})();

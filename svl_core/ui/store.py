@@ -1,0 +1,117 @@
+"""What the server keeps for all sessions: loaded models and, by content, the analyses and answers made with them.
+
+Nothing here belongs to one person: a session holds only keys, and whatever was evicted is computed again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+CATALOGUE = (
+    ("Bundled: everyday objects (5 M parameters)", "demo"),
+    ("SmolVLM-256M-Instruct (photos, runs on a CPU)", "HuggingFaceTB/SmolVLM-256M-Instruct"),
+    ("SmolVLM-500M-Instruct", "HuggingFaceTB/SmolVLM-500M-Instruct"),
+    ("LLaVA-OneVision 0.5B", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"),
+    ("InternVL3 1B", "OpenGVLab/InternVL3-1B-hf"),
+    ("Qwen2-VL 2B Instruct", "Qwen/Qwen2-VL-2B-Instruct"),
+    ("LLaVA-1.5 7B (the paper's, needs a GPU)", "llava-hf/llava-1.5-7b-hf"),
+)
+
+
+class Bounded:
+    """A thread-safe least-recently-used store, bounded by the number of entries and by their bytes."""
+
+    def __init__(self, entries: int, size: int = 0) -> None:
+        self.entries, self.size = entries, size
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Hashable) -> Any | None:
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+
+    def put(self, key: Hashable, value: Any, size: int = 0) -> None:
+        with self._lock:
+            self._kept[key] = (value, size)
+            self._kept.move_to_end(key)
+            while len(self._kept) > 1 and (len(self._kept) > self.entries or (self.size and sum(s for _, s in self._kept.values()) > self.size)):
+                self._kept.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+@dataclass(eq=False)
+class Analysis:
+    """One sample as one model sees it; `memo` keeps results derived from the trace, none of which needs the model."""
+
+    model: str
+    sample: Any
+    trace: Any
+    importance: Any
+    memo: Bounded = field(default_factory=lambda: Bounded(96))
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        value = self.memo.get(key)
+        if value is None:
+            value = make()
+            self.memo.put(key, value)
+        return value
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.features.numel() * s.features.element_size() for s in self.trace.samples)
+
+
+class Models:
+    """Models by name: each is loaded once, in the background, and at most `capacity` are kept beside the first."""
+
+    def __init__(self, first: Any = "demo", load: Callable[[str], Any] | None = None, capacity: int = 2) -> None:
+        self.first = first if isinstance(first, str) else first.name
+        self._load = load or _load
+        self._lock = threading.Lock()
+        self._futures: OrderedDict[str, Future] = OrderedDict()
+        self.capacity = capacity
+        self.busy = threading.RLock()  # held while any model computes: tracing switches its attention function
+        if not isinstance(first, str):
+            self._futures[self.first] = Future()
+            self._futures[self.first].set_result(first)
+
+    def request(self, name: str) -> Future:
+        """Start loading unless begun; a failed load is forgotten, so that it can be tried again."""
+        with self._lock:
+            future = self._futures.get(name)
+            if future is not None and not (future.done() and future.exception()):
+                self._futures.move_to_end(name)
+                return future
+            future = self._futures[name] = Future()
+            others = [n for n, f in self._futures.items() if n not in (name, self.first) and f.done()]
+            for old in others[: max(0, len(others) - self.capacity + 1)]:
+                del self._futures[old]
+
+        def body() -> None:
+            try:
+                future.set_result(self._load(name))
+            except BaseException as error:  # raised again by whoever asks for the model
+                future.set_exception(error)
+
+        threading.Thread(target=body, name=f"svl-load-{name}", daemon=True).start()
+        return future
+
+    def ready(self, name: str) -> bool:
+        future = self._futures.get(name)
+        return bool(future and future.done() and not future.exception())
+
+
+def _load(name: str) -> Any:
+    import svl_core
+
+    return svl_core.load(name)
