@@ -1,0 +1,92 @@
+"""Import rules: rooms depend on each other one way only, only the page imports gradio, and `import svl_core` stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "svl_core"
+EVERYTHING = {"errors", "lvlm", "analysis", "pruning", "comparison", "figures", "demo"}
+MAY_IMPORT = {  # room -> the other rooms it may name
+    "errors": set(),
+    "lvlm": {"errors"},
+    "analysis": {"errors", "lvlm"},
+    "pruning": {"errors", "lvlm", "analysis"},
+    "comparison": {"errors", "lvlm", "analysis", "pruning"},
+    "figures": {"errors", "lvlm", "analysis", "pruning", "comparison"},
+    "demo": {"errors", "lvlm"},
+    "ui": EVERYTHING,
+    "cli": EVERYTHING,
+    "__main__": EVERYTHING | {"cli"},
+    "__init__": EVERYTHING - {"figures", "demo"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of every module that the file imports, at any depth of its code; relative names made absolute."""
+    names = set()
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            names.add(module)
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_its_row_names(path):
+    room = room_of(path)
+    assert room in MAY_IMPORT, f"{room} is not a room of svl_core; expected one of {sorted(MAY_IMPORT)}"
+    others = {name.split(".")[1] for name in imports(path) if name.startswith("svl_core.")} & (EVERYTHING | {"ui", "cli", "__main__"})
+    assert others - {room} <= MAY_IMPORT[room], f"{room} may not import {sorted(others - {room} - MAY_IMPORT[room])}"
+
+
+def test_only_the_page_imports_gradio():
+    users = [p for p in SOURCES if any(name.split(".")[0] == "gradio" for name in imports(p))]
+    assert all(room_of(p) == "ui" for p in users), users
+
+
+def test_figures_hold_no_torch():
+    users = [p for p in SOURCES if room_of(p) == "figures" and any(name.split(".")[0] == "torch" for name in imports(p))]
+    assert not users, users
+
+
+def test_app_imports_only_the_page():
+    app = ROOT / "app.py"
+    if not app.exists():
+        pytest.skip("app.py is not written yet")
+    rooms = {name.split(".")[1] for name in imports(app) if name.startswith("svl_core.")}
+    assert rooms <= {"ui"}, rooms
+
+
+@pytest.mark.parametrize("module", ["svl_core", "svl_core.errors", "svl_core.__main__"])
+def test_import_is_light(module):
+    """Heavy packages load when a name is used, not on import."""
+    code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'gradio', 'plotly', 'sklearn'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_of_the_line_exist():
+    import svl_core
+
+    for name in ("load", "trace", "importance", "redundancy", "plan", "prune", "answer", "compare"):
+        assert callable(getattr(svl_core, name))
+    with pytest.raises(AttributeError):
+        svl_core.no_such_name
