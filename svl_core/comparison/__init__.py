@@ -1,0 +1,1 @@
+"""Answers, their fidelity to the full model, and accuracy on labelled questions."""

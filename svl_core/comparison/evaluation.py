@@ -1,0 +1,267 @@
+"""Accuracy on labelled questions: batched greedy answers, exact match, Wilson intervals, paired against the full model."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from PIL import Image
+
+from svl_core.comparison.answer import tokenizer_of
+from svl_core.comparison.batching import collate, shape_key
+from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+
+Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A labelled question; `kind` groups the results ("" = ungrouped). Anything with these attributes will do."""
+
+    image: Image.Image | Path | str
+    question: str
+    answer: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """`correct` of `n` answers, with the Wilson 95 % interval of the accuracy."""
+
+    n: int
+    correct: int
+
+    def __post_init__(self):
+        if not 0 <= self.correct <= self.n or self.n < 1:
+            raise ValueError(f"found {self.correct} correct of {self.n}; expected 0 <= correct <= n and n >= 1")
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.correct, self.n)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n": self.n, "correct": self.correct, "accuracy": self.accuracy, "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Exact-match accuracy on a data set. `answers` and `correct` follow the questions' order; intervals are Wilson 95 %."""
+
+    data: str
+    answers: tuple[str, ...]
+    correct: tuple[bool, ...]
+    kinds: tuple[str, ...]
+    by_kind: Mapping[str, Tally] = field(init=False)
+
+    def __post_init__(self):
+        if not len(self.answers) == len(self.correct) == len(self.kinds) or not self.answers:
+            raise ValueError(f"found {len(self.answers)} answers, {len(self.correct)} marks and {len(self.kinds)} kinds; expected as many of each, at least one")
+        tallies = {}
+        for kind in sorted(set(self.kinds)):
+            marks = [c for c, k in zip(self.correct, self.kinds) if k == kind]
+            tallies[kind] = Tally(len(marks), sum(marks))
+        object.__setattr__(self, "by_kind", MappingProxyType(tallies))
+
+    @property
+    def overall(self) -> Tally:
+        return Tally(len(self.correct), sum(self.correct))
+
+    @property
+    def n(self) -> int:
+        return len(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        return self.overall.accuracy
+
+    def to_json(self) -> dict[str, Any]:
+        return {"data": self.data, **self.overall.to_json(), "by_kind": {kind or "all": t.to_json() for kind, t in self.by_kind.items()}}
+
+
+@dataclass(frozen=True)
+class PairedEvaluation:
+    """Full and pruned model on the same questions, paired question by question.
+
+    `accuracy_kept` = pruned / full accuracy (the paper's "accuracy kept"; None if the full model has none right). Its 95 %
+    interval is Wald's on the log ratio of paired proportions, variance (lost + gained) / (full correct * pruned correct).
+    """
+
+    full: Evaluation
+    pruned: Evaluation
+
+    def __post_init__(self):
+        if self.full.kinds != self.pruned.kinds or self.full.data != self.pruned.data:
+            raise ValueError("found evaluations of different questions; expected the same questions in the same order")
+
+    @property
+    def lost(self) -> int:
+        """Questions that only the full model gets right."""
+        return sum(f and not p for f, p in zip(self.full.correct, self.pruned.correct))
+
+    @property
+    def gained(self) -> int:
+        """Questions that only the pruned model gets right."""
+        return sum(p and not f for f, p in zip(self.full.correct, self.pruned.correct))
+
+    @property
+    def accuracy_kept(self) -> float | None:
+        return self.pruned.accuracy / self.full.accuracy if self.full.accuracy else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        right = self.full.overall.correct * self.pruned.overall.correct
+        if not right:
+            return None
+        half = Z_95 * math.sqrt((self.lost + self.gained) / right)
+        return self.accuracy_kept * math.exp(-half), self.accuracy_kept * math.exp(half)
+
+    def to_json(self) -> dict[str, Any]:
+        """The pruned model's evaluation with what it kept of the full one's, overall and by kind."""
+        out = self.pruned.to_json()
+        out |= {"full": self.full.to_json(), "accuracy_kept": self.accuracy_kept, "accuracy_kept_interval": self.interval and list(self.interval)}
+        out |= {"lost": self.lost, "gained": self.gained}
+        for kind, before in self.full.by_kind.items():
+            out["by_kind"][kind or "all"]["accuracy_kept"] = self.pruned.by_kind[kind].accuracy / before.accuracy if before.correct else None
+        return out
+
+
+def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson score interval of a proportion, within 0..1 (Wilson 1927)."""
+    p, shrink = correct / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (0.0 if correct == 0 else max(0.0, centre - half)), (1.0 if correct == n else min(1.0, centre + half))
+
+
+def normalise(text: str) -> str:
+    """What exact match compares: case, runs of space and a final full stop do not count."""
+    return re.sub(r"\s+", " ", text).strip().removesuffix(".").strip().casefold()
+
+
+@torch.inference_mode()
+def answer_batch(lvlm: LVLM, samples: Sequence[Sample], *, max_new_tokens: int = 64, cancel: threading.Event | None = None) -> list[tuple[int, ...]]:
+    """Greedy token ids for each of several samples, decoded together; each ends with its end-of-sequence token if it got there."""
+    found: dict[int, tuple[int, ...]] = {}
+    groups: dict[tuple, list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(shape_key(sample), []).append(i)
+    for members in groups.values():
+        found |= zip(members, _decode_group(lvlm, [samples[i] for i in members], max_new_tokens, cancel))
+    return [found[i] for i in range(len(samples))]
+
+
+def _decode_group(lvlm: LVLM, samples: Sequence[Sample], max_new_tokens: int, cancel) -> list[tuple[int, ...]]:
+    tokenizer, ends = tokenizer_of(lvlm), lvlm.eos_token_ids
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    limit = min(max_new_tokens, lvlm.max_positions - max(s.length for s in samples))
+    forbidden, decoding = image_token_ids(lvlm), Decoding(lvlm, collate(samples, pad))
+    stop = torch.tensor(ends, dtype=torch.long, device=decoding.logits.device)
+    columns: list[torch.Tensor] = []
+    finished = torch.zeros(len(samples), dtype=torch.bool, device=decoding.logits.device)
+    while True:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("Stopped before all questions were answered.")
+        token = greedy(decoding.logits, forbidden).masked_fill(finished, pad)
+        columns.append(token)
+        finished |= torch.isin(token, stop)
+        if len(columns) >= limit or bool(finished.all()):
+            break
+        decoding.feed(token[:, None])
+    rows = torch.stack(columns, dim=1).tolist()
+    return [_until(row, set(ends)) for row in rows]
+
+
+def _until(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
+    """The ids up to and with the first end token."""
+    return tuple(ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))])
+
+
+def evaluate(
+    lvlm: LVLM,
+    questions: Iterable[Question],
+    *,
+    data: str = "",
+    batch_size: int = 64,
+    max_new_tokens: int = 64,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Evaluation:
+    """Greedy answers to labelled questions, marked by exact match after `normalise`.
+
+    Questions of one kind share batches, since their answers end together. Raises InputError for no questions or a bad image.
+    """
+    questions = list(questions)
+    if not questions:
+        raise InputError(f"Found no questions in {data or 'the data'}; expected at least one; give another file or raise the limit.")
+    if batch_size < 1:
+        raise InputError(f"Found a batch size of {batch_size}; expected at least 1; raise it.")
+    order = sorted(range(len(questions)), key=lambda i: (questions[i].kind, len(questions[i].question)))
+    answers = [""] * len(questions)
+    for start in range(0, len(order), batch_size):
+        if progress:
+            progress(start / len(order), f"answering question {start + 1} of {len(order)}")
+        members = order[start : start + batch_size]
+        samples = []
+        for i in members:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("Stopped before all questions were answered.")
+            samples.append(lvlm.encode(questions[i].image, questions[i].question))
+        for i, ids in zip(members, answer_batch(lvlm, samples, max_new_tokens=max_new_tokens, cancel=cancel)):
+            answers[i] = tokenizer_of(lvlm).decode(ids, skip_special_tokens=True)
+    if progress:
+        progress(1.0, "all questions answered")
+    return Evaluation(
+        data=data,
+        answers=tuple(answers),
+        correct=tuple(normalise(a) == normalise(q.answer) for a, q in zip(answers, questions)),
+        kinds=tuple(q.kind for q in questions),
+    )
+
+
+def read_jsonl(path: str | Path) -> Iterator[Question]:
+    """Questions of a JSON Lines file: `{"image": path, "question": text, "answer": text}` a line, `"kind"` if wanted.
+
+    Image paths are relative to the file's folder. Empty lines are skipped. Raises InputError with the line's number.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise InputError(f"Found no file {path}; expected a JSON Lines file of questions; check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Found {path}, which cannot be read ({error}); expected a JSON Lines file in UTF-8; give another file.") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _question(line, f"line {number} of {path.name}", path.parent)
+
+
+def _question(line: str, where: str, folder: Path) -> Question:
+    expected = 'expected {"image": path, "question": text, "answer": text}'
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"Found no valid JSON in {where} ({error.msg}); {expected}; mend the line.") from None
+    if not isinstance(row, dict):
+        raise InputError(f"Found a {type(row).__name__} in {where}; {expected}; mend the line.")
+    for key in ("image", "question", "answer"):
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            raise InputError(f'Found no text under "{key}" in {where}; {expected}; mend the line.')
+    image = folder / row["image"]
+    if not image.is_file():
+        raise InputError(f"Found no image {image} for {where}; expected a path relative to the file's folder; mend the line.")
+    return Question(image, row["question"], row["answer"], str(row.get("kind", "")))

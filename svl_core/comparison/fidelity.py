@@ -1,0 +1,163 @@
+"""How far a pruned model is from the full one on the same sample: distributions, answers, size and speed."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from svl_core.comparison.answer import Answer, answer
+from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers to one sample and what separates them.
+
+    `kl` (nats/token), `agreement` (0..1) and `token_probabilities` are teacher-forced: both models read the full model's
+    greedy answer and predict each of its n tokens. `first_divergence` is the index, in the full model's answer, of the
+    first token where the two greedy answers differ (None: identical); `first_divergent_word` the (start, end) characters, in
+    the pruned model's text, of its first word that differs ((length, length) if it stops early; None: same words).
+    Speed-ups are full / pruned times (> 1: the pruned model is faster; None: not measurable).
+    """
+
+    full: Answer
+    pruned: Answer
+    kl: float
+    agreement: float
+    first_divergence: int | None
+    first_divergent_word: tuple[int, int] | None
+    token_probabilities: tuple[tuple[float, ...], tuple[float, ...]]
+    parameters_full: int
+    parameters_pruned: int
+    speedup_prefill: float | None
+    speedup_decode: float | None
+
+    def __post_init__(self):
+        if not (self.kl >= 0 and 0 <= self.agreement <= 1):
+            raise ValueError(f"found KL {self.kl} and agreement {self.agreement}; expected KL >= 0 and agreement in 0..1")
+
+    @property
+    def exact(self) -> bool:
+        """Whether the two greedy answers are the same tokens."""
+        return self.first_divergence is None
+
+    @property
+    def divergent_spans(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """(start, end) characters of the first divergent word, in the full and in the pruned model's text."""
+        return divergent_words(self.full.text, self.pruned.text)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "full": self.full.to_json(),
+            "pruned": self.pruned.to_json(),
+            "kl": self.kl,
+            "agreement": self.agreement,
+            "first_divergence": self.first_divergence,
+            "first_divergent_word": self.first_divergent_word and list(self.first_divergent_word),
+            "exact": self.exact,
+            "token_probabilities": {"full": list(self.token_probabilities[0]), "pruned": list(self.token_probabilities[1])},
+            "parameters": {"full": self.parameters_full, "pruned": self.parameters_pruned},
+            "speedup": {"prefill": self.speedup_prefill, "decode": self.speedup_decode},
+        }
+
+
+@torch.inference_mode()
+def forced_logits(lvlm: LVLM, sample: Sample, ids: Sequence[int]) -> torch.Tensor:
+    """Teacher forcing: float32 logits (n, vocab) with which the model predicts each of the n tokens `ids` after the sample."""
+    if not ids:
+        raise InputError("Found an empty answer; expected at least one token to compare on; let the full model answer first.")
+    decoding = Decoding(lvlm, sample.inputs)
+    rows = [decoding.logits]
+    if len(ids) > 1:
+        rows.append(decoding.feed(torch.tensor([list(ids[:-1])], device=decoding.logits.device))[0])
+    return torch.cat(rows).float()
+
+
+@torch.inference_mode()
+def kl_per_token(full: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
+    """KL(full || pruned) of each row of two (n, vocab) logits, in nats, float64, (n,)."""
+    p, q = full.double().log_softmax(-1), pruned.double().log_softmax(-1)
+    return torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1).clamp_min(0)
+
+
+def first_divergence(full: Sequence, pruned: Sequence) -> int | None:
+    """Index of the first element where two sequences differ (the shorter's length if it begins the longer); None if equal."""
+    for i, (a, b) in enumerate(zip(full, pruned)):
+        if a != b:
+            return i
+    return None if len(full) == len(pruned) else min(len(full), len(pruned))
+
+
+def divergent_words(full: str, pruned: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """(start, end) characters of the first whitespace-separated word that differs, in each text; None if there is none.
+
+    In a text that ends before that word the span is empty, at its end.
+    """
+    index = first_divergence(full.split(), pruned.split())
+    return None if index is None else (_word_span(full, index), _word_span(pruned, index))
+
+
+def _word_span(text: str, index: int) -> tuple[int, int]:
+    words = list(re.finditer(r"\S+", text))
+    return words[index].span() if index < len(words) else (len(text), len(text))
+
+
+def compare(
+    full: LVLM,
+    pruned: LVLM,
+    sample: Sample,
+    *,
+    max_new_tokens: int = 64,
+    cancel: threading.Event | None = None,
+    answers: tuple[Answer, Answer] | None = None,
+) -> Comparison:
+    """Answers with both models (unless `answers` (full, pruned) are given) and measures their distance.
+
+    Before timing, both models run one untimed prefill, so that neither pays for a cold start. Raises Cancelled.
+    """
+    if answers is None:
+        for lvlm in (full, pruned):
+            Decoding(lvlm, sample.inputs)
+            _check(cancel)
+        answers = tuple(answer(lvlm, sample, max_new_tokens=max_new_tokens, cancel=cancel) for lvlm in (full, pruned))
+    if "cancelled" in (answers[0].stopped, answers[1].stopped):
+        raise Cancelled("Stopped before both answers were complete.")
+    ids = answers[0].token_ids
+    logits = []
+    for lvlm in (full, pruned):
+        logits.append(forced_logits(lvlm, sample, ids))
+        _check(cancel)
+    chosen = torch.tensor(ids, device=logits[0].device)
+    words = divergent_words(answers[0].text, answers[1].text)
+    top = [greedy(x, image_token_ids(full)) for x in logits]
+    probabilities = [x.softmax(-1)[torch.arange(len(ids)), chosen].tolist() for x in logits]
+    return Comparison(
+        full=answers[0],
+        pruned=answers[1],
+        kl=float(kl_per_token(*logits).mean()),
+        agreement=float((top[0] == top[1]).float().mean()),
+        first_divergence=first_divergence(ids, answers[1].token_ids),
+        first_divergent_word=words and words[1],
+        token_probabilities=(tuple(probabilities[0]), tuple(probabilities[1])),
+        parameters_full=full.num_parameters,
+        parameters_pruned=pruned.num_parameters,
+        speedup_prefill=_ratio(answers[0].prefill_ms, answers[1].prefill_ms),
+        speedup_decode=_ratio(answers[0].per_token_ms, answers[1].per_token_ms),
+    )
+
+
+def _ratio(full: float | None, pruned: float | None) -> float | None:
+    return full / pruned if full and pruned else None
+
+
+def _check(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("Stopped before the comparison was complete.")

@@ -1,0 +1,109 @@
+"""Fidelity: KL by hand and against scipy, divergence on hand-made lists, a model against itself and against another."""
+
+import dataclasses
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+
+from svl_core.comparison.answer import answer
+from svl_core.comparison.fidelity import compare, divergent_words, first_divergence, forced_logits, kl_per_token
+from svl_core.errors import Cancelled, InputError
+from svl_core.pruning.view import pruned_view
+
+
+def test_kl_by_hand():
+    p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+    by_hand = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    assert float(kl_per_token(p, q)) == pytest.approx(by_hand)
+
+
+def test_kl_against_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 5, 11))
+    expected = [entropy(np.exp(x) / np.exp(x).sum(), np.exp(y) / np.exp(y).sum()) for x, y in zip(a, b)]
+    np.testing.assert_allclose(kl_per_token(torch.tensor(a), torch.tensor(b)), expected, rtol=1e-10)
+
+
+def test_kl_with_an_impossible_token():
+    p, q = torch.tensor([[0.0, -math.inf]]), torch.tensor([[0.0, 0.0]])
+    assert float(kl_per_token(p, q)) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    "full, pruned, index",
+    [([1, 2, 3], [1, 2, 3], None), ([1, 2, 3], [1, 9, 3], 1), ([1, 2, 3], [1, 2], 2), ([1], [1, 2], 1), ([1], [2], 0), ([], [], None)],
+)
+def test_first_divergence(full, pruned, index):
+    assert first_divergence(full, pruned) == index
+
+
+@pytest.mark.parametrize(
+    "full, pruned, spans",
+    [
+        ("a cat in the left", "a cat in the left", None),
+        ("a cat in the left", "a dog in the left", ((2, 5), (2, 5))),
+        ("a red cat", "a redder cat", ((2, 5), (2, 8))),
+        ("a cat sat", "a cat", ((6, 9), (5, 5))),
+        ("", "yes", ((0, 0), (0, 3))),
+        ("a  cat", "a cat", None),
+    ],
+)
+def test_divergent_words(full, pruned, spans):
+    assert divergent_words(full, pruned) == spans
+
+
+def test_a_model_is_itself(tiny, tiny_sample):
+    report = compare(tiny, tiny, tiny_sample, max_new_tokens=6)
+    assert report.kl == 0 and report.agreement == 1 and report.exact
+    assert report.first_divergence is None and report.first_divergent_word is None
+    assert report.token_probabilities[0] == report.token_probabilities[1]
+    assert report.parameters_full == report.parameters_pruned and report.speedup_prefill > 0
+
+
+def test_forced_logits_equal_one_uncached_pass(tiny, tiny_sample):
+    ids = [5, 9, 7, 11]
+    inputs = dict(tiny_sample.inputs)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
+    inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(1, 4, dtype=torch.long)], 1)
+    with torch.no_grad():
+        oracle = tiny.model(**inputs, use_cache=False).logits[0, tiny_sample.length - 1 : -1]
+    torch.testing.assert_close(forced_logits(tiny, tiny_sample, ids), oracle, atol=1e-5, rtol=1e-5)
+
+
+def test_report_of_a_pruned_model_follows_its_definitions(tiny, tiny_sample):
+    pruned = pruned_view(tiny, [0, 1, 4, 5])
+    report = compare(tiny, pruned, tiny_sample, max_new_tokens=6)
+    ids = report.full.token_ids
+    a, b = (forced_logits(m, tiny_sample, ids).double() for m in (tiny, pruned))
+    expected = np.mean([entropy(x.softmax(-1), y.softmax(-1)) for x, y in zip(a, b)])
+    assert report.kl == pytest.approx(expected, rel=1e-5) and report.kl > 0
+    assert report.token_probabilities[1] == pytest.approx([float(y.softmax(-1)[i]) for y, i in zip(b, ids)], rel=1e-4)
+    assert report.parameters_pruned < report.parameters_full
+    assert report.first_divergence == first_divergence(ids, report.pruned.token_ids)
+    keys = {"full", "pruned", "kl", "agreement", "first_divergence", "parameters", "speedup"}
+    assert keys <= set(report.to_json()) and {"text", "tokens", "ms_prefill", "ms_per_token"} <= set(report.to_json()["full"])
+
+
+def test_given_answers_are_not_made_again(tiny, tiny_sample):
+    first = answer(tiny, tiny_sample, max_new_tokens=3)
+    report = compare(tiny, tiny, tiny_sample, answers=(first, first))
+    assert report.full is first
+
+
+def test_cancel(tiny, tiny_sample):
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        compare(tiny, tiny, tiny_sample, cancel=cancel)
+    stopped = dataclasses.replace(answer(tiny, tiny_sample, max_new_tokens=2), stopped="cancelled")
+    with pytest.raises(Cancelled):
+        compare(tiny, tiny, tiny_sample, answers=(stopped, stopped))
+
+
+def test_nothing_to_force(tiny, tiny_sample):
+    with pytest.raises(InputError, match="empty answer"):
+        forced_logits(tiny, tiny_sample, [])
