@@ -18,12 +18,14 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
+from svl_core.errors import SVLError
+
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "objects"
 STYLES = ("noto", "twemoji", "openmoji")
 FILL = 60  # px: the longer side of an OpenMoji drawing in its cell, about that of the other styles
 
 
-class ArtError(OSError):
+class ArtError(SVLError, OSError):
     """Drawings are missing or damaged; the message says what was found, expected and to be done."""
 
 

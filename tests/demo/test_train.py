@@ -1,0 +1,70 @@
+"""Training: what the packed sequence computes is what inference computes, and a stopped run resumes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from svl_core.demo import build, scenes, train
+
+SMALL = train.Recipe(align_steps=2, align_batch=3, steps=3, batch=2, text_length=80, warmup=1, easy_vqa_share=0.0)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return next(iter(train.Batches(SMALL, "answer")))
+
+
+def test_training_pixels_are_the_processors():
+    images = [scenes.render(scenes.random_scene(np.random.default_rng(k)), size) for k, size in enumerate((144, 288, 64))]
+    expected = build.image_processor()(images, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(build.pixels(images), expected, atol=1e-6, rtol=0)
+
+
+def test_a_packed_question_gets_the_logits_it_gets_alone(batch):
+    words = build.tokenizer()
+    model = build.untrained(words, layers=3).eval()
+    trainee = train.Trainee(model, words.bos_token_id)
+    caught = []
+    model.lm_head.register_forward_hook(lambda module, args, out: caught.append(out.detach()))
+    with torch.no_grad():
+        trainee.answering(trainee.see(batch["pixel_values"]), batch)
+        packed = torch.zeros(*batch["ids"].shape, len(words))
+        packed[batch["labels"] != train.IGNORE] = caught.pop()
+        for row in range(2):
+            for group in (0, 1, 2):
+                inside = batch["groups"][row] == group
+                ids = torch.cat([torch.tensor([words.bos_token_id] + [words.convert_tokens_to_ids(build.IMAGE)] * train.VISUAL), batch["ids"][row][inside]])[None]
+                alone = model(input_ids=ids, pixel_values=batch["pixel_values"][row:row + 1]).logits[0, 1 + train.VISUAL:]
+                answer = batch["labels"][row][inside] != train.IGNORE
+                assert answer.any()
+                torch.testing.assert_close(packed[row][inside][answer], alone[answer], atol=2e-4, rtol=1e-4)
+
+
+def test_packed_text_reads_as_the_chat_template_writes_it(batch):
+    words = build.processor().tokenizer
+    inside = batch["groups"][0] == 0
+    text = words.decode(batch["ids"][0][inside])
+    question, answer = text.removeprefix("<user>").removesuffix("</s>").split("<assistant>")
+    chat = words.apply_chat_template([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], tokenize=False, chat_template=build.TEMPLATE)
+    assert words(chat, add_special_tokens=False).input_ids[1:] == batch["ids"][0][inside].tolist()
+
+
+def test_every_answer_weighs_the_same(batch):
+    for row in range(2):
+        for group in range(int(batch["groups"][row].max()) + 1):
+            assert batch["weights"][row][batch["groups"][row] == group].sum() == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_and_writes_a_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *a, **k: None)
+    train.train(tmp_path, train.Recipe(**{**SMALL.__dict__, "steps": 1}), log=lambda *a, **k: None)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["state"].update(stage="answer", step=1)
+    torch.save(state, tmp_path / "checkpoint.pt")
+    train.train(tmp_path, SMALL, log=lambda *a, **k: None)
+    steps = [(line["stage"], line["step"]) for line in map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())]
+    assert steps[-1] == ("answer", 2) and ("answer", 0) in steps and ("align", 0) in steps
+    assert (tmp_path / "model" / "model.safetensors").stat().st_size < 30e6
