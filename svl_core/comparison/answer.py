@@ -50,11 +50,6 @@ class Answer:
         }
 
 
-def tokenizer_of(lvlm: LVLM):
-    """The tokenizer inside the model's processor."""
-    return getattr(lvlm.processor, "tokenizer", lvlm.processor)
-
-
 class Detokeniser:
     """Turns token ids into text as they come, holding back characters that are not complete."""
 
@@ -89,13 +84,8 @@ def stream(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: thre
     """
     if max_new_tokens < 1:
         raise InputError(f"Found an answer length of {max_new_tokens} tokens; expected at least 1; raise it.")
-    room = lvlm.max_positions - sample.length
-    if room < 1:
-        raise InputError(
-            f"Found a prompt of {sample.length} positions; expected fewer than the {lvlm.max_positions} that {lvlm.name} has; shorten the prompt."
-        )
-    limit, ends, forbidden = min(max_new_tokens, room), set(lvlm.eos_token_ids), image_token_ids(lvlm)
-    detokeniser, times = Detokeniser(tokenizer_of(lvlm)), []
+    limit, ends, forbidden = room_for_answer(lvlm, sample.length, max_new_tokens), set(lvlm.eos_token_ids), image_token_ids(lvlm)
+    detokeniser, times = Detokeniser(lvlm.tokenizer), []
     decoding, stopped = None, None
     while stopped is None:
         if cancel is not None and cancel.is_set():
@@ -128,6 +118,15 @@ def answer(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: thre
     for last in stream(lvlm, sample, max_new_tokens=max_new_tokens, cancel=cancel):
         pass
     return last
+
+
+def room_for_answer(lvlm: LVLM, length: int, max_new_tokens: int) -> int:
+    """`max_new_tokens`, or as many as the context leaves after a prompt of `length` positions. Raises InputError for none."""
+    if lvlm.max_positions is None:
+        return max_new_tokens
+    if length >= lvlm.max_positions:
+        raise InputError(f"Found a prompt of {length} positions; expected fewer than the {lvlm.max_positions} that {lvlm.name} has; shorten the prompt.")
+    return min(max_new_tokens, lvlm.max_positions - length)
 
 
 def _mean(values: Sequence[float]) -> float | None:

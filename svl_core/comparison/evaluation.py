@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import threading
@@ -15,9 +14,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from svl_core.comparison.answer import tokenizer_of
+from svl_core.comparison.answer import room_for_answer
 from svl_core.comparison.batching import collate, shape_key
 from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
+from svl_core.comparison.jsonl import image_path, read_rows
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -166,9 +166,9 @@ def answer_batch(lvlm: LVLM, samples: Sequence[Sample], *, max_new_tokens: int =
 
 
 def _decode_group(lvlm: LVLM, samples: Sequence[Sample], max_new_tokens: int, cancel) -> list[tuple[int, ...]]:
-    tokenizer, ends = tokenizer_of(lvlm), lvlm.eos_token_ids
+    tokenizer, ends = lvlm.tokenizer, lvlm.eos_token_ids
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
-    limit = min(max_new_tokens, lvlm.max_positions - max(s.length for s in samples))
+    limit = room_for_answer(lvlm, max(s.length for s in samples), max_new_tokens)
     forbidden, decoding = image_token_ids(lvlm), Decoding(lvlm, collate(samples, pad))
     stop = torch.tensor(ends, dtype=torch.long, device=decoding.logits.device)
     columns: list[torch.Tensor] = []
@@ -222,7 +222,7 @@ def evaluate(
                 raise Cancelled("Stopped before all questions were answered.")
             samples.append(lvlm.encode(questions[i].image, questions[i].question))
         for i, ids in zip(members, answer_batch(lvlm, samples, max_new_tokens=max_new_tokens, cancel=cancel)):
-            answers[i] = tokenizer_of(lvlm).decode(ids, skip_special_tokens=True)
+            answers[i] = lvlm.tokenizer.decode(ids, skip_special_tokens=True)
     if progress:
         progress(1.0, "all questions answered")
     return Evaluation(
@@ -238,30 +238,5 @@ def read_jsonl(path: str | Path) -> Iterator[Question]:
 
     Image paths are relative to the file's folder. Empty lines are skipped. Raises InputError with the line's number.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"Found no file {path}; expected a JSON Lines file of questions; check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Found {path}, which cannot be read ({error}); expected a JSON Lines file in UTF-8; give another file.") from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _question(line, f"line {number} of {path.name}", path.parent)
-
-
-def _question(line: str, where: str, folder: Path) -> Question:
-    expected = 'expected {"image": path, "question": text, "answer": text}'
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"Found no valid JSON in {where} ({error.msg}); {expected}; mend the line.") from None
-    if not isinstance(row, dict):
-        raise InputError(f"Found a {type(row).__name__} in {where}; {expected}; mend the line.")
-    for key in ("image", "question", "answer"):
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            raise InputError(f'Found no text under "{key}" in {where}; {expected}; mend the line.')
-    image = folder / row["image"]
-    if not image.is_file():
-        raise InputError(f"Found no image {image} for {where}; expected a path relative to the file's folder; mend the line.")
-    return Question(image, row["question"], row["answer"], str(row.get("kind", "")))
+    for where, row in read_rows(path, ("image", "question", "answer")):
+        yield Question(image_path(row, path, where), row["question"], row["answer"], str(row.get("kind", "")))

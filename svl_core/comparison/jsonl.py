@@ -1,0 +1,56 @@
+"""Reads JSON Lines files of images and texts; every error names the line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from svl_core.errors import InputError
+
+
+def read_rows(path: str | Path, keys: Sequence[str], one_of: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each line that is not empty; `where` reads "line 3 of x.jsonl".
+
+    A row must hold text under each of `keys` and under at least one of `one_of`. Raises InputError.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise InputError(f"Found no file {path}; expected a JSON Lines file; check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Found {path}, which cannot be read ({error}); expected a JSON Lines file in UTF-8; give another file.") from None
+    shape = "{" + ", ".join(f'"{key}": text' for key in (*keys, *one_of[:1])) + "}"
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"line {number} of {path.name}"
+            yield where, _row(line, where, keys, one_of, shape)
+
+
+def _row(line: str, where: str, keys: Sequence[str], one_of: Sequence[str], shape: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"Found no valid JSON in {where} ({error.msg}); expected {shape}; mend the line.") from None
+    if not isinstance(row, dict):
+        raise InputError(f"Found a {type(row).__name__} in {where}; expected {shape}; mend the line.")
+    missing = [key for key in keys if not has_text(row, key)]
+    if not missing and one_of and not any(has_text(row, key) for key in one_of):
+        missing = [one_of[0]]
+    if missing:
+        raise InputError(f'Found no text under "{missing[0]}" in {where}; expected {shape}; mend the line.')
+    return row
+
+
+def has_text(row: dict[str, Any], key: str) -> bool:
+    return isinstance(row.get(key), str) and bool(row[key].strip())
+
+
+def image_path(row: dict[str, Any], path: str | Path, where: str) -> Path:
+    """The row's image, relative to the file's folder. Raises InputError if there is no such file."""
+    image = Path(path).parent / row["image"]
+    if not image.is_file():
+        raise InputError(f"Found no image {image} for {where}; expected a path relative to the file's folder; mend the line.")
+    return image
