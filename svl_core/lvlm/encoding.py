@@ -1,0 +1,205 @@
+"""From images and a prompt to a `Sample`: chat template, processor, visual positions, and the user's words as plain text.
+
+The processor runs on a stand-in for the user's words; the words take its place only when the text is split into tokens. So
+what a user writes can neither be read as a special token nor be mistaken for an image placeholder.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchEncoding
+
+from svl_core.errors import InputError
+from svl_core.lvlm import families, geometry
+from svl_core.lvlm.images import open_image
+from svl_core.lvlm.sample import Sample
+
+if TYPE_CHECKING:
+    from svl_core.lvlm.model import LVLM
+
+STAND_IN = "\ue0f0\ue0f1\ue0f0"  # private-use characters: no template, tokenizer or user writes these
+BREAK = "\u2060"  # word joiner, put into a special token's text to break it; its own tokens are taken out again
+ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
+
+
+def encode(lvlm: LVLM, image, prompt: str) -> Sample:
+    """See `LVLM.encode`."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError("Found an empty prompt; expected a question or an instruction; type one.")
+    prompt = prompt.strip().replace(STAND_IN, "")
+    images = _images(image)
+    if not images and lvlm.family.image_required:
+        raise InputError(f"Found no image; expected one, for {lvlm.family.name} models answer about images only; add an image.")
+    words = _Words(lvlm.tokenizer, prompt, _control_ids(lvlm))
+    inputs = _processed(lvlm, images, words)
+    ids = inputs["input_ids"][0]
+    if lvlm.max_positions is not None and len(ids) >= lvlm.max_positions:
+        raise InputError(f"Found a question of {len(ids)} positions with its image; expected fewer than {lvlm.max_positions}, the model's context, so that the answer has room; shorten the prompt.")
+
+    visual_id = families.image_token_id(lvlm.model.config)
+    visual = (ids == visual_id).nonzero()[:, 0].numpy() if images and lvlm.family.in_sequence and visual_id is not None else np.zeros(0, np.int64)
+    places = geometry.place(lvlm, inputs, images, len(visual))
+    dtype, device = lvlm.dtype, lvlm.device
+    on_device = {name: value.to(device, dtype) if value.is_floating_point() else value.to(device) for name, value in inputs.items()}
+    return Sample(inputs=on_device, visual=visual, textual=np.setdiff1d(np.arange(len(ids)), visual), prompt_positions=np.setdiff1d(words.positions, visual),
+                  tokens=printable(lvlm.tokenizer, ids.tolist()), geometry=places, images=images, prompt=prompt, key=_key(lvlm, images, prompt))
+
+
+def printable(tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+    """One readable string for each token id; a leading space is kept, since it tells where words begin."""
+    strings = []
+    for piece in tokenizer.convert_ids_to_tokens(list(ids)):
+        text = tokenizer.convert_tokens_to_string([piece])
+        if "\ufffd" in text:
+            text = piece  # part of a character: show the tokenizer's own spelling
+        strings.append(" " + text if piece[:1] in "\u2581\u0120" and not text.startswith(" ") else text)
+    return tuple(strings)
+
+
+def _images(image) -> tuple[Image.Image, ...]:
+    if image is None:
+        return ()
+    several = isinstance(image, Sequence) and not isinstance(image, (str, bytes, bytearray))
+    return tuple(open_image(one) for one in (image if several else [image]))
+
+
+def _key(lvlm: LVLM, images: Sequence[Image.Image], prompt: str) -> str:
+    digest = hashlib.sha256(repr((lvlm.name, lvlm.revision, prompt, [image.size for image in images])).encode())
+    for image in images:
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+# Template
+
+def _rendered(lvlm: LVLM, images: int) -> str:
+    """The text for the processor: chat template where there is one, with `STAND_IN` for the user's words."""
+    for owner in (lvlm.processor, lvlm.tokenizer):
+        template = getattr(owner, "chat_template", None)
+        if not template:
+            continue
+        source = template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
+        options = {name: value for name, value in lvlm.family.template_options.items() if name in source}
+        parts = [{"type": "image"}] * images + [{"type": "text", "text": STAND_IN}]
+        for content in (parts, _image_marks(lvlm, images) + STAND_IN):  # some templates take a plain string only
+            try:
+                text = owner.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False, **options)
+            except Exception:
+                continue
+            if text.count(STAND_IN) == 1 and (not images or _shows_images(lvlm, text, images)):
+                return text
+    return lvlm.family.plain_prompt.format(images=_image_marks(lvlm, images), prompt=STAND_IN).strip()
+
+
+def _image_mark(lvlm: LVLM) -> str:
+    mark = getattr(lvlm.processor, "boi_token", None) if lvlm.family.mark == "boi" else getattr(lvlm.processor, "image_token", None)
+    if mark is None and (ident := families.image_token_id(lvlm.model.config)) is not None:
+        mark = lvlm.tokenizer.convert_ids_to_tokens(ident)
+    return str(mark or "")
+
+
+def _image_marks(lvlm: LVLM, images: int) -> str:
+    return _image_mark(lvlm) * images
+
+
+def _shows_images(lvlm: LVLM, text: str, images: int) -> bool:
+    return text.count(_image_mark(lvlm)) == images
+
+
+# Tokens
+
+class _Words:
+    """The user's words, and where they went. `__call__` stands in for the tokenizer inside the processor."""
+
+    def __init__(self, tokenizer, prompt: str, control_ids: frozenset[int]):
+        self._tokenizer, self._prompt, self._control_ids = tokenizer, prompt, control_ids
+        self.positions = np.zeros(0, np.int64)
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def __len__(self):
+        return len(self._tokenizer)
+
+    def __call__(self, text=None, **options):
+        """Tokenizes `text` (a string or a list of one) with the user's words in the place of `STAND_IN`."""
+        single = isinstance(text, str)
+        text = text if single else text[0]
+        for name in ("return_tensors", "padding", "truncation", "max_length", "pad_to_multiple_of", "return_offsets_mapping"):
+            options.pop(name, None)
+        start, words = text.index(STAND_IN), self._prompt
+        for _ in range(ROUNDS):
+            whole = text[:start] + words + text[start + len(STAND_IN):]
+            coded = self._tokenizer(whole, return_offsets_mapping=True, **options)
+            pieces = list(zip(coded["input_ids"], coded["offset_mapping"]))
+            control = [start <= a < b <= start + len(words) and self._is_control(ident, whole[a:b]) for ident, (a, b) in pieces]
+            firsts = {a - start for (_, (a, b)), guilty in zip(pieces, control) if guilty and b - a > 1}
+            if not firsts:
+                break
+            words = "".join(letter + BREAK if i in firsts else letter for i, letter in enumerate(words))
+        keep = [not guilty and (not whole[a:b] or set(whole[a:b]) != {BREAK}) for (_, (a, b)), guilty in zip(pieces, control)]
+        kept = {name: [value for value, stays in zip(values, keep) if stays] for name, values in coded.items()}
+        offsets, end = kept.pop("offset_mapping"), start + len(words)
+        self.positions = np.array([i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64)
+        return _Coded(kept if single else {name: [values] for name, values in kept.items()}, offsets, start, len(words) - len(STAND_IN))
+
+    def _is_control(self, ident: int, written: str) -> bool:
+        """Whether the piece is a control token that `written` spells, rather than an unknown piece that shares its id."""
+        if ident not in self._control_ids:
+            return False
+        token = self._tokenizer.added_tokens_decoder.get(ident)
+        return token is None or ident != self._tokenizer.unk_token_id or token.content.strip().lower() == written.strip().lower()
+
+
+class _Coded(BatchEncoding):
+    """A tokenizer's answer for one text, whose character positions are those of the text with the stand-in."""
+
+    def __init__(self, data, offsets, start, shift):
+        super().__init__(data)
+        self._offsets, self._start, self._shift = offsets, start, shift
+
+    def char_to_token(self, batch_or_char_index, char_index=None, sequence_index=0):
+        char = batch_or_char_index if char_index is None else char_index
+        char += self._shift if char > self._start else 0
+        return next((i for i, (a, b) in enumerate(self._offsets) if a <= char < b), None)
+
+
+def _control_ids(lvlm: LVLM) -> frozenset[int]:
+    """Ids that a user's words must never turn into: special tokens, marks of images, tiles and turns."""
+    tokenizer, template = lvlm.tokenizer, str(getattr(lvlm.processor, "chat_template", None) or "")
+    marks = re.compile(r"image|img|vision|video|audio|row_\d|tile|patch|turn", re.IGNORECASE)
+    ids = set(tokenizer.all_special_ids)
+    for ident, token in tokenizer.added_tokens_decoder.items():
+        if token.special or not token.content.isspace() and (token.content in template or marks.search(token.content)):
+            ids.add(ident)
+    config = lvlm.model.config
+    ids |= {value for name in dir(config) if name.endswith(("_token_id", "_token_index")) and isinstance(value := getattr(config, name, None), int)}
+    return frozenset(ids)
+
+
+# Processor
+
+def _processed(lvlm: LVLM, images: Sequence[Image.Image], words: _Words) -> dict[str, torch.Tensor]:
+    """The processor's tensors for a batch of one, on the CPU."""
+    text = _rendered(lvlm, len(images))
+    bos = lvlm.tokenizer.bos_token
+    options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+    if lvlm.processor is lvlm.tokenizer:
+        made = words([text], **options)
+    else:
+        processor = copy.copy(lvlm.processor)
+        processor.tokenizer = words
+        try:
+            made = processor(images=[list(images)] if images else None, text=[text], return_tensors="pt", **options)
+        except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError, OSError) as error:
+            sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
+            raise InputError(f"Found images ({sizes} pixels) that the processor of {lvlm.name} does not take ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try another one.") from error
+    return {name: torch.as_tensor(value) if not isinstance(value, torch.Tensor) else value for name, value in made.items() if name != "labels"}

@@ -1,0 +1,155 @@
+"""Model families as rows of data, and the rules they share: where the decoder is, which layers must stay, how a config is cut.
+
+Everything that differs between families is named here; code elsewhere asks a row and never compares family names.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from svl_core.errors import InputError, SVLError
+
+
+@dataclass(frozen=True)
+class Family:
+    """What sets one family of models apart.
+
+    model_types: `config.model_type` values that belong to it; vision_types narrows it to some `vision_config.model_type`.
+    geometry: name of the function in `geometry.GEOMETRIES` that places its visual positions.
+    plain_prompt: the text when the processor brings no chat template; {images} stands for one image token per image.
+    template_options: variables for the chat template, passed where the template names them.
+    protect: name of the rule in `PROTECTION` that tells which layers cannot go.
+    mark: which of the processor's tokens the template writes for an image: its image token, or "boi", the one that opens an image.
+    in_sequence: False when images enter through cross-attention, so that no position of the sequence is visual.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    geometry: str
+    vision_types: tuple[str, ...] = ()
+    plain_prompt: str = "{images}\n{prompt}"
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    protect: str = "none"
+    image_required: bool = False
+    in_sequence: bool = True
+    mark: str = "image"
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("LLaVA", ("llava",), "square", plain_prompt="USER: {images}\n{prompt} ASSISTANT:"),
+)
+GENERIC = Family("generic", (), "generic")
+
+
+def family_of(config) -> Family:
+    """The row for a model's config, or `GENERIC`."""
+    vision_type = getattr(getattr(config, "vision_config", None), "model_type", None)
+    matches = [row for row in FAMILIES if config.model_type in row.model_types and (not row.vision_types or vision_type in row.vision_types)]
+    return max(matches, key=lambda row: bool(row.vision_types), default=GENERIC)
+
+
+# Parts of a model
+
+def find_decoder(model) -> torch.nn.Module:
+    """The module with the decoder layers: `get_decoder()`, repeated until it has `.layers`. Raises SVLError when there is none."""
+    module = model
+    for _ in range(5):
+        if isinstance(getattr(module, "layers", None), torch.nn.ModuleList):
+            return module
+        inner = module.get_decoder() if hasattr(module, "get_decoder") else None
+        if inner is None or inner is module:
+            break
+        module = inner
+    raise SVLError(f"Found no list of decoder layers in {type(model).__name__}; expected get_decoder().layers; this model cannot be analysed.")
+
+
+def layers_prefix(model) -> str:
+    """Dotted name of the decoder's layer list inside the model, with the closing dot: "model.language_model.layers."."""
+    layers = find_decoder(model).layers
+    return next(name for name, module in model.named_modules() if module is layers) + "."
+
+
+def image_token_id(config) -> int | None:
+    """The id at the visual positions of the sequence."""
+    for name in ("image_token_id", "image_token_index", "media_placeholder_token_id"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    return None
+
+
+def count_parameters(model) -> int:
+    """Number of parameters, tied ones once; packed 4-bit weights count as what they stand for."""
+    total = 0
+    for parameter in model.parameters():
+        shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
+        total += torch.Size(shape).numel() if shape is not None else parameter.numel()
+    return total
+
+
+# Layers that cannot go
+
+PROTECTION = {"none": lambda text, config: ()}
+
+
+def protected_layers(family: Family, config) -> tuple[int, ...]:
+    """Indices of the layers present that must stay for this family to work."""
+    return tuple(sorted(PROTECTION[family.protect](config.get_text_config(decoder=True), config)))
+
+
+# Cutting a config down to the kept layers
+
+PER_LAYER = ("layer_types", "mlp_layer_types", "intermediate_size", "activation_sparsity_pattern", "no_rope_layers", "indexer_types", "kv_source_layers",
+             "layer_rope_theta")  # lists with one entry a layer
+LAYER_INDICES = ("cross_attention_layers", "full_attn_idxs", "mlp_only_layers")  # lists of layer indices
+KEYED_BY_LAYER = ("per_layer_config",)  # dicts from layer index
+NOT_PER_LAYER = ("architectures", "eos_token_id", "bos_token_id", "pad_token_id", "keys_to_ignore_at_inference", "mrope_section", "id2label", "label2id",
+                 "deepstack_visual_indexes", "suppress_tokens", "begin_suppress_tokens", "attribute_map", "base_model_tp_plan", "base_model_pp_plan")
+
+
+def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
+    """Edits a text config in place so that it describes only the layers `keep` (increasing indices out of `layers`).
+
+    Raises SVLError for a list or a dict that looks like one entry a layer but is not known here: guessing would give a
+    checkpoint that loads and answers wrongly.
+    """
+    position = {old: new for new, old in enumerate(keep)}
+    for name, value in list(vars(text).items()):
+        if name in PER_LAYER and isinstance(value, (list, tuple)):
+            if len(value) != layers:
+                raise SVLError(f"Found {len(value)} entries in the config's {name}; expected one for each of {layers} layers; this model cannot be pruned.")
+            setattr(text, name, [value[old] for old in keep])
+        elif name in LAYER_INDICES and isinstance(value, (list, tuple)):
+            setattr(text, name, [position[old] for old in value if old in position])
+        elif name in KEYED_BY_LAYER and isinstance(value, Mapping):
+            setattr(text, name, {type(old)(position[int(old)]): entry for old, entry in value.items() if int(old) in position})
+        elif name not in NOT_PER_LAYER and not name.startswith("_"):
+            by_layer = isinstance(value, (list, tuple)) and len(value) == layers > 1
+            by_layer |= isinstance(value, Mapping) and len(value) > 0 and {str(key) for key in value} == {str(i) for i in range(layers)}
+            if by_layer:
+                raise SVLError(f"Found an unknown setting {name!r} with {layers} entries, as many as decoder layers; expected only known ones; this model cannot be pruned.")
+    text.num_hidden_layers = len(keep)
+
+
+def cut_config(config, keep: Sequence[int], layers: int):
+    """A copy of a model's config for the layers `keep`; checked to survive writing and reading."""
+    cut = copy.deepcopy(config)
+    cut_text_config(cut.get_text_config(decoder=True), keep, layers)
+    written = cut.to_dict()
+    if type(cut).from_dict(copy.deepcopy(written)).to_dict() != written:
+        raise SVLError(f"The config of {config.model_type} cut to layers {list(keep)} does not survive writing and reading; this model cannot be pruned so.")
+    return cut
+
+
+def check_keep(keep: Sequence[int], layers: int, protected: Sequence[int] = ()) -> tuple[int, ...]:
+    """The layers to keep, sorted. Raises InputError for an empty, repeated or out-of-range choice and for a protected layer left out."""
+    keep = tuple(sorted(int(i) for i in keep))
+    if not keep or len(set(keep)) != len(keep) or keep[0] < 0 or keep[-1] >= layers:
+        raise InputError(f"Found layers {list(keep)} to keep; expected different indices from 0 to {layers - 1}, at least one; correct the choice.")
+    if missing := sorted(set(protected) - set(keep)):
+        raise InputError(f"Found layers {missing} among those to drop; expected them to stay, for this model cannot work without them; leave them in.")
+    return keep

@@ -1,0 +1,106 @@
+"""One way of opening an image, for the page, the command and notebooks alike: checked before it is decoded, upright, RGB."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from svl_core.errors import InputError
+
+READABLE = "a PNG, JPEG, WebP, GIF, BMP or TIFF picture"
+
+
+def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = 40_000_000, max_bytes: int = 20_000_000) -> Image.Image:
+    """Returns `source` as an upright 8-bit RGB image, size (width, height) in pixels.
+
+    The EXIF turn is applied, transparency is laid onto white, 16-bit and floating-point grey is scaled to 8 bits, CMYK is
+    converted, and of an animation the first frame is taken. Size is checked from the header, before decoding.
+    Raises InputError for a missing, empty, too large, corrupt or truncated file and for anything that is no image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is `max_pixels`
+        image = source if isinstance(source, Image.Image) else _opened(source, max_bytes)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise InputError(f"Found an image of {width} x {height} pixels; expected at most {max_pixels:,} pixels; give a smaller copy.")
+        if not width * height:
+            raise InputError("Found an image without pixels; expected at least 1 x 1; give another image.")
+        try:
+            if getattr(image, "is_animated", False):
+                image.seek(0)
+            image.load()
+        except Exception as error:  # decoders raise whatever they stumble on
+            raise InputError(f"Found an image that is corrupt or cut off ({_short(error)}); expected {READABLE}; save it again and retry.") from error
+        return _rgb(_upright(image))
+
+
+def _opened(source: str | Path | bytes, max_bytes: int) -> Image.Image:
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        if str(source).startswith(("http://", "https://")):
+            raise InputError("Found a web address; expected an image file; download the picture and give its path.")
+        try:
+            size = path.stat().st_size if path.is_file() else None
+        except (OSError, ValueError):  # a name that no file can have
+            size = None
+        if size is None:
+            raise InputError(f"Found no file {str(source)[:200]!r}; expected the path of {READABLE}; check the path.")
+        if size > max_bytes:
+            raise InputError(f"Found an image file of {size / 1e6:.1f} MB; expected at most {max_bytes / 1e6:.0f} MB; give a smaller copy.")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"Found a file that cannot be read ({_short(error)}); expected {READABLE}; check its permissions.") from error
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
+        if len(content) > max_bytes:
+            raise InputError(f"Found image data of {len(content) / 1e6:.1f} MB; expected at most {max_bytes / 1e6:.0f} MB; give a smaller copy.")
+    else:
+        raise InputError(f"Found {type(source).__name__}; expected a path, bytes or a PIL image; pass one of these.")
+    if not content:
+        raise InputError(f"Found an empty file; expected {READABLE}; save it again and retry.")
+    try:
+        return Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"Found an image with far too many pixels ({_short(error)}); give a smaller copy.") from error
+    except Exception as error:
+        raise InputError(f"Found data that is not a readable image; expected {READABLE}; save it again and retry.") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # unreadable EXIF data: the picture itself is fine
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_eight_bit(np.asarray(image), image.mode))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    image = image.convert("RGB")
+    return Image.frombytes("RGB", image.size, image.tobytes())  # no metadata, no open file
+
+
+def _eight_bit(grey: np.ndarray, mode: str) -> np.ndarray:
+    """Grey values of 16, 32 or floating-point bits -> uint8. Range: 16 bits where the format says so, else by what is there."""
+    grey = np.nan_to_num(grey.astype(np.float64))
+    low, high = grey.min(), grey.max()
+    if mode.startswith("I;16") or mode == "I" and low >= 0 and 255 < high <= 65535:
+        grey = grey / 257
+    elif mode == "F" and low >= 0 and high <= 1:
+        grey = grey * 255
+    elif low < 0 or high > 255:
+        grey = (grey - low) / max(high - low, 1e-12) * 255
+    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

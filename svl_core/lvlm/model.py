@@ -1,0 +1,161 @@
+"""`LVLM`: a loaded vision-language model with its processor, whole or pruned; every step of the line starts from it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from svl_core.errors import InputError
+from svl_core.lvlm import families
+from svl_core.lvlm.encoding import encode
+from svl_core.lvlm.sample import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PLAN_FILE = "svl_plan.json"
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without transformers' progress bars and load reports: the core prints nothing."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@dataclass(frozen=True, eq=False)
+class LVLM:
+    """A vision-language model of the transformers library in evaluation mode. A pruned one is an `LVLM` like any other.
+
+    layer_ids: for each decoder layer present, its index in the original, unpruned model.
+    provenance: how a pruned model was made ({} for an unpruned one); `save` writes it beside the weights.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+    family: families.Family
+    name: str
+    revision: str | None = None
+    layer_ids: tuple[int, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        ids = tuple(int(i) for i in self.layer_ids) or tuple(range(self.num_layers))
+        if len(ids) != self.num_layers or list(ids) != sorted(set(ids)):
+            raise ValueError(f"Found layer ids {ids} for {self.num_layers} layers; expected one each, increasing.")
+        object.__setattr__(self, "layer_ids", ids)
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """The text decoder: the module that holds `.layers`."""
+        return families.find_decoder(self.model)
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        return self.decoder.layers
+
+    @property
+    def text_config(self):
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of decoder layers present."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """d, the width of the residual stream."""
+        return self.text_config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the whole model, tied ones counted once, 4-bit ones at their true number."""
+        return families.count_parameters(self.model)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The context length in positions; None when the model states none."""
+        return getattr(self.text_config, "max_position_embeddings", None)
+
+    @property
+    def protected(self) -> tuple[int, ...]:
+        """Indices (into the layers present) of layers that this family cannot lose."""
+        return families.protected_layers(self.family, self.model.config)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        ids = self.model.generation_config.eos_token_id
+        ids = [ids] if isinstance(ids, int) else list(ids or [])
+        if getattr(tokenizer, "eos_token_id", None) is not None:
+            ids.append(tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(int(i) for i in ids))
+
+    @property
+    def tokenizer(self):
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    def encode(self, image, prompt: str) -> Sample:
+        """Encodes a question in the model's own chat template.
+
+        image: whatever `open_image` takes, a sequence of such, or None where the family allows a prompt without image.
+        Raises InputError for an empty prompt, a missing or unreadable image, and a prompt that leaves no room in the context.
+        """
+        return encode(self, image, prompt)
+
+    def with_model(self, model: PreTrainedModel, layer_ids: Sequence[int], provenance: Mapping[str, Any]) -> LVLM:
+        """The same LVLM around another model (a pruned view of this one)."""
+        return dataclasses.replace(self, model=model, layer_ids=tuple(layer_ids), provenance=provenance)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes a plain transformers checkpoint with its processor, and `svl_plan.json` when the model was pruned.
+
+        The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the same logits.
+        Raises InputError when `folder` is a file or a folder that is not empty.
+        """
+        folder = Path(folder).expanduser()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"Found something at {str(folder)!r} already; expected a new or empty folder; choose another name.")
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+        if self.provenance:
+            (folder / PLAN_FILE).write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
+        return folder
+
+    def record(self) -> dict[str, Any]:
+        """What `svl_plan.json` holds: where the model comes from, which layers it has, and the versions used."""
+        import transformers
+
+        return {"model": self.name, "revision": self.revision, "layer_ids": list(self.layer_ids), **self.provenance,
+                "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
