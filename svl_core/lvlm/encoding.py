@@ -135,17 +135,20 @@ class _Words:
         text = text if single else text[0]
         for name in ("return_tensors", "padding", "truncation", "max_length", "pad_to_multiple_of", "return_offsets_mapping"):
             options.pop(name, None)
-        start, words = text.index(STAND_IN), self._prompt
+        start, words = text.index(STAND_IN), list(self._prompt)
+        inserted = [False] * len(words)  # which characters of `words` are breaks of ours
         for _ in range(ROUNDS):
-            whole = text[:start] + words + text[start + len(STAND_IN):]
+            whole = text[:start] + "".join(words) + text[start + len(STAND_IN):]
             coded = self._tokenizer(whole, return_offsets_mapping=True, **options)
             pieces = list(zip(coded["input_ids"], coded["offset_mapping"]))
             control = [start <= a < b <= start + len(words) and self._is_control(ident, whole[a:b]) for ident, (a, b) in pieces]
-            firsts = {a - start for (_, (a, b)), guilty in zip(pieces, control) if guilty and b - a > 1}
+            firsts = sorted({a - start for (_, (a, b)), guilty in zip(pieces, control) if guilty and b - a > 1}, reverse=True)
             if not firsts:
                 break
-            words = "".join(letter + BREAK if i in firsts else letter for i, letter in enumerate(words))
-        keep = [not guilty and (not whole[a:b] or set(whole[a:b]) != {BREAK}) for (_, (a, b)), guilty in zip(pieces, control)]
+            for first in firsts:
+                words.insert(first + 1, BREAK)
+                inserted.insert(first + 1, True)
+        keep = [not guilty and not (b > a >= start and all(inserted[a - start:b - start] or [False])) for (_, (a, b)), guilty in zip(pieces, control)]
         kept = {name: [value for value, stays in zip(values, keep) if stays] for name, values in coded.items()}
         offsets, end = kept.pop("offset_mapping"), start + len(words)
         self.positions = np.array([i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64)
