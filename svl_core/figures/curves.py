@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from svl_core.figures.style import DROPPED, EDGE, INK, REPAIRED, RETAINED, SEQUENTIAL, TOKEN_SETS, layer_axis, layout
+from svl_core.figures.style import COLOUR_BAR, DROPPED, EDGE, INK, REPAIRED, RETAINED, SEQUENTIAL, TOKEN_SETS, layer_axis, layout
 
 
 def _ids(ids: Sequence[int] | None, count: int) -> list[int]:
@@ -62,7 +62,7 @@ def similarity_heatmap(matrix: np.ndarray, drop: Sequence[int] = (), *, ids: Seq
         zmin=float(np.nanmin(off)), zmax=1.0, xgap=0.5, ygap=0.5,
         customdata=[[f"{a} / {b}" for b in names] for a in names],
         hovertemplate="%{customdata}: %{z:.4f}<extra></extra>",
-        colorbar={"thickness": 12, "outlinewidth": 0, "title": {"text": "cosine", "side": "right"}, "tickfont": {"size": 11}},
+        colorbar=COLOUR_BAR,
     ))
     for a, b in runs_of(drop):
         figure.add_shape(type="rect", x0=a - 0.5, x1=b + 1.5, y0=a - 0.5, y1=b + 1.5, line={"color": DROPPED, "width": 3})
@@ -91,8 +91,8 @@ def gap_curve(per_layer: Sequence[float], drop: Sequence[int] = (), run_gaps: Ma
     for (a, b), gap in (run_gaps or {}).items():
         name = f"layer {labels[a]}" if a == b else f"layers {labels[a]}-{labels[b]}"
         figure.add_scatter(
-            x=[a - 0.45, b + 0.45], y=[gap, gap], mode="lines+text", line={"color": DROPPED, "width": 4},
-            text=[f"{gap:.2f}", ""], textposition="top right", textfont={"size": 12}, cliponaxis=False,
+            x=[a - 0.45, (a + b) / 2, b + 0.45], y=[gap, gap, gap], mode="lines+text", line={"color": DROPPED, "width": 4},
+            text=["", f"{gap:.2f}", ""], textposition="top center", textfont={"size": 12}, cliponaxis=False,
             hovertemplate=f"{name} together: gap %{{y:.3f}}<extra></extra>",
         )
     top = max([float(np.nanmax(values)), *(run_gaps or {}).values()])
@@ -122,7 +122,7 @@ def pca_scatter(before: np.ndarray, target: np.ndarray, after: np.ndarray | None
             hovertemplate=name + "<extra></extra>",
         )
     share = [f" ({100 * s:.0f} % of variance)" for s in explained] + ["", ""]
-    layout(figure, x="first component" + share[0], y="second component" + share[1], height=height, legend=True)
+    layout(figure, x="component 1" + share[0], y="component 2" + share[1], height=height, legend=True)
     figure.update_xaxes(showticklabels=False)
     return figure.update_yaxes(showticklabels=False)
 
@@ -170,7 +170,7 @@ def block_heatmap(matrix: np.ndarray, allowed: Sequence[int], chosen: Sequence[i
     figure = go.Figure(go.Heatmap(
         z=np.round(z, 4), x=list(range(count)), y=list(range(1, len(z) + 1)), customdata=text, colorscale=SEQUENTIAL, xgap=1, ygap=1, hoverongaps=False,
         hovertemplate="%{customdata}: %{z:.4f}<extra></extra>",
-        colorbar={"thickness": 12, "outlinewidth": 0, "title": {"text": "cosine", "side": "right"}, "tickfont": {"size": 11}},
+        colorbar=COLOUR_BAR,
     ))
     found = runs_of(chosen)
     if len(found) == 1:

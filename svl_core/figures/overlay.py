@@ -40,7 +40,8 @@ def overlay(image: Image.Image, rects: np.ndarray, scores: Sequence[float], sele
     boxes = np.round(rects * np.array([size[0], size[1], size[0], size[1]])).astype(np.float64)
     tint, cover = Image.new("RGB", size), Image.new("L", size)
     paint, mask = ImageDraw.Draw(tint), ImageDraw.Draw(cover)
-    for k in placed:
+    area = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
+    for k in sorted(placed, key=lambda k: -area[k]):  # small patches over large ones, where views overlap
         x0, y0, x1, y1 = boxes[k].astype(int)
         box = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
         paint.rectangle(box, tuple(int(c) for c in colours[k]))

@@ -16,6 +16,7 @@ REPAIRED = "#009E73"  # Okabe-Ito green: after compensation
 INK = "#7A7F87"
 GRID = "rgba(128,134,142,0.22)"
 SEQUENTIAL = "Cividis"
+COLOUR_BAR: Mapping[str, object] = {"orientation": "h", "thickness": 10, "len": 0.8, "x": 0.5, "y": 1.02, "yanchor": "bottom", "outlinewidth": 0, "title": {"text": "cosine", "side": "top", "font": {"size": 12}}, "tickfont": {"size": 11}, "nticks": 5}
 FONT = "'IBM Plex Sans', system-ui, sans-serif"
 
 # Every token set differs in colour, dash and marker, so none is told by colour alone.
@@ -44,8 +45,8 @@ def layout(figure: go.Figure, *, x: str, y: str, height: int, legend: bool = Fal
         dragmode=False,
         **more,
     )
-    figure.update_xaxes(title=x, **axis)
-    figure.update_yaxes(title=y, **axis)
+    figure.update_xaxes(title={"text": x, "font": {"size": 13}}, **axis)
+    figure.update_yaxes(title={"text": y, "font": {"size": 13}}, **axis)
     return figure
 
 

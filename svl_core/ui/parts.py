@@ -14,10 +14,10 @@ STATIC = Path(__file__).with_name("static")
 PLOTLY = Path(importlib.util.find_spec("plotly").origin).with_name("package_data") / "plotly.min.js"
 
 
-def _part(kind: str, value: object, elem_id: str, *, classes: str = "", **more: object) -> gr.HTML:
+def _part(kind: str, value: object, elem_id: str, *, classes: str = "", wait: str = "Appears after the analysis.", **more: object) -> gr.HTML:
     # The names in quotes are the events that Python may listen to.
     script = f"/* 'pick' 'toggle' 'compose' 'step' */ svl.mount('{kind}', element, props, watch, trigger);"
-    return gr.HTML(value, html_template=f'<div class="svl-{kind}"></div>', js_on_load=script, elem_id=elem_id,
+    return gr.HTML(value, html_template=f'<div class="svl-{kind}" data-wait="{wait}"></div>', js_on_load=script, elem_id=elem_id,
                    elem_classes=["svl-part", *classes.split()], apply_default_css=False, padding=False, **more)
 
 
@@ -26,12 +26,12 @@ def view(elem_id: str, value: str = "", *, classes: str = "") -> gr.HTML:
     return _part("view", value, elem_id, classes=classes)
 
 
-def plot(elem_id: str) -> gr.HTML:
+def plot(elem_id: str, wait: str = "Appears after the analysis.") -> gr.HTML:
     """A plotly figure drawn in place, in the page's ink; the value is {"figure": JSON, "alt": str} or None.
 
     A click on a point raises `pick` with x, y.
     """
-    return _part("plot", None, elem_id, classes="card")
+    return _part("plot", None, elem_id, classes="card", wait=wait)
 
 
 def strip(elem_id: str) -> gr.HTML:

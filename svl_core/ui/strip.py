@@ -24,6 +24,6 @@ def in_words(value: dict) -> str:
     """The plan in one sentence, with the index convention."""
     gone = [value["ids"][k] for k in value["drop"]]
     if not gone:
-        return f"All {len(value['ids'])} layers are kept."
-    way = "the most redundant by the ranking" if follows_ranking(value) else "your own choice"
-    return f"Dropping layer{'s' * (len(gone) > 1)} {', '.join(map(str, gone))} of 0 to {value['ids'][-1]} ({way})."
+        return f"Nothing dropped of layers 0 to {value['ids'][-1]}."
+    way = "by the ranking" if follows_ranking(value) else "your own choice"
+    return f"Dropped of layers 0 to {value['ids'][-1]}: {', '.join(map(str, gone))} ({way})."

@@ -37,7 +37,7 @@ def theme() -> gr.themes.Base:
         block_label_background_fill="transparent", block_label_background_fill_dark="transparent", block_label_border_width="0px",
         block_title_text_color="*neutral_800", block_title_text_color_dark="*neutral_100", block_title_text_weight="700",
         block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
-        input_background_fill="white", input_background_fill_dark="*neutral_800",
+        input_border_width="1px", input_background_fill="white", input_background_fill_dark="*neutral_800",
         input_border_color="*neutral_300", input_border_color_dark="*neutral_600",
         input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
         slider_color="*primary_600", slider_color_dark="*primary_400",

@@ -50,7 +50,7 @@
 
   parts.plot = (box, state, trigger) => {
     const canvas = make("div", { class: "svl-canvas", role: "img" });
-    const waiting = make("p", { class: "svl-wait" }, "Appears after the analysis.");
+    const waiting = make("p", { class: "svl-wait" }, box.dataset.wait);
     const table = make("details", { class: "svl-numbers" }, make("summary", {}, "Numbers"), make("div", { class: "svl-scroll", tabindex: "0", role: "region", "aria-label": "Numbers of the figure" }));
     table.hidden = true;
     box.append(waiting, canvas, table);
@@ -72,6 +72,10 @@
       layout.autosize = true;
       layout.hoverlabel = { ...layout.hoverlabel, bgcolor: ink("--background-fill-primary", "#fff"), bordercolor: line, font: { ...layout.hoverlabel?.font, color: text } };
       for (const axis of axes(layout)) Object.assign(axis, { gridcolor: line, linecolor: line, tickfont: { ...axis.tickfont, color: soft } });
+      if (box.clientWidth < 480) {  // a phone: legend in two columns, smaller type
+        layout.legend = { ...layout.legend, entrywidth: 0.5, entrywidthmode: "fraction", font: { size: 11 } };
+        layout.font.size = 12;
+      }
       const P = await plotly();
       await P.react(canvas, figure.data, layout, { displayModeBar: false, responsive: true, showTips: false, doubleClick: false });
       if (!hooked) {

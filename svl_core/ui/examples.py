@@ -1,0 +1,73 @@
+"""Example scenes of the bundled model's world, the composer's choices and questions that fit a scene."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from svl_core.demo import art
+from svl_core.demo.questions import ask
+from svl_core.demo.scenes import COLOURS, PLACES, SHAPES, STYLES, Scene, compose, random_scene, render
+
+# places -> objects, art style, seed of the small variations, question
+EXAMPLES: tuple[tuple[Mapping[int, str], str, int, str], ...] = (
+    ({0: "cat", 2: "bus", 4: "apple", 7: "guitar"}, "noto", 3, "where is the guitar?"),
+    ({1: "dog", 3: "rabbit", 5: "pizza", 8: "owl"}, "twemoji", 4, "how many animals are there?"),
+    ({0: "red circle", 4: "rocket", 6: "blue star", 8: "cactus"}, "noto", 5, "describe the picture."),
+    ({2: "violin", 3: "hammer", 7: "strawberry"}, "twemoji", 6, "which instrument is there?"),
+    ({1: "penguin", 4: "penguin", 6: "teapot", 8: "penguin"}, "noto", 7, "how many penguins are there?"),
+    ({3: "laptop", 5: "sailboat", 7: "sunflower"}, "twemoji", 9, "is the laptop left of the sailboat?"),
+)
+
+
+@functools.cache
+def example(index: int) -> tuple[Scene, str]:
+    items, style, seed, question = EXAMPLES[index]
+    return compose(items, style, seed), question
+
+
+@functools.cache
+def example_image(index: int) -> Image.Image:
+    return render(example(index)[0])
+
+
+def random_example(rng: np.random.Generator) -> tuple[Scene, str]:
+    """A scene drawn at random with a question about it."""
+    scene = random_scene(rng)
+    return scene, ask(scene, rng).question
+
+
+def composed(items: Mapping[int, str], style: str, seed: int = 0) -> Scene:
+    return compose(items, style, seed)
+
+
+def groups() -> list[tuple[str, list[str]]]:
+    """The composer's choices by category."""
+    by_category: dict[str, list[str]] = {}
+    for kind in art.objects():
+        by_category.setdefault(kind.category, []).append(kind.name)
+    shapes = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
+    return [(category, names) for category, names in by_category.items()] + [("shape", shapes)]
+
+
+def items_of(scene: Scene) -> dict[str, str]:
+    """The scene as the composer's value."""
+    return {str(i.cell): f"{i.colour} {i.name}" if i.colour else i.name for i in scene.items}
+
+
+def questions_on(scene: Scene, seed: int = 0, tries: int = 6, limit: int = 5) -> dict[str, str]:
+    """{question: true answer} for a scene, of different kinds, each in the shortest of a few wordings."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for kind in ("what-at", "where", "count-category", "relation", "which", "colour", "caption"):
+        drawn = [qa for qa in (ask(scene, rng, kind) for _ in range(tries)) if qa is not None and qa.answer not in ("nothing", "nowhere", "none")]
+        if drawn:
+            best = min(drawn, key=lambda qa: len(qa.question))
+            found[best.question] = best.answer
+    return dict(list(found.items())[:limit])
+
+
+__all__ = ["COLOURS", "EXAMPLES", "PLACES", "SHAPES", "STYLES", "composed", "example", "example_image", "groups", "items_of", "questions_on", "random_example", "render"]

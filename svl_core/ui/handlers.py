@@ -1,0 +1,411 @@
+"""What the page does on each event: plain methods and generators from values to {component name: value}.
+
+No maths and no layout here. Results that need the model come from `analyse` and `compare`; everything a slider
+changes is derived from the stored trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import gradio as gr
+import numpy as np
+
+import svl_core as svl
+from svl_core import figures
+from svl_core.errors import Cancelled, InputError, SVLError
+from svl_core.ui import examples, tasks, texts, views
+from svl_core.ui.settings import Settings
+from svl_core.ui.store import Analysis, Bounded, Models
+from svl_core.ui.strip import follows_ranking, in_words, strip_value
+
+TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
+CALIBRATION_SAMPLES, CALIBRATION_SEED = 32, 7  # what compensation of the bundled model is fitted on
+CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
+SHARE = 0.25  # of the droppable layers, dropped at first
+LOG = logging.getLogger(__name__)
+
+Update = dict[str, object]
+
+
+class Desk:
+    """All handlers, over the models and the store of analyses that sessions share by content."""
+
+    def __init__(self, models: Models, world: frozenset[str] = frozenset({"demo"})) -> None:
+        self.models, self.world = models, world  # world: models that know the bundled scenes, and are calibrated on them
+        self.analyses, self.calibrations, self.jobs = Bounded(TRACES, TRACE_BYTES), Bounded(2), tasks.Jobs()
+
+    # ------------------------------------------------------------------ the model's work
+    @contextmanager
+    def _turn(self, cancel: threading.Event) -> Iterator[None]:
+        """Wait for the models, but not past `cancel`."""
+        while not self.models.busy.acquire(timeout=tasks.BEAT):
+            if cancel.is_set():
+                raise Cancelled("Stopped.")
+        try:
+            yield
+        finally:
+            self.models.busy.release()
+
+    def _model(self, name: str, emit: tasks.Emit, cancel: threading.Event):
+        future = self.models.request(name)
+        while not future.done():
+            emit({"status": views.status(f"Loading {'the bundled model' if name == 'demo' else name} …")})
+            if cancel.wait(0.5):
+                raise Cancelled("Stopped.")
+        return future.result()
+
+    def _analysis(self, name: str, path: str | None, prompt: str, emit: tasks.Emit, cancel: threading.Event) -> Analysis:
+        """The stored analysis of an image and prompt, or a new one: one forward pass."""
+        if not path:
+            raise InputError("Found no image; expected one; upload, paste or photograph an image, or pick an example.")
+        lvlm = self._model(name, emit, cancel)
+        emit({"status": views.status("Reading the image …", 0.05)})
+        sample = lvlm.encode(svl.open_image(path), prompt or "")
+        found = self.analyses.get((name, sample.key))
+        if found is None:
+            with self._turn(cancel):
+                trace = svl.trace(lvlm, [sample], progress=_progress(emit, "Analysing"), cancel=cancel)
+            found = Analysis(name, sample, trace, svl.importance(trace))
+            self.analyses.put((name, sample.key), found, found.nbytes)
+        return found
+
+    def _again(self, state: dict) -> Analysis:
+        """The session's analysis, computed anew where the store has dropped it."""
+        found = self.analyses.get((state["model"], state["key"]))
+        return found or self._analysis(state["model"], state["path"], state["prompt"], lambda item: None, threading.Event())
+
+    def _calibration(self, name: str, analysis: Analysis, emit: tasks.Emit, cancel: threading.Event):
+        """The trace that compensation is fitted on: the bundled world's calibration set, else the asked sample."""
+        found = self.calibrations.get(name)
+        if found is not None:
+            return found
+        lvlm = self._model(name, emit, cancel)
+        if name in self.world:
+            from svl_core.demo.questions import calibration
+
+            samples = [lvlm.encode(image, question) for image, question in calibration(CALIBRATION_SAMPLES, CALIBRATION_SEED)]
+            found = svl.trace(lvlm, samples, mlp=True, progress=_progress(emit, "Reading the calibration set"), cancel=cancel)
+            self.calibrations.put(name, found)
+            return found
+        return svl.trace(lvlm, [analysis.sample], mlp=True, progress=_progress(emit, "Analysing"), cancel=cancel)
+
+    # ------------------------------------------------------------------ events that need the model
+    def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
+        """Image and prompt -> every figure. The drop count is kept for the same model."""
+        now = Settings.of(settings)
+
+        def work(emit, cancel):
+            try:
+                analysis = self._analysis((name or "").strip() or self.models.first, path, prompt, emit, cancel)
+            except Exception:
+                if state and name != state["model"] and not self.models.ready(name):
+                    emit({"model": state["model"]})  # back to the model that works
+                raise
+            emit({"status": views.status("Drawing …", 0.95)})
+            scores = self._scores(analysis, now)
+            kept = drop if state and state["model"] == analysis.model and drop is not None else round(SHARE * len(scores.ranking))
+            count = max(0, min(int(kept), len(scores.ranking)))
+            layers = analysis.trace.num_layers
+            strip = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, scores.ranking[:count])
+            made = {"model": analysis.model, "key": analysis.sample.key, "path": path, "prompt": prompt}
+            return {
+                "state": made, "strip": strip, "focus": None,
+                "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count, interactive=True),
+                "layer": gr.update(maximum=max(1, layers - 1), value=min(now.layer, layers - 1)),
+                "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
+                "own-sample": "" if analysis.model in self.world else views.note(texts.OWN_SAMPLE_NOTE),
+                "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "",
+                **self._look(analysis, now, None), **self._layers(analysis, now, strip),
+            }
+
+        yield from self._guard(work, request)
+
+    def compare(self, state: dict | None, strip: dict | None, truth: dict | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
+        """The plan of the strip -> both answers as they grow, then the table."""
+        now = Settings.of(settings)
+
+        def work(emit, cancel):
+            if not state or not strip:
+                raise InputError("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.")
+            emit({"status": views.status("Preparing the pruned model …")})
+            analysis = self._again(state)
+            lvlm = self._model(state["model"], emit, cancel)
+            with self._turn(cancel):
+                pruned = self._pruned(lvlm, analysis, strip, now, emit, cancel)
+                full_side, pruned_side = f"{lvlm.num_layers} layers", f"{pruned.num_layers} layers, {_compensation_title(now)}"
+                answers = [None, None]
+                streams = [svl.stream(each, analysis.sample, max_new_tokens=now.max_new_tokens, cancel=cancel) for each in (lvlm, pruned)]
+                live = [0, 1]
+                while live:  # a token each in turn: both grow together and neither slows the other's clock
+                    for side in list(live):
+                        grown = next(streams[side], None)
+                        if grown is None:
+                            live.remove(side)
+                        else:
+                            answers[side] = grown
+                    emit({"status": views.status("Both models are answering …"), **_both(answers, full_side, pruned_side, live)})
+                    if cancel.is_set():
+                        raise Cancelled("Stopped.")
+                emit({"status": views.status("Measuring how far apart they are …")})
+                result = svl.compare(lvlm, pruned, analysis.sample, max_new_tokens=now.max_new_tokens, cancel=cancel, answers=tuple(answers))
+                if strip["drop"]:
+                    after = svl.trace(pruned, [analysis.sample], cancel=cancel)
+                    analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after.samples[0].features)
+            left, right = views.differing_words(result.full.text, result.pruned.text)
+            correct = (truth or {}).get(state["prompt"].strip())
+            return {
+                "answer-full": views.answer("Full model", full_side, result.full.text, _timing(result.full), left),
+                "answer-pruned": views.answer("Pruned model", pruned_side, result.pruned.text, _timing(result.pruned), right),
+                "metrics": views.metrics(result, len(strip["drop"]), lvlm.num_layers, correct),
+                "glance": views.glance(result.full.text, result.pruned.text), "plot-pca": self._pca(analysis, now, strip),
+            }
+
+        yield from self._guard(work, request)
+
+    def _pruned(self, lvlm, analysis: Analysis, strip: dict, now: Settings, emit, cancel):
+        plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
+        if follows_ranking(strip):
+            plan = replace(plan, criterion=now.criterion)
+        if now.compensation == "none" or not plan.drop:
+            return svl.prune(lvlm, plan)
+        trace = self._calibration(analysis.model, analysis, emit, cancel)
+        emit({"status": views.status("Fitting the compensation …")})
+        importance = svl.importance(trace, causal_correction=now.causal_correction, text_self=now.text_self)
+        return svl.prune(lvlm, plan, now.compensation, trace, importance, rank=now.rank, strength=now.strength,
+                         targets=("mlp", "attention") if now.attention_target else ("mlp",), top_p=_top_p(now))
+
+    def stop(self, request: gr.Request | None = None) -> Update:
+        """End this session's work; what is on the page stays."""
+        self.jobs.cancel(_session(request))
+        return {"status": ""}
+
+    def _guard(self, work: Callable, request: gr.Request | None) -> Iterator[Update]:
+        """Run `work` off the page's thread; errors become one sentence, and the status pill always goes away."""
+        try:
+            for item in tasks.run(work, self.jobs, _session(request)):
+                yield item or {}
+            yield {"status": ""}
+        except Cancelled:
+            yield {"status": ""}
+        except (SVLError, OSError) as error:
+            yield {"status": ""}
+            raise gr.Error(str(error), duration=12, print_exception=False) from error
+        except gr.Error:
+            yield {"status": ""}
+            raise
+        except Exception as error:
+            LOG.exception("unexpected error")
+            yield {"status": ""}
+            raise gr.Error(f"Something went wrong ({type(error).__name__}: {error}). Nothing was lost; try again or choose another model.", duration=12, print_exception=False) from error
+
+    # ------------------------------------------------------------------ events that only redraw
+    def look(self, state: dict | None, focus: dict | None, *settings) -> Update:
+        """Layer, opacity or focus moved: the image and the words."""
+        return self._look(self._again(state), Settings.of(settings), focus) if state else {}
+
+    def select(self, state: dict | None, strip: dict | None, focus: dict | None, *settings) -> Update:
+        """Top-p, criterion or a method setting changed: other tokens count, so the ranking may change."""
+        if not state:
+            return {}
+        analysis, now = self._again(state), Settings.of(settings)
+        scores = self._scores(analysis, now)
+        count = min(len(strip["drop"]), len(scores.ranking))
+        new = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, scores.ranking[:count])
+        return {"strip": new, "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count), **self._look(analysis, now, focus), **self._layers(analysis, now, new)}
+
+    def plan_changed(self, state: dict | None, strip: dict | None, *settings) -> Update:
+        """Layers were dropped or put back: the figures that show the plan."""
+        if not state or not strip:
+            return {}
+        return {"drop": gr.update(value=len(strip["drop"])), **self._layers(self._again(state), Settings.of(settings), strip)}
+
+    def heatmap(self, state: dict | None, strip: dict | None, *settings) -> Update:
+        if not state:
+            return {}
+        return {"plot-similarity": self._similarity(self._again(state), Settings.of(settings), strip)}
+
+    def pick_patch(self, state: dict | None, event: dict) -> dict | None:
+        """Where the image was clicked (0..1) -> the smallest patch there, as the focus."""
+        if not state:
+            return None
+        rects = self._again(state).sample.geometry.rects
+        inside = (rects[:, 0] <= event["x"]) & (event["x"] < rects[:, 2]) & (rects[:, 1] <= event["y"]) & (event["y"] < rects[:, 3])
+        found = np.flatnonzero(inside)
+        if not len(found):
+            return None
+        area = (rects[found, 2] - rects[found, 0]) * (rects[found, 3] - rects[found, 1])
+        return {"kind": "patch", "index": int(found[np.argmin(area)])}
+
+    # ------------------------------------------------------------------ drawing
+    def _importance(self, analysis: Analysis, now: Settings):
+        return analysis.once(("importance", now.key_importance), lambda: svl.importance(analysis.trace, causal_correction=now.causal_correction, text_self=now.text_self))
+
+    def _scores(self, analysis: Analysis, now: Settings, criterion: str | None = None):
+        name = criterion or now.criterion
+        return analysis.once(("scores", name, now.key_tokens, now.protect_ends), lambda: svl.redundancy(
+            analysis.trace, self._importance(analysis, now), name, top_p=_top_p(now), protect_ends=now.protect_ends))
+
+    def _matrix(self, analysis: Analysis, now: Settings, tokens: str) -> np.ndarray:
+        return analysis.once(("similarity", tokens, now.key_tokens), lambda: svl.similarity(analysis.trace, self._importance(analysis, now), tokens, top_p=_top_p(now)))
+
+    def _look(self, analysis: Analysis, now: Settings, focus: dict | None) -> Update:
+        sample, importance, top = analysis.sample, self._importance(analysis, now), _top_p(now)
+        mean_visual, mean_text = importance.averaged(0)
+        layer = min(now.layer, analysis.trace.num_layers - 1)
+        visual, text = (mean_visual, mean_text) if now.all_layers else importance.layer(0, layer)
+        span = _range(mean_visual) if now.all_layers else _range(importance.visual[0])
+        counts_visual, counts_text = top.select(mean_visual), top.select(mean_text)
+        patch = focus["index"] if focus and focus["kind"] == "patch" else None
+        word = focus["index"] if focus and focus["kind"] == "word" else None
+        out: Update = {"overlay": None, "scale": "", "overlay-note": ""}
+        if sample.images and len(visual):
+            rects = np.where((sample.geometry.image_index == 0)[:, None], sample.geometry.rects, np.nan)
+            picture = figures.overlay(sample.images[0], rects, visual, counts_visual, opacity=now.opacity, scale=span, focus=patch)
+            rows, columns = sample.geometry.grid or (0, 0)
+            where = "averaged over all layers" if now.all_layers else f"in layer {analysis.trace.layer_ids[layer]}"
+            out["overlay"] = {"src": views.data_url(picture), "rows": rows, "columns": columns,
+                              "alt": f"Importance of {len(visual)} image patches {where}; {int(counts_visual.sum())} count."}
+            out["scale"] = views.scale(*span)
+        own = np.isin(sample.textual, sample.prompt_positions)
+        out["tokens"] = views.words([sample.tokens[k] for k in sample.textual], text, counts_text, own, word)
+        out["token-curve"] = self._token_curve(analysis, importance, patch, word)
+        return out
+
+    def _token_curve(self, analysis: Analysis, importance, patch: int | None, word: int | None):
+        if patch is None and word is None:
+            return None
+        if patch is not None:
+            values, label = importance.visual[0][:, patch], f"patch {patch}"
+        else:
+            values, label = importance.text[0][:, word], f"“{analysis.sample.tokens[analysis.sample.textual[word]].strip()}”"
+        return _figure(figures.token_curve(values, label, ids=analysis.trace.layer_ids), f"Importance of {label} in each layer; largest in layer {analysis.trace.layer_ids[int(np.argmax(values))]}.")
+
+    def _layers(self, analysis: Analysis, now: Settings, strip: dict) -> Update:
+        """The figures that show the plan."""
+        ids, drop = analysis.trace.layer_ids, strip["drop"]
+        curves = {name: self._scores(analysis, now, criterion).scores for name, criterion in CURVES.items()}
+        best = ", ".join(str(ids[k]) for k in self._scores(analysis, now, "svl").ranking[:3])
+        gap = analysis.once(("gap", tuple(drop), now.key_tokens), lambda: svl.feature_gap(analysis.trace, drop, self._importance(analysis, now), tokens="important", top_p=_top_p(now)))
+        return {
+            "plot-redundancy": _figure(figures.redundancy_curve(curves, drop, ids=ids), f"Redundancy of {len(ids)} layers on five token sets. Most redundant on important tokens: layers {best}."),
+            "plot-similarity": self._similarity(analysis, now, strip),
+            "plot-gap": _figure(figures.gap_curve(gap.per_layer, drop, {(run.first, run.last): run.relative for run in gap.runs}, ids=ids), f"Relative feature gap of {len(ids)} layers; the dropped ones are hatched."),
+            "plot-pca": self._pca(analysis, now, strip),
+            "plan-line": views.plan_line(in_words(strip)),
+        }
+
+    def _similarity(self, analysis: Analysis, now: Settings, strip: dict | None):
+        matrix = self._matrix(analysis, now, now.token_set)
+        return _figure(figures.similarity_heatmap(matrix, strip["drop"] if strip else (), ids=analysis.trace.layer_ids), f"Cosine similarity between the features after every two of {analysis.trace.num_layers} layers, on {now.token_set} tokens.")
+
+    def _pca(self, analysis: Analysis, now: Settings, strip: dict):
+        """The plan's widest run: what the next layer receives, what it expects and, once the answers ran, the repair."""
+        runs = figures.runs_of(strip["drop"])
+        if not runs:
+            return None
+        importance = self._importance(analysis, now)
+        a, b = max(runs, key=lambda run: run[1] - run[0])
+        at = svl.token_positions(analysis.trace, importance, "important", _top_p(now))[0]
+        features = analysis.trace.samples[0].features
+        repaired = analysis.memo.get(("after", tuple(strip["drop"]), now.key_prune)) if now.compensation != "none" else None
+        after = None if repaired is None else _rows(repaired, a - sum(k < a for k in strip["drop"]), at)
+        view = svl.pca_view(_rows(features, a, at), _rows(features, b + 1, at), after)
+        ids = analysis.trace.layer_ids
+        kept = f"into layer {ids[a]}" if a == 0 else f"after kept layer {ids[a - 1]}"
+        names = (f"{kept} (before)", f"after dropped layer {ids[b]} (wanted)", f"{kept}, compensated")
+        return _figure(figures.pca_scatter(view.before, view.target, view.after, view.explained, names=names), f"Features of the {len(at)} important tokens {kept} and after dropped layer {ids[b]}, in two principal components.")
+
+    # ------------------------------------------------------------------ images and scenes
+    def scene(self, scene, question: str | None) -> Update:
+        """A composed or drawn scene as the page's image, with questions that fit it and their answers."""
+        truth = examples.questions_on(scene)
+        out: Update = {"image": examples.render(scene), "truth": truth, "chips": views.chips(list(truth)), "photo-note": "",
+                       "composer": gr.update(value={"groups": examples.groups(), "places": list(examples.PLACES), "items": examples.items_of(scene)})}
+        if question:
+            out["prompt"] = question
+        return out
+
+    def pick_example(self, index: int) -> Update:
+        scene, question = examples.example(index)
+        return self.scene(scene, question)
+
+    def new_scene(self) -> Update:
+        scene, question = examples.random_example(np.random.default_rng())
+        return self.scene(scene, question)
+
+    def compose(self, items: dict, style: str) -> Update:
+        """The composer's places -> a scene; an empty board leaves the page as it is."""
+        chosen = {int(k): v for k, v in items.items() if v}
+        if not chosen:
+            return {}
+        seed = int(hashlib.sha256(repr((sorted(chosen.items()), style)).encode()).hexdigest()[:8], 16)
+        update = self.scene(examples.composed(chosen, style, seed), None)
+        update.pop("composer")
+        return update
+
+    def uploaded(self, path: str | None, name: str) -> Update:
+        """A new image of the user's own: checked at once; the bundled model's limits are said."""
+        if not path:
+            return {"photo-note": "", "chips": "", "truth": {}}
+        try:
+            svl.open_image(path)
+        except InputError as error:
+            raise gr.Error(str(error), duration=12, print_exception=False) from error
+        return {"photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "", "truth": {}, "chips": views.chips(GENERIC_QUESTIONS)}
+
+
+GENERIC_QUESTIONS = ("describe the picture.", "what is in the center?", "how many objects are there?")
+
+
+def _session(request: gr.Request | None) -> str:
+    return getattr(request, "session_hash", None) or "local"
+
+
+def _top_p(now: Settings):
+    return svl.TopP(now.top_p, now.mode)
+
+
+def _progress(emit: tasks.Emit, what: str) -> Callable[[float, str], None]:
+    return lambda fraction, detail="": emit({"status": views.status(f"{what} … {100 * fraction:.0f} %", fraction)})
+
+
+def _rows(features, layer: int, at: np.ndarray) -> np.ndarray:
+    return features[layer][at].float().cpu().numpy()
+
+
+def _range(scores: np.ndarray) -> tuple[float, float]:
+    """Colour range: to the 99.5th percentile, so that one attention sink does not darken the rest."""
+    if not scores.size:
+        return 0.0, 1.0
+    low, high = float(scores.min()), float(np.quantile(scores, 0.995))
+    return (low, high) if high > low else (low, float(scores.max()) + math.ulp(1.0))
+
+
+def _figure(figure, alt: str) -> dict:
+    return {"figure": figure.to_json(), "alt": alt}
+
+
+def _both(answers, full_side: str, pruned_side: str, live: list[int]) -> Update:
+    out = {}
+    for side, (name, title, detail) in enumerate((("answer-full", "Full model", full_side), ("answer-pruned", "Pruned model", pruned_side))):
+        if answers[side] is not None:
+            out[name] = views.answer(title, detail, answers[side].text, _timing(answers[side]), growing=side in live)
+    out["glance"] = views.glance(*(a.text if a else "" for a in answers))
+    return out
+
+
+def _timing(answer) -> str:
+    later = f", then {views.milliseconds(answer.per_token_ms)} a token" if answer.per_token_ms is not None else ""
+    cut = " Cut at the answer length." if answer.stopped == "length" else ""
+    return f"{len(answer.token_ids)} tokens; first after {views.milliseconds(answer.prefill_ms)}{later}.{cut}"
+
+
+def _compensation_title(now: Settings) -> str:
+    return "no compensation" if now.compensation == "none" else svl.COMPENSATIONS[now.compensation].title

@@ -1,0 +1,288 @@
+"""The page: layout and wiring. What happens on an event is in `handlers`; how things look is in `theme` and `static`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+import gradio as gr
+
+import svl_core as svl
+from svl_core.ui import examples, parts, texts, views
+from svl_core.ui.handlers import Desk
+from svl_core.ui.settings import Settings
+from svl_core.ui.store import CATALOGUE, Models
+from svl_core.ui.theme import theme
+
+HEAVY = {"concurrency_id": "model", "concurrency_limit": 1}
+QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
+CONTROLS = [field.name for field in fields(Settings)]
+QUEUE = 128  # requests waiting, all sessions together
+
+
+def launch_options() -> dict:
+    """What `launch` needs for this page: its look, and nothing fetched from elsewhere."""
+    return {"theme": theme(), "css": parts.css(), "head": parts.head(), "footer_links": [], "run_history": False, "ssr_mode": False,
+            "max_file_size": "20mb", "state_session_capacity": 200, "show_error": True}
+
+
+def build(model: object = "demo", *, world: bool | None = None) -> gr.Blocks:
+    """The page as gr.Blocks, its first model loading in the background.
+
+    model: "demo", a Hub id, a local folder, or a ready LVLM. world: whether that model knows the bundled scenes, so that
+    compensation is fitted on them (default: only "demo" does).
+    """
+    models = Models(model)
+    models.request(models.first)
+    knows = model == "demo" if world is None else world
+    desk = Desk(models, frozenset({"demo", models.first} if knows else {"demo"}))
+    with gr.Blocks(title=texts.TITLE, analytics_enabled=False, fill_width=True) as page:
+        c = _layout(models)
+        _wire(page, c, desk)
+    page.desk = desk
+    return page.queue(max_size=QUEUE, default_concurrency_limit=8)
+
+
+# ---------------------------------------------------------------------- layout
+def _step(number: int, key: str) -> None:
+    gr.HTML(views.step_head(number, *texts.STEPS[key]), padding=False)
+
+
+def _figure_head(key: str) -> None:
+    heading, reading, _ = texts.FIGURES[key]
+    gr.HTML(views.figure_head(heading, reading), padding=False)
+
+
+def _why(key: str) -> None:
+    gr.HTML(views.why(key, texts.FIGURES[key][2]), padding=False)
+
+
+def _plot(key: str, c: dict) -> None:
+    _figure_head(key)
+    c[f"plot-{key}"] = parts.plot(f"plot-{key}")
+    _why(key)
+
+
+def _layout(models: Models) -> dict:
+    """All components by their stable ids; the settings' controls under their field names too."""
+    c: dict = {}
+    default = Settings()
+    scene, question = examples.example(0)
+    truth = examples.questions_on(scene)
+    names = list(CATALOGUE) if models.first in dict(map(reversed, CATALOGUE)) else [(models.first, models.first), *CATALOGUE]
+    c["status"] = parts.view("status")
+    c["state"], c["truth"], c["focus"] = gr.State(None), gr.State(truth), gr.State(None)
+    with gr.Row(elem_id="head"):
+        with gr.Column(scale=5, min_width=300):
+            gr.HTML(views.header(texts.TITLE, texts.LEDE), elem_id="title", padding=False)
+        with gr.Column(scale=3, min_width=280):
+            c["model"] = gr.Dropdown(names, value=models.first, label="Model", info="Or type a Hugging Face id or a local folder", allow_custom_value=True, elem_id="model")
+
+    _step(1, "ask")
+    with gr.Row(elem_classes="pair"):
+        with gr.Column(scale=4):
+            c["image"] = gr.Image(examples.example_image(0), type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Image", alt_text="The image you ask about", height=360, elem_id="image", elem_classes="card")
+            c["image"].preprocess = _path_of  # decoding, and its errors, are the project's own
+            c["photo-note"] = parts.view("photo-note")
+            c["new-scene"] = gr.Button("Draw a new scene at random", elem_id="new-scene")
+            with gr.Accordion("Compose a scene: pick objects and places", open=False, elem_id="compose"):
+                c["composer"] = parts.composer("composer", examples.groups(), list(examples.PLACES))
+                c["style"] = gr.Radio([("Noto", "noto"), ("Twemoji", "twemoji")], value="noto", label="Drawing style", elem_id="style")
+        with gr.Column(scale=5):
+            c["prompt"] = gr.Textbox(question, label="Prompt", placeholder="Ask about the image, for example: where is the cat?", lines=2, max_lines=6, elem_id="prompt", submit_btn=False)
+            c["chips"] = parts.view("chips", views.chips(list(truth)))
+            c["analyze"] = gr.Button("Analyze", variant="primary", elem_id="analyze")
+            shown = [(views.data_url(examples.example_image(k).resize((160, 160))), examples.example(k)[1]) for k in range(len(examples.EXAMPLES))]
+            c["examples"] = parts.view("examples", views.examples(shown))
+
+    _step(2, "look")
+    with gr.Row(elem_classes="pair"):
+        with gr.Column(scale=4):
+            _figure_head("overlay")
+            c["overlay"] = parts.picture("overlay")
+            c["scale"] = parts.view("scale")
+            c["overlay-note"] = parts.view("overlay-note")
+            _why("overlay")
+        with gr.Column(scale=5):
+            _figure_head("tokens")
+            c["tokens"] = parts.view("tokens", classes="card")
+            _why("tokens")
+            with gr.Group(elem_id="look-controls"):
+                c["all_layers"] = gr.Checkbox(default.all_layers, label="All layers (average)", elem_id="all-layers")
+                c["layer"] = gr.Slider(0, 15, default.layer, step=1, label="Layer", info="Moving it shows one layer alone, all layers on one colour scale", elem_id="layer")
+                c["top_p"] = gr.Slider(0.05, 1, default.top_p, step=0.05, label="Top-p", info="Share of the patches, and of the words, that count", elem_id="top-p")
+                c["opacity"] = gr.Slider(0, 1, default.opacity, step=0.05, label="Overlay opacity", elem_id="opacity")
+            c["token-curve"] = parts.plot("token-curve", "Click a patch or a token for its importance layer by layer.")
+
+    _step(3, "layers")
+    with gr.Row(elem_classes="pair"):
+        with gr.Column(scale=5):
+            _plot("redundancy", c)
+        with gr.Column(scale=4):
+            _plot("similarity", c)
+            c["token_set"] = gr.Dropdown(list(texts.TOKEN_SETS), value=default.token_set, label="Tokens of the heatmap", elem_id="token-set")
+
+    _step(4, "gap")
+    with gr.Row(elem_classes="pair"):
+        with gr.Column(scale=5):
+            _plot("gap", c)
+        with gr.Column(scale=4):
+            _plot("pca", c)
+
+    _step(5, "answers")
+    with gr.Column(elem_id="dock"):
+        with gr.Row():
+            with gr.Column(scale=3, min_width=220):
+                c["drop"] = gr.Slider(0, 14, 0, step=1, label="Layers to drop", elem_id="drop", interactive=True)
+            with gr.Column(scale=8, min_width=300):
+                c["strip"] = parts.strip("strip")
+                c["plan-line"] = parts.view("plan-line")
+            with gr.Column(scale=3, min_width=200):
+                with gr.Row(elem_classes="go"):
+                    c["run"] = gr.Button("Compare answers", variant="primary", elem_id="run", min_width=0)
+                    c["stop"] = gr.Button("Stop", elem_id="stop", min_width=0)
+        c["glance"] = parts.view("glance")
+    with gr.Row(elem_id="plan-controls"):
+        c["criterion"] = gr.Dropdown([(each.title, name) for name, each in svl.CRITERIA.items()], value=default.criterion, label="Criterion", info="What ranks the layers", elem_id="criterion", min_width=220)
+        c["compensation"] = gr.Dropdown([(each.title, name) for name, each in svl.COMPENSATIONS.items()], value=default.compensation, label="Compensation", info="What closes the gap", elem_id="compensation", min_width=220)
+        c["rank"] = gr.Slider(1, 64, default.rank, step=1, label="Rank k", info="Directions that SCP amplifies", elem_id="rank", min_width=180)
+        c["strength"] = gr.Slider(0, 2, default.strength, step=0.1, label="Strength", info="1 = as published", elem_id="strength", min_width=180)
+    c["live"] = gr.Checkbox(models.first == "demo" or not isinstance(models.first, str), label="Answer again whenever the plan changes", elem_id="live")
+    with gr.Accordion("Method settings", open=False, elem_id="method"):
+        with gr.Row():
+            c["mode"] = gr.Radio([("share of the tokens", "fraction"), ("share of the score", "mass")], value=default.mode, label="Top-p counts a", elem_id="mode")
+            c["text_self"] = gr.Radio([("received", "received"), ("given", "given")], value=default.text_self, label="Text attention", elem_id="text-self")
+            c["max_new_tokens"] = gr.Slider(1, 256, default.max_new_tokens, step=1, label="Answer length (tokens)", elem_id="answer-length")
+        with gr.Row():
+            c["causal_correction"] = gr.Checkbox(default.causal_correction, label="Correct for causal masking", info="Divides by the number of queries that can see a key; off as published", elem_id="causal")
+            c["protect_ends"] = gr.Checkbox(default.protect_ends, label="Protect the first and the last layer", elem_id="protect")
+            c["attention_target"] = gr.Checkbox(default.attention_target, label="Compensate the attention output too", elem_id="attention-target")
+    c["own-sample"] = parts.view("own-sample")
+    with gr.Row(elem_classes="pair"):
+        with gr.Column():
+            c["answer-full"] = parts.view("answer-full", views.answer("Full model", "", ""), classes="card")
+        with gr.Column():
+            c["answer-pruned"] = parts.view("answer-pruned", views.answer("Pruned model", "", ""), classes="card")
+    c["metrics"] = parts.view("metrics", classes="card")
+    return c
+
+
+def _path_of(payload) -> str | None:
+    """The uploaded file itself, undecoded; gradio has checked that it lies in its own upload folder."""
+    if payload is None:
+        return None
+    if payload.path is None:
+        raise gr.Error("Found an image without a file; expected an uploaded one; upload it again.", print_exception=False)
+    return payload.path
+
+
+# ---------------------------------------------------------------------- wiring
+def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
+    controls = [c[name] for name in CONTROLS]
+
+    def on(trigger: Callable, method: Callable, inputs: Sequence, outputs: Sequence[str], **options):
+        """Attach a handler that returns {name: value}; names that it leaves out stay as they are."""
+        return trigger(_mapped(method, outputs), list(inputs), [c[name] for name in outputs], api_visibility="private", **{"show_progress": "hidden", **options})
+
+    figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plan-line"]
+    look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
+    answers = ["answer-full", "answer-pruned", "metrics", "glance"]
+    analysed = ["status", "model", "state", "strip", "focus", "drop", "layer", "rank", "own-sample", *answers, *look, *figures]
+    compared = ["status", *answers, "plot-pca"]
+    analyse_in = [c["model"], c["image"], c["prompt"], c["state"], c["drop"], *controls]
+    compare_in = [c["state"], c["strip"], c["truth"], *controls]
+
+    def analyse(trigger):
+        return on(trigger, desk.analyse, analyse_in, analysed, trigger_mode="multiple", **HEAVY)
+
+    def compare(trigger, method=desk.compare, inputs=compare_in):
+        return on(trigger, method, inputs, compared, trigger_mode="multiple", **HEAVY)
+
+    def both(trigger):
+        """Analyse, then let both models answer."""
+        return compare(analyse(trigger).success)
+
+    def compare_live(live: bool, *values, request: gr.Request | None = None):
+        if live:
+            yield from desk.compare(*values, request=request)
+
+    def halt(trigger):
+        """Ends this session's running work first, so that new work need not wait for it."""
+        return on(trigger, desk.stop, [], ["status"], queue=False)
+
+    both(page.load)
+    both(halt(c["analyze"].click).then)
+    both(halt(c["prompt"].submit).then)
+    both(halt(c["model"].input).then)
+    compare(halt(c["run"].click).then)
+    halt(c["stop"].click)
+
+    # the image
+    scene = ["image", "prompt", "truth", "chips", "composer", "photo-note"]
+    both(on(c["examples"].pick, _picked(desk.pick_example, int), [], scene, **QUICK).then)
+    both(on(c["new-scene"].click, desk.new_scene, [], scene, **QUICK).then)
+    on(c["composer"].compose, lambda style, event: desk.compose(event["items"], style), [c["style"]], scene, trigger_mode="always_last", **QUICK)
+    on(c["style"].input, lambda style, value: desk.compose(value["items"], style), [c["style"], c["composer"]], scene, **QUICK)
+    on(c["image"].input, desk.uploaded, [c["image"], c["model"]], ["photo-note", "truth", "chips"], **QUICK)
+    both(on(c["chips"].pick, _picked(lambda text: {"prompt": text}, str), [], ["prompt"], **QUICK).then)
+
+    # importance
+    look_in = [c["state"], c["focus"], *controls]
+    c["layer"].input(None, None, c["all_layers"], js="() => false", show_progress="hidden", api_visibility="private")
+    for moved in (c["layer"].change, c["all_layers"].input, c["opacity"].input):
+        on(moved, desk.look, look_in, look, trigger_mode="always_last", **QUICK)
+    on(on(c["overlay"].pick, lambda state, event: {"focus": desk.pick_patch(state, event)}, [c["state"]], ["focus"], trigger_mode="always_last", **QUICK).then, desk.look, look_in, look, **QUICK)
+    on(on(c["tokens"].pick, _picked(lambda k: {"focus": {"kind": "word", "index": k}}, int), [], ["focus"], trigger_mode="always_last", **QUICK).then, desk.look, look_in, look, **QUICK)
+
+    # the plan
+    live_in = [c["live"], *compare_in]
+    plan_in = [c["state"], c["strip"], *controls]
+    select_in = [c["state"], c["strip"], c["focus"], *controls]
+
+    def then_live(event):
+        return compare(halt(event.then).then, compare_live, live_in)
+
+    c["drop"].input(None, [c["drop"], c["strip"]], c["strip"], js=FROM_RANKING, show_progress="hidden", api_visibility="private")
+    then_live(on(c["drop"].release, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
+    then_live(on(c["strip"].toggle, desk.plan_changed, plan_in, ["drop", *figures], trigger_mode="always_last", **QUICK))
+    selecting = [c["criterion"].input, c["top_p"].release, c["mode"].input, c["text_self"].input, c["causal_correction"].input, c["protect_ends"].input]
+    for changed in selecting:
+        then_live(on(changed, desk.select, select_in, ["strip", "drop", *look, *figures], trigger_mode="always_last", **QUICK))
+    for changed in (c["compensation"].input, c["rank"].release, c["strength"].release, c["attention_target"].input, c["max_new_tokens"].release):
+        then_live(on(changed, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
+    on(c["token_set"].input, desk.heatmap, plan_in, ["plot-similarity"], **QUICK)
+
+
+# The strip follows the slider in the browser, without a round trip.
+FROM_RANKING = "(count, strip) => strip ? {...strip, drop: strip.ranking.slice(0, count).sort((a, b) => a - b)} : strip"
+
+
+def _mapped(method: Callable, outputs: Sequence[str]) -> Callable:
+    """A gradio handler around `method`: {name: value} -> one value for each output, in order."""
+    wants = inspect.signature(method).parameters
+
+    def call(values, request, event):
+        extra = {}
+        if "request" in wants:
+            extra["request"] = request
+        if "event" in wants:
+            extra["event"] = event._data
+        return method(*values, **extra)
+
+    def ordered(update: dict) -> list:
+        return [update.get(name, gr.skip()) for name in outputs] if len(outputs) > 1 else update.get(outputs[0], gr.skip())
+
+    if inspect.isgeneratorfunction(method):
+        def handler(*values, request: gr.Request = None, event: gr.EventData = None):
+            for update in call(values, request, event):
+                yield ordered(update)
+    else:
+        def handler(*values, request: gr.Request = None, event: gr.EventData = None):
+            return ordered(call(values, request, event))
+    return handler
+
+
+def _picked(method: Callable, kind: type) -> Callable:
+    """`method` called with what was picked in a view."""
+    return lambda event: method(kind(event["value"]))

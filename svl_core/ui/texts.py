@@ -1,0 +1,35 @@
+"""The page's words: headings, the one-line readings, the "why" behind each figure, token sets and notes."""
+
+from __future__ import annotations
+
+TITLE = "Short-LVLM Explorer"
+LEDE = "See which layers of a vision-language model hardly change anything, drop them with a slider, and read both answers side by side."
+
+STEPS = {
+    "ask": ("Ask about an image", "Take an example, compose a scene of your own, or bring an image. Then analyse: one forward pass is all the figures below need."),
+    "look": ("Which patches and words matter", "Token importance scores tell which patches and words the model's attention relies on. Layers are judged on these tokens only."),
+    "layers": ("Which layers are redundant", "A layer whose output points the same way as its input did little. The closer its cosine is to 1, the safer it is to drop."),
+    "gap": ("What a drop tears open", "Take layers out and the next one receives features it was never trained on. The gap says how far off they are; compensation tries to close it."),
+    "answers": ("Drop layers, read both answers", "The pruned model shares every untouched weight with the full one. Both write their answers at the same time."),
+}
+
+# heading, how to read it, why it is so
+FIGURES = {
+    "overlay": ("Importance over the image", "Bright patches matter most; <strong>white outlines</strong> mark those that count. Click a patch for its layer-by-layer curve.",
+                "A visual token's score is the mean of two averages: the attention it receives from the other patches and the attention it receives from the words, averaged over heads (and over layers unless you pick one). Top-p keeps the best share p of the patches and of the words, each on its own."),
+    "tokens": ("Importance over the prompt", "The <strong>bar</strong> under a token is its score; solid frames count, dashed ones do not. Italic tokens belong to the chat template.",
+               "A text token's score is the mean of how much it looks at the image and how much attention it receives from the other text tokens."),
+    "redundancy": ("Redundancy of every layer", "<strong>Higher is more redundant.</strong> Crosses mark the dropped layers. Where the lines part, the choice of tokens decides which layers go.",
+                   "For every layer l the figure shows the mean of cos(H[l], H[l+1]) over the tokens of a set, where H[l] is what enters the layer and H[l+1] what leaves it, before the final norm. Averaging over all tokens lets the many unimportant ones decide; Short-LVLM averages over the important ones."),
+    "similarity": ("Similarity between layers", "<strong>Bright blocks on the diagonal</strong> are stretches of layers that change little. Orange frames mark what you drop.",
+                   "The cell in row i and column j is the mean cosine between the features after layers i and j. A bright square of several layers can often go as one block."),
+    "gap": ("Feature gap, layer by layer", "<strong>Tall bars change the features a lot.</strong> Hatched bars are dropped; the orange line is the gap of a whole dropped run.",
+            "The relative gap of layer l is |H[l+1] - H[l]| / |H[l+1]| over the important tokens; for a run a..b it is |H[b+1] - H[a]| / |H[b+1]|. The next layer expects H[b+1] and now receives H[a]."),
+    "pca": ("Retained and dropped features", "<strong>Circles</strong>: what the next layer now receives. <strong>Diamonds</strong>: what it was trained on. Compensation should move the marks onto the diamonds.",
+            "Both sets of features of the important tokens are projected onto their two principal components. SCP takes the leading right singular vectors V of H[b+1] - H[a] and edits the retained layer's output weights, W ← (I + strength · V Vᵀ) W; least squares fits the output weights to the features that are missing."),
+}
+
+TOKEN_SETS = (("important tokens", "important"), ("all tokens", "all"), ("visual tokens", "visual"), ("text tokens", "textual"), ("last token", "last"))
+
+PHOTO_NOTE = "The bundled model knows its small world of drawn objects only, and answers about photos are guesses. For a photo choose SmolVLM-256M-Instruct above: it is downloaded once (about 500 MB) and runs on a CPU."
+OWN_SAMPLE_NOTE = "For this model, compensation is fitted on the very image and prompt you ask about, so its answer may flatter it."

@@ -1,0 +1,181 @@
+"""Results -> markup for the page. Every piece of user or model text passes through `esc`."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import html
+import io
+import re
+from collections.abc import Sequence
+
+from PIL import Image
+
+
+def esc(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def data_url(image: Image.Image, quality: int = 86) -> str:
+    """The image as a WebP data address."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "WEBP", quality=quality, method=2)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def step_head(number: int, title: str, lede: str) -> str:
+    return f'<div class="step-head"><h2><b aria-hidden="true">{number}</b><span>{esc(title)}</span></h2><p>{esc(lede)}</p></div>'
+
+
+def figure_head(title: str, reading: str) -> str:
+    """`reading` is the page's own markup."""
+    return f'<div class="figure-head"><h3>{esc(title)}</h3><p class="read">{reading}</p></div>'
+
+
+def why(name: str, text: str) -> str:
+    return f'<details class="why" data-name="{esc(name)}"><summary>Why</summary><p>{esc(text)}</p></details>'
+
+
+def header(title: str, lede: str) -> str:
+    bars = "".join(f'<i{" class=o" if k in (6, 9, 10, 13) else ""}></i>' for k in range(16))
+    return f'<div class="barcode" aria-hidden="true">{bars}</div><h1>{esc(title)}</h1><p>{esc(lede)}</p>'
+
+
+def status(text: str = "", fraction: float | None = None) -> str:
+    """The pill at the top: empty text hides it; no fraction means that nobody knows how long."""
+    if not text:
+        return ""
+    style = ' class="pill open"' if fraction is None else f' class="pill" style="--v:{min(max(fraction, 0), 1):.3f}"'
+    return f'<div{style} role="status">{esc(text)}</div>'
+
+
+def note(text: str) -> str:
+    return f'<p class="note">{esc(text)}</p>' if text else ""
+
+
+def examples(items: Sequence[tuple[str, str]]) -> str:
+    """(image address, question) -> thumbnails as buttons; picking one raises its index."""
+    cells = "".join(f'<button type="button" data-pick="{k}"><img src="{src}" alt="Example scene {k + 1}" width="112" height="112"><span>{esc(question)}</span></button>' for k, (src, question) in enumerate(items))
+    return f'<p class="small-title">Examples</p><div class="rows">{cells}</div>'
+
+
+def chips(questions: Sequence[str]) -> str:
+    if not questions:
+        return ""
+    buttons = "".join(f'<button type="button" data-pick="{esc(q)}">{esc(q)}</button>' for q in questions)
+    return f'<p class="small-title">Questions to try</p><div class="chips">{buttons}</div>'
+
+
+def words(tokens: Sequence[str], scores: Sequence[float], selected: Sequence[bool], own: Sequence[bool], focus: int | None = None) -> str:
+    """The prompt's tokens with their importance: (T,) strings, scores, whether they count, whether the user wrote them."""
+    top = max([float(s) for s in scores], default=0.0) or 1.0
+    out = []
+    for k, (token, score, keep, mine) in enumerate(zip(tokens, scores, selected, own)):
+        classes = " ".join(c for c, on in (("out", not keep), ("mark", not mine)) if on)
+        shown = token.strip(" ") or "␣"
+        shown = shown.replace("\n", "↵")
+        said = f"{shown}: importance {float(score):.4f}, {'counts' if keep else 'left out'}{'' if mine else ', chat template'}"
+        out.append(f'<button type="button" data-pick="{k}" class="{classes}" style="--v:{max(float(score), 0) / top:.3f}" aria-pressed="{str(k == focus).lower()}" aria-label="{esc(said)}" title="{esc(said)}">{esc(shown)}</button>')
+    return f'<div class="words">{"".join(out)}</div>'
+
+
+def scale(low: float, high: float) -> str:
+    return f'<div class="scale"><span>{low:.3f}</span><i aria-hidden="true"></i><span>{high:.3f}</span></div>'
+
+
+def plan_line(sentence: str) -> str:
+    keys = '<span class="key"><i class="k"></i>kept</span><span class="key"><i class="g"></i>dropped</span><span class="key"><i class="f"></i>protected</span>'
+    return f'<p class="plan-line" role="status">{keys}{esc(sentence)}</p>'
+
+
+def glance(full: str, pruned: str) -> str:
+    """Both answers in one line, for the dock."""
+    if not full and not pruned:
+        return ""
+    cells = "".join(f"<span title=\"{esc(text)}\"><b>{name}</b>{esc(text)}</span>" for name, text in (("Full", full), ("Pruned", pruned)))
+    return f'<p class="glance" aria-hidden="true">{cells}</p>'
+
+
+def answer(title: str, side: str, text: str, meta: str = "", spans: Sequence[tuple[int, int, str]] = (), growing: bool = False) -> str:
+    """One answer. spans: (start, end, tag) with tag "mark" (first divergent word) or "differs", in order, not overlapping."""
+    body, at = "", 0
+    for start, end, tag in spans:
+        open_, close = ("<mark>", "</mark>") if tag == "mark" else ('<span class="differs">', "</span>")
+        shown = esc(text[start:end]) if end > start else "<em>(ends here)</em>"
+        body += esc(text[at:start]) + open_ + shown + close
+        at = end
+    body += esc(text[at:])
+    caret = '<span class="caret" aria-hidden="true"></span>' if growing else ""
+    empty = "" if (body or growing) else " empty"
+    shown = body or ("" if growing else "No words yet.")
+    return (f'<div class="answer"><h3>{esc(title)}<span>{esc(side)}</span></h3>'
+            f'<p class="text{empty}" aria-live="polite" aria-busy="{str(growing).lower()}">{shown}{caret}</p><p class="meta">{esc(meta)}</p></div>')
+
+
+def differing_words(full: str, pruned: str) -> tuple[list[tuple[int, int, str]], list[tuple[int, int, str]]]:
+    """Spans of the words that differ, in each text; the first of each is the divergent word."""
+    left, right = ([m.span() for m in re.finditer(r"\S+", t)] for t in (full, pruned))
+    matcher = difflib.SequenceMatcher(None, [full[a:b] for a, b in left], [pruned[a:b] for a, b in right], autojunk=False)
+    out: tuple[list, list] = ([], [])
+    for op, a0, a1, b0, b1 in matcher.get_opcodes():
+        if op == "equal":
+            continue
+        for side, spans, first, last in ((0, left, a0, a1), (1, right, b0, b1)):
+            out[side].extend((*spans[k], "differs") for k in range(first, last))
+    index = next((k for k, (a, b) in enumerate(zip(left, right)) if full[a[0]:a[1]] != pruned[b[0]:b[1]]), None)
+    if index is None and len(left) != len(right):
+        index = min(len(left), len(right))
+    if index is not None:
+        for side, spans, text in ((0, left, full), (1, right, pruned)):
+            place = spans[index] if index < len(spans) else (len(text), len(text))
+            out[side][:] = sorted([s for s in out[side] if s[:2] != place] + [(*place, "mark")])
+    return out
+
+
+def count(number: float) -> str:
+    """1234567 -> '1.23 M'."""
+    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}×"
+
+
+def verdict(comparison, dropped: int, layers: int) -> str:
+    saved = 1 - comparison.parameters_pruned / comparison.parameters_full
+    if not dropped:
+        return "Nothing is dropped: both are the same model."
+    gone = f"{dropped} of {layers} layers gone, {100 * saved:.0f} % fewer parameters"
+    if comparison.full.text.strip() == comparison.pruned.text.strip():
+        return f"Same answer with {gone}."
+    left, right = comparison.full.text.split(), comparison.pruned.text.split()
+    at = next((k for k, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
+    return f"The answers part at word {at + 1}: {gone}."
+
+
+def metrics(comparison, dropped: int, layers: int, correct: str | None = None) -> str:
+    """The table of size, speed and fidelity, under a verdict in one sentence."""
+    c = comparison
+    saved = c.parameters_pruned / c.parameters_full - 1
+    truth = ""
+    if correct:
+        marks = [f"{name} {'✓ right' if a.text.strip().lower().rstrip('.') == correct.lower() else '✗ wrong'}" for name, a in (("full", c.full), ("pruned", c.pruned))]
+        truth = f'<p class="read">Correct answer: <strong>{esc(correct)}</strong> ({", ".join(marks)}).</p>'
+    rows = [
+        ("Decoder layers", "", str(layers), str(layers - dropped), f"{-dropped:+d}" if dropped else "0"),
+        ("Parameters", "the whole model", count(c.parameters_full), count(c.parameters_pruned), f"{100 * saved:+.1f} %"),
+        ("First token", "time from image and prompt", milliseconds(c.full.prefill_ms), milliseconds(c.pruned.prefill_ms), times(c.speedup_prefill)),
+        ("Each further token", "mean", milliseconds(c.full.per_token_ms), milliseconds(c.pruned.per_token_ms), times(c.speedup_decode)),
+        ("Agreement", "same next token, reading the full model's answer", "100 %", f"{100 * c.agreement:.0f} %", ""),
+        ("KL divergence", "nats per token; 0 = same predictions", "0", f"{c.kl:.3f}", ""),
+    ]
+    body = "".join(f'<tr><th scope="row">{esc(a)}{f"<small>{esc(b)}</small>" if b else ""}</th><td>{esc(x)}</td><td>{esc(y)}</td><td>{esc(z)}</td></tr>' for a, b, x, y, z in rows)
+    return (f'<p class="verdict">{esc(verdict(c, dropped, layers))}</p>{truth}<table class="facts"><thead><tr><th scope="col">Measure</th><th scope="col">Full</th><th scope="col">Pruned</th>'
+            f'<th scope="col">Change</th></tr></thead><tbody>{body}</tbody></table>')
