@@ -36,3 +36,11 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
         lengths = torch.tensor([[s.length] for s in samples])
         batch["attention_mask"] = (torch.arange(longest) >= longest - lengths).long().to(batch["input_ids"].device)
     return batch
+
+
+def batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
+    """Indices of samples that fit into one batch, at most `batch_size` a batch, lengths alike within a batch."""
+    groups: dict[tuple, list[int]] = {}
+    for i in sorted(range(len(samples)), key=lambda i: samples[i].length):
+        groups.setdefault(shape_key(samples[i]), []).append(i)
+    return [members[start : start + batch_size] for members in groups.values() for start in range(0, len(members), batch_size)]

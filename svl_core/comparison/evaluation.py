@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from svl_core.comparison.answer import room_for_answer
-from svl_core.comparison.batching import collate, shape_key
+from svl_core.comparison.batching import batches, collate
 from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
 from svl_core.comparison.jsonl import image_path, read_rows
 from svl_core.errors import Cancelled, InputError
@@ -157,10 +157,7 @@ def normalise(text: str) -> str:
 def answer_batch(lvlm: LVLM, samples: Sequence[Sample], *, max_new_tokens: int = 64, cancel: threading.Event | None = None) -> list[tuple[int, ...]]:
     """Greedy token ids for each of several samples, decoded together; each ends with its end-of-sequence token if it got there."""
     found: dict[int, tuple[int, ...]] = {}
-    groups: dict[tuple, list[int]] = {}
-    for i, sample in enumerate(samples):
-        groups.setdefault(shape_key(sample), []).append(i)
-    for members in groups.values():
+    for members in batches(samples, batch_size=max(len(samples), 1)):
         found |= zip(members, _decode_group(lvlm, [samples[i] for i in members], max_new_tokens, cancel))
     return [found[i] for i in range(len(samples))]
 
@@ -196,7 +193,7 @@ def evaluate(
     questions: Iterable[Question],
     *,
     data: str = "",
-    batch_size: int = 64,
+    batch_size: int = 32,
     max_new_tokens: int = 64,
     progress: Callable[[float, str], None] | None = None,
     cancel: threading.Event | None = None,

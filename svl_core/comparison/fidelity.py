@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from svl_core.comparison.answer import Answer, answer
 from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
-from svl_core.errors import Cancelled, InputError
+from svl_core.comparison.forcing import forced_logits, kl_per_token, token_losses
+from svl_core.errors import Cancelled
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 
@@ -69,25 +68,6 @@ class Comparison:
         }
 
 
-@torch.inference_mode()
-def forced_logits(lvlm: LVLM, sample: Sample, ids: Sequence[int]) -> torch.Tensor:
-    """Teacher forcing: float32 logits (n, vocab) with which the model predicts each of the n tokens `ids` after the sample."""
-    if not ids:
-        raise InputError("Found an empty answer; expected at least one token to compare on; let the full model answer first.")
-    decoding = Decoding(lvlm, sample.inputs)
-    rows = [decoding.logits]
-    if len(ids) > 1:
-        rows.append(decoding.feed(torch.tensor([list(ids[:-1])], device=decoding.logits.device))[0])
-    return torch.cat(rows).float()
-
-
-@torch.inference_mode()
-def kl_per_token(full: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
-    """KL(full || pruned) of each row of two (n, vocab) logits, in nats, float64, (n,)."""
-    p, q = full.double().log_softmax(-1), pruned.double().log_softmax(-1)
-    return torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1).clamp_min(0)
-
-
 def first_divergence(full: Sequence, pruned: Sequence) -> int | None:
     """Index of the first element where two sequences differ (the shorter's length if it begins the longer); None if equal."""
     for i, (a, b) in enumerate(zip(full, pruned)):
@@ -133,12 +113,11 @@ def compare(
     ids = answers[0].token_ids
     logits = []
     for lvlm in (full, pruned):
-        logits.append(forced_logits(lvlm, sample, ids))
+        logits += forced_logits(lvlm, [sample], [ids])
         _check(cancel)
-    chosen = torch.tensor(ids, device=logits[0].device)
     words = divergent_words(answers[0].text, answers[1].text)
     top = [greedy(x, image_token_ids(full)) for x in logits]
-    probabilities = [x.softmax(-1)[torch.arange(len(ids)), chosen].tolist() for x in logits]
+    probabilities = [(-token_losses(x, ids)).exp().tolist() for x in logits]
     return Comparison(
         full=answers[0],
         pruned=answers[1],

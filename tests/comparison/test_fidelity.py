@@ -10,7 +10,8 @@ import torch
 from scipy.stats import entropy
 
 from svl_core.comparison.answer import answer
-from svl_core.comparison.fidelity import compare, divergent_words, first_divergence, forced_logits, kl_per_token
+from svl_core.comparison.fidelity import compare, divergent_words, first_divergence
+from svl_core.comparison.forcing import forced_logits, kl_per_token, token_losses
 from svl_core.errors import Cancelled, InputError
 from svl_core.pruning.view import pruned_view
 
@@ -71,14 +72,28 @@ def test_forced_logits_equal_one_uncached_pass(tiny, tiny_sample):
     inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(1, 4, dtype=torch.long)], 1)
     with torch.no_grad():
         oracle = tiny.model(**inputs, use_cache=False).logits[0, tiny_sample.length - 1 : -1]
-    torch.testing.assert_close(forced_logits(tiny, tiny_sample, ids), oracle, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(forced_logits(tiny, [tiny_sample], [ids])[0], oracle, atol=1e-5, rtol=1e-5)
+
+
+def test_forcing_a_batch_equals_one_by_one(tiny, image):
+    samples = [tiny.encode(image, p) for p in ("what", "what is in the picture ?", "a cat and a dog")]
+    answers = [[5, 9, 7, 11], [6], [8, 12]]
+    together = forced_logits(tiny, samples, answers, batch_size=2)
+    for found, sample, ids in zip(together, samples, answers):
+        torch.testing.assert_close(found, forced_logits(tiny, [sample], [ids])[0], atol=1e-4, rtol=1e-4)
+        assert len(found) == len(ids)
+
+
+def test_token_losses_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])
+    assert token_losses(logits, [0, 1]).tolist() == pytest.approx([math.log(2), math.log(4)])
 
 
 def test_report_of_a_pruned_model_follows_its_definitions(tiny, tiny_sample):
     pruned = pruned_view(tiny, [0, 1, 4, 5])
     report = compare(tiny, pruned, tiny_sample, max_new_tokens=6)
     ids = report.full.token_ids
-    a, b = (forced_logits(m, tiny_sample, ids).double() for m in (tiny, pruned))
+    a, b = (forced_logits(m, [tiny_sample], [ids])[0].double() for m in (tiny, pruned))
     expected = np.mean([entropy(x.softmax(-1), y.softmax(-1)) for x, y in zip(a, b)])
     assert report.kl == pytest.approx(expected, rel=1e-5) and report.kl > 0
     assert report.token_probabilities[1] == pytest.approx([float(y.softmax(-1)[i]) for y, i in zip(b, ids)], rel=1e-4)
@@ -106,4 +121,4 @@ def test_cancel(tiny, tiny_sample):
 
 def test_nothing_to_force(tiny, tiny_sample):
     with pytest.raises(InputError, match="empty answer"):
-        forced_logits(tiny, tiny_sample, [])
+        forced_logits(tiny, [tiny_sample], [[]])
