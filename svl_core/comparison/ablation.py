@@ -1,0 +1,212 @@
+"""The ablation map: what each decoder layer is for, read off by skipping it alone and in every block of two to four.
+
+The reference is the full model's own greedy answer: each skipped model reads it token by token (teacher forcing, one pass a
+sample), so that answers of any model, labelled or not, are measured alike and no answer is generated twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from svl_core.comparison.calibration import encode_all
+from svl_core.comparison.decoding import greedy, image_token_ids
+from svl_core.comparison.evaluation import Question, Tally, answer_batch, normalise
+from svl_core.comparison.forcing import forced_logits, iterate_forced, kl_per_token, token_losses
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.encoding import printable
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+from svl_core.pruning.view import pruned_view
+
+SIZES = (1, 2, 3, 4)  # layers skipped together
+Measure = Literal["accuracy", "exact", "agreement", "kl", "loss"]
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class AblationRow:
+    """The model without `layers` (0-based, () = the full one) on n samples.
+
+    kl: (n,) mean KL(full || without) over the answer's tokens, nats/token.
+    agreement: (n,) share 0..1 of the answer's tokens that are still the most likely.
+    losses: for each sample the loss -log p of each token of the full model's answer, nats.
+    """
+
+    layers: tuple[int, ...]
+    kl: np.ndarray
+    agreement: np.ndarray
+    losses: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self):
+        for name in ("kl", "agreement"):
+            array = np.array(getattr(self, name), dtype=np.float64)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    @property
+    def exact(self) -> np.ndarray:
+        """(n,) whether the greedy answer is the full model's: all its tokens are still the most likely."""
+        return self.agreement == 1
+
+    @property
+    def loss(self) -> np.ndarray:
+        """(n,) mean loss of the answer's tokens, nats/token."""
+        return np.array([np.mean(each) for each in self.losses])
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """Every block skipped, measured on the same n samples.
+
+    kinds: the kind of each sample's question ("" for unlabelled samples). right: whether the full model's answer is the
+    true one (None: unlabelled). tokens: the pieces of each sample's answer, for reading `losses`. rows follow size, then layer.
+    """
+
+    model: str
+    num_layers: int
+    data: str
+    kinds: tuple[str, ...]
+    right: tuple[bool, ...] | None
+    answers: tuple[str, ...]
+    tokens: tuple[tuple[str, ...], ...]
+    full: AblationRow
+    rows: tuple[AblationRow, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Kinds of question, in order of first appearance."""
+        return tuple(dict.fromkeys(self.kinds))
+
+    def tally(self, row: AblationRow, kind: str) -> Tally | None:
+        """Questions of a kind that are still answered rightly; None without labels.
+
+        A lower bound: a question that the full model gets wrong and the skipped one right does not count.
+        """
+        if self.right is None:
+            return None
+        marks = [bool(same and right) for same, right, k in zip(row.exact, self.right, self.kinds) if k == kind]
+        return Tally(len(marks), sum(marks))
+
+    def value(self, row: AblationRow, measure: Measure, kind: str) -> float:
+        """A row's mean over the samples of a kind. `accuracy` needs labels."""
+        if measure == "accuracy":
+            if self.right is None:
+                raise InputError("Found unlabelled samples; expected questions with answers for accuracy; choose agreement, kl or loss.")
+            return self.tally(row, kind).accuracy
+        members = np.array([k == kind for k in self.kinds])
+        return float(np.asarray(getattr(row, measure), dtype=np.float64)[members].mean())
+
+    def matrix(self, measure: Measure, size: int = 1) -> np.ndarray:
+        """(L - size + 1, kinds): the measure with `size` layers skipped from each first layer on; NaN where a layer cannot go."""
+        table = np.full((self.num_layers - size + 1, len(self.columns)), np.nan)
+        for row in self.rows:
+            if len(row.layers) == size:
+                table[row.layers[0]] = [self.value(row, measure, kind) for kind in self.columns]
+        return table
+
+    def token_matrix(self, sample: int, size: int = 1) -> np.ndarray:
+        """(L - size + 1, n tokens): the rise of each answer token's loss over the full model's, nats, for one sample."""
+        table = np.full((self.num_layers - size + 1, len(self.tokens[sample])), np.nan)
+        for row in self.rows:
+            if len(row.layers) == size:
+                table[row.layers[0]] = np.subtract(row.losses[sample], self.full.losses[sample])
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "layers": self.num_layers,
+            "data": self.data,
+            "n": len(self.kinds),
+            "kinds": [kind for kind in self.columns if kind],
+            "full": self._row_json(self.full),
+            "rows": [self._row_json(row) for row in self.rows],
+            **({} if self.right is not None else {"answers": list(self.answers), "tokens": [list(t) for t in self.tokens]}),
+        }
+
+    def _row_json(self, row: AblationRow) -> dict[str, Any]:
+        out = {"layers": list(row.layers), "kl": float(row.kl.mean()), "agreement": float(row.agreement.mean()), "exact": float(row.exact.mean()), "loss": float(row.loss.mean())}
+        if self.right is None:
+            return out | {"token_losses": [list(each) for each in row.losses]}
+        marks = [self.tally(row, kind) for kind in self.columns]
+        out["accuracy"] = sum(t.correct for t in marks) / sum(t.n for t in marks)
+        out["by_kind"] = {k or "all": t.to_json() | {"kl": self.value(row, "kl", k), "loss": self.value(row, "loss", k)} for k, t in zip(self.columns, marks)}
+        return out
+
+
+def blocks(num_layers: int, sizes: Iterable[int] = SIZES, protected: Sequence[int] = ()) -> list[tuple[int, ...]]:
+    """Every run of `sizes` neighbouring layers that holds no protected layer and leaves at least one layer."""
+    runs = (tuple(range(first, first + size)) for size in sizes for first in range(num_layers - size + 1))
+    return [run for run in runs if len(run) < num_layers and not set(run) & set(protected)]
+
+
+def ablate(
+    lvlm: LVLM,
+    samples: Sequence[Sample],
+    *,
+    sizes: Iterable[int] = SIZES,
+    data: str = "",
+    questions: Sequence[Question] | None = None,
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> Ablation:
+    """Skips every block of every size in turn; one teacher-forced pass over the samples for each.
+
+    `questions` are the labels of `samples`, if there are any. Raises InputError for no samples or no size of at least 1, Cancelled.
+    """
+    samples, sizes = list(samples), sorted(set(sizes))
+    if not samples:
+        raise InputError("Found no samples; expected at least one image and prompt; add some.")
+    runs = blocks(lvlm.num_layers, sizes, lvlm.protected)
+    if not sizes or sizes[0] < 1 or not runs:
+        raise InputError(f"Found block sizes {sizes}; expected some from 1 to {lvlm.num_layers - 1}; change them.")
+    report = progress or (lambda fraction, what: None)
+    report(0.0, "answering with the full model")
+    ids = []
+    for start in range(0, len(samples), batch_size):
+        ids += answer_batch(lvlm, samples[start : start + batch_size], max_new_tokens=max_new_tokens, cancel=cancel)
+    reference = forced_logits(lvlm, samples, ids, batch_size=batch_size, cancel=cancel)
+    rows = []
+    for done, run in enumerate([(), *runs]):
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("Stopped before the ablation map was complete.")
+        report(done / (len(runs) + 1), f"skipping layers {run[0]} to {run[-1]}" if len(run) > 1 else f"skipping layer {run[0]}" if run else "measuring the full model")
+        without = pruned_view(lvlm, [i for i in range(lvlm.num_layers) if i not in run]) if run else lvlm
+        rows.append(_measure(without, run, samples, ids, reference, batch_size, cancel))
+    report(1.0, "ablation map complete")
+    answers = tuple(lvlm.tokenizer.decode(each, skip_special_tokens=True) for each in ids)
+    return Ablation(
+        model=lvlm.name,
+        num_layers=lvlm.num_layers,
+        data=data,
+        kinds=tuple(q.kind for q in questions) if questions else ("",) * len(samples),
+        right=tuple(normalise(a) == normalise(q.answer) for a, q in zip(answers, questions)) if questions else None,
+        answers=answers,
+        tokens=tuple(printable(lvlm.tokenizer, each) for each in ids),
+        full=rows[0],
+        rows=tuple(rows[1:]),
+    )
+
+
+def ablate_questions(lvlm: LVLM, questions: Iterable[Question], **options) -> Ablation:
+    """`ablate` on labelled questions: the map then holds the accuracy on each kind."""
+    questions = list(questions)
+    samples = encode_all(lvlm, [(q.image, q.question) for q in questions], cancel=options.get("cancel"))
+    return ablate(lvlm, samples, questions=questions, **options)
+
+
+def _measure(lvlm: LVLM, layers: tuple[int, ...], samples, ids, reference, batch_size: int, cancel) -> AblationRow:
+    kl, agreement, losses = np.zeros(len(samples)), np.zeros(len(samples)), [()] * len(samples)
+    forbidden = image_token_ids(lvlm)
+    for i, logits in iterate_forced(lvlm, samples, ids, batch_size=batch_size, cancel=cancel):
+        kl[i] = float(kl_per_token(reference[i], logits).mean())
+        agreement[i] = float((greedy(reference[i], forbidden) == greedy(logits, forbidden)).double().mean())
+        losses[i] = tuple(token_losses(logits, ids[i]).tolist())
+    return AblationRow(layers, kl, agreement, tuple(losses))
