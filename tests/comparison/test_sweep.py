@@ -1,0 +1,146 @@
+"""Sweeps: rows equal `compare`, resume, cancel, cliffs and Pareto rows by hand, CSV, refusals."""
+
+import csv
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from svl_core.analysis.importance import importance
+from svl_core.analysis.redundancy import redundancy
+from svl_core.analysis.trace import trace
+from svl_core.comparison.answer import answer
+from svl_core.comparison.evaluation import Question
+from svl_core.comparison.fidelity import compare
+from svl_core.comparison.sweep import SweepRow, cliff, pareto, sweep
+from svl_core.errors import Cancelled, InputError
+from svl_core.pruning.plan import plan
+from svl_core.pruning.prune import prune
+
+QUICK = {"max_new_tokens": 4, "repeats": 1, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def sets(tiny, image):
+    """(measured, fit) samples."""
+    asked = [tiny.encode(image, p) for p in ("what is in the top left ?", "a cat", "how many apples are there", "where is the guitar ?")]
+    return asked[:2], asked[2:]
+
+
+def row(drop, agreement, speedup=1.0, kl=0.0, accuracy=None, criterion="svl"):
+    return SweepRow(criterion, "none", drop, tuple(range(drop)), kl, agreement, 0.0, accuracy, speedup, 1.0, 1.0, 100)
+
+
+def test_rows_equal_compare(tiny, sets):
+    measured, fit = sets
+    found = sweep(tiny, measured, fit, criteria=["shortgpt"], drops=[0, 2], **QUICK)
+    traced = trace(tiny, fit)
+    pruned = prune(tiny, plan(redundancy(traced, importance(traced), "shortgpt"), 2))
+    reports = [compare(tiny, pruned, sample, max_new_tokens=4) for sample in measured]
+    zero, two = found.rows
+    assert (zero.kl, zero.agreement, zero.exact, zero.drop, zero.layers) == (0, 1, 1, 0, ())
+    assert two.kl == pytest.approx(np.mean([r.kl for r in reports]), rel=1e-3)
+    assert two.agreement == pytest.approx(np.mean([r.agreement for r in reports]))
+    assert two.exact == np.mean([r.exact for r in reports])
+    assert two.parameters == pruned.num_parameters and two.speedup > 0 and two.accuracy is None
+
+
+def test_every_combination_once_and_json(tiny, sets):
+    seen = []
+    found = sweep(tiny, *sets, criteria=["svl", "random"], compensations=["none", "scp"], drops=[1, 2], draws=2, progress=lambda f, what: seen.append(f), **QUICK)
+    assert [(r.criterion, r.compensation, r.drop) for r in found.rows] == [(c, k, d) for c in ("svl", "random") for k in ("none", "scp") for d in (1, 2)]
+    assert all((r.spread is None) == (r.criterion != "random") for r in found.rows)
+    assert seen == sorted(seen) and seen[-1] == 1
+    out = json.loads(json.dumps(found.to_json()))
+    assert {"criterion", "compensation", "drop", "kl", "agreement", "exact", "speedup"} <= set(out["rows"][0])
+    assert len(out["cliffs"]) == 4 and out["pareto"] and out["layers"] == 6
+
+
+def test_default_drop_counts_are_all_droppable_layers(tiny, sets):
+    assert [r.drop for r in sweep(tiny, *sets, **QUICK).rows] == [0, 1, 2, 3, 4]
+
+
+def test_accuracy_on_labelled_questions(tiny, sets, image):
+    text = answer(tiny, tiny.encode(image, "what"), max_new_tokens=4).text
+    found = sweep(tiny, *sets, drops=[0], questions=[Question(image, "what", text), Question(image, "what", "no")], **QUICK)
+    assert found.rows[0].accuracy == 0.5
+
+
+def test_random_rows_are_means_over_draws(tiny, sets):
+    both = sweep(tiny, *sets, criteria=["random"], drops=[2], draws=2, seed=3, **QUICK).rows[0]
+    each = [sweep(tiny, *sets, criteria=["random"], drops=[2], draws=1, seed=s, **QUICK).rows[0] for s in (3, 4)]
+    assert both.kl == pytest.approx(np.mean([r.kl for r in each])) and both.spread["kl"] == pytest.approx(np.std([r.kl for r in each], ddof=1))
+
+
+def test_resume_goes_on_where_it_stopped(tiny, sets, tmp_path):
+    file, cancel = tmp_path / "sweep.json", threading.Event()
+
+    def stop_at_third(fraction, what):
+        if "3 of" in what:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        sweep(tiny, *sets, drops=[1, 2, 3, 4], resume=file, progress=stop_at_third, cancel=cancel, **QUICK)
+    written = json.loads(file.read_text())["rows"]
+    assert 1 <= len(written) < 4
+    steps = []
+    found = sweep(tiny, *sets, drops=[1, 2, 3, 4], resume=file, progress=lambda f, what: steps.append(what), **QUICK)
+    assert [r.drop for r in found.rows] == [1, 2, 3, 4] and [r.to_json() for r in found.rows[: len(written)]] == written
+    assert not any(what.startswith("svl, none, 1 of") for what in steps)
+    more = sweep(tiny, *sets, criteria=["svl", "shortgpt"], drops=[1], resume=file, **QUICK)
+    assert len(more.rows) == 2 and len(json.loads(file.read_text())["rows"]) == 5
+    with pytest.raises(InputError, match="other settings"):
+        sweep(tiny, *sets, drops=[1], seed=9, resume=file, **QUICK)
+
+
+def test_resume_refuses_other_files(tiny, sets, tmp_path):
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(InputError, match="no sweep"):
+        sweep(tiny, *sets, drops=[1], resume=tmp_path / "x.json", **QUICK)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"criteria": ["svk"]}, "expected one of svl"),
+        ({"compensations": ["glue"]}, "expected one of none"),
+        ({"criteria": []}, "no criterion"),
+        ({"drops": [5]}, "from 0 to 4"),
+        ({"drops": [-1]}, "from 0 to 4"),
+    ],
+)
+def test_refusals(tiny, sets, options, says):
+    with pytest.raises(InputError, match=says):
+        sweep(tiny, *sets, **options)
+
+
+def test_nothing_is_measured_on_what_it_was_fitted(tiny, sets):
+    measured, fit = sets
+    with pytest.raises(InputError, match="among those measured"):
+        sweep(tiny, measured, measured)
+    with pytest.raises(InputError, match="measure on"):
+        sweep(tiny, [], fit)
+    assert sweep(tiny, measured, [*fit, measured[0]], drops=[1], **QUICK).header["fit"]["samples"] == 2
+
+
+def test_cliff_by_hand():
+    curve = [row(0, 1.0), row(1, 0.98), row(2, 0.95), row(3, 0.6), row(4, 0.5)]
+    assert cliff(curve) == 3
+    assert cliff(curve[:3]) is None and cliff(curve[:3], fall=0.03) == 2
+    assert cliff([]) is None and cliff(curve[:1]) is None
+    assert cliff([row(0, 1, kl=0.0), row(1, 1, kl=0.1), row(2, 1, kl=2.0)], "kl") == 2
+    with pytest.raises(InputError, match="without accuracy"):
+        cliff(curve, "accuracy")
+
+
+def test_pareto_by_hand():
+    rows = [row(0, 1.0, 1.0), row(1, 0.9, 1.2), row(1, 0.95, 1.2), row(2, 0.5, 1.1), row(3, 0.7, 1.5), row(4, 0.7, 1.4)]
+    assert [(r.agreement, r.speedup) for r in pareto(rows)] == [(1.0, 1.0), (0.95, 1.2), (0.7, 1.5)]
+
+
+def test_csv(tiny, sets):
+    lines = list(csv.DictReader(io.StringIO(sweep(tiny, *sets, drops=[0, 2], **QUICK).to_csv())))
+    assert [line["drop"] for line in lines] == ["0", "2"] and lines[0]["layers"] == "" and len(lines[1]["layers"].split()) == 2
+    assert lines[0]["accuracy"] == "" and float(lines[0]["kl"]) == 0
