@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 STAND_IN = "\ue0f0\ue0f1\ue0f0"  # private-use characters: no template, tokenizer or user writes these
 BREAK = "\u2060"  # word joiner, put into a special token's text to break it; its own tokens are taken out again
+NOT_FOR_THE_MODEL = ("labels", "rows", "cols", "num_crops", "num_patches")  # what some processors return beside the model's inputs
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
 
@@ -39,14 +40,14 @@ def encode(lvlm: LVLM, image, prompt: str) -> Sample:
     if not images and lvlm.family.image_required:
         raise InputError(f"Found no image; expected one, for {lvlm.family.name} models answer about images only; add an image.")
     words = _Words(lvlm.tokenizer, prompt, _control_ids(lvlm))
-    inputs = _processed(lvlm, images, words)
+    inputs, cuts = _processed(lvlm, images, words)
     ids = inputs["input_ids"][0]
     if lvlm.max_positions is not None and len(ids) >= lvlm.max_positions:
         raise InputError(f"Found a question of {len(ids)} positions with its image; expected fewer than {lvlm.max_positions}, the model's context, so that the answer has room; shorten the prompt.")
 
     visual_id = families.image_token_id(lvlm.model.config)
     visual = (ids == visual_id).nonzero()[:, 0].numpy() if images and lvlm.family.in_sequence and visual_id is not None else np.zeros(0, np.int64)
-    places = geometry.place(lvlm, inputs, images, len(visual))
+    places = geometry.place(lvlm, inputs, images, cuts, len(visual))
     dtype, device = lvlm.dtype, lvlm.device
     on_device = {name: value.to(device, dtype) if value.is_floating_point() else value.to(device) for name, value in inputs.items()}
     return Sample(inputs=on_device, visual=visual, textual=np.setdiff1d(np.arange(len(ids)), visual), prompt_positions=np.setdiff1d(words.positions, visual),
@@ -190,9 +191,9 @@ def _control_ids(lvlm: LVLM) -> frozenset[int]:
 
 # Processor
 
-def _processed(lvlm: LVLM, images: Sequence[Image.Image], words: _Words) -> dict[str, torch.Tensor]:
-    """The processor's tensors for a batch of one, on the CPU."""
-    text = _rendered(lvlm, len(images))
+def _processed(lvlm: LVLM, images: Sequence[Image.Image], words: _Words) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
+    """The processor's tensors for a batch of one, on the CPU, and what its image processor told about cutting the images."""
+    text, cuts = _rendered(lvlm, len(images)), {}
     bos = lvlm.tokenizer.bos_token
     options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
     if lvlm.processor is lvlm.tokenizer:
@@ -200,9 +201,16 @@ def _processed(lvlm: LVLM, images: Sequence[Image.Image], words: _Words) -> dict
     else:
         processor = copy.copy(lvlm.processor)
         processor.tokenizer = words
+        placeholder = getattr(processor, "replace_image_token", None)
+
+        def noting(image_inputs, *args, **kwargs):
+            cuts.update(image_inputs)
+            return placeholder(image_inputs, *args, **kwargs)
+
+        processor.replace_image_token = noting
         try:
             made = processor(images=[list(images)] if images else None, text=[text], return_tensors="pt", **options)
         except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError, OSError) as error:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
             raise InputError(f"Found images ({sizes} pixels) that the processor of {lvlm.name} does not take ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try another one.") from error
-    return {name: torch.as_tensor(value) if not isinstance(value, torch.Tensor) else value for name, value in made.items() if name != "labels"}
+    return {name: torch.as_tensor(value) for name, value in made.items() if name not in NOT_FOR_THE_MODEL}, cuts

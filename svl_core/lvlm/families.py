@@ -40,8 +40,26 @@ class Family:
     mark: str = "image"
 
 
+NO_THINKING = {"enable_thinking": False}  # ask reasoning models for the answer itself
 FAMILIES: tuple[Family, ...] = (
     Family("LLaVA", ("llava",), "square", plain_prompt="USER: {images}\n{prompt} ASSISTANT:"),
+    Family("LLaVA (Pixtral)", ("llava",), "row_breaks", vision_types=("pixtral",), plain_prompt="<s>[INST]{images}{prompt}[/INST]"),
+    Family("LLaVA-NeXT", ("llava_next",), "resolution_grids", plain_prompt="USER: {images}\n{prompt} ASSISTANT:"),
+    Family("LLaVA-OneVision", ("llava_onevision",), "resolution_grids"),
+    Family("SmolVLM", ("smolvlm",), "row_column_tiles"),
+    Family("Idefics3", ("idefics3",), "row_column_tiles"),
+    Family("Qwen2-VL", ("qwen2_vl",), "merged_grid"),
+    Family("Qwen2.5-VL", ("qwen2_5_vl",), "merged_grid"),
+    Family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), "merged_grid", protect="deepstack", template_options=NO_THINKING),
+    Family("Qwen3.5", ("qwen3_5", "qwen3_5_moe"), "merged_grid", protect="last_full_attention", template_options=NO_THINKING),
+    Family("InternVL", ("internvl",), "canvas_tiles"),
+    Family("Aya Vision", ("aya_vision",), "canvas_tiles"),
+    Family("PaliGemma", ("paligemma",), "square", plain_prompt="{images}{prompt}", image_required=True),
+    Family("Gemma3", ("gemma3",), "square", mark="boi"),
+    Family("Gemma3n", ("gemma3n",), "square", protect="shared_keys"),
+    Family("Gemma4", ("gemma4",), "pooled_grid", protect="shared_keys", template_options=NO_THINKING),
+    Family("Mistral3", ("mistral3",), "row_breaks", plain_prompt="<s>[INST]{images}{prompt}[/INST]"),
+    Family("Mllama", ("mllama",), "square", in_sequence=False, plain_prompt="{images}<|begin_of_text|>{prompt}"),
 )
 GENERIC = Family("generic", (), "generic")
 
@@ -93,12 +111,27 @@ def count_parameters(model) -> int:
 
 # Layers that cannot go
 
-PROTECTION = {"none": lambda text, config: ()}
+def _deepstack(text, config) -> range:
+    """The first layers, each followed by visual features of its own (Qwen3-VL)."""
+    return range(len(config.vision_config.deepstack_visual_indexes))
+
+
+def _last_full_attention(text, config) -> list[int]:
+    """The last full-attention layer of a hybrid: without one there is no cache that counts positions (Qwen3.5)."""
+    return [i for i, kind in enumerate(text.layer_types) if kind == "full_attention"][-1:]
+
+
+def _shared_keys(text, config) -> list[int]:
+    """Layers whose keys and values later layers use, and the last layer, whose kind is fixed (Gemma3n, Gemma4)."""
+    return [i for i, mode in enumerate(text.kv_sharing_modes) if mode == "store"] + [text.num_hidden_layers - 1]
+
+
+PROTECTION = {"none": lambda text, config: (), "deepstack": _deepstack, "last_full_attention": _last_full_attention, "shared_keys": _shared_keys}
 
 
 def protected_layers(family: Family, config) -> tuple[int, ...]:
     """Indices of the layers present that must stay for this family to work."""
-    return tuple(sorted(PROTECTION[family.protect](config.get_text_config(decoder=True), config)))
+    return tuple(sorted(set(PROTECTION[family.protect](config.get_text_config(decoder=True), config))))
 
 
 # Cutting a config down to the kept layers
@@ -107,6 +140,8 @@ PER_LAYER = ("layer_types", "mlp_layer_types", "intermediate_size", "activation_
              "layer_rope_theta")  # lists with one entry a layer
 LAYER_INDICES = ("cross_attention_layers", "full_attn_idxs", "mlp_only_layers")  # lists of layer indices
 KEYED_BY_LAYER = ("per_layer_config",)  # dicts from layer index
+COUNTED_FROM_THE_END = ("num_kv_shared_layers",)  # how many of the last layers
+SLICED = {"embed_tokens_per_layer.weight": 1, "per_layer_model_projection.weight": 0}  # tensors with one block a layer along this dimension
 NOT_PER_LAYER = ("architectures", "eos_token_id", "bos_token_id", "pad_token_id", "keys_to_ignore_at_inference", "mrope_section", "id2label", "label2id",
                  "deepstack_visual_indexes", "suppress_tokens", "begin_suppress_tokens", "attribute_map", "base_model_tp_plan", "base_model_pp_plan")
 
@@ -127,6 +162,8 @@ def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
             setattr(text, name, [position[old] for old in value if old in position])
         elif name in KEYED_BY_LAYER and isinstance(value, Mapping):
             setattr(text, name, {type(old)(position[int(old)]): entry for old, entry in value.items() if int(old) in position})
+        elif name in COUNTED_FROM_THE_END and isinstance(value, int):
+            setattr(text, name, sum(old >= layers - value for old in keep))
         elif name not in NOT_PER_LAYER and not name.startswith("_"):
             by_layer = isinstance(value, (list, tuple)) and len(value) == layers > 1
             by_layer |= isinstance(value, Mapping) and len(value) > 0 and {str(key) for key in value} == {str(i) for i in range(layers)}

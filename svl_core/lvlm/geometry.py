@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """What a geometry function may look at. count: number of visual positions of all images together."""
+    """What a geometry function may look at.
+
+    cuts: what the image processor told beside the model's inputs, such as rows and columns of tiles.
+    count: number of visual positions of all images together.
+    """
 
     lvlm: LVLM
     inputs: Mapping[str, torch.Tensor]
     images: Sequence[Image.Image]
+    cuts: Mapping[str, Any]
     count: int
 
     @property
@@ -48,11 +53,11 @@ class Places:
     grid: tuple[int, int] | None = None
 
 
-def place(lvlm: LVLM, inputs: Mapping[str, torch.Tensor], images: Sequence[Image.Image], count: int) -> PatchGeometry:
+def place(lvlm: LVLM, inputs: Mapping[str, torch.Tensor], images: Sequence[Image.Image], cuts: Mapping[str, Any], count: int) -> PatchGeometry:
     """The geometry of all `count` visual positions. Raises SVLError when the rule does not give one rectangle a position."""
     if not count:
         return PatchGeometry.empty()
-    places = GEOMETRIES[lvlm.family.geometry](View(lvlm, inputs, images, count))
+    places = GEOMETRIES[lvlm.family.geometry](View(lvlm, inputs, images, cuts, count))
     rects = np.concatenate([one.rects for one in places])
     if len(places) != len(images) or len(rects) != count:
         raise SVLError(f"Found {count} visual positions for {len(images)} images, but places for {len(rects)} in {len(places)}; the geometry of {lvlm.family.name} does not fit this processor.")
@@ -106,21 +111,126 @@ def resized(image: Image.Image, size) -> tuple[int, int]:
     raise SVLError(f"Found the resize setting {size}; expected height and width, or a shortest edge.")
 
 
+def tiled(rows: int, columns: int, side: int, overview: bool) -> Places:
+    """`rows` x `columns` tiles of `side` x `side` cells, tile after tile, then the whole image once more when `overview`."""
+    tiles = [grid_rects(side, side, (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows)) for r in range(rows) for c in range(columns)]
+    if not tiles or overview:
+        tiles.append(grid_rects(side, side))
+    return Places(np.concatenate(tiles), (side, side) if len(tiles) == 1 else None)
+
+
+def whole_side(cells: int, what: str) -> int:
+    """The side of a square grid of `cells`. Raises SVLError when they make no square."""
+    side = math.isqrt(max(cells, 0))
+    if side * side != cells or not side:
+        raise SVLError(f"Found {cells} visual positions {what}; expected a square number; the geometry does not fit this processor.")
+    return side
+
+
 # One function for each way of cutting
 
 def square(view: View) -> list[Places]:
-    """One grid of patches an image, row by row; a leading position without a place when the class token is kept (LLaVA)."""
+    """One grid an image, row by row: a cell a patch, or fewer cells where the model pools patches. A leading position
+    without a place when the class token is kept (LLaVA, PaliGemma, Gemma3, Gemma3n)."""
     height, width = view.inputs["pixel_values"].shape[-2:]
-    patch = view.config.vision_config.patch_size
+    share = view.count // len(view.images)
+    patch = getattr(view.config.vision_config, "patch_size", None) or 1
     rows, columns = height // patch, width // patch
-    extra = view.count // len(view.images) - rows * columns
+    extra = share - rows * columns
     if extra not in (0, 1):
-        raise SVLError(f"Found {view.count} visual positions for {len(view.images)} images of {rows} x {columns} patches; expected one a patch.")
+        rows = columns = whole_side(share, "an image")
+        extra, patch = 0, None
     places = []
     for image in view.images:
         x0, y0, x1, y1 = processed_box(view.image_processor, image, height, width)
-        box = x0, y0, x0 + (x1 - x0) * columns * patch / width, y0 + (y1 - y0) * rows * patch / height
-        places.append(Places(np.concatenate([nowhere(extra), grid_rects(rows, columns, box)]), None if extra else (rows, columns)))
+        if patch:  # pixels right of and below the last whole patch are not seen
+            x1, y1 = x0 + (x1 - x0) * columns * patch / width, y0 + (y1 - y0) * rows * patch / height
+        places.append(Places(np.concatenate([nowhere(extra), grid_rects(rows, columns, (x0, y0, x1, y1))]), None if extra else (rows, columns)))
+    return places
+
+
+def resolution_grids(view: View) -> list[Places]:
+    """A stretched overview, then the image at a resolution of the model's choice without its padding, each row closed by a
+    newline position (LLaVA-NeXT, LLaVA-OneVision)."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    vision = view.config.vision_config
+    side = vision.image_size // vision.patch_size
+    single = len(view.images) == 1 or not hasattr(view.config, "vision_aspect_ratio")  # OneVision cuts single images only
+    places = []
+    for image in view.images:
+        if not single:
+            places.append(Places(np.concatenate([grid_rects(side, side, squared_box(image)), nowhere(1)])))
+            continue
+        target = select_best_resolution((image.height, image.width), view.config.image_grid_pinpoints)
+        rows, columns = (edge // vision.image_size * side for edge in target)
+        shown = [min(math.ceil(edge * min(target[0] / image.height, target[1] / image.width)), limit) for edge, limit in zip((image.height, image.width), target)]
+        # rows or columns that hold nothing but padding are left out: transformers' unpad_image
+        top = left = 0
+        if image.width / image.height > columns / rows:
+            top = (rows - int(round(image.height * (columns / image.width), 7))) // 2
+        else:
+            left = (columns - int(round(image.width * (rows / image.height), 7))) // 2
+        cell = vision.image_size / side
+        box = tuple((position * cell - (target[axis] - shown[axis]) // 2) / shown[axis] for position, axis in ((left, 1), (top, 0), (columns - left, 1), (rows - top, 0)))
+        rows, columns = rows - 2 * top, columns - 2 * left
+        limit = str(getattr(view.config, "vision_aspect_ratio", "")).removeprefix("anyres_max_")
+        if limit.isdigit() and (ratio := math.sqrt(rows * columns / (int(limit) * side**2))) > 1.1:
+            rows, columns = int(rows // ratio), int(columns // ratio)
+        fine = grid_rects(rows, columns, box).reshape(rows, columns, 4)
+        fine = np.concatenate([fine, np.full((rows, 1, 4), np.nan)], axis=1).reshape(-1, 4)
+        places.append(Places(np.concatenate([grid_rects(side, side), fine])))
+    return places
+
+
+def squared_box(image: Image.Image) -> tuple[float, float, float, float]:
+    """The square that an image is padded to, the image in its middle, in shares of the image."""
+    edge = max(image.size)
+    left, top = (edge - image.width) // 2, (edge - image.height) // 2
+    return -left / image.width, -top / image.height, (edge - left) / image.width, (edge - top) / image.height
+
+
+def row_column_tiles(view: View) -> list[Places]:
+    """Tiles row by row, the whole image last; the image is stretched to a whole number of tiles (Idefics3, SmolVLM)."""
+    rows, columns = ([int(n) for part in view.cuts[name] for n in part] for name in ("rows", "cols"))
+    side = whole_side(view.count // sum(r * c + 1 for r, c in zip(rows, columns)), "a tile")
+    return [tiled(r, c, side, overview=True) for r, c in zip(rows, columns)]
+
+
+def canvas_tiles(view: View) -> list[Places]:
+    """Tiles row by row on the canvas of closest shape, then a thumbnail if there is more than one tile (InternVL, Aya Vision)."""
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+    counts = [int(n) for n in view.cuts["num_patches"]]
+    side = whole_side(view.count // sum(counts), "a tile")
+    settings, places = view.image_processor, []
+    for image, count in zip(view.images, counts):
+        rows = columns = 1
+        if count > 1:
+            size = dict(settings.size)
+            columns, rows = get_optimal_tiled_canvas((image.height, image.width), (size["height"], size["width"]), settings.min_patches, settings.max_patches)
+        places.append(tiled(rows, columns, side, overview=count > rows * columns))
+    return places
+
+
+def merged_grid(view: View) -> list[Places]:
+    """One grid an image of merged patches, row by row; the image is stretched to whole patches (Qwen-VL)."""
+    merge = view.config.vision_config.spatial_merge_size
+    return [Places(grid_rects(h // merge, w // merge), (h // merge, w // merge)) for _, h, w in view.inputs["image_grid_thw"].tolist()]
+
+
+def row_breaks(view: View) -> list[Places]:
+    """One grid an image of (merged) patches, row by row, from the resized image's size (Pixtral, Mistral3)."""
+    patch = view.config.vision_config.patch_size * getattr(view.config, "spatial_merge_size", 1)
+    return [Places(grid_rects(h // patch, w // patch), (h // patch, w // patch)) for h, w in view.inputs["image_sizes"].tolist()]
+
+
+def pooled_grid(view: View) -> list[Places]:
+    """One grid an image of pooled patches, row by row, from the patches' own positions (Gemma4)."""
+    kernel, places = view.image_processor.pooling_kernel_size, []
+    for positions in view.inputs["image_position_ids"]:
+        columns, rows = ((positions.max(dim=0).values + 1) // kernel).tolist()
+        places.append(Places(grid_rects(rows, columns), (rows, columns)))
     return places
 
 
@@ -133,4 +243,6 @@ def generic(view: View) -> list[Places]:
     return [Places(grid_rects(side, side), (side, side)) if side * side == share else Places(nowhere(share)) for _ in view.images]
 
 
-GEOMETRIES: dict[str, Callable[[View], list[Places]]] = {"square": square, "generic": generic}
+GEOMETRIES: dict[str, Callable[[View], list[Places]]] = {
+    function.__name__: function for function in (square, resolution_grids, row_column_tiles, canvas_tiles, merged_grid, row_breaks, pooled_grid, generic)
+}

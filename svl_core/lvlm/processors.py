@@ -1,17 +1,119 @@
-"""Loading a model's processor, also where torchvision is not installed: images need pillow only, videos are never read."""
+"""Loading a model's processor, also where torchvision is not installed: images need pillow only, videos are never read.
+
+Stock processors of several families ask for torchvision (or num2words, timm) at construction because of their video half.
+Here they are then built without that half; its settings are kept, so that saving loses nothing.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+import importlib.util
+import json
+import sys
 from pathlib import Path
 
 from transformers import AutoProcessor, AutoTokenizer
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.processing_utils import ProcessorMixin
 
 from svl_core.errors import InputError
+
+WITHOUT_VIDEO = {"SmolVLMProcessor": "Idefics3Processor"}  # stock class -> the class of the same form that reads no videos
+KEPT, LEFT_OUT = ("image_processor", "tokenizer"), ("video_processor", "feature_extractor", "audio_processor")
+PROCESSOR_FILE, VIDEO_FILE = "processor_config.json", "video_preprocessor_config.json"
 
 
 def load_processor(folder: str | Path, config, *, text_only: bool = False):
     """The processor in `folder` (a tokenizer for a text-only model). Raises InputError when it cannot be built."""
+    folder = Path(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder) if text_only else AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        if text_only:
+            return AutoTokenizer.from_pretrained(folder)
+        try:
+            return AutoProcessor.from_pretrained(folder)
+        except ImportError:
+            return _still(folder, config)
+    except Exception as error:  # processors fail in as many ways as there are classes
         raise InputError(f"Found no usable processor beside the model ({' '.join(str(error).split())[:300]}); expected its tokenizer and image processor; get the complete model folder.") from error
+
+
+class _Lenient(ProcessorMixin):
+    """Takes None for the halves that are left out; sits between a stock class and `ProcessorMixin`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*(arg for arg in args if arg is not None), **{name: value for name, value in kwargs.items() if value is not None})
+
+
+@functools.lru_cache
+def still_class(name: str) -> type:
+    """The processor class `name` for still images: without its video and audio halves, under its own name."""
+    stock = _class(WITHOUT_VIDEO.get(name, name))
+    halves = stock.get_attributes()
+
+    class Still(stock, _Lenient):
+        @classmethod
+        def get_attributes(cls):
+            return [half for half in halves if half in KEPT]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args, **kwargs):
+            loaded = iter(super()._get_arguments_from_pretrained(*args, **kwargs))
+            return [next(loaded) if half in KEPT else None for half in halves]
+
+        def save_pretrained(self, save_directory, **kwargs):
+            written = super().save_pretrained(save_directory, **kwargs)
+            for file, left_out in getattr(self, "_left_out", {}).items():
+                path = Path(save_directory) / file
+                path.write_text(json.dumps({**_read(path), **left_out}, indent=2) + "\n", encoding="utf-8")
+            return written
+
+    Still.__name__ = Still.__qualname__ = stock.__name__
+    return Still
+
+
+def _still(folder: Path, config):
+    settings = _read(folder / PROCESSOR_FILE)
+    listed = settings.get("processor_class") or _read(folder / "preprocessor_config.json").get("processor_class") or PROCESSOR_MAPPING_NAMES[config.model_type]
+    processor = still_class(listed if isinstance(listed, str) else listed[0]).from_pretrained(folder)
+    left_out = {PROCESSOR_FILE: {name: value for name, value in settings.items() if name in LEFT_OUT}, VIDEO_FILE: _read(folder / VIDEO_FILE)}
+    processor._left_out = {file: values for file, values in left_out.items() if values}
+    return processor
+
+
+def _class(name: str) -> type:
+    """A processor class by name, from its own module: the package's top level hides those whose requirements are missing."""
+    modules = [model_type_to_module_name(model_type) for model_type, listed in PROCESSOR_MAPPING_NAMES.items() if name in ((listed,) if isinstance(listed, str) else listed)]
+    for module in dict.fromkeys([name.removesuffix("Processor").lower(), *modules]):
+        path = f"transformers.models.{module}"
+        if importlib.util.find_spec(path) is None or importlib.util.find_spec(f"{path}.processing_{module}") is None:
+            continue
+        with _pillow_stand_in(path, module):
+            found = getattr(importlib.import_module(f"{path}.processing_{module}"), name, None)
+        if found is not None:
+            return found
+    raise InputError(f"Found the processor class {name!r}, which the installed transformers library lacks; update it.")
+
+
+@contextlib.contextmanager
+def _pillow_stand_in(path: str, module: str):
+    """While a processor's module is imported without torchvision, the pillow image processor's module answers for the
+    torchvision one, whose helper functions it also has (Pixtral)."""
+    needed, pillow = f"{path}.image_processing_{module}", f"{path}.image_processing_pil_{module}"
+    stands_in = needed not in sys.modules and importlib.util.find_spec("torchvision") is None and importlib.util.find_spec(pillow) is not None
+    if stands_in:
+        sys.modules[needed] = importlib.import_module(pillow)
+    try:
+        yield
+    finally:
+        if stands_in:
+            del sys.modules[needed]
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

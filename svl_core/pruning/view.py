@@ -39,7 +39,7 @@ def pruned_view(lvlm: LVLM, keep: Sequence[int]) -> LVLM:
 
 def _share(model, view, keep: Sequence[int]) -> None:
     """Points every parameter and buffer of `view` at the tensor of `model` that it stands for."""
-    prefix = families.layers_prefix(model)
+    prefix, layers = families.layers_prefix(model), len(families.find_decoder(model).layers)
     for listing, slot in (("named_parameters", "_parameters"), ("named_buffers", "_buffers")):
         source = dict(getattr(model, listing)(remove_duplicate=False))
         for name, empty in list(getattr(view, listing)(remove_duplicate=False)):
@@ -47,9 +47,20 @@ def _share(model, view, keep: Sequence[int]) -> None:
             if tensor is None:
                 raise SVLError(f"Found no tensor {_full_name(name, prefix, keep)} in {type(model).__name__}; expected it for layer view {name}; this model cannot be pruned.")
             if tensor.shape != empty.shape:
+                tensor = _sliced(name, tensor, keep, layers)
+            if tensor.shape != empty.shape:
                 raise SVLError(f"Found {name} of shape {tuple(tensor.shape)}; expected {tuple(empty.shape)} for the layers kept; this model cannot be pruned.")
             owner, _, leaf = name.rpartition(".")
             getattr(view.get_submodule(owner), slot)[leaf] = tensor
+
+
+def _sliced(name: str, tensor: torch.Tensor, keep: Sequence[int], layers: int) -> torch.Tensor:
+    """For a tensor that holds one block a layer, a copy of the kept layers' blocks; any other as it is."""
+    dimension = next((dimension for ending, dimension in families.SLICED.items() if name.endswith(ending)), None)
+    if dimension is None:
+        return tensor
+    blocks = tensor.unflatten(dimension, (layers, -1)).index_select(dimension, torch.tensor(keep, device=tensor.device)).flatten(dimension, dimension + 1)
+    return torch.nn.Parameter(blocks, requires_grad=tensor.requires_grad)
 
 
 def _full_name(name: str, prefix: str, keep: Sequence[int]) -> str:
