@@ -1,0 +1,164 @@
+"""Attention statistics of one forward pass, added up beside the model's own attention instead of keeping its maps.
+
+A function registered with transformers' `AttentionInterface` calls the implementation that the model uses anyway (so the
+output is bit-identical) and, for the thread that is tracing, adds up sums of the head-averaged attention matrix in chunks
+of queries: memory is chunk x S, never L x H x S x S.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import weakref
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from svl_core.errors import SVLError
+
+CHUNK = 256  # queries at a time
+SWITCHES = {"sdpa": "svl_statistics", "eager": "svl_statistics_plain"}  # the model's implementation -> ours around it
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionStatistics:
+    """Sums over the head-averaged attention A[i, j] (rows i = queries, columns j = keys) of L layers; float32.
+
+    Visual keys, (L, V): `visual_from_visual` and `visual_from_text` sum A[i, j] over visual and textual queries i.
+    Text tokens, (L, T): `text_to_visual` sums token i's row over visual keys; `text_from_text` sums its column over textual
+    queries (attention received); `text_to_text` sums its row over textual keys (attention given).
+    `*_seen`: how many pairs the causal mask leaves in each of those sums; same shapes. A row of NaN = a layer without
+    self-attention over the sequence (cross-attention layers).
+    """
+
+    visual_from_visual: np.ndarray
+    visual_from_text: np.ndarray
+    text_to_visual: np.ndarray
+    text_from_text: np.ndarray
+    text_to_text: np.ndarray
+    visual_from_visual_seen: np.ndarray
+    visual_from_text_seen: np.ndarray
+    text_to_visual_seen: np.ndarray
+    text_from_text_seen: np.ndarray
+    text_to_text_seen: np.ndarray
+
+    def __post_init__(self):
+        for field in fields(self):
+            getattr(self, field.name).setflags(write=False)
+
+
+SUMS = tuple(field.name for field in fields(AttentionStatistics) if not field.name.endswith("_seen"))
+
+
+class Collector:
+    """Adds up the statistics of one sample's pass; `layers` x positions are known from the start."""
+
+    def __init__(self, layers: int, visual: np.ndarray, textual: np.ndarray):
+        self.visual, self.textual = torch.from_numpy(np.array(visual)), torch.from_numpy(np.array(textual))
+        self.length = len(visual) + len(textual)
+        size = {name: len(visual) if name.startswith("visual") else len(textual) for name in SUMS}
+        self.sums = {name + end: np.full((layers, size[name]), np.nan, np.float32) for name in SUMS for end in ("", "_seen")}
+
+    def statistics(self) -> AttentionStatistics:
+        return AttentionStatistics(**self.sums)
+
+    def add(self, layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, softcap: float | None) -> None:
+        """query (1, H, S, D), key (1, H or fewer, S, D); mask None (causal), bool (True = seen) or float (added), (1, 1 or H, S, S)."""
+        heads, length = query.shape[1], query.shape[2]
+        if query.shape[0] != 1 or length != self.length or key.shape[2] != length:
+            return  # a decoding step, or cross-attention
+        device = query.device
+        is_visual = torch.zeros(length, dtype=torch.bool)
+        is_visual[self.visual] = True
+        is_visual = is_visual.to(device)
+        kinds = torch.stack([is_visual, ~is_visual]).float()  # (2, S): visual, textual
+        keys = key[0].float().repeat_interleave(heads // key.shape[1], 0).transpose(1, 2)  # (H, D, S)
+        received, received_seen = torch.zeros(2, length, device=device), torch.zeros(2, length, device=device)
+        given, given_seen = torch.zeros(length, 2, device=device), torch.zeros(length, 2, device=device)
+        columns = torch.arange(length, device=device)
+        for start in range(0, length, CHUNK):
+            rows = slice(start, min(start + CHUNK, length))
+            scores = torch.bmm(query[0, :, rows].float() * scaling, keys)  # (H, chunk, S)
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if mask is None:
+                seen = columns[None] <= columns[rows, None]
+                scores.masked_fill_(~seen, float("-inf"))
+            elif mask.dtype == torch.bool:
+                seen = mask[0, :, rows, :length]
+                scores.masked_fill_(~seen, float("-inf"))
+                seen = seen.any(0)
+            else:
+                part = mask[0, :, rows, :length].float()
+                scores += part
+                seen = (part > torch.finfo(mask.dtype).min / 2).any(0)
+            weights = scores.softmax(-1).nan_to_num_().mean(0)  # (chunk, S)
+            seen = seen.float()
+            received += kinds[:, rows] @ weights
+            received_seen += kinds[:, rows] @ seen
+            given[rows], given_seen[rows] = weights @ kinds.T, seen @ kinds.T
+        for end, column, row in (("", received.cpu().numpy(), given.cpu().numpy()), ("_seen", received_seen.cpu().numpy(), given_seen.cpu().numpy())):
+            self.sums["visual_from_visual" + end][layer] = column[0, self.visual]
+            self.sums["visual_from_text" + end][layer] = column[1, self.visual]
+            self.sums["text_from_text" + end][layer] = column[1, self.textual]
+            self.sums["text_to_visual" + end][layer] = row[self.textual, 0]
+            self.sums["text_to_text" + end][layer] = row[self.textual, 1]
+
+
+_COLLECTOR: ContextVar[Collector | None] = ContextVar("svl_collector", default=None)
+
+
+def _beside(implementation: str):
+    """The attention function that calls `implementation` and shows query and key to the collector of this thread."""
+
+    def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+        collector = _COLLECTOR.get()
+        if collector is not None:
+            scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+            collector.add(module.layer_idx, query, key, attention_mask, scale, kwargs.get("softcap"))
+        function = ALL_ATTENTION_FUNCTIONS[implementation] if implementation != "eager" else sys.modules[type(module).__module__].eager_attention_forward
+        return function(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+
+    return attention
+
+
+for _inner, _name in SWITCHES.items():
+    AttentionInterface.register(_name, _beside(_inner))
+    AttentionMaskInterface.register(_name, AttentionMaskInterface()[_inner])
+
+_LOCK = threading.Lock()
+_USERS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # decoder -> (threads tracing it, its own implementation)
+
+
+@contextlib.contextmanager
+def collecting(decoder: torch.nn.Module, collector: Collector):
+    """While open, this thread's forward passes through `decoder` feed `collector`; other threads' passes do not.
+
+    The decoder's attention setting is switched for the first thread that enters and restored when the last one leaves,
+    also after an error. Raises SVLError for an attention implementation that cannot be wrapped.
+    """
+    config = decoder.config
+    with _LOCK:
+        threads, own = _USERS.get(decoder, (0, config._attn_implementation))
+        if own not in SWITCHES:
+            raise SVLError(f"Found the attention implementation {own!r}; expected one of {', '.join(SWITCHES)}; load the model with attn_implementation='sdpa'.")
+        _USERS[decoder] = (threads + 1, own)
+        config._attn_implementation = SWITCHES[own]
+    token = _COLLECTOR.set(collector)
+    try:
+        yield
+    finally:
+        _COLLECTOR.reset(token)
+        with _LOCK:
+            threads, own = _USERS[decoder]
+            if threads == 1:
+                del _USERS[decoder]
+                config._attn_implementation = own
+            else:
+                _USERS[decoder] = (threads - 1, own)

@@ -1,0 +1,70 @@
+"""`prune`: a drop plan and a compensation make a pruned `LVLM` that shares every untouched tensor with the full one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from svl_core.analysis.importance import TokenImportance, TopP, importance as score
+from svl_core.analysis.tokens import token_positions
+from svl_core.analysis.trace import Trace
+from svl_core.errors import InputError
+from svl_core.lvlm.model import LVLM
+from svl_core.pruning.compensation import COMPENSATIONS, TARGETS, Fit, apply, projection
+from svl_core.pruning.plan import DropPlan
+from svl_core.pruning.view import pruned_view
+
+RIDGE = 0.01  # of "lstsq", relative to the mean diagonal of M^T M
+
+
+def prune(lvlm: LVLM, plan: DropPlan, compensation: str = "none", calibration: Trace | None = None, importance: TokenImportance | None = None, *, rank: int = 4, strength: float = 1.0,
+          targets: Sequence[str] = ("mlp",), ridge: float = RIDGE, weighted: bool = False, tokens: str = "important", top_p: TopP = TopP()) -> LVLM:
+    """`lvlm` without the plan's layers, the layer before each dropped run edited so that the gap is bridged.
+
+    calibration: a trace of `lvlm` (with mlp=True for "lstsq") that the edit is fitted on, on its `tokens` with `importance`.
+    rank, strength: of "scp" (strength also blends "lstsq" with no edit, 0..1); targets: output projections that SCP edits, "mlp" and/or
+    "attention"; ridge, weighted (rows weighted by TIS): of "lstsq". A run that starts at layer 0 has no layer before it and stays
+    uncompensated; provenance lists it. Raises InputError for an unknown name, a setting out of range or a missing or foreign calibration.
+    """
+    if compensation not in COMPENSATIONS:
+        raise InputError(f"Found the compensation {compensation!r}; expected one of {', '.join(COMPENSATIONS)}; choose one.")
+    if plan.num_layers != lvlm.num_layers:
+        raise InputError(f"Found a plan for {plan.num_layers} layers; expected one for this model's {lvlm.num_layers}; make the plan from this model's trace.")
+    if rank < 0 or strength < 0 or ridge < 0:
+        raise InputError(f"Found rank {rank}, strength {strength} and ridge {ridge}; expected none below 0; raise it.")
+    if not targets or set(targets) - set(TARGETS):
+        raise InputError(f"Found the targets {list(targets)}; expected one or both of {', '.join(TARGETS)}; choose again.")
+    pruned, row = pruned_view(lvlm, plan.keep), COMPENSATIONS[compensation]
+    record: dict = {"plan": plan.to_json(), "compensation": {"name": row.name}}
+    if row.function is not None:
+        record["compensation"] |= {"rank": rank, "strength": strength, "targets": list(targets), "ridge": ridge, "weighted": weighted, "tokens": tokens, "top_p": top_p.p, "top_p_mode": top_p.mode}
+    if row.function is not None and plan.drop:
+        if calibration is None:
+            raise InputError(f"Found no calibration trace; expected one for compensation {compensation!r}; pass calibration=trace(lvlm, samples).")
+        if calibration.layer_ids != lvlm.layer_ids or calibration.hidden_size != lvlm.hidden_size:
+            raise InputError(f"Found a calibration trace of {calibration.num_layers} layers of {calibration.model_name!r}; expected one of this very model; trace it again.")
+        if row.needs_mlp and any(hasattr(layer, "post_feedforward_layernorm") for layer in lvlm.layers):
+            raise InputError(f"Found a norm behind the MLP of this model; expected its output to reach the residual stream as it is for {compensation!r}; choose 'scp' or 'none'.")
+        importance = importance or score(calibration)
+        positions = token_positions(calibration, importance, tokens, top_p)
+        fit = Fit(calibration, positions, _weights(calibration, importance, positions) if weighted else None, rank, strength, ridge, tuple(targets))
+        for first, last in plan.runs:
+            if first == 0:
+                continue
+            for target, edit in row.function(fit, first, last).items():
+                apply(projection(pruned.layers[plan.keep.index(first - 1)], target), edit)
+        record["compensation"] |= {"samples": [sample.key for sample in calibration.samples], "uncompensated_runs": [list(run) for run in plan.runs if run[0] == 0]}
+    return dataclasses.replace(pruned, provenance={**pruned.provenance, **record})
+
+
+def _weights(trace: Trace, importance: TokenImportance, positions: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """TIS (mean over layers) of each chosen token, visual and textual scores each scaled to mean 1 within a sample."""
+    made = []
+    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
+        full = np.zeros(sample.length)
+        for where, scores in zip((sample.visual, sample.textual), importance.averaged(number)):
+            full[where] = scores / max(scores.mean(), 1e-30) if len(scores) else scores
+        made.append(full[at])
+    return tuple(made)
