@@ -163,18 +163,19 @@ def sweep(
     batch_size: int = 32,
     repeats: int = 5,
     resume: str | Path | None = None,
+    allow_shared: bool = False,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Sweep:
     """Prunes and measures every (criterion, compensation, drop count); `drops` defaults to 0 .. all droppable layers.
 
-    `fit` samples that are also measured are left out of the fit. `questions` add the accuracy on labelled questions.
+    `fit` samples that are also measured are left out of the fit, unless `allow_shared` (the header then says so). `questions` add the accuracy on labelled questions.
     `draws`: how many seeds the random criterion is averaged over. `resume`: a JSON file that is written after every row and
     read first, so that a stopped sweep goes on where it was. Raises InputError for unknown names, drop counts out of
     range, nothing to measure or fit on, or a `resume` file of another sweep; Cancelled.
     """
     work = _Work(lvlm, list(measured), list(fit), tuple(criteria), tuple(compensations), questions, draws, seed, top_p, protect_ends,
-                 dict(compensation_settings or {}), max_new_tokens, batch_size, repeats, progress or (lambda fraction, what: None), cancel)
+                 dict(compensation_settings or {}), max_new_tokens, batch_size, repeats, allow_shared, progress or (lambda fraction, what: None), cancel)
     return work.run(drops, Path(resume).expanduser() if resume else None)
 
 
@@ -196,14 +197,15 @@ class _Work:
     max_new_tokens: int
     batch_size: int
     repeats: int
+    allow_shared: bool
     report: Progress
     cancel: threading.Event | None
 
     def run(self, drops: Sequence[int] | None, file: Path | None) -> Sweep:
         self._check_names()
-        self.fit = disjoint(self.fit, self.measured)
+        self.fit = self.fit if self.allow_shared else disjoint(self.fit, self.measured)
         self.report(0.0, "tracing the calibration set")
-        self.traced = trace(self.lvlm, self.fit, mlp=any(c != "none" for c in self.compensations), cancel=self.cancel)
+        self.traced = trace(self.lvlm, self.fit, mlp=any(COMPENSATIONS[c].needs_mlp for c in self.compensations), cancel=self.cancel)
         self.weights = importance(self.traced)
         self._rankings: dict[tuple[str, int], Any] = {}
         self._speedups: dict[tuple[int, int], Any] = {}
@@ -256,7 +258,7 @@ class _Work:
             "layers": self.lvlm.num_layers,
             "layer_ids": list(self.lvlm.layer_ids),
             "measured": {"samples": len(self.measured), "digest": digest(s.key for s in self.measured)},
-            "fit": {"samples": len(self.fit), "digest": digest(s.key for s in self.fit)},
+            "fit": {"samples": len(self.fit), "digest": digest(s.key for s in self.fit), "measured_too": len({s.key for s in self.fit} & {s.key for s in self.measured})},
             "questions": {"n": len(asked), "digest": digest(asked)} if asked else None,
             "settings": {"seed": self.seed, "draws": self.draws, "top_p": asdict(self.top_p), "protect_ends": self.protect_ends,
                          "compensation": self.settings, "max_new_tokens": self.max_new_tokens},

@@ -1,0 +1,440 @@
+"""What the commands of `svl` do: the core line from parsed arguments to a result, printed for people or written as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from svl_core.analysis.importance import TopP, importance
+from svl_core.analysis.redundancy import CRITERIA, redundancy, similarity
+from svl_core.analysis.trace import Trace, trace
+from svl_core.comparison.ablation import ablate, ablate_questions
+from svl_core.comparison.answer import Answer
+from svl_core.comparison.calibration import disjoint, draw, encode_all, read_calibration
+from svl_core.comparison.evaluation import PairedEvaluation, evaluate, read_jsonl
+from svl_core.comparison.fidelity import Comparison, compare
+from svl_core.comparison.sweep import sweep
+from svl_core.errors import InputError
+from svl_core.lvlm.families import FAMILIES
+from svl_core.lvlm.images import open_image
+from svl_core.lvlm.loading import load
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+from svl_core.pruning.compensation import COMPENSATIONS
+from svl_core.pruning.plan import DropPlan, manual_plan, plan
+from svl_core.pruning.prune import prune
+
+BUNDLED = "demo"
+ONE_PASS = "1"  # criteria that cost no more than the trace itself
+THIS = "this"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command that `args` name and writes its result. Raises InputError for wrong input."""
+    transformers.utils.logging.disable_progress_bar()
+    _check_output(args)
+    for option, registry in (("criterion", CRITERIA), ("compensation", COMPENSATIONS)):
+        for name in _names(getattr(args, option, None), registry) if args.command == "sweep" else [getattr(args, option, None)]:
+            _check_name(option, name, registry)
+    result, text = COMMANDS[args.command](args)
+    _write(args, result, text)
+
+
+# Input
+
+
+def _check_name(option: str, name: str | None, registry: Mapping[str, Any]) -> None:
+    if name is not None and name not in registry:
+        raise InputError(f"Found the {option} '{name}'; expected one of {', '.join(registry)}; choose one.")
+
+
+def _names(text: str, registry: Mapping[str, Any]) -> list[str]:
+    """"svl,random" -> ["svl", "random"]; "all": every name of the registry."""
+    return list(registry) if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Finds out before the work whether its result can be written."""
+    for option in ("json", "csv", "resume"):
+        name = getattr(args, option, None)
+        if name and name != "-" and not Path(name).expanduser().resolve().parent.is_dir():
+            raise InputError(f"Found no folder for {name}; expected an existing one; create it or change --{option}.")
+
+
+def _load(args: argparse.Namespace) -> LVLM:
+    return load(args.model, revision=args.revision, device=args.device, dtype=args.dtype)
+
+
+def _asked(args: argparse.Namespace) -> tuple[LVLM, Sample]:
+    """The model and the encoded question; images and prompt are checked before the model loads."""
+    if not args.image:
+        raise InputError("Found no image; expected one to ask about; give one with --image.")
+    if not (args.prompt or "").strip():
+        raise InputError("Found an empty prompt; expected a question or an instruction; give one with --prompt.")
+    images = [open_image(path) for path in args.image]
+    lvlm = _load(args)
+    return lvlm, lvlm.encode(images if len(images) > 1 else images[0], args.prompt)
+
+
+def parse_numbers(text: str, option: str) -> tuple[int, ...]:
+    """"3,5-7" -> (3, 5, 6, 7). Raises InputError."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit() and int(last) >= int(first))):
+            raise InputError(f"Found '{text}'; expected whole numbers and ranges such as 3,5-7; correct --{option}.")
+        numbers += range(int(first), int(last or first) + 1)
+    return tuple(numbers)
+
+
+MEASURED_SEED = 1_000_000  # bundled samples to measure on: a stream that no calibration seed of ordinary size draws from
+
+
+def _pairs(source: str, size: int, seed: int, draw_seed: int | None) -> list:
+    """(image, prompt) pairs of a source named on the command line: 'demo', a file or a folder."""
+    if source != BUNDLED:
+        return read_calibration(source, limit=size, seed=draw_seed)
+    from svl_core.demo.questions import calibration
+
+    return draw(calibration(max(size, 1), seed), size)
+
+
+def _calibration(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()) -> list[Sample]:
+    """The samples to rank and fit on; never those measured, unless `--calibration this` says so."""
+    if args.calibration == THIS:
+        if len(measured) != 1:
+            raise InputError("Found --calibration this; expected a set, for this command asks about many images; use demo, a file or a folder.")
+        return list(measured)
+    samples = encode_all(lvlm, _pairs(args.calibration, args.calibration_size, args.seed, args.seed), progress=_progress(args))
+    return disjoint(samples, measured)
+
+
+def _measured(args: argparse.Namespace) -> tuple[LVLM, list[Sample]]:
+    """The model and the samples to measure on: the question asked, or the set of `--measure`."""
+    if args.image or args.prompt is not None:
+        lvlm, sample = _asked(args)
+        return lvlm, [sample]
+    pairs = _pairs(args.measure, args.measure_size, MEASURED_SEED, None)
+    lvlm = _load(args)
+    return lvlm, encode_all(lvlm, pairs, progress=_progress(args))
+
+
+# Pruning
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned model with the plan and the settings that made it."""
+
+    lvlm: LVLM
+    plan: DropPlan
+    compensation: str
+    calibration: str
+    samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        made = {"drop": list(self.plan.drop), "keep": list(self.plan.keep), "criterion": self.plan.criterion, "compensation": self.compensation}
+        return made | {"settings": {"criterion": dict(self.plan.settings), "compensation": self.lvlm.provenance.get("compensation")}, "calibration": {"set": self.calibration, "samples": self.samples}}
+
+    def describe(self) -> str:
+        dropped = ", ".join(map(str, self.plan.drop)) or "none"
+        fitted = f", calibrated on {self.samples} sample(s) of '{self.calibration}'" if self.samples else ""
+        own = " (the very sample asked about)" if self.samples and self.calibration == THIS else ""
+        return f"dropped layers (0-based): {dropped}; criterion {self.plan.criterion}, compensation {self.compensation}{fitted}{own}"
+
+
+def _top_p(args: argparse.Namespace) -> TopP:
+    return TopP(args.top_p, args.top_p_mode)
+
+
+def _importance(args: argparse.Namespace, traced: Trace):
+    return importance(traced, causal_correction=args.causal_correction, text_self=args.text_self)
+
+
+def _scores(args: argparse.Namespace, traced: Trace, weights, criterion: str):
+    return redundancy(traced, weights, criterion, top_p=_top_p(args), protect_ends=not args.unprotect_ends, seed=args.seed)
+
+
+def _compensation_settings(args: argparse.Namespace) -> dict[str, Any]:
+    settings = {"rank": args.rank, "strength": args.strength, "targets": tuple(args.targets.split(",")), "tokens": args.tokens, "weighted": args.weighted}
+    return settings | ({"ridge": args.ridge} if args.ridge is not None else {})
+
+
+def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()) -> Pruned:
+    """Ranks, plans, prunes and compensates as the arguments say; traces the calibration set only where that needs it."""
+    layers = parse_numbers(args.layers, "layers") if args.layers is not None else None
+    ranks = layers is None and args.drop != 0
+    traced = weights = None
+    if ranks or args.compensation != "none":
+        samples = _calibration(args, lvlm, measured)
+        traced = trace(lvlm, samples, mlp=COMPENSATIONS[args.compensation].needs_mlp, progress=_progress(args))
+        weights = _importance(args, traced)
+    if layers is not None:
+        chosen = manual_plan(layers, lvlm.num_layers, lvlm.protected)
+    elif ranks:
+        chosen = plan(_scores(args, traced, weights, args.criterion), args.drop)
+    else:
+        chosen = DropPlan(drop=(), num_layers=lvlm.num_layers, criterion=args.criterion, settings={})
+    pruned = prune(lvlm, chosen, args.compensation, traced, weights, top_p=_top_p(args), **_compensation_settings(args))
+    return Pruned(pruned, chosen, args.compensation, args.calibration, len(traced.samples) if traced else 0)
+
+
+# Commands: each returns the JSON result and the text for people
+
+
+def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
+    lvlm, sample = _asked(args)
+    start = time.perf_counter()
+    own = trace(lvlm, [sample], progress=_progress(args))
+    weights = _importance(args, own)
+    traced, ranking_weights = own, weights
+    if args.calibration != THIS:
+        traced = trace(lvlm, _calibration(args, lvlm, [sample]), progress=_progress(args))
+        ranking_weights = _importance(args, traced)
+    names = [name for name, criterion in CRITERIA.items() if name == args.criterion or criterion.cost_forward_passes == ONE_PASS]
+    scores = {name: _scores(args, traced, ranking_weights, name) for name in names}
+    chosen = scores[args.criterion]
+    visual, text = weights.averaged(0)
+    result = {
+        "model": lvlm.name,
+        "layers": lvlm.num_layers,
+        "visual_tokens": len(sample.visual),
+        "text_tokens": len(sample.textual),
+        "grid": sample.geometry.grid and list(sample.geometry.grid),
+        "criterion": args.criterion,
+        "redundancy": {name: found.scores.tolist() for name, found in scores.items()},
+        "ranking": list(chosen.ranking),
+        "protected": list(chosen.protected),
+        "similarity": similarity(traced, ranking_weights, "important", top_p=_top_p(args)).tolist(),
+        "importance": {"visual": visual.tolist(), "text": text.tolist()},
+        "tokens": list(sample.tokens),
+        "calibration": {"set": args.calibration, "samples": len(traced.samples)},
+        "timing_ms": 1000 * (time.perf_counter() - start),
+    }
+    place = {layer: i + 1 for i, layer in enumerate(chosen.ranking)}
+    rows = [("layer", args.criterion, "drop order")] + [
+        (str(layer), f"{score:.4f}", str(place.get(layer, "protected"))) for layer, score in enumerate(chosen.scores)
+    ]
+    grid = f" ({sample.geometry.grid[0]} x {sample.geometry.grid[1]})" if sample.geometry.grid else ""
+    head = f"{lvlm.name}: {lvlm.num_layers} decoder layers, {len(sample.visual)} visual{grid} and {len(sample.textual)} text tokens, {result['timing_ms']:.0f} ms"
+    return result, f"{head}\n\n{_table(rows)}"
+
+
+def _compare(args: argparse.Namespace) -> tuple[dict, str]:
+    lvlm, sample = _asked(args)
+    pruned = _prune(args, lvlm, [sample])
+    report = compare(lvlm, pruned.lvlm, sample, max_new_tokens=args.max_new_tokens)
+    return {"model": lvlm.name, "plan": pruned.to_json(), **report.to_json()}, f"{pruned.describe()}\n\n{_comparison_text(report)}"
+
+
+def _comparison_text(report: Comparison) -> str:
+    def speed(ratio: float | None) -> str:
+        return f"{ratio:.2f}x" if ratio else "-"
+
+    def row(name: str, answer: Answer, parameters: int) -> tuple[str, ...]:
+        per_token = f"{answer.per_token_ms:.1f}" if answer.per_token_ms is not None else "-"
+        return name, f"{parameters / 1e6:.2f}", f"{answer.prefill_ms:.1f}", per_token
+
+    table = _table([
+        ("", "parameters (M)", "prefill (ms)", "per token (ms)"),
+        row("full", report.full, report.parameters_full),
+        row("pruned", report.pruned, report.parameters_pruned),
+        ("speed-up", f"{report.parameters_full / report.parameters_pruned:.2f}x", speed(report.speedup_prefill), speed(report.speedup_decode)),
+    ])
+    differs = "same answer" if report.exact else f"answers differ from token {report.first_divergence} on"
+    return f"full:   {report.full.text}\npruned: {report.pruned.text}\n\n{table}\n\n{differs}; KL {report.kl:.4f} nats/token; top-1 agreement {report.agreement:.1%}"
+
+
+def _questions(args: argparse.Namespace) -> list:
+    if args.limit is not None and args.limit < 1:
+        raise InputError(f"Found a limit of {args.limit} questions; expected at least 1; raise it.")
+    if args.data.endswith(".jsonl") or Path(args.data).is_file():
+        return list(islice(read_jsonl(args.data), args.limit))
+    from svl_core.demo.evaluation import questions
+
+    return questions(args.data, args.limit, args.seed)
+
+
+def _evaluate(args: argparse.Namespace) -> tuple[dict, str]:
+    asked = _questions(args)
+    lvlm = _load(args)
+    options = {"data": args.data, "batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens, "progress": _progress(args)}
+    changed = args.drop is not None or args.layers is not None
+    if not changed:
+        full = evaluate(lvlm, asked, **options)
+        return {"model": lvlm.name, **full.to_json()}, _evaluation_text(full.to_json())
+    pruned = _prune(args, lvlm)
+    pair = PairedEvaluation(evaluate(lvlm, asked, **options), evaluate(pruned.lvlm, asked, **options))
+    return {"model": lvlm.name, "plan": pruned.to_json(), **pair.to_json()}, f"{pruned.describe()}\n\n{_evaluation_text(pair.to_json())}"
+
+
+def _evaluation_text(result: Mapping[str, Any]) -> str:
+    full = result.get("full")
+    rows = [("kind", "n", "accuracy", "95 % interval") + (("full model", "kept") if full else ())]
+    for kind, found in [*result["by_kind"].items(), ("all", result)]:
+        low, high = found["interval"]
+        row = (kind, str(found["n"]), f"{found['accuracy']:.1%}", f"{low:.1%} - {high:.1%}")
+        if full:
+            before, kept = (full if found is result else full["by_kind"][kind])["accuracy"], found["accuracy_kept"]
+            row += (f"{before:.1%}", "-" if kept is None else f"{kept:.1%}")
+        if found is not result or list(result["by_kind"]) != ["all"]:
+            rows.append(row)
+    text = f"{result['data']}: {result['n']} questions, exact match\n\n{_table(rows)}"
+    if full and result["accuracy_kept_interval"]:
+        low, high = result["accuracy_kept_interval"]
+        text += f"\n\naccuracy kept {result['accuracy_kept']:.1%} (95 % interval {low:.1%} - {high:.1%}); {result['lost']} answers lost, {result['gained']} gained"
+    return text
+
+
+def _sweep(args: argparse.Namespace) -> tuple[dict, str]:
+    drops = parse_numbers(args.drop, "drop") if args.drop is not None else None
+    questions = _questions(args) if args.data else None
+    lvlm, measured = _measured(args)
+    found = sweep(
+        lvlm,
+        measured,
+        _calibration(args, lvlm, measured),
+        criteria=_names(args.criterion, CRITERIA),
+        compensations=_names(args.compensation, COMPENSATIONS),
+        drops=drops,
+        questions=questions,
+        draws=args.draws,
+        seed=args.seed,
+        top_p=_top_p(args),
+        protect_ends=not args.unprotect_ends,
+        compensation_settings=_compensation_settings(args),
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+        resume=args.resume,
+        allow_shared=args.calibration == THIS,
+        progress=_progress(args),
+    )
+    if args.csv:
+        _save(args.csv, found.to_csv(), "csv")
+    result = found.to_json()
+    accuracy = ("accuracy",) if questions else ()
+    rows = [("criterion", "compensation", "drop", "KL", "agreement", "exact", *accuracy, "speed-up")]
+    for row in found.rows:
+        measured_accuracy = (f"{row.accuracy:.1%}",) if questions else ()
+        rows.append((row.criterion, row.compensation, str(row.drop), f"{row.kl:.4f}", f"{row.agreement:.1%}", f"{row.exact:.1%}", *measured_accuracy, f"{row.speedup:.2f}x"))
+    cliffs = [f"{each['criterion']} + {each['compensation']}: {'no cliff' if each['drop'] is None else 'cliff at ' + str(each['drop']) + ' layers'}" for each in result["cliffs"]]
+    return result, _table(rows, left=2) + "\n\n" + "\n".join(cliffs)
+
+
+def _ablate(args: argparse.Namespace) -> tuple[dict, str]:
+    sizes = parse_numbers(args.sizes, "sizes")
+    options = {"sizes": sizes, "max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size, "progress": _progress(args)}
+    if args.image or args.prompt is not None or args.measure:
+        lvlm, measured = _measured(args)
+        found = ablate(lvlm, measured, data="" if args.image else args.measure, **options)
+    else:
+        questions = _questions(args)
+        lvlm = _load(args)
+        found = ablate_questions(lvlm, questions, data=args.data, **options)
+    size = min(sizes)
+    rows = [("layer", *found.columns, "KL")] if found.right is not None else [("layer", "KL", "agreement", "same answer", "loss")]
+    for row in [found.full, *(r for r in found.rows if len(r.layers) == size)]:
+        name = "none" if not row.layers else str(row.layers[0]) if size == 1 else f"{row.layers[0]}-{row.layers[-1]}"
+        if found.right is not None:
+            values = [f"{found.tally(row, kind).accuracy:.0%}" for kind in found.columns] + [f"{row.kl.mean():.3f}"]
+        else:
+            values = [f"{row.kl.mean():.4f}", f"{row.agreement.mean():.1%}", f"{row.exact.mean():.1%}", f"{row.loss.mean():.4f}"]
+        rows.append((name, *values))
+    what = f"accuracy by kind of question in '{found.data}'" if found.right is not None else "against the full model's answers"
+    return found.to_json(), f"{found.model} without each layer: {what}, n = {len(found.kinds)}\n\n{_table(rows)}"
+
+
+def _prune_command(args: argparse.Namespace) -> tuple[dict, str]:
+    out = Path(args.out).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"Found something at {args.out} already; expected a new or empty folder; choose another with --out.")
+    lvlm = _load(args)
+    pruned = _prune(args, lvlm)
+    pruned.lvlm.save(out)
+    parameters = {"full": lvlm.num_parameters, "pruned": pruned.lvlm.num_parameters}
+    share = 1 - parameters["pruned"] / parameters["full"]
+    text = f"{pruned.describe()}\nwrote {args.out}: {parameters['pruned'] / 1e6:.2f} of {parameters['full'] / 1e6:.2f} M parameters ({share:.1%} fewer)"
+    return {"model": lvlm.name, "out": str(out), "plan": pruned.to_json(), "parameters": parameters}, text
+
+
+def _models(args: argparse.Namespace) -> tuple[dict, str]:
+    from svl_core.lvlm.catalogue import catalogue
+
+    def entries(registry: Mapping[str, Any], fields: Sequence[str]) -> list[dict[str, Any]]:
+        return [{name: getattr(entry, name) for name in fields} for entry in registry.values()]
+
+    models = [asdict(entry) for entry in catalogue()]
+    result = {
+        "models": models,
+        "families": [family.name for family in FAMILIES],
+        "criteria": entries(CRITERIA, ("name", "title", "source", "formula", "direction", "cost_forward_passes")),
+        "compensations": entries(COMPENSATIONS, ("name", "title", "source", "formula", "exportable")),
+    }
+    lists = [(title, [(each["name"], each["title"], each["source"]) for each in result[title]]) for title in ("criteria", "compensations")]
+    text = "models\n" + _table([tuple(str(v) for v in list(each.values())[:3]) for each in models], left=3)
+    text += "\n\nfamilies: " + ", ".join(result["families"]) + "; other image-to-text models of transformers load too, without patch places"
+    return result, text + "".join(f"\n\n{title}\n{_table(rows, left=3)}" for title, rows in lists)
+
+
+COMMANDS = {"analyze": _analyze, "compare": _compare, "sweep": _sweep, "evaluate": _evaluate, "ablate": _ablate, "prune": _prune_command, "models": _models}
+
+
+# Output
+
+
+def _progress(args: argparse.Namespace):
+    """A callback that rewrites one line on standard error; None where nobody watches."""
+    if args.quiet or not sys.stderr.isatty():
+        return None
+
+    def show(fraction: float, what: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{fraction:4.0%} {what}" if fraction < 1 else "\r\x1b[K")
+        sys.stderr.flush()
+
+    return show
+
+
+def _table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Aligned columns, the first `left` to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(w) if i >= left else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in rows)
+
+
+def _write(args: argparse.Namespace, result: Any, text: str) -> None:
+    if not args.json:
+        print(text)
+        return
+    written = json.dumps(_finite(result), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    if args.json == "-":
+        sys.stdout.write(written)
+        return
+    _save(args.json, written, "json")
+    print(text)
+
+
+def _save(name: str, text: str, option: str) -> None:
+    try:
+        Path(name).expanduser().write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Found that {name} cannot be written ({error.strerror}); expected a file name in a folder of yours; change --{option}.") from None
+
+
+def _finite(value: Any) -> Any:
+    """The value in JSON's terms: numbers that are not finite become null, tuples and arrays lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

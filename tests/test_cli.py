@@ -1,0 +1,244 @@
+"""The `svl` command on a tiny model in a folder: JSON keys, exit codes, one line of error, a fast --help."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from svl_core.__main__ import COMMANDS, main
+
+
+@pytest.fixture(scope="module")
+def world(tiny, image, tmp_path_factory):
+    """A folder with the tiny model, images, questions and a calibration set."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny.save(folder / "model")
+    image.save(folder / "a.png")
+    image.rotate(180).save(folder / "b.png")
+    (folder / "calibration").mkdir()
+    for name in "xyz":
+        image.rotate(ord(name)).save(folder / "calibration" / f"{name}.png")
+    rows = [{"image": "a.png", "question": "what is in the top left ?", "answer": "cat", "kind": "k"}, {"image": "b.png", "question": "a cat", "answer": "no", "kind": "l"}] * 2
+    (folder / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def svl(world, capsys, monkeypatch):
+    """Runs a command line in the world's folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(world)
+
+    def run(*args):
+        capsys.readouterr()
+        code = main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+ASK = ("--model", "model", "--image", "a.png", "--prompt", "what is in the top left ?")
+SET = ("--calibration", "calibration")
+
+
+def result(done):
+    code, out, err = done
+    assert code == 0, err
+    return json.loads(out, parse_constant=pytest.fail)
+
+
+def test_analyze(svl, tiny_sample):
+    found = result(svl("analyze", *ASK, "--json", "-"))
+    assert found["layers"] == 6 and found["visual_tokens"] == 36 and found["grid"] == [6, 6]
+    assert found["visual_tokens"] + found["text_tokens"] == tiny_sample.length
+    assert {"svl", "svl-all", "shortgpt"} <= set(found["redundancy"]) and all(len(v) == 6 for v in found["redundancy"].values())
+    assert sorted(found["ranking"]) == [1, 2, 3, 4]
+    assert len(found["similarity"]) == 7 and all(len(row) == 7 for row in found["similarity"])
+    assert len(found["importance"]["visual"]) == 36 and len(found["importance"]["text"]) == found["text_tokens"]
+    assert found["timing_ms"] > 0 and found["calibration"] == {"set": "this", "samples": 1}
+
+
+def test_analyze_for_people_and_by_a_calibration_set(svl):
+    code, out, err = svl("analyze", *ASK, *SET, "--criterion", "random", "--seed", "4")
+    assert code == 0 and err == "" and "6 decoder layers" in out and "random" in out and "protected" in out
+
+
+@pytest.mark.parametrize("compensation", ["none", "scp", "lstsq"])
+def test_compare(svl, compensation, tmp_path):
+    file = tmp_path / "out.json"
+    code, out, err = svl("compare", *ASK, *SET, "--drop", "2", "--compensation", compensation, "--max-new-tokens", "4", "--json", file)
+    assert code == 0 and "top-1 agreement" in out, err
+    found = json.loads(file.read_text())
+    assert len(found["plan"]["drop"]) == 2 and len(found["plan"]["keep"]) == 4
+    assert (found["plan"]["criterion"], found["plan"]["compensation"]) == ("svl", compensation)
+    assert {"text", "tokens", "ms_prefill", "ms_per_token"} <= set(found["full"]) & set(found["pruned"])
+    assert found["kl"] >= 0 and 0 <= found["agreement"] <= 1 and found["parameters"]["full"] > found["parameters"]["pruned"]
+    assert found["speedup"]["prefill"] > 0 and found["plan"]["calibration"] == {"set": "calibration", "samples": 3}
+
+
+def test_dropping_nothing_changes_nothing(svl):
+    found = result(svl("compare", *ASK, "--drop", "0", "--max-new-tokens", "4", "--json", "-"))
+    assert found["kl"] == 0 and found["agreement"] == 1 and found["first_divergence"] is None and found["plan"]["drop"] == []
+
+
+def test_layers_by_hand_and_this_sample(svl):
+    found = result(svl("compare", *ASK, "--layers", "1,3-4", "--compensation", "scp", "--calibration", "this", "--max-new-tokens", "2", "--json", "-"))
+    assert found["plan"]["drop"] == [1, 3, 4] and found["plan"]["criterion"] == "manual" and found["plan"]["calibration"]["set"] == "this"
+    code, out, _ = svl("compare", *ASK, "--drop", "1", "--calibration", "this", "--max-new-tokens", "2")
+    assert code == 0 and "the very sample asked about" in out
+
+
+def test_the_bundled_calibration_set(svl):
+    found = result(svl("compare", *ASK, "--drop", "1", "--calibration-size", "2", "--max-new-tokens", "2", "--json", "-"))
+    assert found["plan"]["calibration"] == {"set": "demo", "samples": 2}
+
+
+def test_evaluate(svl):
+    found = result(svl("evaluate", "--model", "model", "--data", "q.jsonl", "--max-new-tokens", "3", "--json", "-"))
+    assert found["n"] == 4 and set(found["by_kind"]) == {"k", "l"} and "accuracy_kept" not in found
+    found = result(svl("evaluate", "--model", "model", "--data", "q.jsonl", "--limit", "2", "--drop", "1", *SET, "--max-new-tokens", "3", "--json", "-"))
+    assert found["n"] == 2 and "accuracy_kept" in found and len(found["plan"]["drop"]) == 1
+    code, out, _ = svl("evaluate", "--model", "model", "--limit", "3", "--drop", "1", *SET, "--max-new-tokens", "2", "--quiet")
+    assert code == 0 and "scenes: 3 questions" in out
+
+
+def test_prune_writes_a_plain_checkpoint(svl, world, tiny_sample, tmp_path):
+    found = result(svl("prune", "--model", "model", "--drop", "2", "--compensation", "scp", *SET, "--out", tmp_path / "p", "--json", "-"))
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from svl_core.lvlm.loading import load
+
+    model, processor = AutoModelForImageTextToText.from_pretrained(tmp_path / "p"), AutoProcessor.from_pretrained(tmp_path / "p")
+    assert model.config.text_config.num_hidden_layers == 4 and processor.tokenizer is not None
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(**tiny_sample.inputs).logits, load(tmp_path / "p").model(**tiny_sample.inputs).logits, atol=0, rtol=0)
+    assert json.loads((tmp_path / "p" / "svl_plan.json").read_text())["layer_ids"] == found["plan"]["keep"]
+    code, _, err = svl("prune", "--model", "model", "--drop", "2", *SET, "--out", tmp_path / "p")
+    assert code == 2 and "--out" in err
+
+
+def test_sweep(svl, tmp_path):
+    options = (*SET, "--drop", "0-1,3", "--criterion", "svl,random", "--draws", "2", "--max-new-tokens", "2", "--csv", tmp_path / "s.csv", "--resume", tmp_path / "r.json")
+    found = result(svl("sweep", *ASK, *options, "--compensation", "none,scp", "--json", "-"))
+    assert [(r["criterion"], r["compensation"], r["drop"]) for r in found["rows"]] == [(c, k, d) for c in ("svl", "random") for k in ("none", "scp") for d in (0, 1, 3)]
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 13 and (tmp_path / "r.json").exists()
+    code, out, err = svl("sweep", "--model", "model", *SET, "--measure", "q.jsonl", "--data", "q.jsonl", "--drop", "2", "--max-new-tokens", "2")
+    assert code == 0 and "accuracy" in out and "cliff" in out, err
+
+
+def test_ablate(svl):
+    found = result(svl("ablate", *ASK, "--sizes", "1-2", "--max-new-tokens", "2", "--json", "-"))
+    assert len(found["rows"]) == 6 + 5 and found["n"] == 1 and len(found["rows"][0]["token_losses"]) == 1
+    found = result(svl("ablate", "--model", "model", "--data", "q.jsonl", "--sizes", "1", "--max-new-tokens", "2", "--json", "-"))
+    assert found["kinds"] == ["k", "l"] and set(found["rows"][0]["by_kind"]) == {"k", "l"}
+    code, out, _ = svl("ablate", "--model", "model", "--measure", "calibration", "--sizes", "1", "--max-new-tokens", "2")
+    assert code == 0 and "n = 3" in out
+
+
+def test_models(svl):
+    found = result(svl("models", "--json", "-"))
+    assert {c["name"] for c in found["criteria"]} >= {"svl", "shortgpt", "random"} and {c["name"] for c in found["compensations"]} >= {"none", "scp", "lstsq"}
+    assert found["models"] and found["families"]
+    code, out, _ = svl("models")
+    assert code == 0 and "shortgpt" in out
+
+
+@pytest.fixture(scope="module")
+def broken(world):
+    (world / "corrupt.png").write_bytes((world / "a.png").read_bytes()[:300])
+    (world / "text.png").write_text("not an image")
+    (world / "bad.jsonl").write_text('{"image": "a.png", "question": "q", "answer": "a"}\n{"image": "a.png"}\n')
+    (world / "empty.jsonl").write_text("\n")
+    (world / "empty").mkdir()
+    return world
+
+
+ASKED = ("--image", "a.png", "--prompt", "what")
+PRUNE = ("compare", "--model", "model", *ASKED, *SET)
+WRONG = {
+    "no command": ((), "expected one of analyze"),
+    "unknown command": (("analyse",), "analyze"),
+    "unknown option": (("analyze", *ASK, "--dorp", "2"), "--dorp"),
+    "no image": (("analyze", "--model", "model", "--prompt", "what"), "--image"),
+    "missing image": (("analyze", "--model", "model", "--image", "none.png", "--prompt", "what"), "none.png"),
+    "corrupt image": (("analyze", "--model", "model", "--image", "corrupt.png", "--prompt", "what"), "corrupt"),
+    "not an image": (("analyze", "--model", "model", "--image", "text.png", "--prompt", "what"), "not a readable image"),
+    "empty prompt": (("analyze", "--model", "model", "--image", "a.png", "--prompt", "  "), "empty prompt"),
+    "long prompt": (("analyze", "--model", "model", "--image", "a.png", "--prompt", "what " * 400), "shorten"),
+    "unknown folder": (("analyze", "--model", "./none", *ASKED), "none"),
+    "folder without model": (("analyze", "--model", "empty", *ASKED), "config.json"),
+    "unknown criterion": (("analyze", *ASK, "--criterion", "svk"), "svl, svl-all"),
+    "unknown compensation": ((*PRUNE, "--drop", "1", "--compensation", "glue"), "none, scp"),
+    "too many dropped": ((*PRUNE, "--drop", "5"), "0 to 4"),
+    "negative drop": ((*PRUNE, "--drop", "-1"), "0 to 4"),
+    "drop no number": ((*PRUNE, "--drop", "two"), "invalid int value"),
+    "nothing to drop": (PRUNE, "--drop"),
+    "both ways to drop": ((*PRUNE, "--drop", "1", "--layers", "2"), "not allowed with"),
+    "layers no numbers": ((*PRUNE, "--layers", "1,b"), "3,5-7"),
+    "layers out of range": ((*PRUNE, "--layers", "9"), "from 0 to 5"),
+    "all layers": ((*PRUNE, "--layers", "0-5"), "at least one"),
+    "top-p": (("analyze", *ASK, "--top-p", "1.5"), "top-p of 1.5"),
+    "text-self": (("analyze", *ASK, "--text-self", "both"), "received"),
+    "targets": ((*PRUNE, "--drop", "1", "--compensation", "scp", "--targets", "head"), "mlp, attention"),
+    "calibration folder empty": (("compare", "--model", "model", *ASKED, "--calibration", "empty", "--drop", "1"), "Found nothing in empty"),
+    "calibration missing": (("compare", "--model", "model", *ASKED, "--calibration", "none", "--drop", "1"), "no file none"),
+    "calibration size": ((*PRUNE, "--drop", "1", "--calibration-size", "0"), "calibration size of 0"),
+    "calibration is this for many": (("evaluate", "--model", "model", "--data", "q.jsonl", "--drop", "1", "--calibration", "this"), "expected a set"),
+    "bad line": (("evaluate", "--model", "model", "--data", "bad.jsonl"), "line 2 of bad.jsonl"),
+    "no questions": (("evaluate", "--model", "model", "--data", "empty.jsonl"), "no questions"),
+    "unknown data": (("evaluate", "--model", "model", "--data", "mme"), "scenes"),
+    "missing data": (("evaluate", "--model", "model", "--data", "none.jsonl"), "no file none.jsonl"),
+    "limit": (("evaluate", "--model", "model", "--data", "q.jsonl", "--limit", "0"), "at least 1"),
+    "answer length": ((*PRUNE, "--drop", "1", "--max-new-tokens", "0"), "at least 1"),
+    "json folder": (("analyze", *ASK, "--json", "none/x.json"), "none/x.json"),
+    "json is a folder": (("analyze", *ASK, "--json", "empty"), "cannot be written"),
+    "device": (("analyze", *ASK, "--device", "abacus"), "abacus"),
+    "dtype": (("analyze", *ASK, "--dtype", "int3"), "int3"),
+    "sweep drops": (("sweep", *ASK, *SET, "--drop", "0-9"), "from 0 to 4"),
+    "sweep criterion": (("sweep", *ASK, *SET, "--criterion", "svl,svk"), "svl, svl-all"),
+    "ablate sizes": (("ablate", *ASK, "--sizes", "9"), "block sizes"),
+    "sweep without prompt": (("sweep", "--model", "model", "--image", "a.png"), "empty prompt"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_exits_with_2_and_one_line(svl, broken, case):
+    args, says = WRONG[case]
+    code, out, err = svl(*args)
+    assert code == 2, err
+    assert out == "" and err.count("\n") == 1 and says in err
+
+
+def test_anything_else_exits_with_1(svl, monkeypatch):
+    import svl_core.cli
+    from svl_core.errors import SVLError
+
+    def fails(args):
+        raise SVLError("it broke")
+
+    monkeypatch.setitem(svl_core.cli.COMMANDS, "models", fails)
+    assert svl("models")[0] == 1
+    monkeypatch.setitem(svl_core.cli.COMMANDS, "models", lambda args: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert svl("models")[0] == 1
+
+
+def test_help_and_version_are_fast_and_light():
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "svl_core", "--help"], capture_output=True, text=True)
+    took = time.perf_counter() - start
+    assert done.returncode == 0 and all(command in done.stdout for command in COMMANDS)
+    assert not re.search(r"\b(torch|transformers|numpy|gradio)\b", done.stderr) and took < 5
+    done = subprocess.run([sys.executable, "-m", "svl_core", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and re.match(r"svl \d", done.stdout)
+
+
+def test_as_a_process(world):
+    """Exit codes and streams as a shell sees them."""
+    done = subprocess.run([sys.executable, "-m", "svl_core", "analyze", "--model", str(world / "model"), "--image", str(world / "a.png"), "--prompt", "what", "--json", "-"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and json.loads(done.stdout)["layers"] == 6
+    done = subprocess.run([sys.executable, "-m", "svl_core", "analyze", "--image", "none.png", "--prompt", "what"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
