@@ -153,6 +153,10 @@ def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
     checkpoint that loads and answers wrongly.
     """
     position = {old: new for new, old in enumerate(keep)}
+    written = text.to_dict()
+    keyed = {name: written[name] for name in KEYED_BY_LAYER if written.get(name)}
+    for name in keyed:
+        setattr(text, name, None)
     for name, value in list(vars(text).items()):
         if name in PER_LAYER and isinstance(value, (list, tuple)):
             if len(value) != layers:
@@ -160,16 +164,16 @@ def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
             setattr(text, name, [value[old] for old in keep])
         elif name in LAYER_INDICES and isinstance(value, (list, tuple)):
             setattr(text, name, [position[old] for old in value if old in position])
-        elif name in KEYED_BY_LAYER and isinstance(value, Mapping):
-            setattr(text, name, {type(old)(position[int(old)]): entry for old, entry in value.items() if int(old) in position})
         elif name in COUNTED_FROM_THE_END and isinstance(value, int):
             setattr(text, name, sum(old >= layers - value for old in keep))
-        elif name not in NOT_PER_LAYER and not name.startswith("_"):
+        elif name not in NOT_PER_LAYER + KEYED_BY_LAYER and not name.startswith("_"):
             by_layer = isinstance(value, (list, tuple)) and len(value) == layers > 1
             by_layer |= isinstance(value, Mapping) and len(value) > 0 and {str(key) for key in value} == {str(i) for i in range(layers)}
             if by_layer:
                 raise SVLError(f"Found an unknown setting {name!r} with {layers} entries, as many as decoder layers; expected only known ones; this model cannot be pruned.")
     text.num_hidden_layers = len(keep)
+    for name, value in keyed.items():
+        setattr(text, name, {type(old)(position[int(old)]): entry for old, entry in value.items() if int(old) in position})
 
 
 def cut_config(config, keep: Sequence[int], layers: int):

@@ -34,9 +34,12 @@ def load_processor(folder: str | Path, config, *, text_only: bool = False):
             return AutoTokenizer.from_pretrained(folder)
         try:
             return AutoProcessor.from_pretrained(folder)
-        except ImportError:
-            return _still(folder, config)
-    except Exception as error:  # processors fail in as many ways as there are classes
+        except Exception as stock:  # processors fail in as many ways as there are classes
+            try:
+                return _still(folder, config)
+            except Exception:
+                raise stock from None
+    except Exception as error:
         raise InputError(f"Found no usable processor beside the model ({' '.join(str(error).split())[:300]}); expected its tokenizer and image processor; get the complete model folder.") from error
 
 

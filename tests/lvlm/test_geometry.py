@@ -50,7 +50,7 @@ def test_bad_geometry_is_refused():
 @pytest.mark.parametrize("size", [(96, 96), (240, 96), (90, 200)])
 def test_changing_a_rectangle_changes_its_own_feature_most(tiny, size, crop):
     """Patch embeddings, before attention mixes them: only the features of positions that overlap the change move."""
-    from conftest import picture
+    from tiny import picture
 
     if crop:
         processor = copy.copy(tiny.processor)

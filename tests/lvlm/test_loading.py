@@ -68,7 +68,7 @@ def test_a_checkpoint_without_weights_or_processor(saved, tmp_path):
 
 
 def test_a_text_only_model(tmp_path):
-    from conftest import tiny_tokenizer
+    from tiny import tiny_tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = tiny_tokenizer()

@@ -93,7 +93,7 @@ def test_parameters_are_counted(tiny):
 
 
 def test_a_tied_head_stays_tied(image, tmp_path):
-    from conftest import tiny_llava
+    from tiny import tiny_llava
 
     from svl_core.lvlm.families import family_of
     from svl_core.lvlm.model import LVLM
@@ -126,10 +126,15 @@ def test_unknown_lists_as_long_as_the_model_are_refused(tiny):
 
 
 def test_known_lists_are_cut():
-    from types import SimpleNamespace
+    from transformers import LlamaConfig
 
-    text = SimpleNamespace(num_hidden_layers=4, layer_types=list("abcd"), cross_attention_layers=[1, 3], per_layer_config={"0": {"x": 1}, "3": {"x": 2}}, eos_token_id=[1, 2, 3, 4])
+    text = LlamaConfig(num_hidden_layers=4, layer_types=["full_attention", "sliding_attention"] * 2, eos_token_id=[1, 2, 3, 4])
+    text.cross_attention_layers, text.num_kv_shared_layers = [1, 3], 2
+    text.per_layer_config = {0: {"intermediate_size": 7}, 3: {"intermediate_size": 9}}
     cut_text_config(text, (0, 3), 4)
-    assert text == SimpleNamespace(num_hidden_layers=2, layer_types=["a", "d"], cross_attention_layers=[1], per_layer_config={"0": {"x": 1}, "1": {"x": 2}}, eos_token_id=[1, 2, 3, 4])
+    assert text.num_hidden_layers == 2 and text.layer_types == ["full_attention", "sliding_attention"] and text.cross_attention_layers == [1]
+    assert text.num_kv_shared_layers == 1 and text.eos_token_id == [1, 2, 3, 4]
+    assert [text.per_layer_config[i].intermediate_size for i in (0, 1)] == [7, 9]
+    text.layer_types = ["full_attention"]
     with pytest.raises(SVLError, match="layer_types"):
-        cut_text_config(SimpleNamespace(num_hidden_layers=4, layer_types=list("abc")), (0, 3), 4)
+        cut_text_config(text, (0,), 2)
