@@ -53,7 +53,7 @@ def scp_map(gram: np.ndarray, rank: int, strength: float) -> torch.Tensor:
     """
     values, vectors = np.linalg.eigh(gram)
     real = int((values > values.max(initial=0) * 1e-12).sum()) if values.max(initial=0) > 0 else 0
-    basis = torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1][:, :min(rank, real)]))
+    basis = torch.from_numpy(vectors[:, ::-1][:, :min(rank, real)].copy())
     return torch.eye(len(gram), dtype=torch.float64) + strength * basis @ basis.T
 
 

@@ -1,0 +1,38 @@
+"""Drop plans: nesting, ranges, runs and the round trip through JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from svl_core.analysis.redundancy import LayerScores
+from svl_core.errors import InputError
+from svl_core.pruning.plan import DropPlan, manual_plan, plan
+
+SCORES = LayerScores("svl", np.array([0.1, 0.9, 0.8, 0.2, 0.95, 0.3]), (4, 1, 2, 3), (0, 5))
+
+
+def test_plans_of_one_ranking_are_nested():
+    plans = [plan(SCORES, n) for n in range(5)]
+    assert [p.drop for p in plans] == [(), (4,), (1, 4), (1, 2, 4), (1, 2, 3, 4)]
+    assert plans[3].runs == ((1, 2), (4, 4)) and plans[3].keep == (0, 3, 5) and plans[3].criterion == "svl"
+
+
+@pytest.mark.parametrize("n", [-1, 5])
+def test_a_count_out_of_range_is_refused_in_one_sentence(n):
+    with pytest.raises(InputError, match=f"Found {n} layers to drop; expected 0 to 4"):
+        plan(SCORES, n)
+
+
+def test_manual_plans():
+    assert manual_plan([3, 1], 6, (0, 5)).drop == (1, 3)
+    for layers, words in (([0, 1], "protected"), ([1, 1], "different"), ([7], "0 to 5"), (range(6), "at least one")):
+        with pytest.raises(InputError, match=words):
+            manual_plan(list(layers), 6, (0,) if words == "protected" else ())
+
+
+def test_json_round_trip():
+    one = plan(SCORES, 3)
+    assert DropPlan.from_json(json.loads(json.dumps(one.to_json()))) == one
+    with pytest.raises(InputError, match="'drop' and 'num_layers'"):
+        DropPlan.from_json({"drop": [1]})
