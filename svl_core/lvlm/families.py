@@ -59,7 +59,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("Gemma3n", ("gemma3n",), "square", protect="shared_keys"),
     Family("Gemma4", ("gemma4",), "pooled_grid", protect="shared_keys", template_options=NO_THINKING),
     Family("Mistral3", ("mistral3",), "row_breaks", plain_prompt="<s>[INST]{images}{prompt}[/INST]"),
-    Family("Mllama", ("mllama",), "square", in_sequence=False, plain_prompt="{images}<|begin_of_text|>{prompt}"),
+    Family("Mllama", ("mllama",), "square", in_sequence=False, protect="first", plain_prompt="{images}<|begin_of_text|>{prompt}"),
 )
 GENERIC = Family("generic", (), "generic")
 
@@ -116,6 +116,11 @@ def _deepstack(text, config) -> range:
     return range(len(config.vision_config.deepstack_visual_indexes))
 
 
+def _first(text, config) -> tuple[int]:
+    """The first layer: its cache counts positions, which a cross-attention layer's would not (Mllama)."""
+    return (0,)
+
+
 def _last_full_attention(text, config) -> list[int]:
     """The last full-attention layer of a hybrid: without one there is no cache that counts positions (Qwen3.5)."""
     return [i for i, kind in enumerate(text.layer_types) if kind == "full_attention"][-1:]
@@ -126,7 +131,7 @@ def _shared_keys(text, config) -> list[int]:
     return [i for i, mode in enumerate(text.kv_sharing_modes) if mode == "store"] + [text.num_hidden_layers - 1]
 
 
-PROTECTION = {"none": lambda text, config: (), "deepstack": _deepstack, "last_full_attention": _last_full_attention, "shared_keys": _shared_keys}
+PROTECTION = {"none": lambda text, config: (), "deepstack": _deepstack, "first": _first, "last_full_attention": _last_full_attention, "shared_keys": _shared_keys}
 
 
 def protected_layers(family: Family, config) -> tuple[int, ...]:

@@ -264,6 +264,8 @@ def build(name):
                 parameter.normal_(0, parameter.shape[-1] ** -0.5)
                 if parameter not in decoder and any(part in path for part in (".out_proj.", ".o_proj.", ".attn.proj.", "projection_layer")):
                     parameter.mul_(0.1)  # a vision tower in which patches hardly mix
+            if parameter not in decoder and config.model_type == "gemma4" and "post_attention_layernorm" in path:
+                parameter.fill_(0.1)  # a norm on the attention's output undoes the line above
             if "gate_attn" in path or "gate_ffn" in path or path.endswith("_gate"):
                 parameter.fill_(0.7)  # cross-attention starts closed
     model.generation_config.update(do_sample=False, **ids(processor.tokenizer))
