@@ -218,6 +218,40 @@ def gemma3():
     return Gemma3Config(vision_config=vision, text_config=text, mm_tokens_per_image=9, **marks), processor
 
 
+def gemma3n():
+    """The stock vision tower needs timm, which needs torchvision: a patch embedding of the same form stands in for it."""
+    import transformers.models.gemma3n.modeling_gemma3n as home
+    from transformers import Gemma3nConfig
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    class Tower(torch.nn.Module):
+        def __init__(self, config):
+            super().__init__()
+            self.patches = torch.nn.Conv2d(3, config.hidden_size, 16, 16)
+
+        def forward(self, pixel_values, **options):
+            return BaseModelOutputWithPooling(last_hidden_state=self.patches(pixel_values))
+
+    class Auto(home.AutoModel if not hasattr(home.AutoModel, "stock") else home.AutoModel.stock):
+        stock = home.AutoModel if not hasattr(home.AutoModel, "stock") else home.AutoModel.stock
+
+        @classmethod
+        def from_config(cls, config, **options):
+            return Tower(config) if config.model_type == "gemma3n_vision" else cls.stock.from_config(config, **options)
+
+    home.AutoModel = Auto
+    words = tokenizer("<image_soft_token>", **GEMMA_MARKS, **GEMMA_AUDIO)
+    processor = still_class("Gemma3nProcessor")(None, SiglipImageProcessorPil(**square_pixels(48)), words, chat_template=template("<image_soft_token>"), image_seq_length=9)
+    text = {**TEXT, "head_dim": 16, "vocab_size": len(words), "vocab_size_per_layer_input": len(words), "hidden_size_per_layer_input": 8, "sliding_window": 32, "num_kv_shared_layers": 2, "laurel_rank": 8,
+            "layer_types": ["sliding_attention", "full_attention"] * 3, "intermediate_size": [96] * LAYERS, "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0, 0.0], **ids(words)}
+    vision = {"hidden_size": 32, "vocab_size": 4, "vocab_offset": len(words), "label_names": ["thing"]}
+    audio = {"hidden_size": 32, "conf_num_hidden_layers": 1, "conf_num_attention_heads": 2, "vocab_size": 4, "vocab_offset": len(words) + 4, "sscp_conv_channel_size": [8, 8]}
+    marks = {f"{name}_token_id": words.convert_tokens_to_ids(token) for name, token in (("image", "<image_soft_token>"), ("boi", "<start_of_image>"), ("eoi", "<end_of_image>"), ("audio", "<audio_soft_token>"),
+                                                                                      ("boa", "<start_of_audio>"), ("eoa", "<end_of_audio>"))}
+    return Gemma3nConfig(vision_config=vision, text_config=text, audio_config=audio, vision_soft_tokens_per_image=9, **marks), processor
+
+
 def gemma4():
     from transformers import Gemma4Config, Gemma4TextConfig, Gemma4VisionConfig
     from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
@@ -246,7 +280,7 @@ def mllama():
 
 BUILDERS = {"llava": llava, "llava-pixtral": llava_pixtral, "llava-next": llava_next, "llava-onevision": llava_onevision, "smolvlm": functools.partial(idefics3, "smolvlm"), "idefics3": idefics3,
             "qwen2-vl": qwen2_vl, "qwen2.5-vl": qwen2_5_vl, "qwen3-vl": qwen3_vl, "qwen3.5": qwen3_5, "internvl": internvl, "aya-vision": aya_vision, "paligemma": paligemma,
-            "paligemma2": functools.partial(paligemma, 2), "gemma3": gemma3, "gemma4": gemma4, "mistral3": mistral3, "mllama": mllama}
+            "paligemma2": functools.partial(paligemma, 2), "gemma3": gemma3, "gemma3n": gemma3n, "gemma4": gemma4, "mistral3": mistral3, "mllama": mllama}
 
 
 @functools.lru_cache(maxsize=None)
