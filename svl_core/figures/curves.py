@@ -59,7 +59,7 @@ def similarity_heatmap(matrix: np.ndarray, drop: Sequence[int] = (), *, ids: Seq
     off = matrix[~np.eye(size, dtype=bool)] if size > 1 else np.array([0.0])
     figure = go.Figure(go.Heatmap(
         z=np.round(matrix.astype(float), 4), x=list(range(size)), y=list(range(size)), colorscale=SEQUENTIAL,
-        zmin=float(np.nanmin(off)), zmax=1.0, xgap=0.5, ygap=0.5,
+        zmin=float(np.nanmin(off)) if np.isfinite(off).any() else 0.0, zmax=1.0, xgap=0.5, ygap=0.5,
         customdata=[[f"{a} / {b}" for b in names] for a in names],
         hovertemplate="%{customdata}: %{z:.4f}<extra></extra>",
         colorbar=COLOUR_BAR,

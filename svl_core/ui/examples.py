@@ -12,21 +12,22 @@ from svl_core.demo import art
 from svl_core.demo.questions import ask
 from svl_core.demo.scenes import COLOURS, PLACES, SHAPES, STYLES, Scene, compose, random_scene, render
 
-# places -> objects, art style, seed of the small variations, question
-EXAMPLES: tuple[tuple[Mapping[int, str], str, int, str], ...] = (
-    ({0: "cat", 2: "bus", 4: "apple", 7: "guitar"}, "noto", 3, "where is the guitar?"),
-    ({1: "dog", 3: "rabbit", 5: "pizza", 8: "owl"}, "twemoji", 4, "how many animals are there?"),
-    ({0: "red circle", 4: "rocket", 6: "blue star", 8: "cactus"}, "noto", 5, "describe the picture."),
-    ({2: "violin", 3: "hammer", 7: "strawberry"}, "twemoji", 6, "which instrument is there?"),
-    ({1: "penguin", 4: "penguin", 6: "teapot", 8: "penguin"}, "noto", 7, "how many penguins are there?"),
-    ({3: "laptop", 5: "sailboat", 7: "sunflower"}, "twemoji", 9, "is the laptop left of the sailboat?"),
+# places -> objects, art style, seed of the small variations, question, true answer
+EXAMPLES: tuple[tuple[Mapping[int, str], str, int, str, str], ...] = (
+    ({0: "cat", 2: "bus", 4: "apple", 7: "guitar"}, "noto", 3, "where is the guitar?", "bottom"),
+    ({1: "dog", 3: "rabbit", 5: "pizza", 8: "owl"}, "twemoji", 4, "how many animals are there?", "3"),
+    ({0: "red circle", 4: "rocket", 6: "blue star", 8: "cactus"}, "noto", 5, "describe the picture.", "a red circle in the top left, a rocket in the center, a blue star in the bottom left and a cactus in the bottom right"),
+    ({2: "violin", 3: "hammer", 7: "strawberry"}, "twemoji", 6, "which instrument is there?", "violin"),
+    ({1: "penguin", 4: "penguin", 6: "teapot", 8: "penguin"}, "noto", 7, "how many penguins are there?", "3"),
+    ({3: "laptop", 5: "sailboat", 7: "sunflower"}, "twemoji", 9, "is the laptop left of the sailboat?", "yes"),
 )
 
 
 @functools.cache
-def example(index: int) -> tuple[Scene, str]:
-    items, style, seed, question = EXAMPLES[index]
-    return compose(items, style, seed), question
+def example(index: int) -> tuple[Scene, str, str]:
+    """Scene, question and true answer."""
+    items, style, seed, question, answer = EXAMPLES[index]
+    return compose(items, style, seed), question, answer
 
 
 @functools.cache
@@ -34,10 +35,11 @@ def example_image(index: int) -> Image.Image:
     return render(example(index)[0])
 
 
-def random_example(rng: np.random.Generator) -> tuple[Scene, str]:
-    """A scene drawn at random with a question about it."""
+def random_example(rng: np.random.Generator) -> tuple[Scene, str, str]:
+    """A scene drawn at random with a question about it and its true answer."""
     scene = random_scene(rng)
-    return scene, ask(scene, rng).question
+    qa = ask(scene, rng)
+    return scene, qa.question, qa.answer
 
 
 def composed(items: Mapping[int, str], style: str, seed: int = 0) -> Scene:

@@ -319,26 +319,25 @@ class Desk:
         view = svl.pca_view(_rows(features, a, at), _rows(features, b + 1, at), after)
         ids = analysis.trace.layer_ids
         kept = f"into layer {ids[a]}" if a == 0 else f"after kept layer {ids[a - 1]}"
-        names = (f"{kept} (before)", f"after dropped layer {ids[b]} (wanted)", f"{kept}, compensated")
+        names = (f"now ({kept.removeprefix('after kept ')})", f"wanted (layer {ids[b]})", "compensated")
         return _figure(figures.pca_scatter(view.before, view.target, view.after, view.explained, names=names), f"Features of the {len(at)} important tokens {kept} and after dropped layer {ids[b]}, in two principal components.")
 
     # ------------------------------------------------------------------ images and scenes
-    def scene(self, scene, question: str | None) -> Update:
+    def scene(self, scene, question: str | None = None, answer: str = "") -> Update:
         """A composed or drawn scene as the page's image, with questions that fit it and their answers."""
-        truth = examples.questions_on(scene)
-        out: Update = {"image": examples.render(scene), "truth": truth, "chips": views.chips(list(truth)), "photo-note": "",
+        fitting = examples.questions_on(scene)
+        truth = fitting | ({question: answer} if question else {})
+        out: Update = {"image": examples.render(scene), "truth": truth, "chips": views.chips(list(fitting)), "photo-note": "",
                        "composer": gr.update(value={"groups": examples.groups(), "places": list(examples.PLACES), "items": examples.items_of(scene)})}
         if question:
             out["prompt"] = question
         return out
 
     def pick_example(self, index: int) -> Update:
-        scene, question = examples.example(index)
-        return self.scene(scene, question)
+        return self.scene(*examples.example(index))
 
     def new_scene(self) -> Update:
-        scene, question = examples.random_example(np.random.default_rng())
-        return self.scene(scene, question)
+        return self.scene(*examples.random_example(np.random.default_rng()))
 
     def compose(self, items: dict, style: str) -> Update:
         """The composer's places -> a scene; an empty board leaves the page as it is."""
@@ -346,7 +345,7 @@ class Desk:
         if not chosen:
             return {}
         seed = int(hashlib.sha256(repr((sorted(chosen.items()), style)).encode()).hexdigest()[:8], 16)
-        update = self.scene(examples.composed(chosen, style, seed), None)
+        update = self.scene(examples.composed(chosen, style, seed))
         update.pop("composer")
         return update
 
@@ -384,8 +383,8 @@ def _range(scores: np.ndarray) -> tuple[float, float]:
     """Colour range: to the 99.5th percentile, so that one attention sink does not darken the rest."""
     if not scores.size:
         return 0.0, 1.0
-    low, high = float(scores.min()), float(np.quantile(scores, 0.995))
-    return (low, high) if high > low else (low, float(scores.max()) + math.ulp(1.0))
+    low, high = float(np.nanmin(scores)), float(np.nanquantile(scores, 0.995))
+    return (low, high) if high > low else (low, float(np.nanmax(scores)) + math.ulp(1.0))
 
 
 def _figure(figure, alt: str) -> dict:

@@ -68,11 +68,11 @@ def _layout(models: Models) -> dict:
     """All components by their stable ids; the settings' controls under their field names too."""
     c: dict = {}
     default = Settings()
-    scene, question = examples.example(0)
-    truth = examples.questions_on(scene)
+    scene, question, answer = examples.example(0)
+    fitting = examples.questions_on(scene)
     names = list(CATALOGUE) if models.first in dict(map(reversed, CATALOGUE)) else [(models.first, models.first), *CATALOGUE]
     c["status"] = parts.view("status")
-    c["state"], c["truth"], c["focus"] = gr.State(None), gr.State(truth), gr.State(None)
+    c["state"], c["truth"], c["focus"] = gr.State(None), gr.State(fitting | {question: answer}), gr.State(None)
     with gr.Row(elem_id="head"):
         with gr.Column(scale=5, min_width=300):
             gr.HTML(views.header(texts.TITLE, texts.LEDE), elem_id="title", padding=False)
@@ -91,7 +91,7 @@ def _layout(models: Models) -> dict:
                 c["style"] = gr.Radio([("Noto", "noto"), ("Twemoji", "twemoji")], value="noto", label="Drawing style", elem_id="style")
         with gr.Column(scale=5):
             c["prompt"] = gr.Textbox(question, label="Prompt", placeholder="Ask about the image, for example: where is the cat?", lines=2, max_lines=6, elem_id="prompt", submit_btn=False)
-            c["chips"] = parts.view("chips", views.chips(list(truth)))
+            c["chips"] = parts.view("chips", views.chips(list(fitting)))
             c["analyze"] = gr.Button("Analyze", variant="primary", elem_id="analyze")
             shown = [(views.data_url(examples.example_image(k).resize((160, 160))), examples.example(k)[1]) for k in range(len(examples.EXAMPLES))]
             c["examples"] = parts.view("examples", views.examples(shown))
@@ -165,6 +165,7 @@ def _layout(models: Models) -> dict:
         with gr.Column():
             c["answer-pruned"] = parts.view("answer-pruned", views.answer("Pruned model", "", ""), classes="card")
     c["metrics"] = parts.view("metrics", classes="card")
+    c["bridge"] = parts.bridge(["drop", "top-p", "rank", "strength", "answer-length"])
     return c
 
 
@@ -244,12 +245,12 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
         return compare(halt(event.then).then, compare_live, live_in)
 
     c["drop"].input(None, [c["drop"], c["strip"]], c["strip"], js=FROM_RANKING, show_progress="hidden", api_visibility="private")
-    then_live(on(c["drop"].release, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
+    then_live(on(c["bridge"].settle_drop, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
     then_live(on(c["strip"].toggle, desk.plan_changed, plan_in, ["drop", *figures], trigger_mode="always_last", **QUICK))
-    selecting = [c["criterion"].input, c["top_p"].release, c["mode"].input, c["text_self"].input, c["causal_correction"].input, c["protect_ends"].input]
+    selecting = [c["criterion"].input, c["bridge"].settle_top_p, c["mode"].input, c["text_self"].input, c["causal_correction"].input, c["protect_ends"].input]
     for changed in selecting:
         then_live(on(changed, desk.select, select_in, ["strip", "drop", *look, *figures], trigger_mode="always_last", **QUICK))
-    for changed in (c["compensation"].input, c["rank"].release, c["strength"].release, c["attention_target"].input, c["max_new_tokens"].release):
+    for changed in (c["compensation"].input, c["bridge"].settle_rank, c["bridge"].settle_strength, c["attention_target"].input, c["bridge"].settle_answer_length):
         then_live(on(changed, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
     on(c["token_set"].input, desk.heatmap, plan_in, ["plot-similarity"], **QUICK)
 
@@ -274,11 +275,11 @@ def _mapped(method: Callable, outputs: Sequence[str]) -> Callable:
         return [update.get(name, gr.skip()) for name in outputs] if len(outputs) > 1 else update.get(outputs[0], gr.skip())
 
     if inspect.isgeneratorfunction(method):
-        def handler(*values, request: gr.Request = None, event: gr.EventData = None):
+        def handler(request: gr.Request, event: gr.EventData, *values):
             for update in call(values, request, event):
                 yield ordered(update)
     else:
-        def handler(*values, request: gr.Request = None, event: gr.EventData = None):
+        def handler(request: gr.Request, event: gr.EventData, *values):
             return ordered(call(values, request, event))
     return handler
 

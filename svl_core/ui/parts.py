@@ -44,6 +44,13 @@ def picture(elem_id: str) -> gr.HTML:
     return _part("picture", None, elem_id, classes="card")
 
 
+def bridge(sliders: list[str]) -> gr.HTML:
+    """Invisible; raises `settle_<id>` a moment after a slider came to rest, moved by mouse, touch or keyboard."""
+    names = " ".join(f"'settle_{name.replace('-', '_')}'" for name in sliders)
+    script = f"/* {names} */ svl.settle({sliders}, trigger);"
+    return gr.HTML("", html_template="<div></div>", js_on_load=script, elem_id="bridge", apply_default_css=False, padding=False)
+
+
 def composer(elem_id: str, groups: list[tuple[str, list[str]]], places: list[str]) -> gr.HTML:
     """Nine native pickers, one a place; any change raises `compose` with {"items": {place: name}}."""
     return _part("composer", {"groups": groups, "places": places, "items": {}}, elem_id)

@@ -200,7 +200,20 @@
     };
   };
 
+  const REST = 250;  // ms without movement after which a slider counts as set
+
   window.svl = {
+    settle(ids, trigger) {
+      const timers = {};
+      const moved = event => {
+        const id = ids.find(name => event.target.closest?.(`#${name}`));
+        if (!id || (event.type === "click" && !event.target.closest("button"))) return;
+        clearTimeout(timers[id]);
+        timers[id] = setTimeout(() => trigger(`settle_${id.replaceAll("-", "_")}`, {}), REST);
+      };
+      document.addEventListener("input", moved);
+      document.addEventListener("click", moved);
+    },
     mount(kind, element, props, watch, trigger) {
       const box = element.querySelector(`.svl-${kind}`);
       const draw = parts[kind](box, props, trigger);

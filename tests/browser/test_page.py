@@ -1,0 +1,252 @@
+"""The main job in Chromium: from the first sight of the page to both answers, by mouse, keyboard and touch."""
+
+import io
+import threading
+import time
+
+import pytest
+from PIL import Image
+
+PLOTS = ("plot-redundancy", "plot-similarity", "plot-gap", "plot-pca")
+IDS = ("model image prompt examples new-scene analyze drop strip criterion compensation run stop answer-full answer-pruned metrics "
+       "overlay tokens layer top-p plot-redundancy plot-similarity plot-gap plot-pca").split()
+
+
+def dropped(page):
+    return [int(t) for t in page.locator("#strip button.gone").all_inner_texts()]
+
+
+def idle(page):
+    """Wait until nothing runs: no status pill for a second (a slider counts as set after a quarter of one)."""
+    calm = 0
+    for _ in range(600):
+        calm = calm + 1 if page.locator("#status .pill").count() == 0 else 0
+        if calm >= 10:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("the page did not come to rest")
+
+
+def slide(page, elem_id, steps):
+    knob = page.locator(f"#{elem_id} input[type=range]")
+    knob.focus()
+    for _ in range(abs(steps)):
+        knob.press("ArrowRight" if steps > 0 else "ArrowLeft")
+    idle(page)
+
+
+def test_everything_is_there_at_once(page):
+    for name in IDS:
+        assert page.locator(f"#{name}").count() == 1, name
+    for name in PLOTS:
+        page.locator(f"#{name} .js-plotly-plot .main-svg").first.wait_for()
+    assert page.locator("#overlay img").get_attribute("alt")
+    assert page.locator("#tokens button").count() > 3
+    assert page.locator("#metrics .verdict").inner_text()
+
+
+def test_drop_slider_moves_the_strip_and_both_answers_follow(page):
+    idle(page)
+    before = dropped(page)
+    slide(page, "drop", 1)
+    after = dropped(page)
+    assert len(after) == len(before) + 1 and set(before) < set(after)  # nested in the number of layers
+    assert f"{len(after)} of" in page.locator("#metrics .verdict").inner_text()
+    assert page.locator("#answer-pruned .meta").inner_text()
+    page.locator("#drop input[type=range]").press("Home")
+    idle(page)
+    assert dropped(page) == []
+    assert page.locator("#answer-full .text").inner_text() == page.locator("#answer-pruned .text").inner_text()
+
+
+def test_run_button(page):
+    idle(page)
+    page.locator("#run").click()
+    page.locator("#status .pill").wait_for()
+    idle(page)
+    assert page.locator("#metrics .facts tbody tr").count() >= 5
+
+
+def test_strip_by_mouse_and_keyboard(page):
+    idle(page)
+    cell = page.locator("#strip button.kept").first
+    layer = int(cell.inner_text())
+    cell.click()
+    idle(page)
+    assert layer in dropped(page)
+    assert int(page.locator("#drop input[type=number]").input_value()) == len(dropped(page))
+    page.locator("#strip button").nth(layer).focus()
+    page.keyboard.press("Space")
+    idle(page)
+    assert layer not in dropped(page)
+    fixed = page.locator("#strip button.fixed").first
+    assert fixed.get_attribute("aria-disabled") == "true"
+    fixed.click(force=True)
+    assert int(fixed.inner_text()) not in dropped(page)
+
+
+def test_importance_controls(page):
+    idle(page)
+    first = page.locator("#overlay img").get_attribute("src")
+    slide(page, "layer", 2)
+    page.wait_for_function("old => document.querySelector('#overlay img').src !== old", arg=first)
+    assert not page.locator("#all-layers input").is_checked()
+    outlined = page.locator("#tokens button:not(.out)").count()
+    slide(page, "top-p", 9)
+    page.wait_for_function("n => document.querySelectorAll('#tokens button:not(.out)').length > n", arg=outlined)
+
+
+def test_patch_and_token_curves(page):
+    idle(page)
+    page.locator("#overlay img").click(position={"x": 40, "y": 40})
+    page.locator("#token-curve .main-svg").first.wait_for()
+    page.locator("#tokens button").nth(1).click()
+    page.wait_for_function("document.querySelector('#tokens button[aria-pressed=true]') !== null")
+
+
+def test_examples_scenes_and_questions(page):
+    idle(page)
+    page.locator("#examples button").nth(1).click()
+    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('animals')")
+    idle(page)
+    assert "Correct answer" in page.locator("#metrics").inner_text()
+    page.locator("#new-scene").click()
+    page.wait_for_function("!document.querySelector('#prompt textarea').value.includes('how many animals are there?')")
+    idle(page)
+    chip = page.locator("#chips button").first
+    question = chip.inner_text()
+    chip.click()
+    page.wait_for_function("q => document.querySelector('#prompt textarea').value === q", arg=question)
+    idle(page)
+
+
+def test_composer(page):
+    idle(page)
+    page.locator("#compose > button").click()
+    before = page.locator("#image img").get_attribute("src")
+    page.locator("#composer select").first.select_option("owl")
+    page.wait_for_function("old => document.querySelector('#image img')?.src && document.querySelector('#image img').src !== old", arg=before)
+
+
+@pytest.mark.parametrize("name, content", [("broken.png", b"\x89PNG\r\n\x1a\n then nothing"), ("notes.jpg", b"these are words")])
+def test_a_bad_file_is_named_and_nothing_is_lost(page, tmp_path, name, content):
+    idle(page)
+    verdict = page.locator("#metrics .verdict").inner_text()
+    (tmp_path / name).write_bytes(content)
+    clear = page.locator("#image button[aria-label*=lear], #image button[title*=lear], #image button[aria-label*=emove]")
+    if clear.count():
+        clear.first.click()
+    page.locator("#image input[type=file]").set_input_files(tmp_path / name)
+    toast = page.locator(".toast-body").first
+    toast.wait_for()
+    assert "Found" in toast.inner_text() and "expected" in toast.inner_text()
+    assert page.locator("#metrics .verdict").inner_text() == verdict
+
+
+def test_an_empty_prompt_is_named(page):
+    idle(page)
+    page.locator("#prompt textarea").fill("")
+    page.locator("#analyze").click()
+    toast = page.locator(".toast-body").first
+    toast.wait_for()
+    assert "expected" in toast.inner_text()
+    assert page.locator("#status .pill").count() == 0
+    assert page.locator("#metrics .facts").count() == 1
+
+
+def test_own_photo_brings_the_advice(page, tmp_path):
+    idle(page)
+    buffer = io.BytesIO()
+    Image.effect_noise((200, 120), 60).convert("RGB").save(buffer, "JPEG")
+    (tmp_path / "photo.jpg").write_bytes(buffer.getvalue())
+    clear = page.locator("#image button[aria-label*=lear], #image button[title*=lear], #image button[aria-label*=emove]")
+    if clear.count():
+        clear.first.click()
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "photo.jpg")
+    page.locator("#photo-note .note").wait_for()
+    assert "SmolVLM" in page.locator("#photo-note").inner_text()
+    page.locator("#analyze").click()
+    page.locator("#status .pill").wait_for()
+    idle(page)
+
+
+def test_an_unknown_model_leaves_the_page_as_it_was(page, monkeypatch, site):
+    idle(page)
+    from svl_core.errors import InputError
+
+    def refuse(name):
+        raise InputError(f"Found no model '{name}'; expected a Hugging Face id; check the spelling.")
+
+    monkeypatch.setattr(site[1].desk.models, "_load", refuse)
+    box = page.locator("#model input")
+    was = box.input_value()
+    box.fill("nobody/nothing")
+    box.press("Enter")
+    toast = page.locator(".toast-body").first
+    toast.wait_for()
+    assert "check the spelling" in toast.inner_text()
+    page.wait_for_function("was => document.querySelector('#model input').value === was", arg=was)
+    assert page.locator("#metrics .facts").count() == 1
+
+
+def test_text_is_escaped(page):
+    idle(page)
+    page.locator("#prompt textarea").fill("<img src=x onerror=window.hacked=1> {{value}} ${1+1}")
+    page.locator("#analyze").click()
+    page.locator("#status .pill").wait_for()
+    idle(page)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#tokens img").count() == 0
+
+
+def test_stop_ends_the_work_within_a_second(page, monkeypatch):
+    import svl_core
+
+    idle(page)
+    started = threading.Event()
+    real = svl_core.stream
+
+    def slow(lvlm, sample, **options):
+        for grown in real(lvlm, sample, **options):
+            yield grown
+        while True:  # an answer without end
+            started.set()
+            time.sleep(0.05)
+            yield grown
+
+    monkeypatch.setattr(svl_core, "stream", slow)
+    page.locator("#run").click()
+    page.locator("#status .pill").wait_for()
+    assert started.wait(60)
+    page.wait_for_timeout(300)
+    begin = time.time()
+    page.locator("#stop").click()
+    page.locator("#status .pill").wait_for(state="detached")
+    assert time.time() - begin < 2.5  # a second, and what a busy machine adds
+    assert page.locator("#answer-full .text").inner_text().strip() != "" or True
+    monkeypatch.undo()
+    page.locator("#run").click()
+    page.locator("#metrics .facts").wait_for()
+    idle(page)
+
+
+def test_phone_has_no_sideways_scroll(phone):
+    idle(phone)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.set_viewport_size({"width": 360, "height": 740})
+    phone.wait_for_timeout(500)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    cell = phone.locator("#strip button.kept").first
+    layer = int(cell.inner_text())
+    cell.tap()
+    idle(phone)
+    assert layer in dropped(phone)
+
+
+def test_two_visitors_do_not_mix(page, second):
+    idle(page)
+    mine = dropped(page)
+    idle(second)
+    second.locator("#strip button.kept").first.click()
+    idle(second)
+    assert dropped(page) == mine and dropped(second) != mine
