@@ -249,7 +249,7 @@ def _comparison_text(report: Comparison) -> str:
         ("", "parameters (M)", "prefill (ms)", "per token (ms)"),
         row("full", report.full, report.parameters_full),
         row("pruned", report.pruned, report.parameters_pruned),
-        ("speed-up", f"{report.parameters_full / report.parameters_pruned:.2f}x", speed(report.speedup_prefill), speed(report.speedup_decode)),
+        ("change", f"{report.parameters_pruned / report.parameters_full - 1:+.1%}", speed(report.speedup_prefill), speed(report.speedup_decode)),
     ])
     differs = "same answer" if report.exact else f"answers differ from token {report.first_divergence} on"
     return f"full:   {report.full.text}\npruned: {report.pruned.text}\n\n{table}\n\n{differs}; KL {report.kl:.4f} nats/token; top-1 agreement {report.agreement:.1%}"
@@ -327,7 +327,7 @@ def _sweep(args: argparse.Namespace) -> tuple[dict, str]:
     for row in found.rows:
         measured_accuracy = (f"{row.accuracy:.1%}",) if questions else ()
         rows.append((row.criterion, row.compensation, str(row.drop), f"{row.kl:.4f}", f"{row.agreement:.1%}", f"{row.exact:.1%}", *measured_accuracy, f"{row.speedup:.2f}x"))
-    cliffs = [f"{each['criterion']} + {each['compensation']}: {'no cliff' if each['drop'] is None else 'cliff at ' + str(each['drop']) + ' layers'}" for each in result["cliffs"]]
+    cliffs = [f"{each['criterion']} + {each['compensation']}: {'no cliff' if each['drop'] is None else 'cliff at ' + str(each['drop']) + ' dropped'}" for each in result["cliffs"]]
     return result, _table(rows, left=2) + "\n\n" + "\n".join(cliffs)
 
 

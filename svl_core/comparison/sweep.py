@@ -25,7 +25,7 @@ from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.decoding import greedy, image_token_ids
 from svl_core.comparison.evaluation import Question, answer_batch, evaluate
 from svl_core.comparison.forcing import forced_logits, iterate_forced, kl_per_token
-from svl_core.comparison.speed import measure_speedup
+from svl_core.comparison.speed import Speedup, measure_speedup
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -208,7 +208,7 @@ class _Work:
         self.traced = trace(self.lvlm, self.fit, mlp=any(COMPENSATIONS[c].needs_mlp for c in self.compensations), cancel=self.cancel)
         self.weights = importance(self.traced)
         self._rankings: dict[tuple[str, int], Any] = {}
-        self._speedups: dict[tuple[int, int], Any] = {}
+        self._speedups: dict[tuple[int, int], Speedup] = {}
         drops = self._checked(drops)
         header = self._header(drops)
         rows = _read(file, header) if file else []
@@ -319,9 +319,11 @@ class _Work:
             return None
         return evaluate(pruned, self.questions, batch_size=self.batch_size, max_new_tokens=self.max_new_tokens, cancel=self.cancel).accuracy
 
-    def _speedup(self, pruned: LVLM):
+    def _speedup(self, pruned: LVLM) -> Speedup:
         """Measured once for each size of model: which layers are missing makes no difference to the work."""
         size = (pruned.num_layers, pruned.num_parameters)
+        if size == (self.lvlm.num_layers, self.lvlm.num_parameters):
+            return Speedup(1.0, 1.0, 1.0)
         if size not in self._speedups:
             self._speedups[size] = measure_speedup(self.lvlm, pruned, self.measured[0], repeats=self.repeats)
         return self._speedups[size]

@@ -40,7 +40,7 @@ def test_rows_equal_compare(tiny, sets):
     pruned = prune(tiny, plan(redundancy(traced, importance(traced), "shortgpt"), 2))
     reports = [compare(tiny, pruned, sample, max_new_tokens=4) for sample in measured]
     zero, two = found.rows
-    assert (zero.kl, zero.agreement, zero.exact, zero.drop, zero.layers) == (0, 1, 1, 0, ())
+    assert (zero.kl, zero.agreement, zero.exact, zero.drop, zero.layers, zero.speedup) == (0, 1, 1, 0, (), 1)
     assert two.kl == pytest.approx(np.mean([r.kl for r in reports]), rel=1e-3)
     assert two.agreement == pytest.approx(np.mean([r.agreement for r in reports]))
     assert two.exact == np.mean([r.exact for r in reports])
