@@ -81,34 +81,43 @@ class Collector:
         keys = key[0].float().repeat_interleave(heads // key.shape[1], 0).transpose(1, 2)  # (H, D, S)
         received, received_seen = torch.zeros(2, length, device=device), torch.zeros(2, length, device=device)
         given, given_seen = torch.zeros(length, 2, device=device), torch.zeros(length, 2, device=device)
-        columns = torch.arange(length, device=device)
         for start in range(0, length, CHUNK):
-            rows = slice(start, min(start + CHUNK, length))
-            scores = torch.bmm(query[0, :, rows].float() * scaling, keys)  # (H, chunk, S)
+            stop = min(start + CHUNK, length)
+            rows = slice(start, stop)
+            seen = _seen(mask, start, stop, length, device)  # (chunk, S), or (heads, chunk, S) for a mask of its own each
+            width = stop if mask is None else length  # a causal chunk needs no later key
+            scores = torch.bmm(query[0, :, rows].float() * scaling, keys[:, :, :width])  # (H, chunk, width)
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if mask is None:
-                seen = columns[None] <= columns[rows, None]
-                scores.masked_fill_(~seen, float("-inf"))
+                scores[:, :, start:].masked_fill_(~seen[:, start:stop], float("-inf"))
             elif mask.dtype == torch.bool:
-                seen = mask[0, :, rows, :length]
                 scores.masked_fill_(~seen, float("-inf"))
-                seen = seen.any(0)
             else:
-                part = mask[0, :, rows, :length].float()
-                scores += part
-                seen = (part > torch.finfo(mask.dtype).min / 2).any(0)
-            weights = scores.softmax(-1).nan_to_num_().mean(0)  # (chunk, S)
-            seen = seen.float()
-            received += kinds[:, rows] @ weights
+                scores += mask[0, :, rows, :length].float()
+            weights = scores.sub_(scores.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).min)).exp_()  # softmax without its division,
+            parts = weights @ kinds[:, :width].T  # (H, chunk, 2)
+            total = parts.sum(-1, keepdim=True).clamp_min(1e-30)  # which the sums make up for
+            given[rows] = (parts / total).mean(0)
+            received[:, :width] += ((kinds[:, rows] / total.transpose(1, 2)) @ weights).mean(0)
+            seen = (seen.any(0) if seen.ndim == 3 else seen).float()
             received_seen += kinds[:, rows] @ seen
-            given[rows], given_seen[rows] = weights @ kinds.T, seen @ kinds.T
+            given_seen[rows] = seen @ kinds.T
         for end, column, row in (("", received.cpu().numpy(), given.cpu().numpy()), ("_seen", received_seen.cpu().numpy(), given_seen.cpu().numpy())):
             self.sums["visual_from_visual" + end][layer] = column[0, self.visual]
             self.sums["visual_from_text" + end][layer] = column[1, self.visual]
             self.sums["text_from_text" + end][layer] = column[1, self.textual]
             self.sums["text_to_visual" + end][layer] = row[self.textual, 0]
             self.sums["text_to_text" + end][layer] = row[self.textual, 1]
+
+
+def _seen(mask: torch.Tensor | None, start: int, stop: int, length: int, device: torch.device) -> torch.Tensor:
+    """Which keys the queries start..stop may look at: (chunk, S) bool for no mask (causal), else (1 or H, chunk, S)."""
+    if mask is None:
+        columns = torch.arange(length, device=device)
+        return columns[None] <= columns[start:stop, None]
+    part = mask[0, :, start:stop, :length]
+    return part if mask.dtype == torch.bool else part > torch.finfo(mask.dtype).min / 2
 
 
 _COLLECTOR: ContextVar[Collector | None] = ContextVar("svl_collector", default=None)

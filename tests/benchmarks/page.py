@@ -1,0 +1,119 @@
+"""Times the page as its user meets it: `python tests/benchmarks/page.py` -> results/page.json.
+
+Starts `python app.py`, opens it in headless Chromium and measures: page usable (both first answers shown), analysing a new
+image, both answers, a slider move (server side, and until the page rests), and the process's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+REPEATS = 5
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process in MB (Linux)."""
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def rest(page) -> None:
+    """Until the page shows no work for 300 ms."""
+    calm = 0
+    while calm < 6:
+        page.wait_for_timeout(50)
+        calm = calm + 1 if page.locator("#status .pill").count() == 0 else 0
+
+
+def timed(action) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def server_side() -> dict[str, float]:
+    """Seconds of the handlers alone, in this process: analysis, a slider move, both answers."""
+    import svl_core as svl
+    from svl_core.demo.questions import labelled
+
+    lvlm = svl.load("demo")
+    asked = labelled(REPEATS + 1, 11)
+    samples = [lvlm.encode(one.image, one.question) for one in asked]
+    found: dict[str, list[float]] = {"analyse": [], "slider": [], "answers": []}
+    for sample in samples:
+        began = time.perf_counter()
+        trace = svl.trace(lvlm, [sample])
+        importance = svl.importance(trace)
+        scores = svl.redundancy(trace, importance)
+        svl.similarity(trace, importance)
+        done = time.perf_counter()
+        plan = svl.plan(scores, 4)
+        svl.feature_gap(trace, plan.drop, importance)
+        moved = time.perf_counter()
+        pruned = svl.prune(lvlm, plan, "scp", trace, importance)
+        svl.compare(lvlm, pruned, sample)
+        ended = time.perf_counter()
+        for name, seconds in zip(found, (done - began, moved - done, ended - moved)):
+            found[name].append(seconds)
+    return {name: statistics.median(values[1:]) for name, values in found.items()}
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    port = free_port()
+    began = time.perf_counter()
+    server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).read()
+                break
+            except OSError:
+                time.sleep(0.05)
+        served = time.perf_counter() - began
+        with sync_playwright() as play:
+            chromium = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+            page = chromium.new_page(viewport={"width": 1440, "height": 900})
+            page.set_default_timeout(120_000)
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.locator("#metrics .facts").wait_for()
+            usable = time.perf_counter() - began
+            rest(page)
+            scenes, moves = [], []
+            for _ in range(REPEATS):
+                scenes.append(timed(lambda: (page.locator("#new-scene").click(), page.wait_for_timeout(100), rest(page))))
+                knob = page.locator("#drop input[type=range]")
+                knob.focus()
+                moves.append(timed(lambda: (knob.press("ArrowRight"), page.wait_for_timeout(300), rest(page))))
+            chromium.close()
+        made = {"served_s": served, "usable_s": usable, "new_scene_with_answers_s": statistics.median(scenes), "slider_move_with_answers_s": statistics.median(moves), "memory_mb": resident_mb(server.pid)}
+    finally:
+        server.terminate()
+        server.wait(20)
+    made |= {"core_" + name + "_s": seconds for name, seconds in server_side().items()}
+    made = {name: round(value, 3) for name, value in made.items()} | {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "page.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(made, indent=1))
+
+
+if __name__ == "__main__":
+    main()
