@@ -17,6 +17,7 @@ import torch
 
 from svl_core.analysis.attention import AttentionStatistics, Collector, collecting
 from svl_core.errors import Cancelled, InputError, SVLError
+from svl_core.lvlm.families import residual
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 
@@ -101,12 +102,12 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool) -> SampleTrace:
 
     def entering(module, args, kwargs):
         if threading.get_ident() == here:
-            features[0] = (args[0] if args else kwargs["hidden_states"])[0].detach()
+            features[0] = residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0].detach()
 
     def leaving(number):
         def hook(module, args, output):
             if threading.get_ident() == here:
-                features[number + 1] = (output[0] if isinstance(output, tuple) else output)[0].detach()
+                features[number + 1] = residual(output[0] if isinstance(output, tuple) else output, lvlm.text_config)[0].detach()
         return hook
 
     def mapped(number):
@@ -125,6 +126,7 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool) -> SampleTrace:
             if mlp:
                 handles.append(down_projection(layer).register_forward_hook(mapped(number)))
         stack.enter_context(collecting(lvlm.decoder, collector))
-        logits = lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=1).logits
+        last = torch.tensor([sample.length - 1], device=lvlm.device)  # a number instead would let Gemma4 skip positions in its last layers
+        logits = lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits
     return SampleTrace(torch.stack([f.cpu() for f in features]), sample.visual, sample.textual, collector.statistics(), logits[0, -1].float().cpu().numpy(), sample.key,
                        torch.stack([o.cpu() for o in outputs]) if mlp else None)

@@ -86,6 +86,11 @@ def find_decoder(model) -> torch.nn.Module:
     raise SVLError(f"Found no list of decoder layers in {type(model).__name__}; expected get_decoder().layers; this model cannot be analysed.")
 
 
+def residual(hidden: torch.Tensor, text) -> torch.Tensor:
+    """The residual stream (B, S, d) in what enters or leaves a decoder layer: of stacked streams (N, B, S, d) the active one (Gemma3n)."""
+    return hidden[text.altup_active_idx] if hidden.dim() == 4 else hidden
+
+
 def layers_prefix(model) -> str:
     """Dotted name of the decoder's layer list inside the model, with the closing dot: "model.language_model.layers."."""
     layers = find_decoder(model).layers

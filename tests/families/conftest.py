@@ -1,13 +1,7 @@
-"""Makes the builders importable and gives each family's tiny model."""
-
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
+"""Gives each family's tiny model in turn."""
 
 import builders
+import pytest
 
 
 @pytest.fixture(params=list(builders.BUILDERS))
