@@ -121,7 +121,7 @@ class Desk:
                 "layer": gr.update(maximum=max(1, layers - 1), value=min(now.layer, layers - 1)),
                 "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
                 "own-sample": "" if analysis.model in self.world else views.note(texts.OWN_SAMPLE_NOTE),
-                "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "",
+                "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "", "odds": "",
                 **self._look(analysis, now, None), **self._layers(analysis, now, strip),
             }
 
@@ -164,6 +164,7 @@ class Desk:
                 "answer-full": views.answer("Full model", full_side, result.full.text, _timing(result.full), left),
                 "answer-pruned": views.answer("Pruned model", pruned_side, result.pruned.text, _timing(result.pruned), right),
                 "metrics": views.metrics(result, len(strip["drop"]), lvlm.num_layers, correct),
+                "odds": views.odds(result.full.tokens, *result.token_probabilities),
                 "glance": views.glance(result.full.text, result.pruned.text), "plot-pca": self._pca(analysis, now, strip),
             }
 
@@ -229,7 +230,15 @@ class Desk:
     def heatmap(self, state: dict | None, strip: dict | None, *settings) -> Update:
         if not state:
             return {}
-        return {"plot-similarity": self._similarity(self._again(state), Settings.of(settings), strip)}
+        analysis, now = self._again(state), Settings.of(settings)
+        return {"plot-similarity": self._similarity(analysis, now, strip), "plot-blocks": self._blocks(analysis, now, strip)}
+
+    def pick_block(self, strip: dict | None, event: dict) -> Update:
+        """A cell of the block heatmap: x the first layer, y the number of layers."""
+        if not strip:
+            return {}
+        block = [k for k in range(int(event["x"]), int(event["x"]) + int(event["y"])) if k in strip["ranking"]]
+        return {"strip": {**strip, "drop": block}}
 
     def pick_patch(self, state: dict | None, event: dict) -> dict | None:
         """Where the image was clicked (0..1) -> the smallest patch there, as the focus."""
@@ -298,12 +307,23 @@ class Desk:
             "plot-similarity": self._similarity(analysis, now, strip),
             "plot-gap": _figure(figures.gap_curve(gap.per_layer, drop, {(run.first, run.last): run.relative for run in gap.runs}, ids=ids), f"Relative feature gap of {len(ids)} layers; the dropped ones are hatched."),
             "plot-pca": self._pca(analysis, now, strip),
+            "plot-blocks": self._blocks(analysis, now, strip),
+            "criteria": self._criteria(analysis, now, strip),
             "plan-line": views.plan_line(in_words(strip)),
         }
 
     def _similarity(self, analysis: Analysis, now: Settings, strip: dict | None):
         matrix = self._matrix(analysis, now, now.token_set)
         return _figure(figures.similarity_heatmap(matrix, strip["drop"] if strip else (), ids=analysis.trace.layer_ids), f"Cosine similarity between the features after every two of {analysis.trace.num_layers} layers, on {now.token_set} tokens.")
+
+    def _blocks(self, analysis: Analysis, now: Settings, strip: dict):
+        matrix = self._matrix(analysis, now, now.token_set)
+        return _figure(figures.block_heatmap(matrix, strip["ranking"], strip["drop"], ids=analysis.trace.layer_ids), "Cosine between what enters and what leaves every block of droppable layers.")
+
+    def _criteria(self, analysis: Analysis, now: Settings, strip: dict) -> str:
+        count = len(strip["drop"])
+        rows = [(name, each.title, f"{each.formula} ({each.source})", self._scores(analysis, now, name).ranking[:count]) for name, each in svl.CRITERIA.items()]
+        return views.criteria(rows, len(strip["ids"]), strip["protected"], now.criterion if follows_ranking(strip) else "", strip["drop"])
 
     def _pca(self, analysis: Analysis, now: Settings, strip: dict):
         """The plan's widest run: what the next layer receives, what it expects and, once the answers ran, the repair."""

@@ -121,7 +121,15 @@ def _layout(models: Models) -> dict:
             _plot("redundancy", c)
         with gr.Column(scale=4):
             _plot("similarity", c)
-            c["token_set"] = gr.Dropdown(list(texts.TOKEN_SETS), value=default.token_set, label="Tokens of the heatmap", elem_id="token-set")
+            c["token_set"] = gr.Dropdown(list(texts.TOKEN_SETS), value=default.token_set, label="Tokens of the heatmaps", elem_id="token-set")
+    with gr.Accordion("Choose otherwise: whole blocks, other criteria", open=False, elem_id="choose"):
+        with gr.Row(elem_classes="pair"):
+            with gr.Column(scale=5):
+                _plot("blocks", c)
+            with gr.Column(scale=5):
+                _figure_head("criteria")
+                c["criteria"] = parts.view("criteria", classes="card")
+                _why("criteria")
 
     _step(4, "gap")
     with gr.Row(elem_classes="pair"):
@@ -164,7 +172,13 @@ def _layout(models: Models) -> dict:
             c["answer-full"] = parts.view("answer-full", views.answer("Full model", "", ""), classes="card")
         with gr.Column():
             c["answer-pruned"] = parts.view("answer-pruned", views.answer("Pruned model", "", ""), classes="card")
-    c["metrics"] = parts.view("metrics", classes="card")
+    with gr.Row(elem_classes="pair"):
+        with gr.Column(scale=5):
+            c["metrics"] = parts.view("metrics", classes="card")
+        with gr.Column(scale=5):
+            _figure_head("odds")
+            c["odds"] = parts.view("odds", classes="card")
+            _why("odds")
     c["bridge"] = parts.bridge(["drop", "top-p", "rank", "strength", "answer-length"])
     return c
 
@@ -186,9 +200,9 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
         """Attach a handler that returns {name: value}; names that it leaves out stay as they are."""
         return trigger(_mapped(method, outputs), list(inputs), [c[name] for name in outputs], api_visibility="private", **{"show_progress": "hidden", **options})
 
-    figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plan-line"]
+    figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line"]
     look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
-    answers = ["answer-full", "answer-pruned", "metrics", "glance"]
+    answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds"]
     analysed = ["status", "model", "state", "strip", "focus", "drop", "layer", "rank", "own-sample", *answers, *look, *figures]
     compared = ["status", *answers, "plot-pca"]
     analyse_in = [c["model"], c["image"], c["prompt"], c["state"], c["drop"], *controls]
@@ -252,7 +266,9 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
         then_live(on(changed, desk.select, select_in, ["strip", "drop", *look, *figures], trigger_mode="always_last", **QUICK))
     for changed in (c["compensation"].input, c["bridge"].settle_rank, c["bridge"].settle_strength, c["attention_target"].input, c["bridge"].settle_answer_length):
         then_live(on(changed, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
-    on(c["token_set"].input, desk.heatmap, plan_in, ["plot-similarity"], **QUICK)
+    on(c["token_set"].input, desk.heatmap, plan_in, ["plot-similarity", "plot-blocks"], **QUICK)
+    then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
+    then_live(on(on(c["criteria"].pick, _picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then, desk.select, select_in, ["strip", "drop", *look, *figures], **QUICK))
 
 
 # The strip follows the slider in the browser, without a round trip.

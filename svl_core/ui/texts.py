@@ -29,6 +29,15 @@ FIGURES = {
             "Both sets of features of the important tokens are projected onto their two principal components. SCP takes the leading right singular vectors V of H[b+1] - H[a] and edits the retained layer's output weights, W ← (I + strength · V Vᵀ) W; least squares fits the output weights to the features that are missing."),
 }
 
+FIGURES |= {
+    "blocks": ("Blocks of layers", "Each cell is a block: where it starts, how many layers it has. <strong>Bright blocks change little; click one to drop it.</strong>",
+               "The cell compares what enters the block with what leaves it: cos(H[s], H[s+n]), averaged over the tokens chosen for the heatmap. Methods such as PruneMe and LLM-Streamline drop one whole block; Short-LVLM may drop layers here and there."),
+    "criteria": ("Every criterion's choice", "One row a criterion, at the same number of layers: gaps are dropped. <strong>Click a row to take its plan.</strong>",
+                 "All criteria see the same forward pass. Where their rows differ, they disagree about which layers do little; the answers tell who was right."),
+    "odds": ("Probability of each token", "The full model's answer, token by token: <strong>blue</strong> is its own probability, <strong>hatched orange</strong> the pruned model's. Frames mark tokens that lost more than half.",
+             "Both models read the full model's answer up to each token and predict that token. KL divergence and agreement in the table are averages over these predictions."),
+}
+
 TOKEN_SETS = (("important tokens", "important"), ("all tokens", "all"), ("visual tokens", "visual"), ("text tokens", "textual"), ("last token", "last"))
 
 PHOTO_NOTE = "The bundled model knows its small world of drawn objects only, and answers about photos are guesses. For a photo choose SmolVLM-256M-Instruct above: it is downloaded once (about 500 MB) and runs on a CPU."

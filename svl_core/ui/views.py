@@ -96,6 +96,31 @@ def glance(full: str, pruned: str) -> str:
     return f'<p class="glance" aria-hidden="true">{cells}</p>'
 
 
+def criteria(rows: Sequence[tuple[str, str, str, Sequence[int]]], count: int, protected: Sequence[int], current: str, plan: Sequence[int]) -> str:
+    """Every criterion's choice as a small strip: (name, title, formula, dropped layers) of `count` layers, and its overlap with the plan."""
+    out = []
+    for name, title, formula, drop in rows:
+        cells = "".join(f'<i class="{"o" if k in drop else "f" if k in protected else ""}"></i>' for k in range(count))
+        common = len(set(drop) & set(plan))
+        said = f"{title}: drops layers {', '.join(map(str, sorted(drop))) or 'none'}; {common} of {len(plan)} as in the plan"
+        out.append(f'<button type="button" data-pick="{esc(name)}" aria-pressed="{str(name == current).lower()}" aria-label="{esc(said)}" title="{esc(formula)}">'
+                   f'<span>{esc(title)}</span><span class="mini" aria-hidden="true">{cells}</span><small>{common} of {len(plan)} shared</small></button>')
+    return f'<div class="criteria">{"".join(out)}</div>'
+
+
+LOST = 0.5  # a token is framed where the pruned model gives it less than this share of the full model's probability
+
+
+def odds(tokens: Sequence[str], full: Sequence[float], pruned: Sequence[float]) -> str:
+    """Tokens of the full model's answer with their probability under both models, 0..1."""
+    cells = []
+    for token, a, b in zip(tokens, full, pruned):
+        shown = token.strip(" ").replace("\n", "↵") or ("␣" if token else "end")
+        said = f"{shown}: full {100 * a:.1f} %, pruned {100 * b:.1f} %"
+        cells.append(f'<span class="t{" low" if b < LOST * a else ""}" role="img" aria-label="{esc(said)}" title="{esc(said)}">{esc(shown)}<i style="--v:{a:.3f}"></i><i class="p" style="--v:{b:.3f}"></i></span>')
+    return f'<div class="odds">{"".join(cells)}</div>'
+
+
 def answer(title: str, side: str, text: str, meta: str = "", spans: Sequence[tuple[int, int, str]] = (), growing: bool = False) -> str:
     """One answer. spans: (start, end, tag) with tag "mark" (first divergent word) or "differs", in order, not overlapping."""
     body, at = "", 0

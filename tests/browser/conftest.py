@@ -6,7 +6,7 @@ import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-PATIENCE = 30_000  # ms: the machine may be busy
+PATIENCE = 120_000  # ms: the machine may be busy
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "demo_lvlm"
 
 

@@ -104,34 +104,59 @@
 
   // ---------------------------------------------------------------- the layer strip
   parts.strip = (box, state, trigger) => {
-    let focus = 0;
+    let focus = 0, past = [], future = [], shown = null, ground = null;
+    const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+    const put = drop => { state.value = { ...state.value, drop: [...drop].sort((a, b) => a - b) }; draw(); trigger("toggle", {}); };
     const toggle = k => {
-      const value = state.value, gone = new Set(value.drop);
-      if (value.protected.includes(k)) return;
+      const gone = new Set(state.value.drop);
+      if (state.value.protected.includes(k)) return;
       gone.has(k) ? gone.delete(k) : gone.add(k);
-      state.value = { ...value, drop: [...gone].sort((a, b) => a - b) };
-      draw();
-      trigger("toggle", { layer: k });
+      put(gone);
     };
-    box.addEventListener("click", event => { const cell = event.target.closest("button"); if (cell) { focus = +cell.dataset.k; toggle(focus); } });
+    const tools = {
+      undo: ["↶", "Undo", () => { if (past.length) { future.push(shown); const to = past.pop(); shown = to; put(to); } }],
+      redo: ["↷", "Redo", () => { if (future.length) { past.push(shown); const to = future.pop(); shown = to; put(to); } }],
+      ranking: ["Ranking", "Back to the ranking: drop the same number of layers, the most redundant first", () => put(state.value.ranking.slice(0, state.value.drop.length))],
+    };
+    box.addEventListener("click", event => {
+      const cell = event.target.closest("button");
+      if (!cell || cell.getAttribute("aria-disabled") === "true") return;
+      if (cell.dataset.tool) return tools[cell.dataset.tool][2]();
+      focus = +cell.dataset.k;
+      toggle(focus);
+    });
     box.addEventListener("keydown", event => {
-      const last = state.value ? state.value.ids.length - 1 : 0;
+      if (event.ctrlKey || event.metaKey) {
+        const tool = event.key === "z" ? (event.shiftKey ? "redo" : "undo") : event.key === "y" ? "redo" : null;
+        if (tool) { event.preventDefault(); tools[tool][2](); }
+        return;
+      }
+      if (event.target.dataset.k === undefined) return;
+      const last = state.value.ids.length - 1;
       const to = { ArrowRight: focus + 1, ArrowDown: focus + 1, ArrowLeft: focus - 1, ArrowUp: focus - 1, Home: 0, End: last }[event.key];
       if (to === undefined) return;
       event.preventDefault();
       focus = Math.max(0, Math.min(last, to));
-      box.querySelectorAll("button").forEach((b, k) => b.tabIndex = k === focus ? 0 : -1);
-      box.querySelectorAll("button")[focus].focus();
+      box.querySelectorAll(".cells button").forEach((b, k) => b.tabIndex = k === focus ? 0 : -1);
+      box.querySelectorAll(".cells button")[focus].focus();
     });
+    const remember = value => {  // every way of changing the plan can be undone, until another analysis
+      const now = [value.ids, value.protected];
+      if (!same(ground, now)) { ground = now; past = []; future = []; shown = value.drop; return; }
+      if (!same(shown, value.drop)) { past.push(shown); future = []; shown = value.drop; }
+    };
     const draw = () => {
       const value = state.value;
       if (!value) { box.replaceChildren(make("p", { class: "svl-wait" }, "The layers appear after the analysis.")); return; }
+      remember(value);
       focus = Math.min(focus, value.ids.length - 1);
       let group = box.querySelector(".cells");
       if (!group || group.children.length !== value.ids.length) {
         group = make("div", { class: "cells", role: "group", "aria-label": "Decoder layers, index 0 first" });
         value.ids.forEach((_, k) => group.append(make("button", { type: "button", "data-k": k })));
-        box.replaceChildren(group);
+        const bar = make("div", { class: "tools", role: "group", "aria-label": "Plan" });
+        for (const [name, [sign, said]] of Object.entries(tools)) bar.append(make("button", { type: "button", "data-tool": name, "aria-label": said, title: said }, sign));
+        box.replaceChildren(group, bar);
       }
       value.ids.forEach((id, k) => {
         const cell = group.children[k], gone = value.drop.includes(k), fixed = value.protected.includes(k), rank = value.ranking.indexOf(k);
@@ -144,6 +169,8 @@
         cell.setAttribute("aria-label", `Layer ${id}: ${said}`);
         cell.title = `Layer ${id}: ${said}`;
       });
+      const off = { undo: !past.length, redo: !future.length, ranking: same(value.ranking.slice(0, value.drop.length).sort((a, b) => a - b), value.drop) };
+      for (const b of box.querySelectorAll("[data-tool]")) b.setAttribute("aria-disabled", String(off[b.dataset.tool]));
     };
     return draw;
   };

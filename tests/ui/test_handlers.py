@@ -1,0 +1,142 @@
+"""Handlers on the tiny model: what each event changes, what it never recomputes, what bad input says."""
+
+import json
+
+import gradio as gr
+import pytest
+
+import svl_core as svl
+from svl_core.ui.handlers import Desk
+from svl_core.ui.settings import Settings
+from svl_core.ui.store import Bounded, Models
+
+DEFAULT = tuple(vars(Settings()).values())
+
+
+def settings(**changes):
+    return tuple(vars(Settings(**changes)).values())
+
+
+@pytest.fixture
+def desk(tiny):
+    return Desk(Models(tiny), frozenset())
+
+
+@pytest.fixture
+def path(image, tmp_path):
+    image.save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
+
+
+def last(updates):
+    """All updates of a generator, later ones over earlier ones."""
+    out = {}
+    for update in updates:
+        out |= update
+    return out
+
+
+@pytest.fixture
+def analysed(desk, path):
+    return last(desk.analyse(desk.models.first, path, "what is in the top left?", None, None, *DEFAULT))
+
+
+def test_analysis_fills_every_figure(analysed):
+    for name in ("plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks"):
+        assert json.loads(analysed[name]["figure"])["data"] and analysed[name]["alt"]
+    assert analysed["overlay"]["src"].startswith("data:image/webp") and analysed["status"] == ""
+    assert len(analysed["strip"]["drop"]) == 1 and analysed["strip"]["protected"] == [0, 5]
+
+
+def test_sliders_never_run_the_model(desk, analysed, monkeypatch):
+    monkeypatch.setattr(svl, "trace", lambda *a, **k: pytest.fail("a forward pass"))
+    state, strip = analysed["state"], analysed["strip"]
+    wide = desk.select(state, strip, None, *settings(top_p=1.0))
+    assert wide["tokens"].count('class="out') == 0 and wide["tokens"] != analysed["tokens"]
+    assert desk.look(state, None, *settings(all_layers=False, layer=3))["overlay"]["src"] != analysed["overlay"]["src"]
+    assert desk.plan_changed(state, {**strip, "drop": [1, 2]}, *DEFAULT)["drop"]["value"] == 2
+    assert set(desk.heatmap(state, strip, *settings(token_set="last"))) == {"plot-similarity", "plot-blocks"}
+    assert desk.select(state, {**strip, "drop": [2, 3]}, None, *settings(protect_ends=False))["strip"]["protected"] == []
+
+
+def test_an_evicted_analysis_is_made_again(desk, analysed):
+    desk.analyses = Bounded(2)
+    assert desk.look(analysed["state"], None, *DEFAULT)["tokens"] == analysed["tokens"]
+
+
+def test_both_answers_and_the_table(desk, analysed):
+    for compensation in svl.COMPENSATIONS:
+        out = last(desk.compare(analysed["state"], {**analysed["strip"], "drop": [2, 3]}, {"what is in the top left?": "a cat"}, *settings(compensation=compensation, max_new_tokens=4)))
+        assert "4 layers" in out["answer-pruned"] and "2 of 6 layers gone" in out["metrics"] and "Correct answer" in out["metrics"]
+        assert len(json.loads(out["plot-pca"]["figure"])["data"]) == (3 if compensation == "none" else 4)
+
+
+def test_dropping_nothing_gives_the_same_answer(desk, analysed):
+    out = last(desk.compare(analysed["state"], {**analysed["strip"], "drop": []}, None, *settings(max_new_tokens=4)))
+    assert "both are the same model" in out["metrics"] and out["plot-pca"] is None
+
+
+@pytest.mark.parametrize("image_path, prompt, says", [(None, "what?", "Found no image"), ("missing.png", "what?", "expected"), ("", "what?", "Found no image")])
+def test_bad_input_is_one_sentence(desk, image_path, prompt, says):
+    updates = []
+    with pytest.raises(gr.Error, match=says):
+        for update in desk.analyse(desk.models.first, image_path, prompt, None, None, *DEFAULT):
+            updates.append(update)
+    assert updates[-1] == {"status": ""}
+
+
+def test_empty_prompt(desk, path):
+    with pytest.raises(gr.Error, match="prompt"):
+        last(desk.analyse(desk.models.first, path, "  ", None, None, *DEFAULT))
+
+
+def test_an_unknown_model_goes_back_to_the_last_one(desk, path, analysed):
+    def refuse(name):
+        raise svl.InputError("Found no such model; expected one; choose another.")
+
+    desk.models._load = refuse
+    updates = []
+    with pytest.raises(gr.Error, match="choose another"):
+        for update in desk.analyse("nobody/nothing", path, "what?", analysed["state"], 1, *DEFAULT):
+            updates.append(update)
+    assert {"model": desk.models.first} in updates
+
+
+def test_comparing_before_analysing(desk):
+    with pytest.raises(gr.Error, match="Analyze"):
+        last(desk.compare(None, None, None, *DEFAULT))
+
+
+def test_a_click_finds_its_patch(desk, analysed):
+    focus = desk.pick_patch(analysed["state"], {"x": 0.01, "y": 0.01})
+    assert focus == {"kind": "patch", "index": 0}
+    curve = desk.look(analysed["state"], focus, *DEFAULT)["token-curve"]
+    assert len(json.loads(curve["figure"])["data"]) == 1 and "patch 0" in curve["alt"]
+    assert desk.pick_patch(analysed["state"], {"x": 1.5, "y": 0.5}) is None
+
+
+def test_a_block_skips_protected_layers(desk, analysed):
+    assert desk.pick_block(analysed["strip"], {"x": 3, "y": 3})["strip"]["drop"] == [3, 4]
+
+
+def test_scenes_come_with_true_answers(desk):
+    out = desk.pick_example(1)
+    assert out["truth"][out["prompt"]] == "3"
+    drawn = desk.new_scene()
+    assert drawn["truth"][drawn["prompt"]]
+    assert desk.compose({"0": "cat"}, "noto")["image"].size == desk.compose({"0": "cat", "8": "red circle"}, "twemoji")["image"].size
+    assert desk.compose({"0": ""}, "noto") == {}
+
+
+def test_a_bad_upload_is_named(desk, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(gr.Error, match="expected"):
+        desk.uploaded(str(tmp_path / "x.png"), "demo")
+    assert desk.uploaded(None, "demo")["photo-note"] == ""
+
+
+def test_the_page_hides_its_handlers(tiny):
+    from svl_core.ui import build
+
+    page = build(tiny, world=True)
+    assert all(fn.api_visibility == "private" for fn in page.fns.values())

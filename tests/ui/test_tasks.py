@@ -1,0 +1,76 @@
+"""Long work: progress, errors, cancellation, isolation of sessions; the bounded store; background loading."""
+
+import threading
+import time
+
+import pytest
+
+from svl_core.errors import Cancelled
+from svl_core.ui import tasks
+from svl_core.ui.store import Bounded, Models
+
+
+def test_emits_then_result():
+    jobs = tasks.Jobs()
+    seen = list(tasks.run(lambda emit, cancel: emit(1) or 2, jobs, "a"))
+    assert [s for s in seen if s is not None] == [1, 2]
+    assert jobs.cancel("a") == 0  # nothing left behind
+
+
+def test_errors_reach_the_caller():
+    def fail(emit, cancel):
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        list(tasks.run(fail, tasks.Jobs(), "a"))
+
+
+def test_cancel_frees_the_page_even_when_the_work_is_deaf():
+    jobs, release = tasks.Jobs(), threading.Event()
+    running = tasks.run(lambda emit, cancel: release.wait(20), jobs, "a")
+    assert next(running) is None
+    assert jobs.cancel("b") == 0 and next(running) is None  # another session's Stop does nothing
+    begin = time.time()
+    assert jobs.cancel("a") == 1
+    with pytest.raises(Cancelled):
+        next(running)
+    assert time.time() - begin < 1
+    release.set()
+
+
+def test_closing_the_generator_sets_cancel():
+    seen = []
+    running = tasks.run(lambda emit, cancel: seen.append(cancel) or cancel.wait(20), tasks.Jobs(), "a")
+    next(running)
+    running.close()
+    assert seen[0].is_set()
+
+
+def test_bounded_store_drops_the_least_recently_used():
+    kept = Bounded(2)
+    kept.put("a", 1), kept.put("b", 2), kept.get("a"), kept.put("c", 3)
+    assert (kept.get("a"), kept.get("b"), kept.get("c")) == (1, None, 3)
+    small = Bounded(9, size=10)
+    small.put("a", 1, 6), small.put("b", 2, 6)
+    assert small.get("a") is None and small.get("b") == 2
+    small.put("huge", 3, 99)
+    assert small.get("huge") == 3  # what is in use is kept even where it is too large
+
+
+def test_models_load_once_and_forget_failures():
+    calls = []
+
+    def load(name):
+        calls.append(name)
+        if len(calls) == 1:
+            raise OSError("no network")
+        return name.upper()
+
+    models = Models("first", load, capacity=1)
+    with pytest.raises(OSError):
+        models.request("a").result(5)
+    assert not models.ready("a")
+    assert models.request("a").result(5) == "A" and models.ready("a")
+    assert models.request("a") is models.request("a") and calls == ["a", "a"]
+    models.request("first").result(5), models.request("b").result(5)
+    assert not models.ready("a") and models.ready("first")  # the first model is never evicted

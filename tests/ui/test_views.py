@@ -1,0 +1,66 @@
+"""Markup: escaping, word differences, verdicts and the strip's value."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from svl_core.errors import InputError
+from svl_core.ui import views
+from svl_core.ui.settings import Settings
+from svl_core.ui.strip import follows_ranking, in_words, strip_value
+
+EVIL = "<img src=x onerror=alert(1)>\"'&"
+
+
+@pytest.mark.parametrize("markup", [
+    views.answer("Full", EVIL, EVIL, EVIL, [(0, 4, "mark")]), views.words([EVIL], [1.0], [True], [True]), views.chips([EVIL]), views.note(EVIL),
+    views.status(EVIL), views.glance(EVIL, EVIL), views.odds([EVIL], [0.5], [0.1]), views.examples([("data:,", EVIL)]), views.plan_line(EVIL),
+    views.criteria([("a", EVIL, EVIL, [1])], 3, [0], "a", [1]),
+])
+def test_text_never_becomes_markup(markup):
+    assert "<img src=x" not in markup and "onerror=alert(1)>" not in markup
+
+
+def test_differing_words_mark_the_first_and_underline_the_rest():
+    left, right = views.differing_words("a cat and a bus", "a dog and a car")
+    assert left == [(2, 5, "mark"), (12, 15, "differs")]
+    assert right == [(2, 5, "mark"), (12, 15, "differs")]
+    assert views.differing_words("same words", "same words") == ([], [])
+    left, right = views.differing_words("a cat", "a cat sleeps")
+    assert left == [(5, 5, "mark")] and right == [(6, 12, "mark")]
+    assert "(ends here)" in views.answer("Full", "", "a cat", "", left)
+
+
+def fake(full, pruned):
+    side = lambda text: SimpleNamespace(text=text, prefill_ms=20.0, per_token_ms=None)  # noqa: E731
+    return SimpleNamespace(full=side(full), pruned=side(pruned), kl=0.5, agreement=0.75, parameters_full=1000, parameters_pruned=800, speedup_prefill=1.25, speedup_decode=None)
+
+
+def test_verdict_and_table():
+    assert views.verdict(fake("yes", "yes"), 2, 8) == "Same answer with 2 of 8 layers gone, 20 % fewer parameters."
+    assert "word 2" in views.verdict(fake("a cat", "a dog"), 2, 8)
+    assert "same model" in views.verdict(fake("a", "a"), 0, 8)
+    table = views.metrics(fake("a cat", "a dog"), 2, 8, correct="a cat")
+    assert "full ✓ right, pruned ✗ wrong" in table and "1.25×" in table and "–" in table and "-20.0 %" in table
+
+
+@pytest.mark.parametrize("number, text", [(0, "0"), (999, "999"), (1500, "1.5 k"), (5_500_000, "5.5 M"), (7.06e9, "7.06 B")])
+def test_counts(number, text):
+    assert views.count(number) == text
+
+
+def test_strip_value_and_words():
+    value = strip_value([0, 2, 5, 7], [1, 2], [0, 3], [2])
+    assert not follows_ranking(value) and "5 (your own choice)" in in_words(value)
+    value = strip_value([0, 2, 5, 7], [1, 2], [0, 3], [1])
+    assert follows_ranking(value) and "2 (by the ranking)" in in_words(value)
+    assert "Nothing dropped" in in_words(strip_value([0, 1], [], [0, 1], []))
+
+
+def test_settings_are_checked():
+    assert Settings.of([None] * 15) == Settings()
+    assert Settings.of([False, 3.0, 0.5, 0.2, "mass", 1, "given", "all", "shortgpt", 0, "none", 8.0, 2, 1, 12]).rank == 8
+    with pytest.raises(InputError, match="top-p"):
+        Settings(top_p=0)
+    with pytest.raises(InputError, match="answer length"):
+        Settings(max_new_tokens=0)
