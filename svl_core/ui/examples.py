@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,8 +43,30 @@ def random_example(rng: np.random.Generator) -> tuple[Scene, str, str]:
     return scene, qa.question, qa.answer
 
 
-def composed(items: Mapping[int, str], style: str, seed: int = 0) -> Scene:
+def composed(items: Mapping[int, str], style: str) -> Scene:
+    """A composed scene; its small variations follow from its content, so that the same choice gives the same picture."""
+    seed = int(hashlib.sha256(origin_of(items, style).encode()).hexdigest()[:8], 16)
     return compose(items, style, seed)
+
+
+def origin_of(items: Mapping[int, str], style: str) -> str:
+    return f"compose:{style}:" + ",".join(f"{k}={items[k]}" for k in sorted(items))
+
+
+def from_origin(origin: str) -> tuple[Scene, str, str] | None:
+    """Scene, question and answer ("" where open) of "example:3", "draw:123" or "compose:noto:0=cat,4=red circle"; None for anything else."""
+    kind, _, rest = origin.partition(":")
+    try:
+        if kind == "example" and rest.isdecimal():
+            return example(int(rest))
+        if kind == "draw" and rest.isdecimal():
+            return random_example(np.random.default_rng(int(rest)))
+        if kind == "compose":
+            style, _, items = rest.partition(":")
+            return composed({int(k): name for k, name in (pair.split("=") for pair in items.split(","))}, style if style in STYLES else STYLES[0]), "", ""
+    except (ValueError, IndexError):  # InputError is a ValueError
+        pass
+    return None
 
 
 def groups() -> list[tuple[str, list[str]]]:
@@ -71,5 +94,3 @@ def questions_on(scene: Scene, seed: int = 0, tries: int = 6, limit: int = 5) ->
             found[best.question] = best.answer
     return dict(list(found.items())[:limit])
 
-
-__all__ = ["COLOURS", "EXAMPLES", "PLACES", "SHAPES", "STYLES", "composed", "example", "example_image", "groups", "items_of", "questions_on", "random_example", "render"]

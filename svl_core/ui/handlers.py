@@ -6,13 +6,15 @@ changes is derived from the stored trace.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
+import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -20,13 +22,13 @@ import numpy as np
 import svl_core as svl
 from svl_core import figures
 from svl_core.errors import Cancelled, InputError, SVLError
-from svl_core.ui import examples, tasks, texts, views
+from svl_core.ui import examples, exports, parts, tasks, texts, views
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Analysis, Bounded, Models
 from svl_core.ui.strip import follows_ranking, in_words, strip_value
 
 TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
-CALIBRATION_SAMPLES, CALIBRATION_SEED = 32, 7  # what compensation of the bundled model is fitted on
+DRAWS = 2**32  # seeds of scenes drawn at random
 CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
 SHARE = 0.25  # of the droppable layers, dropped at first
 LOG = logging.getLogger(__name__)
@@ -90,15 +92,15 @@ class Desk:
         if name in self.world:
             from svl_core.demo.questions import calibration
 
-            samples = [lvlm.encode(image, question) for image, question in calibration(CALIBRATION_SAMPLES, CALIBRATION_SEED)]
+            samples = [lvlm.encode(image, question) for image, question in calibration(exports.CALIBRATION_SAMPLES, exports.CALIBRATION_SEED)]
             found = svl.trace(lvlm, samples, mlp=True, progress=_progress(emit, "Reading the calibration set"), cancel=cancel)
             self.calibrations.put(name, found)
             return found
         return svl.trace(lvlm, [analysis.sample], mlp=True, progress=_progress(emit, "Analysing"), cancel=cancel)
 
     # ------------------------------------------------------------------ events that need the model
-    def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
-        """Image and prompt -> every figure. The drop count is kept for the same model."""
+    def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, origin: str, wanted: list[int] | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
+        """Image and prompt -> every figure. The drop count is kept for the same model; `wanted` layers of a link are dropped instead."""
         now = Settings.of(settings)
 
         def work(emit, cancel):
@@ -113,16 +115,18 @@ class Desk:
             kept = drop if state and state["model"] == analysis.model and drop is not None else round(SHARE * len(scores.ranking))
             count = max(0, min(int(kept), len(scores.ranking)))
             layers = analysis.trace.num_layers
-            strip = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, scores.ranking[:count])
-            made = {"model": analysis.model, "key": analysis.sample.key, "path": path, "prompt": prompt}
+            chosen = scores.ranking[:count] if wanted is None else [k for k in wanted if k in scores.ranking]
+            count = len(chosen)
+            strip = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, chosen)
+            made = {"model": analysis.model, "key": analysis.sample.key, "path": path, "prompt": prompt, "origin": origin}
             return {
-                "state": made, "strip": strip, "focus": None,
+                "state": made, "strip": strip, "focus": None, "wanted": None,
                 "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count, interactive=True),
                 "layer": gr.update(maximum=max(1, layers - 1), value=min(now.layer, layers - 1)),
                 "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
                 "own-sample": "" if analysis.model in self.world else views.note(texts.OWN_SAMPLE_NOTE),
                 "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "", "odds": "",
-                **self._look(analysis, now, None), **self._layers(analysis, now, strip),
+                **self._look(analysis, now, None), **self._layers(analysis, now, strip, made),
             }
 
         yield from self._guard(work, request)
@@ -158,6 +162,7 @@ class Desk:
                 if strip["drop"]:
                     after = svl.trace(pruned, [analysis.sample], cancel=cancel)
                     analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after.samples[0].features)
+            analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
             left, right = views.differing_words(result.full.text, result.pruned.text)
             correct = (truth or {}).get(state["prompt"].strip())
             return {
@@ -219,13 +224,13 @@ class Desk:
         scores = self._scores(analysis, now)
         count = min(len(strip["drop"]), len(scores.ranking))
         new = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, scores.ranking[:count])
-        return {"strip": new, "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count), **self._look(analysis, now, focus), **self._layers(analysis, now, new)}
+        return {"strip": new, "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count), **self._look(analysis, now, focus), **self._layers(analysis, now, new, state)}
 
     def plan_changed(self, state: dict | None, strip: dict | None, *settings) -> Update:
         """Layers were dropped or put back: the figures that show the plan."""
         if not state or not strip:
             return {}
-        return {"drop": gr.update(value=len(strip["drop"])), **self._layers(self._again(state), Settings.of(settings), strip)}
+        return {"drop": gr.update(value=len(strip["drop"])), **self._layers(self._again(state), Settings.of(settings), strip, state)}
 
     def heatmap(self, state: dict | None, strip: dict | None, *settings) -> Update:
         if not state:
@@ -296,8 +301,8 @@ class Desk:
             values, label = importance.text[0][:, word], f"“{analysis.sample.tokens[analysis.sample.textual[word]].strip()}”"
         return _figure(figures.token_curve(values, label, ids=analysis.trace.layer_ids), f"Importance of {label} in each layer; largest in layer {analysis.trace.layer_ids[int(np.argmax(values))]}.")
 
-    def _layers(self, analysis: Analysis, now: Settings, strip: dict) -> Update:
-        """The figures that show the plan."""
+    def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
+        """The figures that show the plan, and what can be taken along of it."""
         ids, drop = analysis.trace.layer_ids, strip["drop"]
         curves = {name: self._scores(analysis, now, criterion).scores for name, criterion in CURVES.items()}
         best = ", ".join(str(ids[k]) for k in self._scores(analysis, now, "svl").ranking[:3])
@@ -310,6 +315,9 @@ class Desk:
             "plot-blocks": self._blocks(analysis, now, strip),
             "criteria": self._criteria(analysis, now, strip),
             "plan-line": views.plan_line(in_words(strip)),
+            "link": {"query": exports.query(state, strip, now), "own": not state.get("origin")},
+            "code-python": exports.snippet(state, strip, now, state["model"] in self.world),
+            "code-plan": exports.plan_json(state, strip, now), "code-mergekit": exports.mergekit(state, strip),
         }
 
     def _similarity(self, analysis: Analysis, now: Settings, strip: dict | None):
@@ -342,42 +350,75 @@ class Desk:
         names = (f"now ({kept.removeprefix('after kept ')})", f"wanted (layer {ids[b]})", "compensated")
         return _figure(figures.pca_scatter(view.before, view.target, view.after, view.explained, names=names), f"Features of the {len(at)} important tokens {kept} and after dropped layer {ids[b]}, in two principal components.")
 
+    # ------------------------------------------------------------------ links and reports
+    def open(self, request: gr.Request | None = None) -> Update:
+        """The state that the page's address asks for, if it asks for any."""
+        asked = exports.read_query(str(getattr(request, "query_params", "") or ""))
+        out: Update = dict(asked["settings"])
+        if examples.from_origin(asked.get("image", "")):
+            out |= self.scene(asked["image"])
+        if asked.get("prompt"):
+            out["prompt"] = asked["prompt"]
+        if asked.get("model"):
+            out["model"] = asked["model"]
+        if "drop" in asked:
+            out["wanted"] = asked["drop"]
+        return out
+
+    def report(self, state: dict | None, strip: dict | None, *settings) -> Update:
+        """The analysis as one HTML file that needs no network."""
+        if not state or not strip:
+            raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
+        analysis, now = self._again(state), Settings.of(settings)
+        drawn = self._look(analysis, now, None) | self._layers(analysis, now, strip, state)
+        shown = [(texts.FIGURES[key][0], texts.FIGURES[key][1].split(" Click")[0], drawn[f"plot-{key}"]) for key in ("redundancy", "similarity", "gap", "pca")]
+        result = analysis.memo.get(("comparison", tuple(strip["drop"]), now.key_prune))
+        answers = ""
+        if result:
+            left, right = views.differing_words(result.full.text, result.pruned.text)
+            cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", f"{len(strip['ids']) - len(strip['drop'])} layers, {_compensation_title(now)}", result.pruned.text, _timing(result.pruned), right)
+            answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]))}</section>'
+        page = exports.report(texts.TITLE, state, strip, now, drawn["overlay"], shown, answers, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
+        path = Path(tempfile.mkdtemp(prefix="svl-")) / "short-lvlm-report.html"
+        path.write_text(page, encoding="utf-8")
+        return {"report-file": str(path)}
+
     # ------------------------------------------------------------------ images and scenes
-    def scene(self, scene, question: str | None = None, answer: str = "") -> Update:
+    def scene(self, origin: str) -> Update:
         """A composed or drawn scene as the page's image, with questions that fit it and their answers."""
+        scene, question, answer = examples.from_origin(origin)
         fitting = examples.questions_on(scene)
         truth = fitting | ({question: answer} if question else {})
-        out: Update = {"image": examples.render(scene), "truth": truth, "chips": views.chips(list(fitting)), "photo-note": "",
+        out: Update = {"image": examples.render(scene), "truth": truth, "chips": views.chips(list(fitting)), "photo-note": "", "origin": origin,
                        "composer": gr.update(value={"groups": examples.groups(), "places": list(examples.PLACES), "items": examples.items_of(scene)})}
         if question:
             out["prompt"] = question
         return out
 
     def pick_example(self, index: int) -> Update:
-        return self.scene(*examples.example(index))
+        return self.scene(f"example:{index}")
 
     def new_scene(self) -> Update:
-        return self.scene(*examples.random_example(np.random.default_rng()))
+        return self.scene(f"draw:{secrets.randbelow(DRAWS)}")
 
     def compose(self, items: dict, style: str) -> Update:
         """The composer's places -> a scene; an empty board leaves the page as it is."""
         chosen = {int(k): v for k, v in items.items() if v}
         if not chosen:
             return {}
-        seed = int(hashlib.sha256(repr((sorted(chosen.items()), style)).encode()).hexdigest()[:8], 16)
-        update = self.scene(examples.composed(chosen, style, seed))
+        update = self.scene(examples.origin_of(chosen, style))
         update.pop("composer")
         return update
 
     def uploaded(self, path: str | None, name: str) -> Update:
         """A new image of the user's own: checked at once; the bundled model's limits are said."""
         if not path:
-            return {"photo-note": "", "chips": "", "truth": {}}
+            return {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
         try:
             svl.open_image(path)
         except InputError as error:
             raise gr.Error(str(error), duration=12, print_exception=False) from error
-        return {"photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "", "truth": {}, "chips": views.chips(GENERIC_QUESTIONS)}
+        return {"photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "", "truth": {}, "origin": "", "chips": views.chips(GENERIC_QUESTIONS)}
 
 
 GENERIC_QUESTIONS = ("describe the picture.", "what is in the center?", "how many objects are there?")

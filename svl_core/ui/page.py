@@ -18,6 +18,7 @@ from svl_core.ui.theme import theme
 HEAVY = {"concurrency_id": "model", "concurrency_limit": 1}
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
 CONTROLS = [field.name for field in fields(Settings)]
+DAY = 86_400  # seconds after which uploads and reports are deleted
 QUEUE = 128  # requests waiting, all sessions together
 
 
@@ -37,7 +38,7 @@ def build(model: object = "demo", *, world: bool | None = None) -> gr.Blocks:
     models.request(models.first)
     knows = model == "demo" if world is None else world
     desk = Desk(models, frozenset({"demo", models.first} if knows else {"demo"}))
-    with gr.Blocks(title=texts.TITLE, analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(title=texts.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
         c = _layout(models)
         _wire(page, c, desk)
     page.desk = desk
@@ -73,6 +74,7 @@ def _layout(models: Models) -> dict:
     names = list(CATALOGUE) if models.first in dict(map(reversed, CATALOGUE)) else [(models.first, models.first), *CATALOGUE]
     c["status"] = parts.view("status")
     c["state"], c["truth"], c["focus"] = gr.State(None), gr.State(fitting | {question: answer}), gr.State(None)
+    c["origin"], c["wanted"] = gr.State("example:0"), gr.State(None)
     with gr.Row(elem_id="head"):
         with gr.Column(scale=5, min_width=300):
             gr.HTML(views.header(texts.TITLE, texts.LEDE), elem_id="title", padding=False)
@@ -179,6 +181,17 @@ def _layout(models: Models) -> dict:
             _figure_head("odds")
             c["odds"] = parts.view("odds", classes="card")
             _why("odds")
+    _step(6, "share")
+    c["link"] = parts.link("link")
+    with gr.Row(elem_id="take"):
+        c["report"] = gr.Button("Download the report (HTML)", elem_id="report")
+        c["report-file"] = gr.DownloadButton("Report", visible="hidden", elem_id="report-file")
+    with gr.Accordion("Code and plan", open=False, elem_id="code"):
+        c["code-python"] = gr.Code(label="Python", language="python", elem_id="code-python", interactive=False)
+        c["code-plan"] = gr.Code(label="Plan (JSON)", language="json", elem_id="code-plan", interactive=False)
+        c["code-mergekit"] = gr.Code(label="mergekit (YAML)", language="yaml", elem_id="code-mergekit", interactive=False)
+    with gr.Accordion("Glossary", open=False, elem_id="glossary"):
+        gr.HTML(views.glossary(texts.GLOSSARY), padding=False)
     c["bridge"] = parts.bridge(["drop", "top-p", "rank", "strength", "answer-length"])
     return c
 
@@ -200,12 +213,12 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
         """Attach a handler that returns {name: value}; names that it leaves out stay as they are."""
         return trigger(_mapped(method, outputs), list(inputs), [c[name] for name in outputs], api_visibility="private", **{"show_progress": "hidden", **options})
 
-    figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line"]
+    figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit"]
     look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
     answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds"]
-    analysed = ["status", "model", "state", "strip", "focus", "drop", "layer", "rank", "own-sample", *answers, *look, *figures]
+    analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "own-sample", *answers, *look, *figures]
     compared = ["status", *answers, "plot-pca"]
-    analyse_in = [c["model"], c["image"], c["prompt"], c["state"], c["drop"], *controls]
+    analyse_in = [c["model"], c["image"], c["prompt"], c["state"], c["drop"], c["origin"], c["wanted"], *controls]
     compare_in = [c["state"], c["strip"], c["truth"], *controls]
 
     def analyse(trigger):
@@ -226,7 +239,8 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
         """Ends this session's running work first, so that new work need not wait for it."""
         return on(trigger, desk.stop, [], ["status"], queue=False)
 
-    both(page.load)
+    scene = ["image", "prompt", "truth", "chips", "composer", "photo-note", "origin"]
+    both(on(page.load, desk.open, [], [*scene, "model", "wanted", *CONTROLS], **QUICK).then)
     both(halt(c["analyze"].click).then)
     both(halt(c["prompt"].submit).then)
     both(halt(c["model"].input).then)
@@ -234,12 +248,11 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     halt(c["stop"].click)
 
     # the image
-    scene = ["image", "prompt", "truth", "chips", "composer", "photo-note"]
     both(on(c["examples"].pick, _picked(desk.pick_example, int), [], scene, **QUICK).then)
     both(on(c["new-scene"].click, desk.new_scene, [], scene, **QUICK).then)
     on(c["composer"].compose, lambda style, event: desk.compose(event["items"], style), [c["style"]], scene, trigger_mode="always_last", **QUICK)
     on(c["style"].input, lambda style, value: desk.compose(value["items"], style), [c["style"], c["composer"]], scene, **QUICK)
-    on(c["image"].input, desk.uploaded, [c["image"], c["model"]], ["photo-note", "truth", "chips"], **QUICK)
+    on(c["image"].input, desk.uploaded, [c["image"], c["model"]], ["photo-note", "truth", "chips", "origin"], **QUICK)
     both(on(c["chips"].pick, _picked(lambda text: {"prompt": text}, str), [], ["prompt"], **QUICK).then)
 
     # importance
@@ -269,6 +282,9 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     on(c["token_set"].input, desk.heatmap, plan_in, ["plot-similarity", "plot-blocks"], **QUICK)
     then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
     then_live(on(on(c["criteria"].pick, _picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then, desk.select, select_in, ["strip", "drop", *look, *figures], **QUICK))
+
+    on(c["report"].click, desk.report, [c["state"], c["strip"], *controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
+        None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")
 
 
 # The strip follows the slider in the browser, without a round trip.

@@ -44,6 +44,11 @@ def picture(elem_id: str) -> gr.HTML:
     return _part("picture", None, elem_id, classes="card")
 
 
+def link(elem_id: str) -> gr.HTML:
+    """The page's address with its state in the query: {"query", "own": the image is the visitor's, so a link cannot carry it}."""
+    return _part("link", None, elem_id, classes="card")
+
+
 def bridge(sliders: list[str]) -> gr.HTML:
     """Invisible; raises `settle_<id>` a moment after a slider came to rest, moved by mouse, touch or keyboard."""
     names = " ".join(f"'settle_{name.replace('-', '_')}'" for name in sliders)

@@ -11,6 +11,7 @@ STEPS = {
     "layers": ("Which layers are redundant", "A layer whose output points the same way as its input did little. The closer its cosine is to 1, the safer it is to drop."),
     "gap": ("What a drop tears open", "Take layers out and the next one receives features it was never trained on. The gap says how far off they are; compensation tries to close it."),
     "answers": ("Drop layers, read both answers", "The pruned model shares every untouched weight with the full one. Both write their answers at the same time."),
+    "share": ("Take it with you", "A link to this very state, a report that needs no network, and the code that repeats it."),
 }
 
 # heading, how to read it, why it is so
@@ -42,3 +43,18 @@ TOKEN_SETS = (("important tokens", "important"), ("all tokens", "all"), ("visual
 
 PHOTO_NOTE = "The bundled model knows its small world of drawn objects only, and answers about photos are guesses. For a photo choose SmolVLM-256M-Instruct above: it is downloaded once (about 500 MB) and runs on a CPU."
 OWN_SAMPLE_NOTE = "For this model, compensation is fitted on the very image and prompt you ask about, so its answer may flatter it."
+
+GLOSSARY = (
+    ("LVLM", "Large vision-language model: a vision encoder turns the image into visual tokens, and a language model's decoder reads them together with the prompt."),
+    ("Layer, H[l]", "A decoder layer adds to the features that pass through it. `H[l]` is what enters layer l (0-based), `H[l+1]` what leaves it, before the final norm."),
+    ("TIS", "Token Importance Score, from attention alone. Visual token j: mean of `mean_i∈V A[i,j]` and `mean_i∈T A[i,j]`. Text token i: mean of `mean_j∈V A[i,j]` and the attention it receives from text."),
+    ("Top-p", "Which tokens count as important: the best share p of them, or the fewest that hold a share p of the summed score; visual and text tokens apart."),
+    ("Redundancy", "Mean over the important tokens of `cos(H[l], H[l+1])`. Near 1: the layer hardly turns the features."),
+    ("Ranking", "Droppable layers by redundancy. Dropping n + 1 layers drops the same n and one more: the sets are nested."),
+    ("Feature gap", "`|H[b+1] − H[a]| / |H[b+1]|` for dropped layers a..b: how far what arrives is from what the next layer was trained on."),
+    ("SCP", "Subspace-Compensated Pruning, as published: with `V` the first k right singular vectors of `H[b+1] − H[a]`, the retained layer before the gap gets `W ← (I + strength · V Vᵀ) W`."),
+    ("Least squares", "A stronger repair: the retained layer's output weights are fitted so that its output lands on the features that are missing (after ReplaceMe)."),
+    ("KL divergence", "How far the pruned model's next-token distribution is from the full one's, in nats per token, both reading the full model's answer. 0: the same."),
+    ("Agreement", "Share of the tokens for which both models would write the same next token."),
+    ("Prefill", "The pass over image and prompt before the first token of the answer."),
+)

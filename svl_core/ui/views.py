@@ -83,6 +83,12 @@ def scale(low: float, high: float) -> str:
     return f'<div class="scale"><span>{low:.3f}</span><i aria-hidden="true"></i><span>{high:.3f}</span></div>'
 
 
+def glossary(entries: Sequence[tuple[str, str]]) -> str:
+    """Term and meaning; text between backquotes is set as a formula."""
+    meaning = lambda text: re.sub(r"`([^`]+)`", r"<code>\1</code>", esc(text))  # noqa: E731
+    return '<dl class="glossary">' + "".join(f"<dt>{esc(term)}</dt><dd>{meaning(text)}</dd>" for term, text in entries) + "</dl>"
+
+
 def plan_line(sentence: str) -> str:
     keys = '<span class="key"><i class="k"></i>kept</span><span class="key"><i class="g"></i>dropped</span><span class="key"><i class="f"></i>protected</span>'
     return f'<p class="plan-line" role="status">{keys}{esc(sentence)}</p>'

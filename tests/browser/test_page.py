@@ -32,6 +32,12 @@ def slide(page, elem_id, steps):
     knob.focus()
     for _ in range(abs(steps)):
         knob.press("ArrowRight" if steps > 0 else "ArrowLeft")
+
+
+def answered(page, count):
+    """Wait for the answers to a plan that drops `count` layers."""
+    said = f"{count} of " if count else "same model"
+    page.wait_for_function("said => document.querySelector('#metrics .verdict')?.innerText.includes(said)", arg=said)
     idle(page)
 
 
@@ -51,10 +57,10 @@ def test_drop_slider_moves_the_strip_and_both_answers_follow(page):
     slide(page, "drop", 1)
     after = dropped(page)
     assert len(after) == len(before) + 1 and set(before) < set(after)  # nested in the number of layers
-    assert f"{len(after)} of" in page.locator("#metrics .verdict").inner_text()
+    answered(page, len(after))
     assert page.locator("#answer-pruned .meta").inner_text()
     page.locator("#drop input[type=range]").press("Home")
-    idle(page)
+    answered(page, 0)
     assert dropped(page) == []
     assert page.locator("#answer-full .text").inner_text() == page.locator("#answer-pruned .text").inner_text()
 
@@ -71,14 +77,24 @@ def test_strip_by_mouse_and_keyboard(page):
     idle(page)
     cell = page.locator("#strip button.kept").first
     layer = int(cell.inner_text())
+    count = len(dropped(page))
     cell.click()
-    idle(page)
+    answered(page, count + 1)
     assert layer in dropped(page)
     assert int(page.locator("#drop input[type=number]").input_value()) == len(dropped(page))
     page.locator("#strip button").nth(layer).focus()
     page.keyboard.press("Space")
-    idle(page)
+    answered(page, count)
     assert layer not in dropped(page)
+    page.locator("#strip [data-tool=undo]").click()
+    answered(page, count + 1)
+    assert layer in dropped(page)
+    page.locator("#strip [data-tool=redo]").click()
+    answered(page, count)
+    page.locator("#strip [data-tool=undo]").click()
+    answered(page, count + 1)
+    page.locator("#strip [data-tool=ranking]").click()
+    page.wait_for_function("document.querySelector('#plan-line').innerText.includes('by the ranking')")
     fixed = page.locator("#strip button.fixed").first
     assert fixed.get_attribute("aria-disabled") == "true"
     fixed.click(force=True)
@@ -108,8 +124,7 @@ def test_examples_scenes_and_questions(page):
     idle(page)
     page.locator("#examples button").nth(1).click()
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('animals')")
-    idle(page)
-    assert "Correct answer" in page.locator("#metrics").inner_text()
+    page.wait_for_function("document.querySelector('#metrics').innerText.includes('Correct answer: 3')")
     page.locator("#new-scene").click()
     page.wait_for_function("!document.querySelector('#prompt textarea').value.includes('how many animals are there?')")
     idle(page)
@@ -118,6 +133,31 @@ def test_examples_scenes_and_questions(page):
     chip.click()
     page.wait_for_function("q => document.querySelector('#prompt textarea').value === q", arg=question)
     idle(page)
+
+
+def test_blocks_and_criteria_choose_a_plan(page):
+    idle(page)
+    page.locator("#choose > button").click()
+    rows = page.locator("#criteria button")
+    rows.nth(1).wait_for()
+    name = rows.nth(2).get_attribute("data-pick")
+    rows.nth(2).click()
+    page.wait_for_function("name => document.querySelector(`#criteria button[data-pick=${name}]`)?.getAttribute('aria-pressed') === 'true'", arg=name)
+    idle(page)
+    area = page.locator("#plot-blocks .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    # the block of two layers from layer 1 on: second column, second row from below
+    layers = page.locator("#strip .cells button").count()
+    x = box["x"] + box["width"] * (1 + 0.6) / layers
+    page.evaluate("document.getElementById('dock').style.position = 'static'")  # it would cover the figure
+    box = area.bounding_box()
+    y = box["y"] + box["height"] * (1 - 1.5 / (layers - 2))
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_function("[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'")
+    answered(page, 2)
 
 
 def test_composer(page):

@@ -1,15 +1,19 @@
 """Handlers on the tiny model: what each event changes, what it never recomputes, what bad input says."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
 import svl_core as svl
+from svl_core.ui import exports, parts
 from svl_core.ui.handlers import Desk
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Bounded, Models
 
+LINK = ("", None)  # origin of the image, layers that a link asks for
 DEFAULT = tuple(vars(Settings()).values())
 
 
@@ -38,7 +42,7 @@ def last(updates):
 
 @pytest.fixture
 def analysed(desk, path):
-    return last(desk.analyse(desk.models.first, path, "what is in the top left?", None, None, *DEFAULT))
+    return last(desk.analyse(desk.models.first, path, "what is in the top left?", None, None, *LINK, *DEFAULT))
 
 
 def test_analysis_fills_every_figure(analysed):
@@ -80,14 +84,14 @@ def test_dropping_nothing_gives_the_same_answer(desk, analysed):
 def test_bad_input_is_one_sentence(desk, image_path, prompt, says):
     updates = []
     with pytest.raises(gr.Error, match=says):
-        for update in desk.analyse(desk.models.first, image_path, prompt, None, None, *DEFAULT):
+        for update in desk.analyse(desk.models.first, image_path, prompt, None, None, *LINK, *DEFAULT):
             updates.append(update)
     assert updates[-1] == {"status": ""}
 
 
 def test_empty_prompt(desk, path):
     with pytest.raises(gr.Error, match="prompt"):
-        last(desk.analyse(desk.models.first, path, "  ", None, None, *DEFAULT))
+        last(desk.analyse(desk.models.first, path, "  ", None, None, *LINK, *DEFAULT))
 
 
 def test_an_unknown_model_goes_back_to_the_last_one(desk, path, analysed):
@@ -97,7 +101,7 @@ def test_an_unknown_model_goes_back_to_the_last_one(desk, path, analysed):
     desk.models._load = refuse
     updates = []
     with pytest.raises(gr.Error, match="choose another"):
-        for update in desk.analyse("nobody/nothing", path, "what?", analysed["state"], 1, *DEFAULT):
+        for update in desk.analyse("nobody/nothing", path, "what?", analysed["state"], 1, *LINK, *DEFAULT):
             updates.append(update)
     assert {"model": desk.models.first} in updates
 
@@ -140,3 +144,34 @@ def test_the_page_hides_its_handlers(tiny):
 
     page = build(tiny, world=True)
     assert all(fn.api_visibility == "private" for fn in page.fns.values())
+
+
+def test_a_link_carries_the_state(desk, path):
+    made = last(desk.analyse(desk.models.first, path, "where & <what>?", None, None, "draw:7", [2, 4, 99], *settings(criterion="shortgpt", top_p=0.3)))
+    assert made["strip"]["drop"] == [2, 4]  # a layer that is not there is left out
+    query = made["link"]["query"]
+    opened = desk.open(SimpleNamespace(query_params=query))
+    assert opened["prompt"] == "where & <what>?" and opened["wanted"] == [2, 4] and opened["criterion"] == "shortgpt" and opened["top_p"] == 0.3
+    assert opened["image"].size == desk.scene("draw:7")["image"].size and opened["model"] == desk.models.first
+    assert desk.open(SimpleNamespace(query_params="")) == {}
+    wrong = exports.read_query("top_p=9&rank=x&criterion=evil&drop=a,1&image=example:99")
+    assert wrong["settings"] == {} and wrong["drop"] == [1]
+    assert "image" not in desk.open(SimpleNamespace(query_params="image=example:99"))
+    assert "image" not in desk.open(SimpleNamespace(query_params="image=compose:noto:0=dragon"))
+
+
+def test_exports_repeat_the_plan(desk, analysed):
+    strip = {**analysed["strip"], "drop": [2, 3]}
+    out = desk.plan_changed(analysed["state"], strip, *DEFAULT)
+    compile(out["code-python"], "snippet", "exec")
+    assert "manual_plan([2, 3]" in out["code-python"]
+    assert json.loads(out["code-plan"])["keep"] == [0, 1, 4, 5]
+    assert "layer_range: [0, 2]" in out["code-mergekit"] and "layer_range: [4, 6]" in out["code-mergekit"]
+
+
+def test_the_report_stands_alone(desk, analysed):
+    last(desk.compare(analysed["state"], analysed["strip"], None, *settings(max_new_tokens=4)))
+    text = Path(desk.report(analysed["state"], analysed["strip"], *settings(max_new_tokens=4))["report-file"]).read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in text and "Pruned model" in text
+    own = text.replace(parts.PLOTLY.read_text(encoding="utf-8"), "")
+    assert len(own) < len(text) / 2 and "http://" not in own and "https://" not in own

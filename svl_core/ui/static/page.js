@@ -203,6 +203,28 @@
     };
   };
 
+  // ---------------------------------------------------------------- the link to this very state
+  parts.link = (box, state) => {
+    const field = make("input", { type: "text", readonly: "", "aria-label": "Link to this analysis" }), copy = make("button", { type: "button" }, "Copy link"), hint = make("p", { class: "read", role: "status" });
+    box.append(make("div", { class: "link-row" }, field, copy), hint);
+    copy.addEventListener("click", async () => {
+      field.select();
+      try { await navigator.clipboard.writeText(field.value); } catch { document.execCommand("copy"); }
+      hint.textContent = "Copied.";
+    });
+    return () => {
+      const value = state.value;
+      copy.disabled = !value;
+      if (!value) return;
+      const kept = new URLSearchParams(location.search), query = new URLSearchParams(value.query);
+      for (const name of ["__theme", "view"]) if (kept.has(name)) query.set(name, kept.get(name));
+      const address = `${location.pathname}?${query}`;
+      history.replaceState(history.state, "", address);
+      field.value = location.origin + address;
+      hint.textContent = value.own ? "The link carries the prompt and the plan; your image stays with you." : "The link opens this image, prompt, plan and settings.";
+    };
+  };
+
   // ---------------------------------------------------------------- the scene composer
   parts.composer = (box, state, trigger) => {
     const send = () => {

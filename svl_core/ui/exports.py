@@ -1,0 +1,121 @@
+"""What a visitor takes along: a link, the plan, code, a mergekit recipe, and a report that stands alone."""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import parse_qsl, urlencode
+
+import svl_core as svl
+from svl_core.figures import runs_of
+from svl_core.ui.settings import Settings
+from svl_core.ui.strip import follows_ranking
+
+CALIBRATION_SAMPLES, CALIBRATION_SEED = 32, 7  # what compensation of the bundled model is fitted on
+
+
+def query(state: Mapping, strip: Mapping, now: Settings) -> str:
+    """The page's whole state as an address's query: model, scene, prompt, plan and every setting that is not the default."""
+    kept = {"model": state["model"], "prompt": state["prompt"], "image": state.get("origin") or "", "drop": ",".join(map(str, strip["drop"])) or "none"}
+    default = Settings()
+    for field in fields(Settings):
+        value = getattr(now, field.name)
+        if value != getattr(default, field.name):
+            kept[field.name] = int(value) if isinstance(value, bool) else value
+    return urlencode({k: v for k, v in kept.items() if v != ""})
+
+
+def read_query(text: str) -> dict:
+    """The inverse of `query`: {"model", "prompt", "image", "drop": [int] | None, "settings": {...}}; what is malformed is left out."""
+    found = dict(parse_qsl(text))
+    out: dict = {k: found[k] for k in ("model", "prompt", "image") if k in found}
+    if "drop" in found:
+        out["drop"] = [int(k) for k in found["drop"].split(",") if k.isdecimal()]
+    settings = {}
+    for field in fields(Settings):
+        if field.name in found:
+            kind = type(field.default)
+            try:
+                settings[field.name] = bool(int(found[field.name])) if kind is bool else kind(found[field.name])
+                Settings(**settings)
+            except ValueError:
+                settings.pop(field.name, None)
+    for name, valid in (("criterion", svl.CRITERIA), ("compensation", svl.COMPENSATIONS)):
+        if settings.get(name) not in valid:
+            settings.pop(name, None)
+    return out | {"settings": settings}
+
+
+def snippet(state: Mapping, strip: Mapping, now: Settings, world: bool) -> str:
+    """Python that repeats the page's plan and answer."""
+    top = f"svl.TopP({now.top_p!r}, {now.mode!r})"
+    if follows_ranking(strip):
+        chosen = f"svl.plan(svl.redundancy(trace, importance, {now.criterion!r}, top_p=top_p, protect_ends={now.protect_ends}), drop={len(strip['drop'])})  # layers {strip['drop']}"
+    else:
+        chosen = f"svl.manual_plan({strip['drop']}, lvlm.num_layers)"
+    lines = [
+        "import svl_core as svl", "", f"lvlm = svl.load({state['model']!r})", f'sample = lvlm.encode("image.png", {state["prompt"]!r})', "trace = svl.trace(lvlm, [sample], mlp=True)",
+        f"importance = svl.importance(trace, causal_correction={now.causal_correction}, text_self={now.text_self!r})", f"top_p = {top}", f"plan = {chosen}",
+    ]
+    if now.compensation == "none" or not strip["drop"]:
+        lines.append("pruned = svl.prune(lvlm, plan)")
+    else:
+        calibration = "trace"
+        if world:
+            calibration = "calibration"
+            lines += ["from svl_core.demo.questions import calibration as pairs", f"calibration = svl.trace(lvlm, [lvlm.encode(*pair) for pair in pairs({CALIBRATION_SAMPLES}, {CALIBRATION_SEED})], mlp=True)"]
+        targets = '("mlp", "attention")' if now.attention_target else '("mlp",)'
+        lines.append(f"pruned = svl.prune(lvlm, plan, {now.compensation!r}, {calibration}, rank={now.rank}, strength={now.strength}, targets={targets}, top_p=top_p)")
+    lines += ["print(svl.answer(pruned, sample).text)", 'pruned.save("pruned")  # a plain transformers checkpoint']
+    return "\n".join(lines) + "\n"
+
+
+def plan_json(state: Mapping, strip: Mapping, now: Settings) -> str:
+    """The plan with its provenance."""
+    ids = strip["ids"]
+    return json.dumps({
+        "model": state["model"], "layer_indices": "0-based, in the original model", "num_layers": len(ids),
+        "drop": [ids[k] for k in strip["drop"]], "keep": [ids[k] for k in range(len(ids)) if k not in strip["drop"]],
+        "criterion": now.criterion if follows_ranking(strip) else "manual", "settings": {f.name: getattr(now, f.name) for f in fields(Settings)}, "versions": versions(),
+    }, indent=2)
+
+
+def mergekit(state: Mapping, strip: Mapping) -> str:
+    """A mergekit passthrough recipe of the kept layers (layer_range: the end is excluded)."""
+    kept = [k for k in range(len(strip["ids"])) if k not in strip["drop"]]
+    lines = ["# Kept decoder layers, uncompensated; indices are 0-based and the end of a range is excluded.", "slices:"]
+    for a, b in runs_of(kept):
+        lines += ["  - sources:", f"      - model: {json.dumps(state['model'])}", f"        layer_range: [{strip['ids'][a]}, {strip['ids'][b] + 1}]"]
+    return "\n".join([*lines, "merge_method: passthrough", "dtype: float32"]) + "\n"
+
+
+def versions() -> dict[str, str]:
+    out = {"svl_core": svl.__version__, "python": sys.version.split()[0]}
+    for name in ("torch", "transformers", "plotly", "gradio"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def report(title: str, state: Mapping, strip: Mapping, now: Settings, picture: Mapping, parts: Sequence[tuple[str, str, Mapping | None]], answers: str, plotly_js: str, css: str) -> str:
+    """One HTML file that needs nothing else. parts: (heading, reading, {"figure", "alt"}); `answers` is escaped markup."""
+    figures, scripts = [], []
+    for number, (heading, reading, figure) in enumerate(parts):
+        if figure:
+            figures.append(f'<section class="card"><h2>{html.escape(heading)}</h2><p class="read">{reading}</p><div id="f{number}" role="img" aria-label="{html.escape(figure["alt"])}"></div></section>')
+            drawn = figure["figure"].replace("</", "<\\/")  # a token named </script> must not end the script
+            scripts.append(f'{{const f={drawn};f.layout.font.color=getComputedStyle(document.body).color;Plotly.newPlot("f{number}",f.data,f.layout,{{displayModeBar:false,responsive:true}})}}')
+    facts = {"Model": state["model"], "Prompt": state["prompt"], "Dropped layers": ", ".join(str(strip["ids"][k]) for k in strip["drop"]) or "none"}
+    facts |= {f.name.replace("_", " "): getattr(now, f.name) for f in fields(Settings)} | {f"version of {k}": v for k, v in versions().items()}
+    rows = "".join(f"<tr><th scope='row'>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    image = f'<section class="card"><h2>Token importance</h2><img src="{picture["src"]}" alt="{html.escape(picture["alt"])}"></section>' if picture else ""
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{css}</style>'
+            f'<body><main><h1>{html.escape(title)}</h1><p class="lede">{html.escape(state["prompt"])}</p>{answers}{image}{"".join(figures)}'
+            f'<section class="card"><h2>Settings</h2><table class="facts">{rows}</table></section></main><script>{plotly_js}</script><script>{";".join(scripts)}</script></body></html>')
+
