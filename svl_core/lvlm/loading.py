@@ -2,53 +2,100 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from svl_core.errors import InputError
-from svl_core.lvlm import families
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm import families, memory
 from svl_core.lvlm.model import LVLM, PLAN_FILE, quiet
+from svl_core.lvlm.probing import probe
 from svl_core.lvlm.processors import load_processor
 
+Progress = Callable[[float, str], None]
 DEMO = "demo"
 DEMO_PLACES = (Path(__file__).resolve().parents[2] / "assets" / "demo_lvlm", Path("assets") / "demo_lvlm")  # beside the package in a clone; the working folder
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("4bit", "8bit")
+RECORD_KEYS = ("layer_ids", "model", "revision", "versions")  # of svl_plan.json; the rest is provenance
 
 
-def load(name: str | Path = DEMO, *, revision: str | None = None, device: str = "auto", dtype: str | torch.dtype = "auto", text_only: bool = False) -> LVLM:
-    """Loads a vision-language model in evaluation mode, without gradients.
+def load(
+    name: str | Path = DEMO,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    device_map: str | dict | None = None,
+    quantize: str | None = None,
+    text_only: bool = False,
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> LVLM:
+    """Loads a vision-language model in evaluation mode, without gradients. Code from a model's own folder is never run.
 
     name: "demo" (bundled), a folder, or a Hub id; revision: branch, tag or commit of a Hub id.
-    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps"; dtype: "auto" (as stored), "float32", "bfloat16", "float16".
-    text_only: allow a plain causal language model as a control without images.
-    Raises InputError for a name that leads to no model, a model without image input, and unknown devices or dtypes.
+    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+    dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has twice the memory for it,
+        because most CPUs are slow at half precision.
+    device_map: "auto" spreads the model over all GPUs and the CPU (extra `large`); then `device` is not used.
+    quantize: "4bit" or "8bit" through bitsandbytes (extra `large`).
+    text_only: allow a plain causal language model, as a control without images.
+    progress: called with the share done (0..1) and what is being done. cancel: stops a download.
+    Raises InputError for a name that leads to no model, a gated model, one without image input, one too large for the
+    memory that is free, one of no known family that fails its probes, and unknown options; Cancelled.
     """
-    folder, commit = locate(str(name), revision)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"Found no readable model config at {str(name)!r} ({_short(error)}); expected a model that the installed transformers library knows; choose one of `svl models`.") from error
-    sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and hasattr(config, "vision_config")
-    if not sees and not (text_only and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        raise InputError(f"Found {str(name)!r}, a {config.model_type} model without image input; expected one that takes images; choose one of `svl models`.")
-    device, dtype = resolve_device(device), resolve_dtype(dtype)
+    tell = progress or (lambda share, what: None)
+    name = str(name)
+    dtype, quantize = _known_dtype(dtype), _known_quantization(quantize)
+    place = None if device_map else resolve_device(device)
+    if device_map and importlib.util.find_spec("accelerate") is None:
+        raise InputError("Found a device map, but not the package accelerate; expected it for models on several devices; install it with: pip install 'svl-explorer[large]'.")
+    folder, commit = locate(name, revision)
+    tell(0.02, "reading the config")
+    config, model_class, sees = _known_config(folder, name, text_only)
+    dtype = dtype or _automatic_dtype(model_class, config, place)
+    if not quantize or place is not None:
+        where = "this machine" if place is None else str(place)
+        memory.check_fits(name, memory.needed_bytes(model_class, config, dtype, quantize), _free_bytes(place), where)
+    folder = _with_weights(folder, name, commit, tell, cancel)
+    tell(0.85, "loading")
     processor = load_processor(folder, config, text_only=not sees)
+    options = {"dtype": dtype}
+    if device_map or quantize:
+        options["device_map"] = device_map or {"": place}
+    if quantize:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit", bnb_4bit_compute_dtype=dtype)
     try:
         with quiet():
-            model = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise InputError(f"Found {str(name)!r}, but its weights cannot be loaded ({_short(error)}); expected a complete checkpoint; download it again.") from error
-    model = model.to(device).eval().requires_grad_(False)
-    plan = read_plan(folder)
-    return LVLM(model, processor, families.family_of(config), str(name), commit, tuple(plan.get("layer_ids", ())), {key: value for key, value in plan.items() if key not in ("layer_ids", "model", "revision", "versions")})
+            model = model_class.from_pretrained(folder, **options)
+    except Exception as error:  # unreadable files, wrong shapes, packages that are missing
+        raise InputError(f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a complete checkpoint; get it again.") from error
+    if "disk" in map(str, (getattr(model, "hf_device_map", None) or {}).values()):
+        raise InputError(f"Found too little memory for {name}: part of it would stay on disk; expected all of it in memory; choose a smaller model or 4-bit loading.")
+    model = (model if len(options) > 1 else model.to(place)).eval().requires_grad_(False)
+    record = read_record(folder)
+    lvlm = LVLM(model, processor, families.family_of(config), name, commit, tuple(record.get("layer_ids", ())), {key: value for key, value in record.items() if key not in RECORD_KEYS})
+    if lvlm.family is families.GENERIC and sees:
+        tell(0.95, "probing an unknown family")
+        probe(lvlm)
+    tell(1.0, "loaded")
+    return lvlm
 
+
+# Where a model is
 
 def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
-    """The local folder of a model, downloaded if it is a Hub id, and the commit it stands for."""
+    """The local folder of a model (of a Hub id: its config and other small files) and the commit that it stands for."""
     if name == DEMO:
         folder = next((place for place in DEMO_PLACES if (place / "config.json").is_file()), None)
         if folder is None:
@@ -59,39 +106,98 @@ def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
         if not (folder / "config.json").is_file():
             raise InputError(f"Found a folder {name!r} without config.json; expected a transformers checkpoint; give the folder that holds the model.")
         return folder, None
-    if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+    if folder.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise InputError(f"Found no folder {name!r}; expected a model's folder or a Hub id such as org/model; check the path.")
-    return download(name, revision)
+    return _download(name, revision, SMALL_FILES)
 
 
-def download(name: str, revision: str | None = None) -> tuple[Path, str | None]:
+def _with_weights(folder: Path, name: str, commit: str | None, tell: Progress, cancel: threading.Event | None) -> Path:
+    """The folder with its weights: as it is when it is a local one, else downloaded."""
+    if commit is None or any(folder.glob("*.safetensors")) and not _missing_shards(folder):
+        return folder
+    folder, _ = _download(name, commit, [*SMALL_FILES, "*.safetensors"], tell, cancel)
+    if not any(folder.glob("*.safetensors")):
+        folder, _ = _download(name, commit, [*SMALL_FILES, "*.bin"], tell, cancel)
+    return folder
+
+
+def _missing_shards(folder: Path) -> bool:
+    try:
+        listed = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, KeyError):
+        return False
+    return any(not (folder / shard).exists() for shard in set(listed))
+
+
+def _download(name: str, revision: str | None, patterns: list[str], tell: Progress | None = None, cancel: threading.Event | None = None) -> tuple[Path, str | None]:
     """The Hub snapshot of `name`, from the local cache where it is complete or the Hub cannot be reached."""
-    from huggingface_hub import errors, hf_hub_download, snapshot_download
+    from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 
     try:
-        config = hf_hub_download(name, "config.json", revision=revision)
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_NEEDED, tqdm_class=_bar(tell, cancel)))
+    except Cancelled:
+        raise
     except errors.GatedRepoError as error:
         raise InputError(f"Found {name!r}, whose owner asks for consent first; expected access to it; accept its terms on its page, then log in with `hf auth login`.") from error
     except errors.RevisionNotFoundError as error:
         raise InputError(f"Found no revision {revision!r} of {name!r}; expected a branch, tag or commit; check its name.") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise InputError(f"Found no model {name!r}; expected \"demo\", a folder, or the id of a public Hub model; check the spelling or choose one of `svl models`.") from error
-    except errors.EntryNotFoundError as error:
-        raise InputError(f"Found {name!r} neither as a folder nor as a Hub model with a config that can be reached or is in the local cache; expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
-    except Exception as error:  # offline, proxies, timeouts: each HTTP library has its own
-        raise InputError(f"Found no folder {name!r}, and the Hub cannot be asked for it ({_short(error)}); expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
-    commit = Path(config).parent.name
-    return folder, commit if len(commit) == 40 else revision
+    except Exception as error:  # offline, proxies, timeouts, full disks: each HTTP library has its own
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        if not isinstance(cached, str):
+            raise InputError(f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be asked for it ({_short(error)}); expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
+        folder = Path(cached).parent
+    return folder, folder.name
 
 
-def read_plan(folder: Path) -> dict:
-    """The record beside a pruned checkpoint ({} when there is none)."""
+def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:
+    """A progress bar class that shows nothing, tells `tell` about bytes (as the share 0.05 to 0.8 of loading) and stops on `cancel`."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+
+        def update(self, n=1):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("Stopped; what was downloaded is kept.")
+            shown = super().update(n)
+            if tell is not None and self.unit == "B" and self.total:
+                tell(0.05 + 0.75 * min(self.n / self.total, 1.0), f"downloading: {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB")
+            return shown
+
+    return Bar
+
+
+# What a model is
+
+def _known_config(folder: Path, name: str, text_only: bool):
+    """(config, model class, whether it takes images). Raises InputError for anything that is no usable model."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(f"Found no readable model config at {name!r} ({_short(error)}); expected a model that the installed transformers library knows; choose one of `svl models`.") from error
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and getattr(config, "vision_config", None) is not None:
+        found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        return config, found[0] if isinstance(found, (list, tuple)) else found, True
+    if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], False
+    raise InputError(f"Found {name!r}, a {config.model_type} model without image input; expected one that takes images; choose one of `svl models`.")
+
+
+def read_record(folder: Path) -> dict:
+    """`svl_plan.json` beside a pruned checkpoint ({} when there is none)."""
     try:
         return dict(json.loads((folder / PLAN_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 
+
+# Options
 
 def resolve_device(device: str) -> torch.device:
     if device == "auto":
@@ -104,16 +210,45 @@ def resolve_device(device: str) -> torch.device:
         raise InputError(f"Found the device {device!r}, but {torch.cuda.device_count()} CUDA devices; expected one that exists; use --device cpu or auto.")
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("Found the device 'mps', which this machine lacks; use --device cpu or auto.")
+    if found.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"Found the device {device!r}; expected auto, cpu, cuda, cuda:1 or mps; correct it.")
     return found
 
 
-def resolve_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    names = {"auto": "auto", **{name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}}
-    if dtype in names.values():
+def _known_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
-    if dtype not in names:
-        raise InputError(f"Found the dtype {dtype!r}; expected one of {', '.join(names)}; correct it.")
-    return names[dtype]
+    if dtype not in DTYPES:
+        raise InputError(f"Found the dtype {str(dtype)!r}; expected one of {', '.join(DTYPES)}; correct it.")
+    return DTYPES[dtype]
+
+
+def _known_quantization(quantize: str | None) -> str | None:
+    if quantize is None:
+        return None
+    if quantize not in QUANTIZATIONS:
+        raise InputError(f"Found the quantisation {quantize!r}; expected one of {', '.join(QUANTIZATIONS)}; correct it.")
+    if importlib.util.find_spec("bitsandbytes") is None or importlib.util.find_spec("accelerate") is None:
+        raise InputError(f"Found {quantize} loading, but not the packages bitsandbytes and accelerate; expected both; install them with: pip install 'svl-explorer[large]'.")
+    return quantize
+
+
+def _automatic_dtype(model_class: type, config, device: torch.device | None) -> torch.dtype:
+    stored = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None) or torch.float32
+    stored = getattr(torch, stored) if isinstance(stored, str) else stored
+    if device is not None and device.type == "cpu" and stored in (torch.bfloat16, torch.float16):
+        free = memory.free_bytes(device)
+        if free is not None and 2 * memory.needed_bytes(model_class, config, torch.float32) < free:
+            return torch.float32
+    return stored
+
+
+def _free_bytes(device: torch.device | None) -> int | None:
+    """Free bytes on one device, or on all GPUs and the CPU together."""
+    if device is not None:
+        return memory.free_bytes(device)
+    parts = [memory.free_bytes(torch.device("cuda", i)) for i in range(torch.cuda.device_count())] + [memory.free_bytes(torch.device("cpu"))]
+    return None if None in parts else sum(parts)
 
 
 def _short(error: BaseException) -> str:

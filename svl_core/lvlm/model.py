@@ -88,12 +88,19 @@ class LVLM:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
-        return self.model.get_input_embeddings().weight.device
+        """Where inputs go: the device that runs the word embeddings."""
+        embeddings = self.model.get_input_embeddings()
+        held = embeddings.weight.device
+        return torch.device(embeddings._hf_hook.execution_device) if held.type == "meta" else held
 
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are held in 4 or 8 bits."""
+        return bool(getattr(self.model, "is_quantized", False))
 
     @property
     def num_parameters(self) -> int:

@@ -102,3 +102,119 @@ def test_the_record_of_a_pruned_model(tiny, tmp_path):
     record = json.loads((folder / "svl_plan.json").read_text())
     assert record["layer_ids"] == [0, 2, 3, 5] and record["dropped"] == [1, 4] and record["versions"]["transformers"]
     assert svl.load(folder).layer_ids == (0, 2, 3, 5)
+
+
+def test_progress_reaches_the_end(saved):
+    told = []
+    svl.load(saved, progress=lambda share, what: told.append((share, what)))
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_a_model_too_large_for_the_memory(saved, monkeypatch):
+    from svl_core.lvlm import memory
+
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 100_000)
+    with pytest.raises(InputError, match=r"GB of memory needed .* GB free on cpu"):
+        svl.load(saved)
+
+
+def test_needed_memory_comes_from_the_config(tiny):
+    from svl_core.lvlm import memory
+
+    assert memory.needed_bytes(type(tiny.model), tiny.model.config, torch.float32) == int(4 * tiny.num_parameters * memory.HEADROOM)
+    assert memory.needed_bytes(type(tiny.model), tiny.model.config, torch.bfloat16, "4bit") == int(tiny.num_parameters * memory.BYTES["4bit"] * memory.HEADROOM)
+    assert memory.free_bytes(torch.device("cpu")) > 0
+
+
+@pytest.mark.parametrize("option", [{"quantize": "3bit"}, {"quantize": "4bit"}, {"device_map": "auto"}], ids=str)
+def test_options_that_need_packages(saved, monkeypatch, option):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="expected"):
+        svl.load(saved, **option)
+
+
+def test_a_model_spread_by_accelerate(tiny, saved, tiny_sample):
+    pytest.importorskip("accelerate")
+    spread = svl.load(saved, device_map={"": "cpu"})
+    assert torch.equal(spread.model(**tiny_sample.inputs).logits, tiny.model(**tiny_sample.inputs).logits)
+    view = svl.pruned_view(spread, [0, 2, 5])
+    assert torch.equal(view.model(**tiny_sample.inputs).logits, svl.pruned_view(tiny, [0, 2, 5]).model(**tiny_sample.inputs).logits)
+
+
+class FakeHub:
+    """Stands in for the Hub: raises what it is told to, or copies a folder into the cache with progress."""
+
+    def __init__(self, monkeypatch, answer):
+        import huggingface_hub
+
+        self.asked = []
+
+        def snapshot_download(name, *, revision=None, allow_patterns=None, ignore_patterns=None, tqdm_class=None):
+            self.asked.append((name, revision, tuple(allow_patterns)))
+            if isinstance(answer, Exception):
+                raise answer
+            with tqdm_class(total=100, unit="B") as bar:
+                for _ in range(10):
+                    bar.update(10)
+            return str(answer)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+def refusal(kind):
+    import httpx
+    from huggingface_hub import errors
+
+    response = httpx.Response(403, request=httpx.Request("GET", "https://example.org"))
+    return getattr(errors, kind)("no", response=response)
+
+
+@pytest.mark.parametrize(("kind", "found"), [("GatedRepoError", "consent"), ("RepositoryNotFoundError", "no model"), ("RevisionNotFoundError", "no revision")])
+def test_refusals_of_the_hub(monkeypatch, kind, found):
+    FakeHub(monkeypatch, refusal(kind))
+    with pytest.raises(InputError, match=found):
+        svl.load("someone/something", revision="v9")
+
+
+def test_a_hub_model_with_progress_and_cancel(monkeypatch, saved, tmp_path):
+    import shutil
+    import threading
+
+    from svl_core.errors import Cancelled
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(saved, tmp_path / commit)
+    weights = (tmp_path / commit / "model.safetensors").rename(tmp_path / "aside")
+    hub, told = FakeHub(monkeypatch, tmp_path / commit), []
+    with pytest.raises(InputError, match="weights"):  # the Hub has none
+        svl.load("someone/something", progress=lambda share, what: told.append(what))
+    assert any("downloading" in what for what in told) and hub.asked[1][1] == commit
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Cancelled):
+        svl.load("someone/something", cancel=stop)
+    weights.rename(tmp_path / commit / "model.safetensors")
+    lvlm = svl.load("someone/something")
+    assert lvlm.revision == commit and lvlm.name == "someone/something"
+
+
+def test_an_unknown_family_is_probed(tiny, saved, monkeypatch):
+    from svl_core.lvlm import families, probing
+
+    monkeypatch.setattr(families, "FAMILIES", ())
+    lvlm = svl.load(saved)
+    assert lvlm.family is families.GENERIC and lvlm.encode(None, "a").length > 0
+    monkeypatch.setattr(probing.families, "image_token_id", lambda config: None)
+    with pytest.raises(InputError, match='probe "visual positions"'):
+        svl.load(saved)
+
+
+def test_a_pruning_that_differs_from_skipping_is_refused(saved, monkeypatch):
+    from svl_core.lvlm import families, skeleton
+
+    monkeypatch.setattr(families, "FAMILIES", ())
+    whole = skeleton.with_layers
+    monkeypatch.setattr(skeleton, "with_layers", lambda model, keep: whole(model, range(6)))
+    with pytest.raises(InputError, match='probe "pruning equals skipping"'):
+        svl.load(saved)
