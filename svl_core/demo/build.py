@@ -42,7 +42,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=True)])
-    core.decoder = decoders.ByteLevel()
+    core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])  # an answer starts without the blank of its first word
     core.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=2048, min_frequency=1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=list(SPECIAL), show_progress=False))
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD, additional_special_tokens=[IMAGE, USER, ASSISTANT],
                                    model_max_length=CONTEXT, padding_side="left", clean_up_tokenization_spaces=False)
