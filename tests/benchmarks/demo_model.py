@@ -1,4 +1,4 @@
-"""Measures the bundled model and writes the figures into its card: `python tests/benchmarks/demo_model.py [--limit N]`.
+"""Measures the bundled model and writes the figures into its card and the README: `python tests/benchmarks/demo_model.py [--limit N]`.
 
 Fresh scenes in the styles of training, the same in a style never seen, and easy-VQA's whole test set, each asked by
 greedy generation, exact match; then the scenes again with layers dropped. Results go to results/demo_model.json.
@@ -17,7 +17,8 @@ from svl_core.demo.evaluation import DATA, questions
 from svl_core.demo.questions import calibration
 
 HERE = Path(__file__).parent
-RESULTS, CARD = HERE / "results" / "demo_model.json", HERE.parents[1] / "assets" / "demo_lvlm" / "README.md"
+RESULTS, ROOT = HERE / "results" / "demo_model.json", HERE.parents[1]
+TOLD = (ROOT / "README.md", ROOT / "assets" / "demo_lvlm" / "README.md")  # where the figures stand
 SEED = 2026  # of the evaluation's scenes; training's stream is another, whatever the seed
 DROPS, COMPENSATIONS = (2, 3, 4, 5, 6, 8), ("none", "scp", "lstsq")
 BEGIN, END = "<!-- figures: tests/benchmarks/demo_model.py -->", "<!-- end of figures -->"
@@ -77,7 +78,8 @@ def main() -> None:
     if args.limit is None:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        CARD.write_text(with_figures(CARD.read_text(encoding="utf-8"), made), encoding="utf-8")
+        for path in TOLD:
+            path.write_text(with_figures(path.read_text(encoding="utf-8"), made), encoding="utf-8")
     print(table(made))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 REPEATS = 5
+BEGIN, END = "<!-- speed: tests/benchmarks/page.py -->", "<!-- end of speed -->"
 
 
 def free_port() -> int:
@@ -75,6 +76,21 @@ def server_side() -> dict[str, float]:
     return {name: statistics.median(values[1:]) for name, values in found.items()}
 
 
+def table(made: dict) -> str:
+    """The README's figures as Markdown."""
+    rows = (("page served after `python app.py`", "served_s"), ("page usable: first analysis and both answers shown", "usable_s"), ("new picture: analysis and both answers on the page", "new_scene_with_answers_s"),
+            ("drop slider moved: figures and both new answers on the page", "slider_move_with_answers_s"), ("analysis alone, in Python", "core_analyse_s"), ("figures' data after a slider move, in Python", "core_slider_s"),
+            ("prune, answer twice and compare, in Python", "core_answers_s"))
+    lines = ["| | seconds |", "| --- | --- |"] + [f"| {what} | {made[name]:.2g} |" for what, name in rows]
+    return "\n".join(lines + ["", f"Memory of the server process: {made['memory_mb']:.0f} MB."])
+
+
+def with_figures(text: str, made: dict) -> str:
+    """`text` with the part between the marks replaced."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1]
+
+
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
@@ -112,6 +128,8 @@ def main() -> None:
     made = {name: round(value, 3) for name, value in made.items()} | {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "page.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    readme = ROOT / "README.md"
+    readme.write_text(with_figures(readme.read_text(encoding="utf-8"), made), encoding="utf-8")
     print(json.dumps(made, indent=1))
 
 
