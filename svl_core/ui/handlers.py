@@ -216,6 +216,10 @@ class Desk:
         """Layer, opacity or focus moved: the image and the words."""
         return self._look(self._again(state), Settings.of(settings), focus) if state else {}
 
+    def look_at_layer(self, state: dict | None, focus: dict | None, *settings) -> Update:
+        """The layer slider moved: that layer alone."""
+        return {"all_layers": False, **self._look(self._again(state), replace(Settings.of(settings), all_layers=False), focus)} if state else {}
+
     def select(self, state: dict | None, strip: dict | None, focus: dict | None, *settings) -> Update:
         """Top-p, criterion or a method setting changed: other tokens count, so the ranking may change."""
         if not state:
@@ -330,7 +334,7 @@ class Desk:
 
     def _criteria(self, analysis: Analysis, now: Settings, strip: dict) -> str:
         count = len(strip["drop"])
-        rows = [(name, each.title, f"{each.formula} ({each.source})", self._scores(analysis, now, name).ranking[:count]) for name, each in svl.CRITERIA.items()]
+        rows = [(name, each.title, f"{each.formula} ({each.source})", self._scores(analysis, now, name).ranking[:count]) for name, each in svl.CRITERIA.items() if each.needs == "trace"]
         return views.criteria(rows, len(strip["ids"]), strip["protected"], now.criterion if follows_ranking(strip) else "", strip["drop"])
 
     def _pca(self, analysis: Analysis, now: Settings, strip: dict):

@@ -154,7 +154,7 @@ def _layout(models: Models) -> dict:
                     c["stop"] = gr.Button("Stop", elem_id="stop", min_width=0)
         c["glance"] = parts.view("glance")
     with gr.Row(elem_id="plan-controls"):
-        c["criterion"] = gr.Dropdown([(each.title, name) for name, each in svl.CRITERIA.items()], value=default.criterion, label="Criterion", info="What ranks the layers", elem_id="criterion", min_width=220)
+        c["criterion"] = gr.Dropdown([(each.title, name) for name, each in svl.CRITERIA.items() if each.needs == "trace"], value=default.criterion, label="Criterion", info="What ranks the layers", elem_id="criterion", min_width=220)
         c["compensation"] = gr.Dropdown([(each.title, name) for name, each in svl.COMPENSATIONS.items()], value=default.compensation, label="Compensation", info="What closes the gap", elem_id="compensation", min_width=220)
         c["rank"] = gr.Slider(1, 64, default.rank, step=1, label="Rank k", info="Directions that SCP amplifies", elem_id="rank", min_width=180)
         c["strength"] = gr.Slider(0, 2, default.strength, step=0.1, label="Strength", info="1 = as published", elem_id="strength", min_width=180)
@@ -257,8 +257,8 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
 
     # importance
     look_in = [c["state"], c["focus"], *controls]
-    c["layer"].input(None, None, c["all_layers"], js="() => false", show_progress="hidden", api_visibility="private")
-    for moved in (c["layer"].change, c["all_layers"].input, c["opacity"].input):
+    on(c["layer"].input, desk.look_at_layer, look_in, [*look, "all_layers"], trigger_mode="always_last", **QUICK)
+    for moved in (c["all_layers"].input, c["opacity"].input):
         on(moved, desk.look, look_in, look, trigger_mode="always_last", **QUICK)
     on(on(c["overlay"].pick, lambda state, event: {"focus": desk.pick_patch(state, event)}, [c["state"]], ["focus"], trigger_mode="always_last", **QUICK).then, desk.look, look_in, look, **QUICK)
     on(on(c["tokens"].pick, _picked(lambda k: {"focus": {"kind": "word", "index": k}}, int), [], ["focus"], trigger_mode="always_last", **QUICK).then, desk.look, look_in, look, **QUICK)
