@@ -187,9 +187,9 @@ def _layout(models: Models) -> dict:
         c["report"] = gr.Button("Download the report (HTML)", elem_id="report")
         c["report-file"] = gr.DownloadButton("Report", visible="hidden", elem_id="report-file")
     with gr.Accordion("Code and plan", open=False, elem_id="code"):
-        c["code-python"] = gr.Code(label="Python", language="python", elem_id="code-python", interactive=False)
-        c["code-plan"] = gr.Code(label="Plan (JSON)", language="json", elem_id="code-plan", interactive=False)
-        c["code-mergekit"] = gr.Code(label="mergekit (YAML)", language="yaml", elem_id="code-mergekit", interactive=False)
+        c["code-python"] = gr.Code(label="Python", language="python", elem_id="code-python", interactive=False, max_lines=18)
+        c["code-plan"] = gr.Code(label="Plan (JSON)", language="json", elem_id="code-plan", interactive=False, max_lines=18)
+        c["code-mergekit"] = gr.Code(label="mergekit (YAML)", language="yaml", elem_id="code-mergekit", interactive=False, max_lines=18)
     with gr.Accordion("Glossary", open=False, elem_id="glossary"):
         gr.HTML(views.glossary(texts.GLOSSARY), padding=False)
     c["bridge"] = parts.bridge(["drop", "top-p", "rank", "strength", "answer-length"])
