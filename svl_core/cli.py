@@ -161,8 +161,8 @@ def _importance(args: argparse.Namespace, traced: Trace):
     return importance(traced, causal_correction=args.causal_correction, text_self=args.text_self)
 
 
-def _scores(args: argparse.Namespace, traced: Trace, weights, criterion: str):
-    return redundancy(traced, weights, criterion, top_p=_top_p(args), protect_ends=not args.unprotect_ends, seed=args.seed)
+def _scores(args: argparse.Namespace, traced: Trace, weights, criterion: str, lvlm: LVLM, samples: Sequence[Sample]):
+    return redundancy(traced, weights, criterion, top_p=_top_p(args), protect_ends=not args.unprotect_ends, seed=args.seed, lvlm=lvlm, samples=samples, progress=_progress(args))
 
 
 def _compensation_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
     if layers is not None:
         chosen = manual_plan(layers, lvlm.num_layers, lvlm.protected)
     elif ranks:
-        chosen = plan(_scores(args, traced, weights, args.criterion), args.drop)
+        chosen = plan(_scores(args, traced, weights, args.criterion, lvlm, samples), args.drop)
     else:
         chosen = DropPlan(drop=(), num_layers=lvlm.num_layers, criterion=args.criterion, settings={})
     pruned = prune(lvlm, chosen, args.compensation, traced, weights, top_p=_top_p(args), **_compensation_settings(args))
@@ -197,12 +197,13 @@ def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
     start = time.perf_counter()
     own = trace(lvlm, [sample], progress=_progress(args))
     weights = _importance(args, own)
-    traced, ranking_weights = own, weights
+    traced, ranking_weights, samples = own, weights, [sample]
     if args.calibration != THIS:
-        traced = trace(lvlm, _calibration(args, lvlm, [sample]), progress=_progress(args))
+        samples = _calibration(args, lvlm, [sample])
+        traced = trace(lvlm, samples, progress=_progress(args))
         ranking_weights = _importance(args, traced)
     names = [name for name, criterion in CRITERIA.items() if name == args.criterion or criterion.cost_forward_passes == ONE_PASS]
-    scores = {name: _scores(args, traced, ranking_weights, name) for name in names}
+    scores = {name: _scores(args, traced, ranking_weights, name, lvlm, samples) for name in names}
     chosen = scores[args.criterion]
     visual, text = weights.averaged(0)
     result = {
@@ -304,7 +305,7 @@ def _sweep(args: argparse.Namespace) -> tuple[dict, str]:
         lvlm,
         measured,
         _calibration(args, lvlm, measured),
-        criteria=_names(args.criterion, CRITERIA),
+        criteria=_names(args.criterion, {name: row for name, row in CRITERIA.items() if row.needs != "layers"}),
         compensations=_names(args.compensation, COMPENSATIONS),
         drops=drops,
         questions=questions,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -10,87 +11,131 @@ from typing import Any
 import numpy as np
 import torch
 
+from svl_core.analysis import skipping
+from svl_core.analysis.blocks import best_blocks
+from svl_core.analysis.criterion import Criterion, Measured, Request, Scored
 from svl_core.analysis.importance import TokenImportance, TopP
 from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
 
 
 @dataclass(frozen=True, eq=False)
 class LayerScores:
-    """scores: (L,) float64, higher = more redundant. ranking: the droppable layers, most redundant first; dropping n takes its
-    first n, so drop sets are nested. protected: layers that stay."""
+    """scores: (L,) float64, higher = more redundant. ranking: the droppable layers, most redundant first. protected: layers that stay.
+
+    blocks: for contiguous criteria the layers that go for each drop count 0, 1, ..; None: dropping n takes the ranking's first n,
+    so drop sets are nested. path: for greedy criteria their measure after each layer of `ranking` is gone.
+    """
 
     criterion: str
     scores: np.ndarray
     ranking: tuple[int, ...]
     protected: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple[tuple[int, ...], ...] | None = None
+    path: tuple[float, ...] | None = None
 
     def __post_init__(self):
         self.scores.setflags(write=False)
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
         if sorted(self.ranking + self.protected) != list(range(len(self.scores))):
             raise ValueError("Each layer must be ranked or protected, and only once.")
+        if any(len(block) != size or set(block) & set(self.protected) for size, block in enumerate(self.blocks or ())):
+            raise ValueError("Block n must hold n layers, none of them protected.")
+
+    @property
+    def most(self) -> int:
+        """The largest number of layers that can go."""
+        return len(self.ranking) if self.blocks is None else len(self.blocks) - 1
+
+    def chosen(self, drop: int) -> tuple[int, ...]:
+        """The `drop` layers (0 .. `most`) that go, most redundant first (contiguous criteria: in order)."""
+        return self.ranking[:drop] if self.blocks is None else self.blocks[drop]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a criterion may use."""
-
-    trace: Trace
-    importance: TokenImportance | None
-    top_p: TopP
-    seed: int
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One way to score layers. `function(request)` gives (L,) scores, higher = more redundant.
-
-    direction says which end of the published measure is redundant; cost is in forward passes per calibration sample.
-    """
-
-    name: str
-    title: str
-    source: str
-    formula: str
-    direction: str
-    cost_forward_passes: str
-    function: Callable[[Request], np.ndarray] = field(repr=False)
+def cosine_sums(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
+    """For each sample the sum over its given tokens of cos(H[l], H[l+1]): sums (n, L). Only the chosen tokens are copied."""
+    sums = np.zeros((len(positions), trace.num_layers))
+    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
+        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].double()  # (L+1, n, d)
+        rows /= rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        sums[number] = (rows[:-1] * rows[1:]).sum(-1).sum(-1).numpy()
+    return Measured(sums, np.array([len(at) for at in positions], float))
 
 
 def layer_cosines(trace: Trace, positions: tuple[np.ndarray, ...]) -> np.ndarray:
-    """(L,) mean over the given tokens of all samples of cos(H[l], H[l+1]); NaN without tokens. Layer by layer: no copy of the trace."""
-    total, count = np.zeros(trace.num_layers), 0
-    for sample, at in zip(trace.samples, positions, strict=True):
-        if not len(at):
-            continue
-        index = torch.as_tensor(np.array(at))
-        rows = sample.features[:, index].double()  # (L+1, n, d): the chosen tokens only
+    """(L,) mean over the given tokens of all samples of cos(H[l], H[l+1]); NaN without tokens."""
+    return cosine_sums(trace, positions).mean()
+
+
+def matrix_sums(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
+    """For each sample the sum over its given tokens of cos(H[i], H[j]): sums (n, L+1, L+1), one Gram matrix a sample."""
+    sums = np.zeros((len(positions), trace.num_layers + 1, trace.num_layers + 1))
+    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
+        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].float()
         rows /= rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        total += (rows[:-1] * rows[1:]).sum(-1).sum(-1).numpy()
-        count += len(at)
-    return total / count if count else np.full(trace.num_layers, np.nan)
+        flat = rows.flatten(1)  # (L+1, n d)
+        sums[number] = (flat @ flat.T).double().numpy()
+    return Measured(sums, np.array([len(at) for at in positions], float))
 
 
-def _on(tokens: str) -> Callable[[Request], np.ndarray]:
-    return lambda request: layer_cosines(request.trace, token_positions(request.trace, request.importance, tokens, request.top_p))
+def angular_distances(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
+    """For each sample the sum over its given tokens of arccos(cos(H[i], H[j])) / pi, 0..1: sums (n, L+1, L+1)."""
+    sums = np.zeros((len(positions), trace.num_layers + 1, trace.num_layers + 1))
+    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
+        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].double().transpose(0, 1)  # (n, L+1, d)
+        rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        sums[number] = (torch.arccos((rows @ rows.transpose(1, 2)).clamp(-1, 1)) / torch.pi).sum(0).numpy()
+    return Measured(sums, np.array([len(at) for at in positions], float))
 
 
-def _random(request: Request) -> np.ndarray:
-    return np.random.default_rng(request.seed).random(request.trace.num_layers)
+def _positions(request: Request, tokens: str) -> tuple[np.ndarray, ...]:
+    return token_positions(request.trace, request.importance, tokens, request.top_p)
+
+
+def _one_by_one(tokens: str) -> dict[str, Callable]:
+    return {"measure": lambda request: cosine_sums(request.trace, _positions(request, tokens)), "select": lambda mean, request: Scored(mean)}
+
+
+def _angular(mean: np.ndarray, request: Request) -> Scored:
+    """Blocks of the lowest distance; they start behind layer 0, as published."""
+    found = best_blocks(1 - mean, (*request.protected, 0))
+    return Scored(found.scores, found.ranking, found.blocks, kept=(0,))
+
+
+def _manual(request: Request) -> Scored:
+    if request.layers is None:
+        raise InputError("Found no layers for criterion 'manual'; expected them in the order in which they go; pass layers=.")
+    layers, depth = list(request.layers), request.trace.num_layers
+    if len(set(layers)) != len(layers) or any(not 0 <= layer < depth or layer in request.protected for layer in layers):
+        raise InputError(f"Found the layers {layers} for criterion 'manual'; expected different ones from 0 to {depth - 1} without the protected {list(request.protected)}; correct them.")
+    scores = np.zeros(depth)
+    scores[layers] = 1 - np.arange(len(layers)) / max(len(layers), 1)
+    return Scored(scores)
 
 
 SVL = "Short-LVLM, arXiv 2507.23362"
+HIGH, LOW = "high = redundant", "low = redundant"
 CRITERIA: Mapping[str, Criterion] = MappingProxyType({row.name: row for row in (
-    Criterion("svl", "SVL (important tokens)", SVL, "mean over important tokens of cos(H[l], H[l+1])", "high = redundant", "1", _on("important")),
-    Criterion("svl-all", "SVL on all tokens", SVL + " (ablation)", "mean over all tokens of cos(H[l], H[l+1])", "high = redundant", "1", _on("all")),
-    Criterion("svl-visual", "SVL on visual tokens", SVL + " (ablation)", "mean over visual tokens of cos(H[l], H[l+1])", "high = redundant", "1", _on("visual")),
-    Criterion("svl-textual", "SVL on textual tokens", SVL + " (ablation)", "mean over textual tokens of cos(H[l], H[l+1])", "high = redundant", "1", _on("textual")),
-    Criterion("svl-last", "SVL on the last token", SVL + " (ablation)", "cos(H[l], H[l+1]) at the prompt's last token", "high = redundant", "1", _on("last")),
-    Criterion("shortgpt", "ShortGPT (Block Influence)", "ShortGPT, arXiv 2403.03853", "1 - mean over all tokens of cos(H[l], H[l+1])", "low = redundant", "1", _on("all")),
-    Criterion("random", "Random", "-", "a seeded draw", "-", "0", _random),
+    Criterion("svl", "SVL (important tokens)", SVL, "mean over important tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("important")),
+    Criterion("svl-all", "SVL on all tokens", SVL + " (ablation)", "mean over all tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("all")),
+    Criterion("svl-visual", "SVL on visual tokens", SVL + " (ablation)", "mean over visual tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("visual")),
+    Criterion("svl-textual", "SVL on textual tokens", SVL + " (ablation)", "mean over textual tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("textual")),
+    Criterion("svl-last", "SVL on the last token", SVL + " (ablation)", "cos(H[l], H[l+1]) at the prompt's last token", HIGH, "1", **_one_by_one("last")),
+    Criterion("shortgpt", "ShortGPT (Block Influence)", "ShortGPT, arXiv 2403.03853", "1 - mean over all tokens of cos(H[l], H[l+1])", LOW, "1", **_one_by_one("all")),
+    Criterion("angular", "PruneMe (angular distance of a block)", "arXiv 2403.17887", "arccos(cos(H[s], H[s+n])) / pi at the last token; one block of n layers, s >= 1", LOW, "1",
+              measure=lambda request: angular_distances(request.trace, _positions(request, "last")), select=_angular),
+    Criterion("streamline", "LLM-Streamline (block)", "LLM-Streamline, arXiv 2403.19135 (selection only)", "mean over all tokens of cos(H[s], H[s+n]); one block of n layers", HIGH, "1",
+              measure=lambda request: matrix_sums(request.trace, _positions(request, "all")), select=lambda mean, request: best_blocks(mean, request.protected)),
+    Criterion("sleb", "SLEB (greedy on loss)", "SLEB, arXiv 2402.09025", "mean loss of the answers' tokens with the layer skipped; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model", whole=skipping.by_loss),
+    Criterion("greedy-kl", "Greedy on KL", "this project", "mean KL(full || skipped) on the answers' tokens; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model", whole=skipping.by_kl),
+    Criterion("shortv", "ShortV (layer contribution)", "ShortV, arXiv 2504.00502 (ranking only)", "KL(full || the layer's update of visual tokens undone) at the last token", LOW, "L + 1", "model",
+              measure=skipping.frozen_divergence, select=lambda mean, request: Scored(0.0 - mean)),
+    Criterion("random", "Random", "-", "a seeded draw", "-", "0", whole=lambda request: Scored(np.random.default_rng(request.seed).random(request.trace.num_layers))),
+    Criterion("manual", "One's own order", "-", "the given layers, in the given order", "-", "0", "layers", whole=_manual),
 )})
 
 
@@ -105,32 +150,51 @@ def ranked(scores: np.ndarray, protected: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(layer for layer in order if layer not in protected)
 
 
-def redundancy(trace: Trace, importance: TokenImportance | None = None, criterion: str = "svl", *, top_p: TopP = TopP(), protect_ends: bool = True, seed: int = 0) -> LayerScores:
-    """Score and rank the layers by one of `CRITERIA`, one-shot. Raises InputError for an unknown criterion, naming the valid ones."""
-    if criterion not in CRITERIA:
-        raise InputError(f"Found the criterion {criterion!r}; expected one of {', '.join(CRITERIA)}; choose one.")
-    scores = np.asarray(CRITERIA[criterion].function(Request(trace, importance, top_p, seed)), np.float64)
-    protected = protected_layers(trace, protect_ends)
-    settings = {"top_p": top_p.p, "top_p_mode": top_p.mode, "protect_ends": protect_ends, "seed": seed, "samples": len(trace.samples)}
-    return LayerScores(criterion, scores, ranked(scores, protected), protected, settings)
+def criterion_of(name: str) -> Criterion:
+    """The registry's entry. Raises InputError for an unknown name, naming the valid ones."""
+    if name not in CRITERIA:
+        raise InputError(f"Found the criterion {name!r}; expected one of {', '.join(CRITERIA)}; choose one.")
+    return CRITERIA[name]
+
+
+def redundancy(trace: Trace, importance: TokenImportance | None = None, criterion: str = "svl", *, top_p: TopP = TopP(), protect_ends: bool = True, seed: int = 0,
+               lvlm: LVLM | None = None, samples: Sample | Sequence[Sample] | None = None, answers: Sequence[Sequence[int]] | None = None, layers: Sequence[int] | None = None,
+               rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> LayerScores:
+    """Score and rank the layers by one of `CRITERIA`.
+
+    lvlm, samples: the traced model and samples, for criteria that need forward passes ("sleb", "greedy-kl", "shortv"); answers: token
+    ids for each sample that the greedy ones are measured on (default: the model's own greedy answers); rounds: how many layers
+    those drop before they rank the rest as it stands (default: all). layers: the order of "manual". seed: of "random".
+    Raises InputError for an unknown criterion or one whose needs are not met; Cancelled.
+    """
+    row = criterion_of(criterion)
+    samples = [samples] if isinstance(samples, Sample) else list(samples or ())
+    check_needs(row, trace, lvlm, samples)
+    request = Request(trace, importance, top_p, seed, protected_layers(trace, protect_ends), trace.protected, lvlm, samples, answers, layers, rounds, progress, cancel)
+    settings = {"top_p": top_p.p, "top_p_mode": top_p.mode, "protect_ends": protect_ends, "seed": seed, "samples": len(samples if row.needs == "model" else trace.samples)}
+    return layer_scores(row, row.function(request), request, settings | ({"rounds": rounds} if rounds is not None else {}))
+
+
+def check_needs(row: Criterion, trace: Trace, lvlm: LVLM | None, samples: Sequence[Sample]) -> None:
+    """Raises InputError where a criterion that runs the model gets none, another one, or no samples."""
+    if row.needs == "model" and (lvlm is None or not samples):
+        raise InputError(f"Found no {'model' if lvlm is None else 'samples'} for criterion {row.name!r}; expected both, for it runs the model; pass lvlm= and samples=.")
+    if row.needs == "model" and lvlm.layer_ids != trace.layer_ids:
+        raise InputError(f"Found a model of {lvlm.num_layers} layers for a trace of {trace.num_layers}; expected the traced model; trace it again.")
+
+
+def layer_scores(row: Criterion, found: Scored, request: Request, settings: Mapping[str, Any]) -> LayerScores:
+    """A criterion's findings as a ranking of the droppable layers."""
+    protected = tuple(sorted({*request.protected, *found.kept}))
+    scores = np.asarray(found.scores, np.float64)
+    return LayerScores(row.name, scores, ranked(scores, protected) if found.ranking is None else found.ranking, protected, settings, found.blocks, found.path)
 
 
 def similarity(trace: Trace, importance: TokenImportance | None = None, tokens: str = "important", *, top_p: TopP = TopP()) -> np.ndarray:
     """(L+1, L+1) mean over the set's tokens of cos(H[i], H[j]); symmetric, ones on the diagonal, NaN without tokens."""
-    positions = token_positions(trace, importance, tokens, top_p)
-    size, count = trace.num_layers + 1, 0
-    total = torch.zeros(size, size, dtype=torch.float64)
-    for sample, at in zip(trace.samples, positions, strict=True):
-        if not len(at):
-            continue
-        rows = sample.features[:, torch.as_tensor(np.array(at))].float()
-        rows /= rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        flat = rows.flatten(1)  # (L+1, n d): one Gram matrix sums the cosines of all tokens
-        total += (flat @ flat.T).double()
-        count += len(at)
-    if not count:
-        return np.full((size, size), np.nan)
-    matrix = (total / count).numpy()
+    matrix = matrix_sums(trace, token_positions(trace, importance, tokens, top_p)).mean()
+    if np.isnan(matrix).any():
+        return matrix
     matrix = np.clip((matrix + matrix.T) / 2, -1, 1)
     np.fill_diagonal(matrix, 1.0)
     return matrix

@@ -240,7 +240,7 @@ class _Work:
                 raise InputError(f"Found no {what}; expected at least one of {', '.join(registry)}; choose one.")
 
     def _checked(self, drops: Sequence[int] | None) -> tuple[int, ...]:
-        most = min(len(self._ranking(criterion, self.seed).ranking) for criterion in self.criteria)
+        most = min(self._ranking(criterion, self.seed).most for criterion in self.criteria)
         drops = tuple(range(most + 1)) if drops is None else tuple(sorted(set(drops)))
         if not drops or drops[0] < 0 or drops[-1] > most:
             raise InputError(f"Found the drop counts {list(drops)}; expected some from 0 to {most}; change them.")
@@ -275,7 +275,8 @@ class _Work:
 
     def _ranking(self, criterion: str, seed: int):
         if (criterion, seed) not in self._rankings:
-            self._rankings[criterion, seed] = redundancy(self.traced, self.weights, criterion, top_p=self.top_p, protect_ends=self.protect_ends, seed=seed)
+            self._rankings[criterion, seed] = redundancy(self.traced, self.weights, criterion, top_p=self.top_p, protect_ends=self.protect_ends, seed=seed,
+                                                              lvlm=self.lvlm, samples=self.fit, cancel=self.cancel)
         return self._rankings[criterion, seed]
 
     def _plan(self, criterion: str, drop: int, seed: int) -> DropPlan:

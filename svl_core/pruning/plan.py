@@ -51,10 +51,13 @@ class DropPlan:
 
 
 def plan(scores: LayerScores, drop: int) -> DropPlan:
-    """The `drop` most redundant layers. Plans of one `scores` are nested. Raises InputError outside 0..number of droppable layers."""
-    if not 0 <= drop <= len(scores.ranking):
-        raise InputError(f"Found {drop} layers to drop; expected 0 to {len(scores.ranking)} ({len(scores.protected)} of {len(scores.scores)} layers are protected); choose a number in that range.")
-    return DropPlan(scores.ranking[:drop], len(scores.scores), scores.criterion, scores.settings)
+    """The `drop` most redundant layers; for a contiguous criterion its best block of `drop` layers.
+
+    Plans of one `scores` are nested, except those of contiguous criteria. Raises InputError outside 0..`scores.most`.
+    """
+    if not 0 <= drop <= scores.most:
+        raise InputError(f"Found {drop} layers to drop; expected 0 to {scores.most} ({len(scores.protected)} of {len(scores.scores)} layers are protected); choose a number in that range.")
+    return DropPlan(scores.chosen(drop), len(scores.scores), scores.criterion, scores.settings)
 
 
 def manual_plan(layers: Sequence[int], num_layers: int, protected: Sequence[int] = ()) -> DropPlan:

@@ -1,0 +1,154 @@
+"""Criteria that run the model: layers skipped one by one and re-scored (SLEB, greedy KL), or frozen on visual tokens (ShortV).
+
+All are measured against given answers (token ids; by default the full model's own greedy ones), read under teacher forcing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from svl_core.analysis.criterion import Measured, Request, Scored
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm import skeleton
+from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
+from svl_core.lvlm.forcing import forced_logits, iterate_forced, kl_per_token, token_losses
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+
+MAX_ANSWER = 32  # tokens of an answer that is not given
+BATCH = 32  # samples in one forward pass
+
+
+def answers_of(request: Request) -> list[tuple[int, ...]]:
+    """The request's answers, or the model's own greedy ones, at most `MAX_ANSWER` tokens. Raises InputError where counts differ."""
+    if request.answers is None:
+        return [own_answer(request.lvlm, sample, MAX_ANSWER, request.cancel) for sample in request.samples]
+    answers = [tuple(int(token) for token in ids) for ids in request.answers]
+    if len(answers) != len(request.samples) or not all(answers):
+        raise InputError(f"Found {sum(map(bool, answers))} answers for {len(request.samples)} samples; expected one of at least a token each; pass them in the same order.")
+    return answers
+
+
+@torch.inference_mode()
+def own_answer(lvlm: LVLM, sample: Sample, limit: int, cancel: threading.Event | None = None) -> tuple[int, ...]:
+    """The model's greedy answer to a sample as token ids, its end token included, cut at `limit`."""
+    decoding, ids = Decoding(lvlm, sample.inputs), []
+    while True:
+        _check(cancel)
+        ids.append(int(greedy(decoding.logits, image_token_ids(lvlm))[0]))
+        if ids[-1] in lvlm.eos_token_ids or len(ids) == limit:
+            return tuple(ids)
+        decoding.feed(torch.tensor([ids[-1:]], device=decoding.logits.device))
+
+
+def by_loss(request: Request) -> Scored:
+    """SLEB: greedy on the mean loss (nats/token) of the answers' tokens."""
+    answers = answers_of(request)
+    return _greedy(request, lambda part: _mean(part, request, answers, lambda i, logits: token_losses(logits, answers[i])))
+
+
+def by_kl(request: Request) -> Scored:
+    """Greedy on the mean KL(full || without), nats/token, over the answers' tokens."""
+    answers = answers_of(request)
+    reference = forced_logits(request.lvlm, request.samples, answers, batch_size=BATCH, cancel=request.cancel)
+    return _greedy(request, lambda part: _mean(part, request, answers, lambda i, logits: kl_per_token(reference[i], logits)))
+
+
+def _mean(part: LVLM, request: Request, answers: Sequence, value: Callable[[int, torch.Tensor], torch.Tensor]) -> float:
+    """Mean over samples of the mean over an answer's tokens: every answer weighs the same."""
+    return float(np.mean([float(value(i, logits).mean()) for i, logits in iterate_forced(part, request.samples, answers, batch_size=BATCH, cancel=request.cancel)]))
+
+
+def without(lvlm: LVLM, layers: Sequence[int]) -> LVLM:
+    """`lvlm` without some of its layers, sharing all tensors."""
+    keep = [layer for layer in range(lvlm.num_layers) if layer not in set(layers)]
+    return lvlm.with_model(skeleton.with_layers(lvlm.model, keep), [lvlm.layer_ids[layer] for layer in keep], lvlm.provenance)
+
+
+def _greedy(request: Request, measure: Callable[[LVLM], float]) -> Scored:
+    """Drops, round by round, the layer whose absence leaves the lowest measure; all others are measured again each round.
+
+    scores: minus the measure with that layer alone skipped (NaN for layers that the model cannot lose). After `rounds` rounds
+    the rest is ranked by the last round's measure; ties go to the later layer.
+    """
+    depth = request.lvlm.num_layers
+    free = [layer for layer in range(depth) if layer not in request.protected]
+    rounds = len(free) if request.rounds is None else min(max(request.rounds, 1), len(free))
+    scores, dropped, path = np.full(depth, np.nan), [], []
+    total, done = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed), 0
+
+    def value(layer: int) -> float:
+        nonlocal done
+        _check(request.cancel)
+        if request.progress:
+            request.progress(done / total, f"{len(dropped)} layers gone, trying layer {layer}")
+        done += 1
+        return measure(without(request.lvlm, [*dropped, layer])) if len(dropped) + 1 < depth else float("inf")
+
+    for layer in set(request.protected) - set(request.fixed):
+        scores[layer] = -value(layer)
+    last: dict[int, float] = {}
+    for _ in range(rounds):
+        last = {layer: value(layer) for layer in free if layer not in dropped}
+        if not dropped:
+            for layer, found in last.items():
+                scores[layer] = -found
+        best = min(last, key=lambda layer: (last[layer], -layer))
+        dropped.append(best)
+        path.append(last.pop(best))
+    ranking = (*dropped, *sorted(last, key=lambda layer: (last[layer], -layer)))
+    return Scored(scores, tuple(ranking), path=tuple(path))
+
+
+@torch.inference_mode()
+def frozen_divergence(request: Request) -> Measured:
+    """ShortV's layer contribution: KL(full || frozen) in nats at the last prompt position, with one layer's update of the visual
+    tokens undone, for each sample and layer: sums (n, L). A sample without visual tokens does not count."""
+    lvlm, rows, counts = request.lvlm, [], []
+    for number, sample in enumerate(request.samples):
+        visual = torch.as_tensor(np.array(sample.visual), device=lvlm.device)
+        full, row = _last_logits(lvlm, sample), np.zeros(lvlm.num_layers)
+        for layer in range(lvlm.num_layers) if len(visual) else ():
+            _check(request.cancel)
+            with _frozen(lvlm.layers[layer], visual):
+                row[layer] = float(kl_per_token(full, _last_logits(lvlm, sample)))
+            if request.progress:
+                request.progress((number + (layer + 1) / lvlm.num_layers) / len(request.samples), f"sample {number + 1}, layer {layer}")
+        rows.append(row)
+        counts.append(float(len(visual) > 0))
+    return Measured(np.array(rows), np.array(counts))
+
+
+def _last_logits(lvlm: LVLM, sample: Sample) -> torch.Tensor:
+    last = torch.tensor([sample.length - 1], device=lvlm.device)  # as in `trace`
+    return lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits[0, -1:]
+
+
+@contextlib.contextmanager
+def _frozen(layer: torch.nn.Module, visual: torch.Tensor):
+    """While open, in this thread, `layer` hands the visual positions on as they came."""
+    here = threading.get_ident()
+
+    def hook(module, args, kwargs, output):
+        if threading.get_ident() != here:
+            return None
+        entered = args[0] if args else kwargs["hidden_states"]
+        left = (output[0] if isinstance(output, tuple) else output).clone()
+        left[..., visual, :] = entered[..., visual, :]
+        return (left, *output[1:]) if isinstance(output, tuple) else left
+
+    handle = layer.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("Stopped.")

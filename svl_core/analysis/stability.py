@@ -1,0 +1,104 @@
+"""How far a ranking can be trusted: bootstrap over calibration samples, and the overlap of two rankings' drop sets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from svl_core.analysis.criterion import Request
+from svl_core.analysis.importance import TokenImportance, TopP, importance as score
+from svl_core.analysis.redundancy import LayerScores, check_needs, criterion_of, layer_scores, protected_layers
+from svl_core.analysis.trace import Trace
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+
+DRAWS = 1000
+LEVEL = 0.95  # of the interval
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """A criterion's scores over `draws` bootstrap resamples of n calibration samples.
+
+    scores: the ranking from all samples. deviation: (L,) standard deviation of each score. interval: (L, 2) percentile interval of
+    `level`. dropped: (L,) share 0..1 of resamples that drop the layer when `drop` go. overlap: mean share 0..1 of the drop
+    set that a resample and all samples have in common (1 for drop 0). rank_correlation: mean Spearman correlation of a resample's
+    order of the droppable layers with that of all samples, -1..1.
+    """
+
+    scores: LayerScores
+    drop: int
+    draws: int
+    level: float
+    deviation: np.ndarray
+    interval: np.ndarray
+    dropped: np.ndarray
+    overlap: float
+    rank_correlation: float
+
+    def __post_init__(self):
+        for array in (self.deviation, self.interval, self.dropped):
+            array.setflags(write=False)
+
+    def to_json(self) -> dict:
+        return {"criterion": self.scores.criterion, "drop": self.drop, "draws": self.draws, "level": self.level, "samples": self.scores.settings["samples"],
+                "scores": self.scores.scores.tolist(), "deviation": self.deviation.tolist(), "interval": self.interval.tolist(),
+                "dropped": self.dropped.tolist(), "overlap": self.overlap, "rank_correlation": self.rank_correlation}
+
+
+def overlap(one: Sequence[int], other: Sequence[int]) -> float:
+    """Share 0..1 of the smaller set of layers that the other holds too; 1 where either is empty."""
+    size = min(len(set(one)), len(set(other)))
+    return len(set(one) & set(other)) / size if size else 1.0
+
+
+def overlap_curve(one: LayerScores, other: LayerScores) -> np.ndarray:
+    """(N+1,) overlap of the two rankings' drop sets for each drop count 0..N; chance alone gives n / (number of droppable layers)."""
+    return np.array([overlap(one.chosen(n), other.chosen(n)) for n in range(min(one.most, other.most) + 1)])
+
+
+def spearman(one: Sequence[int], other: Sequence[int]) -> float:
+    """Rank correlation -1..1 of two orders of the same n items: 1 - 6 sum(d^2) / (n (n^2 - 1)), d = difference of places."""
+    n, place = len(one), {item: k for k, item in enumerate(other)}
+    return 1.0 - 6.0 * sum((k - place[item]) ** 2 for k, item in enumerate(one)) / (n * (n * n - 1)) if n > 1 else 1.0
+
+
+def stability(trace: Trace, importance: TokenImportance | None = None, criterion: str = "svl", *, drop: int, draws: int = DRAWS, level: float = LEVEL, seed: int = 0, top_p: TopP = TopP(),
+              protect_ends: bool = True, lvlm: LVLM | None = None, samples: Sequence[Sample] = (), progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Stability:
+    """Resample the calibration samples with replacement, `draws` times, and rank anew each time. No sample is measured twice.
+
+    Raises InputError for a criterion that is not a mean over samples (greedy ones, "random", "manual"), for fewer than two samples
+    and for a drop count out of range; Cancelled.
+    """
+    row = criterion_of(criterion)
+    if row.measure is None:
+        raise InputError(f"Found the criterion {criterion!r}, which is no mean over samples; expected one that can be resampled; choose 'svl' for example.")
+    samples = [samples] if isinstance(samples, Sample) else list(samples)
+    check_needs(row, trace, lvlm, samples)
+    fixed = protected_layers(trace, protect_ends)
+    request = Request(trace, importance or score(trace), top_p, seed, fixed, trace.protected, lvlm, samples, progress=progress, cancel=cancel)
+    measured = row.measure(request)
+    n = len(measured.counts)
+    if n < 2 or draws < 2 or not 0 < level < 1:
+        raise InputError(f"Found {n} samples, {draws} draws and level {level}; expected at least two samples and draws and a level between 0 and 1; use a calibration set.")
+    settings = {"top_p": top_p.p, "top_p_mode": top_p.mode, "protect_ends": protect_ends, "seed": seed, "samples": n}
+    whole = layer_scores(row, row.select(measured.mean(), request), request, settings)
+    if not 0 <= drop <= whole.most:
+        raise InputError(f"Found {drop} layers to drop; expected 0 to {whole.most}; choose a number in that range.")
+    rng, scores = np.random.default_rng(seed), np.empty((draws, len(whole.scores)))
+    dropped, shared, correlation = np.zeros(len(whole.scores)), 0.0, 0.0
+    for k in range(draws):
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("Stopped.")
+        times = np.bincount(rng.integers(n, size=n), minlength=n).astype(float)
+        found = layer_scores(row, row.select(measured.mean(times), request), request, settings)
+        scores[k] = found.scores
+        dropped[list(found.chosen(drop))] += 1
+        shared += overlap(found.chosen(drop), whole.chosen(drop))
+        correlation += spearman(found.ranking, whole.ranking)
+    tail = (1 - level) / 2
+    return Stability(whole, drop, draws, level, scores.std(0, ddof=1), np.quantile(scores, [tail, 1 - tail], axis=0).T, dropped / draws, shared / draws, correlation / draws)

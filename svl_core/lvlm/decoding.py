@@ -1,0 +1,76 @@
+"""The decode loop under every answer: one prefill, then tokens fed on top of the key/value cache.
+
+The loop is our own rather than `generate()`: it is a plain arg max whatever the model's generation settings say, it can
+be stopped at any token, it is timed without overhead, and the same code scores a given answer (teacher forcing).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import torch
+
+from svl_core.lvlm.model import LVLM
+
+GROWING = ("attention_mask", "cross_attention_mask")  # inputs with one entry a position that decode steps still need
+IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
+
+class Decoding:
+    """A decode in flight for a batch of B prompts of equal length (left padding where they differ).
+
+    `logits` is (B, vocab): the prediction after everything fed so far. Position ids are left to the model: all
+    supported decoders use rotary (relative) positions, so left padding only shifts a row. The exception are decoders with
+    multimodal rotary positions, which number an image's positions by row and column: there each next token comes
+    `rope_deltas` away from its count.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, lvlm: LVLM, inputs: Mapping[str, torch.Tensor]):
+        self.model = lvlm.model
+        self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
+        before = _rope_deltas(self.model)
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
+        out = self.model(**inputs, use_cache=True, **last_only)
+        self._cache = out.past_key_values
+        self.logits = out.logits[:, -1]
+        after = _rope_deltas(self.model)
+        rows = inputs["input_ids"].shape[0]
+        self._deltas = None if after is None else after.view(rows, 1) if after is not before else torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
+
+    @torch.inference_mode()
+    def feed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Append ids (B, n); returns the n predictions after each of them, (B, n, vocab)."""
+        places = {}
+        if self._deltas is not None:
+            seen = self._growing["attention_mask"].sum(1, keepdim=True)
+            places["position_ids"] = (seen + self._deltas + torch.arange(ids.shape[1], device=ids.device)).expand(3, -1, -1)
+        for name, value in self._growing.items():  # a new position sees what the last one saw
+            new = value[:, -1:].expand(-1, ids.shape[1], *value.shape[2:])
+            self._growing[name] = torch.cat([value, new], dim=1)
+        out = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, **self._growing, **places)
+        self._cache = out.past_key_values
+        self.logits = out.logits[:, -1]
+        return out.logits
+
+
+def _rope_deltas(model) -> torch.Tensor | None:
+    """What a model with multimodal rotary positions left behind at its last prefill; None for all others."""
+    return getattr(getattr(model, "model", model), "rope_deltas", None)
+
+
+def image_token_ids(lvlm: LVLM) -> tuple[int, ...]:
+    """Placeholder ids that stand for image features: never a valid output, so greedy choice leaves them out."""
+    values = (getattr(lvlm.model.config, name, None) for name in IMAGE_TOKEN_NAMES)
+    return tuple(sorted({int(v) for v in values if v is not None}))
+
+
+@torch.inference_mode()
+def greedy(logits: torch.Tensor, forbidden: tuple[int, ...] = ()) -> torch.Tensor:
+    """Arg max over the vocabulary of (..., vocab) logits, `forbidden` ids left out; lowest id on ties."""
+    forbidden = [i for i in forbidden if i < logits.shape[-1]]
+    if forbidden:
+        logits = logits.clone()
+        logits[..., forbidden] = float("-inf")
+    return logits.argmax(-1)

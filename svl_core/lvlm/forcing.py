@@ -1,0 +1,63 @@
+"""Teacher forcing: how models predict given answers, token by token, and what separates two such predictions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from svl_core.lvlm.batching import batches, collate
+from svl_core.lvlm.decoding import Decoding
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+
+
+@torch.inference_mode()
+def forced_logits(
+    lvlm: LVLM,
+    samples: Sequence[Sample],
+    answers: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 32,
+    cancel: threading.Event | None = None,
+) -> list[torch.Tensor]:
+    """For each sample the logits (n, vocab), in the model's dtype, with which it predicts each of its answer's n token ids.
+
+    Raises InputError for an empty answer, Cancelled.
+    """
+    found = dict(iterate_forced(lvlm, samples, answers, batch_size=batch_size, cancel=cancel))
+    return [found[i] for i in range(len(samples))]
+
+
+@torch.inference_mode()
+def iterate_forced(lvlm: LVLM, samples, answers, *, batch_size: int = 32, cancel=None) -> Iterator[tuple[int, torch.Tensor]]:
+    """`forced_logits` as (index, logits) pairs, batch by batch, so that one batch of logits is alive at a time."""
+    if not all(answers):
+        raise InputError("Found an empty answer; expected at least one token to compare on; let the full model answer first.")
+    for members in batches(samples, batch_size):
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("Stopped before the comparison was complete.")
+        decoding = Decoding(lvlm, collate([samples[i] for i in members], lvlm.tokenizer.pad_token_id or 0))
+        rows = decoding.logits[:, None]
+        longest = max(len(answers[i]) for i in members)
+        if longest > 1:  # right padding is harmless: no token sees what comes after it
+            fed = [[*answers[i][:-1], *[0] * (longest - len(answers[i]))] for i in members]
+            rows = torch.cat([rows, decoding.feed(torch.tensor(fed, device=rows.device))], dim=1)
+        for row, i in enumerate(members):
+            yield i, rows[row, : len(answers[i])].clone()  # a copy: the batch, padding and all, can go
+
+
+@torch.inference_mode()
+def kl_per_token(full: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
+    """KL(full || pruned) of each row of two (n, vocab) logits, in nats, float64, (n,)."""
+    p, q = full.double().log_softmax(-1), pruned.double().log_softmax(-1)
+    return torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1).clamp_min(0)
+
+
+@torch.inference_mode()
+def token_losses(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    """-log probability of each of the n tokens `ids` under logits (n, vocab), in nats, float64, (n,)."""
+    chosen = torch.tensor(list(ids), device=logits.device)
+    return -logits.double().log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
