@@ -147,8 +147,10 @@ class LVLM:
         """Writes a plain transformers checkpoint with its processor, and `svl_plan.json` when the model was pruned.
 
         The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the same logits.
-        Raises InputError when `folder` is a file or a folder that is not empty.
+        Raises InputError when `folder` is a file or a folder that is not empty, and for a model with a compensation that adds modules.
         """
+        if not self.provenance.get("compensation", {}).get("exportable", True):
+            raise InputError("Found modules that the compensation added; expected a plain model, for a checkpoint cannot hold them; prune with compensation 'lstsq', 'scp' or 'none' to save.")
         folder = Path(folder).expanduser()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"Found something at {str(folder)!r} already; expected a new or empty folder; choose another name.")

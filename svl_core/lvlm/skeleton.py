@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import initialization
 
-from svl_core.errors import SVLError
+from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families
 
 
@@ -26,7 +26,7 @@ def with_layers(model, keep: Sequence[int]):
     """A model of `model`'s class with only the decoder layers `keep` (increasing), sharing its tensors.
 
     Works on quantised models (their special modules are shared too) and on models spread over devices by accelerate.
-    Raises SVLError for a config or a tensor whose meaning per layer is not known.
+    Raises SVLError for a config or a tensor whose meaning per layer is not known, InputError for layers that something was added to.
     """
     prefix, layers = families.layers_prefix(model), len(families.find_decoder(model).layers)
     view = empty(type(model), families.cut_config(model.config, keep, layers))
@@ -44,6 +44,9 @@ def with_layers(model, keep: Sequence[int]):
                 raise SVLError(f"Found {name} of shape {tuple(tensor.shape)}; expected {tuple(placeholder.shape)} for the layers kept; this model cannot be pruned.")
             owner, _, leaf = name.rpartition(".")
             getattr(view.get_submodule(owner), slot)[leaf] = tensor
+        copied = {_full_name(name, prefix, keep) for name, _ in _tensors(view, slot)}
+        if added := [name for name in source if name.startswith(prefix) and int(name[len(prefix):].split(".")[0]) in keep and name not in copied]:
+            raise InputError(f"Found {added[0]}, added to the model's own layers; expected none, for it would be lost; prune the model without it, all layers at once.")
     view.generation_config = copy.deepcopy(model.generation_config)
     view.train(model.training)
     for attribute in ("quantization_method", "hf_quantizer", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"):

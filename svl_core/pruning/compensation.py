@@ -1,6 +1,7 @@
 """Compensations: training-free edits of the retained layer before each dropped run, as a registry.
 
-Every edit is merged into that layer's output weights, so the pruned model keeps its shape and its cost.
+Merged ones edit that layer's output weights, so the pruned model keeps its shape and its cost. The bridge adds a small module
+behind the layer instead: its parameters are counted, and a plain checkpoint cannot hold it.
 """
 
 from __future__ import annotations
@@ -31,11 +32,21 @@ class Fit:
     strength: float
     ridge: float
     targets: tuple[str, ...]
+    energy: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What bridges one run: a (d, d) map for each target projection of the layer before it, or a module behind that layer; and the rank used."""
+
+    maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    bridge: Bridge | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
 class Compensation:
-    """`function(fit, first, last)` gives the (d, d) map for each target projection of the layer before the run first..last."""
+    """`function(fit, first, last)` gives the edit of the layer before the run first..last. exportable: a plain checkpoint holds it."""
 
     name: str
     title: str
@@ -43,23 +54,35 @@ class Compensation:
     formula: str
     exportable: bool
     needs_mlp: bool = False
-    function: Callable[[Fit, int, int], dict[str, torch.Tensor]] | None = field(default=None, repr=False)
+    function: Callable[[Fit, int, int], Edit] | None = field(default=None, repr=False)
 
 
-def scp_map(gram: np.ndarray, rank: int, strength: float) -> torch.Tensor:
-    """I + strength V_k V_k^T, (d, d) float64, from the (d, d) Gram matrix D^T D: V_k = the first k right singular vectors of D.
+def rank_for(power: np.ndarray, rank: int, energy: float | None = None) -> int:
+    """How many directions to use. power: (d,) squared singular values, falling. With `energy` (0..1) the fewest directions that
+    hold this share of the total, else `rank`; never more than there are."""
+    power = np.clip(np.asarray(power, np.float64), 0, None)
+    real = int((power > power.max(initial=0) * 1e-12).sum()) if power.max(initial=0) > 0 else 0
+    if energy is not None and real:
+        rank = int(np.searchsorted(np.cumsum(power) / power.sum(), energy * (1 - 1e-12))) + 1
+    return min(rank, real)
 
-    rank above the rank of D uses what there is. (Paper, part (b) of the method figure.)
-    """
+
+def subspace(gram: np.ndarray, rank: int, energy: float | None = None) -> torch.Tensor:
+    """V_k, (d, k) float64: the first k right singular vectors of D, from its (d, d) Gram matrix D^T D; k as `rank_for` says."""
     values, vectors = np.linalg.eigh(gram)
-    real = int((values > values.max(initial=0) * 1e-12).sum()) if values.max(initial=0) > 0 else 0
-    basis = torch.from_numpy(vectors[:, ::-1][:, :min(rank, real)].copy())
+    return torch.from_numpy(vectors[:, ::-1][:, :rank_for(values[::-1], rank, energy)].copy())
+
+
+def scp_map(gram: np.ndarray, rank: int, strength: float, energy: float | None = None) -> torch.Tensor:
+    """I + strength V_k V_k^T, (d, d) float64, from the (d, d) Gram matrix of the difference. (Paper, part (b) of the method figure.)"""
+    basis = subspace(gram, rank, energy)
     return torch.eye(len(gram), dtype=torch.float64) + strength * basis @ basis.T
 
 
-def _scp(fit: Fit, first: int, last: int) -> dict[str, torch.Tensor]:
-    edit = scp_map(gram_of_difference(fit.trace, fit.positions, first, last), fit.rank, fit.strength)
-    return {target: edit for target in fit.targets}
+def _scp(fit: Fit, first: int, last: int) -> Edit:
+    basis = subspace(gram_of_difference(fit.trace, fit.positions, first, last), fit.rank, fit.energy)
+    edit = torch.eye(len(basis), dtype=torch.float64) + fit.strength * basis @ basis.T
+    return Edit({target: edit for target in fit.targets}, rank=basis.shape[1])
 
 
 def lstsq_map(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -69,7 +92,7 @@ def lstsq_map(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Te
     return torch.linalg.solve(gram + scale * eye, cross + scale * eye).T
 
 
-def _lstsq(fit: Fit, first: int, last: int) -> dict[str, torch.Tensor]:
+def _lstsq(fit: Fit, first: int, last: int) -> Edit:
     d, kept = fit.trace.hidden_size, first - 1
     gram, cross = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
     for number, (sample, at) in enumerate(zip(fit.trace.samples, fit.positions, strict=True)):
@@ -81,13 +104,80 @@ def _lstsq(fit: Fit, first: int, last: int) -> dict[str, torch.Tensor]:
         weight = 1.0 if fit.weights is None else torch.as_tensor(np.array(fit.weights[number]), dtype=torch.float64)[:, None]
         gram += given.T @ (weight * given)
         cross += given.T @ (weight * wanted)
-    return {"mlp": torch.eye(d, dtype=torch.float64) * (1 - fit.strength) + fit.strength * lstsq_map(gram, cross, fit.ridge)}
+    return Edit({"mlp": torch.eye(d, dtype=torch.float64) * (1 - fit.strength) + fit.strength * lstsq_map(gram, cross, fit.ridge)})
+
+
+class Bridge(torch.nn.Module):
+    """H + (H P) Q + c on the residual stream: `into` P (d, k), `back` Q (k, d), `shift` c (d); 2 d k + d parameters."""
+
+    def __init__(self, into: torch.Tensor, back: torch.Tensor, shift: torch.Tensor):
+        super().__init__()
+        for name, value in (("into", into), ("back", back), ("shift", shift)):
+            self.register_parameter(name, torch.nn.Parameter(value.contiguous(), requires_grad=False))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + (hidden @ self.into) @ self.back + self.shift
+
+
+def bridge_map(moments: Moments, ridge: float, rank: int, energy: float | None = None, strength: float = 1.0) -> Bridge:
+    """The rank-k affine map X B + c nearest to Y: argmin |X B + 1 c^T - Y|^2 + lambda |B|^2 over rank(B) <= k, lambda = ridge x mean
+    diagonal of the centred X^T X, the shift not penalised (reduced-rank ridge regression); float64."""
+    mean_x, mean_y = moments.x / moments.weight, moments.y / moments.weight
+    gram = moments.xx - moments.weight * torch.outer(mean_x, mean_x)
+    cross = moments.xy - moments.weight * torch.outer(mean_x, mean_y)
+    gram = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    full = torch.linalg.lstsq(gram, cross, driver="gelsd").solution  # also where fewer tokens than dimensions leave it singular
+    basis = subspace((full.T @ gram @ full).numpy(), rank, energy)
+    into, back = strength * full @ basis, basis.T
+    return Bridge(into, back, strength * mean_y - mean_x @ into @ back)
+
+
+@dataclass(eq=False)
+class Moments:
+    """Weighted sums over tokens of x (d,), y (d,), x x^T and x y^T (d, d), float64: all that a linear fit needs, however many tokens."""
+
+    size: int
+    weight: float = 0.0
+
+    def __post_init__(self):
+        self.x, self.y = torch.zeros(2, self.size, dtype=torch.float64)
+        self.xx, self.xy = torch.zeros(2, self.size, self.size, dtype=torch.float64)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, weights: np.ndarray | None = None) -> None:
+        """x, y (n, d); weights (n,)."""
+        w = torch.ones(len(x), dtype=torch.float64) if weights is None else torch.as_tensor(np.array(weights), dtype=torch.float64)
+        x, y = x.double(), y.double()
+        weighted = (w[:, None] * x).T
+        self.weight, self.x, self.y = self.weight + float(w.sum()), self.x + weighted.sum(1), self.y + w @ y
+        self.xx, self.xy = self.xx + weighted @ x, self.xy + weighted @ y
+
+
+def _bridge(fit: Fit, first: int, last: int) -> Edit:
+    moments = Moments(fit.trace.hidden_size)
+    for number, (sample, at) in enumerate(zip(fit.trace.samples, fit.positions, strict=True)):
+        index = torch.as_tensor(np.array(at))
+        entering = sample.features[first, index].double()
+        moments.add(entering, sample.features[last + 1, index].double() - entering, None if fit.weights is None else fit.weights[number])
+    made = bridge_map(moments, fit.ridge, fit.rank, fit.energy, fit.strength)
+    return Edit(bridge=made, rank=made.into.shape[1])
+
+
+def attach(layer: torch.nn.Module, bridge: Bridge) -> None:
+    """Puts a bridge behind a decoder layer, in its dtype and on its device; the layer is the pruned view's own module."""
+    like = next(layer.parameters())
+    layer.add_module("svl_bridge", bridge.to(device=like.device, dtype=like.dtype))
+
+    def hook(module, args, output):
+        return (module.svl_bridge(output[0]), *output[1:]) if isinstance(output, tuple) else module.svl_bridge(output)
+
+    layer.register_forward_hook(hook)
 
 
 COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for row in (
     Compensation("none", "none", "-", "W unchanged", True),
     Compensation("scp", "SCP (as published)", "Short-LVLM, arXiv 2507.23362", "W <- (I + strength V_k V_k^T) W, V_k from the SVD of H[b+1] - H[a]", True, function=_scp),
     Compensation("lstsq", "least squares", "after ReplaceMe, arXiv 2505.02819", "W_down <- T^T W_down, T = argmin |M T - (H[b+1] - H[a] + M)|^2 + ridge |T - I|^2", True, True, _lstsq),
+    Compensation("bridge", "linear bridge (adds a module)", "this project", "H <- H + H B + c behind the layer, rank k, argmin |H[a] B + c - (H[b+1] - H[a])|^2 + ridge |B|^2", False, function=_bridge),
 )})
 
 

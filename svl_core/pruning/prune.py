@@ -12,7 +12,7 @@ from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
-from svl_core.pruning.compensation import COMPENSATIONS, TARGETS, Fit, apply, projection
+from svl_core.pruning.compensation import COMPENSATIONS, TARGETS, Fit, apply, attach, projection
 from svl_core.pruning.plan import DropPlan
 from svl_core.pruning.view import pruned_view
 
@@ -20,12 +20,14 @@ RIDGE = 0.01  # of "lstsq", relative to the mean diagonal of M^T M
 
 
 def prune(lvlm: LVLM, plan: DropPlan, compensation: str = "none", calibration: Trace | None = None, importance: TokenImportance | None = None, *, rank: int = 4, strength: float = 1.0,
-          targets: Sequence[str] = ("mlp",), ridge: float = RIDGE, weighted: bool = False, tokens: str = "important", top_p: TopP = TopP()) -> LVLM:
+          targets: Sequence[str] = ("mlp",), ridge: float = RIDGE, weighted: bool = False, tokens: str = "important", top_p: TopP = TopP(),
+          energy: float | None = None) -> LVLM:
     """`lvlm` without the plan's layers, the layer before each dropped run edited so that the gap is bridged.
 
     calibration: a trace of `lvlm` (with mlp=True for "lstsq") that the edit is fitted on, on its `tokens` with `importance`.
-    rank, strength: of "scp" (strength also blends "lstsq" with no edit, 0..1); targets: output projections that SCP edits, "mlp" and/or
-    "attention"; ridge, weighted (rows weighted by TIS): of "lstsq". A run that starts at layer 0 has no layer before it and stays
+    rank, strength: of "scp" and "bridge" (strength also blends "lstsq" with no edit, 0..1); energy: choose each run's rank as the fewest
+    directions that hold this share 0..1 of its gap's energy (of what the bridge explains of it), instead of `rank`; targets: output projections that SCP edits, "mlp" and/or
+    "attention"; ridge, weighted (rows weighted by TIS): of "lstsq" and "bridge". A run that starts at layer 0 has no layer before it and stays
     uncompensated; provenance lists it. Raises InputError for an unknown name, a setting out of range or a missing or foreign calibration.
     """
     if compensation not in COMPENSATIONS:
@@ -36,10 +38,12 @@ def prune(lvlm: LVLM, plan: DropPlan, compensation: str = "none", calibration: T
         raise InputError(f"Found rank {rank}, strength {strength} and ridge {ridge}; expected none below 0; raise it.")
     if not targets or set(targets) - set(TARGETS):
         raise InputError(f"Found the targets {list(targets)}; expected one or both of {', '.join(TARGETS)}; choose again.")
+    if energy is not None and not 0 < energy <= 1:
+        raise InputError(f"Found the energy share {energy}; expected a number above 0 and up to 1; change it or leave it out to choose the rank.")
     pruned, row = pruned_view(lvlm, plan.keep), COMPENSATIONS[compensation]
     record: dict = {"plan": plan.to_json(), "compensation": {"name": row.name}}
     if row.function is not None:
-        record["compensation"] |= {"rank": rank, "strength": strength, "targets": list(targets), "ridge": ridge, "weighted": weighted, "tokens": tokens, "top_p": top_p.p, "top_p_mode": top_p.mode}
+        record["compensation"] |= {"rank": rank, "strength": strength, "energy": energy, "targets": list(targets), "ridge": ridge, "weighted": weighted, "tokens": tokens, "top_p": top_p.p, "top_p_mode": top_p.mode}
     if row.function is not None and plan.drop:
         if calibration is None:
             raise InputError(f"Found no calibration trace; expected one for compensation {compensation!r}; pass calibration=trace(lvlm, samples).")
@@ -47,15 +51,23 @@ def prune(lvlm: LVLM, plan: DropPlan, compensation: str = "none", calibration: T
             raise InputError(f"Found a calibration trace of {calibration.num_layers} layers of {calibration.model_name!r}; expected one of this very model; trace it again.")
         if row.needs_mlp and any(hasattr(layer, "post_feedforward_layernorm") for layer in lvlm.layers):
             raise InputError(f"Found a norm behind the MLP of this model; expected its output to reach the residual stream as it is for {compensation!r}; choose 'scp' or 'none'.")
+        if not row.exportable and hasattr(lvlm.text_config, "altup_active_idx"):
+            raise InputError(f"Found a model with several residual streams; expected one for {compensation!r}; choose 'scp', 'lstsq' or 'none'.")
         importance = importance or score(calibration)
         positions = token_positions(calibration, importance, tokens, top_p)
-        fit = Fit(calibration, positions, _weights(calibration, importance, positions) if weighted else None, rank, strength, ridge, tuple(targets))
+        fit = Fit(calibration, positions, _weights(calibration, importance, positions) if weighted else None, rank, strength, ridge, tuple(targets), energy)
+        ranks = {}
         for first, last in plan.runs:
             if first == 0:
                 continue
-            for target, edit in row.function(fit, first, last).items():
-                apply(projection(pruned.layers[plan.keep.index(first - 1)], target), edit)
-        record["compensation"] |= {"samples": [sample.key for sample in calibration.samples], "uncompensated_runs": [list(run) for run in plan.runs if run[0] == 0]}
+            layer, edit = pruned.layers[plan.keep.index(first - 1)], row.function(fit, first, last)
+            for target, matrix in edit.maps.items():
+                apply(projection(layer, target), matrix)
+            if edit.bridge is not None:
+                attach(layer, edit.bridge)
+            if edit.rank is not None:
+                ranks[f"{first}-{last}"] = edit.rank
+        record["compensation"] |= {"exportable": row.exportable, "ranks": ranks, "samples": [sample.key for sample in calibration.samples], "uncompensated_runs": [list(run) for run in plan.runs if run[0] == 0]}
     return dataclasses.replace(pruned, provenance={**pruned.provenance, **record})
 
 
