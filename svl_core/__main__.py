@@ -133,6 +133,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _opened(args: argparse.Namespace) -> list:
+    """The images of the question, checked together with its prompt. Raises InputError."""
+    if getattr(args, "image", None) is None:
+        return []
+    from svl_core.lvlm.images import open_image
+
+    images = [open_image(path) for path in args.image]
+    if not (args.prompt or "").strip():
+        raise InputError("Found an empty prompt; expected a question or an instruction; give one with --prompt.")
+    return images
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: the process's) and returns its exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -146,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args.command is None:
             raise InputError(f"Found no command; expected one of {', '.join(COMMANDS)}; see `svl --help`.")
-        from svl_core import cli
+        args.images = _opened(args)
+        from svl_core import cli  # torch and transformers load here, after what can be refused without them
 
         cli.run(args)
     except InputError as error:

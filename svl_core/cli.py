@@ -26,7 +26,6 @@ from svl_core.comparison.fidelity import Comparison, compare
 from svl_core.comparison.sweep import sweep
 from svl_core.errors import InputError
 from svl_core.lvlm.families import FAMILIES
-from svl_core.lvlm.images import open_image
 from svl_core.lvlm.loading import load
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -76,14 +75,11 @@ def _load(args: argparse.Namespace) -> LVLM:
 
 
 def _asked(args: argparse.Namespace) -> tuple[LVLM, Sample]:
-    """The model and the encoded question; images and prompt are checked before the model loads."""
-    if not args.image:
+    """The model and the encoded question."""
+    if not args.images:
         raise InputError("Found no image; expected one to ask about; give one with --image.")
-    if not (args.prompt or "").strip():
-        raise InputError("Found an empty prompt; expected a question or an instruction; give one with --prompt.")
-    images = [open_image(path) for path in args.image]
     lvlm = _load(args)
-    return lvlm, lvlm.encode(images if len(images) > 1 else images[0], args.prompt)
+    return lvlm, lvlm.encode(args.images if len(args.images) > 1 else args.images[0], args.prompt)
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -121,7 +117,7 @@ def _calibration(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample
 
 def _measured(args: argparse.Namespace) -> tuple[LVLM, list[Sample]]:
     """The model and the samples to measure on: the question asked, or the set of `--measure`."""
-    if args.image or args.prompt is not None:
+    if args.images or args.prompt is not None:
         lvlm, sample = _asked(args)
         return lvlm, [sample]
     pairs = _pairs(args.measure, args.measure_size, MEASURED_SEED, None)
@@ -335,9 +331,9 @@ def _sweep(args: argparse.Namespace) -> tuple[dict, str]:
 def _ablate(args: argparse.Namespace) -> tuple[dict, str]:
     sizes = parse_numbers(args.sizes, "sizes")
     options = {"sizes": sizes, "max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size, "progress": _progress(args)}
-    if args.image or args.prompt is not None or args.measure:
+    if args.images or args.prompt is not None or args.measure:
         lvlm, measured = _measured(args)
-        found = ablate(lvlm, measured, data="" if args.image else args.measure, **options)
+        found = ablate(lvlm, measured, data="" if args.images else args.measure, **options)
     else:
         questions = _questions(args)
         lvlm = _load(args)
