@@ -218,3 +218,17 @@ def test_a_pruning_that_differs_from_skipping_is_refused(saved, monkeypatch):
     monkeypatch.setattr(skeleton, "with_layers", lambda model, keep: whole(model, range(6)))
     with pytest.raises(InputError, match='probe "pruning equals skipping"'):
         svl.load(saved)
+
+
+def test_eight_bits(tiny, saved, tiny_sample):
+    """Pruning a quantised model equals skipping its layers, and saving keeps the quantised weights."""
+    pytest.importorskip("bitsandbytes")
+    full = svl.load(saved, quantize="8bit", device="cpu")
+    assert full.quantized and not tiny.quantized and full.num_parameters == tiny.num_parameters
+    whole, keep = full.model(**tiny_sample.inputs).logits, (0, 2, 5)
+    pruned = svl.pruned_view(full, keep).model(**tiny_sample.inputs).logits
+    handles = [layer.register_forward_hook(lambda module, args, output: args[0]) for i, layer in enumerate(full.layers) if i not in keep]
+    skipped = full.model(**tiny_sample.inputs, use_cache=False).logits
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(pruned, skipped) and torch.equal(full.model(**tiny_sample.inputs).logits, whole)

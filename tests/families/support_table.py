@@ -1,0 +1,49 @@
+"""Runs the family suite and prints the README's support table from its results: `python tests/families/support_table.py`."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+COLUMNS = {  # heading -> tests that must all pass for a tick
+    "places": ("positions_and_places", "own_position_most"),
+    "trace": ("layer_outputs_are_exact", "attention_statistics_equal_eager"),
+    "pruning": ("pruning_equals_skipping", "the_full_model_is_as_before"),
+    "generation": ("cached_equals_uncached",),
+    "export": ("loads_plainly", "loads_again"),
+}
+
+
+def results(report: Path) -> dict[str, dict[str, list[str]]]:
+    """family -> test -> outcomes ("passed", "failed", "skipped")."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for case in xml.parse(report).iter("testcase"):
+        match = re.fullmatch(r"(test_\w+)\[([\w.-]+?)(-\(.*\))?\]", case.get("name", ""))
+        if match:
+            outcome = "failed" if case.find("failure") is not None or case.find("error") is not None else "skipped" if case.find("skipped") is not None else "passed"
+            found.setdefault(match[2], {}).setdefault(match[1], []).append(outcome)
+    return found
+
+
+def table(found: dict[str, dict[str, list[str]]]) -> str:
+    import builders
+
+    lines = ["| family | " + " | ".join(COLUMNS) + " | layers that stay |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for family, tests in found.items():
+        lvlm, cells = builders.build(family), []
+        for parts in COLUMNS.values():
+            outcomes = [outcome for name, listed in tests.items() if any(part in name for part in parts) for outcome in listed]
+            cells.append("no" if "failed" in outcomes or "passed" not in outcomes else "yes" if lvlm.family.in_sequence or parts != COLUMNS["places"] else "none in the sequence")
+        lines.append(f"| {lvlm.family.name} (`{lvlm.model.config.model_type}`) | " + " | ".join(cells) + f" | {lvlm.family.protect.replace('_', ' ')} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    sys.path[:0] = [str(here), str(here.parent), str(here.parents[1])]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        subprocess.run([sys.executable, "-m", "pytest", "-q", str(here), f"--junitxml={report}"], cwd=here.parents[1], stdout=sys.stderr, check=False)
+        print(table(results(report)))
