@@ -27,6 +27,7 @@ _HOMES = {
     "analysis.gap": ("feature_gap", "pca_view", "GapCurve", "GapProjection"),
     "analysis.importance": ("importance", "TokenImportance", "TopP"),
     "analysis.redundancy": ("redundancy", "similarity", "CRITERIA", "Criterion", "LayerScores"),
+    "analysis.stability": ("stability", "overlap_curve", "Stability"),
     "analysis.tokens": ("token_positions",),
     "analysis.trace": ("trace", "AttentionStatistics", "SampleTrace", "Trace"),
     "pruning.compensation": ("COMPENSATIONS", "Compensation"),
