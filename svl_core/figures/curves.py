@@ -19,11 +19,12 @@ def _ids(ids: Sequence[int] | None, count: int) -> list[int]:
     return list(ids) if ids is not None else list(range(count))
 
 
-def redundancy_curve(curves: Mapping[str, Sequence[float]], drop: Sequence[int] = (), *, lead: str = "important", ids: Sequence[int] | None = None, height: int = 340) -> go.Figure:
+def redundancy_curve(curves: Mapping[str, Sequence[float]], drop: Sequence[int] = (), *, lead: str = "important", ids: Sequence[int] | None = None, focus: Sequence[int] | None = None, height: int = 340) -> go.Figure:
     """Redundancy of every layer, one line per token set.
 
     curves: {token set: (L,) mean cosine between a layer's input and its output}; NaN leaves a gap.
     drop: layers of the plan, marked by crosses on the line `lead`.
+    focus: layers that set the range of the axis (default all); a lower value elsewhere is an arrow at the foot.
     """
     labels = _ids(ids, len(next(iter(curves.values()))))
     figure = go.Figure()
@@ -43,7 +44,20 @@ def redundancy_curve(curves: Mapping[str, Sequence[float]], drop: Sequence[int] 
             marker={"symbol": "x", "size": 13, "color": DROPPED, "line": {"width": 1.5, "color": EDGE}},
             customdata=[labels[k] for k in chosen], hovertemplate="layer %{customdata}: dropped<extra></extra>",
         )
+    table = np.array([np.asarray(values, dtype=float) for values in curves.values()])
+    seen = table[:, list(focus)] if focus is not None and len(focus) else table
+    low, high = (float(np.nanmin(seen)), float(np.nanmax(seen))) if np.isfinite(seen).any() else (0.0, 1.0)
+    margin = 0.06 * (high - low) or 0.01
+    below = [(k, labels[k], name, row[k]) for name, row in zip(curves, table) for k in range(len(labels)) if row[k] < low - margin]
+    if below:
+        figure.add_scatter(
+            x=[k for k, *_ in below], y=[low - margin / 2] * len(below), mode="markers", showlegend=False, cliponaxis=False,
+            marker={"symbol": "triangle-down", "size": 10, "color": [TOKEN_SETS.get(name, {"colour": INK})["colour"] for _, _, name, _ in below]},
+            customdata=[[label, TOKEN_SETS.get(name, {"label": name})["label"], value] for _, label, name, value in below],
+            hovertemplate="layer %{customdata[0]}: %{customdata[2]:.4f}, below the axis<extra>%{customdata[1]}</extra>",
+        )
     layout(figure, x="layer", y="cosine of layer input and output", height=height, legend=True, hovermode="closest")
+    figure.update_yaxes(range=[low - margin, high + margin])
     return layer_axis(figure, labels)
 
 

@@ -312,7 +312,7 @@ class Desk:
         best = ", ".join(str(ids[k]) for k in self._scores(analysis, now, "svl").ranking[:3])
         gap = analysis.once(("gap", tuple(drop), now.key_tokens), lambda: svl.feature_gap(analysis.trace, drop, self._importance(analysis, now), tokens="important", top_p=_top_p(now)))
         return {
-            "plot-redundancy": _figure(figures.redundancy_curve(curves, drop, ids=ids), f"Redundancy of {len(ids)} layers on five token sets. Most redundant on important tokens: layers {best}."),
+            "plot-redundancy": _figure(figures.redundancy_curve(curves, drop, ids=ids, focus=strip["ranking"]), f"Redundancy of {len(ids)} layers on five token sets. Most redundant on important tokens: layers {best}."),
             "plot-similarity": self._similarity(analysis, now, strip),
             "plot-gap": _figure(figures.gap_curve(gap.per_layer, drop, {(run.first, run.last): run.relative for run in gap.runs}, ids=ids), f"Relative feature gap of {len(ids)} layers; the dropped ones are hatched."),
             "plot-pca": self._pca(analysis, now, strip),

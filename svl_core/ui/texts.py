@@ -20,7 +20,7 @@ FIGURES = {
                 "A visual token's score is the mean of two averages: the attention it receives from the other patches and the attention it receives from the words, averaged over heads (and over layers unless you pick one). Top-p keeps the best share p of the patches and of the words, each on its own."),
     "tokens": ("Importance over the prompt", "The <strong>bar</strong> under a token is its score; solid frames count, dashed ones do not. Italic tokens belong to the chat template.",
                "A text token's score is the mean of how much it looks at the image and how much attention it receives from the other text tokens."),
-    "redundancy": ("Redundancy of every layer", "<strong>Higher is more redundant.</strong> Crosses mark the dropped layers. Where the lines part, the choice of tokens decides which layers go.",
+    "redundancy": ("Redundancy of every layer", "<strong>Higher is more redundant.</strong> Crosses mark the dropped layers, arrows protected ones far below. Where the lines part, the choice of tokens decides which layers go.",
                    "For every layer l the figure shows the mean of cos(H[l], H[l+1]) over the tokens of a set, where H[l] is what enters the layer and H[l+1] what leaves it, before the final norm. Averaging over all tokens lets the many unimportant ones decide; Short-LVLM averages over the important ones."),
     "similarity": ("Similarity between layers", "<strong>Bright blocks on the diagonal</strong> are stretches of layers that change little. Orange frames mark what you drop.",
                    "The cell in row i and column j is the mean cosine between the features after layers i and j. A bright square of several layers can often go as one block."),

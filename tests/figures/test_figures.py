@@ -29,6 +29,13 @@ def test_redundancy_marks_dropped_layers_on_the_lead_curve():
     assert "layer" in figure.layout.xaxis.title.text and "cosine" in figure.layout.yaxis.title.text
 
 
+def test_layers_outside_the_focus_do_not_flatten_the_others():
+    figure = figures.redundancy_curve({"important": [0.1, 0.9, 0.95]}, focus=[1, 2])
+    assert 0.85 < figure.layout.yaxis.range[0] < 0.9
+    arrow = figure.data[-1]
+    assert list(arrow.x) == [0] and arrow.marker.symbol == "triangle-down" and arrow.customdata[0][2] == 0.1
+
+
 def test_heatmap_scale_leaves_out_the_diagonal_and_frames_runs():
     figure = figures.similarity_heatmap(MATRIX, drop=[1])
     assert figure.data[0].zmin == 0.5 and figure.data[0].zmax == 1.0
