@@ -15,9 +15,9 @@ from svl_core.demo.scenes import COLOURS, PLACES, SHAPES, STYLES, Scene, compose
 
 # places -> objects, art style, seed of the small variations, question, true answer
 EXAMPLES: tuple[tuple[Mapping[int, str], str, int, str, str], ...] = (
-    ({0: "cat", 2: "bus", 4: "apple", 7: "guitar"}, "noto", 3, "where is the guitar?", "bottom"),
+    ({0: "cat", 2: "bus", 4: "apple", 7: "guitar"}, "noto", 3, "describe the picture.", "a cat in the top left, a bus in the top right, an apple in the center and a guitar in the bottom"),
     ({1: "dog", 3: "rabbit", 5: "pizza", 8: "owl"}, "twemoji", 4, "how many animals are there?", "3"),
-    ({0: "red circle", 4: "rocket", 6: "blue star", 8: "cactus"}, "noto", 5, "describe the picture.", "a red circle in the top left, a rocket in the center, a blue star in the bottom left and a cactus in the bottom right"),
+    ({0: "red circle", 4: "rocket", 6: "blue star", 8: "cactus"}, "noto", 5, "what color is the star?", "blue"),
     ({2: "violin", 3: "hammer", 7: "strawberry"}, "twemoji", 6, "which instrument is there?", "violin"),
     ({1: "penguin", 4: "penguin", 6: "teapot", 8: "penguin"}, "noto", 7, "how many penguins are there?", "3"),
     ({3: "laptop", 5: "sailboat", 7: "sunflower"}, "twemoji", 9, "is the laptop left of the sailboat?", "yes"),

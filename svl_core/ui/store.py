@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CATALOGUE = (
-    ("Bundled: everyday objects (5 M parameters)", "demo"),
+    ("Bundled: everyday objects", "demo"),
     ("SmolVLM-256M-Instruct (photos, runs on a CPU)", "HuggingFaceTB/SmolVLM-256M-Instruct"),
     ("SmolVLM-500M-Instruct", "HuggingFaceTB/SmolVLM-500M-Instruct"),
     ("LLaVA-OneVision 0.5B", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"),
