@@ -86,6 +86,7 @@ def _compensating(parser: argparse.ArgumentParser | None = None) -> argparse.Arg
     compensating = parser or Parser(add_help=False)
     group = compensating.add_argument_group("compensation settings")
     group.add_argument("--rank", type=int, default=4, metavar="K", help="rank k of the compensated subspace (default: %(default)s)")
+    group.add_argument("--energy", type=float, metavar="SHARE", help="choose each run's rank as the fewest directions that hold this share of its gap's energy, instead of --rank")
     group.add_argument("--strength", type=float, default=1.0, help="1 = as published (default: %(default)s)")
     group.add_argument("--targets", default="mlp", metavar="LIST", help="projections to edit: mlp, or mlp,attention (default: %(default)s)")
     group.add_argument("--ridge", type=float, metavar="R", help="least squares: pull toward the identity, relative to the mean diagonal")

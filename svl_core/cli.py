@@ -162,7 +162,7 @@ def _scores(args: argparse.Namespace, traced: Trace, weights, criterion: str, lv
 
 
 def _compensation_settings(args: argparse.Namespace) -> dict[str, Any]:
-    settings = {"rank": args.rank, "strength": args.strength, "targets": tuple(args.targets.split(",")), "tokens": args.tokens, "weighted": args.weighted}
+    settings = {"rank": args.rank, "strength": args.strength, "targets": tuple(args.targets.split(",")), "tokens": args.tokens, "weighted": args.weighted, "energy": args.energy}
     return settings | ({"ridge": args.ridge} if args.ridge is not None else {})
 
 
@@ -355,6 +355,9 @@ def _prune_command(args: argparse.Namespace) -> tuple[dict, str]:
     out = Path(args.out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"Found something at {args.out} already; expected a new or empty folder; choose another with --out.")
+    if not COMPENSATIONS[args.compensation].exportable:
+        merged = [name for name, row in COMPENSATIONS.items() if row.exportable]
+        raise InputError(f"Found the compensation '{args.compensation}', which a plain checkpoint cannot hold; expected one of {', '.join(merged)}; choose one.")
     lvlm = _load(args)
     pruned = _prune(args, lvlm)
     pruned.lvlm.save(out)

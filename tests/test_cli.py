@@ -198,6 +198,7 @@ WRONG = {
     "json is a folder": (("analyze", *ASK, "--json", "empty"), "cannot be written"),
     "device": (("analyze", *ASK, "--device", "abacus"), "abacus"),
     "dtype": (("analyze", *ASK, "--dtype", "int3"), "int3"),
+    "not exportable": (("prune", "--model", "model", "--drop", "1", "--compensation", "bridge", *SET, "--out", "o"), "plain checkpoint"),
     "sweep drops": (("sweep", *ASK, *SET, "--drop", "0-9"), "from 0 to 4"),
     "sweep criterion": (("sweep", *ASK, *SET, "--criterion", "svl,svk"), "svl, svl-all"),
     "ablate sizes": (("ablate", *ASK, "--sizes", "9"), "block sizes"),

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from svl_core.comparison.calibration import encode_all
-from svl_core.comparison.decoding import greedy, image_token_ids
 from svl_core.comparison.evaluation import Question, Tally, answer_batch, normalise
-from svl_core.comparison.forcing import forced_logits, iterate_forced, kl_per_token, token_losses
 from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.decoding import greedy, image_token_ids
 from svl_core.lvlm.encoding import printable
+from svl_core.lvlm.forcing import forced_logits, iterate_forced, kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.view import pruned_view

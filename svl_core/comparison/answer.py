@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
 from svl_core.errors import InputError
+from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from svl_core.comparison.answer import room_for_answer
-from svl_core.comparison.batching import batches, collate
-from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
 from svl_core.comparison.jsonl import image_path, read_rows
 from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.batching import batches, collate
+from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 

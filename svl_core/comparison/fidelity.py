@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from svl_core.comparison.answer import Answer, answer
-from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
-from svl_core.comparison.forcing import forced_logits, kl_per_token, token_losses
 from svl_core.errors import Cancelled
+from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
+from svl_core.lvlm.forcing import forced_logits, kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 

@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from svl_core.comparison.decoding import Decoding, greedy
+from svl_core.lvlm.decoding import Decoding, greedy
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 

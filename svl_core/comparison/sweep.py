@@ -22,11 +22,11 @@ from svl_core.analysis.importance import TopP, importance
 from svl_core.analysis.redundancy import CRITERIA, redundancy
 from svl_core.analysis.trace import trace
 from svl_core.comparison.calibration import disjoint
-from svl_core.comparison.decoding import greedy, image_token_ids
 from svl_core.comparison.evaluation import Question, answer_batch, evaluate
-from svl_core.comparison.forcing import forced_logits, iterate_forced, kl_per_token
 from svl_core.comparison.speed import Speedup, measure_speedup
 from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.decoding import greedy, image_token_ids
+from svl_core.lvlm.forcing import forced_logits, iterate_forced, kl_per_token
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.compensation import COMPENSATIONS

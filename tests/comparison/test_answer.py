@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from svl_core.comparison.answer import Detokeniser, answer, stream
-from svl_core.comparison.decoding import Decoding, greedy, image_token_ids
 from svl_core.errors import InputError
+from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
 
 
 @pytest.fixture

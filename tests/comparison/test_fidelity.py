@@ -11,8 +11,8 @@ from scipy.stats import entropy
 
 from svl_core.comparison.answer import answer
 from svl_core.comparison.fidelity import compare, divergent_words, first_divergence
-from svl_core.comparison.forcing import forced_logits, kl_per_token, token_losses
 from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.forcing import forced_logits, kl_per_token, token_losses
 from svl_core.pruning.view import pruned_view
 
 

@@ -5,9 +5,9 @@ import torch
 from tiny import picture
 
 from svl_core.comparison.answer import answer
-from svl_core.comparison.decoding import image_token_ids
 from svl_core.comparison.evaluation import answer_batch
-from svl_core.comparison.forcing import forced_logits
+from svl_core.lvlm.decoding import image_token_ids
+from svl_core.lvlm.forcing import forced_logits
 
 PROMPTS = ["a cat", "what is in the top left of this picture ?", "how many apples are there"]
 
