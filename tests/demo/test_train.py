@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from svl_core.demo import build, scenes, train
@@ -68,3 +69,6 @@ def test_a_stopped_run_resumes_and_writes_a_model(tmp_path, monkeypatch):
     steps = [(line["stage"], line["step"]) for line in map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())]
     assert steps[-1] == ("answer", 2) and ("answer", 0) in steps and ("align", 0) in steps
     assert (tmp_path / "model" / "model.safetensors").stat().st_size < 30e6
+    train.train(tmp_path / "more", train.Recipe(**{**SMALL.__dict__, "steps": 1, "lr": 0.0}), init=tmp_path / "model", log=lambda *a, **k: None)
+    first, more = (safetensors.torch.load_file(folder / "model" / "model.safetensors") for folder in (tmp_path, tmp_path / "more"))
+    assert all(torch.equal(first[name], more[name]) for name in first)  # at a rate of zero, going on changes nothing
