@@ -381,7 +381,9 @@ def _models(args: argparse.Namespace) -> tuple[dict, str]:
         "compensations": entries(COMPENSATIONS, ("name", "title", "source", "formula", "exportable")),
     }
     lists = [(title, [(each["name"], each["title"], each["source"]) for each in result[title]]) for title in ("criteria", "compensations")]
-    text = "models\n" + _table([tuple(str(v) for v in list(each.values())[:3]) for each in models], left=3)
+    heading = ("id", "parameters", "layers", "visual tokens an image", "bf16 memory", "licence", "good for")
+    rows = [(m["id"], f"{m['parameters'] / 1e9:.2f} B", str(m["layers"]), m["visual_tokens"], f"{m['memory_gb']:.1f} GB", m["licence"] + (" (gated)" if m["gated"] else ""), m["good_for"]) for m in models]
+    text = "models\n" + _table([heading, *rows], left=len(heading))
     text += "\n\nfamilies: " + ", ".join(result["families"]) + "; other image-to-text models of transformers load too, without patch places"
     return result, text + "".join(f"\n\n{title}\n{_table(rows, left=3)}" for title, rows in lists)
 
