@@ -34,6 +34,8 @@ def build(model: object = "demo", *, world: bool | None = None) -> gr.Blocks:
     model: "demo", a Hub id, a local folder, or a ready LVLM. world: whether that model knows the bundled scenes, so that
     compensation is fitted on them (default: only "demo" does).
     """
+    for name in svl.__all__:  # all imports before the first thread: transformers' lazy imports are not thread-safe
+        getattr(svl, name)
     models = Models(model)
     models.request(models.first)
     knows = model == "demo" if world is None else world
