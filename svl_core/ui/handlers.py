@@ -58,7 +58,8 @@ class Desk:
     def _model(self, name: str, emit: tasks.Emit, cancel: threading.Event):
         future = self.models.request(name)
         while not future.done():
-            emit({"status": views.status(f"Loading {'the bundled model' if name == 'demo' else name} …")})
+            share, what = self.models.told.get(name, (None, ""))
+            emit({"status": views.status(f"Loading {'the bundled model' if name == 'demo' else name} … {what}".rstrip(), share)})
             if cancel.wait(0.5):
                 raise Cancelled("Stopped.")
         return future.result()

@@ -12,7 +12,7 @@ import svl_core as svl
 from svl_core.ui import examples, parts, texts, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.settings import Settings
-from svl_core.ui.store import CATALOGUE, Models
+from svl_core.ui.store import Models, picker
 from svl_core.ui.theme import theme
 
 HEAVY = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -73,7 +73,7 @@ def _layout(models: Models) -> dict:
     default = Settings()
     scene, question, answer = examples.example(0)
     fitting = examples.questions_on(scene)
-    names = list(CATALOGUE) if models.first in dict(map(reversed, CATALOGUE)) else [(models.first, models.first), *CATALOGUE]
+    names = picker(models.first)
     c["status"] = parts.view("status")
     c["state"], c["truth"], c["focus"] = gr.State(None), gr.State(fitting | {question: answer}), gr.State(None)
     c["origin"], c["wanted"] = gr.State("example:0"), gr.State(None)

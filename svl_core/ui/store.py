@@ -12,15 +12,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-CATALOGUE = (
-    ("Bundled: everyday objects", "demo"),
-    ("SmolVLM-256M-Instruct (photos, runs on a CPU)", "HuggingFaceTB/SmolVLM-256M-Instruct"),
-    ("SmolVLM-500M-Instruct", "HuggingFaceTB/SmolVLM-500M-Instruct"),
-    ("LLaVA-OneVision 0.5B", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"),
-    ("InternVL3 1B", "OpenGVLab/InternVL3-1B-hf"),
-    ("Qwen2-VL 2B Instruct", "Qwen/Qwen2-VL-2B-Instruct"),
-    ("LLaVA-1.5 7B (the paper's, needs a GPU)", "llava-hf/llava-1.5-7b-hf"),
-)
+
+def picker(first: str) -> list[tuple[str, str]]:
+    """(label, name) of the models on offer: the catalogue, headed by `first` where it is another."""
+    from svl_core.lvlm.catalogue import catalogue
+
+    offered = [(_label(entry), entry.id) for entry in catalogue()]
+    return offered if first in {name for _, name in offered} else [(first, first), *offered]
+
+
+def _label(entry: Any) -> str:
+    if entry.id == "demo":
+        return f"Bundled: everyday objects ({entry.parameters / 1e6:.1f} M parameters)"
+    return f"{entry.id.split('/')[-1]} ({entry.memory_gb:.1f} GB{', gated' if entry.gated else ''}): {entry.good_for}"
 
 
 class Bounded:
@@ -76,7 +80,8 @@ class Models:
 
     def __init__(self, first: Any = "demo", load: Callable[[str], Any] | None = None, capacity: int = 2) -> None:
         self.first = first if isinstance(first, str) else first.name
-        self._load = load or _load
+        self._load = load or self._from_disk_or_hub
+        self.told: dict[str, tuple[float, str]] = {}  # how far each load is: share done, what is being done
         self._lock = threading.Lock()
         self._futures: OrderedDict[str, Future] = OrderedDict()
         self.capacity = capacity
@@ -110,8 +115,7 @@ class Models:
         future = self._futures.get(name)
         return bool(future and future.done() and not future.exception())
 
+    def _from_disk_or_hub(self, name: str) -> Any:
+        import svl_core
 
-def _load(name: str) -> Any:
-    import svl_core
-
-    return svl_core.load(name)
+        return svl_core.load(name, progress=lambda share, what: self.told.__setitem__(name, (share, what)))
