@@ -37,6 +37,7 @@ def build(model: object = "demo", *, world: bool | None = None) -> gr.Blocks:
     for name in svl.__all__:  # all imports before the first thread: transformers' lazy imports are not thread-safe
         getattr(svl, name)
     models = Models(model)
+    _leave_files_undecoded()
     models.request(models.first)
     knows = model == "demo" if world is None else world
     desk = Desk(models, frozenset({"demo", models.first} if knows else {"demo"}))
@@ -87,7 +88,6 @@ def _layout(models: Models) -> dict:
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=4):
             c["image"] = gr.Image(examples.example_image(0), type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Image", alt_text="The image you ask about", height=360, elem_id="image", elem_classes="card")
-            c["image"].preprocess = _path_of  # decoding, and its errors, are the project's own
             c["photo-note"] = parts.view("photo-note")
             c["new-scene"] = gr.Button("Draw a new scene at random", elem_id="new-scene")
             with gr.Accordion("Compose a scene: pick objects and places", open=False, elem_id="compose"):
@@ -198,13 +198,20 @@ def _layout(models: Models) -> dict:
     return c
 
 
-def _path_of(payload) -> str | None:
-    """The uploaded file itself, undecoded; gradio has checked that it lies in its own upload folder."""
-    if payload is None:
-        return None
-    if payload.path is None:
-        raise gr.Error("Found an image without a file; expected an uploaded one; upload it again.", print_exception=False)
-    return payload.path
+def _leave_files_undecoded() -> None:
+    """Have `gr.Image(type="filepath", image_mode=None)` hand over the uploaded file as it is: decoding, and its errors, are `open_image`'s.
+
+    On the class, because gradio makes a component anew for each session whose settings an event changed.
+    """
+    own = gr.Image.preprocess
+    if own.__module__ == __name__:
+        return
+
+    def preprocess(self, payload):
+        as_file = payload is not None and payload.path is not None and self.type == "filepath" and self.image_mode is None
+        return payload.path if as_file else own(self, payload)
+
+    gr.Image.preprocess = preprocess
 
 
 # ---------------------------------------------------------------------- wiring

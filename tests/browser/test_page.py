@@ -30,8 +30,11 @@ def idle(page):
 def slide(page, elem_id, steps):
     knob = page.locator(f"#{elem_id} input[type=range]")
     knob.focus()
+    wanted = str(int(knob.input_value()) + steps) if knob.get_attribute("step") == "1" else None
     for _ in range(abs(steps)):
         knob.press("ArrowRight" if steps > 0 else "ArrowLeft")
+    if wanted and knob.input_value() != wanted:  # a figure drawn at that moment may swallow a key
+        knob.fill(wanted)
 
 
 def answered(page, count):

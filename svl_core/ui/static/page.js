@@ -62,7 +62,7 @@
       table.lastChild.replaceChildren(read({ data: canvas._fullData?.length ? canvas.data.map((t, k) => ({ ...t, x: canvas._fullData[k].x ?? t.x, y: canvas._fullData[k].y ?? t.y, z: canvas._fullData[k].z ?? t.z })) : latest.data }));
     };
     const draw = async () => {
-      const value = state.value;
+      const value = state.value?.figure ? state.value : null;  // an unopened fold mounts with an empty value
       waiting.hidden = !!value; canvas.hidden = !value; table.hidden = !value;
       if (!value) return;
       const figure = latest = JSON.parse(value.figure);
