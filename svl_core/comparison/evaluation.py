@@ -195,10 +195,11 @@ def evaluate(
     data: str = "",
     batch_size: int = 32,
     max_new_tokens: int = 64,
+    prepare: Callable[[Sample], Sample] | None = None,
     progress: Callable[[float, str], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Evaluation:
-    """Greedy answers to labelled questions, marked by exact match after `normalise`.
+    """Greedy answers to labelled questions, marked by exact match after `normalise`. prepare: changes every sample (visual-token pruning).
 
     Questions of one kind share batches, since their answers end together. Raises InputError for no questions or a bad image.
     """
@@ -217,7 +218,8 @@ def evaluate(
         for i in members:
             if cancel is not None and cancel.is_set():
                 raise Cancelled("Stopped before all questions were answered.")
-            samples.append(lvlm.encode(questions[i].image, questions[i].question))
+            sample = lvlm.encode(questions[i].image, questions[i].question)
+            samples.append(prepare(sample) if prepare else sample)
         for i, ids in zip(members, answer_batch(lvlm, samples, max_new_tokens=max_new_tokens, cancel=cancel)):
             answers[i] = lvlm.tokenizer.decode(ids, skip_special_tokens=True)
     if progress:

@@ -98,22 +98,26 @@ def compare(
     max_new_tokens: int = 64,
     cancel: threading.Event | None = None,
     answers: tuple[Answer, Answer] | None = None,
+    pruned_sample: Sample | None = None,
 ) -> Comparison:
     """Answers with both models (unless `answers` (full, pruned) are given) and measures their distance.
 
+    pruned_sample: what the pruned model reads instead of `sample` (fewer visual tokens).
+
     Before timing, both models run one untimed prefill, so that neither pays for a cold start. Raises Cancelled.
     """
+    asked = ((full, sample), (pruned, pruned_sample or sample))
     if answers is None:
-        for lvlm in (full, pruned):
-            Decoding(lvlm, sample.inputs)
+        for lvlm, each in asked:
+            Decoding(lvlm, each.inputs)
             _check(cancel)
-        answers = tuple(answer(lvlm, sample, max_new_tokens=max_new_tokens, cancel=cancel) for lvlm in (full, pruned))
+        answers = tuple(answer(lvlm, each, max_new_tokens=max_new_tokens, cancel=cancel) for lvlm, each in asked)
     if "cancelled" in (answers[0].stopped, answers[1].stopped):
         raise Cancelled("Stopped before both answers were complete.")
     ids = answers[0].token_ids
     logits = []
-    for lvlm in (full, pruned):
-        logits += forced_logits(lvlm, [sample], [ids])
+    for lvlm, each in asked:
+        logits += forced_logits(lvlm, [each], [ids])
         _check(cancel)
     words = divergent_words(answers[0].text, answers[1].text)
     top = [greedy(x, image_token_ids(full)) for x in logits]

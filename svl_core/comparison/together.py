@@ -138,11 +138,11 @@ class _Batch:
         self.full, self.owner, self.questions = full, [], [i for row in rows for i in row.questions]
         size, device = max(row.length for row in rows), full.device
         ids = torch.full((len(rows), size), full.tokenizer.pad_token_id or 0)
-        places, block = torch.zeros(len(rows), size, dtype=torch.long), torch.full((len(rows), size), -1)
+        places, block = torch.arange(size).repeat(len(rows), 1), torch.full((len(rows), size), -1)
         at, targets, asked = [], [], 0
         for r, row in enumerate(rows):
             ids[r, : row.shared] = samples[row.questions[0]].inputs["input_ids"][0, : row.shared].cpu()
-            places[r, : row.shared], block[r, : row.shared] = torch.arange(row.shared), 0
+            block[r, : row.shared] = 0
             end = row.shared
             for number, i in enumerate(row.questions, 1):
                 own = torch.cat([samples[i].inputs["input_ids"][0, row.shared :].cpu(), torch.tensor(list(answers[i][:-1]), dtype=torch.long)])

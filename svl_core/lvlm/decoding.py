@@ -23,7 +23,7 @@ class Decoding:
     `logits` is (B, vocab): the prediction after everything fed so far. Position ids are left to the model: all
     supported decoders use rotary (relative) positions, so left padding only shifts a row. The exception are decoders with
     multimodal rotary positions, which number an image's positions by row and column: there each next token comes
-    `rope_deltas` away from its count.
+    `rope_deltas` away from its count. Given `position_ids` (tokens may have left the sequence) go on from the last one.
     """
 
     @torch.inference_mode()
@@ -36,7 +36,8 @@ class Decoding:
         self._cache = out.past_key_values
         self.logits = out.logits[:, -1]
         after = _rope_deltas(self.model)
-        rows = inputs["input_ids"].shape[0]
+        rows = self.logits.shape[0]
+        self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
         self._deltas = None if after is None else after.view(rows, 1) if after is not before else torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
 
     @torch.inference_mode()
@@ -46,6 +47,9 @@ class Decoding:
         if self._deltas is not None:
             seen = self._growing["attention_mask"].sum(1, keepdim=True)
             places["position_ids"] = (seen + self._deltas + torch.arange(ids.shape[1], device=ids.device)).expand(3, -1, -1)
+        elif self._next is not None:
+            places["position_ids"] = self._next + torch.arange(ids.shape[1], device=ids.device)
+            self._next = self._next + ids.shape[1]
         for name, value in self._growing.items():  # a new position sees what the last one saw
             new = value[:, -1:].expand(-1, ids.shape[1], *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
