@@ -1,6 +1,7 @@
-"""Serve the page: `python app.py [--model NAME] [--host HOST] [--port PORT] [--share]`.
+"""Serve the page: `python app.py [--model NAME] [--host HOST] [--port PORT] [--share] [--public]`.
 
-Each option has an environment variable too: SVL_MODEL, SVL_HOST, SVL_PORT, SVL_SHARE.
+Each option has an environment variable too: SVL_MODEL, SVL_HOST, SVL_PORT, SVL_SHARE, SVL_PUBLIC. --public is for
+a server that strangers can reach: it turns every limit on and prints them; SVL_LIMIT_<NAME> changes one.
 """
 
 import argparse
@@ -14,11 +15,16 @@ def main() -> None:
     parser.add_argument("--host", default=env.get("SVL_HOST"), help="address to listen on (default 127.0.0.1; 0.0.0.0 for all)")
     parser.add_argument("--port", type=int, default=int(env["SVL_PORT"]) if env.get("SVL_PORT") else None, help="port (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", default=env.get("SVL_SHARE") == "1", help="also open a public link")
+    parser.add_argument("--public", action="store_true", default=env.get("SVL_PUBLIC", "1" if "SPACE_ID" in env else "") == "1", help="limits for strangers: listed models only, safetensors only, sizes, times and queue bounded; logs without their words")
     options = parser.parse_args()
 
-    from svl_core.ui import build, launch_options  # after the arguments, so that --help is instant
+    from svl_core.ui import build, from_environment, launch_options, structured  # after the arguments, so that --help is instant
 
-    build(options.model).launch(server_name=options.host, server_port=options.port, share=options.share, **launch_options())
+    limits = from_environment(options.public)
+    if options.public:
+        structured()
+        print("Public:", *limits.lines(), sep="\n  ", flush=True)
+    build(options.model, limits=limits).launch(server_name=options.host, server_port=options.port, share=options.share, **launch_options(limits))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def load(
     device_map: str | dict | None = None,
     quantize: str | None = None,
     text_only: bool = False,
+    pickle_weights: bool = True,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> LVLM:
@@ -48,6 +49,7 @@ def load(
     device_map: "auto" spreads the model over all GPUs and the CPU (extra `large`); then `device` is not used.
     quantize: "4bit" or "8bit" through bitsandbytes (extra `large`).
     text_only: allow a plain causal language model, as a control without images.
+    pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without running their code).
     progress: called with the share done (0..1) and what is being done. cancel: stops a download.
     Raises InputError for a name that leads to no model, a gated model, one without image input, one too large for the
     memory that is free, one of no known family that fails its probes, and unknown options; Cancelled.
@@ -65,10 +67,10 @@ def load(
     if not quantize or place is not None:
         where = "this machine" if place is None else str(place)
         memory.check_fits(name, memory.needed_bytes(model_class, config, dtype, quantize), _free_bytes(place), where)
-    folder = _with_weights(folder, name, commit, tell, cancel)
+    folder = _with_weights(folder, name, commit, tell, cancel, pickle_weights)
     tell(0.85, "loading")
     processor = load_processor(folder, config, text_only=not sees)
-    options = {"dtype": dtype}
+    options = {"dtype": dtype} | ({} if pickle_weights else {"use_safetensors": True})
     if device_map or quantize:
         options["device_map"] = device_map or {"": place}
     if quantize:
@@ -82,7 +84,7 @@ def load(
         raise InputError(f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a complete checkpoint; get it again.") from error
     if "disk" in map(str, (getattr(model, "hf_device_map", None) or {}).values()):
         raise InputError(f"Found too little memory for {name}: part of it would stay on disk; expected all of it in memory; choose a smaller model or 4-bit loading.")
-    model = (model if len(options) > 1 else model.to(place)).eval().requires_grad_(False)
+    model = (model if device_map or quantize else model.to(place)).eval().requires_grad_(False)
     record = read_record(folder)
     lvlm = LVLM(model, processor, families.family_of(config), name, commit, tuple(record.get("layer_ids", ())), {key: value for key, value in record.items() if key not in RECORD_KEYS})
     if lvlm.family is families.GENERIC and sees:
@@ -111,12 +113,17 @@ def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
     return _download(name, revision, SMALL_FILES)
 
 
-def _with_weights(folder: Path, name: str, commit: str | None, tell: Progress, cancel: threading.Event | None) -> Path:
+def _with_weights(folder: Path, name: str, commit: str | None, tell: Progress, cancel: threading.Event | None, pickle_weights: bool = True) -> Path:
     """The folder with its weights: as it is when it is a local one, else downloaded."""
+    refusal = f"Found {name!r}, whose weights are pickles; expected safetensors, since pickles are refused here; choose another model."
+    if commit is None and not pickle_weights and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+        raise InputError(refusal)
     if commit is None or any(folder.glob("*.safetensors")) and not _missing_shards(folder):
         return folder
     folder, _ = _download(name, commit, [*SMALL_FILES, "*.safetensors"], tell, cancel)
     if not any(folder.glob("*.safetensors")):
+        if not pickle_weights:
+            raise InputError(refusal)
         folder, _ = _download(name, commit, [*SMALL_FILES, "*.bin"], tell, cancel)
     return folder
 

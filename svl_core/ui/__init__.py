@@ -1,5 +1,7 @@
 """The page: layout, handlers, parts and theme. No maths."""
 
+from svl_core.ui.limits import from_environment
+from svl_core.ui.logs import structured
 from svl_core.ui.page import build, launch_options
 
-__all__ = ["build", "launch_options"]
+__all__ = ["build", "from_environment", "launch_options", "structured"]

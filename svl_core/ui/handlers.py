@@ -6,11 +6,10 @@ changes is derived from the stored trace.
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
-import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,11 +17,14 @@ from pathlib import Path
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 
 import svl_core as svl
 from svl_core import figures
-from svl_core.errors import Cancelled, InputError, SVLError
-from svl_core.ui import examples, exports, parts, tasks, texts, views
+from svl_core.errors import Cancelled, InputError
+from svl_core.ui import examples, exports, guard, parts, tasks, texts, views
+from svl_core.ui.guests import Guests
+from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Analysis, Bounded, Models
 from svl_core.ui.strip import follows_ranking, in_words, strip_value
@@ -31,7 +33,6 @@ TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
 DRAWS = 2**32  # seeds of scenes drawn at random
 CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
 SHARE = 0.25  # of the droppable layers, dropped at first
-LOG = logging.getLogger(__name__)
 
 Update = dict[str, object]
 
@@ -39,9 +40,10 @@ Update = dict[str, object]
 class Desk:
     """All handlers, over the models and the store of analyses that sessions share by content."""
 
-    def __init__(self, models: Models, world: frozenset[str] = frozenset({"demo"})) -> None:
+    def __init__(self, models: Models, world: frozenset[str] = frozenset({"demo"}), limits: Limits = Limits()) -> None:
         self.models, self.world = models, world  # world: models that know the bundled scenes, and are calibrated on them
         self.analyses, self.calibrations, self.jobs = Bounded(TRACES, TRACE_BYTES), Bounded(2), tasks.Jobs()
+        self.limits, self.guests = limits, Guests(self.analyses.drop, get_upload_folder)
 
     # ------------------------------------------------------------------ the model's work
     @contextmanager
@@ -56,6 +58,7 @@ class Desk:
             self.models.busy.release()
 
     def _model(self, name: str, emit: tasks.Emit, cancel: threading.Event):
+        self.limits.check_model(name, self.models.first)
         future = self.models.request(name)
         while not future.done():
             share, what = self.models.told.get(name, (None, ""))
@@ -68,9 +71,10 @@ class Desk:
         """The stored analysis of an image and prompt, or a new one: one forward pass."""
         if not path:
             raise InputError("Found no image; expected one; upload, paste or photograph an image, or pick an example.")
+        self.limits.check("prompt_chars", len(prompt or ""), "characters in the prompt")
         lvlm = self._model(name, emit, cancel)
         emit({"status": views.status("Reading the image …", 0.05)})
-        sample = lvlm.encode(svl.open_image(path), prompt or "")
+        sample = lvlm.encode(self._image(path), prompt or "")
         found = self.analyses.get((name, sample.key))
         if found is None:
             with self._turn(cancel):
@@ -78,6 +82,14 @@ class Desk:
             found = Analysis(name, sample, trace, svl.importance(trace))
             self.analyses.put((name, sample.key), found, found.nbytes)
         return found
+
+    def _image(self, path: str):
+        return svl.open_image(path, max_pixels=self.limits.image_pixels, max_bytes=self.limits.image_bytes)
+
+    def _settings(self, values) -> Settings:
+        now = Settings.of(values)
+        self.limits.check("new_tokens", now.max_new_tokens, "tokens as the answer's length")
+        return now
 
     def _again(self, state: dict) -> Analysis:
         """The session's analysis, computed anew where the store has dropped it."""
@@ -93,6 +105,7 @@ class Desk:
         if name in self.world:
             from svl_core.demo.questions import calibration
 
+            self.limits.check("calibration_samples", exports.CALIBRATION_SAMPLES, "calibration samples")
             samples = [lvlm.encode(image, question) for image, question in calibration(exports.CALIBRATION_SAMPLES, exports.CALIBRATION_SEED)]
             found = svl.trace(lvlm, samples, mlp=True, progress=_progress(emit, "Reading the calibration set"), cancel=cancel)
             self.calibrations.put(name, found)
@@ -102,7 +115,7 @@ class Desk:
     # ------------------------------------------------------------------ events that need the model
     def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, origin: str, wanted: list[int] | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
         """Image and prompt -> every figure. The drop count is kept for the same model; `wanted` layers of a link are dropped instead."""
-        now = Settings.of(settings)
+        now = self._settings(settings)
 
         def work(emit, cancel):
             try:
@@ -111,6 +124,7 @@ class Desk:
                 if state and name != state["model"] and not self.models.ready(name):
                     emit({"model": state["model"]})  # back to the model that works
                 raise
+            self.guests.hold(_session(request), Path(path), (analysis.model, analysis.sample.key))
             emit({"status": views.status("Drawing …", 0.95)})
             scores = self._scores(analysis, now)
             kept = drop if state and state["model"] == analysis.model and drop is not None else round(SHARE * len(scores.ranking))
@@ -134,7 +148,7 @@ class Desk:
 
     def compare(self, state: dict | None, strip: dict | None, truth: dict | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
         """The plan of the strip -> both answers as they grow, then the table."""
-        now = Settings.of(settings)
+        now = self._settings(settings)
 
         def work(emit, cancel):
             if not state or not strip:
@@ -195,22 +209,33 @@ class Desk:
 
     def _guard(self, work: Callable, request: gr.Request | None) -> Iterator[Update]:
         """Run `work` off the page's thread; errors become one sentence, and the status pill always goes away."""
+        until = time.monotonic() + self.limits.request_s
         try:
             for item in tasks.run(work, self.jobs, _session(request)):
                 yield item or {}
+                if time.monotonic() > until:
+                    raise InputError(f"Found a request that takes longer than {self.limits.request_s:.0f} s, so it was stopped; expected a shorter one; choose a smaller model, a smaller image or a shorter answer.")
             yield {"status": ""}
         except Cancelled:
             yield {"status": ""}
-        except (SVLError, OSError) as error:
-            yield {"status": ""}
-            raise gr.Error(str(error), duration=12, print_exception=False) from error
-        except gr.Error:
-            yield {"status": ""}
-            raise
         except Exception as error:
-            LOG.exception("unexpected error")
+            if guard.out_of_memory(error):
+                error.__traceback__ = None  # its frames hold what filled the memory
+                self.relieve()
             yield {"status": ""}
-            raise gr.Error(f"Something went wrong ({type(error).__name__}: {error}). Nothing was lost; try again or choose another model.", duration=12, print_exception=False) from error
+            raise guard.polite(error, self.limits.details) from None
+
+    def relieve(self) -> None:
+        """Forget everything that can be computed or loaded again."""
+        self.analyses.clear()
+        self.calibrations.clear()
+        self.models.shed()
+        guard.free_memory()
+
+    def leave(self, request: gr.Request) -> None:
+        """A session ended: its work stops, and its files and analyses go."""
+        self.jobs.cancel(_session(request))
+        self.guests.leave(_session(request))
 
     # ------------------------------------------------------------------ events that only redraw
     def look(self, state: dict | None, focus: dict | None, *settings) -> Update:
@@ -364,13 +389,13 @@ class Desk:
             out |= self.scene(asked["image"])
         if asked.get("prompt"):
             out["prompt"] = asked["prompt"]
-        if asked.get("model"):
+        if asked.get("model") and (self.limits.any_model or asked["model"] in {entry.id for entry in self.limits.offered()}):
             out["model"] = asked["model"]
         if "drop" in asked:
             out["wanted"] = asked["drop"]
         return out
 
-    def report(self, state: dict | None, strip: dict | None, *settings) -> Update:
+    def report(self, state: dict | None, strip: dict | None, *settings, request: gr.Request | None = None) -> Update:
         """The analysis as one HTML file that needs no network."""
         if not state or not strip:
             raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
@@ -384,8 +409,10 @@ class Desk:
             cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", f"{len(strip['ids']) - len(strip['drop'])} layers, {_compensation_title(now)}", result.pruned.text, _timing(result.pruned), right)
             answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]))}</section>'
         page = exports.report(texts.TITLE, state, strip, now, drawn["overlay"], shown, answers, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
-        path = Path(tempfile.mkdtemp(prefix="svl-")) / "short-lvlm-report.html"
+        path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
+        path.parent.mkdir(parents=True)
         path.write_text(page, encoding="utf-8")
+        self.guests.hold(_session(request), path)
         return {"report-file": str(path)}
 
     # ------------------------------------------------------------------ images and scenes
@@ -415,14 +442,15 @@ class Desk:
         update.pop("composer")
         return update
 
-    def uploaded(self, path: str | None, name: str) -> Update:
+    def uploaded(self, path: str | None, name: str, request: gr.Request | None = None) -> Update:
         """A new image of the user's own: checked at once; the bundled model's limits are said."""
         if not path:
             return {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
+        self.guests.hold(_session(request), Path(path))
         try:
-            svl.open_image(path)
+            self._image(path)
         except InputError as error:
-            raise gr.Error(str(error), duration=12, print_exception=False) from error
+            raise guard.polite(error) from error
         return {"photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "", "truth": {}, "origin": "", "chips": views.chips(GENERIC_QUESTIONS)}
 
 
@@ -430,7 +458,7 @@ GENERIC_QUESTIONS = ("describe the picture.", "what is in the center?", "how man
 
 
 def _session(request: gr.Request | None) -> str:
-    return getattr(request, "session_hash", None) or "local"
+    return getattr(request, "session_hash", None) or f"once-{secrets.token_hex(8)}"  # a call without a session shares nothing
 
 
 def _top_p(now: Settings):

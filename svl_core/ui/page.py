@@ -9,43 +9,43 @@ from dataclasses import fields
 import gradio as gr
 
 import svl_core as svl
-from svl_core.ui import examples, parts, texts, views
+from svl_core.ui import examples, guard, parts, texts, views
 from svl_core.ui.handlers import Desk
+from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Models, picker
 from svl_core.ui.theme import theme
 
-HEAVY = {"concurrency_id": "model", "concurrency_limit": 1}
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
 CONTROLS = [field.name for field in fields(Settings)]
-DAY = 86_400  # seconds after which uploads and reports are deleted
-QUEUE = 128  # requests waiting, all sessions together
 
 
-def launch_options() -> dict:
-    """What `launch` needs for this page: its look, and nothing fetched from elsewhere."""
+def launch_options(limits: Limits = Limits()) -> dict:
+    """What `launch` needs for this page: its look, `/health`, and nothing fetched from elsewhere."""
     return {"theme": theme(), "css": parts.css(), "head": parts.head(), "footer_links": [], "run_history": False, "ssr_mode": False,
-            "max_file_size": "20mb", "state_session_capacity": 200, "show_error": True}
+            "max_file_size": limits.image_bytes, "state_session_capacity": 200, "show_error": limits.details, "app_kwargs": guard.app_options(limits)}
 
 
-def build(model: object = "demo", *, world: bool | None = None) -> gr.Blocks:
+def build(model: object = "demo", *, world: bool | None = None, limits: Limits = Limits()) -> gr.Blocks:
     """The page as gr.Blocks, its first model loading in the background.
 
     model: "demo", a Hub id, a local folder, or a ready LVLM. world: whether that model knows the bundled scenes, so that
-    compensation is fitted on them (default: only "demo" does).
+    compensation is fitted on them (default: only "demo" does). limits: what a visitor may ask for.
     """
     for name in svl.__all__:  # all imports before the first thread: transformers' lazy imports are not thread-safe
         getattr(svl, name)
-    models = Models(model)
+    models = Models(model, pickle_weights=limits.pickle_weights)
     _leave_files_undecoded()
     models.request(models.first)
     knows = model == "demo" if world is None else world
-    desk = Desk(models, frozenset({"demo", models.first} if knows else {"demo"}))
-    with gr.Blocks(title=texts.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(DAY, DAY)) as page:
-        c = _layout(models)
+    desk = Desk(models, frozenset({"demo", models.first} if knows else {"demo"}), limits)
+    with gr.Blocks(title=texts.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(min(limits.keep_s, 600), limits.keep_s)) as page:
+        c = _layout(models, limits)
         _wire(page, c, desk)
+        page.unload(desk.leave)
     page.desk = desk
-    return page.queue(max_size=QUEUE, default_concurrency_limit=8)
+    guard.guard_inputs(page)
+    return page.queue(max_size=limits.queue, default_concurrency_limit=8)
 
 
 # ---------------------------------------------------------------------- layout
@@ -68,13 +68,13 @@ def _plot(key: str, c: dict) -> None:
     _why(key)
 
 
-def _layout(models: Models) -> dict:
+def _layout(models: Models, limits: Limits) -> dict:
     """All components by their stable ids; the settings' controls under their field names too."""
     c: dict = {}
     default = Settings()
     scene, question, answer = examples.example(0)
     fitting = examples.questions_on(scene)
-    names = picker(models.first)
+    names = picker(models.first, limits)
     c["status"] = parts.view("status")
     c["state"], c["truth"], c["focus"] = gr.State(None), gr.State(fitting | {question: answer}), gr.State(None)
     c["origin"], c["wanted"] = gr.State("example:0"), gr.State(None)
@@ -82,7 +82,7 @@ def _layout(models: Models) -> dict:
         with gr.Column(scale=5, min_width=300):
             gr.HTML(views.header(texts.TITLE, texts.LEDE), elem_id="title", padding=False)
         with gr.Column(scale=3, min_width=280):
-            c["model"] = gr.Dropdown(names, value=models.first, label="Model", info="Or type a Hugging Face id or a local folder", allow_custom_value=True, elem_id="model")
+            c["model"] = gr.Dropdown(names, value=models.first, label="Model", info="Or type a Hugging Face id or a local folder" if limits.any_model else None, allow_custom_value=limits.any_model, elem_id="model")
 
     _step(1, "ask")
     with gr.Row(elem_classes="pair"):
@@ -217,10 +217,11 @@ def _leave_files_undecoded() -> None:
 # ---------------------------------------------------------------------- wiring
 def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     controls = [c[name] for name in CONTROLS]
+    heavy = {"concurrency_id": "model", "concurrency_limit": desk.limits.heavy_jobs}
 
     def on(trigger: Callable, method: Callable, inputs: Sequence, outputs: Sequence[str], **options):
         """Attach a handler that returns {name: value}; names that it leaves out stay as they are."""
-        return trigger(_mapped(method, outputs), list(inputs), [c[name] for name in outputs], api_visibility="private", **{"show_progress": "hidden", **options})
+        return trigger(_mapped(method, outputs, desk.limits.details), list(inputs), [c[name] for name in outputs], api_visibility="private", **{"show_progress": "hidden", **options})
 
     figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit"]
     look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
@@ -231,10 +232,10 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     compare_in = [c["state"], c["strip"], c["truth"], *controls]
 
     def analyse(trigger):
-        return on(trigger, desk.analyse, analyse_in, analysed, trigger_mode="multiple", **HEAVY)
+        return on(trigger, desk.analyse, analyse_in, analysed, trigger_mode="multiple", **heavy)
 
     def compare(trigger, method=desk.compare, inputs=compare_in):
-        return on(trigger, method, inputs, compared, trigger_mode="multiple", **HEAVY)
+        return on(trigger, method, inputs, compared, trigger_mode="multiple", **heavy)
 
     def both(trigger):
         """Analyse, then let both models answer."""
@@ -300,7 +301,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
 FROM_RANKING = "(count, strip) => strip ? {...strip, drop: strip.ranking.slice(0, count).sort((a, b) => a - b)} : strip"
 
 
-def _mapped(method: Callable, outputs: Sequence[str]) -> Callable:
+def _mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
     """A gradio handler around `method`: {name: value} -> one value for each output, in order."""
     wants = inspect.signature(method).parameters
 
@@ -317,11 +318,17 @@ def _mapped(method: Callable, outputs: Sequence[str]) -> Callable:
 
     if inspect.isgeneratorfunction(method):
         def handler(request: gr.Request, event: gr.EventData, *values):
-            for update in call(values, request, event):
-                yield ordered(update)
+            try:
+                for update in call(values, request, event):
+                    yield ordered(update)
+            except Exception as error:
+                raise guard.polite(error, details) from None
     else:
         def handler(request: gr.Request, event: gr.EventData, *values):
-            return ordered(call(values, request, event))
+            try:
+                return ordered(call(values, request, event))
+            except Exception as error:
+                raise guard.polite(error, details) from None
     return handler
 
 

@@ -12,12 +12,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from svl_core.ui.limits import Limits
 
-def picker(first: str) -> list[tuple[str, str]]:
-    """(label, name) of the models on offer: the catalogue, headed by `first` where it is another."""
-    from svl_core.lvlm.catalogue import catalogue
 
-    offered = [(_label(entry), entry.id) for entry in catalogue()]
+def picker(first: str, limits: Limits = Limits()) -> list[tuple[str, str]]:
+    """(label, name) of the models on offer: those of the catalogue within the limits, headed by `first` where it is another."""
+    offered = [(_label(entry), entry.id) for entry in limits.offered()]
     return offered if first in {name for _, name in offered} else [(first, first), *offered]
 
 
@@ -49,6 +49,14 @@ class Bounded:
             while len(self._kept) > 1 and (len(self._kept) > self.entries or (self.size and sum(s for _, s in self._kept.values()) > self.size)):
                 self._kept.popitem(last=False)
 
+    def drop(self, key: Hashable) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
     def __len__(self) -> int:
         return len(self._kept)
 
@@ -78,13 +86,14 @@ class Analysis:
 class Models:
     """Models by name: each is loaded once, in the background, and at most `capacity` are kept beside the first."""
 
-    def __init__(self, first: Any = "demo", load: Callable[[str], Any] | None = None, capacity: int = 2) -> None:
+    def __init__(self, first: Any = "demo", load: Callable[[str], Any] | None = None, capacity: int = 2, pickle_weights: bool = True) -> None:
         self.first = first if isinstance(first, str) else first.name
         self._load = load or self._from_disk_or_hub
         self.told: dict[str, tuple[float, str]] = {}  # how far each load is: share done, what is being done
         self._lock = threading.Lock()
         self._futures: OrderedDict[str, Future] = OrderedDict()
-        self.capacity = capacity
+        self.capacity, self.pickle_weights = capacity, pickle_weights
+        self._one = threading.Lock()  # one load at a time, so that each finds the memory that the last one left
         self.busy = threading.RLock()  # held while any model computes: tracing switches its attention function
         if not isinstance(first, str):
             self._futures[self.first] = Future()
@@ -104,7 +113,9 @@ class Models:
 
         def body() -> None:
             try:
-                future.set_result(self._load(name))
+                with self._one:
+                    loaded = self._load(name)
+                future.set_result(loaded)
             except BaseException as error:  # raised again by whoever asks for the model
                 future.set_exception(error)
 
@@ -115,7 +126,22 @@ class Models:
         future = self._futures.get(name)
         return bool(future and future.done() and not future.exception())
 
+    def state(self, name: str) -> str:
+        """"ready", "loading", "failed" or "not asked for"."""
+        future = self._futures.get(name)
+        return "not asked for" if future is None else "loading" if not future.done() else "failed" if future.exception() else "ready"
+
+    def names(self) -> list[str]:
+        """The models in memory."""
+        return [name for name in list(self._futures) if self.ready(name)]
+
+    def shed(self) -> None:
+        """Let go of every loaded model but the first."""
+        with self._lock:
+            for name in [n for n, f in self._futures.items() if n != self.first and f.done()]:
+                del self._futures[name]
+
     def _from_disk_or_hub(self, name: str) -> Any:
         import svl_core
 
-        return svl_core.load(name, progress=lambda share, what: self.told.__setitem__(name, (share, what)))
+        return svl_core.load(name, pickle_weights=self.pickle_weights, progress=lambda share, what: self.told.__setitem__(name, (share, what)))

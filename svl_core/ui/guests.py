@@ -1,0 +1,44 @@
+"""What each session brought along, so that it goes when the session does: uploaded files, reports, analyses in memory."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+
+class Guests:
+    """Who holds what. A thing goes with its last holder: two visitors may have brought the same picture.
+
+    forget: called with each key of `hold` that nobody holds any more. folder: only files below it are ever deleted.
+    """
+
+    def __init__(self, forget: Callable[[Hashable], None], folder: Callable[[], str | Path]) -> None:
+        self._forget, self._folder = forget, folder
+        self._lock = threading.Lock()
+        self._held: dict[str, set[Hashable]] = {}
+
+    def hold(self, session: str, *things: Hashable) -> None:
+        """Paths (as `Path`) and keys that a session uses from now on."""
+        with self._lock:
+            self._held.setdefault(session, set()).update(things)
+
+    def leave(self, session: str) -> None:
+        """Delete and forget what only this session held."""
+        with self._lock:
+            mine = self._held.pop(session, set())
+            gone = mine - set().union(*self._held.values())
+            for thing in gone:
+                if isinstance(thing, Path):
+                    self._delete(thing)
+                else:
+                    self._forget(thing)
+
+    def _delete(self, path: Path) -> None:
+        folder, path = Path(self._folder()).resolve(), path.resolve()
+        if folder in path.parents and path.parent != folder:  # each upload has a folder of its own
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+    def __len__(self) -> int:
+        return len(self._held)

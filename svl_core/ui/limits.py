@@ -1,0 +1,78 @@
+"""What one visitor may ask for: one frozen value, generous at home (`Limits()`), tight for strangers (`PUBLIC`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+from svl_core.errors import InputError
+from svl_core.lvlm.catalogue import CatalogueEntry, catalogue
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes are in the unit that the name ends with; flags say what is allowed at all."""
+
+    any_model: bool = True  # Hub ids outside the catalogue and local folders
+    pickle_weights: bool = True  # checkpoints without safetensors
+    details: bool = True  # an unexpected error's own words on the page and in the log
+    model_gb: float = 1000.0  # largest model of the catalogue, weights in bfloat16
+    image_bytes: int = 20_000_000
+    image_pixels: int = 40_000_000
+    prompt_chars: int = 20_000
+    new_tokens: int = 512
+    calibration_samples: int = 512
+    request_s: float = 3600.0  # analysis or comparison, loading included
+    heavy_jobs: int = 1  # at the same time, all sessions together
+    queue: int = 128  # requests waiting, all sessions together
+    body_bytes: int = 8_000_000  # of one request that is not an upload
+    keep_s: int = 86_400  # a file that no session owns is deleted after this
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, bool) and not value > 0:
+                raise InputError(f"Found the limit {field.name} = {value}; expected more than 0; correct it.")
+
+    def check(self, name: str, found: float, what: str) -> None:
+        """Raises InputError where `found` of `what` is more than the limit `name` allows."""
+        most = getattr(self, name)
+        if found > most:
+            raise InputError(f"Found {found:,} {what}; expected at most {most:,} here; ask for less.")
+
+    def offered(self) -> tuple[CatalogueEntry, ...]:
+        """The catalogue's models that may be chosen; strangers get no gated ones, for consent was given to the host alone."""
+        return tuple(entry for entry in catalogue() if entry.memory_gb <= self.model_gb and (self.any_model or not entry.gated))
+
+    def check_model(self, name: str, first: str) -> None:
+        """Raises InputError for a model that is not on offer. first: the one that the page was started with."""
+        if not self.any_model and name != first and name not in {entry.id for entry in self.offered()}:
+            raise InputError("Found a model that is not on this page's list; expected one of the list, since this page is public; choose one, or run the project on your own machine.")
+
+    def lines(self) -> list[str]:
+        """Every limit as "name: value", for the console."""
+        return [f"{field.name}: {_shown(getattr(self, field.name))}" for field in fields(self)]
+
+
+def _shown(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
+
+
+PUBLIC = Limits(any_model=False, pickle_weights=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, prompt_chars=2_000, new_tokens=128,
+                calibration_samples=64, request_s=120.0, queue=64, body_bytes=2_000_000, keep_s=3600)
+
+
+def from_environment(public: bool, env: Mapping[str, str] = os.environ) -> Limits:
+    """`PUBLIC` or the generous defaults, each field overridden by SVL_LIMIT_<FIELD>; flags take 0 or 1. Raises InputError."""
+    limits, changes = PUBLIC if public else Limits(), {}
+    for field in fields(Limits):
+        text = env.get(f"SVL_LIMIT_{field.name.upper()}")
+        if text is None:
+            continue
+        kind = type(getattr(limits, field.name))
+        try:
+            changes[field.name] = bool(int(text)) if kind is bool else kind(text)
+        except ValueError as error:
+            raise InputError(f"Found SVL_LIMIT_{field.name.upper()}={text!r}; expected {'0 or 1' if kind is bool else 'a number'}; correct it.") from error
+    return replace(limits, **changes)
