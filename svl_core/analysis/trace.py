@@ -30,6 +30,7 @@ class SampleTrace:
     visual, textual: positions, as in `Sample`.
     logits_last: (vocabulary,) float32, for the token after the prompt.
     mlp: (L, S, d) outputs of the MLPs' down-projections, where they were asked for.
+    sample: what was traced, for fits that run the model again.
     """
 
     features: torch.Tensor
@@ -39,6 +40,7 @@ class SampleTrace:
     logits_last: np.ndarray
     key: str
     mlp: torch.Tensor | None = None
+    sample: Sample | None = None
 
     @property
     def length(self) -> int:
@@ -129,4 +131,4 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool) -> SampleTrace:
         last = torch.tensor([sample.length - 1], device=lvlm.device)  # a number instead would let Gemma4 skip positions in its last layers
         logits = lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits
     return SampleTrace(torch.stack([f.cpu() for f in features]), sample.visual, sample.textual, collector.statistics(), logits[0, -1].float().cpu().numpy(), sample.key,
-                       torch.stack([o.cpu() for o in outputs]) if mlp else None)
+                       torch.stack([o.cpu() for o in outputs]) if mlp else None, sample)

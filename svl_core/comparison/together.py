@@ -19,6 +19,7 @@ import torch
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.decoding import greedy, image_token_ids
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.replay import record
 from svl_core.lvlm.sample import Sample
 
 TAKEN = {"input_ids", "attention_mask", "pixel_values"}  # inputs of models whose positions are a plain count and whose attention is causal
@@ -160,40 +161,16 @@ class _Batch:
             same = (block[:, :, None] == block[:, None, :]) | (block[:, None, :] == 0)
             seen = same & torch.ones(size, size, dtype=torch.bool).tril()
             inputs["attention_mask"] = torch.where(seen, 0.0, BLOCKED)[:, None].to(device, full.dtype)
-        self._pass(inputs)
-
-    @torch.inference_mode()
-    def _pass(self, inputs) -> None:
-        """Runs the full model, keeping each layer's input and the settings it is called with."""
-        here, self.states, self.given = threading.get_ident(), [], []
-
-        def entering(module, args, kwargs):
-            if threading.get_ident() == here:
-                kwargs = dict(kwargs)
-                self.states.append(args[0] if args else kwargs.pop("hidden_states"))
-                self.given.append((args[1:], kwargs))
-
-        def leaving(module, args, output):
-            if threading.get_ident() == here:
-                self.states.append(_hidden(output))
-
-        handles = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in self.full.layers]
-        handles.append(self.full.layers[-1].register_forward_hook(leaving))
-        try:
-            self.full.model(**inputs, use_cache=False, logits_to_keep=1)
-        finally:
-            for handle in handles:
-                handle.remove()
+        self.recorded = record(full, inputs)
 
     @torch.inference_mode()
     def run(self, tree: dict, marks: np.ndarray, hidden: torch.Tensor | None = None, depth: int = 0) -> None:
         """Walks the tree depth first; `hidden` is what enters its nodes (None: the full model's own state at `depth`)."""
         for node in tree.values():
             if hidden is None and node.intact and node.layer == depth:
-                left, following = self.states[depth + 1], None
+                left, following = self.recorded.states[depth + 1], None
             else:
-                args, kwargs = self.given[node.layer]
-                left = following = _hidden(node.module(self.states[depth] if hidden is None else hidden, *args, **kwargs))
+                left = following = self.recorded.step(node.module, node.layer, self.recorded.states[depth] if hidden is None else hidden)
             if node.ends:
                 marks[np.ix_(node.ends, self.questions)] = self._marks(left)
             if node.children:
@@ -205,7 +182,3 @@ class _Batch:
         logits = model.model.get_output_embeddings()(model.decoder.norm(hidden[self.at[0], self.at[1]]))
         right = (greedy(logits, image_token_ids(model)) == self.targets).long()
         return torch.ones(len(self.questions), dtype=torch.long, device=right.device).scatter_reduce(0, self.owner, right, "amin").bool().cpu().numpy()
-
-
-def _hidden(output):
-    return output[0] if isinstance(output, tuple) else output

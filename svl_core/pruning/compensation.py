@@ -6,6 +6,7 @@ behind the layer instead: its parameters are counted, and a plain checkpoint can
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,6 +18,8 @@ from svl_core.analysis.gap import gram_of_difference
 from svl_core.analysis.importance import TokenImportance
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.errors import InputError, SVLError
+from svl_core.lvlm.model import LVLM
+from svl_core.pruning.refit import refit
 
 TARGETS = ("mlp", "attention")
 
@@ -33,6 +36,7 @@ class Fit:
     ridge: float
     targets: tuple[str, ...]
     energy: float | None = None
+    answer_weight: float = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class Compensation:
-    """`function(fit, first, last)` gives the edit of the layer before the run first..last. exportable: a plain checkpoint holds it."""
+    """`function(fit, first, last)` gives the edit of the layer before the run first..last; `whole(full, pruned, fit, cancel)` edits a pruned
+    view as a whole and gives the ids of the layers edited. exportable: a plain checkpoint holds it. ridge: the default one."""
 
     name: str
     title: str
@@ -55,6 +60,13 @@ class Compensation:
     exportable: bool
     needs_mlp: bool = False
     function: Callable[[Fit, int, int], Edit] | None = field(default=None, repr=False)
+    whole: Callable[[LVLM, LVLM, Fit, threading.Event | None], list[int]] | None = field(default=None, repr=False)
+    ridge: float = 0.01
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it needs calibration samples."""
+        return self.function is not None or self.whole is not None
 
 
 def rank_for(power: np.ndarray, rank: int, energy: float | None = None) -> int:
@@ -178,6 +190,8 @@ COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for 
     Compensation("scp", "SCP (as published)", "Short-LVLM, arXiv 2507.23362", "W <- (I + strength V_k V_k^T) W, V_k from the SVD of H[b+1] - H[a]", True, function=_scp),
     Compensation("lstsq", "least squares", "after ReplaceMe, arXiv 2505.02819", "W_down <- T^T W_down, T = argmin |M T - (H[b+1] - H[a] + M)|^2 + ridge |T - I|^2", True, True, _lstsq),
     Compensation("bridge", "linear bridge (adds a module)", "this project", "H <- H + H B + c behind the layer, rank k, argmin |H[a] B + c - (H[b+1] - H[a])|^2 + ridge |B|^2", False, function=_bridge),
+    Compensation("refit", "refit of all later layers", "this project", "W_down <- W_down + D^T for every layer from the first gap on, in order; D = argmin |A D - (H_full - H_pruned)|^2 + ridge |D|^2, answers included", True, True,
+                 whole=lambda full, pruned, fit, cancel: refit(full, pruned, fit.trace, ridge=fit.ridge, answer_weight=fit.answer_weight, cancel=cancel), ridge=0.1),
 )})
 
 

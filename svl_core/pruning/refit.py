@@ -1,0 +1,102 @@
+"""Refit: from the first dropped run on, every retained layer's down-projection is fitted anew, in closed form and in order.
+
+Least squares per run bridges each gap with the full model's features before it, which the pruned model no longer has after the first
+gap. Here each layer is fitted on what the pruned model, edited so far, really feeds it, toward what the full model has at that
+depth, on the prompts and the model's own answers to them, with weight on the positions that predict the answers. No gradient.
+"""
+
+from __future__ import annotations
+
+import threading
+from weakref import WeakKeyDictionary
+
+import torch
+
+from svl_core.analysis.skipping import own_answer
+from svl_core.analysis.trace import Trace, down_projection
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.replay import Recording, record
+from svl_core.lvlm.sample import Sample
+
+MAX_ANSWER = 32  # tokens of an answer that the fit reads
+EXTENDED = {"input_ids": None, "attention_mask": 1}  # inputs with an entry a position that an answer lengthens: by its ids, by ones
+
+
+def answered(lvlm: LVLM, sample: Sample, cancel: threading.Event | None = None) -> tuple[dict[str, torch.Tensor], int]:
+    """Inputs of the prompt with the model's own greedy answer behind it (its last token left out), and the answer's n tokens."""
+    if any(value.ndim >= 2 and value.shape[:2] == (1, sample.length) and name not in EXTENDED for name, value in sample.inputs.items()):
+        raise InputError(f"Found inputs of {lvlm.name} that an answer cannot lengthen; expected only ids and a mask with an entry a position; choose 'lstsq', 'scp' or 'none'.")
+    ids = own_answer(lvlm, sample, MAX_ANSWER, cancel)
+    inputs = dict(sample.inputs)
+    for name, value in EXTENDED.items():
+        if name in inputs:
+            more = inputs[name].new_tensor([ids[:-1]]) if value is None else inputs[name].new_full((1, len(ids) - 1), value)
+            inputs[name] = torch.cat([inputs[name], more], dim=1)
+    return inputs, len(ids)
+
+
+def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
+    """argmin_D |A D - R|^2 + lambda |D|^2 from A^T A (f, f) and A^T R (f, d), float64; lambda = ridge x mean diagonal of A^T A. Returns D^T."""
+    return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross).T
+
+
+_recorded: WeakKeyDictionary[Trace, list[tuple[Recording, int]]] = WeakKeyDictionary()  # a trace's samples with answers, as long as it lives
+
+
+def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = None) -> list[tuple[Recording, int]]:
+    """The full model's pass over each calibration sample and its answer, with the answer's number of tokens. Raises InputError, Cancelled."""
+    if calibration not in _recorded:
+        if any(one.sample is None for one in calibration.samples):
+            raise InputError("Found a calibration trace without its samples; expected them for compensation 'refit'; trace them again.")
+        made = [answered(full, one.sample, cancel) for one in calibration.samples]
+        _recorded[calibration] = [(record(full, inputs), n) for inputs, n in made]
+    return _recorded[calibration]
+
+
+@torch.inference_mode()
+def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_weight: float, cancel: threading.Event | None = None) -> list[int]:
+    """Gives `pruned`, a view of `full`, new down-projections from the layer before the first dropped run on; returns those layers' ids.
+
+    W <- W + D^T, D = argmin sum_t w_t |a_t D - r_t|^2 + ridge |D|^2 with a (f) what enters the projection, r what then still lacks to
+    the full model's feature at the depth reached (behind the dropped run, where one follows). w = 1 for each position, and
+    `answer_weight` more, shared among those that predict the answer's tokens. Memory: features of all layers and samples. A run at
+    the start has no layer before it: there the first retained layer is the first to be fitted. Raises InputError, Cancelled.
+    """
+    ids, keep = full.layer_ids, [full.layer_ids.index(ident) for ident in pruned.layer_ids]
+    depth_after = [*keep[1:], len(ids)]
+    first = 0 if keep[0] else next((k for k, after in enumerate(depth_after) if after != keep[k] + 1), None)
+    if first is None:
+        return []
+    passes, weights = [], []
+    for one, n in recordings(full, calibration, cancel):
+        weight = torch.ones(one.states[0].shape[1], dtype=torch.float64)
+        weight[-n:] += answer_weight / n
+        passes.append(one)
+        weights.append(weight[:, None])
+    states = [one.states[keep[first] if keep[0] == 0 else 0] for one in passes]
+    for layer, after, module in zip(keep[first:], depth_after[first:], list(pruned.layers)[first:]):
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("Stopped before the model was compensated.")
+        projection = down_projection(module)
+        gram, cross = _moments(module, layer, after, passes, weights, states)
+        weight = projection.weight
+        projection.weight = torch.nn.Parameter((weight.double().cpu() + solved(gram, cross, ridge)).to(weight), requires_grad=False)
+        states = [one.step(module, layer, state) for one, state in zip(passes, states)]
+    return [ids[layer] for layer in keep[first:]]
+
+
+def _moments(module, layer: int, after: int, passes, weights, states) -> tuple[torch.Tensor, torch.Tensor]:
+    """A^T A (f, f) and A^T R (f, d), weighted, over all samples, float64."""
+    entered: list[torch.Tensor] = []
+    handle = down_projection(module).register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    gram = cross = 0.0
+    try:
+        for one, weight, state in zip(passes, weights, states):
+            lacks = (one.states[after] - one.step(module, layer, state))[0].double().cpu()
+            given = entered.pop()[0].double().cpu()
+            gram = gram + given.T @ (weight * given)
+            cross = cross + given.T @ (weight * lacks)
+    finally:
+        handle.remove()
+    return gram, cross

@@ -1,0 +1,118 @@
+"""Refit: the closed form against a planted map and scikit-learn, an exact gap is closed, later layers mend what is left, nothing leaks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny import picture
+
+from svl_core.analysis.trace import trace
+from svl_core.errors import InputError
+from svl_core.lvlm.replay import record
+from svl_core.pruning.plan import manual_plan
+from svl_core.pruning.prune import prune
+from svl_core.pruning.refit import answered, solved
+
+PROMPTS = ["what is in the top left ?", "a cat and a dog", "how many", "is the dog a cat"]
+
+
+@pytest.fixture(scope="module")
+def calibration(tiny):
+    return trace(tiny, [tiny.encode(picture(seed=seed), PROMPTS[seed % 4]) for seed in range(6)], mlp=True)
+
+
+def test_a_planted_map_is_recovered():
+    rng = torch.Generator().manual_seed(0)
+    given, planted = torch.randn(300, 12, generator=rng, dtype=torch.float64), torch.randn(12, 5, generator=rng, dtype=torch.float64)
+    assert torch.allclose(solved(given.T @ given, given.T @ (given @ planted), 0.0), planted.T, atol=1e-6)
+
+
+def test_ridge_against_scikit_learn():
+    from sklearn.linear_model import Ridge
+
+    rng = np.random.default_rng(0)
+    given, lacks, weight = rng.normal(size=(50, 8)), rng.normal(size=(50, 3)), rng.random(50)
+    gram, cross = given.T @ (weight[:, None] * given), given.T @ (weight[:, None] * lacks)
+    fitted = Ridge(alpha=0.3 * np.diag(gram).mean(), fit_intercept=False).fit(given, lacks, sample_weight=weight)
+    assert np.allclose(solved(torch.tensor(gram), torch.tensor(cross), 0.3).numpy(), fitted.coef_, atol=1e-8)
+
+
+def features(full, pruned, sample, layer):
+    """The pruned model's state where the full one is `layer` layers deep."""
+    one = record(full, sample.inputs)
+    state = one.states[0]
+    for ident, module in zip(pruned.layer_ids, pruned.layers):
+        if ident >= layer:
+            return state, one.states[layer]
+        state = one.step(module, ident, state)
+    return state, one.states[layer]
+
+
+def test_it_comes_nearer_than_least_squares_where_it_was_fitted(tiny, calibration):
+    plan = manual_plan((2, 4), tiny.num_layers)
+
+    def error(compensation, **settings):
+        pruned = prune(tiny, plan, compensation, calibration, **settings)
+        gaps = [features(tiny, pruned, one.sample, tiny.num_layers) for one in calibration.samples]
+        return float(np.mean([float((own - full).pow(2).mean()) for own, full in gaps]))
+
+    none, lstsq, refit = error("none"), error("lstsq", tokens="all"), error("refit", answer_weight=0.0, ridge=0.01)
+    assert refit < lstsq < none
+
+
+def test_answers_are_read_and_weighed(tiny, calibration):
+    sample = calibration.samples[0].sample
+    inputs, n = answered(tiny, sample)
+    assert inputs["input_ids"].shape[1] == sample.length + n - 1 == inputs["attention_mask"].shape[1]
+    plan = manual_plan((3,), tiny.num_layers)
+
+    def error(weight):
+        pruned = prune(tiny, plan, "refit", calibration, answer_weight=weight)
+        total = 0.0
+        for one in calibration.samples:
+            longer, n = answered(tiny, one.sample)
+            own, full = features(tiny, pruned, dataclasses.replace(one.sample, inputs=longer), tiny.num_layers)
+            total += float((own - full)[0, -n:].pow(2).mean())
+        return total
+
+    assert error(1000.0) < error(0.0)
+
+
+def test_only_the_layers_named_differ_and_the_full_model_is_untouched(tiny, calibration):
+    before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
+    pruned = prune(tiny, manual_plan((3,), tiny.num_layers), "refit", calibration)
+    assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
+    assert pruned.provenance["compensation"]["layers"] == [2, 4, 5] and pruned.num_parameters < tiny.num_parameters
+    for ident, module in zip(pruned.layer_ids, pruned.layers):
+        for name, value in module.named_parameters():
+            same = value.data_ptr() == dict(tiny.layers[ident].named_parameters())[name].data_ptr()
+            assert same == (ident < 2 or name != "mlp.down_proj.weight")
+
+
+def test_a_run_at_the_start_is_mended_by_what_follows(tiny, calibration):
+    pruned = prune(tiny, manual_plan((0,), tiny.num_layers), "refit", calibration)
+    assert pruned.provenance["compensation"]["layers"] == [1, 2, 3, 4, 5]
+
+
+def test_exported_weights_are_those_of_the_model(tiny, calibration, tmp_path):
+    from transformers import AutoModelForImageTextToText
+
+    pruned = prune(tiny, manual_plan((2,), tiny.num_layers), "refit", calibration)
+    loaded = AutoModelForImageTextToText.from_pretrained(pruned.save(tmp_path / "out"))
+    sample = calibration.samples[0].sample
+    with torch.inference_mode():
+        assert torch.equal(loaded(**sample.inputs).logits, pruned.model(**sample.inputs).logits)
+
+
+def test_refusals(tiny, calibration):
+    plan = manual_plan((2,), tiny.num_layers)
+    bare = dataclasses.replace(calibration, samples=tuple(dataclasses.replace(one, sample=None) for one in calibration.samples))
+    with pytest.raises(InputError, match="without its samples"):
+        prune(tiny, plan, "refit", bare)
+    with pytest.raises(InputError, match="answer weight -1"):
+        prune(tiny, plan, "refit", calibration, answer_weight=-1)
+    sample = calibration.samples[0].sample
+    other = dataclasses.replace(sample, inputs={**sample.inputs, "token_type_ids": torch.zeros(1, sample.length)})
+    with pytest.raises(InputError, match="cannot lengthen"):
+        answered(tiny, other)
