@@ -1,0 +1,84 @@
+"""Interleaved sessions: each sees its own words only, leaves nothing behind, and the log holds none of them."""
+
+import io
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from svl_core.ui.logs import JsonLines, _Scrub
+from tiny import LAYERS
+from visitor import Visitor
+
+WORDS = ["zebrafish", "quokkasaur", "mangosteen", "trombonist"]
+
+
+def picture_of(seed):
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_no_session_receives_anything_of_another(public_site, tiny, capfd, caplog):
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    folder = Path(public_site[1].desk.guests._folder())
+
+    def visit(k):
+        visitor = Visitor(public_site[0])
+        path = visitor.upload(picture_of(k), f"{WORDS[k]}.png")
+        said = []
+        for turn in range(2):
+            said.append(visitor.ask(path, f"what is {WORDS[k]} {turn}"))
+            said.append(visitor.compare(LAYERS, [1 + k], answer_length=4))
+        return visitor, path, said
+
+    with ThreadPoolExecutor(len(WORDS)) as pool:
+        visits = list(pool.map(visit, range(len(WORDS))))
+    for k, (visitor, path, said) in enumerate(visits):
+        assert all(each["ok"] for each in said), [each["error"] for each in said]
+        text = visitor.seen.decode()
+        assert WORDS[k] in text
+        for other, (_, foreign, _) in enumerate(visits):
+            if other != k:
+                assert WORDS[other] not in text and foreign not in text and Path(foreign).parent.name not in text
+        assert f"Dropped of layers 0 to {LAYERS - 1}" in text
+    after = tiny.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "a shared model was changed"
+
+    paths = [Path(path) for _, path, _ in visits]
+    assert all(path.exists() and folder in path.parents for path in paths)
+    for visitor, _, _ in visits:
+        visitor.leave()
+    until = time.monotonic() + 60
+    while any(path.exists() for path in paths) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not any(path.exists() for path in paths), "an upload outlived its session"
+    printed = "".join(capfd.readouterr()) + caplog.text
+    assert not any(word in printed for word in WORDS)
+
+
+def test_a_stranger_cannot_stop_or_reuse_what_is_not_theirs(public_site):
+    owner, thief = Visitor(public_site[0]), Visitor(public_site[0])
+    assert owner.ask(owner.upload(picture_of(9)), "mine alone")["ok"]
+    said = thief.compare(LAYERS, [1])
+    assert not said["ok"] and "nothing analysed" in said["error"] and "mine alone" not in said["raw"]
+
+
+def test_log_lines_never_quote():
+    secret = "the visitor's own words"
+    try:
+        raise ValueError(secret)
+    except ValueError as error:
+        info = (type(error), error, error.__traceback__)
+    own = logging.LogRecord("svl_core.ui.guard", logging.ERROR, __file__, 1, "unexpected error", (), info)
+    line = json.loads(JsonLines().format(own))
+    assert line["event"] == "unexpected error" and line["error"] == "ValueError" and secret not in json.dumps(line)
+    foreign = logging.LogRecord("uvicorn.error", logging.ERROR, __file__, 7, "failed on %s", (secret,), info)
+    assert secret not in JsonLines().format(foreign)
+    _Scrub().filter(foreign)
+    assert secret not in logging.Formatter().format(foreign)

@@ -1,0 +1,104 @@
+"""Limits: values, their sentences, and that the public page holds each of them."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from svl_core.errors import InputError
+from svl_core.lvlm.images import open_image
+from svl_core.ui.guests import Guests
+from svl_core.ui.limits import PUBLIC, Limits, from_environment
+from svl_core.ui.store import picker
+from visitor import Visitor
+
+
+def test_public_is_never_looser_than_home():
+    home = Limits()
+    for name, value in vars(PUBLIC).items():
+        assert value <= getattr(home, name), name
+    assert not (PUBLIC.any_model or PUBLIC.pickle_weights or PUBLIC.details)
+    assert len(PUBLIC.lines()) == len(vars(PUBLIC))
+
+
+def test_environment_changes_one_limit():
+    assert from_environment(True, {"SVL_LIMIT_NEW_TOKENS": "9"}).new_tokens == 9
+    assert from_environment(True, {"SVL_LIMIT_ANY_MODEL": "1"}).any_model is True
+    assert from_environment(False, {}) == Limits() and from_environment(True, {}) == PUBLIC
+    for bad in ({"SVL_LIMIT_QUEUE": "many"}, {"SVL_LIMIT_QUEUE": "0"}, {"SVL_LIMIT_REQUEST_S": "nan"}):
+        with pytest.raises(InputError, match="expected"):
+            from_environment(True, bad)
+
+
+@pytest.mark.parametrize("name", ["someone/else", "/etc", "../assets/demo_lvlm", "http://127.0.0.1/x", "meta-llama/Llama-3.2-11B-Vision-Instruct"])
+def test_strangers_choose_from_the_list_only(name):
+    with pytest.raises(InputError, match="list") as caught:
+        PUBLIC.check_model(name, "demo")
+    assert name not in str(caught.value)
+    Limits().check_model(name, "demo")
+    assert name not in {value for _, value in picker("demo", PUBLIC)}
+
+
+def test_pixels_are_counted_before_decoding():
+    bomb = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
+    with pytest.raises(InputError, match="pixels"):
+        open_image(bomb.getvalue(), max_pixels=PUBLIC.image_pixels, max_bytes=PUBLIC.image_bytes)
+
+
+def test_what_two_hold_goes_with_the_second(tmp_path):
+    forgotten = []
+    guests = Guests(forgotten.append, lambda: tmp_path)
+    (tmp_path / "a").mkdir()
+    file, foreign = tmp_path / "a" / "x.png", tmp_path.parent / "keep.txt"
+    file.write_bytes(b"x")
+    foreign.write_bytes(b"x")
+    guests.hold("one", file, foreign, "key")
+    guests.hold("two", file, "key")
+    guests.leave("one")
+    assert file.exists() and not forgotten
+    guests.leave("two")
+    assert not file.exists() and forgotten == ["key"] and foreign.exists() and not len(guests)
+
+
+@pytest.mark.parametrize("changes, prompt, sentence", [
+    ({"answer_length": 65}, "what is this?", "tokens as the answer"),
+    ({}, "x" * 2001, "characters in the prompt"),
+    ({}, "x" * 1_000_000, "characters in the prompt"),
+    ({"model": "someone/else"}, "what is this?", "not in the list"),
+])
+def test_the_page_says_which_limit_was_hit(public_site, png, changes, prompt, sentence):
+    visitor = Visitor(public_site[0])
+    said = visitor.ask(visitor.upload(png), prompt, **changes)
+    assert not said["ok"] and sentence in said["error"]
+
+
+def test_a_request_that_takes_too_long_is_stopped(public_site, png, monkeypatch):
+    desk = public_site[1].desk
+    monkeypatch.setattr(desk, "limits", Limits(request_s=1e-9))
+    visitor = Visitor(public_site[0])
+    said = visitor.ask(visitor.upload(png), "what is this?")
+    assert not said["ok"] and "longer than" in said["error"]
+
+
+def test_out_of_memory_frees_everything_and_the_page_stays(public_site, png, monkeypatch):
+    import svl_core as svl
+
+    desk, visitor = public_site[1].desk, Visitor(public_site[0])
+    path = visitor.upload(png)
+    assert visitor.ask(path, "before")["ok"] and len(desk.analyses)
+
+    def full(*args, **options):
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(svl, "trace", full)
+        said = visitor.ask(path, "during")
+    assert "memory" in said["error"] and not len(desk.analyses)
+    assert visitor.ask(path, "after")["ok"]
+
+
+def test_health_tells_the_model_and_nothing_of_visitors(public_site):
+    said = Visitor(public_site[0]).http.get("/health")
+    assert said.status_code == 200 and said.json()["model"] == {"name": "tiny", "state": "ready"}
+    assert set(said.json()) == {"status", "model", "loaded", "sessions", "analyses", "uptime_s"}
