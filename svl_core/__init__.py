@@ -33,10 +33,14 @@ _HOMES = {
     "pruning.compensation": ("COMPENSATIONS", "Compensation"),
     "pruning.plan": ("manual_plan", "plan", "DropPlan"),
     "pruning.prune": ("prune",),
+    "pruning.tokens": ("keep_visual", "visual_scores"),
     "pruning.view": ("pruned_view",),
     "comparison.answer": ("answer", "stream", "Answer"),
     "comparison.evaluation": ("evaluate", "Evaluation", "Question", "read_jsonl"),
     "comparison.fidelity": ("compare", "Comparison"),
+    "comparison.presets": ("PRESETS", "Preset"),
+    "comparison.ranks": ("choose_rank", "RankChoice"),
+    "comparison.together": ("exact_marks",),
 }
 _HOME_OF = {name: f"svl_core.{module}" for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

@@ -30,6 +30,7 @@ def _common() -> argparse.ArgumentParser:
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub model")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
+    group.add_argument("--quantize", metavar="HOW", help="weights in '8bit' or '4bit' (needs the extra 'large'); goes with compensation none")
     group.add_argument("--seed", type=int, default=0, help="seed of random draws: criterion 'random', calibration, questions (default: %(default)s)")
     group.add_argument("--json", metavar="FILE", help="write the result as JSON to FILE ('-': standard output)")
     group.add_argument("--quiet", action="store_true", help="no progress on standard error")
@@ -70,6 +71,7 @@ def _scoring(criterion: str = "svl") -> argparse.ArgumentParser:
     group.add_argument("--top-p-mode", default="fraction", choices=("fraction", "mass"), help="best P of the tokens, or the fewest that hold P of the score (default: %(default)s)")
     group.add_argument("--text-self", default="received", metavar="HOW", help="text-to-text part of a text token's importance (default: %(default)s)")
     group.add_argument("--causal-correction", action="store_true", help="divide attention by the number of queries that can see a key")
+    group.add_argument("--rounds", type=int, metavar="N", help="greedy criteria: re-score after each of N drops, then rank the rest as it stands (default: all)")
     group.add_argument("--unprotect-ends", action="store_true", help="let the first and the last layer be dropped too")
     return scoring
 
@@ -85,11 +87,12 @@ def _calibrating(default: str) -> argparse.ArgumentParser:
 def _compensating(parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
     compensating = parser or Parser(add_help=False)
     group = compensating.add_argument_group("compensation settings")
-    group.add_argument("--rank", type=int, default=4, metavar="K", help="rank k of the compensated subspace (default: %(default)s)")
+    group.add_argument("--rank", default="4", metavar="K", help="rank k of the compensated subspace, or 'auto': of lowest KL on half of the calibration set, fitted on the other half (default: %(default)s)")
     group.add_argument("--energy", type=float, metavar="SHARE", help="choose each run's rank as the fewest directions that hold this share of its gap's energy, instead of --rank")
     group.add_argument("--strength", type=float, default=1.0, help="1 = as published (default: %(default)s)")
     group.add_argument("--targets", default="mlp", metavar="LIST", help="projections to edit: mlp, or mlp,attention (default: %(default)s)")
-    group.add_argument("--ridge", type=float, metavar="R", help="least squares: pull toward the identity, relative to the mean diagonal")
+    group.add_argument("--ridge", type=float, metavar="R", help="least squares, bridge, refit: pull toward no edit, relative to the mean diagonal")
+    group.add_argument("--answer-weight", type=float, default=20.0, metavar="W", help="refit: what an answer's positions count beside one position each (default: %(default)s)")
     group.add_argument("--weighted", action="store_true", help="least squares: weight tokens by their importance")
     group.add_argument("--tokens", default="important", choices=("important", "all", "visual", "textual", "last"), help="tokens to fit on (default: %(default)s)")
     return compensating
@@ -102,7 +105,14 @@ def _pruning(required: bool) -> argparse.ArgumentParser:
     which.add_argument("--drop", type=int, metavar="N", help="number of layers to drop, most redundant first")
     which.add_argument("--layers", metavar="LIST", help="drop these layers instead (0-based, such as 3,5-7)")
     group.add_argument("--compensation", default="none", metavar="NAME", help="an unknown name lists the known ones (default: %(default)s)")
+    group.add_argument("--preset", metavar="NAME", help="a whole recipe instead of criterion, compensation and their settings: as-published or best")
     return _compensating(pruning)
+
+
+def _thinning() -> argparse.ArgumentParser:
+    thinning = Parser(add_help=False)
+    thinning.add_argument("--visual-share", type=float, default=1.0, metavar="P", help="the pruned model sees only this share of the visual tokens, by importance (default: all)")
+    return thinning
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -113,8 +123,9 @@ def build_parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[*parents, _common()])
 
-    command("analyze", "layer redundancy, layer similarity and token importance for one image and prompt", _asking(), _scoring(), _calibrating("this"))
-    command("compare", "the full and the pruned model's answers side by side", _asking(), _pruning(True), _scoring(), _calibrating("demo"), _answering(None))
+    look = command("analyze", "layer redundancy, layer similarity and token importance for one image and prompt", _asking(), _scoring(), _calibrating("this"))
+    look.add_argument("--stability", type=int, metavar="N", help="bootstrap over the calibration set: how sure the order is when N layers are dropped")
+    command("compare", "the full and the pruned model's answers side by side", _asking(), _pruning(True), _thinning(), _scoring(), _calibrating("demo"), _answering(None))
     many = command("sweep", "every drop count with every criterion and compensation: fidelity against speed", _asking(False), _labelled(None, None, "also measure accuracy on"), _scoring("svl"), _compensating(), _calibrating("demo"), _answering())
     many.add_argument("--drop", metavar="LIST", help="drop counts such as 0-4,8 (default: 0 to all droppable layers)")
     many.add_argument("--compensation", default="none", metavar="LIST", help="one or several, by commas, or 'all'; --criterion likewise (default: %(default)s)")
@@ -123,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     many.add_argument("--draws", type=int, default=3, metavar="N", help="seeds that criterion 'random' is averaged over (default: %(default)s)")
     many.add_argument("--resume", metavar="FILE", help="write every row to FILE at once, and go on from it if it exists")
     many.add_argument("--csv", metavar="FILE", help="write the rows as CSV too")
-    command("evaluate", "accuracy on labelled questions, of the full model or of a pruned one", _labelled("scenes", None, "what to ask"), _pruning(False), _scoring(), _calibrating("demo"), _answering())
+    command("evaluate", "accuracy on labelled questions, of the full model or of a pruned one", _labelled("scenes", None, "what to ask"), _pruning(False), _thinning(), _scoring(), _calibrating("demo"), _answering())
     each = command("ablate", "what each layer is for: every layer and block of layers skipped in turn", _asking(False), _labelled("scenes", 110, "without --image, what to ask"), _answering())
     each.add_argument("--measure", metavar="SET", help="unlabelled samples instead of questions: 'demo', a FILE.jsonl or a folder of images")
     each.add_argument("--measure-size", type=int, default=32, metavar="N", help="samples used of it (default: %(default)s)")

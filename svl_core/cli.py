@@ -17,12 +17,15 @@ import transformers
 
 from svl_core.analysis.importance import TopP, importance
 from svl_core.analysis.redundancy import CRITERIA, redundancy, similarity
+from svl_core.analysis.stability import stability
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.ablation import ablate, ablate_questions
 from svl_core.comparison.answer import Answer
 from svl_core.comparison.calibration import disjoint, draw, encode_all, read_calibration
 from svl_core.comparison.evaluation import PairedEvaluation, evaluate, read_jsonl
 from svl_core.comparison.fidelity import Comparison, compare
+from svl_core.comparison.presets import PRESETS, preset_of
+from svl_core.comparison.ranks import choose_rank
 from svl_core.comparison.sweep import sweep
 from svl_core.errors import InputError
 from svl_core.lvlm.families import FAMILIES
@@ -32,21 +35,36 @@ from svl_core.lvlm.sample import Sample
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, manual_plan, plan
 from svl_core.pruning.prune import prune
+from svl_core.pruning.tokens import keep_visual
 
 BUNDLED = "demo"
 ONE_PASS = "1"  # criteria that cost no more than the trace itself
 THIS = "this"
+AUTO = "auto"
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command that `args` name and writes its result. Raises InputError for wrong input."""
     transformers.utils.logging.disable_progress_bar()
     _check_output(args)
+    _apply_preset(args)
     for option, registry in (("criterion", CRITERIA), ("compensation", COMPENSATIONS)):
         for name in _names(getattr(args, option, None), registry) if args.command == "sweep" else [getattr(args, option, None)]:
             _check_name(option, name, registry)
     result, text = COMMANDS[args.command](args)
     _write(args, result, text)
+
+
+def _apply_preset(args: argparse.Namespace) -> None:
+    """Writes the settings of `--preset` over those of the arguments. Raises InputError for an unknown name."""
+    if getattr(args, "preset", None) is None:
+        return
+    preset = preset_of(args.preset)
+    args.criterion, args.compensation = preset.criterion, preset.compensation
+    args.top_p, args.top_p_mode = preset.top_p.p, preset.top_p.mode
+    for name, value in preset.settings.items():
+        setattr(args, name, ",".join(value) if name == "targets" else value)
+    args.calibration_size = preset.samples or args.calibration_size
 
 
 # Input
@@ -71,7 +89,7 @@ def _check_output(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> LVLM:
-    return load(args.model, revision=args.revision, device=args.device, dtype=args.dtype)
+    return load(args.model, revision=args.revision, device=args.device, dtype=args.dtype, quantize=args.quantize)
 
 
 def _asked(args: argparse.Namespace) -> tuple[LVLM, Sample]:
@@ -158,16 +176,19 @@ def _importance(args: argparse.Namespace, traced: Trace):
 
 
 def _scores(args: argparse.Namespace, traced: Trace, weights, criterion: str, lvlm: LVLM, samples: Sequence[Sample]):
-    return redundancy(traced, weights, criterion, top_p=_top_p(args), protect_ends=not args.unprotect_ends, seed=args.seed, lvlm=lvlm, samples=samples, progress=_progress(args))
+    return redundancy(traced, weights, criterion, top_p=_top_p(args), protect_ends=not args.unprotect_ends, seed=args.seed, rounds=args.rounds, lvlm=lvlm, samples=samples, progress=_progress(args))
 
 
 def _compensation_settings(args: argparse.Namespace) -> dict[str, Any]:
-    settings = {"rank": args.rank, "strength": args.strength, "targets": tuple(args.targets.split(",")), "tokens": args.tokens, "weighted": args.weighted, "energy": args.energy}
-    return settings | ({"ridge": args.ridge} if args.ridge is not None else {})
+    if args.rank != AUTO and not (args.rank.isascii() and args.rank.isdigit()):
+        raise InputError(f"Found the rank '{args.rank}'; expected a whole number or '{AUTO}'; correct --rank.")
+    rank = {} if args.rank == AUTO else {"rank": int(args.rank)}
+    return rank | {"strength": args.strength, "targets": tuple(args.targets.split(",")), "ridge": args.ridge, "tokens": args.tokens, "weighted": args.weighted, "energy": args.energy, "answer_weight": args.answer_weight}
 
 
 def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()) -> Pruned:
     """Ranks, plans, prunes and compensates as the arguments say; traces the calibration set only where that needs it."""
+    settings = _compensation_settings(args)
     layers = parse_numbers(args.layers, "layers") if args.layers is not None else None
     ranks = layers is None and args.drop != 0
     traced = weights = None
@@ -181,7 +202,10 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
         chosen = plan(_scores(args, traced, weights, args.criterion, lvlm, samples), args.drop)
     else:
         chosen = DropPlan(drop=(), num_layers=lvlm.num_layers, criterion=args.criterion, settings={})
-    pruned = prune(lvlm, chosen, args.compensation, traced, weights, top_p=_top_p(args), **_compensation_settings(args))
+    settings["top_p"] = _top_p(args)
+    if args.rank == AUTO and chosen.drop:
+        settings["rank"] = choose_rank(lvlm, chosen, args.compensation, samples, seed=args.seed, settings=settings, progress=_progress(args)).rank
+    pruned = prune(lvlm, chosen, args.compensation, traced, weights, **settings)
     return Pruned(pruned, chosen, args.compensation, args.calibration, len(traced.samples) if traced else 0)
 
 
@@ -218,20 +242,31 @@ def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
         "calibration": {"set": args.calibration, "samples": len(traced.samples)},
         "timing_ms": 1000 * (time.perf_counter() - start),
     }
+    sure = None
+    if args.stability is not None:
+        sure = stability(traced, ranking_weights, args.criterion, drop=args.stability, seed=args.seed, top_p=_top_p(args), protect_ends=not args.unprotect_ends, lvlm=lvlm, samples=samples)
+        result["stability"] = sure.to_json()
     place = {layer: i + 1 for i, layer in enumerate(chosen.ranking)}
-    rows = [("layer", args.criterion, "drop order")] + [
-        (str(layer), f"{score:.4f}", str(place.get(layer, "protected"))) for layer, score in enumerate(chosen.scores)
-    ]
+    rows = [("layer", args.criterion, "drop order") + ((f"{sure.level:.0%} interval", "dropped in") if sure else ())]
+    for layer, score in enumerate(chosen.scores):
+        more = (f"{sure.interval[layer, 0]:.4f} - {sure.interval[layer, 1]:.4f}", f"{sure.dropped[layer]:.0%}") if sure else ()
+        rows.append((str(layer), f"{score:.4f}", str(place.get(layer, "protected")), *more))
     grid = f" ({sample.geometry.grid[0]} x {sample.geometry.grid[1]})" if sample.geometry.grid else ""
     head = f"{lvlm.name}: {lvlm.num_layers} decoder layers, {len(sample.visual)} visual{grid} and {len(sample.textual)} text tokens, {result['timing_ms']:.0f} ms"
-    return result, f"{head}\n\n{_table(rows)}"
+    told = f"\n\n{sure.draws} resamples of {len(traced.samples)} samples: {sure.overlap:.0%} of the {sure.drop} layers in common with all samples, rank correlation {sure.rank_correlation:.2f}" if sure else ""
+    return result, f"{head}\n\n{_table(rows)}{told}"
 
 
 def _compare(args: argparse.Namespace) -> tuple[dict, str]:
     lvlm, sample = _asked(args)
     pruned = _prune(args, lvlm, [sample])
-    report = compare(lvlm, pruned.lvlm, sample, max_new_tokens=args.max_new_tokens)
-    return {"model": lvlm.name, "plan": pruned.to_json(), **report.to_json()}, f"{pruned.describe()}\n\n{_comparison_text(report)}"
+    report = compare(lvlm, pruned.lvlm, sample, max_new_tokens=args.max_new_tokens, pruned_sample=_thin(args, lvlm)(sample))
+    return {"model": lvlm.name, "plan": pruned.to_json(), "visual_share": args.visual_share, **report.to_json()}, f"{pruned.describe()}\n\n{_comparison_text(report)}"
+
+
+def _thin(args: argparse.Namespace, lvlm: LVLM):
+    """What makes of a sample the one that the pruned model reads."""
+    return lambda sample: keep_visual(lvlm, sample, args.visual_share) if args.visual_share != 1 else sample
 
 
 def _comparison_text(report: Comparison) -> str:
@@ -266,13 +301,15 @@ def _evaluate(args: argparse.Namespace) -> tuple[dict, str]:
     asked = _questions(args)
     lvlm = _load(args)
     options = {"data": args.data, "batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens, "progress": _progress(args)}
-    changed = args.drop is not None or args.layers is not None
+    changed = args.drop is not None or args.layers is not None or args.visual_share != 1
+    if args.drop is None and args.layers is None:
+        args.drop = 0
     if not changed:
         full = evaluate(lvlm, asked, **options)
         return {"model": lvlm.name, **full.to_json()}, _evaluation_text(full.to_json())
     pruned = _prune(args, lvlm)
-    pair = PairedEvaluation(evaluate(lvlm, asked, **options), evaluate(pruned.lvlm, asked, **options))
-    return {"model": lvlm.name, "plan": pruned.to_json(), **pair.to_json()}, f"{pruned.describe()}\n\n{_evaluation_text(pair.to_json())}"
+    pair = PairedEvaluation(evaluate(lvlm, asked, **options), evaluate(pruned.lvlm, asked, prepare=_thin(args, lvlm), **options))
+    return {"model": lvlm.name, "plan": pruned.to_json(), "visual_share": args.visual_share, **pair.to_json()}, f"{pruned.describe()}\n\n{_evaluation_text(pair.to_json())}"
 
 
 def _evaluation_text(result: Mapping[str, Any]) -> str:
@@ -296,6 +333,8 @@ def _evaluation_text(result: Mapping[str, Any]) -> str:
 def _sweep(args: argparse.Namespace) -> tuple[dict, str]:
     drops = parse_numbers(args.drop, "drop") if args.drop is not None else None
     questions = _questions(args) if args.data else None
+    if args.rank == AUTO:
+        raise InputError("Found --rank auto for a sweep; expected one rank for all its rows; give a number or --energy.")
     lvlm, measured = _measured(args)
     found = sweep(
         lvlm,
@@ -379,8 +418,10 @@ def _models(args: argparse.Namespace) -> tuple[dict, str]:
         "families": [family.name for family in FAMILIES],
         "criteria": entries(CRITERIA, ("name", "title", "source", "formula", "direction", "cost_forward_passes")),
         "compensations": entries(COMPENSATIONS, ("name", "title", "source", "formula", "exportable")),
+        "presets": entries(PRESETS, ("name", "title", "explanation", "criterion", "compensation", "settings", "samples")),
     }
     lists = [(title, [(each["name"], each["title"], each["source"]) for each in result[title]]) for title in ("criteria", "compensations")]
+    lists.append(("presets", [(each["name"], each["title"], f"{each['criterion']} + {each['compensation']}") for each in result["presets"]]))
     heading = ("id", "parameters", "layers", "visual tokens an image", "bf16 memory", "licence", "good for")
     rows = [(m["id"], f"{m['parameters'] / 1e9:.2f} B", str(m["layers"]), m["visual_tokens"], f"{m['memory_gb']:.1f} GB", m["licence"] + (" (gated)" if m["gated"] else ""), m["good_for"]) for m in models]
     text = "models\n" + _table([heading, *rows], left=len(heading))

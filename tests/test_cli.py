@@ -243,3 +243,32 @@ def test_as_a_process(world):
     assert done.returncode == 0 and done.stderr == "" and json.loads(done.stdout)["layers"] == 6
     done = subprocess.run([sys.executable, "-m", "svl_core", "analyze", "--image", "none.png", "--prompt", "what"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_presets_rounds_and_a_chosen_rank(svl):
+    found = result(svl("compare", *ASK, *SET, "--drop", "1", "--preset", "best", "--rounds", "1", "--max-new-tokens", "3", "--json", "-"))
+    assert found["plan"]["criterion"] == "greedy-kl" and found["plan"]["compensation"] == "refit" and found["plan"]["settings"]["criterion"]["rounds"] == 1
+    found = result(svl("compare", *ASK, *SET, "--drop", "2", "--compensation", "scp", "--rank", "auto", "--max-new-tokens", "3", "--json", "-"))
+    assert found["plan"]["settings"]["compensation"]["rank"] in (0, 1, 2, 4, 8, 16, 32, 64)
+    assert [svl("compare", *ASK, "--drop", "1", *more)[0] for more in (("--preset", "nonesuch"), ("--rank", "four"))] == [2, 2]
+    assert "as-published" in svl("models")[1]
+
+
+def test_ranking_stability_is_told(svl):
+    found = result(svl("analyze", *ASK, *SET, "--stability", "2", "--json", "-"))["stability"]
+    assert found["drop"] == 2 and len(found["interval"]) == 6 and 0 <= found["overlap"] <= 1
+    assert "2 layers in common" in svl("analyze", *ASK, *SET, "--stability", "2")[1]
+
+
+def test_a_share_of_the_visual_tokens(svl):
+    found = result(svl("compare", *ASK, *SET, "--drop", "0", "--visual-share", "0.25", "--max-new-tokens", "3", "--json", "-"))
+    assert found["visual_share"] == 0.25 and found["kl"] > 0
+    found = result(svl("evaluate", "--model", "model", "--data", "q.jsonl", "--visual-share", "0.5", "--max-new-tokens", "3", "--json", "-"))
+    assert found["visual_share"] == 0.5 and found["full"]["n"] == found["n"] == 4
+    code, _, err = svl("compare", *ASK, *SET, "--drop", "0", "--visual-share", "1.5")
+    assert code == 2 and "share of 1.5" in err
+
+
+def test_unknown_quantisation_is_one_sentence(svl):
+    code, _, err = svl("compare", *ASK, "--drop", "1", "--quantize", "3bit")
+    assert code == 2 and err.count("\n") == 1 and "4bit, 8bit" in err

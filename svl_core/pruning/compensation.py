@@ -19,7 +19,7 @@ from svl_core.analysis.importance import TokenImportance
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm.model import LVLM
-from svl_core.pruning.refit import refit
+from svl_core.pruning.refit import check_floating, refit
 
 TARGETS = ("mlp", "attention")
 
@@ -207,8 +207,7 @@ def projection(layer: torch.nn.Module, target: str) -> torch.nn.Module:
 
 def apply(module: torch.nn.Module, edit: torch.Tensor) -> None:
     """W <- edit W (and b <- edit b) by assigning new Parameters: the tensors that a full model shares stay as they are."""
-    if not module.weight.is_floating_point() or hasattr(module.weight, "quant_state"):
-        raise InputError("Found quantised weights; expected floating-point ones to compensate; load the model without quantisation or use compensation 'none'.")
+    check_floating(module)
     for name in ("weight", "bias"):
         old = getattr(module, name, None)
         if old is not None:

@@ -36,6 +36,12 @@ def answered(lvlm: LVLM, sample: Sample, cancel: threading.Event | None = None) 
     return inputs, len(ids)
 
 
+def check_floating(module: torch.nn.Module) -> None:
+    """Raises InputError for a projection whose weights cannot be edited."""
+    if not module.weight.is_floating_point() or hasattr(module.weight, "quant_state"):
+        raise InputError("Found quantised weights; expected floating-point ones to compensate; load the model without quantisation or use compensation 'none'.")
+
+
 def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
     """argmin_D |A D - R|^2 + lambda |D|^2 from A^T A (f, f) and A^T R (f, d), float64; lambda = ridge x mean diagonal of A^T A. Returns D^T."""
     return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross).T
@@ -79,6 +85,7 @@ def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before the model was compensated.")
         projection = down_projection(module)
+        check_floating(projection)
         gram, cross = _moments(module, layer, after, passes, weights, states)
         weight = projection.weight
         projection.weight = torch.nn.Parameter((weight.double().cpu() + solved(gram, cross, ridge)).to(weight), requires_grad=False)

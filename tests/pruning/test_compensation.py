@@ -81,7 +81,7 @@ def test_the_full_model_is_untouched_and_only_named_weights_differ(tiny, tiny_sa
     edited = {name.split("layers.")[1] for name, p in pruned.model.named_parameters() if p.data_ptr() not in own}
     mlp, attention = {"0.mlp.down_proj.weight", "1.mlp.down_proj.weight"}, {"0.self_attn.o_proj.weight", "1.self_attn.o_proj.weight"}
     added = {f"{k}.svl_bridge.{part}" for k in (0, 1) for part in ("into", "back", "shift")}
-    assert edited == {"none": set(), "scp": mlp | attention, "lstsq": mlp, "bridge": added}[compensation]  # kept layers 0, 2 precede the runs 1..1 and 3..4
+    assert edited == {"none": set(), "scp": mlp | attention, "lstsq": mlp, "bridge": added, "refit": mlp | {"2.mlp.down_proj.weight"}}[compensation]  # kept layers 0, 2 precede the runs 1..1 and 3..4
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)

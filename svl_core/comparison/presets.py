@@ -1,0 +1,74 @@
+"""Presets: whole recipes by name (criterion, calibration, compensation and their settings), so that one choice sets them all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from svl_core.analysis.importance import TokenImportance, TopP, importance
+from svl_core.analysis.redundancy import LayerScores, redundancy
+from svl_core.analysis.trace import Trace, trace
+from svl_core.errors import InputError
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+from svl_core.pruning.compensation import COMPENSATIONS
+from svl_core.pruning.plan import DropPlan
+from svl_core.pruning.prune import prune
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe. settings: options of `prune`; samples: calibration samples that it asks for (None: however many there are)."""
+
+    name: str
+    title: str
+    explanation: str
+    criterion: str
+    compensation: str
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    top_p: TopP = TopP()
+    samples: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+
+    def fit(self, lvlm: LVLM, samples: Sequence[Sample], *, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Fitted:
+        """Traces the calibration samples. Raises InputError for none, Cancelled."""
+        samples = list(samples)
+        traced = trace(lvlm, samples, mlp=COMPENSATIONS[self.compensation].needs_mlp, progress=progress, cancel=cancel)
+        return Fitted(self, lvlm, tuple(samples), traced, importance(traced))
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A preset on calibration samples of one model: its ranking, and pruned models for any plan."""
+
+    preset: Preset
+    lvlm: LVLM
+    samples: tuple[Sample, ...]
+    trace: Trace
+    importance: TokenImportance
+
+    def rank(self, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> LayerScores:
+        """The layers by the preset's criterion; `rounds` as in `redundancy`."""
+        return redundancy(self.trace, self.importance, self.preset.criterion, top_p=self.preset.top_p, seed=seed, lvlm=self.lvlm, samples=self.samples, rounds=rounds, progress=progress, cancel=cancel)
+
+    def prune(self, chosen: DropPlan) -> LVLM:
+        """The model without the plan's layers, compensated as the preset says."""
+        return prune(self.lvlm, chosen, self.preset.compensation, self.trace, self.importance, top_p=self.preset.top_p, **self.preset.settings)
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({row.name: row for row in (
+    Preset("as-published", "SVL as published", "Short-LVLM, arXiv 2507.23362: layers by the cosine on important tokens, then SCP.", "svl", "scp"),
+    Preset("best", "Best found", "Layers dropped one by one where the answers' distribution suffers least (re-scored each time), then every later layer refitted in closed form.", "greedy-kl", "refit", samples=128),
+)})
+
+
+def preset_of(name: str) -> Preset:
+    """The registry's entry. Raises InputError for an unknown name, naming the valid ones."""
+    if name not in PRESETS:
+        raise InputError(f"Found the preset {name!r}; expected one of {', '.join(PRESETS)}; choose one.")
+    return PRESETS[name]

@@ -1,0 +1,371 @@
+"""The arena: every criterion with every compensation at every drop count, on the bundled model: `python tests/benchmarks/arena.py`.
+
+Layers are ranked and compensations fitted on calibration scenes (one set a seed), and every pruned model answers the same labelled
+questions, which share no scene with them. All models answer a part of the questions before the next part begins, so a stopped run
+leaves a smaller but whole table, and the same command goes on where it stopped. Results go to results/arena.json and the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+RESULTS, ROOT = HERE / "results" / "arena.json", HERE.parents[1]
+WEIGHTS = ROOT / "assets" / "demo_lvlm" / "model.safetensors"
+BEGIN, END = "<!-- arena: tests/benchmarks/arena.py -->", "<!-- end of arena -->"
+SHARES = (0.10, 0.20, 0.25, 0.30, 0.40, 0.50)  # of the layers, dropped
+BARS = {0.20: 0.99, 0.30: 0.976, 0.40: 0.964}  # share dropped -> accuracy kept that the best recipe should reach
+QUESTION_SEED = 4_004  # of the scenes asked about: neither training nor calibration draws from it
+PART = 100  # questions between two savings
+Z_95 = 1.959963984540054
+PRESET = "preset"  # stands for the criterion of a row that a preset made
+
+
+# The work: rankings, pruned models, marks (in worker processes)
+
+
+def drop_counts(layers: int) -> dict[int, float]:
+    """{layers dropped: share} of `SHARES`, rounded to whole layers."""
+    return {round(share * layers): share for share in SHARES}
+
+
+def start():
+    """The bundled model, for a process of one thread."""
+    import torch
+
+    import svl_core as svl
+
+    torch.set_num_threads(1)
+    return svl.load("demo")
+
+
+def calibration_samples(lvlm, size: int, seed: int) -> list:
+    from svl_core.demo.questions import calibration
+
+    return [lvlm.encode(*pair) for pair in calibration(size, seed)]
+
+
+def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
+    """For each criterion and drop count the layers that go, from one seed's calibration scenes."""
+    import svl_core as svl
+
+    lvlm = start()
+    samples = calibration_samples(lvlm, size, seed)
+    trace = svl.trace(lvlm, samples)
+    importance = svl.importance(trace)
+    drops, found = drop_counts(lvlm.num_layers), {}
+    for name, row in svl.CRITERIA.items():
+        if row.needs == "layers":
+            continue
+        scores = svl.redundancy(trace, importance, name, seed=seed, lvlm=lvlm, samples=samples, rounds=max(drops))
+        found[name] = {drop: sorted(scores.chosen(drop)) for drop in drops}
+    return found
+
+
+def recipes() -> list[tuple[str, str]]:
+    """(criterion, compensation) of every row of the table; presets as ("preset", name)."""
+    import svl_core as svl
+    from svl_core.comparison.presets import PRESETS
+
+    criteria = [name for name, row in svl.CRITERIA.items() if row.needs != "layers"]
+    return [(criterion, compensation) for compensation in svl.COMPENSATIONS for criterion in criteria] + [(PRESET, name) for name in PRESETS]
+
+
+def entrants(ranked: dict[int, dict]) -> dict[tuple, list[tuple[str, str, int, int]]]:
+    """Different pruned models {(layers, compensation or preset, seed that it is fitted on): its rows (criterion, compensation, drop, seed)}.
+
+    A preset drops the layers that its criterion ranks on this seed's calibration scenes, and fits on as many scenes as it asks for.
+    """
+    from svl_core.comparison.presets import PRESETS
+
+    made: dict[tuple, list] = {}
+    for seed, found in ranked.items():
+        for criterion, compensation in recipes():
+            layers = found[PRESETS[compensation].criterion if criterion == PRESET else criterion]
+            for drop, gone in layers.items():
+                how = f"{PRESET}:{compensation}" if criterion == PRESET else compensation
+                key = (tuple(gone), how, None if how == "none" else seed)
+                made.setdefault(key, []).append((criterion, compensation, drop, seed))
+    return made
+
+
+def shared_out(keys: list[tuple], jobs: int) -> list[list[int]]:
+    """Indices of the different models for each process, about as many for each; what one compensation fits on one seed stays together, for it begins alike."""
+    groups: dict[tuple, list[int]] = {}
+    for i, (_, how, seed) in enumerate(keys):
+        groups.setdefault((how, seed), []).append(i)
+    shares: list[list[int]] = [[] for _ in range(jobs)]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(shares, key=len).extend(group)
+    return shares
+
+
+class Worker:
+    """One process's share of the different models, made once, and what it answers with them."""
+
+    def __init__(self, ranked: dict[int, dict], size: int, share: list[int]):
+        import svl_core as svl
+        from svl_core.comparison.presets import PRESETS
+        from svl_core.pruning.plan import manual_plan
+
+        self.lvlm = start()
+        keys = list(entrants(ranked))
+        mine = [keys[i] for i in share]
+        seeds = {seed for _, how, seed in mine if seed is not None and not how.startswith(PRESET)}
+        traces = {seed: svl.trace(self.lvlm, calibration_samples(self.lvlm, size, seed), mlp=True) for seed in seeds}
+        fits = {seed: (trace, svl.importance(trace)) for seed, trace in traces.items()}
+        wanted = {(how.partition(":")[2], seed) for _, how, seed in mine if how.startswith(PRESET)}
+        presets = {(name, seed): PRESETS[name].fit(self.lvlm, calibration_samples(self.lvlm, PRESETS[name].samples or size, seed)) for name, seed in wanted}
+        self.models = [self.lvlm]
+        for layers, how, seed in mine:
+            plan = manual_plan(layers, self.lvlm.num_layers)
+            if how.startswith(PRESET):
+                self.models.append(presets[how.partition(":")[2], seed].prune(plan))
+            else:
+                self.models.append(svl.prune(self.lvlm, plan, how, *(fits[seed] if seed is not None else ())))
+
+    def marks(self, data: str, first: int, n: int) -> np.ndarray:
+        """(models, up to `PART`) marks on the questions from `first` on; the full model first."""
+        from svl_core.comparison.together import exact_marks
+        from svl_core.demo.evaluation import questions
+
+        asked = questions(data, n, QUESTION_SEED)[first : first + PART]
+        samples = [self.lvlm.encode(one.image, one.question) for one in asked]
+        return exact_marks(self.lvlm, self.models, samples, [answer_ids(self.lvlm, one.answer) for one in asked])
+
+
+def answer_ids(lvlm, answer: str) -> list[int]:
+    """The bundled model's tokens of an answer, with the end token."""
+    return [*lvlm.tokenizer(f" {answer}", add_special_tokens=False).input_ids, lvlm.tokenizer.eos_token_id]
+
+
+_worker: Worker | None = None
+
+
+def _prepare(ranked, size, share) -> None:
+    global _worker
+    _worker = Worker(ranked, size, share)
+
+
+def _marks(data: str, first: int, n: int) -> np.ndarray:
+    return _worker.marks(data, first, n)
+
+
+# The run
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Ranks, answers and saves, `args.jobs` processes at a time; whatever was saved before with the same settings is not done again."""
+    data = args.data.split(",")
+    settings = {"weights": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16], "questions": args.questions, "data": data, "seeds": list(range(args.seeds)),
+                "calibration_samples": args.calibration_size, "question_seed": QUESTION_SEED, "part": PART}
+    saved = args.out.with_suffix(".parts")
+    _fresh(saved, settings)
+    pool = ProcessPoolExecutor(args.jobs, get_context("spawn"))
+    file = saved / "rankings.json"
+    if not file.exists():
+        _say("ranking the layers")
+        found = dict(zip(settings["seeds"], pool.map(rankings, settings["seeds"], [args.calibration_size] * args.seeds)))
+        file.write_text(json.dumps({str(seed): value for seed, value in found.items()}), encoding="utf-8")
+    ranked = {int(seed): {name: {int(d): layers for d, layers in by_drop.items()} for name, by_drop in found.items()} for seed, found in json.loads(file.read_text(encoding="utf-8")).items()}
+    pool.shutdown()
+    rows = entrants(ranked)
+    shares = [share for share in shared_out(list(rows), args.jobs) if share]
+    parts = [(first, name) for first in range(0, args.questions, PART) for name in data]
+    parts = [(first, name) for first, name in parts if not _part(saved, name, first).exists()]
+    _say(f"{len(rows)} different models for {sum(map(len, rows.values()))} rows, {len(parts)} parts to answer")
+    began = time.monotonic()
+    made = summary(settings, ranked, saved) if any(saved.glob("*.npy")) else None
+    if parts:
+        pools = [ProcessPoolExecutor(1, get_context("spawn"), _prepare, (ranked, args.calibration_size, share)) for share in shares]
+        for first, name in parts:
+            if args.minutes and time.monotonic() - began > 60 * args.minutes:
+                break
+            found = [pool.submit(_marks, name, first, args.questions) for pool in pools]
+            table = np.zeros((len(rows) + 1, min(PART, args.questions - first)), bool)
+            for share, one in zip(shares, found):
+                table[0], table[1 + np.array(share)] = one.result()[0], one.result()[1:]
+            with open(saved / "part.tmp", "wb") as out:
+                np.save(out, np.packbits(table, axis=1))
+            (saved / "part.tmp").replace(_part(saved, name, first))
+            made = summary(settings, ranked, saved)
+            _save(args.out, made)
+            _say(f"{time.monotonic() - began:5.0f} s, questions {made['n']}")
+        for pool in pools:
+            pool.shutdown()
+    if made is None:
+        raise SystemExit("Nothing was measured.")
+    _save(args.out, made)
+    return made
+
+
+def _fresh(folder: Path, settings: dict) -> None:
+    """Empties `folder` unless it holds the parts of a run with equal settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "settings.json"
+    if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != settings:
+        for old in folder.iterdir():
+            old.unlink()
+        file.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _part(folder: Path, data: str, first: int) -> Path:
+    return folder / f"{data}-{first:05}.npy"
+
+
+def _save(file: Path, made: dict) -> None:
+    lines = ",\n".join(json.dumps(row) for row in made["rows"])
+    head = json.dumps(made | {"rows": []}, indent=1)
+    file.with_suffix(".tmp").write_text(head.replace('"rows": []', '"rows": [\n' + lines + "\n]") + "\n", encoding="utf-8")
+    file.with_suffix(".tmp").replace(file)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# The statistics
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson 95 % interval of a share of n questions."""
+    z2 = Z_95**2 / n
+    centre, half = (share + z2 / 2) / (1 + z2), Z_95 / (1 + z2) * math.sqrt(share * (1 - share) / n + z2 / (4 * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired(marks: np.ndarray, full: np.ndarray) -> tuple[float, float]:
+    """Difference of accuracy and the half width of its 95 % interval. marks: (seeds, n), full: (n,) or (seeds, n), the same n questions.
+
+    The seeds are averaged question by question, so that the questions are what is drawn at random: 1.96 standard errors of that mean.
+    """
+    gap = np.atleast_2d(marks).astype(float).mean(0) - np.atleast_2d(full).astype(float).mean(0)
+    return float(gap.mean()), float(Z_95 * gap.std(ddof=1) / math.sqrt(len(gap))) if len(gap) > 1 else 0.0
+
+
+def summary(settings: dict, ranked: dict, saved: Path) -> dict:
+    """All rows of the table from the parts answered so far."""
+    marks = {}
+    for name in settings["data"]:
+        parts = []
+        for first in range(0, settings["questions"], PART):
+            if _part(saved, name, first).exists():
+                parts.append(np.unpackbits(np.load(_part(saved, name, first)), axis=1, count=min(PART, settings["questions"] - first)))
+        if parts:
+            marks[name] = np.concatenate(parts, axis=1).astype(bool)
+    where = {row: i for i, rows in enumerate(entrants(ranked).values(), 1) for row in rows}
+    layers = {row: key[0] for key, rows in entrants(ranked).items() for row in rows}
+    counts = sorted({row[2] for row in where})
+    rows = []
+    for criterion, compensation in recipes():
+        for drop in counts:
+            keys = [(criterion, compensation, drop, seed) for seed in settings["seeds"]]
+            row = {"criterion": criterion, "compensation": compensation, "drop": drop, "layers": [list(layers[key]) for key in keys], "data": {}}
+            for name, table in marks.items():
+                own, full = table[[where[key] for key in keys]], table[0]
+                accuracy, (difference, half) = float(own.mean()), paired(own, full)
+                row["data"][name] = {"accuracy": accuracy, "interval": wilson(accuracy, own.shape[1]), "by_seed": own.mean(1).tolist(), "difference": difference, "half_width": half,
+                                     "kept": accuracy / float(full.mean()), "kept_half_width": half / float(full.mean())}
+            kept = [each["kept"] for each in row["data"].values()]
+            row |= {"kept": float(np.mean(kept)), "kept_half_width": math.sqrt(sum(each["kept_half_width"] ** 2 for each in row["data"].values())) / len(kept)}
+            rows.append(row)
+    return {"settings": settings, "n": {name: table.shape[1] for name, table in marks.items()}, "complete": all(table.shape[1] == settings["questions"] for table in marks.values()) and len(marks) == len(settings["data"]),
+            "layers": layers_of_model(), "shares": {str(drop): share for drop, share in drop_counts(layers_of_model()).items()}, "models": len(set(where.values())),
+            "full": {name: {"accuracy": float(table[0].mean()), "interval": wilson(float(table[0].mean()), table.shape[1])} for name, table in marks.items()},
+            "published": published(marks, where, counts, settings["seeds"]), "rows": rows}
+
+
+def layers_of_model() -> int:
+    return json.loads((WEIGHTS.parent / "config.json").read_text(encoding="utf-8"))["text_config"]["num_hidden_layers"]
+
+
+def published(marks: dict, where: dict, counts: list[int], seeds: list[int]) -> list[dict]:
+    """SVL as published (svl + scp) against each uncompensated baseline: paired difference of accuracy, the data sets averaged."""
+    made = []
+    for drop in counts:
+        for criterion, compensation in recipes():
+            if compensation != "none":
+                continue
+            gaps = []
+            for table in marks.values():
+                own, other = ([where[key, how, drop, seed] for seed in seeds] for key, how in (("svl", "scp"), (criterion, compensation)))
+                gaps.append(paired(table[own], table[other]))
+            made.append({"drop": drop, "baseline": criterion, "difference": float(np.mean([g for g, _ in gaps])), "half_width": math.sqrt(sum(h * h for _, h in gaps)) / len(gaps)})
+    return made
+
+
+# The report
+
+
+def percent(row: dict) -> str:
+    return f"{row['kept']:.1%}"
+
+
+def table(made: dict) -> str:
+    """The README's part as Markdown."""
+    counts = sorted({row["drop"] for row in made["rows"]})
+    find = {(row["criterion"], row["compensation"], row["drop"]): row for row in made["rows"]}
+    names = list(dict.fromkeys((row["criterion"], row["compensation"]) for row in made["rows"]))
+    n = " and ".join(f"{count:,} {name}" for name, count in made["n"].items())
+    full = ", ".join(f"{name} {each['accuracy']:.1%} ({each['interval'][0]:.1%} to {each['interval'][1]:.1%})" for name, each in made["full"].items())
+    settings = made["settings"]
+    lines = [f"Accuracy kept against the full model ({full}), mean of the data sets ({n} questions, exact match) and of {len(settings['seeds'])} calibration seeds of {settings['calibration_samples']} scenes each; "
+             f"{made['layers']} layers, question seed {settings['question_seed']}, weights `{settings['weights']}`; ± is half the 95 % interval of the paired difference."
+             + ("" if made["complete"] else " The run was stopped before all questions were asked."), ""]
+    heading = "| " + " | ".join(f"{drop} ({made['shares'][str(drop)]:.0%})" for drop in counts) + " |"
+    lines += ["| preset " + heading, "| --- |" + " --- |" * len(counts)]
+    for criterion, name in names:
+        if criterion == PRESET:
+            lines.append(f"| {name} | " + " | ".join(f"{percent(find[criterion, name, d])} ± {find[criterion, name, d]['kept_half_width']:.1%}" for d in counts) + " |")
+    bars = {d: BARS.get(made["shares"][str(d)]) for d in counts}
+    lines.append("| *aim* | " + " | ".join(f"{bars[d]:.1%}" if bars[d] else "-" for d in counts) + " |")
+    lines += ["", "SVL as published (`svl` + `scp`) minus the best uncompensated baseline, in points of accuracy (positive: SVL is better):", "", "| dropped | best baseline | difference (95 % interval) |", "| --- | --- | --- |"]
+    for drop in counts:
+        worst = min((row for row in made["published"] if row["drop"] == drop), key=lambda row: row["difference"])
+        low, high = (100 * (worst["difference"] + sign * worst["half_width"]) for sign in (-1, 1))
+        lines.append(f"| {drop} | {worst['baseline']} | {100 * worst['difference']:+.1f} ({low:+.1f} to {high:+.1f}) |")
+    lines += ["", "<details><summary>All criteria with all compensations</summary>", "", "| criterion | compensation " + heading, "| --- | --- |" + " --- |" * len(counts)]
+    best = {d: max(find[c, k, d]["kept"] for c, k in names if c != PRESET) for d in counts}
+    for criterion, compensation in names:
+        if criterion != PRESET:
+            cells = [find[criterion, compensation, d] for d in counts]
+            lines.append(f"| {criterion} | {compensation} | " + " | ".join(f"**{percent(row)}**" if row["kept"] == best[row["drop"]] else percent(row) for row in cells) + " |")
+    return "\n".join([*lines, "", "</details>"])
+
+
+def with_figures(text: str, made: dict) -> str:
+    """`text` with the part between the marks replaced."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--questions", type=int, default=2000, metavar="N", help="questions of each data set (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="K", help="calibration seeds 0..K-1 (default: %(default)s)")
+    parser.add_argument("--data", default="scenes,easy-vqa", help="data sets, by commas (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="J", help="processes of one thread each (default: %(default)s)")
+    parser.add_argument("--calibration-size", type=int, default=32, metavar="N", help="calibration scenes a seed (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="begin no new part of the questions after so many minutes")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="results file; the README is rewritten only from the default one")
+    args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    made = run(args)
+    if args.out == RESULTS:
+        readme = ROOT / "README.md"
+        readme.write_text(with_figures(readme.read_text(encoding="utf-8"), made), encoding="utf-8")
+    print(table(made))
+
+
+if __name__ == "__main__":
+    main()
