@@ -1,0 +1,76 @@
+"""Hostile input, long version: `python tests/benchmarks/fuzz.py [--pictures 3000] [--seed 0]` -> results/fuzz.json.
+
+Damaged pictures of every format that Pillow writes go through the project's only way of opening one; prompts go through the
+bundled model's encoder. Each must end as a picture (a sample) or as one sentence. The short version, with the page's
+requests, is tests/space/test_hostile.py.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (1, 2)] + [str(Path(__file__).resolve().parents[1] / "space")]
+
+from hostile import PROMPTS, damaged_pictures  # noqa: E402
+
+RESULTS = Path(__file__).with_name("results") / "fuzz.json"
+HANG_S = 20.0  # of processor time for one file
+START, END = "<!-- fuzz: tests/benchmarks/fuzz.py -->\n", "<!-- end of fuzz -->"
+
+
+def measure(pictures: int, seed: int) -> dict:
+    """Counts of outcomes; `failures` names everything that was neither opened nor refused in a sentence, or hung."""
+    import svl_core as svl
+    from svl_core.errors import InputError
+    from svl_core.ui.limits import PUBLIC
+
+    outcomes, formats, failures, slowest = Counter(), set(), [], 0.0
+    for name, content in damaged_pictures(pictures, seed):
+        formats.add(name.split("/")[0]) if "/" in name else None
+        start = time.process_time()
+        try:
+            image = svl.open_image(content, max_pixels=PUBLIC.image_pixels, max_bytes=PUBLIC.image_bytes)
+            outcomes["opened"] += 1
+            assert image.mode == "RGB"
+        except InputError:
+            outcomes["refused"] += 1
+        except BaseException as error:
+            failures.append(f"{name}: {type(error).__name__}")
+        slowest = max(slowest, time.process_time() - start)
+        if time.process_time() - start > HANG_S:
+            failures.append(f"{name}: {HANG_S} s")
+    lvlm = svl.load("demo")
+    white = svl.open_image(next(content for name, content in damaged_pictures(500) if name == "PNG/RGB"))
+    visual = len(lvlm.encode(white, "what?").visual)
+    for name, prompt in PROMPTS.items():
+        try:
+            sample = lvlm.encode(white, prompt)
+            outcomes["prompts read"] += 1
+            if len(sample.visual) != visual:
+                failures.append(f"prompt {name}: became an image mark")
+        except InputError:
+            outcomes["prompts refused"] += 1
+        except BaseException as error:
+            failures.append(f"prompt {name}: {type(error).__name__}")
+    return {"pictures": pictures, "formats": sorted(formats), "seed": seed, **{key.replace(" ", "_"): count for key, count in sorted(outcomes.items())}, "slowest_s": round(slowest, 2), "failures": failures}
+
+
+def with_figures(text: str, made: dict) -> str:
+    """`text` with its fuzz sentence made anew."""
+    before, _, rest = text.partition(START)
+    line = (f"{made['pictures']:,} damaged pictures of {len(made['formats'])} formats: {made['opened']:,} opened, {made['refused']:,} refused in a sentence, slowest {made['slowest_s']} s; "
+            f"{made['prompts_read'] + made['prompts_refused']} hostile prompts; {len(made['failures'])} crashes, hangs or marks let through.\n")
+    return before + START + line + END + rest.partition(END)[2] if rest else text
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    made = measure(options.pictures, options.seed)
+    RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({**made, "formats": len(made["formats"])}, indent=1))
