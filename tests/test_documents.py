@@ -26,6 +26,16 @@ def test_figures_are_those_of_the_results_file(name, documents):
         assert script(name).with_figures(text, made) == text, f"{document} is stale: run python tests/benchmarks/{name}.py"
 
 
+@pytest.mark.parametrize("name", ["arena", "visual_tokens"])
+def test_figures_of_the_long_runs(name):
+    """Between the marks stands what the results file holds; before the first run there is neither."""
+    text, made, file = (ROOT / "README.md").read_text(encoding="utf-8"), script(name), BENCHMARKS / "results" / f"{name}.json"
+    if file.exists():
+        assert made.with_figures(text, json.loads(file.read_text(encoding="utf-8"))) == text, f"README.md is stale: run python tests/benchmarks/{name}.py"
+    else:
+        assert made.BEGIN + "\n" + made.END in text
+
+
 def test_relative_links_lead_somewhere():
     for document in (ROOT / "README.md", ROOT / "assets" / "demo_lvlm" / "README.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):

@@ -1,0 +1,88 @@
+"""Layers and visual tokens pruned, alone and together, on the bundled model: `python tests/benchmarks/visual_tokens.py [--limit N]`.
+
+Visual tokens are ranked by each question's own importance (one pass of the full model, not counted in the speed-up), layers by the
+preset "best". Results go to results/visual_tokens.json and the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import svl_core as svl
+from svl_core.comparison.evaluation import PairedEvaluation
+from svl_core.comparison.speed import measure_speedup
+from svl_core.demo.evaluation import questions
+from svl_core.demo.questions import calibration
+
+HERE = Path(__file__).parent
+RESULTS, ROOT = HERE / "results" / "visual_tokens.json", HERE.parents[1]
+BEGIN, END = "<!-- tokens: tests/benchmarks/visual_tokens.py -->", "<!-- end of tokens -->"
+SEED = 5_005  # of the questions
+DROPS, SHARES = (0, 3, 5), (1.0, 0.75, 0.5, 0.25)
+
+
+def measure(limit: int, samples: int, repeats: int) -> dict:
+    lvlm = svl.load("demo")
+    asked = questions("scenes", limit, SEED)
+    full = svl.evaluate(lvlm, asked, data="scenes")
+    fitted = svl.PRESETS["best"].fit(lvlm, [lvlm.encode(*pair) for pair in calibration(samples)])
+    scores = fitted.rank(rounds=max(DROPS))
+    known: dict[str, object] = {}
+
+    def thinned(share):
+        def prepare(sample):
+            if sample.key not in known:
+                known[sample.key] = svl.visual_scores(lvlm, sample)
+            return svl.keep_visual(lvlm, sample, share, known[sample.key])
+
+        return prepare
+
+    first, rows = lvlm.encode(asked[0].image, asked[0].question), []
+    for drop in DROPS:
+        pruned = fitted.prune(svl.plan(scores, drop))
+        for share in SHARES:
+            pair = PairedEvaluation(full, svl.evaluate(pruned, asked, data="scenes", prepare=thinned(share)))
+            speed = measure_speedup(lvlm, pruned, first, repeats=repeats, pruned_sample=thinned(share)(first))
+            rows.append({"drop": drop, "share": share, "accuracy": pair.pruned.accuracy, "interval": pair.pruned.overall.interval, "kept": pair.accuracy_kept, "kept_interval": pair.interval, "speedup_prefill": speed.prefill, "speedup": speed.total})
+            print(rows[-1], file=sys.stderr)
+    return {"seed": SEED, "n": full.n, "layers": lvlm.num_layers, "visual_tokens": len(first.visual), "calibration_samples": samples, "preset": "best", "threads": torch.get_num_threads(), "full": full.overall.to_json(), "rows": rows}
+
+
+def table(made: dict) -> str:
+    lines = [f"{made['n']} scene questions, {made['visual_tokens']} visual tokens, preset `{made['preset']}`; each cell: accuracy kept (95 % interval), speed-up of the prefill.", "",
+             "| layers dropped | " + " | ".join(f"{share:.0%} of the visual tokens" for share in SHARES) + " |", "| --- |" + " --- |" * len(SHARES)]
+    for drop in DROPS:
+        cells = [row for row in made["rows"] if row["drop"] == drop]
+        lines.append(f"| {drop} of {made['layers']} | " + " | ".join(f"{c['kept']:.1%} ({c['kept_interval'][0]:.1%} to {c['kept_interval'][1]:.1%}), {c['speedup_prefill']:.2f}x" for c in cells) + " |")
+    return "\n".join(lines)
+
+
+def with_figures(text: str, made: dict) -> str:
+    """`text` with the part between the marks replaced."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--limit", type=int, default=500, help="scene questions (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=64, help="calibration scenes (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=30, help="timed answers (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="results file; the README is rewritten only from the default one")
+    args = parser.parse_args()
+    made = measure(args.limit, args.samples, args.repeats)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    if args.out == RESULTS:
+        readme = ROOT / "README.md"
+        readme.write_text(with_figures(readme.read_text(encoding="utf-8"), made), encoding="utf-8")
+    print(table(made))
+
+
+if __name__ == "__main__":
+    main()
