@@ -24,7 +24,7 @@ from svl_core.comparison.answer import Answer
 from svl_core.comparison.calibration import disjoint, draw, encode_all, read_calibration
 from svl_core.comparison.evaluation import PairedEvaluation, evaluate, read_jsonl
 from svl_core.comparison.fidelity import Comparison, compare
-from svl_core.comparison.presets import PRESETS, preset_of
+from svl_core.comparison.presets import PRESETS, Fitted, preset_of
 from svl_core.comparison.ranks import choose_rank
 from svl_core.comparison.sweep import sweep
 from svl_core.errors import InputError
@@ -198,6 +198,9 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
         weights = _importance(args, traced)
     if layers is not None:
         chosen = manual_plan(layers, lvlm.num_layers, lvlm.protected)
+    elif ranks and getattr(args, "preset", None) and preset_of(args.preset).rivals:
+        fitted = Fitted(preset_of(args.preset), lvlm, tuple(samples), traced, weights)
+        chosen = fitted.plan(args.drop, seed=args.seed, rounds=args.rounds, progress=_progress(args))
     elif ranks:
         chosen = plan(_scores(args, traced, weights, args.criterion, lvlm, samples), args.drop)
     else:

@@ -11,17 +11,19 @@ from typing import Any
 from svl_core.analysis.importance import TokenImportance, TopP, importance
 from svl_core.analysis.redundancy import LayerScores, redundancy
 from svl_core.analysis.trace import Trace, trace
+from svl_core.comparison.ranks import choose_plan
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.compensation import COMPENSATIONS
-from svl_core.pruning.plan import DropPlan
+from svl_core.pruning.plan import DropPlan, plan
 from svl_core.pruning.prune import prune
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe. settings: options of `prune`; samples: calibration samples that it asks for (None: however many there are)."""
+    """A recipe. settings: options of `prune`; samples: calibration samples that it asks for (None: however many there are); rivals: criteria
+    whose layers compete with those of `criterion`, each compensated, for the lowest held-out KL."""
 
     name: str
     title: str
@@ -31,6 +33,7 @@ class Preset:
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     top_p: TopP = TopP()
     samples: int | None = None
+    rivals: tuple[str, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
@@ -52,9 +55,18 @@ class Fitted:
     trace: Trace
     importance: TokenImportance
 
-    def rank(self, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> LayerScores:
-        """The layers by the preset's criterion; `rounds` as in `redundancy`."""
-        return redundancy(self.trace, self.importance, self.preset.criterion, top_p=self.preset.top_p, seed=seed, lvlm=self.lvlm, samples=self.samples, rounds=rounds, progress=progress, cancel=cancel)
+    def rank(self, criterion: str | None = None, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> LayerScores:
+        """The layers by the preset's criterion (or another one); `rounds` as in `redundancy`."""
+        return redundancy(self.trace, self.importance, criterion or self.preset.criterion, top_p=self.preset.top_p, seed=seed, lvlm=self.lvlm, samples=self.samples, rounds=rounds, progress=progress, cancel=cancel)
+
+    def choose(self, plans: Sequence[DropPlan], *, seed: int = 0, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
+        """The best of the criterion's and the rivals' plans, see `choose_plan`."""
+        return choose_plan(self.lvlm, plans, self.preset.compensation, self.samples, seed=seed, settings={"top_p": self.preset.top_p, **self.preset.settings}, progress=progress, cancel=cancel)
+
+    def plan(self, drop: int, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
+        """`drop` layers by the preset's criterion, or by whichever of it and its rivals does best. Raises InputError, Cancelled."""
+        plans = [plan(self.rank(name, seed=seed, rounds=rounds or drop, progress=progress, cancel=cancel), drop) for name in (self.preset.criterion, *self.preset.rivals)]
+        return self.choose(plans, seed=seed, progress=progress, cancel=cancel)
 
     def prune(self, chosen: DropPlan) -> LVLM:
         """The model without the plan's layers, compensated as the preset says."""
@@ -63,7 +75,7 @@ class Fitted:
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({row.name: row for row in (
     Preset("as-published", "SVL as published", "Short-LVLM, arXiv 2507.23362: layers by the cosine on important tokens, then SCP.", "svl", "scp"),
-    Preset("best", "Best found", "Layers dropped one by one where the answers' distribution suffers least (re-scored each time), then every later layer refitted in closed form.", "greedy-kl", "refit", samples=128),
+    Preset("best", "Best found", "The layers of whichever criterion (greedy KL, SVL, SVL on text, SLEB) leaves the answers' distribution nearest once every later layer is refitted in closed form.", "greedy-kl", "refit", samples=128, rivals=("svl", "svl-textual", "sleb")),
 )})
 
 

@@ -1,9 +1,9 @@
-"""The rank k of a compensation chosen by what it is for: fidelity on calibration samples that it was not fitted on."""
+"""Choices by what they are for, fidelity on calibration samples that nothing was fitted on: a compensation's rank, or which layers go."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,17 +46,39 @@ def choose_rank(lvlm: LVLM, plan: DropPlan, compensation: str, samples: Sequence
     """
     if compensation not in RANKED:
         raise InputError(f"Found the compensation {compensation!r}, which has no rank; expected one of {', '.join(RANKED)}; choose one or leave the rank out.")
-    fit, held = split(samples, share, seed)
     ranks = sorted({min(rank, lvlm.hidden_size) for rank in ranks})
+    options = ((f"rank {rank}", plan, {**(settings or {}), "rank": rank, "energy": None}) for rank in ranks)
+    found, held = held_out(lvlm, options, compensation, samples, share=share, seed=seed, max_new_tokens=max_new_tokens, progress=progress, cancel=cancel)
+    return RankChoice(ranks[int(np.argmin(found))], tuple(ranks), tuple(found), held)
+
+
+def choose_plan(lvlm: LVLM, plans: Sequence[DropPlan], compensation: str, samples: Sequence[Sample], *, share: float = 0.5, seed: int = 0, settings: Mapping[str, Any] | None = None,
+                progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
+    """The plan of lowest held-out KL once compensated: selection under compensation, among the plans of several criteria.
+
+    Ties go to the earlier plan; plans that drop the same layers are tried once. Raises InputError as `split` does; Cancelled.
+    """
+    different = list({chosen.drop: chosen for chosen in reversed(plans)}.values())[::-1]
+    if len(different) == 1:
+        return different[0]
+    options = ((f"the layers of {chosen.criterion}", chosen, settings or {}) for chosen in different)
+    found, _ = held_out(lvlm, options, compensation, samples, share=share, seed=seed, progress=progress, cancel=cancel)
+    return different[int(np.argmin(found))]
+
+
+def held_out(lvlm: LVLM, options: Iterable[tuple[str, DropPlan, Mapping[str, Any]]], compensation: str, samples: Sequence[Sample], *, share: float, seed: int, max_new_tokens: int = 64,
+             progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> tuple[list[float], int]:
+    """For each (what it is, plan, options of `prune`) the KL on the samples left out of the fit, and how many those are."""
+    fit, held = split(samples, share, seed)
     traced = trace(lvlm, fit, mlp=COMPENSATIONS[compensation].needs_mlp, cancel=cancel)
     answers = answer_batch(lvlm, held, max_new_tokens=max_new_tokens, cancel=cancel)
     reference = forced_logits(lvlm, held, answers, cancel=cancel)
-    found = []
-    for number, rank in enumerate(ranks):
+    options, found = list(options), []
+    for number, (what, plan, settings) in enumerate(options):
         if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped before a rank was chosen.")
+            raise Cancelled("Stopped before all choices were tried.")
         if progress:
-            progress(number / len(ranks), f"trying rank {rank}")
-        pruned = prune(lvlm, plan, compensation, traced, **{**(settings or {}), "rank": rank, "energy": None})
+            progress(number / len(options), f"trying {what}")
+        pruned = prune(lvlm, plan, compensation, traced, **settings)
         found.append(float(np.mean([float(kl_per_token(reference[i], logits).mean()) for i, logits in iterate_forced(pruned, held, answers, cancel=cancel)])))
-    return RankChoice(ranks[int(np.argmin(found))], tuple(ranks), tuple(found), len(held))
+    return found, len(held)

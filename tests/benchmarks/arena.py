@@ -56,8 +56,10 @@ def calibration_samples(lvlm, size: int, seed: int) -> list:
 
 
 def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
-    """For each criterion and drop count the layers that go, from one seed's calibration scenes."""
+    """For each criterion (and preset) and drop count the layers that go, from one seed's calibration scenes."""
     import svl_core as svl
+    from svl_core.comparison.presets import PRESETS
+    from svl_core.pruning.plan import DropPlan
 
     lvlm = start()
     samples = calibration_samples(lvlm, size, seed)
@@ -69,6 +71,9 @@ def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
             continue
         scores = svl.redundancy(trace, importance, name, seed=seed, lvlm=lvlm, samples=samples, rounds=max(drops))
         found[name] = {drop: sorted(scores.chosen(drop)) for drop in drops}
+    for name, preset in PRESETS.items():
+        fitted = preset.fit(lvlm, samples)
+        found[f"{PRESET}:{name}"] = {drop: list(fitted.choose([DropPlan(tuple(found[each][drop]), lvlm.num_layers, each) for each in (preset.criterion, *preset.rivals)], seed=seed).drop) for drop in drops}
     return found
 
 
@@ -84,14 +89,12 @@ def recipes() -> list[tuple[str, str]]:
 def entrants(ranked: dict[int, dict]) -> dict[tuple, list[tuple[str, str, int, int]]]:
     """Different pruned models {(layers, compensation or preset, seed that it is fitted on): its rows (criterion, compensation, drop, seed)}.
 
-    A preset drops the layers that its criterion ranks on this seed's calibration scenes, and fits on as many scenes as it asks for.
+    A preset chooses its layers on the same calibration scenes as the criteria, and fits on as many scenes as it asks for.
     """
-    from svl_core.comparison.presets import PRESETS
-
     made: dict[tuple, list] = {}
     for seed, found in ranked.items():
         for criterion, compensation in recipes():
-            layers = found[PRESETS[compensation].criterion if criterion == PRESET else criterion]
+            layers = found[f"{PRESET}:{compensation}" if criterion == PRESET else criterion]
             for drop, gone in layers.items():
                 how = f"{PRESET}:{compensation}" if criterion == PRESET else compensation
                 key = (tuple(gone), how, None if how == "none" else seed)

@@ -31,7 +31,6 @@ def measure(limit: int, samples: int, repeats: int) -> dict:
     asked = questions("scenes", limit, SEED)
     full = svl.evaluate(lvlm, asked, data="scenes")
     fitted = svl.PRESETS["best"].fit(lvlm, [lvlm.encode(*pair) for pair in calibration(samples)])
-    scores = fitted.rank(rounds=max(DROPS))
     known: dict[str, object] = {}
 
     def thinned(share):
@@ -44,7 +43,7 @@ def measure(limit: int, samples: int, repeats: int) -> dict:
 
     first, rows = lvlm.encode(asked[0].image, asked[0].question), []
     for drop in DROPS:
-        pruned = fitted.prune(svl.plan(scores, drop))
+        pruned = fitted.prune(fitted.plan(drop))
         for share in SHARES:
             pair = PairedEvaluation(full, svl.evaluate(pruned, asked, data="scenes", prepare=thinned(share)))
             speed = measure_speedup(lvlm, pruned, first, repeats=repeats, pruned_sample=thinned(share)(first))

@@ -1,0 +1,43 @@
+"""Presets: settings that the registries know, plans by the criterion or by the contest under compensation."""
+
+import numpy as np
+import pytest
+from tiny import picture
+
+import svl_core as svl
+from svl_core.comparison.presets import PRESETS, Preset, preset_of
+from svl_core.comparison.ranks import choose_plan, held_out
+from svl_core.errors import InputError
+from svl_core.pruning.plan import manual_plan
+
+
+@pytest.fixture(scope="module")
+def samples(tiny):
+    return [tiny.encode(picture(seed=seed), "what is in the picture") for seed in range(4)]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_each_preset_prunes(tiny, samples, preset):
+    assert {preset.criterion, *preset.rivals} <= set(svl.CRITERIA) and preset.compensation in svl.COMPENSATIONS
+    fitted = preset.fit(tiny, samples)
+    chosen = fitted.plan(2)
+    pruned = fitted.prune(chosen)
+    assert pruned.num_layers == 4 and pruned.provenance["compensation"]["name"] == preset.compensation
+    assert chosen.drop in [svl.plan(fitted.rank(name), 2).drop for name in (preset.criterion, *preset.rivals)]
+
+
+def test_without_rivals_the_criterion_decides(tiny, samples):
+    fitted = Preset("p", "p", "", "shortgpt", "none").fit(tiny, samples)
+    assert fitted.plan(3).drop == svl.plan(fitted.rank(), 3).drop
+
+
+def test_the_contest_takes_the_lowest_kl_left_out(tiny, samples):
+    plans = [manual_plan(layers, tiny.num_layers) for layers in ((1, 2), (3, 4), (2, 1), (1, 4))]
+    kl, n = held_out(tiny, [("", plan, {}) for plan in plans], "refit", samples, share=0.5, seed=0)
+    assert n == 2 and kl[0] == kl[2] and len(set(kl)) == 3
+    assert choose_plan(tiny, plans, "refit", samples).drop == plans[int(np.argmin(kl))].drop
+
+
+def test_unknown_names_list_the_valid_ones():
+    with pytest.raises(InputError, match="as-published, best"):
+        preset_of("worst")
