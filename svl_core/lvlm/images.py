@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from svl_core.errors import InputError
 
 READABLE = "a PNG, JPEG, WebP, GIF, BMP or TIFF picture"
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")  # none that Pillow hands to another program, as it does EPS
 
 
 def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = 40_000_000, max_bytes: int = 20_000_000) -> Image.Image:
@@ -63,8 +64,9 @@ def _opened(source: str | Path | bytes, max_bytes: int) -> Image.Image:
         raise InputError(f"Found {type(source).__name__}; expected a path, bytes or a PIL image; pass one of these.")
     if not content:
         raise InputError(f"Found an empty file; expected {READABLE}; save it again and retry.")
+    Image.init()
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise InputError(f"Found an image with far too many pixels ({_short(error)}); give a smaller copy.") from error
     except Exception as error:

@@ -34,9 +34,17 @@ def test_damaged_pictures_open_or_say_why():
     assert len(sentences) < len(outcomes) and all(each.startswith("Found") for each in sentences)
 
 
+def test_no_other_program_is_started_for_a_picture(monkeypatch):
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a program was started"))
+    files = [content for name, content in [*damaged_pictures(12), *whole_pictures()] if name.split("/")[0].lower() in ("eps", "wmf", "pdf")]
+    assert files and all(opened(content).startswith("Found data that is not a readable image") for content in files)
+
+
 def test_common_formats_open_whole():
     common = {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"}
-    found = {name: opened(content) for name, content in whole_pictures() if name.split("/")[0] in common}
+    found = {name: opened(content) for name, content in whole_pictures() if name.split("/")[0] in common and name.split("/")[1] in ("L", "RGB")}
     assert {name.split("/")[0] for name in found} >= common - {"WEBP"} and set(found.values()) == {(31, 23)}, found
 
 
