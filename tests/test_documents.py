@@ -18,7 +18,7 @@ def script(name):
     return module
 
 
-@pytest.mark.parametrize("name, documents", [("demo_model", ("README.md", "assets/demo_lvlm/README.md")), ("page", ("README.md",))])
+@pytest.mark.parametrize("name, documents", [("demo_model", ("README.md", "assets/demo_lvlm/README.md")), ("page", ("README.md",)), ("fuzz", ("README.md",))])
 def test_figures_are_those_of_the_results_file(name, documents):
     made = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8"))
     for document in documents:
