@@ -44,6 +44,7 @@ class Desk:
         self.models, self.world = models, world  # world: models that know the bundled scenes, and are calibrated on them
         self.analyses, self.calibrations, self.jobs = Bounded(TRACES, TRACE_BYTES), Bounded(2), tasks.Jobs()
         self.limits, self.guests = limits, Guests(self.analyses.drop, get_upload_folder)
+        self.brought: Callable[[str], bool] = lambda path: False  # whether a file is a visitor's upload; the pictures that every page opens with are nobody's
 
     # ------------------------------------------------------------------ the model's work
     @contextmanager
@@ -124,7 +125,7 @@ class Desk:
                 if state and name != state["model"] and not self.models.ready(name):
                     emit({"model": state["model"]})  # back to the model that works
                 raise
-            self.guests.hold(_session(request), Path(path), (analysis.model, analysis.sample.key))
+            self.guests.hold(_session(request), (analysis.model, analysis.sample.key), *([Path(path)] if self.brought(path) else []))
             emit({"status": views.status("Drawing …", 0.95)})
             scores = self._scores(analysis, now)
             kept = drop if state and state["model"] == analysis.model and drop is not None else round(SHARE * len(scores.ranking))
@@ -446,7 +447,8 @@ class Desk:
         """A new image of the user's own: checked at once; the bundled model's limits are said."""
         if not path:
             return {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
-        self.guests.hold(_session(request), Path(path))
+        if self.brought(path):
+            self.guests.hold(_session(request), Path(path))
         try:
             self._image(path)
         except InputError as error:

@@ -44,6 +44,7 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
         _wire(page, c, desk)
         page.unload(desk.leave)
     page.desk = desk
+    desk.brought = lambda path: path in page.upload_file_set and path not in c["image"].keep_in_cache
     guard.guard_inputs(page)
     return page.queue(max_size=limits.queue, default_concurrency_limit=8)
 

@@ -62,6 +62,20 @@ def test_no_session_receives_anything_of_another(public_site, tiny, capfd, caplo
     assert not any(word in printed for word in WORDS)
 
 
+def test_the_shared_example_outlives_the_visitor_who_leaves(public_site):
+    desk = public_site[1].desk
+    first = Visitor(public_site[0])
+    own = Path(first.upload(picture_of(17)))
+    assert first.ask(str(own), "of my own")["ok"] and first.ask(first.example(), "on the example")["ok"]
+    first.leave()
+    until = time.monotonic() + 60
+    while own.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not own.exists() and first.session not in desk.guests._held
+    second = Visitor(public_site[0])
+    assert Path(second.example()).exists() and second.ask(second.example(), "is it still there")["ok"]
+
+
 def test_a_stranger_cannot_stop_or_reuse_what_is_not_theirs(public_site):
     owner, thief = Visitor(public_site[0]), Visitor(public_site[0])
     assert owner.ask(owner.upload(picture_of(9)), "mine alone")["ok"]

@@ -64,6 +64,10 @@ class Visitor:
     def call(self, function: str, data: list) -> dict:
         return self.listen(self.join(function, data))
 
+    def example(self) -> str:
+        """The server's path of the picture that every page opens with."""
+        return self.values[self.ids["image"]]["path"]
+
     def ask(self, path: str | None, prompt: str, **changes) -> dict:
         """Analyse an uploaded image."""
         image = None if path is None else {"path": path, "meta": {"_type": "gradio.FileData"}}
