@@ -43,13 +43,10 @@ def test_relative_links_lead_somewhere():
                 assert (document.parent / target).exists(), f"{document.name} points to {target}"
 
 
-BELOW_THEIR_BAR = {"relation", "caption"}  # kinds that the shipped weights have not mastered; the card says so
-
-
 def test_bundled_model_is_small_enough_and_keeps_what_it_reached():
-    """So that a worse model cannot land unseen: easy-VQA at 98 %, every kind at 90 % but those named above."""
+    """So that a worse model cannot land unseen: fresh scenes at 95 %, every kind at 90 %, easy-VQA at 98 %."""
     made = json.loads((BENCHMARKS / "results" / "demo_model.json").read_text(encoding="utf-8"))
     assert sum(path.stat().st_size for path in (ROOT / "assets" / "demo_lvlm").iterdir()) <= 30e6
     assert made["layers"] >= 16 and made["full"]["scenes"]["n"] == 2000 and made["full"]["easy-vqa"]["n"] == 9673
     assert made["full"]["easy-vqa"]["accuracy"] >= 0.98
-    assert {kind for kind, tally in made["full"]["scenes"]["by_kind"].items() if tally["accuracy"] < 0.9} <= BELOW_THEIR_BAR
+    assert made["full"]["scenes"]["accuracy"] >= 0.95 and min(tally["accuracy"] for tally in made["full"]["scenes"]["by_kind"].values()) >= 0.9

@@ -1,4 +1,4 @@
-"""Questions on a scene with their true answers: eleven kinds, each in at least five wordings.
+"""Questions on a scene with their true answers: thirteen kinds, each in at least five wordings.
 
 `ask(scene, rng)` draws one question; answers are short, lower-case and unique by construction (a question whose
 answer would be ambiguous is never asked).
@@ -30,6 +30,7 @@ class QA:
 WORDINGS: dict[str, tuple[str, ...]] = {
     "what-at": ("what is in the {place}?", "what is at the {place}?", "what do you see in the {place}?", "what object is in the {place}?", "name the object in the {place}.", "which object is at the {place}?"),
     "where": ("where is the {x}?", "where can you see the {x}?", "in which place is the {x}?", "tell me where the {x} is.", "where do you find the {x}?", "what is the place of the {x}?"),
+    "is-at": ("is the {x} in the {place}?", "is the {x} at the {place}?", "do you see the {x} in the {place}?", "can you find the {x} in the {place}?", "does the {x} lie in the {place}?"),
     "which": ("which {category} is there?", "what {category} do you see?", "which {category} is in the picture?", "name the {category}.", "what kind of {category} is there?", "which {category} can you see?"),
     "exists-object": ("is there {a_x}?", "do you see {a_x}?", "is there {a_x} in the picture?", "can you see {a_x}?", "does the picture show {a_x}?", "is {a_x} in the image?"),
     "exists-category": ("is there any {category}?", "do you see any {category}?", "is there {a_category} in the picture?", "are there any {categories}?", "can you see {a_category}?", "does the picture show any {category}?"),
@@ -37,11 +38,13 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "count-category": ("how many {categories} are there?", "how many {categories} do you see?", "count the {categories}.", "how many {categories} are in the picture?", "what is the number of {categories}?"),
     "count-object": ("how many {xs} are there?", "how many {xs} do you see?", "count the {xs}.", "how many {xs} are in the picture?", "what is the number of {xs}?"),
     "relation": ("is the {x} {side} the {y}?", "is the {x} placed {side} the {y}?", "do you see the {x} {side} the {y}?", "does the {x} lie {side} the {y}?", "can you say that the {x} is {side} the {y}?"),
+    "side": ("is the {x} {sides} the {y}?", "is the {x} placed {sides} the {y}?", "do you see the {x} {sides} the {y}?", "does the {x} lie {sides} the {y}?", "tell me, is the {x} {sides} the {y}?"),
     "colour": ("what color is the {x}?", "what colour is the {x}?", "which color does the {x} have?", "what is the color of the {x}?", "tell me the color of the {x}.", "which colour is the {x}?"),
     "caption": ("describe the picture.", "what does the picture show?", "what is in the picture?", "describe the image.", "give a caption.", "tell me what you see."),
 }
 KINDS = tuple(WORDINGS)
 SIDES = ("left of", "right of", "above", "below")
+EITHER_SIDE = {("left of", "right of"): "left or right of", ("above", "below"): "above or below"}
 PLURALS = {"circle": "circles", "rectangle": "rectangles", "triangle": "triangles", "star": "stars", "shape": "shapes"}
 
 
@@ -96,6 +99,12 @@ def _content(scene: Scene, rng: np.random.Generator, kind: str) -> tuple[dict[st
         if rng.random() < 0.08:
             return {"x": _pick(rng, [n for n in all_names() if n not in names])}, "nowhere"
         return ({"x": (item := _pick(rng, single)).name}, item.place) if single else None
+    if kind == "is-at":
+        if not single:
+            return None
+        item, others = _pick(rng, single), [i.place for i in scene.items]
+        place = item.place if rng.random() < 0.5 else _pick(rng, [p for p in (others if len(others) > 1 and rng.random() < 0.5 else PLACES) if p != item.place])
+        return {"x": item.name, "place": place}, "yes" if place == item.place else "no"
     if kind == "which":
         if rng.random() < 0.08 and (absent := [c for c in all_categories() if c not in categories]):
             return {"category": _pick(rng, absent)}, "none"
@@ -123,13 +132,17 @@ def _content(scene: Scene, rng: np.random.Generator, kind: str) -> tuple[dict[st
         else:
             word = _pick(rng, all_names()) if rng.random() < 0.25 else _pick(rng, sorted(names))
         return {"xs": plural(word)}, str(names[word])
-    if kind == "relation":
+    if kind in ("relation", "side"):
         if len(single) < 2:
             return None
         first, second = rng.permutation(len(single))[:2]
         x, y = single[first], single[second]
         sides = [s for s in SIDES if (x.row != y.row if s in ("above", "below") else x.column != y.column)]
         side = _pick(rng, sides)
+        if kind == "side":
+            pair = next(pair for pair in EITHER_SIDE if side in pair)
+            answer = next(s for s in pair if true_relation(x, s, y)).removesuffix(" of")
+            return {"x": x.name, "y": y.name, "sides": EITHER_SIDE[pair]}, answer
         return {"x": x.name, "y": y.name, "side": side}, "yes" if true_relation(x, side, y) else "no"
     if kind == "colour":
         shapes = [i for i in single if i.colour]

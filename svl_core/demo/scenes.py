@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Mapping
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from svl_core.demo import art
 from svl_core.errors import InputError
@@ -37,7 +37,9 @@ class Item:
     scale: float = 0.86
     angle: float = 0.0
     flip: bool = False
-    outline: bool = False  # a dark contour: a training augmentation
+    outline: bool = False  # a dark contour: a training augmentation, like the two below
+    squeeze: float = 1.0  # width over height of the drawing
+    tone: tuple[float, float, float] | None = None  # (hue turn in degrees, saturation, lightness) of the drawing, and flat areas
 
     @property
     def place(self) -> str:
@@ -92,9 +94,11 @@ def _item(rng: np.random.Generator, name: str, cell: int, *, wild: bool) -> Item
         name, cell, colour,
         shift=tuple(np.round(rng.uniform(-reach, reach, 2), 3).tolist()),
         scale=round(float(rng.uniform(low, high)), 3),
-        angle=round(float(rng.uniform(-14, 14)), 1) if wild else 0.0,
+        angle=round(float(rng.uniform(-18, 18)), 1) if wild else 0.0,
         flip=bool(wild and rng.random() < 0.5),
-        outline=bool(wild and colour is None and rng.random() < 0.35),
+        outline=bool(wild and colour is None and rng.random() < 0.45),
+        squeeze=round(float(rng.uniform(0.76, 1.3)), 2) if wild and colour is None else 1.0,
+        tone=(round(float(rng.normal(0, 22)), 1), round(float(rng.uniform(0.4, 1.7)), 2), round(float(rng.uniform(0.75, 1.3)), 2)) if wild and colour is None and rng.random() < 0.6 else None,
     )
 
 
@@ -176,6 +180,19 @@ def _sprite(style: str, name: str, outline: bool) -> Image.Image:
     return drawn
 
 
+def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image:
+    """The drawing with its hue turned, its saturation and lightness scaled, and its shades merged into flat areas."""
+    turn, saturation, lightness = tone
+    cos, sin = np.cos(np.radians(turn)) * saturation, np.sin(np.radians(turn)) * saturation
+    grey = np.tile([0.213, 0.715, 0.072], (3, 1))
+    spin = np.array([[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]])  # the hue turn of SVG's feColorMatrix
+    matrix = lightness * (grey + cos * (np.eye(3) - grey) + sin * spin)
+    colours = sprite.convert("RGB").convert("RGB", tuple(np.c_[matrix, np.zeros(3)].ravel()))
+    colours = ImageOps.posterize(colours.filter(ImageFilter.MedianFilter(5)), 3)
+    colours.putalpha(sprite.getchannel("A"))
+    return colours
+
+
 @functools.lru_cache(maxsize=64)
 def _pattern(pattern: str, size: int) -> np.ndarray:
     """Lightness offsets of a ground, (size, size) float32 in [-14, 0]."""
@@ -198,11 +215,13 @@ def render(scene: Scene, size: int = SIZE) -> Image.Image:
         sprite = _shape(item.name, item.colour) if item.colour else _sprite(scene.style, item.name, item.outline)
         if item.flip:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        side = max(4, round(cell * item.scale))
-        sprite = sprite.resize((side, side), Image.Resampling.BICUBIC)
+        if item.tone:
+            sprite = _toned(sprite, item.tone)
+        width, height = (max(4, round(cell * item.scale * min(1.0, ratio))) for ratio in (item.squeeze, 1 / item.squeeze))
+        sprite = sprite.resize((width, height), Image.Resampling.BICUBIC)
         if item.angle:
             sprite = sprite.rotate(item.angle, Image.Resampling.BILINEAR)
-        left = round((item.column + 0.5 + item.shift[0]) * cell - side / 2)
-        top = round((item.row + 0.5 + item.shift[1]) * cell - side / 2)
+        left = round((item.column + 0.5 + item.shift[0]) * cell - width / 2)
+        top = round((item.row + 0.5 + item.shift[1]) * cell - height / 2)
         image.paste(sprite, (left, top), sprite)
     return image

@@ -23,8 +23,8 @@ from transformers import LlavaForConditionalGeneration
 from svl_core.demo import build, easy_vqa, questions, scenes
 
 IGNORE = -100
-WEIGHTS = {"what-at": 1.0, "where": 2.4, "which": 1.0, "exists-object": 1.2, "exists-category": 1.3, "count-all": 0.6, "count-category": 2.2,
-           "count-object": 1.3, "relation": 2.0, "colour": 0.8, "caption": 1.2}  # how often each kind is drawn: the slow ones more
+WEIGHTS = {"what-at": 1.0, "where": 1.6, "is-at": 1.6, "which": 1.0, "exists-object": 0.8, "exists-category": 1.0, "count-all": 0.5, "count-category": 2.4,
+           "count-object": 2.0, "relation": 2.4, "side": 1.6, "colour": 0.6, "caption": 2.4}  # how often each kind is drawn: the slow ones more
 VISUAL = (build.IMAGE_SIDE // build.PATCH) ** 2
 
 
@@ -32,15 +32,16 @@ VISUAL = (build.IMAGE_SIDE // build.PATCH) ** 2
 class Recipe:
     """Settings of one training run."""
 
-    align_steps: int = 900
+    align_steps: int = 1000
     align_batch: int = 48
-    steps: int = 5000
-    batch: int = 20  # images a step
+    steps: int = 7200
+    batch: int = 24  # images a step
     text_length: int = 160  # positions for the questions packed behind each image
-    lr: float = 2e-3
+    lr: float = 1.2e-3
     warmup: int = 100
-    decay_share: float = 0.3  # linear decay to zero over the last share of the steps
+    decay_share: float = 0.1  # linear decay to zero over the last share of the steps
     weight_decay: float = 0.02
+    pair_share: float = 0.15  # of the scenes of stage 2, those with two objects only: relations are learnt there first
     easy_vqa_share: float = 0.12
     align_weight: float = 0.2  # of the naming loss during stage 2
     seed: int = 1
@@ -63,7 +64,8 @@ class Batches(torch.utils.data.IterableDataset):
 
     def picture(self):
         """One scene as (scene, image, name target of each patch (36,), colour target of each patch (36,))."""
-        scene = scenes.random_scene(self.rng, wild=self.rng.random() < 0.8, n=int(self.rng.integers(2, 8)) if self.stage == "align" else None)
+        n = int(self.rng.integers(2, 8)) if self.stage == "align" else 2 if self.rng.random() < self.recipe.pair_share else None
+        scene = scenes.random_scene(self.rng, wild=self.rng.random() < 0.8, n=n)
         image = scenes.render(scene, build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE)
         names, colours = np.full((3, 3), self.ids["nothing"]), np.full((3, 3), IGNORE)
         for item in scene.items:

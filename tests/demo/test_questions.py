@@ -19,6 +19,8 @@ ANSWERS = {  # read off the scene by a person: kind -> {distinguishing words: an
     "count-category": {"animals": "2", "vehicles": "1", "shapes": "1", "foods": "0"},
     "count-object": {"cats": "2", "buses": "1", "circles": "1", "dogs": "0"},
     "relation": {"circle above the bus": "yes", "bus above the circle": "no", "circle right of the bus": "yes", "bus left of the circle": "yes", "circle below the bus": "no"},
+    "is-at": {"circle in the top right": "yes", "circle at the top right": "yes", "bus in the bottom?": "yes", "circle in the bottom?": "no", "bus at the top left": "no"},
+    "side": {"circle left or right of the bus": "right", "bus left or right of the circle": "left", "circle above or below the bus": "above", "bus above or below the circle": "below"},
     "colour": {"circle": "red"},
     "caption": {"": "a cat in the top left, a red circle in the top right, a cat in the center and a bus in the bottom"},
 }
@@ -40,12 +42,12 @@ def test_answers_read_by_hand(kind):
 
 def test_wordings_and_balance():
     assert all(len(set(w)) >= 5 for w in questions.WORDINGS.values())
-    answers = Counter(one.answer for one in questions.labelled(2200, 0) if one.kind in ("exists-object", "exists-category", "relation"))
+    answers = Counter(one.answer for one in questions.labelled(2600, 0) if one.kind in ("exists-object", "exists-category", "is-at", "relation"))
     assert 0.4 < answers["yes"] / answers.total() < 0.6
 
 
 def test_a_seed_gives_the_same_questions_and_never_those_of_another():
-    first, again, other = (questions.labelled(22, s) for s in (5, 5, 6))
+    first, again, other = (questions.labelled(26, s) for s in (5, 5, 6))
     text = lambda made: [(q.question, q.answer, q.image.tobytes()) for q in made]
     assert text(first) == text(again) != text(other)
 

@@ -49,3 +49,21 @@ def test_compose_takes_colours_and_refuses_what_it_cannot_draw():
     for wrong in ({0: "unicorn"}, {9: "cat"}, {0: "red cat"}, {0: "  "}):
         with pytest.raises(InputError, match="Found .*expected"):
             scenes.compose(wrong)
+
+
+def test_tone_turns_colours_and_squeeze_the_shape_and_only_wild_scenes_have_them():
+    def drawn(**changes):
+        scene = scenes.Scene((scenes.Item("cat", 4, scale=0.9, **changes),), ground=(255, 255, 255))
+        pixels = np.asarray(scenes.render(scene))[96:192, 96:192].astype(int)
+        rows, columns = np.nonzero((pixels < 250).any(-1))
+        return pixels, np.ptp(columns) / np.ptp(rows)
+
+    _, plain = drawn()
+    assert drawn(squeeze=0.8)[1] == pytest.approx(0.8 * plain, rel=0.05) and drawn(squeeze=1.25)[1] == pytest.approx(1.25 * plain, rel=0.05)
+    grey, _ = drawn(tone=(0.0, 0.0, 1.0))
+    assert np.ptp(grey, axis=-1).max() <= 1  # no saturation: red, green and blue are one
+    warm, cold = drawn(tone=(0.0, 1.0, 1.0))[0], drawn(tone=(180.0, 1.0, 1.0))[0]
+    assert warm[..., 0].sum() > warm[..., 2].sum() and cold[..., 0].sum() < cold[..., 2].sum()  # a yellow cat turns blue
+    rng = np.random.default_rng(0)
+    items = lambda wild: [i for _ in range(60) for i in scenes.random_scene(rng, wild=wild).items]
+    assert not any(i.tone or i.squeeze != 1.0 for i in items(False)) and any(i.tone for i in items(True))
