@@ -1,14 +1,17 @@
-"""Layers and visual tokens pruned, alone and together, on the bundled model: `python tests/benchmarks/visual_tokens.py [--limit N]`.
+"""Layers, visual tokens and bits of the weights pruned, alone and together, on the bundled model: `python tests/benchmarks/visual_tokens.py [--limit N]`.
 
 Visual tokens are ranked by each question's own importance (one pass of the full model, not counted in the speed-up), layers by the
-preset "best". Results go to results/visual_tokens.json and the README.
+preset "best". For 8-bit weights the pruned model is saved and loaded again through bitsandbytes (extra `large`; without it that
+block is left out). Results go to results/visual_tokens.json and the README.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -23,7 +26,7 @@ HERE = Path(__file__).parent
 RESULTS, ROOT = HERE / "results" / "visual_tokens.json", HERE.parents[1]
 BEGIN, END = "<!-- tokens: tests/benchmarks/visual_tokens.py -->", "<!-- end of tokens -->"
 SEED = 5_005  # of the questions
-DROPS, SHARES = (0, 3, 5), (1.0, 0.75, 0.5, 0.25)
+DROPS, SHARES, SHARES_8BIT = (0, 3, 5), (1.0, 0.75, 0.5, 0.25), (1.0, 0.5)
 
 
 def measure(limit: int, samples: int, repeats: int) -> dict:
@@ -41,7 +44,7 @@ def measure(limit: int, samples: int, repeats: int) -> dict:
 
         return prepare
 
-    first, rows = lvlm.encode(asked[0].image, asked[0].question), []
+    first, rows, eight = lvlm.encode(asked[0].image, asked[0].question), [], []
     for drop in DROPS:
         pruned = fitted.prune(fitted.plan(drop))
         for share in SHARES:
@@ -49,7 +52,21 @@ def measure(limit: int, samples: int, repeats: int) -> dict:
             speed = measure_speedup(lvlm, pruned, first, repeats=repeats, pruned_sample=thinned(share)(first))
             rows.append({"drop": drop, "share": share, "accuracy": pair.pruned.accuracy, "interval": pair.pruned.overall.interval, "kept": pair.accuracy_kept, "kept_interval": pair.interval, "speedup_prefill": speed.prefill, "speedup": speed.total})
             print(rows[-1], file=sys.stderr)
-    return {"seed": SEED, "n": full.n, "layers": lvlm.num_layers, "visual_tokens": len(first.visual), "calibration_samples": samples, "preset": "best", "threads": torch.get_num_threads(), "full": full.overall.to_json(), "rows": rows}
+        if importlib.util.find_spec("bitsandbytes"):
+            small = in_8bit(pruned)
+            for share in SHARES_8BIT:
+                pair = PairedEvaluation(full, svl.evaluate(small, asked, data="scenes", prepare=thinned(share)))
+                eight.append({"drop": drop, "share": share, "accuracy": pair.pruned.accuracy, "kept": pair.accuracy_kept, "kept_interval": pair.interval,
+                              "megabytes": small.model.get_memory_footprint() / 1e6, "megabytes_float": pruned.model.get_memory_footprint() / 1e6})
+                print(eight[-1], file=sys.stderr)
+    return {"seed": SEED, "n": full.n, "layers": lvlm.num_layers, "visual_tokens": len(first.visual), "calibration_samples": samples, "preset": "best", "threads": torch.get_num_threads(), "full": full.overall.to_json(), "rows": rows, "rows_8bit": eight}
+
+
+def in_8bit(lvlm):
+    """The model as a user gets it who saves it and loads it in 8-bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        lvlm.save(folder)
+        return svl.load(folder, quantize="8bit", device="cpu")
 
 
 def table(made: dict) -> str:
@@ -58,6 +75,12 @@ def table(made: dict) -> str:
     for drop in DROPS:
         cells = [row for row in made["rows"] if row["drop"] == drop]
         lines.append(f"| {drop} of {made['layers']} | " + " | ".join(f"{c['kept']:.1%} ({c['kept_interval'][0]:.1%} to {c['kept_interval'][1]:.1%}), {c['speedup_prefill']:.2f}x" for c in cells) + " |")
+    if made["rows_8bit"]:
+        lines += ["", "The same models saved and loaded with 8-bit weights (bitsandbytes; embeddings and norms stay as they are): accuracy kept (95 % interval).", "",
+                  "| layers dropped | weights, 8-bit (float32) | " + " | ".join(f"{share:.0%} of the visual tokens" for share in SHARES_8BIT) + " |", "| --- | --- |" + " --- |" * len(SHARES_8BIT)]
+        for drop in DROPS:
+            cells = [row for row in made["rows_8bit"] if row["drop"] == drop]
+            lines.append(f"| {drop} of {made['layers']} | {cells[0]['megabytes']:.1f} MB ({cells[0]['megabytes_float']:.1f} MB) | " + " | ".join(f"{c['kept']:.1%} ({c['kept_interval'][0]:.1%} to {c['kept_interval'][1]:.1%})" for c in cells) + " |")
     return "\n".join(lines)
 
 
