@@ -6,7 +6,6 @@ changes is derived from the stored trace.
 
 from __future__ import annotations
 
-import math
 import secrets
 import threading
 import time
@@ -20,21 +19,19 @@ import numpy as np
 from gradio.utils import get_upload_folder
 
 import svl_core as svl
-from svl_core import figures
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui import examples, exports, guard, parts, tasks, texts, views
+from svl_core.ui import drawing, examples, exports, guard, parts, tasks, texts, views
 from svl_core.ui.guests import Guests
 from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Analysis, Bounded, Models
-from svl_core.ui.strip import follows_ranking, in_words, strip_value
+from svl_core.ui.strip import follows_ranking, strip_value
 
 TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
 DRAWS = 2**32  # seeds of scenes drawn at random
-CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
 SHARE = 0.25  # of the droppable layers, dropped at first
 
-Update = dict[str, object]
+Update = drawing.Update
 
 
 class Desk:
@@ -127,7 +124,7 @@ class Desk:
                 raise
             self.guests.hold(_session(request), (analysis.model, analysis.sample.key), *([Path(path)] if self.brought(path) else []))
             emit({"status": views.status("Drawing …", 0.95)})
-            scores = self._scores(analysis, now)
+            scores = drawing.scores_of(analysis, now)
             kept = drop if state and state["model"] == analysis.model and drop is not None else round(SHARE * len(scores.ranking))
             count = max(0, min(int(kept), len(scores.ranking)))
             layers = analysis.trace.num_layers
@@ -142,7 +139,7 @@ class Desk:
                 "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
                 "own-sample": "" if analysis.model in self.world else views.note(texts.OWN_SAMPLE_NOTE),
                 "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "", "odds": "",
-                **self._look(analysis, now, None), **self._layers(analysis, now, strip, made),
+                **drawing.look(analysis, now, None), **self._layers(analysis, now, strip, made),
             }
 
         yield from self._guard(work, request)
@@ -186,7 +183,7 @@ class Desk:
                 "answer-pruned": views.answer("Pruned model", pruned_side, result.pruned.text, _timing(result.pruned), right),
                 "metrics": views.metrics(result, len(strip["drop"]), lvlm.num_layers, correct),
                 "odds": views.odds(result.full.tokens, *result.token_probabilities),
-                "glance": views.glance(result.full.text, result.pruned.text), "plot-pca": self._pca(analysis, now, strip),
+                "glance": views.glance(result.full.text, result.pruned.text), "plot-pca": drawing.pca(analysis, now, strip),
             }
 
         yield from self._guard(work, request)
@@ -201,7 +198,7 @@ class Desk:
         emit({"status": views.status("Fitting the compensation …")})
         importance = svl.importance(trace, causal_correction=now.causal_correction, text_self=now.text_self)
         return svl.prune(lvlm, plan, now.compensation, trace, importance, rank=now.rank, strength=now.strength,
-                         targets=("mlp", "attention") if now.attention_target else ("mlp",), top_p=_top_p(now))
+                         targets=("mlp", "attention") if now.attention_target else ("mlp",), top_p=drawing.top_p_of(now))
 
     def stop(self, request: gr.Request | None = None) -> Update:
         """End this session's work; what is on the page stays."""
@@ -241,21 +238,21 @@ class Desk:
     # ------------------------------------------------------------------ events that only redraw
     def look(self, state: dict | None, focus: dict | None, *settings) -> Update:
         """Layer, opacity or focus moved: the image and the words."""
-        return self._look(self._again(state), Settings.of(settings), focus) if state else {}
+        return drawing.look(self._again(state), Settings.of(settings), focus) if state else {}
 
     def look_at_layer(self, state: dict | None, focus: dict | None, *settings) -> Update:
         """The layer slider moved: that layer alone."""
-        return {"all_layers": False, **self._look(self._again(state), replace(Settings.of(settings), all_layers=False), focus)} if state else {}
+        return {"all_layers": False, **drawing.look(self._again(state), replace(Settings.of(settings), all_layers=False), focus)} if state else {}
 
     def select(self, state: dict | None, strip: dict | None, focus: dict | None, *settings) -> Update:
         """Top-p, criterion or a method setting changed: other tokens count, so the ranking may change."""
         if not state:
             return {}
         analysis, now = self._again(state), Settings.of(settings)
-        scores = self._scores(analysis, now)
+        scores = drawing.scores_of(analysis, now)
         count = min(len(strip["drop"]), len(scores.ranking))
         new = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, scores.ranking[:count])
-        return {"strip": new, "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count), **self._look(analysis, now, focus), **self._layers(analysis, now, new, state)}
+        return {"strip": new, "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count), **drawing.look(analysis, now, focus), **self._layers(analysis, now, new, state)}
 
     def plan_changed(self, state: dict | None, strip: dict | None, *settings) -> Update:
         """Layers were dropped or put back: the figures that show the plan."""
@@ -267,7 +264,7 @@ class Desk:
         if not state:
             return {}
         analysis, now = self._again(state), Settings.of(settings)
-        return {"plot-similarity": self._similarity(analysis, now, strip), "plot-blocks": self._blocks(analysis, now, strip)}
+        return {"plot-similarity": drawing.similarity(analysis, now, strip), "plot-blocks": drawing.blocks(analysis, now, strip)}
 
     def pick_block(self, strip: dict | None, event: dict) -> Update:
         """A cell of the block heatmap: x the first layer, y the number of layers."""
@@ -289,97 +286,14 @@ class Desk:
         return {"kind": "patch", "index": int(found[np.argmin(area)])}
 
     # ------------------------------------------------------------------ drawing
-    def _importance(self, analysis: Analysis, now: Settings):
-        return analysis.once(("importance", now.key_importance), lambda: svl.importance(analysis.trace, causal_correction=now.causal_correction, text_self=now.text_self))
-
-    def _scores(self, analysis: Analysis, now: Settings, criterion: str | None = None):
-        name = criterion or now.criterion
-        return analysis.once(("scores", name, now.key_tokens, now.protect_ends), lambda: svl.redundancy(
-            analysis.trace, self._importance(analysis, now), name, top_p=_top_p(now), protect_ends=now.protect_ends))
-
-    def _matrix(self, analysis: Analysis, now: Settings, tokens: str) -> np.ndarray:
-        return analysis.once(("similarity", tokens, now.key_tokens), lambda: svl.similarity(analysis.trace, self._importance(analysis, now), tokens, top_p=_top_p(now)))
-
-    def _look(self, analysis: Analysis, now: Settings, focus: dict | None) -> Update:
-        sample, importance, top = analysis.sample, self._importance(analysis, now), _top_p(now)
-        mean_visual, mean_text = importance.averaged(0)
-        layer = min(now.layer, analysis.trace.num_layers - 1)
-        visual, text = (mean_visual, mean_text) if now.all_layers else importance.layer(0, layer)
-        span = _range(mean_visual) if now.all_layers else _range(importance.visual[0])
-        counts_visual, counts_text = top.select(mean_visual), top.select(mean_text)
-        patch = focus["index"] if focus and focus["kind"] == "patch" else None
-        word = focus["index"] if focus and focus["kind"] == "word" else None
-        out: Update = {"overlay": None, "scale": "", "overlay-note": ""}
-        if sample.images and len(visual):
-            rects = np.where((sample.geometry.image_index == 0)[:, None], sample.geometry.rects, np.nan)
-            picture = figures.overlay(sample.images[0], rects, visual, counts_visual, opacity=now.opacity, scale=span, focus=patch)
-            rows, columns = sample.geometry.grid or (0, 0)
-            where = "averaged over all layers" if now.all_layers else f"in layer {analysis.trace.layer_ids[layer]}"
-            out["overlay"] = {"src": views.data_url(picture), "rows": rows, "columns": columns,
-                              "alt": f"Importance of {len(visual)} image patches {where}; {int(counts_visual.sum())} count."}
-            out["scale"] = views.scale(*span)
-        own = np.isin(sample.textual, sample.prompt_positions)
-        out["tokens"] = views.words([sample.tokens[k] for k in sample.textual], text, counts_text, own, word)
-        out["token-curve"] = self._token_curve(analysis, importance, patch, word)
-        return out
-
-    def _token_curve(self, analysis: Analysis, importance, patch: int | None, word: int | None):
-        if patch is None and word is None:
-            return None
-        if patch is not None:
-            values, label = importance.visual[0][:, patch], f"patch {patch}"
-        else:
-            values, label = importance.text[0][:, word], f"“{analysis.sample.tokens[analysis.sample.textual[word]].strip()}”"
-        return _figure(figures.token_curve(values, label, ids=analysis.trace.layer_ids), f"Importance of {label} in each layer; largest in layer {analysis.trace.layer_ids[int(np.argmax(values))]}.")
-
     def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """The figures that show the plan, and what can be taken along of it."""
-        ids, drop = analysis.trace.layer_ids, strip["drop"]
-        curves = {name: self._scores(analysis, now, criterion).scores for name, criterion in CURVES.items()}
-        best = ", ".join(str(ids[k]) for k in self._scores(analysis, now, "svl").ranking[:3])
-        gap = analysis.once(("gap", tuple(drop), now.key_tokens), lambda: svl.feature_gap(analysis.trace, drop, self._importance(analysis, now), tokens="important", top_p=_top_p(now)))
         return {
-            "plot-redundancy": _figure(figures.redundancy_curve(curves, drop, ids=ids, focus=strip["ranking"]), f"Redundancy of {len(ids)} layers on five token sets. Most redundant on important tokens: layers {best}."),
-            "plot-similarity": self._similarity(analysis, now, strip),
-            "plot-gap": _figure(figures.gap_curve(gap.per_layer, drop, {(run.first, run.last): run.relative for run in gap.runs}, ids=ids), f"Relative feature gap of {len(ids)} layers; the dropped ones are hatched."),
-            "plot-pca": self._pca(analysis, now, strip),
-            "plot-blocks": self._blocks(analysis, now, strip),
-            "criteria": self._criteria(analysis, now, strip),
-            "plan-line": views.plan_line(in_words(strip)),
+            **drawing.plan(analysis, now, strip),
             "link": {"query": exports.query(state, strip, now), "own": not state.get("origin")},
             "code-python": exports.snippet(state, strip, now, state["model"] in self.world),
             "code-plan": exports.plan_json(state, strip, now), "code-mergekit": exports.mergekit(state, strip),
         }
-
-    def _similarity(self, analysis: Analysis, now: Settings, strip: dict | None):
-        matrix = self._matrix(analysis, now, now.token_set)
-        return _figure(figures.similarity_heatmap(matrix, strip["drop"] if strip else (), ids=analysis.trace.layer_ids), f"Cosine similarity between the features after every two of {analysis.trace.num_layers} layers, on {now.token_set} tokens.")
-
-    def _blocks(self, analysis: Analysis, now: Settings, strip: dict):
-        matrix = self._matrix(analysis, now, now.token_set)
-        return _figure(figures.block_heatmap(matrix, strip["ranking"], strip["drop"], ids=analysis.trace.layer_ids), "Cosine between what enters and what leaves every block of droppable layers.")
-
-    def _criteria(self, analysis: Analysis, now: Settings, strip: dict) -> str:
-        count = len(strip["drop"])
-        rows = [(name, each.title, f"{each.formula} ({each.source})", self._scores(analysis, now, name).ranking[:count]) for name, each in svl.CRITERIA.items() if each.needs == "trace"]
-        return views.criteria(rows, len(strip["ids"]), strip["protected"], now.criterion if follows_ranking(strip) else "", strip["drop"])
-
-    def _pca(self, analysis: Analysis, now: Settings, strip: dict):
-        """The plan's widest run: what the next layer receives, what it expects and, once the answers ran, the repair."""
-        runs = figures.runs_of(strip["drop"])
-        if not runs:
-            return None
-        importance = self._importance(analysis, now)
-        a, b = max(runs, key=lambda run: run[1] - run[0])
-        at = svl.token_positions(analysis.trace, importance, "important", _top_p(now))[0]
-        features = analysis.trace.samples[0].features
-        repaired = analysis.memo.get(("after", tuple(strip["drop"]), now.key_prune)) if now.compensation != "none" else None
-        after = None if repaired is None else _rows(repaired, a - sum(k < a for k in strip["drop"]), at)
-        view = svl.pca_view(_rows(features, a, at), _rows(features, b + 1, at), after)
-        ids = analysis.trace.layer_ids
-        kept = f"into layer {ids[a]}" if a == 0 else f"after kept layer {ids[a - 1]}"
-        names = (f"now ({kept.removeprefix('after kept ')})", f"wanted (layer {ids[b]})", "compensated")
-        return _figure(figures.pca_scatter(view.before, view.target, view.after, view.explained, names=names), f"Features of the {len(at)} important tokens {kept} and after dropped layer {ids[b]}, in two principal components.")
 
     # ------------------------------------------------------------------ links and reports
     def open(self, request: gr.Request | None = None) -> Update:
@@ -401,7 +315,7 @@ class Desk:
         if not state or not strip:
             raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
         analysis, now = self._again(state), Settings.of(settings)
-        drawn = self._look(analysis, now, None) | self._layers(analysis, now, strip, state)
+        drawn = drawing.look(analysis, now, None) | self._layers(analysis, now, strip, state)
         shown = [(texts.FIGURES[key][0], texts.FIGURES[key][1].split(" Click")[0], drawn[f"plot-{key}"]) for key in ("redundancy", "similarity", "gap", "pca")]
         result = analysis.memo.get(("comparison", tuple(strip["drop"]), now.key_prune))
         answers = ""
@@ -463,28 +377,8 @@ def _session(request: gr.Request | None) -> str:
     return getattr(request, "session_hash", None) or f"once-{secrets.token_hex(8)}"  # a call without a session shares nothing
 
 
-def _top_p(now: Settings):
-    return svl.TopP(now.top_p, now.mode)
-
-
 def _progress(emit: tasks.Emit, what: str) -> Callable[[float, str], None]:
     return lambda fraction, detail="": emit({"status": views.status(f"{what} … {100 * fraction:.0f} %", fraction)})
-
-
-def _rows(features, layer: int, at: np.ndarray) -> np.ndarray:
-    return features[layer][at].float().cpu().numpy()
-
-
-def _range(scores: np.ndarray) -> tuple[float, float]:
-    """Colour range: to the 99.5th percentile, so that one attention sink does not darken the rest."""
-    if not scores.size:
-        return 0.0, 1.0
-    low, high = float(np.nanmin(scores)), float(np.nanquantile(scores, 0.995))
-    return (low, high) if high > low else (low, float(np.nanmax(scores)) + math.ulp(1.0))
-
-
-def _figure(figure, alt: str) -> dict:
-    return {"figure": figure.to_json(), "alt": alt}
 
 
 def _both(answers, full_side: str, pruned_side: str, live: list[int]) -> Update:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-
 import gradio as gr
 
 import svl_core as svl
@@ -15,9 +11,10 @@ from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Models, picker
 from svl_core.ui.theme import theme
+from svl_core.ui.wiring import CONTROLS, QUICK, Wiring, picked
 
-QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
-CONTROLS = [field.name for field in fields(Settings)]
+# The strip follows the slider in the browser, without a round trip.
+FROM_RANKING = "(count, strip) => strip ? {...strip, drop: strip.ranking.slice(0, count).sort((a, b) => a - b)} : strip"
 
 
 def launch_options(limits: Limits = Limits()) -> dict:
@@ -217,71 +214,34 @@ def _leave_files_undecoded() -> None:
 
 # ---------------------------------------------------------------------- wiring
 def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
-    controls = [c[name] for name in CONTROLS]
-    heavy = {"concurrency_id": "model", "concurrency_limit": desk.limits.heavy_jobs}
-
-    def on(trigger: Callable, method: Callable, inputs: Sequence, outputs: Sequence[str], **options):
-        """Attach a handler that returns {name: value}; names that it leaves out stay as they are."""
-        return trigger(_mapped(method, outputs, desk.limits.details), list(inputs), [c[name] for name in outputs], api_visibility="private", **{"show_progress": "hidden", **options})
-
-    figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit"]
-    look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
-    answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds"]
-    analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "own-sample", *answers, *look, *figures]
-    compared = ["status", *answers, "plot-pca"]
-    analyse_in = [c["model"], c["image"], c["prompt"], c["state"], c["drop"], c["origin"], c["wanted"], *controls]
-    compare_in = [c["state"], c["strip"], c["truth"], *controls]
-
-    def analyse(trigger):
-        return on(trigger, desk.analyse, analyse_in, analysed, trigger_mode="multiple", **heavy)
-
-    def compare(trigger, method=desk.compare, inputs=compare_in):
-        return on(trigger, method, inputs, compared, trigger_mode="multiple", **heavy)
-
-    def both(trigger):
-        """Analyse, then let both models answer."""
-        return compare(analyse(trigger).success)
-
-    def compare_live(live: bool, *values, request: gr.Request | None = None):
-        if live:
-            yield from desk.compare(*values, request=request)
-
-    def halt(trigger):
-        """Ends this session's running work first, so that new work need not wait for it."""
-        return on(trigger, desk.stop, [], ["status"], queue=False)
-
+    w = Wiring(c, desk)
+    on, both, halt, then_live = w.on, w.both, w.halt, w.then_live
     scene = ["image", "prompt", "truth", "chips", "composer", "photo-note", "origin"]
     both(on(page.load, desk.open, [], [*scene, "model", "wanted", *CONTROLS], **QUICK).then)
     both(halt(c["analyze"].click).then)
     both(halt(c["prompt"].submit).then)
     both(halt(c["model"].input).then)
-    compare(halt(c["run"].click).then)
+    w.compare(halt(c["run"].click).then)
     halt(c["stop"].click)
 
     # the image
-    both(on(c["examples"].pick, _picked(desk.pick_example, int), [], scene, **QUICK).then)
+    both(on(c["examples"].pick, picked(desk.pick_example, int), [], scene, **QUICK).then)
     both(on(c["new-scene"].click, desk.new_scene, [], scene, **QUICK).then)
     on(c["composer"].compose, lambda style, event: desk.compose(event["items"], style), [c["style"]], scene, trigger_mode="always_last", **QUICK)
     on(c["style"].input, lambda style, value: desk.compose(value["items"], style), [c["style"], c["composer"]], scene, **QUICK)
     on(c["image"].input, desk.uploaded, [c["image"], c["model"]], ["photo-note", "truth", "chips", "origin"], **QUICK)
-    both(on(c["chips"].pick, _picked(lambda text: {"prompt": text}, str), [], ["prompt"], **QUICK).then)
+    both(on(c["chips"].pick, picked(lambda text: {"prompt": text}, str), [], ["prompt"], **QUICK).then)
 
     # importance
-    look_in = [c["state"], c["focus"], *controls]
+    look_in, look = w.look_in, w.look
     on(c["layer"].input, desk.look_at_layer, look_in, [*look, "all_layers"], trigger_mode="always_last", **QUICK)
     for moved in (c["all_layers"].input, c["opacity"].input):
         on(moved, desk.look, look_in, look, trigger_mode="always_last", **QUICK)
     on(on(c["overlay"].pick, lambda state, event: {"focus": desk.pick_patch(state, event)}, [c["state"]], ["focus"], trigger_mode="always_last", **QUICK).then, desk.look, look_in, look, **QUICK)
-    on(on(c["tokens"].pick, _picked(lambda k: {"focus": {"kind": "word", "index": k}}, int), [], ["focus"], trigger_mode="always_last", **QUICK).then, desk.look, look_in, look, **QUICK)
+    on(on(c["tokens"].pick, picked(lambda k: {"focus": {"kind": "word", "index": k}}, int), [], ["focus"], trigger_mode="always_last", **QUICK).then, desk.look, look_in, look, **QUICK)
 
     # the plan
-    live_in = [c["live"], *compare_in]
-    plan_in = [c["state"], c["strip"], *controls]
-    select_in = [c["state"], c["strip"], c["focus"], *controls]
-
-    def then_live(event):
-        return compare(halt(event.then).then, compare_live, live_in)
-
+    plan_in, select_in, figures = w.plan_in, w.select_in, w.figures
     c["drop"].input(None, [c["drop"], c["strip"]], c["strip"], js=FROM_RANKING, show_progress="hidden", api_visibility="private")
     then_live(on(c["bridge"].settle_drop, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
     then_live(on(c["strip"].toggle, desk.plan_changed, plan_in, ["drop", *figures], trigger_mode="always_last", **QUICK))
@@ -292,47 +252,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
         then_live(on(changed, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
     on(c["token_set"].input, desk.heatmap, plan_in, ["plot-similarity", "plot-blocks"], **QUICK)
     then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
-    then_live(on(on(c["criteria"].pick, _picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then, desk.select, select_in, ["strip", "drop", *look, *figures], **QUICK))
+    then_live(on(on(c["criteria"].pick, picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then, desk.select, select_in, ["strip", "drop", *look, *figures], **QUICK))
 
-    on(c["report"].click, desk.report, [c["state"], c["strip"], *controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
+    on(c["report"].click, desk.report, [c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
         None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")
-
-
-# The strip follows the slider in the browser, without a round trip.
-FROM_RANKING = "(count, strip) => strip ? {...strip, drop: strip.ranking.slice(0, count).sort((a, b) => a - b)} : strip"
-
-
-def _mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
-    """A gradio handler around `method`: {name: value} -> one value for each output, in order."""
-    wants = inspect.signature(method).parameters
-
-    def call(values, request, event):
-        extra = {}
-        if "request" in wants:
-            extra["request"] = request
-        if "event" in wants:
-            extra["event"] = event._data
-        return method(*values, **extra)
-
-    def ordered(update: dict) -> list:
-        return [update.get(name, gr.skip()) for name in outputs] if len(outputs) > 1 else update.get(outputs[0], gr.skip())
-
-    if inspect.isgeneratorfunction(method):
-        def handler(request: gr.Request, event: gr.EventData, *values):
-            try:
-                for update in call(values, request, event):
-                    yield ordered(update)
-            except Exception as error:
-                raise guard.polite(error, details) from None
-    else:
-        def handler(request: gr.Request, event: gr.EventData, *values):
-            try:
-                return ordered(call(values, request, event))
-            except Exception as error:
-                raise guard.polite(error, details) from None
-    return handler
-
-
-def _picked(method: Callable, kind: type) -> Callable:
-    """`method` called with what was picked in a view."""
-    return lambda event: method(kind(event["value"]))

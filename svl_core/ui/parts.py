@@ -62,10 +62,13 @@ def composer(elem_id: str, groups: list[tuple[str, list[str]]], places: list[str
 
 
 def head() -> str:
-    """Markup for the document's head: the page's script and the address of the bundled plotly."""
+    """Markup for the document's head: the page's scripts (`page.js` first) and the address of the bundled plotly."""
     gr.set_static_paths([PLOTLY])
-    return f"<meta name='svl-plotly' content='{PLOTLY}'><script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>"
+    scripts = sorted(STATIC.glob("*.js"), key=lambda file: (file.stem != "page", file.stem))
+    return f"<meta name='svl-plotly' content='{PLOTLY}'>" + "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
 
 
 def css() -> str:
-    return (STATIC / "page.css").read_text(encoding="utf-8")
+    """The page's styles: every sheet but the report's own, `page.css` first."""
+    sheets = sorted((file for file in STATIC.glob("*.css") if file.stem != "report"), key=lambda file: (file.stem != "page", file.stem))
+    return "\n".join(file.read_text(encoding="utf-8") for file in sheets)

@@ -253,6 +253,7 @@
   const REST = 250;  // ms without movement after which a slider counts as set
 
   window.svl = {
+    parts, make,  // other scripts add parts of their own
     settle(ids, trigger) {
       const timers = {};
       const moved = event => {

@@ -1,0 +1,138 @@
+"""An analysis and the controls -> figures and views; never runs the model: everything is derived from the stored trace."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+import svl_core as svl
+from svl_core import figures
+from svl_core.ui import views
+from svl_core.ui.settings import Settings
+from svl_core.ui.store import Analysis
+from svl_core.ui.strip import follows_ranking, in_words
+
+CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
+
+Update = dict[str, object]
+
+
+def importance_of(analysis: Analysis, now: Settings):
+    return analysis.once(("importance", now.key_importance), lambda: svl.importance(analysis.trace, causal_correction=now.causal_correction, text_self=now.text_self))
+
+
+def scores_of(analysis: Analysis, now: Settings, criterion: str | None = None):
+    name = criterion or now.criterion
+    return analysis.once(("scores", name, now.key_tokens, now.protect_ends), lambda: svl.redundancy(
+        analysis.trace, importance_of(analysis, now), name, top_p=top_p_of(now), protect_ends=now.protect_ends))
+
+
+def matrix_of(analysis: Analysis, now: Settings, tokens: str) -> np.ndarray:
+    return analysis.once(("similarity", tokens, now.key_tokens), lambda: svl.similarity(analysis.trace, importance_of(analysis, now), tokens, top_p=top_p_of(now)))
+
+
+def look(analysis: Analysis, now: Settings, focus: dict | None) -> Update:
+    sample, importance, top = analysis.sample, importance_of(analysis, now), top_p_of(now)
+    mean_visual, mean_text = importance.averaged(0)
+    layer = min(now.layer, analysis.trace.num_layers - 1)
+    visual, text = (mean_visual, mean_text) if now.all_layers else importance.layer(0, layer)
+    span = _range(mean_visual) if now.all_layers else _range(importance.visual[0])
+    counts_visual, counts_text = top.select(mean_visual), top.select(mean_text)
+    patch = focus["index"] if focus and focus["kind"] == "patch" else None
+    word = focus["index"] if focus and focus["kind"] == "word" else None
+    out: Update = {"overlay": None, "scale": "", "overlay-note": ""}
+    if sample.images and len(visual):
+        rects = np.where((sample.geometry.image_index == 0)[:, None], sample.geometry.rects, np.nan)
+        picture = figures.overlay(sample.images[0], rects, visual, counts_visual, opacity=now.opacity, scale=span, focus=patch)
+        rows, columns = sample.geometry.grid or (0, 0)
+        where = "averaged over all layers" if now.all_layers else f"in layer {analysis.trace.layer_ids[layer]}"
+        out["overlay"] = {"src": views.data_url(picture), "rows": rows, "columns": columns,
+                          "alt": f"Importance of {len(visual)} image patches {where}; {int(counts_visual.sum())} count."}
+        out["scale"] = views.scale(*span)
+    own = np.isin(sample.textual, sample.prompt_positions)
+    out["tokens"] = views.words([sample.tokens[k] for k in sample.textual], text, counts_text, own, word)
+    out["token-curve"] = token_curve(analysis, importance, patch, word)
+    return out
+
+
+def token_curve(analysis: Analysis, importance, patch: int | None, word: int | None):
+    if patch is None and word is None:
+        return None
+    if patch is not None:
+        values, label = importance.visual[0][:, patch], f"patch {patch}"
+    else:
+        values, label = importance.text[0][:, word], f"“{analysis.sample.tokens[analysis.sample.textual[word]].strip()}”"
+    return figure(figures.token_curve(values, label, ids=analysis.trace.layer_ids), f"Importance of {label} in each layer; largest in layer {analysis.trace.layer_ids[int(np.argmax(values))]}.")
+
+
+def plan(analysis: Analysis, now: Settings, strip: dict) -> Update:
+    """The figures that show the plan."""
+    ids, drop = analysis.trace.layer_ids, strip["drop"]
+    curves = {name: scores_of(analysis, now, criterion).scores for name, criterion in CURVES.items()}
+    best = ", ".join(str(ids[k]) for k in scores_of(analysis, now, "svl").ranking[:3])
+    gap = analysis.once(("gap", tuple(drop), now.key_tokens), lambda: svl.feature_gap(analysis.trace, drop, importance_of(analysis, now), tokens="important", top_p=top_p_of(now)))
+    return {
+        "plot-redundancy": figure(figures.redundancy_curve(curves, drop, ids=ids, focus=strip["ranking"]), f"Redundancy of {len(ids)} layers on five token sets. Most redundant on important tokens: layers {best}."),
+        "plot-similarity": similarity(analysis, now, strip),
+        "plot-gap": figure(figures.gap_curve(gap.per_layer, drop, {(run.first, run.last): run.relative for run in gap.runs}, ids=ids), f"Relative feature gap of {len(ids)} layers; the dropped ones are hatched."),
+        "plot-pca": pca(analysis, now, strip),
+        "plot-blocks": blocks(analysis, now, strip),
+        "criteria": criteria(analysis, now, strip),
+        "plan-line": views.plan_line(in_words(strip)),
+    }
+
+
+def similarity(analysis: Analysis, now: Settings, strip: dict | None):
+    matrix = matrix_of(analysis, now, now.token_set)
+    return figure(figures.similarity_heatmap(matrix, strip["drop"] if strip else (), ids=analysis.trace.layer_ids), f"Cosine similarity between the features after every two of {analysis.trace.num_layers} layers, on {now.token_set} tokens.")
+
+
+def blocks(analysis: Analysis, now: Settings, strip: dict):
+    matrix = matrix_of(analysis, now, now.token_set)
+    return figure(figures.block_heatmap(matrix, strip["ranking"], strip["drop"], ids=analysis.trace.layer_ids), "Cosine between what enters and what leaves every block of droppable layers.")
+
+
+def criteria(analysis: Analysis, now: Settings, strip: dict) -> str:
+    count = len(strip["drop"])
+    rows = [(name, each.title, f"{each.formula} ({each.source})", scores_of(analysis, now, name).ranking[:count]) for name, each in svl.CRITERIA.items() if each.needs == "trace"]
+    return views.criteria(rows, len(strip["ids"]), strip["protected"], now.criterion if follows_ranking(strip) else "", strip["drop"])
+
+
+def pca(analysis: Analysis, now: Settings, strip: dict):
+    """The plan's widest run: what the next layer receives, what it expects and, once the answers ran, the repair."""
+    runs = figures.runs_of(strip["drop"])
+    if not runs:
+        return None
+    importance = importance_of(analysis, now)
+    a, b = max(runs, key=lambda run: run[1] - run[0])
+    at = svl.token_positions(analysis.trace, importance, "important", top_p_of(now))[0]
+    features = analysis.trace.samples[0].features
+    repaired = analysis.memo.get(("after", tuple(strip["drop"]), now.key_prune)) if now.compensation != "none" else None
+    after = None if repaired is None else _rows(repaired, a - sum(k < a for k in strip["drop"]), at)
+    view = svl.pca_view(_rows(features, a, at), _rows(features, b + 1, at), after)
+    ids = analysis.trace.layer_ids
+    kept = f"into layer {ids[a]}" if a == 0 else f"after kept layer {ids[a - 1]}"
+    names = (f"now ({kept.removeprefix('after kept ')})", f"wanted (layer {ids[b]})", "compensated")
+    return figure(figures.pca_scatter(view.before, view.target, view.after, view.explained, names=names), f"Features of the {len(at)} important tokens {kept} and after dropped layer {ids[b]}, in two principal components.")
+
+
+def top_p_of(now: Settings) -> svl.TopP:
+    return svl.TopP(now.top_p, now.mode)
+
+
+def _rows(features, layer: int, at: np.ndarray) -> np.ndarray:
+    return features[layer][at].float().cpu().numpy()
+
+
+def _range(scores: np.ndarray) -> tuple[float, float]:
+    """Colour range: to the 99.5th percentile, so that one attention sink does not darken the rest."""
+    if not scores.size:
+        return 0.0, 1.0
+    low, high = float(np.nanmin(scores)), float(np.nanquantile(scores, 0.995))
+    return (low, high) if high > low else (low, float(np.nanmax(scores)) + math.ulp(1.0))
+
+
+def figure(drawn, alt: str) -> dict:
+    """A plotly figure as the value of `parts.plot`."""
+    return {"figure": drawn.to_json(), "alt": alt}
