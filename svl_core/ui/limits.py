@@ -16,6 +16,7 @@ class Limits:
 
     any_model: bool = True  # Hub ids outside the catalogue and local folders
     pickle_weights: bool = True  # checkpoints without safetensors
+    export: bool = True  # writing a pruned checkpoint on the server, to be downloaded
     details: bool = True  # an unexpected error's own words on the page and in the log
     model_gb: float = 1000.0  # largest model of the catalogue, weights in bfloat16
     image_bytes: int = 20_000_000
@@ -23,6 +24,7 @@ class Limits:
     prompt_chars: int = 20_000
     new_tokens: int = 512
     calibration_samples: int = 512
+    sweep_points: int = 4096  # pruned models measured in one sweep
     request_s: float = 3600.0  # analysis or comparison, loading included
     heavy_jobs: int = 1  # at the same time, all sessions together
     queue: int = 128  # requests waiting, all sessions together
@@ -50,6 +52,11 @@ class Limits:
         if not self.any_model and name != first and name not in {entry.id for entry in self.offered()}:
             raise InputError("Found a model that is not on this page's list; expected one of the list, since this page is public; choose one, or run the project on your own machine.")
 
+    def check_export(self) -> None:
+        """Raises InputError where checkpoints may not be exported."""
+        if not self.export:
+            raise InputError("Found a request to export a checkpoint, which this page does not offer; expected the plan or the code; take those along and run them on your own machine.")
+
     def lines(self) -> list[str]:
         """Every limit as "name: value", for the console."""
         return [f"{field.name}: {_shown(getattr(self, field.name))}" for field in fields(self)]
@@ -59,8 +66,8 @@ def _shown(value: object) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
 
 
-PUBLIC = Limits(any_model=False, pickle_weights=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, prompt_chars=2_000, new_tokens=128,
-                calibration_samples=64, request_s=120.0, queue=64, body_bytes=2_000_000, keep_s=3600)
+PUBLIC = Limits(any_model=False, pickle_weights=False, export=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, prompt_chars=2_000, new_tokens=128,
+                calibration_samples=64, sweep_points=64, request_s=120.0, queue=64, body_bytes=2_000_000, keep_s=3600)
 
 
 def from_environment(public: bool, env: Mapping[str, str] = os.environ) -> Limits:

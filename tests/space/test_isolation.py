@@ -54,26 +54,39 @@ def test_no_session_receives_anything_of_another(public_site, tiny, capfd, caplo
     assert all(path.exists() and folder in path.parents for path in paths)
     for visitor, _, _ in visits:
         visitor.leave()
-    until = time.monotonic() + 60
-    while any(path.exists() for path in paths) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert not any(path.exists() for path in paths), "an upload outlived its session"
+    assert gone(*paths), "an upload outlived its session"
     printed = "".join(capfd.readouterr()) + caplog.text
     assert not any(word in printed for word in WORDS)
 
 
-def test_the_shared_example_outlives_the_visitor_who_leaves(public_site):
-    desk = public_site[1].desk
-    first = Visitor(public_site[0])
-    own = Path(first.upload(picture_of(17)))
-    assert first.ask(str(own), "of my own")["ok"] and first.ask(first.example(), "on the example")["ok"]
-    first.leave()
-    until = time.monotonic() + 60
-    while own.exists() and time.monotonic() < until:
+def gone(*paths, patience=60):
+    """Whether all files vanish in time."""
+    until = time.monotonic() + patience
+    while any(path.exists() for path in paths) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not own.exists() and first.session not in desk.guests._held
-    second = Visitor(public_site[0])
-    assert Path(second.example()).exists() and second.ask(second.example(), "is it still there")["ok"]
+    return not any(path.exists() for path in paths)
+
+
+def test_the_shared_example_outlives_every_visitor_who_leaves(public_site):
+    """Pages opened, closed and opened again: with another one open meanwhile, and with none."""
+    desk = public_site[1].desk
+    first, second = Visitor(public_site[0]), Visitor(public_site[0])
+    own = Path(first.upload(picture_of(17)))
+    for visitor in (first, second):
+        assert visitor.call("uploaded", visitor.data("uploaded"))["ok"] and visitor.ask(visitor.example(), "on the example")["ok"]
+    assert first.ask(str(own), "of my own")["ok"]
+    example = Path(first.example())
+    first.leave()
+    assert gone(own) and example.exists()
+    assert second.ask(str(example), "still open")["ok"] and second.compare(LAYERS, [1], answer_length=2)["ok"]
+    second.leave()
+    until = time.monotonic() + 60
+    while {first.session, second.session} & set(desk.guests._held) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not {first.session, second.session} & set(desk.guests._held)
+    third = Visitor(public_site[0])
+    assert third.example() == str(example) and third.ask(third.example(), "is it still there")["ok"]
+    assert third.http.get(f"/gradio_api/file={example}").content == example.read_bytes()
 
 
 def test_a_stranger_cannot_stop_or_reuse_what_is_not_theirs(public_site):

@@ -17,7 +17,7 @@ def test_public_is_never_looser_than_home():
     home = Limits()
     for name, value in vars(PUBLIC).items():
         assert value <= getattr(home, name), name
-    assert not (PUBLIC.any_model or PUBLIC.pickle_weights or PUBLIC.details)
+    assert not (PUBLIC.any_model or PUBLIC.pickle_weights or PUBLIC.export or PUBLIC.details)
     assert len(PUBLIC.lines()) == len(vars(PUBLIC))
 
 
@@ -28,6 +28,16 @@ def test_environment_changes_one_limit():
     for bad in ({"SVL_LIMIT_QUEUE": "many"}, {"SVL_LIMIT_QUEUE": "0"}, {"SVL_LIMIT_REQUEST_S": "nan"}):
         with pytest.raises(InputError, match="expected"):
             from_environment(True, bad)
+
+
+def test_strangers_export_nothing_and_sweep_little():
+    with pytest.raises(InputError, match="export"):
+        PUBLIC.check_export()
+    Limits().check_export()
+    from_environment(True, {"SVL_LIMIT_EXPORT": "1"}).check_export()
+    PUBLIC.check("sweep_points", PUBLIC.sweep_points, "pruned models in the sweep")
+    with pytest.raises(InputError, match="65 pruned models in the sweep; expected at most 64"):
+        PUBLIC.check("sweep_points", PUBLIC.sweep_points + 1, "pruned models in the sweep")
 
 
 @pytest.mark.parametrize("name", ["someone/else", "/etc", "../assets/demo_lvlm", "http://127.0.0.1/x", "meta-llama/Llama-3.2-11B-Vision-Instruct"])
