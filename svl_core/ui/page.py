@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 import svl_core as svl
-from svl_core.ui import examples, guard, parts, texts, views
+from svl_core.ui import examples, guard, parts, sections, texts, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
@@ -47,25 +47,6 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
 
 
 # ---------------------------------------------------------------------- layout
-def _step(number: int, key: str) -> None:
-    gr.HTML(views.step_head(number, *texts.STEPS[key]), padding=False)
-
-
-def _figure_head(key: str) -> None:
-    heading, reading, _ = texts.FIGURES[key]
-    gr.HTML(views.figure_head(heading, reading), padding=False)
-
-
-def _why(key: str) -> None:
-    gr.HTML(views.why(key, texts.FIGURES[key][2]), padding=False)
-
-
-def _plot(key: str, c: dict) -> None:
-    _figure_head(key)
-    c[f"plot-{key}"] = parts.plot(f"plot-{key}")
-    _why(key)
-
-
 def _layout(models: Models, limits: Limits) -> dict:
     """All components by their stable ids; the settings' controls under their field names too."""
     c: dict = {}
@@ -82,7 +63,7 @@ def _layout(models: Models, limits: Limits) -> dict:
         with gr.Column(scale=3, min_width=280):
             c["model"] = gr.Dropdown(names, value=models.first, label="Model", info="Or type a Hugging Face id or a local folder" if limits.any_model else None, allow_custom_value=limits.any_model, elem_id="model")
 
-    _step(1, "ask")
+    sections.step(1, "ask")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=4):
             c["image"] = gr.Image(examples.example_image(0), type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Image", alt_text="The image you ask about", height=360, elem_id="image", elem_classes="card")
@@ -98,18 +79,18 @@ def _layout(models: Models, limits: Limits) -> dict:
             shown = [(views.data_url(examples.example_image(k).resize((160, 160))), examples.example(k)[1]) for k in range(len(examples.EXAMPLES))]
             c["examples"] = parts.view("examples", views.examples(shown))
 
-    _step(2, "look")
+    sections.step(2, "look")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=4):
-            _figure_head("overlay")
+            sections.figure_head("overlay")
             c["overlay"] = parts.picture("overlay")
             c["scale"] = parts.view("scale")
             c["overlay-note"] = parts.view("overlay-note")
-            _why("overlay")
+            sections.why("overlay")
         with gr.Column(scale=5):
-            _figure_head("tokens")
+            sections.figure_head("tokens")
             c["tokens"] = parts.view("tokens", classes="card")
-            _why("tokens")
+            sections.why("tokens")
             with gr.Group(elem_id="look-controls"):
                 c["all_layers"] = gr.Checkbox(default.all_layers, label="All layers (average)", elem_id="all-layers")
                 c["layer"] = gr.Slider(0, 15, default.layer, step=1, label="Layer", info="Moving it shows one layer alone, all layers on one colour scale", elem_id="layer")
@@ -117,30 +98,30 @@ def _layout(models: Models, limits: Limits) -> dict:
                 c["opacity"] = gr.Slider(0, 1, default.opacity, step=0.05, label="Overlay opacity", elem_id="opacity")
             c["token-curve"] = parts.plot("token-curve", "Click a patch or a token for its importance layer by layer.")
 
-    _step(3, "layers")
+    sections.step(3, "layers")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=5):
-            _plot("redundancy", c)
+            sections.plot("redundancy", c)
         with gr.Column(scale=4):
-            _plot("similarity", c)
+            sections.plot("similarity", c)
             c["token_set"] = gr.Dropdown(list(texts.TOKEN_SETS), value=default.token_set, label="Tokens of the heatmaps", elem_id="token-set")
     with gr.Accordion("Choose otherwise: whole blocks, other criteria", open=False, elem_id="choose"):
         with gr.Row(elem_classes="pair"):
             with gr.Column(scale=5):
-                _plot("blocks", c)
+                sections.plot("blocks", c)
             with gr.Column(scale=5):
-                _figure_head("criteria")
+                sections.figure_head("criteria")
                 c["criteria"] = parts.view("criteria", classes="card")
-                _why("criteria")
+                sections.why("criteria")
 
-    _step(4, "gap")
+    sections.step(4, "gap")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=5):
-            _plot("gap", c)
+            sections.plot("gap", c)
         with gr.Column(scale=4):
-            _plot("pca", c)
+            sections.plot("pca", c)
 
-    _step(5, "answers")
+    sections.step(5, "answers")
     with gr.Column(elem_id="dock"):
         with gr.Row():
             with gr.Column(scale=3, min_width=220):
@@ -178,10 +159,10 @@ def _layout(models: Models, limits: Limits) -> dict:
         with gr.Column(scale=5):
             c["metrics"] = parts.view("metrics", classes="card")
         with gr.Column(scale=5):
-            _figure_head("odds")
+            sections.figure_head("odds")
             c["odds"] = parts.view("odds", classes="card")
-            _why("odds")
-    _step(6, "share")
+            sections.why("odds")
+    sections.step(6, "share")
     c["link"] = parts.link("link")
     with gr.Row(elem_id="take"):
         c["report"] = gr.Button("Download the report (HTML)", elem_id="report")
