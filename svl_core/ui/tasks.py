@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
-from svl_core.errors import Cancelled
+from svl_core.errors import Cancelled, InputError
 
 BEAT = 0.25  # seconds between two signs of life, so that a closed tab or Stop is noticed
 
 Emit = Callable[[object], None]
+
+
+class Deadline(threading.Event):
+    """A cancel event that also sets itself once its time is over, whether or not anybody still waits for the work."""
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        super().__init__()
+        self.seconds, self._until = seconds, time.monotonic() + seconds
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() > self._until
+
+    def is_set(self) -> bool:
+        return super().is_set() or self.late
+
+    def wait(self, timeout: float | None = None) -> bool:
+        left = min(max(0.0, self._until - time.monotonic()), math.inf if timeout is None else timeout)
+        super().wait(None if left == math.inf else left)
+        return self.is_set()
+
+    def reason(self) -> Exception:
+        """What the one who waits is told once the event is set."""
+        if super().is_set() or not self.late:
+            return Cancelled("Stopped.")
+        return InputError(f"Found a request that takes longer than {self.seconds:.0f} s, so it was stopped; expected a shorter one; choose a smaller model, a smaller image or a shorter answer.")
 
 
 class Jobs:
@@ -20,8 +48,8 @@ class Jobs:
         self._lock = threading.Lock()
         self._events: dict[str, set[threading.Event]] = {}
 
-    def open(self, session: str) -> threading.Event:
-        event = threading.Event()
+    def open(self, session: str, seconds: float = math.inf) -> Deadline:
+        event = Deadline(seconds)
         with self._lock:
             self._events.setdefault(session, set()).add(event)
         return event
@@ -41,13 +69,13 @@ class Jobs:
         return len(events)
 
 
-def run(work: Callable[[Emit, threading.Event], object], jobs: Jobs, session: str) -> Iterator[object]:
+def run(work: Callable[[Emit, threading.Event], object], jobs: Jobs, session: str, seconds: float = math.inf) -> Iterator[object]:
     """Run `work(emit, cancel)` in a thread; yield what it emits, None as a sign of life, and its result last.
 
-    Its exception is raised here. Closing this generator, or `jobs.cancel(session)`, sets `cancel`; the page is then
+    Its exception is raised here. After `seconds` it is cancelled and an InputError says so. Closing this generator, or `jobs.cancel(session)`, sets `cancel`; the page is then
     free at once: a `Cancelled` is raised here even where the work itself takes longer to notice.
     """
-    cancel, events = jobs.open(session), queue.Queue()
+    cancel, events = jobs.open(session, seconds), queue.Queue()
 
     def body() -> None:
         try:
@@ -63,16 +91,16 @@ def run(work: Callable[[Emit, threading.Event], object], jobs: Jobs, session: st
                 kind, item = events.get(timeout=BEAT)
             except queue.Empty:
                 if cancel.is_set():
-                    raise Cancelled("Stopped.") from None
+                    raise cancel.reason() from None
                 yield None
                 continue
             if kind == "error":
-                raise item
+                raise cancel.reason() if isinstance(item, Cancelled) else item
             yield item
             if kind == "done":
                 return
             if cancel.is_set():
-                raise Cancelled("Stopped.")
+                raise cancel.reason()
     finally:
         cancel.set()
         jobs.close(session, cancel)

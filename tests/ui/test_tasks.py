@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from svl_core.errors import Cancelled
+from svl_core.errors import Cancelled, InputError
 from svl_core.ui import tasks
 from svl_core.ui.store import Bounded, Models
 
@@ -44,6 +44,19 @@ def test_closing_the_generator_sets_cancel():
     next(running)
     running.close()
     assert seen[0].is_set()
+
+
+def test_time_ends_the_work_though_nobody_waits_for_it():
+    ended = threading.Event()
+    running = tasks.run(lambda emit, cancel: cancel.wait(20) and ended.set(), tasks.Jobs(), "a", seconds=0.05)
+    next(running)  # and never again: the visitor is gone without a word
+    assert ended.wait(5)
+    with pytest.raises(InputError, match="longer than 0 s"):
+        list(tasks.run(lambda emit, cancel: threading.Event().wait(20), tasks.Jobs(), "a", seconds=0.05))
+    never = tasks.Deadline()
+    assert not never.is_set() and not never.wait(0.01)
+    never.set()
+    assert never.wait() and isinstance(never.reason(), Cancelled)
 
 
 def test_bounded_store_drops_the_least_recently_used():

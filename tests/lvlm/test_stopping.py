@@ -1,0 +1,37 @@
+"""A pass ends at the next layer after its stop was wished for, in that thread alone."""
+
+import threading
+
+import pytest
+import torch
+
+from svl_core.errors import Cancelled
+from svl_core.lvlm.stopping import stoppable
+
+
+def test_a_pass_ends_at_the_next_layer(tiny, tiny_sample):
+    cancel, reached = threading.Event(), []
+
+    def watch(number):
+        def hook(module, args):
+            reached.append(number)
+            if number == 2:
+                cancel.set()
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(k)) for k, layer in enumerate(tiny.layers)]
+    try:
+        with stoppable(tiny, cancel), pytest.raises(Cancelled), torch.inference_mode():
+            tiny.model(**tiny_sample.inputs)
+        assert reached == [0, 1, 2]  # layer 2 was reached, and its own check stopped it
+        with torch.inference_mode():
+            tiny.model(**tiny_sample.inputs)  # nothing is left behind
+        assert reached[3:] == list(range(tiny.num_layers))
+        elsewhere = threading.Thread(target=lambda: tiny.model(**tiny_sample.inputs))
+        with stoppable(tiny, cancel):
+            elsewhere.start()
+            elsewhere.join()
+        assert len(reached) == 3 + 2 * tiny.num_layers
+    finally:
+        for handle in handles:
+            handle.remove()
