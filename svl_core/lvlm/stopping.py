@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from svl_core.errors import Cancelled
-from svl_core.lvlm.model import LVLM
+
+if TYPE_CHECKING:
+    from svl_core.lvlm.model import LVLM
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from gradio.utils import get_upload_folder
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
 from svl_core.ui import drawing, examples, exports, guard, parts, tasks, texts, views
+from svl_core.ui.bench import bench_for
 from svl_core.ui.guests import Guests
 from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
@@ -38,22 +38,12 @@ class Desk:
 
     def __init__(self, models: Models, world: frozenset[str] = frozenset({"demo"}), limits: Limits = Limits()) -> None:
         self.models, self.world = models, world  # world: models that know the bundled scenes, and are calibrated on them
-        self.analyses, self.calibrations, self.jobs = Bounded(TRACES, TRACE_BYTES), Bounded(2), tasks.Jobs()
+        self.analyses, self.jobs = Bounded(TRACES, TRACE_BYTES), tasks.Jobs()
+        self.bench = bench_for(models, world, limits)
         self.limits, self.guests = limits, Guests(self.analyses.drop, get_upload_folder)
         self.brought: Callable[[str], bool] = lambda path: False  # whether a file is a visitor's upload; the pictures that every page opens with are nobody's
 
     # ------------------------------------------------------------------ the model's work
-    @contextmanager
-    def _turn(self, cancel: threading.Event) -> Iterator[None]:
-        """Wait for the models, but not past `cancel`."""
-        while not self.models.busy.acquire(timeout=tasks.BEAT):
-            if cancel.is_set():
-                raise Cancelled("Stopped.")
-        try:
-            yield
-        finally:
-            self.models.busy.release()
-
     def _model(self, name: str, emit: tasks.Emit, cancel: threading.Event):
         self.limits.check_model(name, self.models.first)
         future = self.models.request(name)
@@ -74,8 +64,7 @@ class Desk:
         sample = lvlm.encode(self._image(path), prompt or "")
         found = self.analyses.get((name, sample.key))
         if found is None:
-            with self._turn(cancel):
-                trace = svl.trace(lvlm, [sample], progress=_progress(emit, "Analysing"), cancel=cancel)
+            trace = self.bench.trace(name, sample, _telling(emit), cancel)
             found = Analysis(name, sample, trace, svl.importance(trace))
             self.analyses.put((name, sample.key), found, found.nbytes)
         return found
@@ -92,22 +81,6 @@ class Desk:
         """The session's analysis, computed anew where the store has dropped it."""
         found = self.analyses.get((state["model"], state["key"]))
         return found or self._analysis(state["model"], state["path"], state["prompt"], lambda item: None, tasks.Deadline(self.limits.request_s))
-
-    def _calibration(self, name: str, analysis: Analysis, emit: tasks.Emit, cancel: threading.Event):
-        """The trace that compensation is fitted on: the bundled world's calibration set, else the asked sample."""
-        found = self.calibrations.get(name)
-        if found is not None:
-            return found
-        lvlm = self._model(name, emit, cancel)
-        if name in self.world:
-            from svl_core.demo.questions import calibration
-
-            self.limits.check("calibration_samples", exports.CALIBRATION_SAMPLES, "calibration samples")
-            samples = [lvlm.encode(image, question) for image, question in calibration(exports.CALIBRATION_SAMPLES, exports.CALIBRATION_SEED)]
-            found = svl.trace(lvlm, samples, mlp=True, progress=_progress(emit, "Reading the calibration set"), cancel=cancel)
-            self.calibrations.put(name, found)
-            return found
-        return svl.trace(lvlm, [analysis.sample], mlp=True, progress=_progress(emit, "Analysing"), cancel=cancel)
 
     # ------------------------------------------------------------------ events that need the model
     def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, origin: str, wanted: list[int] | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
@@ -153,27 +126,17 @@ class Desk:
             emit({"status": views.status("Preparing the pruned model …")})
             analysis = self._again(state)
             lvlm = self._model(state["model"], emit, cancel)
-            with self._turn(cancel):
-                pruned = self._pruned(lvlm, analysis, strip, now, emit, cancel)
-                full_side, pruned_side = f"{lvlm.num_layers} layers", f"{pruned.num_layers} layers, {_compensation_title(now)}"
-                answers = [None, None]
-                streams = [svl.stream(each, analysis.sample, max_new_tokens=now.max_new_tokens, cancel=cancel) for each in (lvlm, pruned)]
-                live = [0, 1]
-                while live:  # a token each in turn: both grow together and neither slows the other's clock
-                    for side in list(live):
-                        grown = next(streams[side], None)
-                        if grown is None:
-                            live.remove(side)
-                        else:
-                            answers[side] = grown
-                    emit({"status": views.status("Both models are answering …"), **_both(answers, full_side, pruned_side, live)})
-                    if cancel.is_set():
-                        raise Cancelled("Stopped.")
-                emit({"status": views.status("Measuring how far apart they are …")})
-                result = svl.compare(lvlm, pruned, analysis.sample, max_new_tokens=now.max_new_tokens, cancel=cancel, answers=tuple(answers))
-                if strip["drop"]:
-                    after = svl.trace(pruned, [analysis.sample], cancel=cancel)
-                    analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after.samples[0].features)
+            plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
+            if follows_ranking(strip):
+                plan = replace(plan, criterion=now.criterion)
+            full_side, pruned_side = f"{lvlm.num_layers} layers", f"{len(plan.keep)} layers, {_compensation_title(now)}"
+
+            def show(answers, live):
+                emit({"status": views.status("Both models are answering …"), **_both(answers, full_side, pruned_side, live)})
+
+            result, after = self.bench.compare(state["model"], analysis.sample, plan, now, _telling(emit), show, cancel)
+            if after is not None:
+                analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after.samples[0].features)
             analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
             left, right = views.differing_words(result.full.text, result.pruned.text)
             correct = (truth or {}).get(state["prompt"].strip())
@@ -186,18 +149,6 @@ class Desk:
             }
 
         yield from self._guard(work, request)
-
-    def _pruned(self, lvlm, analysis: Analysis, strip: dict, now: Settings, emit, cancel):
-        plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
-        if follows_ranking(strip):
-            plan = replace(plan, criterion=now.criterion)
-        if now.compensation == "none" or not plan.drop:
-            return svl.prune(lvlm, plan)
-        trace = self._calibration(analysis.model, analysis, emit, cancel)
-        emit({"status": views.status("Fitting the compensation …")})
-        importance = svl.importance(trace, causal_correction=now.causal_correction, text_self=now.text_self)
-        return svl.prune(lvlm, plan, now.compensation, trace, importance, rank=now.rank, strength=now.strength,
-                         targets=("mlp", "attention") if now.attention_target else ("mlp",), top_p=drawing.top_p_of(now))
 
     def stop(self, request: gr.Request | None = None) -> Update:
         """End this session's work; what is on the page stays."""
@@ -222,8 +173,7 @@ class Desk:
     def relieve(self) -> None:
         """Forget everything that can be computed or loaded again."""
         self.analyses.clear()
-        self.calibrations.clear()
-        self.models.shed()
+        self.bench.relieve()
         guard.free_memory()
 
     def leave(self, request: gr.Request) -> None:
@@ -373,8 +323,8 @@ def _session(request: gr.Request | None) -> str:
     return getattr(request, "session_hash", None) or f"once-{secrets.token_hex(8)}"  # a call without a session shares nothing
 
 
-def _progress(emit: tasks.Emit, what: str) -> Callable[[float, str], None]:
-    return lambda fraction, detail="": emit({"status": views.status(f"{what} … {100 * fraction:.0f} %", fraction)})
+def _telling(emit: tasks.Emit) -> Callable[..., None]:
+    return lambda text, share=None: emit({"status": views.status(text, share)})
 
 
 def _both(answers, full_side: str, pruned_side: str, live: list[int]) -> Update:

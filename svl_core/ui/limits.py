@@ -62,6 +62,11 @@ class Limits:
         return [f"{field.name}: {_shown(getattr(self, field.name))}" for field in fields(self)]
 
 
+def on_zero_gpu(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this is a Space whose GPU is lent call by call."""
+    return env.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
 def _shown(value: object) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
 
@@ -69,10 +74,12 @@ def _shown(value: object) -> str:
 PUBLIC = Limits(any_model=False, pickle_weights=False, export=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, prompt_chars=2_000, new_tokens=128,
                 calibration_samples=64, sweep_points=64, request_s=120.0, queue=64, body_bytes=2_000_000, keep_s=3600)
 
+ZERO_GPU = replace(PUBLIC, model_gb=18.0)  # a lent GPU holds three models of that size
+
 
 def from_environment(public: bool, env: Mapping[str, str] = os.environ) -> Limits:
-    """`PUBLIC` or the generous defaults, each field overridden by SVL_LIMIT_<FIELD>; flags take 0 or 1. Raises InputError."""
-    limits, changes = PUBLIC if public else Limits(), {}
+    """`PUBLIC` (with a lent GPU `ZERO_GPU`) or the generous defaults, each field overridden by SVL_LIMIT_<FIELD>; flags take 0 or 1. Raises InputError."""
+    limits, changes = (ZERO_GPU if on_zero_gpu(env) else PUBLIC) if public else Limits(), {}
     for field in fields(Limits):
         text = env.get(f"SVL_LIMIT_{field.name.upper()}")
         if text is None:

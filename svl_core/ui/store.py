@@ -141,7 +141,14 @@ class Models:
             for name in [n for n, f in self._futures.items() if n != self.first and f.done()]:
                 del self._futures[name]
 
+    def forked(self) -> Models:
+        """The same models, for a process that was just forked: locks are new, for one may have been held."""
+        made = Models(self.first, self._load, self.capacity, self.pickle_weights)
+        made._futures.update((name, future) for name, future in self._futures.items() if self.ready(name))
+        return made
+
     def _from_disk_or_hub(self, name: str) -> Any:
         import svl_core
+        from svl_core.ui.bench import load_options
 
-        return svl_core.load(name, pickle_weights=self.pickle_weights, progress=lambda share, what: self.told.__setitem__(name, (share, what)))
+        return svl_core.load(name, **load_options(name), pickle_weights=self.pickle_weights, progress=lambda share, what: self.told.__setitem__(name, (share, what)))

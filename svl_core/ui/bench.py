@@ -1,0 +1,136 @@
+"""Where models compute. `Bench` does it in this process, one request at a time; `zero.ZeroBench` borrows a GPU for each request.
+
+Arguments and results are values of the line (samples, plans, traces, comparisons), so that either bench can take them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import svl_core as svl
+from svl_core.errors import Cancelled
+from svl_core.lvlm.stopping import stoppable
+from svl_core.ui import exports, tasks
+from svl_core.ui.limits import Limits, on_zero_gpu
+from svl_core.ui.settings import Settings
+from svl_core.ui.store import Bounded, Models
+
+Tell = Callable[..., None]  # tell(text, share=None): what is being done, and how much of it is
+Show = Callable[[Sequence, Sequence[int]], None]  # show(answers of (full, pruned), those still growing)
+
+
+def load_options(name: str) -> dict[str, str]:
+    """For `svl.load` in the page's process, where its defaults will not do."""
+    if on_zero_gpu():
+        from svl_core.ui import zero
+
+        return zero.load_options(name)
+    return {}
+
+
+def bench_for(models: Models, world: frozenset[str], limits: Limits) -> Bench:
+    """The bench that suits this machine."""
+    if on_zero_gpu():
+        from svl_core.ui.zero import ZeroBench
+
+        return ZeroBench(models, world, limits)
+    return Bench(models, world, limits)
+
+
+class Bench:
+    """Work with a model's weights. Every method takes the model's name, raises Cancelled once `cancel` is set, even within a pass, and changes no model."""
+
+    def __init__(self, models: Models, world: frozenset[str] = frozenset(), limits: Limits = Limits()) -> None:
+        self.models, self.world, self.limits = models, world, limits
+        self.calibrations = Bounded(2)
+
+    # ------------------------------------------------------------------ what pages ask for
+    def trace(self, name: str, sample: svl.Sample, tell: Tell, cancel: threading.Event) -> svl.Trace:
+        """One forward pass over one sample."""
+        lvlm = self._lvlm(name)
+        with self._turn(cancel, lvlm):
+            return svl.trace(lvlm, [_beside(lvlm, sample)], progress=_told(tell, "Analysing"), cancel=cancel)
+
+    def compare(self, name: str, sample: svl.Sample, plan: svl.DropPlan, now: Settings, tell: Tell, show: Show, cancel: threading.Event) -> tuple[svl.Comparison, svl.Trace | None]:
+        """Both models' answers, shown as they grow; what separates them; and the pruned model's own trace (None: nothing was dropped)."""
+        lvlm = self._lvlm(name)
+        with self._turn(cancel, lvlm):
+            sample = _beside(lvlm, sample)
+            pruned = self._pruned(name, lvlm, sample, plan, now, tell, cancel)
+            with stoppable(pruned, cancel):
+                answers = [None, None]
+                streams = [svl.stream(each, sample, max_new_tokens=now.max_new_tokens, cancel=cancel) for each in (lvlm, pruned)]
+                live = [0, 1]
+                while live:  # a token each in turn: both grow together and neither slows the other's clock
+                    for side in list(live):
+                        grown = next(streams[side], None)
+                        if grown is None:
+                            live.remove(side)
+                        else:
+                            answers[side] = grown
+                    show(tuple(answers), tuple(live))
+                    if cancel.is_set():
+                        raise Cancelled("Stopped.")
+                tell("Measuring how far apart they are …")
+                result = svl.compare(lvlm, pruned, sample, max_new_tokens=now.max_new_tokens, cancel=cancel, answers=tuple(answers))
+                return result, svl.trace(pruned, [sample], cancel=cancel) if plan.drop else None
+
+    def relieve(self) -> None:
+        """Forget everything that can be computed or loaded again."""
+        self.calibrations.clear()
+        self.models.shed()
+
+    # ------------------------------------------------------------------ the parts
+    def _lvlm(self, name: str) -> svl.LVLM:
+        return self.models.request(name).result()
+
+    @contextmanager
+    def _turn(self, cancel: threading.Event, *lvlms: svl.LVLM) -> Iterator[None]:
+        """Wait for the models, but not past `cancel`; passes through `lvlms` then end with it."""
+        while not self.models.busy.acquire(timeout=tasks.BEAT):
+            if cancel.is_set():
+                raise Cancelled("Stopped.")
+        try:
+            with ExitStack() as stack:
+                for lvlm in lvlms:
+                    stack.enter_context(stoppable(lvlm, cancel))
+                yield
+        finally:
+            self.models.busy.release()
+
+    def _calibration(self, name: str, lvlm: svl.LVLM, sample: svl.Sample, tell: Tell, cancel: threading.Event) -> svl.Trace:
+        """The trace that compensation is fitted on: the bundled world's calibration set, else the asked sample."""
+        if name not in self.world:
+            return svl.trace(lvlm, [sample], mlp=True, progress=_told(tell, "Analysing"), cancel=cancel)
+        found = self.calibrations.get(name)
+        if found is None:
+            from svl_core.demo.questions import calibration
+
+            self.limits.check("calibration_samples", exports.CALIBRATION_SAMPLES, "calibration samples")
+            samples = [lvlm.encode(image, question) for image, question in calibration(exports.CALIBRATION_SAMPLES, exports.CALIBRATION_SEED)]
+            found = svl.trace(lvlm, samples, mlp=True, progress=_told(tell, "Reading the calibration set"), cancel=cancel)
+            self.calibrations.put(name, found)
+        return found
+
+    def _pruned(self, name: str, lvlm: svl.LVLM, sample: svl.Sample, plan: svl.DropPlan, now: Settings, tell: Tell, cancel: threading.Event) -> svl.LVLM:
+        if now.compensation == "none" or not plan.drop:
+            return svl.prune(lvlm, plan)
+        trace = self._calibration(name, lvlm, sample, tell, cancel)
+        tell("Fitting the compensation …")
+        importance = svl.importance(trace, causal_correction=now.causal_correction, text_self=now.text_self)
+        return svl.prune(lvlm, plan, now.compensation, trace, importance, rank=now.rank, strength=now.strength,
+                         targets=("mlp", "attention") if now.attention_target else ("mlp",), top_p=svl.TopP(now.top_p, now.mode), cancel=cancel)
+
+
+def _told(tell: Tell, what: str) -> Callable[[float, str], None]:
+    return lambda share, detail="": tell(f"{what} … {100 * share:.0f} %", share)
+
+
+def _beside(lvlm: svl.LVLM, sample: svl.Sample) -> svl.Sample:
+    """`sample` with its inputs on the model's device."""
+    if all(value.device == lvlm.device for value in sample.inputs.values()):
+        return sample
+    return replace(sample, inputs={name: value.to(lvlm.device) for name, value in sample.inputs.items()})
