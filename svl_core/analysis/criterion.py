@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from svl_core.analysis.importance import TokenImportance, TopP
-from svl_core.analysis.trace import Trace
-from svl_core.lvlm.model import LVLM
-from svl_core.lvlm.sample import Sample
+
+if TYPE_CHECKING:
+    from svl_core.analysis.trace import Trace
+    from svl_core.lvlm.model import LVLM
+    from svl_core.lvlm.sample import Sample
 
 
 @dataclass(frozen=True)

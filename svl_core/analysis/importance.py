@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from svl_core.analysis.trace import SampleTrace, Trace
 from svl_core.errors import InputError
+
+if TYPE_CHECKING:
+    from svl_core.analysis.trace import SampleTrace, Trace
 
 TEXT_SELF = ("received", "given")
 

@@ -6,20 +6,20 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from svl_core.analysis import skipping
 from svl_core.analysis.blocks import best_blocks
-from svl_core.analysis.criterion import Criterion, Measured, Request, Scored
+from svl_core.analysis.criterion import Criterion, Request, Scored
 from svl_core.analysis.importance import TokenImportance, TopP
 from svl_core.analysis.tokens import token_positions
-from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
-from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+
+if TYPE_CHECKING:
+    from svl_core.analysis.trace import Trace
+    from svl_core.lvlm.model import LVLM
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,48 +56,30 @@ class LayerScores:
         return self.ranking[:drop] if self.blocks is None else self.blocks[drop]
 
 
-def cosine_sums(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
-    """For each sample the sum over its given tokens of cos(H[l], H[l+1]): sums (n, L). Only the chosen tokens are copied."""
-    sums = np.zeros((len(positions), trace.num_layers))
-    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
-        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].double()  # (L+1, n, d)
-        rows /= rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        sums[number] = (rows[:-1] * rows[1:]).sum(-1).sum(-1).numpy()
-    return Measured(sums, np.array([len(at) for at in positions], float))
-
-
-def layer_cosines(trace: Trace, positions: tuple[np.ndarray, ...]) -> np.ndarray:
-    """(L,) mean over the given tokens of all samples of cos(H[l], H[l+1]); NaN without tokens."""
-    return cosine_sums(trace, positions).mean()
-
-
-def matrix_sums(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
-    """For each sample the sum over its given tokens of cos(H[i], H[j]): sums (n, L+1, L+1), one Gram matrix a sample."""
-    sums = np.zeros((len(positions), trace.num_layers + 1, trace.num_layers + 1))
-    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
-        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].float()
-        rows /= rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        flat = rows.flatten(1)  # (L+1, n d)
-        sums[number] = (flat @ flat.T).double().numpy()
-    return Measured(sums, np.array([len(at) for at in positions], float))
-
-
-def angular_distances(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
-    """For each sample the sum over its given tokens of arccos(cos(H[i], H[j])) / pi, 0..1: sums (n, L+1, L+1)."""
-    sums = np.zeros((len(positions), trace.num_layers + 1, trace.num_layers + 1))
-    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
-        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].double().transpose(0, 1)  # (n, L+1, d)
-        rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        sums[number] = (torch.arccos((rows @ rows.transpose(1, 2)).clamp(-1, 1)) / torch.pi).sum(0).numpy()
-    return Measured(sums, np.array([len(at) for at in positions], float))
-
-
 def _positions(request: Request, tokens: str) -> tuple[np.ndarray, ...]:
     return token_positions(request.trace, request.importance, tokens, request.top_p)
 
 
+def _on(tokens: str, measure: str) -> Callable[[Request], Any]:
+    """A measure on a token set, by its name in `measures`, which brings torch: the registry alone is read without it."""
+    def run(request: Request):
+        from svl_core.analysis import measures
+
+        return getattr(measures, measure)(request.trace, _positions(request, tokens))
+    return run
+
+
+def _running(name: str) -> Callable[[Request], Any]:
+    """The same for what runs the model, in `skipping`."""
+    def run(request: Request):
+        from svl_core.analysis import skipping
+
+        return getattr(skipping, name)(request)
+    return run
+
+
 def _one_by_one(tokens: str) -> dict[str, Callable]:
-    return {"measure": lambda request: cosine_sums(request.trace, _positions(request, tokens)), "select": lambda mean, request: Scored(mean)}
+    return {"measure": _on(tokens, "cosine_sums"), "select": lambda mean, request: Scored(mean)}
 
 
 def _angular(mean: np.ndarray, request: Request) -> Scored:
@@ -127,13 +109,13 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType({row.name: row for row in (
     Criterion("svl-last", "SVL on the last token", SVL + " (ablation)", "cos(H[l], H[l+1]) at the prompt's last token", HIGH, "1", **_one_by_one("last")),
     Criterion("shortgpt", "ShortGPT (Block Influence)", "ShortGPT, arXiv 2403.03853", "1 - mean over all tokens of cos(H[l], H[l+1])", LOW, "1", **_one_by_one("all")),
     Criterion("angular", "PruneMe (angular distance of a block)", "arXiv 2403.17887", "arccos(cos(H[s], H[s+n])) / pi at the last token; one block of n layers, s >= 1", LOW, "1",
-              measure=lambda request: angular_distances(request.trace, _positions(request, "last")), select=_angular),
+              measure=_on("last", "angular_distances"), select=_angular),
     Criterion("streamline", "LLM-Streamline (block)", "LLM-Streamline, arXiv 2403.19135 (selection only)", "mean over all tokens of cos(H[s], H[s+n]); one block of n layers", HIGH, "1",
-              measure=lambda request: matrix_sums(request.trace, _positions(request, "all")), select=lambda mean, request: best_blocks(mean, request.protected)),
-    Criterion("sleb", "SLEB (greedy on loss)", "SLEB, arXiv 2402.09025", "mean loss of the answers' tokens with the layer skipped; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model", whole=skipping.by_loss),
-    Criterion("greedy-kl", "Greedy on KL", "this project", "mean KL(full || skipped) on the answers' tokens; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model", whole=skipping.by_kl),
+              measure=_on("all", "matrix_sums"), select=lambda mean, request: best_blocks(mean, request.protected)),
+    Criterion("sleb", "SLEB (greedy on loss)", "SLEB, arXiv 2402.09025", "mean loss of the answers' tokens with the layer skipped; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model", whole=_running("by_loss")),
+    Criterion("greedy-kl", "Greedy on KL", "this project", "mean KL(full || skipped) on the answers' tokens; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model", whole=_running("by_kl")),
     Criterion("shortv", "ShortV (layer contribution)", "ShortV, arXiv 2504.00502 (ranking only)", "KL(full || the layer's update of visual tokens undone) at the last token", LOW, "L + 1", "model",
-              measure=skipping.frozen_divergence, select=lambda mean, request: Scored(0.0 - mean)),
+              measure=_running("frozen_divergence"), select=lambda mean, request: Scored(0.0 - mean)),
     Criterion("random", "Random", "-", "a seeded draw", "-", "0", whole=lambda request: Scored(np.random.default_rng(request.seed).random(request.trace.num_layers))),
     Criterion("manual", "One's own order", "-", "the given layers, in the given order", "-", "0", "layers", whole=_manual),
 )})
@@ -192,6 +174,8 @@ def layer_scores(row: Criterion, found: Scored, request: Request, settings: Mapp
 
 def similarity(trace: Trace, importance: TokenImportance | None = None, tokens: str = "important", *, top_p: TopP = TopP()) -> np.ndarray:
     """(L+1, L+1) mean over the set's tokens of cos(H[i], H[j]); symmetric, ones on the diagonal, NaN without tokens."""
+    from svl_core.analysis.measures import matrix_sums
+
     matrix = matrix_sums(trace, token_positions(trace, importance, tokens, top_p)).mean()
     if np.isnan(matrix).any():
         return matrix

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from svl_core.analysis.importance import TokenImportance, TopP, importance as score
-from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
+
+if TYPE_CHECKING:
+    from svl_core.analysis.trace import Trace
 
 TOKEN_SETS = ("important", "all", "visual", "textual", "last")
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 BF16_BYTES = 2
+DEMO = "demo"
+DEMO_PLACES = (Path(__file__).resolve().parents[2] / "assets" / "demo_lvlm", Path("assets") / "demo_lvlm")  # beside the package in a clone; the working folder
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,6 @@ def catalogue() -> tuple[CatalogueEntry, ...]:
 
 
 def _bundled() -> tuple[CatalogueEntry, ...]:
-    from svl_core.lvlm.loading import DEMO, DEMO_PLACES
-
     for folder in DEMO_PLACES:
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

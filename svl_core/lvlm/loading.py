@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 
 from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm import families, memory
+from svl_core.lvlm import catalogue, families, memory
+from svl_core.lvlm.catalogue import DEMO
 from svl_core.lvlm.model import LVLM, PLAN_FILE, quiet
 from svl_core.lvlm.probing import probe
 from svl_core.lvlm.processors import load_processor
 
 Progress = Callable[[float, str], None]
-DEMO = "demo"
-DEMO_PLACES = (Path(__file__).resolve().parents[2] / "assets" / "demo_lvlm", Path("assets") / "demo_lvlm")  # beside the package in a clone; the working folder
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -99,7 +98,7 @@ def load(
 def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
     """The local folder of a model (of a Hub id: its config and other small files) and the commit that it stands for."""
     if name == DEMO:
-        folder = next((place for place in DEMO_PLACES if (place / "config.json").is_file()), None)
+        folder = next((place for place in catalogue.DEMO_PLACES if (place / "config.json").is_file()), None)
         if folder is None:
             raise InputError("Found no bundled model; expected it in assets/demo_lvlm beside svl_core; run from a clone of the repository or name another model.")
         return folder, None

@@ -13,7 +13,8 @@ from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
-from svl_core.pruning.compensation import COMPENSATIONS, TARGETS, Fit, apply, attach, projection
+from svl_core.pruning.compensation import COMPENSATIONS, TARGETS, Fit
+from svl_core.pruning.edits import apply, attach, projection
 from svl_core.pruning.plan import DropPlan
 from svl_core.pruning.view import pruned_view
 

@@ -7,8 +7,9 @@ import gradio as gr
 import svl_core as svl
 from svl_core.ui import examples, guard, parts, sections, texts, views
 from svl_core.ui.handlers import Desk
-from svl_core.ui.limits import Limits
+from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
+from svl_core.ui.start import libraries
 from svl_core.ui.store import Models, picker
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import CONTROLS, QUICK, Wiring, picked
@@ -29,11 +30,10 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
     model: "demo", a Hub id, a local folder, or a ready LVLM. world: whether that model knows the bundled scenes, so that
     compensation is fitted on them (default: only "demo" does). limits: what a visitor may ask for.
     """
-    for name in svl.__all__:  # all imports before the first thread: transformers' lazy imports are not thread-safe
-        getattr(svl, name)
+    if not isinstance(model, str) or on_zero_gpu():
+        libraries()
     models = Models(model, pickle_weights=limits.pickle_weights)
     _leave_files_undecoded()
-    models.request(models.first)
     knows = model == "demo" if world is None else world
     desk = Desk(models, frozenset({"demo", models.first} if knows else {"demo"}), limits)
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(min(limits.keep_s, 600), limits.keep_s)) as page:
@@ -43,6 +43,7 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
     page.desk = desk
     desk.brought = lambda path: path in page.upload_file_set and path not in c["image"].keep_in_cache
     guard.guard_inputs(page)
+    models.request(models.first)  # last: its thread imports torch and transformers, which nothing above needs
     return page.queue(max_size=limits.queue, default_concurrency_limit=8)
 
 

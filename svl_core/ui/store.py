@@ -12,7 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import svl_core as svl
 from svl_core.ui.limits import Limits
+from svl_core.ui.start import libraries
 
 
 def picker(first: str, limits: Limits = Limits()) -> list[tuple[str, str]]:
@@ -148,7 +150,11 @@ class Models:
         return made
 
     def _from_disk_or_hub(self, name: str) -> Any:
-        import svl_core
         from svl_core.ui.bench import load_options
 
-        return svl_core.load(name, **load_options(name), pickle_weights=self.pickle_weights, progress=lambda share, what: self.told.__setitem__(name, (share, what)))
+        def tell(share: float, what: str) -> None:
+            self.told[name] = share, what
+
+        tell(0.0, "starting the libraries")
+        libraries()
+        return svl.load(name, **load_options(name), pickle_weights=self.pickle_weights, progress=tell)

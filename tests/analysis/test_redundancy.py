@@ -6,7 +6,8 @@ import torch
 
 import svl_core as svl
 from svl_core.analysis.gap import feature_gap, gram_of_difference, pca_view, runs_of
-from svl_core.analysis.redundancy import CRITERIA, layer_cosines, ranked, similarity
+from svl_core.analysis.measures import layer_cosines
+from svl_core.analysis.redundancy import CRITERIA, ranked, similarity
 from svl_core.errors import InputError
 from test_importance import A, traced
 from tiny import picture, tiny_llava

@@ -9,7 +9,8 @@ from scipy import stats
 from sklearn.metrics import jaccard_score
 
 import svl_core as svl
-from svl_core.analysis.redundancy import LayerScores, layer_cosines
+from svl_core.analysis.measures import layer_cosines
+from svl_core.analysis.redundancy import LayerScores
 from svl_core.analysis.stability import overlap, overlap_curve, spearman, stability
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError

@@ -1,6 +1,6 @@
 """The catalogue: complete, consistent with the family table, and the bundled model counted from its own files."""
 
-from svl_core.lvlm import loading
+from svl_core.lvlm import catalogue as module
 from svl_core.lvlm.catalogue import ENTRIES, catalogue
 from svl_core.lvlm.families import FAMILIES
 
@@ -15,8 +15,8 @@ def test_entries_are_consistent():
 
 def test_the_bundled_model_is_counted_from_its_files(tiny, tmp_path, monkeypatch):
     tiny.save(tmp_path / "demo")
-    monkeypatch.setattr(loading, "DEMO_PLACES", (tmp_path / "absent", tmp_path / "demo"))
+    monkeypatch.setattr(module, "DEMO_PLACES", (tmp_path / "absent", tmp_path / "demo"))
     first = catalogue()[0]
     assert first.id == "demo" and first.parameters == tiny.num_parameters and first.layers == 6
-    monkeypatch.setattr(loading, "DEMO_PLACES", ())
+    monkeypatch.setattr(module, "DEMO_PLACES", ())
     assert catalogue() == ENTRIES

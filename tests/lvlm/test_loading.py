@@ -7,7 +7,7 @@ import torch
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.lvlm import loading
+from svl_core.lvlm import catalogue, loading
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_text_only_model(tmp_path):
 
 
 def test_demo_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(loading, "DEMO_PLACES", (tmp_path,))
+    monkeypatch.setattr(catalogue, "DEMO_PLACES", (tmp_path,))
     with pytest.raises(InputError, match="assets/demo_lvlm"):
         svl.load("demo")
 

@@ -6,7 +6,7 @@ import torch
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.pruning.compensation import Moments, bridge_map, rank_for, scp_map, subspace
+from svl_core.pruning.edits import Moments, bridge_map, rank_for, scp_map, subspace
 from tiny import picture
 
 PLAN = svl.manual_plan([3, 4], 6)

@@ -6,7 +6,8 @@ import torch
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.pruning.compensation import COMPENSATIONS, apply, lstsq_map, scp_map
+from svl_core.pruning.compensation import COMPENSATIONS
+from svl_core.pruning.edits import apply, lstsq_map, scp_map
 from tiny import picture
 
 

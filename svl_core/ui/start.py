@@ -1,0 +1,49 @@
+"""How the page starts fast: it is served with gradio alone, while one thread imports everything that its work needs."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def briskly() -> Iterator[None]:
+    """Imports inside this run without garbage collection: hardly anything of what they make is ever thrown away."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def without_stubs() -> Iterator[None]:
+    """gradio imported inside this leaves the .pyi files beside its components as they are.
+
+    It renders and compares them at each import, which takes as long as the rest of it; a class without a source file is passed over.
+    """
+    own = inspect.getfile
+
+    def getfile(thing):
+        if type(thing).__name__ == "ComponentMeta":
+            raise OSError("no stub wanted")
+        return own(thing)
+
+    inspect.getfile = getfile
+    try:
+        yield
+    finally:
+        inspect.getfile = own
+
+
+def libraries() -> None:
+    """Import all that the model's work needs: called by one thread at a time, for transformers' lazy imports are not thread-safe."""
+    import svl_core as svl
+
+    with briskly():
+        import sklearn.decomposition  # noqa: F401  (for the PCA view)
+
+        for name in svl.__all__:
+            getattr(svl, name)
