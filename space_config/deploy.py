@@ -1,6 +1,8 @@
-"""Publish the page as a Hugging Face Space: `python -m space_config.deploy USER/SPACE [--dry-run] [--hardware cpu-basic]`.
+"""Publish the page as a Hugging Face Space: `python -m space_config.deploy USER/SPACE [--profile cpu|zero-gpu] [--hardware NAME] [--dry-run]`.
 
 Stages what the Space needs in a fresh folder, checks it, and uploads it. --dry-run ends before the upload and keeps the folder.
+Profile "cpu": the bundled model at once, SmolVLM-256M already on the disk. "zero-gpu": larger models too, on a GPU that is
+lent for each request.
 """
 
 from __future__ import annotations
@@ -21,46 +23,76 @@ CONTENTS = ("app.py", "svl_core", "assets", "LICENSE")
 LEFT_OUT = ("svl_core/cli.py", "svl_core/__main__.py", "svl_core/demo/train.py")  # of no use to the page
 FROM_SPACE = ("gradio",)  # the builder installs it by `sdk_version`
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"
+PROFILES, ZERO_GPU = ("cpu", "zero-gpu"), "zero-a10g"
+ON_ZERO_GPU = {"torch": "torch>=2.8,<2.12", "spaces": "spaces"}  # what its machines are made for, and what lends the GPU
 SHORT, SPACE_MB, FILE_MB = 60, 200, 50
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 SUFFIXES = {".py", ".json", ".md", ".txt", ".css", ".js", ".png", ".jpg", ".webp", ".svg", ".safetensors", ".jinja", ".npz", ".zip", ".parquet", ".csv", ""}
-HARDWARE = ("cpu-basic", "cpu-upgrade", "t4-small", "t4-medium", "l4x1", "a10g-small", "a10g-large", "l40sx1", "a100-large", "h200")
 
 
 class StageError(ValueError):
     """The staged folder is not fit to be uploaded; the message lists why."""
 
 
-def stage(folder: Path, hardware: str = "cpu-basic") -> Path:
+def hardware_names() -> list[str]:
+    """What the Hub calls its machines."""
+    from huggingface_hub import SpaceHardware
+
+    return [each.value for each in SpaceHardware]
+
+
+def hardware_of(profile: str, asked: str | None) -> str:
+    """The machine: the profile's own unless another was asked for. Raises StageError for one that does not suit the profile."""
+    own = _facts(profile)["suggested_hardware"]
+    asked = asked or own
+    if (asked == ZERO_GPU) != (profile == "zero-gpu"):
+        raise StageError(f"the profile {profile} does not run on {asked}; choose {own}, or another profile")
+    return asked
+
+
+def stage(folder: Path, profile: str = "cpu", hardware: str | None = None) -> Path:
     """Write into the empty `folder` what the Space needs: tracked files only, the card, requirements. Returns it."""
+    hardware = hardware_of(profile, hardware)
     tracked = subprocess.run(["git", "ls-files", "-z", *CONTENTS], cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
     for name in filter(None, tracked):
         if name not in LEFT_OUT and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
-    (folder / "README.md").write_text(card(hardware), encoding="utf-8")
-    (folder / "requirements.txt").write_text(requirements(hardware), encoding="utf-8")
+    (folder / "README.md").write_text(card(profile, hardware), encoding="utf-8")
+    (folder / "requirements.txt").write_text(requirements(profile, hardware), encoding="utf-8")
     return folder
 
 
-def card(hardware: str) -> str:
+def _facts(profile: str) -> dict:
+    listed = json.loads((ROOT / "space_config" / "space.json").read_text(encoding="utf-8"))
+    return listed["both"] | listed[profile]
+
+
+def card(profile: str, hardware: str) -> str:
     """The Space's README: front matter, then the project's."""
     from huggingface_hub import SpaceCardData
 
-    facts = json.loads((ROOT / "space_config" / "space.json").read_text(encoding="utf-8"))
-    facts |= {"sdk_version": version("gradio"), "suggested_hardware": hardware}
+    facts = _facts(profile) | {"sdk_version": version("gradio"), "suggested_hardware": hardware}
     return f"---\n{SpaceCardData(**facts)}\n---\n\n{(ROOT / 'README.md').read_text(encoding='utf-8')}"
 
 
-def requirements(hardware: str) -> str:
-    """The project's dependencies without what the Space brings; CPU builds of torch where there is no GPU."""
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    kept = [line for line in listed if not line.startswith(FROM_SPACE)]
+def requirements(profile: str, hardware: str) -> str:
+    """The project's dependencies without what the Space brings; CPU builds of torch where there is no GPU, ZeroGPU's own where one is lent."""
+    kept = [line for line in _dependencies() if not line.startswith(FROM_SPACE)]
+    if profile == "zero-gpu":
+        kept = [line for line in kept if not line.startswith(tuple(ON_ZERO_GPU))] + list(ON_ZERO_GPU.values())
     return "\n".join(([CPU_TORCH] if hardware.startswith("cpu") else []) + kept) + "\n"
 
 
+def _dependencies() -> list[str]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+
+
 def check(folder: Path) -> dict:
-    """Facts of a staged folder: {"files", "megabytes", "gradio"}. Raises StageError with every fault found."""
+    """Facts of a staged folder: {"files", "megabytes", "gradio", "hardware"}. Raises StageError with every fault found."""
     from huggingface_hub import SpaceCard
+
+    from svl_core.lvlm.catalogue import catalogue
 
     faults = []
     data = SpaceCard.load(folder / "README.md").data.to_dict()
@@ -68,8 +100,16 @@ def check(folder: Path) -> dict:
         faults.append(f"short_description has {len(data['short_description'])} characters, at most {SHORT} are shown")
     if data["sdk_version"] != version("gradio"):
         faults.append(f"sdk_version is {data['sdk_version']}, the gradio in use {version('gradio')}")
+    if not {data["colorFrom"], data["colorTo"]} <= COLOURS:
+        faults.append(f"colours are {data['colorFrom']} and {data['colorTo']}, expected of {', '.join(sorted(COLOURS))}")
+    if data["suggested_hardware"] not in hardware_names():
+        faults.append(f"suggested_hardware is {data['suggested_hardware']}, expected one of {', '.join(hardware_names())}")
+    for name in {*data["models"], *(line.split()[0] for line in data["preload_from_hub"])} - {entry.id for entry in catalogue()}:
+        faults.append(f"the model {name} is not in the catalogue")
     if not (folder / data["app_file"]).is_file():
         faults.append(f"app_file {data['app_file']} is missing")
+    if (data["suggested_hardware"] == ZERO_GPU) != ("spaces" in (folder / "requirements.txt").read_text(encoding="utf-8").split()):
+        faults.append(f"requirements.txt and the hardware {data['suggested_hardware']} do not go together")
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
         name, size = path.relative_to(folder).as_posix(), path.stat().st_size / 1e6
@@ -77,8 +117,8 @@ def check(folder: Path) -> dict:
             faults.append(f"{name} has {size:.0f} MB, at most {FILE_MB} are meant")
         if name.split("/")[0] not in (*CONTENTS, "README.md", "requirements.txt") or path.suffix.lower() not in SUFFIXES or path.is_symlink() or "__pycache__" in name:
             faults.append(f"{name} does not belong there")
-        if path.suffix == ".py":
-            ast.parse(path.read_text(encoding="utf-8"), name)
+        elif path.suffix == ".py" and not _parses(path):
+            faults.append(f"{name} is no Python")
     if not (folder / "assets" / "demo_lvlm" / "model.safetensors").is_file():
         faults.append("the bundled model is missing")
     total = sum(path.stat().st_size for path in files) / 1e6
@@ -86,7 +126,15 @@ def check(folder: Path) -> dict:
         faults.append(f"all files have {total:.0f} MB, at most {SPACE_MB} are meant")
     if faults:
         raise StageError("; ".join(faults))
-    return {"files": len(files), "megabytes": round(total, 1), "gradio": data["sdk_version"]}
+    return {"files": len(files), "megabytes": round(total, 1), "gradio": data["sdk_version"], "hardware": data["suggested_hardware"]}
+
+
+def _parses(path: Path) -> bool:
+    try:
+        ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def upload(folder: Path, space: str, hardware: str) -> str:
@@ -102,17 +150,18 @@ def upload(folder: Path, space: str, hardware: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m space_config.deploy", description="Publish the page as a Hugging Face Space.")
     parser.add_argument("space", help="USER/SPACE; log in with `hf auth login` first")
+    parser.add_argument("--profile", choices=PROFILES, default="cpu", help="what the Space offers (default: %(default)s)")
+    parser.add_argument("--hardware", choices=hardware_names(), metavar="NAME", help="the Space's machine (default: the profile's own, both free)")
     parser.add_argument("--dry-run", action="store_true", help="stage and check only")
-    parser.add_argument("--hardware", choices=HARDWARE, default="cpu-basic", help="the Space's machine (default: %(default)s, free)")
     options = parser.parse_args(arguments)
     if options.space.count("/") != 1 or not all(options.space.split("/")):
         parser.error(f"Found the Space {options.space!r}; expected USER/SPACE; correct it.")
     folder = Path(tempfile.mkdtemp(prefix="svl-space-"))
     try:
-        facts = check(stage(folder, options.hardware))
-        print(f"{folder}: {facts['files']} files, {facts['megabytes']} MB, gradio {facts['gradio']}")
+        facts = check(stage(folder, options.profile, options.hardware))
+        print(f"{folder}: {facts['files']} files, {facts['megabytes']} MB, gradio {facts['gradio']}, {facts['hardware']}")
         if not options.dry_run:
-            print(upload(folder, options.space, options.hardware))
+            print(upload(folder, options.space, facts["hardware"]))
     except StageError as error:
         print(f"Not fit to be uploaded: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 import queue
 import threading
@@ -83,7 +84,8 @@ def run(work: Callable[[Emit, threading.Event], object], jobs: Jobs, session: st
         except BaseException as error:  # handed to the caller, which raises it
             events.put(("error", error))
 
-    thread = threading.Thread(target=body, name="svl-task", daemon=True)
+    here = contextvars.copy_context()  # a lent GPU is charged to the visitor whose request this is
+    thread = threading.Thread(target=here.run, args=(body,), name="svl-task", daemon=True)
     thread.start()
     try:
         while True:
