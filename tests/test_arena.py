@@ -54,7 +54,7 @@ def test_the_table_from_saved_parts(ranked, tmp_path):
     for name in settings["data"]:
         truth[name] = rng.random((len(entrants) + 1, 150)) < 0.8
         for first in (0, 100):
-            np.save(tmp_path / f"{name}-{first:05}.npy", np.packbits(truth[name][:, first : first + 100], axis=1))
+            arena._keep(tmp_path, name, first, dict(zip([arena.FULL, *map(arena.key_of, entrants)], truth[name][:, first : first + 100])))
     made = arena.summary(settings, ranked, tmp_path)
     assert made["complete"] and made["n"] == {"scenes": 150, "easy-vqa": 150} and made["models"] == len(entrants)
     row = next(r for r in made["rows"] if (r["criterion"], r["compensation"], r["drop"]) == ("svl", "scp", 3))
@@ -66,5 +66,7 @@ def test_the_table_from_saved_parts(ranked, tmp_path):
     assert again == json.loads(json.dumps(made))
     text = arena.with_figures(f"a\n{arena.BEGIN}\n{arena.END}\nb", again)
     assert arena.with_figures(text, again) == text and "as-published" in text and f"{row['kept']:.1%}" in text
-    (tmp_path / "easy-vqa-00100.npy").unlink()
+    (tmp_path / "easy-vqa-00100.npz").unlink()
     assert not arena.summary(settings, ranked, tmp_path)["complete"]
+    fewer = {seed: {name: plans for name, plans in found.items() if not name.startswith(arena.PRESET)} for seed, found in ranked.items()}
+    assert {row["criterion"] for row in arena.summary(settings, fewer, tmp_path)["rows"]} == {criterion for criterion, _ in arena.recipes()} - {arena.PRESET}

@@ -29,6 +29,7 @@ QUESTION_SEED = 4_004  # of the scenes asked about: neither training nor calibra
 PART = 100  # questions between two savings
 Z_95 = 1.959963984540054
 PRESET = "preset"  # stands for the criterion of a row that a preset made
+FULL = "full"  # the full model among a part's models
 
 
 # The work: rankings, pruned models, marks (in worker processes)
@@ -56,10 +57,8 @@ def calibration_samples(lvlm, size: int, seed: int) -> list:
 
 
 def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
-    """For each criterion (and preset) and drop count the layers that go, from one seed's calibration scenes."""
+    """For each criterion and drop count the layers that go, from one seed's calibration scenes."""
     import svl_core as svl
-    from svl_core.comparison.presets import PRESETS
-    from svl_core.pruning.plan import DropPlan
 
     lvlm = start()
     samples = calibration_samples(lvlm, size, seed)
@@ -71,10 +70,18 @@ def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
             continue
         scores = svl.redundancy(trace, importance, name, seed=seed, lvlm=lvlm, samples=samples, rounds=max(drops))
         found[name] = {drop: sorted(scores.chosen(drop)) for drop in drops}
-    for name, preset in PRESETS.items():
-        fitted = preset.fit(lvlm, samples)
-        found[f"{PRESET}:{name}"] = {drop: list(fitted.choose([DropPlan(tuple(found[each][drop]), lvlm.num_layers, each) for each in (preset.criterion, *preset.rivals)], seed=seed).drop) for drop in drops}
     return found
+
+
+def preset_plans(seed: int, found: dict[str, dict[int, list[int]]], name: str, size: int) -> dict[int, list[int]]:
+    """For each drop count the layers that a preset drops, given the criteria's choices on the same seed."""
+    from svl_core.comparison.presets import PRESETS
+    from svl_core.pruning.plan import DropPlan
+
+    lvlm = start()
+    preset = PRESETS[name]
+    fitted = preset.fit(lvlm, calibration_samples(lvlm, preset.samples or size, seed))
+    return {drop: list(fitted.choose([DropPlan(tuple(found[each][drop]), lvlm.num_layers, each) for each in (preset.criterion, *preset.rivals)], seed=seed).drop) for drop in drop_counts(lvlm.num_layers)}
 
 
 def recipes() -> list[tuple[str, str]]:
@@ -89,13 +96,12 @@ def recipes() -> list[tuple[str, str]]:
 def entrants(ranked: dict[int, dict]) -> dict[tuple, list[tuple[str, str, int, int]]]:
     """Different pruned models {(layers, compensation or preset, seed that it is fitted on): its rows (criterion, compensation, drop, seed)}.
 
-    A preset chooses its layers on the same calibration scenes as the criteria, and fits on as many scenes as it asks for.
+    A preset chooses among the criteria's layers, and fits, on as many scenes of the same seed as it asks for; it is left out where `ranked` has none of its plans.
     """
     made: dict[tuple, list] = {}
     for seed, found in ranked.items():
         for criterion, compensation in recipes():
-            layers = found[f"{PRESET}:{compensation}" if criterion == PRESET else criterion]
-            for drop, gone in layers.items():
+            for drop, gone in found.get(f"{PRESET}:{compensation}" if criterion == PRESET else criterion, {}).items():
                 how = f"{PRESET}:{compensation}" if criterion == PRESET else compensation
                 key = (tuple(gone), how, None if how == "none" else seed)
                 made.setdefault(key, []).append((criterion, compensation, drop, seed))
@@ -116,14 +122,12 @@ def shared_out(keys: list[tuple], jobs: int) -> list[list[int]]:
 class Worker:
     """One process's share of the different models, made once, and what it answers with them."""
 
-    def __init__(self, ranked: dict[int, dict], size: int, share: list[int]):
+    def __init__(self, size: int, mine: list[tuple]):
         import svl_core as svl
         from svl_core.comparison.presets import PRESETS
         from svl_core.pruning.plan import manual_plan
 
         self.lvlm = start()
-        keys = list(entrants(ranked))
-        mine = [keys[i] for i in share]
         seeds = {seed for _, how, seed in mine if seed is not None and not how.startswith(PRESET)}
         traces = {seed: svl.trace(self.lvlm, calibration_samples(self.lvlm, size, seed), mlp=True) for seed in seeds}
         fits = {seed: (trace, svl.importance(trace)) for seed, trace in traces.items()}
@@ -155,9 +159,9 @@ def answer_ids(lvlm, answer: str) -> list[int]:
 _worker: Worker | None = None
 
 
-def _prepare(ranked, size, share) -> None:
+def _prepare(size: int, mine: list[tuple]) -> None:
     global _worker
-    _worker = Worker(ranked, size, share)
+    _worker = Worker(size, mine)
 
 
 def _marks(data: str, first: int, n: int) -> np.ndarray:
@@ -174,42 +178,70 @@ def run(args: argparse.Namespace) -> dict:
                 "calibration_samples": args.calibration_size, "question_seed": QUESTION_SEED, "part": PART}
     saved = args.out.with_suffix(".parts")
     _fresh(saved, settings)
-    pool = ProcessPoolExecutor(args.jobs, get_context("spawn"))
-    file = saved / "rankings.json"
-    if not file.exists():
-        _say("ranking the layers")
-        found = dict(zip(settings["seeds"], pool.map(rankings, settings["seeds"], [args.calibration_size] * args.seeds)))
-        file.write_text(json.dumps({str(seed): value for seed, value in found.items()}), encoding="utf-8")
-    ranked = {int(seed): {name: {int(d): layers for d, layers in by_drop.items()} for name, by_drop in found.items()} for seed, found in json.loads(file.read_text(encoding="utf-8")).items()}
-    pool.shutdown()
-    rows = entrants(ranked)
-    shares = [share for share in shared_out(list(rows), args.jobs) if share]
+    ranked = _ranked(args, settings, saved)
+    wanted = list(entrants(ranked))
     parts = [(first, name) for first in range(0, args.questions, PART) for name in data]
-    parts = [(first, name) for first, name in parts if not _part(saved, name, first).exists()]
-    _say(f"{len(rows)} different models for {sum(map(len, rows.values()))} rows, {len(parts)} parts to answer")
+    lacking = {part: {FULL, *map(key_of, wanted)} - set(_answered(saved, part[1], part[0])) for part in parts}
+    parts = [part for part in parts if lacking[part]]
+    models = [key for key in wanted if any(key_of(key) in lacking[part] for part in parts)]
+    _say(f"{len(wanted)} different models for {sum(map(len, entrants(ranked).values()))} rows, {len(models)} of them for {len(parts)} parts to answer")
     began = time.monotonic()
-    made = summary(settings, ranked, saved) if any(saved.glob("*.npy")) else None
     if parts:
-        pools = [ProcessPoolExecutor(1, get_context("spawn"), _prepare, (ranked, args.calibration_size, share)) for share in shares]
+        shares = [[models[i] for i in share] for share in shared_out(models, args.jobs)]
+        pools = [(ProcessPoolExecutor(1, get_context("spawn"), _prepare, (args.calibration_size, share)), share) for share in shares if share or len(shares) == 1]
         for first, name in parts:
             if args.minutes and time.monotonic() - began > 60 * args.minutes:
                 break
-            found = [pool.submit(_marks, name, first, args.questions) for pool in pools]
-            table = np.zeros((len(rows) + 1, min(PART, args.questions - first)), bool)
-            for share, one in zip(shares, found):
-                table[0], table[1 + np.array(share)] = one.result()[0], one.result()[1:]
-            with open(saved / "part.tmp", "wb") as out:
-                np.save(out, np.packbits(table, axis=1))
-            (saved / "part.tmp").replace(_part(saved, name, first))
+            found = _answered(saved, name, first)
+            for share, one in [(share, pool.submit(_marks, name, first, args.questions)) for pool, share in pools]:
+                found |= dict(zip([FULL, *map(key_of, share)], one.result()))
+            _keep(saved, name, first, found)
             made = summary(settings, ranked, saved)
             _save(args.out, made)
             _say(f"{time.monotonic() - began:5.0f} s, questions {made['n']}")
-        for pool in pools:
+        for pool, _ in pools:
             pool.shutdown()
-    if made is None:
+    if not any(saved.glob("*.npz")):
         raise SystemExit("Nothing was measured.")
+    made = summary(settings, ranked, saved)
     _save(args.out, made)
     return made
+
+
+def _ranked(args: argparse.Namespace, settings: dict, saved: Path) -> dict[int, dict]:
+    """Each seed's plans by every criterion and, unless only criteria are asked for, by every preset; kept in files. A changed preset plans anew."""
+    from svl_core.comparison.presets import PRESETS
+
+    pool, seeds = ProcessPoolExecutor(args.jobs, get_context("spawn")), settings["seeds"]
+
+    def kept(file: Path, function, *inputs) -> dict[int, dict[int, list[int]]]:
+        if not file.exists():
+            _say(f"planning: {file.stem}")
+            file.write_text(json.dumps(dict(zip(seeds, pool.map(function, seeds, *inputs)))), encoding="utf-8")
+        return {int(seed): found for seed, found in json.loads(file.read_text(encoding="utf-8")).items()}
+
+    whole = {seed: {name: _numbered(plans) for name, plans in found.items()} for seed, found in kept(saved / "rankings.json", rankings, [args.calibration_size] * len(seeds)).items()}
+    ranked = {seed: dict(found) for seed, found in whole.items()}
+    for name, preset in {} if args.criteria_only else PRESETS.items():
+        mark = hashlib.sha256(repr(preset).encode()).hexdigest()[:8]
+        plans = kept(saved / f"{PRESET}-{name}-{mark}.json", preset_plans, [whole[seed] for seed in seeds], [name] * len(seeds), [args.calibration_size] * len(seeds))
+        for seed in seeds:
+            ranked[seed][f"{PRESET}:{name}"] = _numbered(plans[seed])
+    pool.shutdown()
+    return ranked
+
+
+def _numbered(plans: dict) -> dict[int, list[int]]:
+    return {int(drop): layers for drop, layers in plans.items()}
+
+
+def key_of(entrant: tuple) -> str:
+    """A model's name in the files of parts: its dropped layers, what compensates, the seed. A preset's settings are part of it."""
+    from svl_core.comparison.presets import PRESETS
+
+    layers, how, seed = entrant
+    mark = hashlib.sha256(repr(PRESETS[how.partition(":")[2]]).encode()).hexdigest()[:8] if how.startswith(PRESET) else ""
+    return f"{','.join(map(str, layers))}|{how}{mark}|{'' if seed is None else seed}"
 
 
 def _fresh(folder: Path, settings: dict) -> None:
@@ -223,7 +255,22 @@ def _fresh(folder: Path, settings: dict) -> None:
 
 
 def _part(folder: Path, data: str, first: int) -> Path:
-    return folder / f"{data}-{first:05}.npy"
+    return folder / f"{data}-{first:05}.npz"
+
+
+def _answered(folder: Path, data: str, first: int) -> dict[str, np.ndarray]:
+    """Marks of a part by model, each (questions of the part,) bool; the full model's under `FULL`."""
+    if not _part(folder, data, first).exists():
+        return {}
+    with np.load(_part(folder, data, first)) as kept:
+        return dict(zip(kept["models"].tolist(), np.unpackbits(kept["marks"], axis=1, count=int(kept["questions"])).astype(bool)))
+
+
+def _keep(folder: Path, data: str, first: int, found: dict[str, np.ndarray]) -> None:
+    table = np.array(list(found.values()), bool)
+    with open(folder / "part.tmp", "wb") as out:
+        np.savez_compressed(out, models=np.array(list(found)), marks=np.packbits(table, axis=1), questions=table.shape[1])
+    (folder / "part.tmp").replace(_part(folder, data, first))
 
 
 def _save(file: Path, made: dict) -> None:
@@ -257,20 +304,18 @@ def paired(marks: np.ndarray, full: np.ndarray) -> tuple[float, float]:
 
 
 def summary(settings: dict, ranked: dict, saved: Path) -> dict:
-    """All rows of the table from the parts answered so far."""
-    marks = {}
+    """All rows of the table from the parts that every model has answered so far."""
+    where, marks = {row: i for i, rows in enumerate(entrants(ranked).values(), 1) for row in rows}, {}
+    names = [FULL, *map(key_of, entrants(ranked))]
     for name in settings["data"]:
-        parts = []
-        for first in range(0, settings["questions"], PART):
-            if _part(saved, name, first).exists():
-                parts.append(np.unpackbits(np.load(_part(saved, name, first)), axis=1, count=min(PART, settings["questions"] - first)))
-        if parts:
-            marks[name] = np.concatenate(parts, axis=1).astype(bool)
-    where = {row: i for i, rows in enumerate(entrants(ranked).values(), 1) for row in rows}
+        parts = [_answered(saved, name, first) for first in range(0, settings["questions"], PART)]
+        tables = [np.stack([part[model] for model in names]) for part in parts if set(names) <= set(part)]
+        if tables:
+            marks[name] = np.concatenate(tables, axis=1)
     layers = {row: key[0] for key, rows in entrants(ranked).items() for row in rows}
     counts = sorted({row[2] for row in where})
     rows = []
-    for criterion, compensation in recipes():
+    for criterion, compensation in [one for one in recipes() if (*one, counts[0], settings["seeds"][0]) in where]:
         for drop in counts:
             keys = [(criterion, compensation, drop, seed) for seed in settings["seeds"]]
             row = {"criterion": criterion, "compensation": compensation, "drop": drop, "layers": [list(layers[key]) for key in keys], "data": {}}
@@ -359,6 +404,7 @@ def main() -> None:
     parser.add_argument("--data", default="scenes,easy-vqa", help="data sets, by commas (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, metavar="J", help="processes of one thread each (default: %(default)s)")
     parser.add_argument("--calibration-size", type=int, default=32, metavar="N", help="calibration scenes a seed (default: %(default)s)")
+    parser.add_argument("--criteria-only", action="store_true", help="leave the presets out, which choose among the criteria's plans")
     parser.add_argument("--minutes", type=float, help="begin no new part of the questions after so many minutes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results file; the README is rewritten only from the default one")
     args = parser.parse_args()
