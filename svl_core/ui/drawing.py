@@ -14,6 +14,7 @@ from svl_core.ui.store import Analysis
 from svl_core.ui.strip import follows_ranking, in_words
 
 CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
+SMALL = 320  # pixels of each picture of the difference
 
 Update = dict[str, object]
 
@@ -37,7 +38,7 @@ def look(analysis: Analysis, now: Settings, focus: dict | None) -> Update:
     mean_visual, mean_text = importance.averaged(0)
     layer = min(now.layer, analysis.trace.num_layers - 1)
     visual, text = (mean_visual, mean_text) if now.all_layers else importance.layer(0, layer)
-    span = _range(mean_visual) if now.all_layers else _range(importance.visual[0])
+    span = range_of(mean_visual) if now.all_layers else range_of(importance.visual[0])
     counts_visual, counts_text = top.select(mean_visual), top.select(mean_text)
     patch = focus["index"] if focus and focus["kind"] == "patch" else None
     word = focus["index"] if focus and focus["kind"] == "word" else None
@@ -109,12 +110,52 @@ def pca(analysis: Analysis, now: Settings, strip: dict):
     at = svl.token_positions(analysis.trace, importance, "important", top_p_of(now))[0]
     features = analysis.trace.samples[0].features
     repaired = analysis.memo.get(("after", tuple(strip["drop"]), now.key_prune)) if now.compensation != "none" else None
-    after = None if repaired is None else _rows(repaired, a - sum(k < a for k in strip["drop"]), at)
+    after = None if repaired is None else _rows(repaired.samples[0].features, a - sum(k < a for k in strip["drop"]), at)
     view = svl.pca_view(_rows(features, a, at), _rows(features, b + 1, at), after)
     ids = analysis.trace.layer_ids
     kept = f"into layer {ids[a]}" if a == 0 else f"after kept layer {ids[a - 1]}"
     names = (f"now ({kept.removeprefix('after kept ')})", f"wanted (layer {ids[b]})", "compensated")
     return figure(figures.pca_scatter(view.before, view.target, view.after, view.explained, names=names), f"Features of the {len(at)} important tokens {kept} and after dropped layer {ids[b]}, in two principal components.")
+
+
+def difference(analysis: Analysis, now: Settings, strip: dict) -> str:
+    """Markup of the three pictures once both answers ran with this plan; empty before, and for a model without patches."""
+    after = analysis.memo.get(("after", tuple(strip["drop"]), now.key_prune))
+    sample = analysis.sample
+    if after is None or not sample.images or not len(sample.visual):
+        return ""
+    kept = [k for k in range(analysis.trace.num_layers) if k not in strip["drop"]]
+    full = importance_of(analysis, now).visual[0][kept]
+    pruned = svl.importance(after, causal_correction=now.causal_correction, text_self=now.text_self).visual[0]
+    ids = [analysis.trace.layer_ids[k] for k in kept]
+    where = f"averaged over the {len(kept)} layers that both models have"
+    if not now.all_layers:
+        if now.layer not in kept:
+            return views.note(f"Layer {analysis.trace.layer_ids[min(now.layer, analysis.trace.num_layers - 1)]} is dropped, so there is nothing to compare in it; choose another layer in step 2, or all of them.")
+        at = kept.index(now.layer)
+        full, pruned, where = full[at : at + 1], pruned[at : at + 1], f"in layer {ids[at]}"
+    a, b = np.nanmean(full, axis=0), np.nanmean(pruned, axis=0)
+    change, span = a - b, range_of(np.concatenate([a, b]))
+    most = float(np.nanmax(np.abs(change))) or 1e-9
+    rects = np.where((sample.geometry.image_index == 0)[:, None], sample.geometry.rects, np.nan)
+    image, opacity = sample.images[0], max(now.opacity, 0.6)
+    shown = [
+        ("Full model", figures.overlay(image, rects, a, opacity=opacity, scale=span, width=SMALL), f"Importance of {len(a)} patches in the full model, {where}."),
+        ("Pruned model", figures.overlay(image, rects, b, opacity=opacity, scale=span, width=SMALL), f"Importance of the same patches in the pruned model, {where}, on the same scale."),
+        ("Full minus pruned", figures.overlay(image, rects, change, opacity=max(opacity, 0.75), scale=(-most, most), width=SMALL, diverging=True), f"Full minus pruned: from {-most:.3f} to {most:.3f}; patch {int(np.argmax(np.abs(change)))} changes most."),
+    ]
+    pictures = "".join(f'<figure><figcaption>{title}</figcaption><img src="{views.data_url(picture)}" alt="{views.esc(alt)}"></figure>' for title, picture, alt in shown)
+    rows = [("patch", "full", "pruned", "difference"), *((str(k), f"{x:.4f}", f"{y:.4f}", f"{x - y:+.4f}") for k, (x, y) in enumerate(zip(a, b)))]
+    return (f'<p class="read">{moved_share(a, b)} {where[0].upper()}{where[1:]}.</p><div class="three">{pictures}</div><div class="three">{views.scale(*span)}'
+            f'{views.scale(-most, most, "diverging")}</div>{views.numbers("difference", rows)}')
+
+
+def moved_share(full: np.ndarray, pruned: np.ndarray) -> str:
+    """(V,), (V,) scores -> how much of the importance went to other patches: half the sum of |differences| of the normed maps."""
+    if not np.nansum(full) or not np.nansum(pruned):
+        return ""
+    moved = 0.5 * float(np.nansum(np.abs(full / np.nansum(full) - pruned / np.nansum(pruned))))
+    return f"<strong>{100 * moved:.1f} %</strong> of the importance went to other patches."
 
 
 def top_p_of(now: Settings) -> svl.TopP:
@@ -125,7 +166,7 @@ def _rows(features, layer: int, at: np.ndarray) -> np.ndarray:
     return features[layer][at].float().cpu().numpy()
 
 
-def _range(scores: np.ndarray) -> tuple[float, float]:
+def range_of(scores: np.ndarray) -> tuple[float, float]:
     """Colour range: to the 99.5th percentile, so that one attention sink does not darken the rest."""
     if not scores.size:
         return 0.0, 1.0

@@ -77,10 +77,14 @@ class Desk:
         self.limits.check("new_tokens", now.max_new_tokens, "tokens as the answer's length")
         return now
 
-    def _again(self, state: dict) -> Analysis:
+    def analysis_of(self, state: dict) -> Analysis:
         """The session's analysis, computed anew where the store has dropped it."""
         found = self.analyses.get((state["model"], state["key"]))
         return found or self._analysis(state["model"], state["path"], state["prompt"], lambda item: None, tasks.Deadline(self.limits.request_s))
+
+    def compared(self, state: dict | None, strip: dict | None, now: Settings):
+        """The comparison that the page shows for this plan, None before the answers ran."""
+        return self.analysis_of(state).memo.get(("comparison", tuple(strip["drop"]), now.key_prune)) if state and strip else None
 
     # ------------------------------------------------------------------ events that need the model
     def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, origin: str, wanted: list[int] | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
@@ -110,7 +114,7 @@ class Desk:
                 "layer": gr.update(maximum=max(1, layers - 1), value=min(now.layer, layers - 1)),
                 "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
                 "own-sample": "" if analysis.model in self.world else views.note(texts.OWN_SAMPLE_NOTE),
-                "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "", "odds": "",
+                "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "", "odds": "", "difference": "",
                 **drawing.look(analysis, now, None), **self._layers(analysis, now, strip, made),
             }
 
@@ -124,7 +128,7 @@ class Desk:
             if not state or not strip:
                 raise InputError("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.")
             emit({"status": views.status("Preparing the pruned model …")})
-            analysis = self._again(state)
+            analysis = self.analysis_of(state)
             lvlm = self._model(state["model"], emit, cancel)
             plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
             if follows_ranking(strip):
@@ -136,7 +140,7 @@ class Desk:
 
             result, after = self.bench.compare(state["model"], analysis.sample, plan, now, _telling(emit), show, cancel)
             if after is not None:
-                analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after.samples[0].features)
+                analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after)
             analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
             left, right = views.differing_words(result.full.text, result.pruned.text)
             correct = (truth or {}).get(state["prompt"].strip())
@@ -145,7 +149,7 @@ class Desk:
                 "answer-pruned": views.answer("Pruned model", pruned_side, result.pruned.text, _timing(result.pruned), right),
                 "metrics": views.metrics(result, len(strip["drop"]), lvlm.num_layers, correct),
                 "odds": views.odds(result.full.tokens, *result.token_probabilities),
-                "glance": views.glance(result.full.text, result.pruned.text), "plot-pca": drawing.pca(analysis, now, strip),
+                "glance": views.glance(result.full.text, result.pruned.text), "plot-pca": drawing.pca(analysis, now, strip), "difference": drawing.difference(analysis, now, strip),
             }
 
         yield from self._guard(work, request)
@@ -184,17 +188,17 @@ class Desk:
     # ------------------------------------------------------------------ events that only redraw
     def look(self, state: dict | None, focus: dict | None, *settings) -> Update:
         """Layer, opacity or focus moved: the image and the words."""
-        return drawing.look(self._again(state), Settings.of(settings), focus) if state else {}
+        return drawing.look(self.analysis_of(state), Settings.of(settings), focus) if state else {}
 
     def look_at_layer(self, state: dict | None, focus: dict | None, *settings) -> Update:
         """The layer slider moved: that layer alone."""
-        return {"all_layers": False, **drawing.look(self._again(state), replace(Settings.of(settings), all_layers=False), focus)} if state else {}
+        return {"all_layers": False, **drawing.look(self.analysis_of(state), replace(Settings.of(settings), all_layers=False), focus)} if state else {}
 
     def select(self, state: dict | None, strip: dict | None, focus: dict | None, *settings) -> Update:
         """Top-p, criterion or a method setting changed: other tokens count, so the ranking may change."""
         if not state:
             return {}
-        analysis, now = self._again(state), Settings.of(settings)
+        analysis, now = self.analysis_of(state), Settings.of(settings)
         scores = drawing.scores_of(analysis, now)
         count = min(len(strip["drop"]), len(scores.ranking))
         new = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, scores.ranking[:count])
@@ -204,12 +208,12 @@ class Desk:
         """Layers were dropped or put back: the figures that show the plan."""
         if not state or not strip:
             return {}
-        return {"drop": gr.update(value=len(strip["drop"])), **self._layers(self._again(state), Settings.of(settings), strip, state)}
+        return {"drop": gr.update(value=len(strip["drop"])), **self._layers(self.analysis_of(state), Settings.of(settings), strip, state)}
 
     def heatmap(self, state: dict | None, strip: dict | None, *settings) -> Update:
         if not state:
             return {}
-        analysis, now = self._again(state), Settings.of(settings)
+        analysis, now = self.analysis_of(state), Settings.of(settings)
         return {"plot-similarity": drawing.similarity(analysis, now, strip), "plot-blocks": drawing.blocks(analysis, now, strip)}
 
     def pick_block(self, strip: dict | None, event: dict) -> Update:
@@ -223,7 +227,7 @@ class Desk:
         """Where the image was clicked (0..1) -> the smallest patch there, as the focus."""
         if not state:
             return None
-        rects = self._again(state).sample.geometry.rects
+        rects = self.analysis_of(state).sample.geometry.rects
         inside = (rects[:, 0] <= event["x"]) & (event["x"] < rects[:, 2]) & (rects[:, 1] <= event["y"]) & (event["y"] < rects[:, 3])
         found = np.flatnonzero(inside)
         if not len(found):
@@ -260,10 +264,10 @@ class Desk:
         """The analysis as one HTML file that needs no network."""
         if not state or not strip:
             raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
-        analysis, now = self._again(state), Settings.of(settings)
+        analysis, now = self.analysis_of(state), Settings.of(settings)
         drawn = drawing.look(analysis, now, None) | self._layers(analysis, now, strip, state)
         shown = [(texts.FIGURES[key][0], texts.FIGURES[key][1].split(" Click")[0], drawn[f"plot-{key}"]) for key in ("redundancy", "similarity", "gap", "pca")]
-        result = analysis.memo.get(("comparison", tuple(strip["drop"]), now.key_prune))
+        result = self.compared(state, strip, now)
         answers = ""
         if result:
             left, right = views.differing_words(result.full.text, result.pruned.text)

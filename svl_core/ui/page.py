@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 import svl_core as svl
-from svl_core.ui import examples, guard, parts, sections, texts, views
+from svl_core.ui import difference, examples, guard, parts, sections, texts, variants, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
@@ -163,6 +163,8 @@ def _layout(models: Models, limits: Limits) -> dict:
             sections.figure_head("odds")
             c["odds"] = parts.view("odds", classes="card")
             sections.why("odds")
+    difference.layout(c)
+    variants.layout(c)
     sections.step(6, "share")
     c["link"] = parts.link("link")
     with gr.Row(elem_id="take"):
@@ -236,5 +238,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
     then_live(on(on(c["criteria"].pick, picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then, desk.select, select_in, ["strip", "drop", *look, *figures], **QUICK))
 
+    difference.wire(w)
+    variants.wire(w)
     on(c["report"].click, desk.report, [c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
         None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")

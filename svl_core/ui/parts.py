@@ -16,13 +16,13 @@ PLOTLY = Path(importlib.util.find_spec("plotly").origin).with_name("package_data
 
 def _part(kind: str, value: object, elem_id: str, *, classes: str = "", wait: str = "Appears after the analysis.", **more: object) -> gr.HTML:
     # The names in quotes are the events that Python may listen to.
-    script = f"/* 'pick' 'toggle' 'compose' 'step' */ svl.mount('{kind}', element, props, watch, trigger);"
+    script = f"/* 'pick' 'toggle' 'compose' 'step' 'remove' */ svl.mount('{kind}', element, props, watch, trigger);"
     return gr.HTML(value, html_template=f'<div class="svl-{kind}" data-wait="{wait}"></div>', js_on_load=script, elem_id=elem_id,
                    elem_classes=["svl-part", *classes.split()], apply_default_css=False, padding=False, **more)
 
 
 def view(elem_id: str, value: str = "", *, classes: str = "") -> gr.HTML:
-    """Markup made by `views` (escaped there); buttons with data-pick raise `pick` with their data."""
+    """Markup made by `views` (escaped there); buttons with data-pick raise `pick`, or what data-event names, with their data."""
     return _part("view", value, elem_id, classes=classes)
 
 

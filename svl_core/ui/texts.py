@@ -37,6 +37,9 @@ FIGURES |= {
                  "All criteria see the same forward pass. Where their rows differ, they disagree about which layers do little; the answers tell who was right."),
     "odds": ("Probability of each token", "The full model's answer, token by token: <strong>blue</strong> is its own probability, <strong>hatched orange</strong> the pruned model's. Frames mark tokens that lost more than half.",
              "Both models read the full model's answer up to each token and predict that token. KL divergence and agreement in the table are averages over these predictions."),
+    "difference": ("Importance, full minus pruned", "Full and pruned model share one colour scale. On the right, <strong>blue with +</strong>: the full model relies on the patch more; <strong>orange with −</strong>: the pruned one does.",
+                   "Both maps are averaged over the layers that both models have, so that a dropped layer's own taste does not count as a change. Where the map moves although the answer stays, the model found another way to the same word; where it moves to the wrong object, the drop cost it the binding."),
+    "variants": ("Variants side by side", "Keep a plan with its answers as a card, change something, keep that too. <strong>Load</strong> brings a card's image, prompt, plan and settings back.", ""),
 }
 
 TOKEN_SETS = (("important tokens", "important"), ("all tokens", "all"), ("visual tokens", "visual"), ("text tokens", "textual"), ("last token", "last"))

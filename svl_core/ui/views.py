@@ -79,8 +79,16 @@ def words(tokens: Sequence[str], scores: Sequence[float], selected: Sequence[boo
     return f'<div class="words">{"".join(out)}</div>'
 
 
-def scale(low: float, high: float) -> str:
-    return f'<div class="scale"><span>{low:.3f}</span><i aria-hidden="true"></i><span>{high:.3f}</span></div>'
+def scale(low: float, high: float, kind: str = "") -> str:
+    """The colours' scale; kind "diverging": from the pruned model's orange to the full model's blue."""
+    return f'<div class="scale {kind}"><span>{low:.3f}</span><i aria-hidden="true"></i><span>{high:.3f}</span></div>'
+
+
+def numbers(name: str, rows: Sequence[Sequence[str]]) -> str:
+    """A fold with the numbers behind a figure; the first row holds the columns' names."""
+    head = "".join(f'<th scope="col">{esc(cell)}</th>' for cell in rows[0])
+    body = "".join(f'<tr><th scope="row">{esc(row[0])}</th>{"".join(f"<td>{esc(cell)}</td>" for cell in row[1:])}</tr>' for row in rows[1:])
+    return f'<details class="svl-numbers" data-name="numbers-{esc(name)}"><summary>Numbers</summary><div class="svl-scroll" tabindex="0" role="region" aria-label="Numbers of the figure"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
 
 
 def glossary(entries: Sequence[tuple[str, str]]) -> str:
@@ -127,8 +135,8 @@ def odds(tokens: Sequence[str], full: Sequence[float], pruned: Sequence[float]) 
     return f'<div class="odds">{"".join(cells)}</div>'
 
 
-def answer(title: str, side: str, text: str, meta: str = "", spans: Sequence[tuple[int, int, str]] = (), growing: bool = False) -> str:
-    """One answer. spans: (start, end, tag) with tag "mark" (first divergent word) or "differs", in order, not overlapping."""
+def answer_text(text: str, spans: Sequence[tuple[int, int, str]] = (), element: str = "p") -> str:
+    """An answer's words with its `spans` marked (see `answer`), inside an `element` unless that is empty."""
     body, at = "", 0
     for start, end, tag in spans:
         open_, close = ("<mark>", "</mark>") if tag == "mark" else ('<span class="differs">', "</span>")
@@ -136,6 +144,12 @@ def answer(title: str, side: str, text: str, meta: str = "", spans: Sequence[tup
         body += esc(text[at:start]) + open_ + shown + close
         at = end
     body += esc(text[at:])
+    return f'<{element} class="text">{body}</{element}>' if element else body
+
+
+def answer(title: str, side: str, text: str, meta: str = "", spans: Sequence[tuple[int, int, str]] = (), growing: bool = False) -> str:
+    """One answer. spans: (start, end, tag) with tag "mark" (first divergent word) or "differs", in order, not overlapping."""
+    body = answer_text(text, spans, element="")
     caret = '<span class="caret" aria-hidden="true"></span>' if growing else ""
     empty = "" if (body or growing) else " empty"
     shown = body or ("" if growing else "No words yet.")

@@ -25,7 +25,7 @@ class Wiring:
         self.heavy = {"concurrency_id": "model", "concurrency_limit": desk.limits.heavy_jobs}
         self.figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit"]
         self.look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
-        answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds"]
+        answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds", "difference"]
         self.analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "own-sample", *answers, *self.look, *self.figures]
         self.compared = ["status", *answers, "plot-pca"]
         self.look_in = [c["state"], c["focus"], *self.controls]

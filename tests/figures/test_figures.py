@@ -109,3 +109,13 @@ def test_overlay_skips_patches_without_a_place_and_keeps_one_scale():
     assert tuple(full[5, 5]) == tuple(full[20, 20]) and full[5, 5].sum() > 400
     with pytest.raises(ValueError, match="expected"):
         figures.overlay(image, square(), [1, 2])
+
+
+def test_a_diverging_overlay_shows_sides_and_signs():
+    image = Image.new("RGB", (40, 20), (0, 0, 0))
+    out = np.array(figures.overlay(image, square(), [1, -1, 0.1, 0], opacity=1, width=320, scale=(-1, 1), diverging=True)).astype(int)
+    plus, minus, faint = out[:80, :160], out[:80, 160:], out[80:, :160]
+    assert tuple(plus[4, 4]) == (0, 114, 178) and tuple(minus[4, 4]) == (230, 159, 0)
+    dark = lambda patch: (patch.sum(axis=2) < 90)  # noqa: E731
+    assert dark(plus).any(axis=1).sum() > 2 * dark(minus).any(axis=1).sum() > 0 and dark(plus).any(axis=0).sum() == dark(minus).any(axis=0).sum()  # a plus has the minus's width and is as high
+    assert not dark(faint).any()

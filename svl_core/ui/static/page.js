@@ -91,7 +91,7 @@
 
   // ---------------------------------------------------------------- markup from Python (escaped there)
   parts.view = (box, state, trigger) => {
-    const pick = node => trigger("pick", { value: node.dataset.pick });
+    const pick = node => trigger(node.dataset.event || "pick", { value: node.dataset.pick });
     box.addEventListener("click", event => { const node = event.target.closest("[data-pick]"); if (node) pick(node); });
     return () => {
       const focus = box.contains(document.activeElement) ? document.activeElement.dataset.pick : null;
