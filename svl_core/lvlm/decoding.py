@@ -31,9 +31,10 @@ class Decoding:
         self.model = lvlm.model
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(self.model)
-        last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
-        out = self.model(**inputs, use_cache=True, **last_only)
-        self._cache = out.past_key_values
+        takes = inspect.signature(self.model.forward).parameters
+        self._slot = "cache" if "cache" in takes else "past_key_values"  # its name before transformers 5.24
+        out = self.model(**inputs, use_cache=True, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}))
+        self._cache = getattr(out, self._slot)
         self.logits = out.logits[:, -1]
         after = _rope_deltas(self.model)
         rows = self.logits.shape[0]
@@ -53,8 +54,8 @@ class Decoding:
         for name, value in self._growing.items():  # a new position sees what the last one saw
             new = value[:, -1:].expand(-1, ids.shape[1], *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
-        out = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, **self._growing, **places)
-        self._cache = out.past_key_values
+        out = self.model(input_ids=ids, use_cache=True, **{self._slot: self._cache}, **self._growing, **places)
+        self._cache = getattr(out, self._slot)
         self.logits = out.logits[:, -1]
         return out.logits
 

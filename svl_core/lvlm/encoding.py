@@ -10,20 +10,18 @@ import copy
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchEncoding
 
-from svl_core.errors import InputError
+from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families, geometry
 from svl_core.lvlm.images import open_image
 from svl_core.lvlm.sample import Sample
-
-if TYPE_CHECKING:
-    from svl_core.lvlm.model import LVLM
 
 STAND_IN = "\ue0f0\ue0f1\ue0f0"  # private-use characters: no template, tokenizer or user writes these
 BREAK = "\u2060"  # word joiner, put into a special token's text to break it; its own tokens are taken out again
@@ -31,27 +29,52 @@ NOT_FOR_THE_MODEL = ("labels", "rows", "cols", "num_crops", "num_patches")  # wh
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
 
-def encode(lvlm: LVLM, image, prompt: str) -> Sample:
-    """See `LVLM.encode`."""
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError("Found an empty prompt; expected a question or an instruction; type one.")
-    prompt = prompt.strip().replace(STAND_IN, "")
-    images = _images(image)
-    if not images and lvlm.family.image_required:
-        raise InputError(f"Found no image; expected one, for {lvlm.family.name} models answer about images only; add an image.")
-    words = _Words(lvlm.tokenizer, prompt, _control_ids(lvlm))
-    inputs, cuts = _processed(lvlm, images, words)
-    ids = inputs["input_ids"][0]
-    if lvlm.max_positions is not None and len(ids) >= lvlm.max_positions:
-        raise InputError(f"Found a question of {len(ids)} positions with its image; expected fewer than {lvlm.max_positions}, the model's context, so that the answer has room; shorten the prompt.")
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """What reading a question takes of a model: everything but its weights. config: the whole model's; name and revision go into samples' keys."""
 
-    visual_id = families.image_token_id(lvlm.model.config)
-    visual = (ids == visual_id).nonzero()[:, 0].numpy() if images and lvlm.family.in_sequence and visual_id is not None else np.zeros(0, np.int64)
-    places = geometry.place(lvlm, inputs, images, cuts, len(visual))
-    dtype, device = lvlm.dtype, lvlm.device
-    on_device = {name: value.to(device, dtype) if value.is_floating_point() else value.to(device) for name, value in inputs.items()}
-    return Sample(inputs=on_device, visual=visual, textual=np.setdiff1d(np.arange(len(ids)), visual), prompt_positions=np.setdiff1d(words.positions, visual),
-                  tokens=printable(lvlm.tokenizer, ids.tolist()), geometry=places, images=images, prompt=prompt, key=_key(lvlm, images, prompt))
+    processor: Any
+    family: families.Family
+    config: Any
+    name: str
+    revision: str | None = None
+
+    @property
+    def tokenizer(self):
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @property
+    def sees(self) -> bool:
+        """Whether it takes images; a text-only model's processor is its tokenizer."""
+        return self.processor is not self.tokenizer
+
+    @property
+    def max_positions(self) -> int | None:
+        """The context length in positions; None when the model states none."""
+        return getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    def encode(self, image, prompt: str, device: torch.device, dtype: torch.dtype) -> Sample:
+        """See `LVLM.encode`."""
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError("Found an empty prompt; expected a question or an instruction; type one.")
+        prompt = prompt.strip().replace(STAND_IN, "")
+        images = _images(image)
+        if images and not self.sees:
+            raise InputError(f"Found an image for {self.name}, a text-only model; expected a prompt alone; leave the image out or choose one of `svl models`.")
+        if not images and self.family.image_required:
+            raise InputError(f"Found no image; expected one, for {self.family.name} models answer about images only; add an image.")
+        words = _Words(self.tokenizer, prompt, control_ids(self))
+        inputs, cuts = _processed(self, images, words)
+        ids = inputs["input_ids"][0]
+        if self.max_positions is not None and len(ids) >= self.max_positions:
+            raise InputError(f"Found a question of {len(ids)} positions{' with its image' * bool(images)}; expected fewer than {self.max_positions}, the model's context, so that the answer has room; shorten the prompt.")
+
+        visual_id = families.image_token_id(self.config)
+        visual = (ids == visual_id).nonzero()[:, 0].numpy() if images and self.family.in_sequence and visual_id is not None else np.zeros(0, np.int64)
+        view = geometry.View(self.config, getattr(self.processor, "image_processor", None), inputs, images, cuts, len(visual))
+        on_device = {name: value.to(device, dtype) if value.is_floating_point() else value.to(device) for name, value in inputs.items()}
+        return Sample(inputs=on_device, visual=visual, textual=np.setdiff1d(np.arange(len(ids)), visual), prompt_positions=np.setdiff1d(words.places_in(ids), visual),
+                      tokens=printable(self.tokenizer, ids.tolist()), geometry=geometry.place(self.family.geometry, view), images=images, prompt=prompt, key=_key(self, images, prompt))
 
 
 def printable(tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
@@ -72,8 +95,8 @@ def _images(image) -> tuple[Image.Image, ...]:
     return tuple(open_image(one) for one in (image if several else [image]))
 
 
-def _key(lvlm: LVLM, images: Sequence[Image.Image], prompt: str) -> str:
-    digest = hashlib.sha256(repr((lvlm.name, lvlm.revision, prompt, [image.size for image in images])).encode())
+def _key(reader: Reader, images: Sequence[Image.Image], prompt: str) -> str:
+    digest = hashlib.sha256(repr((reader.name, reader.revision, prompt, [image.size for image in images])).encode())
     for image in images:
         digest.update(image.tobytes())
     return digest.hexdigest()
@@ -81,38 +104,38 @@ def _key(lvlm: LVLM, images: Sequence[Image.Image], prompt: str) -> str:
 
 # Template
 
-def _rendered(lvlm: LVLM, images: int) -> str:
+def _rendered(reader: Reader, images: int) -> str:
     """The text for the processor: chat template where there is one, with `STAND_IN` for the user's words."""
-    for owner in (lvlm.processor, lvlm.tokenizer):
+    for owner in (reader.processor, reader.tokenizer):
         template = getattr(owner, "chat_template", None)
         if not template:
             continue
         source = template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
-        options = {name: value for name, value in lvlm.family.template_options.items() if name in source}
+        options = {name: value for name, value in reader.family.template_options.items() if name in source}
         parts = [{"type": "image"}] * images + [{"type": "text", "text": STAND_IN}]
-        for content in (parts, _image_marks(lvlm, images) + STAND_IN):  # some templates take a plain string only
+        for content in (parts, _image_marks(reader, images) + STAND_IN):  # some templates take a plain string only
             try:
                 text = owner.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False, **options)
             except Exception:
                 continue
-            if text.count(STAND_IN) == 1 and (not images or _shows_images(lvlm, text, images)):
+            if text.count(STAND_IN) == 1 and (not images or _shows_images(reader, text, images)):
                 return text
-    return lvlm.family.plain_prompt.format(images=_image_marks(lvlm, images), prompt=STAND_IN).strip()
+    return reader.family.plain_prompt.format(images=_image_marks(reader, images), prompt=STAND_IN).strip()
 
 
-def _image_mark(lvlm: LVLM) -> str:
-    mark = getattr(lvlm.processor, "boi_token", None) if lvlm.family.mark == "boi" else getattr(lvlm.processor, "image_token", None)
-    if mark is None and (ident := families.image_token_id(lvlm.model.config)) is not None:
-        mark = lvlm.tokenizer.convert_ids_to_tokens(ident)
+def _image_mark(reader: Reader) -> str:
+    mark = getattr(reader.processor, "boi_token", None) if reader.family.mark == "boi" else getattr(reader.processor, "image_token", None)
+    if mark is None and (ident := families.image_token_id(reader.config)) is not None:
+        mark = reader.tokenizer.convert_ids_to_tokens(ident)
     return str(mark or "")
 
 
-def _image_marks(lvlm: LVLM, images: int) -> str:
-    return _image_mark(lvlm) * images
+def _image_marks(reader: Reader, images: int) -> str:
+    return _image_mark(reader) * images
 
 
-def _shows_images(lvlm: LVLM, text: str, images: int) -> bool:
-    return text.count(_image_mark(lvlm)) == images
+def _shows_images(reader: Reader, text: str, images: int) -> bool:
+    return text.count(_image_mark(reader)) == images
 
 
 # Tokens
@@ -122,7 +145,14 @@ class _Words:
 
     def __init__(self, tokenizer, prompt: str, control_ids: frozenset[int]):
         self._tokenizer, self._prompt, self._control_ids = tokenizer, prompt, control_ids
-        self.positions = np.zeros(0, np.int64)
+        self._ids, self._positions = [], np.zeros(0, np.int64)
+
+    def places_in(self, ids: torch.Tensor) -> np.ndarray:
+        """Positions of the user's words in the whole sequence `ids`. Some processors put an image's tokens before the text's (BLIP-2)."""
+        ahead = len(ids) - len(self._ids)
+        if ids[max(ahead, 0):].tolist() != self._ids:
+            raise SVLError("Found a processor that rearranges the text's tokens; expected them as its tokenizer gave them; this model cannot be used.")
+        return self._positions + ahead
 
     def __getattr__(self, name):
         return getattr(self._tokenizer, name)
@@ -136,6 +166,8 @@ class _Words:
         text = text if single else text[0]
         for name in ("return_tensors", "padding", "truncation", "max_length", "pad_to_multiple_of", "return_offsets_mapping"):
             options.pop(name, None)
+        if STAND_IN not in text:  # a part of its own, such as the image's tokens
+            return self._tokenizer(text if single else [text], **options)
         start, words = text.index(STAND_IN), list(self._prompt)
         inserted = [False] * len(words)  # which characters of `words` are breaks of ours
         for _ in range(ROUNDS):
@@ -152,7 +184,7 @@ class _Words:
         keep = [not guilty and not (b > a >= start and all(inserted[a - start:b - start] or [False])) for (_, (a, b)), guilty in zip(pieces, control)]
         kept = {name: [value for value, stays in zip(values, keep) if stays] for name, values in coded.items()}
         offsets, end = kept.pop("offset_mapping"), start + len(words)
-        self.positions = np.array([i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64)
+        self._ids, self._positions = kept["input_ids"], np.array([i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64)
         return _Coded(kept if single else {name: [values] for name, values in kept.items()}, offsets, start, len(words) - len(STAND_IN))
 
     def _is_control(self, ident: int, written: str) -> bool:
@@ -176,30 +208,30 @@ class _Coded(BatchEncoding):
         return next((i for i, (a, b) in enumerate(self._offsets) if a <= char < b), None)
 
 
-def _control_ids(lvlm: LVLM) -> frozenset[int]:
+def control_ids(reader: Reader) -> frozenset[int]:
     """Ids that a user's words must never turn into: special tokens, marks of images, tiles and turns."""
-    tokenizer, template = lvlm.tokenizer, str(getattr(lvlm.processor, "chat_template", None) or "")
+    tokenizer, template = reader.tokenizer, str(getattr(reader.processor, "chat_template", None) or "")
     marks = re.compile(r"image|img|vision|video|audio|row_\d|tile|patch|turn", re.IGNORECASE)
     ids = set(tokenizer.all_special_ids)
     for ident, token in tokenizer.added_tokens_decoder.items():
         if token.special or not token.content.isspace() and (token.content in template or marks.search(token.content)):
             ids.add(ident)
-    config = lvlm.model.config
+    config = reader.config
     ids |= {value for name in dir(config) if name.endswith(("_token_id", "_token_index")) and isinstance(value := getattr(config, name, None), int)}
     return frozenset(ids)
 
 
 # Processor
 
-def _processed(lvlm: LVLM, images: Sequence[Image.Image], words: _Words) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
+def _processed(reader: Reader, images: Sequence[Image.Image], words: _Words) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
     """The processor's tensors for a batch of one, on the CPU, and what its image processor told about cutting the images."""
-    text, cuts = _rendered(lvlm, len(images)), {}
-    bos = lvlm.tokenizer.bos_token
+    text, cuts = _rendered(reader, len(images)), {}
+    bos = reader.tokenizer.bos_token
     options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
-    if lvlm.processor is lvlm.tokenizer:
+    if reader.processor is reader.tokenizer:
         made = words([text], **options)
     else:
-        processor = copy.copy(lvlm.processor)
+        processor = copy.copy(reader.processor)
         processor.tokenizer = words
         placeholder = getattr(processor, "replace_image_token", None)
 
@@ -209,8 +241,13 @@ def _processed(lvlm: LVLM, images: Sequence[Image.Image], words: _Words) -> tupl
 
         processor.replace_image_token = noting
         try:
-            made = processor(images=[list(images)] if images else None, text=[text], return_tensors="pt", **options)
+            try:
+                made = processor(images=[list(images)] if images else None, text=[text], return_tensors="pt", **options)
+            except ValueError:  # some take a flat list only (GOT-OCR)
+                if not images:
+                    raise
+                made = processor(images=list(images), text=[text], return_tensors="pt", **options)
         except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError, OSError) as error:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
-            raise InputError(f"Found images ({sizes} pixels) that the processor of {lvlm.name} does not take ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try another one.") from error
+            raise InputError(f"Found images ({sizes} pixels) that the processor of {reader.name} does not take ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try another one.") from error
     return {name: torch.as_tensor(value) for name, value in made.items() if name not in NOT_FOR_THE_MODEL}, cuts

@@ -61,7 +61,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("Mistral3", ("mistral3",), "row_breaks", plain_prompt="<s>[INST]{images}{prompt}[/INST]"),
     Family("Mllama", ("mllama",), "square", in_sequence=False, protect="first", plain_prompt="{images}<|begin_of_text|>{prompt}"),
 )
-GENERIC = Family("generic", (), "generic")
+GENERIC = Family("generic", (), "unplaced")  # places are looked for as it loads
 
 
 def family_of(config) -> Family:
@@ -74,15 +74,15 @@ def family_of(config) -> Family:
 # Parts of a model
 
 def find_decoder(model) -> torch.nn.Module:
-    """The module with the decoder layers: `get_decoder()`, repeated until it has `.layers`. Raises SVLError when there is none."""
+    """The module with the decoder layers: `get_decoder()`, or `.model` where that leads no further (Llama4), repeated until it has `.layers`. Raises SVLError when there is none."""
     module = model
     for _ in range(5):
         if isinstance(getattr(module, "layers", None), torch.nn.ModuleList):
             return module
         inner = module.get_decoder() if hasattr(module, "get_decoder") else None
-        if inner is None or inner is module:
+        module = inner if inner is not None and inner is not module else getattr(module, "model", None)
+        if module is None:
             break
-        module = inner
     raise SVLError(f"Found no list of decoder layers in {type(model).__name__}; expected get_decoder().layers; this model cannot be analysed.")
 
 
@@ -148,7 +148,7 @@ def protected_layers(family: Family, config) -> tuple[int, ...]:
 
 PER_LAYER = ("layer_types", "mlp_layer_types", "intermediate_size", "activation_sparsity_pattern", "no_rope_layers", "indexer_types", "kv_source_layers",
              "layer_rope_theta")  # lists with one entry a layer
-LAYER_INDICES = ("cross_attention_layers", "full_attn_idxs", "mlp_only_layers")  # lists of layer indices
+LAYER_INDICES = ("cross_attention_layers", "full_attn_idxs", "mlp_only_layers", "moe_layers")  # lists of layer indices
 KEYED_BY_LAYER = ("per_layer_config",)  # dicts from layer index
 COUNTED_FROM_THE_END = ("num_kv_shared_layers",)  # how many of the last layers
 SLICED = {"embed_tokens_per_layer.weight": 1, "per_layer_model_projection.weight": 0}  # tensors with one block a layer along this dimension

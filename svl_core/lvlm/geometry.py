@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,31 +18,20 @@ from PIL import Image
 from svl_core.errors import SVLError
 from svl_core.lvlm.sample import PatchGeometry
 
-if TYPE_CHECKING:
-    from svl_core.lvlm.model import LVLM
-
-
 @dataclass(frozen=True)
 class View:
     """What a geometry function may look at.
 
-    cuts: what the image processor told beside the model's inputs, such as rows and columns of tiles.
+    config: the whole model's. cuts: what the image processor told beside the model's inputs, such as rows and columns of tiles.
     count: number of visual positions of all images together.
     """
 
-    lvlm: LVLM
+    config: Any
+    image_processor: Any
     inputs: Mapping[str, torch.Tensor]
     images: Sequence[Image.Image]
     cuts: Mapping[str, Any]
     count: int
-
-    @property
-    def config(self) -> Any:
-        return self.lvlm.model.config
-
-    @property
-    def image_processor(self) -> Any:
-        return getattr(self.lvlm.processor, "image_processor", None)
 
 
 @dataclass(frozen=True)
@@ -53,14 +42,14 @@ class Places:
     grid: tuple[int, int] | None = None
 
 
-def place(lvlm: LVLM, inputs: Mapping[str, torch.Tensor], images: Sequence[Image.Image], cuts: Mapping[str, Any], count: int) -> PatchGeometry:
-    """The geometry of all `count` visual positions. Raises SVLError when the rule does not give one rectangle a position."""
-    if not count:
+def place(rule: str, view: View) -> PatchGeometry:
+    """The geometry of all `view.count` visual positions by the function `rule`. Raises SVLError when it does not give one rectangle a position."""
+    if not view.count:
         return PatchGeometry.empty()
-    places = GEOMETRIES[lvlm.family.geometry](View(lvlm, inputs, images, cuts, count))
+    places = GEOMETRIES[rule](view)
     rects = np.concatenate([one.rects for one in places])
-    if len(places) != len(images) or len(rects) != count:
-        raise SVLError(f"Found {count} visual positions for {len(images)} images, but places for {len(rects)} in {len(places)}; the geometry of {lvlm.family.name} does not fit this processor.")
+    if len(places) != len(view.images) or len(rects) != view.count:
+        raise SVLError(f"Found {view.count} visual positions for {len(view.images)} images, but places for {len(rects)} in {len(places)}; the geometry {rule!r} does not fit this processor.")
     index = np.repeat(np.arange(len(places)), [len(one.rects) for one in places])
     return PatchGeometry(rects, index, places[0].grid if len(places) == 1 else None)
 
@@ -213,9 +202,23 @@ def canvas_tiles(view: View) -> list[Places]:
     return places
 
 
+def first_then_tiles(view: View) -> list[Places]:
+    """The whole image first, then tiles row by row if there is more than one (Ovis2)."""
+    shapes = [(int(rows), int(columns)) for rows, columns in view.cuts["grids"]]
+    tiles = [rows * columns + (rows * columns > 1) for rows, columns in shapes]
+    side = whole_side(view.count // sum(tiles), "a tile")
+    return [Places(np.roll(tiled(*shape, side, overview=count > 1).rects, side * side if count > 1 else 0, axis=0), (side, side) if count == 1 else None) for shape, count in zip(shapes, tiles)]
+
+
+def padded_square(view: View) -> list[Places]:
+    """One square grid an image, which was padded to a square with itself in the middle (DeepSeek-VL, Janus)."""
+    side = whole_side(view.count // len(view.images), "an image")
+    return [Places(grid_rects(side, side, squared_box(image)), (side, side)) for image in view.images]
+
+
 def merged_grid(view: View) -> list[Places]:
     """One grid an image of merged patches, row by row; the image is stretched to whole patches (Qwen-VL)."""
-    merge = view.config.vision_config.spatial_merge_size
+    merge = getattr(view.config.vision_config, "spatial_merge_size", None) or view.image_processor.merge_size
     return [Places(grid_rects(h // merge, w // merge), (h // merge, w // merge)) for _, h, w in view.inputs["image_grid_thw"].tolist()]
 
 
@@ -234,15 +237,12 @@ def pooled_grid(view: View) -> list[Places]:
     return places
 
 
-def generic(view: View) -> list[Places]:
-    """For families outside the table: an equal square grid an image where the count allows it, else no places."""
-    share, rest = divmod(view.count, len(view.images))
-    side = math.isqrt(share)
-    if rest:
-        return [Places(nowhere(view.count if not i else 0)) for i in range(len(view.images))]
-    return [Places(grid_rects(side, side), (side, side)) if side * side == share else Places(nowhere(share)) for _ in view.images]
+def unplaced(view: View) -> list[Places]:
+    """Visual positions that look at no known part of the image: each position may see all of it, or nobody knows."""
+    shares = [len(part) for part in np.array_split(np.arange(view.count), len(view.images))]
+    return [Places(nowhere(share)) for share in shares]
 
 
 GEOMETRIES: dict[str, Callable[[View], list[Places]]] = {
-    function.__name__: function for function in (square, resolution_grids, row_column_tiles, canvas_tiles, merged_grid, row_breaks, pooled_grid, generic)
+    function.__name__: function for function in (square, padded_square, resolution_grids, row_column_tiles, canvas_tiles, first_then_tiles, merged_grid, row_breaks, pooled_grid, unplaced)
 }

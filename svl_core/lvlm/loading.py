@@ -23,6 +23,7 @@ SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("4bit", "8bit")
+IMAGE_SETTINGS = ("vision_config", "vq_config", "image_size")  # of a config that takes images: one of these
 RECORD_KEYS = ("layer_ids", "model", "revision", "versions")  # of svl_plan.json; the rest is provenance
 
 
@@ -86,9 +87,9 @@ def load(
     model = (model if device_map or quantize else model.to(place)).eval().requires_grad_(False)
     record = read_record(folder)
     lvlm = LVLM(model, processor, families.family_of(config), name, commit, tuple(record.get("layer_ids", ())), {key: value for key, value in record.items() if key not in RECORD_KEYS})
-    if lvlm.family is families.GENERIC and sees:
-        tell(0.95, "probing an unknown family")
-        probe(lvlm)
+    if lvlm.family is families.GENERIC:
+        tell(0.95, "probing a model of no known family")
+        lvlm = probe(lvlm)
     tell(1.0, "loaded")
     return lvlm
 
@@ -187,7 +188,8 @@ def _known_config(folder: Path, name: str, text_only: bool):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise InputError(f"Found no readable model config at {name!r} ({_short(error)}); expected a model that the installed transformers library knows; choose one of `svl models`.") from error
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and getattr(config, "vision_config", None) is not None:
+    takes_images = any(getattr(config, name, None) is not None for name in IMAGE_SETTINGS)
+    if takes_images and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
         return config, found[0] if isinstance(found, (list, tuple)) else found, True
     if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -15,7 +15,7 @@ import torch
 
 from svl_core.errors import InputError
 from svl_core.lvlm import families
-from svl_core.lvlm.encoding import encode
+from svl_core.lvlm.encoding import Reader
 from svl_core.lvlm.sample import Sample
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class LVLM:
     @property
     def max_positions(self) -> int | None:
         """The context length in positions; None when the model states none."""
-        return getattr(self.text_config, "max_position_embeddings", None)
+        return self.reader.max_positions
 
     @property
     def protected(self) -> tuple[int, ...]:
@@ -120,16 +120,24 @@ class LVLM:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer."""
-        tokenizer = getattr(self.processor, "tokenizer", self.processor)
         ids = self.model.generation_config.eos_token_id
         ids = [ids] if isinstance(ids, int) else list(ids or [])
-        if getattr(tokenizer, "eos_token_id", None) is not None:
-            ids.append(tokenizer.eos_token_id)
+        if getattr(self.tokenizer, "eos_token_id", None) is not None:
+            ids.append(self.tokenizer.eos_token_id)
         return tuple(dict.fromkeys(int(i) for i in ids))
 
     @property
+    def reader(self) -> Reader:
+        return Reader(self.processor, self.family, self.model.config, self.name, self.revision)
+
+    @property
     def tokenizer(self):
-        return getattr(self.processor, "tokenizer", self.processor)
+        return self.reader.tokenizer
+
+    @property
+    def sees(self) -> bool:
+        """Whether it takes images; False for a plain causal language model, the control without them."""
+        return self.reader.sees
 
     def encode(self, image, prompt: str) -> Sample:
         """Encodes a question in the model's own chat template.
@@ -137,7 +145,7 @@ class LVLM:
         image: whatever `open_image` takes, a sequence of such, or None where the family allows a prompt without image.
         Raises InputError for an empty prompt, a missing or unreadable image, and a prompt that leaves no room in the context.
         """
-        return encode(self, image, prompt)
+        return self.reader.encode(image, prompt, self.device, self.dtype)
 
     def with_model(self, model: PreTrainedModel, layer_ids: Sequence[int], provenance: Mapping[str, Any]) -> LVLM:
         """The same LVLM around another model (a pruned view of this one)."""

@@ -1,56 +1,215 @@
-"""Tests a model of no known family as it loads, so that it is served in full or refused with the reason."""
+"""Tests a model of no known family as it loads, so that it is served in full or refused with the reason.
+
+Places are found by trying: each way of cutting an image is proposed, and one is taken only if changing the pixels of a
+rectangle changes that very position. Where none fits, positions have no place, rather than a wrong one.
+"""
 
 from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import families, skeleton
+from svl_core.lvlm import decoding, families, skeleton
+from svl_core.lvlm.encoding import control_ids
+from svl_core.lvlm.geometry import GEOMETRIES, unplaced
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}  # of the logits' spread
+QUESTION = "What is this?"
+SHAPES = ((168, 392), (392, 168))  # of the pictures that places are tried on, in pixels: crops, paddings and tiles differ most there
+TRIED, HIT_SHARE = 8, 0.7  # positions tried in each picture; the share of them that must answer to their own rectangle
 
 
-def probe(lvlm: LVLM) -> None:
-    """Encodes a test picture, looks for its visual positions, and checks that one pruned forward pass equals one with the
-    layer skipped. Raises InputError naming the probe that failed."""
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
-    steps = (("decoder layers", lambda: _decoder(lvlm)), ("visual positions", lambda: _visual(lvlm, picture)), ("pruning equals skipping", lambda: _pruning(lvlm, picture)))
+def probe(lvlm: LVLM) -> LVLM:
+    """Looks for decoder layers, encodes a test picture (a text-only model gets the question alone), looks for visual positions
+    that follow the picture and for attention that can be watched, and checks that a pruned forward pass equals one with the
+    layers skipped and that generation with the cache equals generation without.
+
+    Returns the model with the places of its visual positions, where they could be found. Raises InputError naming the probe that failed.
+    """
+    found: dict[str, Sample] = {}
+
+    def encodes():
+        found["sample"] = lvlm.encode(noise(224, 224), QUESTION) if lvlm.sees else lvlm.encode(None, QUESTION)
+
+    steps = [("decoder layers", lambda: _decoder(lvlm)), ("picture and question" if lvlm.sees else "question", encodes)]
+    steps += [("visual positions", lambda: _visual(lvlm, found["sample"]))] * lvlm.sees
+    steps += [("attention", lambda: _attention(lvlm, found["sample"])), ("pruning equals skipping", lambda: _pruning(lvlm, found["sample"])),
+              ("generation with a cache", lambda: _cache(lvlm, found["sample"]))]
     for name, step in steps:
         try:
             step()
         except Exception as error:  # an unknown model may fail in any way
-            raise InputError(f"Found {lvlm.name}, a {lvlm.model.config.model_type} model of no known family, which fails the probe \"{name}\" ({' '.join(str(error).split())[:200]}); expected a supported family; choose one of `svl models`.") from error
+            reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
+            raise InputError(f"Found {lvlm.name}, a {lvlm.model.config.model_type} model of no known family, which fails the probe \"{name}\" ({reason}); expected one that passes; choose a model of `svl models`.") from error
+    return _placed(lvlm) if lvlm.sees else lvlm
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def _decoder(lvlm: LVLM) -> None:
+    if lvlm.model.config.is_encoder_decoder:
+        raise SVLError("it has an encoder for the text, and this project prunes decoders only")
     families.find_decoder(lvlm.model)
     if lvlm.num_layers < 3:
         raise SVLError(f"{lvlm.num_layers} layers")
 
 
-def _visual(lvlm: LVLM, picture: Image.Image) -> None:
-    if not len(lvlm.encode(picture, "What is this?").visual):
+def _visual(lvlm: LVLM, sample: Sample) -> None:
+    if not len(sample.visual):
         raise SVLError("no position of the sequence holds the image token")
+    other = lvlm.encode(_inverted(sample.images[0]), QUESTION)
+    if not (entering(lvlm, other) != entering(lvlm, sample)).any(dim=1)[torch.tensor(sample.visual)].any():
+        raise SVLError("another picture changes nothing at the positions of the image token")
 
 
-def _pruning(lvlm: LVLM, picture: Image.Image) -> None:
-    sample, dropped = lvlm.encode(picture, "What is this?"), lvlm.num_layers // 2
-    view = skeleton.with_layers(lvlm.model, [i for i in range(lvlm.num_layers) if i != dropped])
+_WATCHING: ContextVar[set[int] | None] = ContextVar("svl_watching", default=None)
+WATCHED = "svl_probe"
 
-    def hand_on(module, args, kwargs, output):
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    with torch.inference_mode():
-        pruned = view(**sample.inputs, use_cache=False).logits.float()
-        handle = lvlm.layers[dropped].register_forward_hook(hand_on, with_kwargs=True)
-        try:
-            skipped = lvlm.model(**sample.inputs, use_cache=False).logits.float()
-        finally:
-            handle.remove()
-    difference = (pruned - skipped).abs().max() / skipped.std()
+def _watched(module, query, key, value, attention_mask, softcap=None, **options):
+    if options.get("s_aux") is not None:
+        raise SVLError("attention sinks, which the attention statistics do not know")
+    if _WATCHING.get() is not None:
+        _WATCHING.get().add(module.layer_idx)
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
+
+
+AttentionInterface.register(WATCHED, _watched)
+AttentionMaskInterface.register(WATCHED, AttentionMaskInterface()["sdpa"])
+
+
+@torch.inference_mode()
+def _attention(lvlm: LVLM, sample: Sample) -> None:
+    """The decoder must take its attention from the library's registry, where it can be watched."""
+    config, token = lvlm.decoder.config, _WATCHING.set(set())
+    own = config._attn_implementation
+    if own not in ("sdpa", "eager"):
+        raise SVLError(f"the attention implementation {own!r}")
+    try:
+        config._attn_implementation = WATCHED
+        lvlm.model(**sample.inputs, use_cache=False)
+        seen = _WATCHING.get()
+    finally:
+        config._attn_implementation = own
+        _WATCHING.reset(token)
+    if not seen:
+        raise SVLError("an attention of the model's own, which cannot be watched")
+
+
+def _pruning(lvlm: LVLM, sample: Sample) -> None:
+    last = lvlm.num_layers - 1
+    for dropped in {(last // 2,), tuple(sorted({1, last // 2, last - 1}))}:  # the second needs five layers to differ
+        if len(dropped) == lvlm.num_layers:
+            continue
+        view = skeleton.with_layers(lvlm.model, [i for i in range(lvlm.num_layers) if i not in dropped])
+
+        def hand_on(module, args, kwargs, output):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        with torch.inference_mode(), contextlib.ExitStack() as stack:
+            pruned = view(**sample.inputs, use_cache=False).logits
+            for index in dropped:
+                stack.callback(lvlm.layers[index].register_forward_hook(hand_on, with_kwargs=True).remove)
+            skipped = lvlm.model(**sample.inputs, use_cache=False).logits
+        _equal(lvlm, pruned, skipped)
+
+
+@torch.inference_mode()
+def _cache(lvlm: LVLM, sample: Sample) -> None:
+    """Three ordinary tokens, whole and with the last layer but one dropped: predictions with the cache equal those of a whole pass each."""
+    pruned = dataclasses.replace(lvlm, model=skeleton.with_layers(lvlm.model, [i for i in range(lvlm.num_layers) if i != lvlm.num_layers - 2]), layer_ids=())
+    for one in (lvlm, pruned):
+        banned = sorted({*control_ids(one.reader), *decoding.image_token_ids(one)})
+        slow = one.model.generate(**sample.inputs, use_cache=False, max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0, suppress_tokens=banned or None, return_dict_in_generate=True, output_logits=True)
+        quick = decoding.Decoding(one, sample.inputs)
+        for step, expected in enumerate(slow.logits):
+            _equal(lvlm, quick.logits, expected)
+            quick.feed(slow.sequences[:, sample.length + step, None])
+
+
+def _equal(lvlm: LVLM, found: torch.Tensor, expected: torch.Tensor) -> None:
+    found, expected = found.float(), expected.float().to(found.device)
+    difference = float((found - expected).abs().max() / expected.std())
     if not difference <= TOLERANCE.get(lvlm.dtype, 1e-3):
-        raise SVLError(f"logits differ by {float(difference):.2g} of their spread")
+        raise SVLError(f"logits differ by {difference:.2g} of their spread")
+
+
+# Places
+
+class _Seen(Exception):
+    """Ends a forward pass at the first decoder layer."""
+
+
+@torch.inference_mode()
+def entering(lvlm: LVLM, sample: Sample) -> torch.Tensor:
+    """What enters layer 0, (S, d) float32 on the CPU; the decoder itself does not run."""
+    seen, here = [], threading.get_ident()
+
+    def hook(module, args, kwargs):
+        if threading.get_ident() == here:
+            seen.append(families.residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0].float().cpu())
+            raise _Seen
+
+    handle = lvlm.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        lvlm.model(**sample.inputs, use_cache=False)
+    except _Seen:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _inverted(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Image.Image:
+    """The picture with each colour in `box` (x0, y0, x1, y1; default: everywhere) at the far end of its range."""
+    x0, y0, x1, y1 = box or (0, 0, *image.size)
+    pixels = np.array(image)
+    pixels[y0:y1, x0:x1] = 255 * (pixels[y0:y1, x0:x1] < 128)
+    return Image.fromarray(pixels)
+
+
+def _placed(lvlm: LVLM) -> LVLM:
+    """The model with the first way of cutting images whose places hold on every test picture, or with none."""
+    for name, rule in GEOMETRIES.items():
+        tried = dataclasses.replace(lvlm, family=dataclasses.replace(families.GENERIC, geometry=name))
+        try:
+            if rule is not unplaced and all(places_hold(tried, noise(*shape)) for shape in SHAPES):
+                return tried
+        except Exception:  # made for other processors and configs: it may miss anything
+            continue
+    return lvlm
+
+
+def places_hold(lvlm: LVLM, image: Image.Image) -> bool:
+    """Whether changing the pixels of a position's rectangle changes that position most, among those of like size."""
+    sample = lvlm.encode(image, QUESTION)
+    visual, rects = torch.tensor(sample.visual), sample.geometry.rects
+    areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
+    placed = np.flatnonzero(~np.isnan(areas))
+    if len(placed) < max(4, len(visual) / 4):  # too few to tell a rule from chance
+        return False
+    whole = placed[areas[placed] > 0.6 * np.median(areas[placed])]  # not the slivers at the border of a crop
+    chosen = whole[np.unique(np.linspace(0, len(whole) - 1, TRIED).astype(int))]
+    before, hits = entering(lvlm, sample)[visual], 0
+    for index in chosen:
+        box = (rects[index] * (*image.size, *image.size)).round().astype(int)
+        changed = lvlm.encode(_inverted(image, tuple(box)), QUESTION)
+        moved = torch.linalg.vector_norm(entering(lvlm, changed)[visual] - before, dim=1).numpy()
+        alike = placed[np.abs(areas[placed] / areas[index] - 1) < 0.3]
+        hits += alike[moved[alike].argmax()] == index
+    return hits >= HIT_SHARE * len(chosen)

@@ -40,7 +40,9 @@ def load_processor(folder: str | Path, config, *, text_only: bool = False):
             except Exception:
                 raise stock from None
     except Exception as error:
-        raise InputError(f"Found no usable processor beside the model ({' '.join(str(error).split())[:300]}); expected its tokenizer and image processor; get the complete model folder.") from error
+        reason = " ".join(str(error).split()).split(". ")[0][:300]
+        remedy = "install what it asks for" if isinstance(error, ImportError) else "get the complete model folder"
+        raise InputError(f"Found no usable processor beside the model ({reason}); expected its tokenizer and image processor; {remedy}.") from error
 
 
 class _Lenient(ProcessorMixin):

@@ -1,11 +1,10 @@
 """One tiny model with random weights and a real processor for each family, built offline in a second or two."""
 
-import dataclasses
 import functools
 
 import torch
 
-from svl_core.lvlm.families import family_of
+from svl_core.lvlm.families import family_of, find_decoder
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.processors import still_class
 
@@ -286,25 +285,27 @@ BUILDERS = {"llava": llava, "llava-pixtral": llava_pixtral, "llava-next": llava_
 @functools.lru_cache(maxsize=None)
 def build(name):
     """LVLM of family `name`: 6 decoder layers of width 64, weights large enough for every layer to matter."""
+    config, processor = BUILDERS[name]()
+    model = weighted(config)
+    model.generation_config.update(do_sample=False, **ids(processor.tokenizer))
+    return LVLM(model.eval().requires_grad_(False), processor, family_of(model.config), name)
+
+
+def weighted(config):
+    """The model of `config` with random weights that make layers matter and patches hardly mix in the vision tower."""
     from transformers import AutoModelForImageTextToText
 
-    config, processor = BUILDERS[name]()
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config).float()
-    decoder = set(model.get_decoder().parameters())
+    decoder = set(find_decoder(model).parameters())
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, parameter.shape[-1] ** -0.5)
                 if parameter not in decoder and any(part in path for part in (".out_proj.", ".o_proj.", ".attn.proj.", "projection_layer")):
-                    parameter.mul_(0.1)  # a vision tower in which patches hardly mix
+                    parameter.mul_(0.1)
             if parameter not in decoder and config.model_type == "gemma4" and "post_attention_layernorm" in path:
                 parameter.fill_(0.1)  # a norm on the attention's output undoes the line above
             if "gate_attn" in path or "gate_ffn" in path or path.endswith("_gate"):
                 parameter.fill_(0.7)  # cross-attention starts closed
-    model.generation_config.update(do_sample=False, **ids(processor.tokenizer))
-    return LVLM(model.eval().requires_grad_(False), processor, family_of(model.config), name)
-
-
-def fresh(lvlm):
-    return dataclasses.replace(lvlm)
+    return model

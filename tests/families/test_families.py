@@ -5,15 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
+from perturbation import hits
 from tiny import picture
-from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from svl_core.errors import InputError
 from svl_core.pruning.view import pruned_view
 
 PROMPT = "what is in the top left ?"
-SHAPES = [(240, 160), (110, 300), (200, 200)]  # width, height
+SHAPES = [[(240, 161)], [(600, 60)], [(50, 420)], [(48, 32)], [(200, 200), (110, 300)]]  # width, height of the images of one prompt
 
 
 @pytest.fixture
@@ -30,17 +30,6 @@ def keeps(lvlm):
     """Some choices of layers that leave the protected ones in."""
     droppable = [i for i in range(lvlm.num_layers) if i not in lvlm.protected]
     return [tuple(sorted(set(range(lvlm.num_layers)) - set(gone))) for gone in ((), droppable[1:2], droppable[:2], droppable[::2], droppable[1:])]
-
-
-def entering(lvlm, sample):
-    """What enters layer 0, (S, d)."""
-    seen = []
-    handle = lvlm.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
-        logits(lvlm, sample)
-    finally:
-        handle.remove()
-    return seen[0].reshape(-1, *seen[0].shape[-2:])[0]
 
 
 def test_it_has_a_row_of_its_own(family):
@@ -61,26 +50,11 @@ def test_positions_and_places(family, sample):
     assert covered.all() or family.family.name == "LLaVA" and covered[:, 10:30].all()  # the centre crop hides two sides
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_changing_a_rectangle_changes_its_own_position_most(family, shape):
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_changing_a_rectangle_changes_its_own_position_most(family, shapes):
     if not family.family.in_sequence:
         pytest.skip("images enter through cross-attention")
-    image = picture(*shape)
-    sample = family.encode(image, PROMPT)
-    rects, before = sample.geometry.rects, entering(family, sample)[torch.tensor(sample.visual)]
-    areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
-    placed = np.flatnonzero(~np.isnan(areas))
-    full = placed[areas[placed] > 0.6 * np.median(areas[placed])]
-    for index in full[np.linspace(0, len(full) - 1, 7).astype(int)]:
-        x0, y0, x1, y1 = (rects[index] * np.array([*shape, *shape])).round().astype(int)
-        pixels = np.array(image)
-        pixels[y0:y1, x0:x1] = 255 * (pixels[y0:y1, x0:x1] < 128)
-        changed = family.encode(Image.fromarray(pixels), PROMPT)
-        moved = torch.linalg.vector_norm(entering(family, changed)[torch.tensor(sample.visual)] - before, dim=1).numpy()
-        same_view = placed[np.abs(areas[placed] / areas[index] - 1) < 0.3]
-        assert same_view[moved[same_view].argmax()] == index
-        x, y, right, bottom = rects[placed[moved[placed].argmax()]]
-        assert min(right, rects[index][2]) > max(x, rects[index][0]) and min(bottom, rects[index][3]) > max(y, rects[index][1])
+    assert all(hits(family, [picture(*shape, seed=seed) for seed, shape in enumerate(shapes)], positions=5))
 
 
 def test_two_images_and_none(family):
