@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--public", action="store_true", default=env.get("SVL_PUBLIC", "1" if "SPACE_ID" in env else "") == "1", help="limits for strangers: listed models only, safetensors only, sizes, times and queue bounded; logs without their words")
     options = parser.parse_args()
 
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait for each other: spinning, on cores that others want too, makes passes twenty times as long
     if env.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401  (before anything that may touch CUDA)
     from svl_core.ui import build, from_environment, launch_options, structured  # after the arguments, so that --help is instant

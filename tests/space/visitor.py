@@ -1,20 +1,21 @@
-"""A visitor without a browser: speaks the page's own protocol and keeps every byte that comes back."""
+"""Visitors without a browser: they speak the page's own protocol and keep every byte that comes back, or go through `gradio_client`."""
 
 import json
+import re
 import secrets
+import html
 
 import httpx
 
 
-class Visitor:
-    """One session. `seen` holds all bytes that the server sent to it."""
+class Page:
+    """What a page's config says: parts by element id, their values at first, and the functions behind the buttons."""
 
-    def __init__(self, url: str, patience: float = 120):
-        self.http = httpx.Client(base_url=url, timeout=patience)
-        self.session, self.seen = secrets.token_hex(8), b""
-        self.config = self.http.get("/config").json()
-        self.ids = {part["props"].get("elem_id"): part["id"] for part in self.config["components"] if part["props"].get("elem_id")}
-        self.values = {part["id"]: part["props"].get("value") for part in self.config["components"]}
+    def read(self, config: dict) -> None:
+        self.config = config
+        self.ids = {part["props"].get("elem_id"): part["id"] for part in config["components"] if part["props"].get("elem_id")}
+        self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
+        self.states = {part["id"] for part in config["components"] if part["type"] == "state"}
         self.functions = {"analyse": self._function("model", "image", "prompt"), "compare": self._function(None, "strip", None, outputs=("metrics", "odds")), "uploaded": self._function("image", "model")}
 
     def _function(self, *first, outputs=()):
@@ -26,17 +27,34 @@ class Visitor:
                 return each
         raise LookupError(first)
 
+    def data(self, function: str, **changes) -> list:
+        """The inputs of a function as the untouched page would send them, with some parts changed by element id."""
+        changed = {self.ids[name.replace("_", "-")]: value for name, value in changes.items()}
+        return [changed.get(number, self.values.get(number)) for number in self.functions[function]["inputs"]]
+
+    def example(self) -> str:
+        """The server's path of the picture that every page opens with."""
+        return self.values[self.ids["image"]]["path"]
+
+    @staticmethod
+    def strip(layers: int, drop: list[int]) -> dict:
+        return {"ids": list(range(layers)), "ranking": list(range(1, layers - 1)), "protected": [0, layers - 1], "drop": drop}
+
+
+class Visitor(Page):
+    """One session. `seen` holds all bytes that the server sent to it."""
+
+    def __init__(self, url: str, patience: float = 120):
+        self.http = httpx.Client(base_url=url, timeout=patience)
+        self.session, self.seen = secrets.token_hex(8), b""
+        self.read(self.http.get("/config").json())
+
     def upload(self, content: bytes, name: str = "picture.png") -> str:
         """The server's path of an uploaded file."""
         answer = self.http.post("/gradio_api/upload", files={"files": (name, content)})
         self.seen += answer.content
         answer.raise_for_status()
         return answer.json()[0]
-
-    def data(self, function: str, **changes) -> list:
-        """The inputs of a function as the untouched page would send them, with some parts changed by element id."""
-        changed = {self.ids[name.replace("_", "-")]: value for name, value in changes.items()}
-        return [changed.get(number, self.values.get(number)) for number in self.functions[function]["inputs"]]
 
     def join(self, function: str, data: list) -> str:
         body = {"data": data, "fn_index": self.functions[function]["id"], "session_hash": self.session, "event_data": None, "trigger_id": None}
@@ -64,10 +82,6 @@ class Visitor:
     def call(self, function: str, data: list) -> dict:
         return self.listen(self.join(function, data))
 
-    def example(self) -> str:
-        """The server's path of the picture that every page opens with."""
-        return self.values[self.ids["image"]]["path"]
-
     def ask(self, path: str | None, prompt: str, **changes) -> dict:
         """Analyse an uploaded image."""
         image = None if path is None else {"path": path, "meta": {"_type": "gradio.FileData"}}
@@ -75,8 +89,7 @@ class Visitor:
 
     def compare(self, layers: int, drop: list[int], **changes) -> dict:
         """Drop layers and let both models answer."""
-        strip = {"ids": list(range(layers)), "ranking": list(range(1, layers - 1)), "protected": [0, layers - 1], "drop": drop}
-        return self.call("compare", self.data("compare", strip=strip, **changes))
+        return self.call("compare", self.data("compare", strip=self.strip(layers, drop), **changes))
 
     def leave(self):
         """Close the tab."""
@@ -85,3 +98,46 @@ class Visitor:
                 next(beat.iter_lines())
         finally:
             self.http.close()
+
+
+class Caller(Page):
+    """A visitor through `gradio_client`, who presses the page's own buttons. Errors of the page are raised as the client does it."""
+
+    def __init__(self, url: str):
+        from gradio_client import Client
+
+        self.client = Client(url, verbose=False, download_files=False, analytics_enabled=False)
+        self.read(self.client.config)
+
+    def call(self, function: str, **changes) -> dict:
+        """{element id: last value}."""
+        called = self.functions[function]
+        endpoint = self.client.endpoints[called["id"]]
+        endpoint.is_valid = True  # private to the page, whose visitor this is
+        data = [value for number, value in zip(called["inputs"], self.data(function, **changes)) if number not in self.states]
+        job = self.client.submit(*data, fn_index=called["id"])
+        job.result()
+        named, out = {number: name for name, number in self.ids.items()}, {}
+        shown = [number for number in called["outputs"] if number not in self.states]
+        for values in job.outputs():
+            for number, value in zip(shown, values):
+                if not (isinstance(value, dict) and value.get("__type__") == "update" and "value" not in value):
+                    out[named.get(number)] = value
+        return out
+
+    def ask(self, path: str, prompt: str) -> dict:
+        from gradio_client import handle_file
+
+        return self.call("analyse", image=handle_file(path), prompt=prompt)
+
+    def compare(self, layers: int, drop: list[int], **changes) -> dict:
+        return self.call("compare", strip=self.strip(layers, drop), **changes)
+
+    def leave(self):
+        self.client.close()
+
+
+def words(answer: str) -> str:
+    """The text of an answer's markup."""
+    found = re.search(r'<p class="text[^>]*>(.*?)</p>', answer, re.S)
+    return html.unescape(re.sub(r"<[^>]+>", "", found[1])).strip() if found else ""
