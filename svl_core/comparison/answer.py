@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ class Answer:
     `token_ids` holds every generated token, the end-of-sequence one included. `tokens` are their pieces of `text`
     ("" for special tokens and for the first bytes of a character), so `"".join(tokens) == text`. Times count the
     model's work only, not the reader's: `prefill_ms` from image and prompt to the first token, `per_token_ms` the mean
-    of the later ones (None for a single token). `stopped` is None while the answer grows.
+    of the later ones (None for a single token). `stopped` is None while the answer grows. `shared_ms`: the part of `prefill_ms`
+    that another model's answer beside this one had spent already (see `compare`), so that nobody waited for it twice.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Answer:
     per_token_ms: float | None
     total_ms: float
     stopped: Literal["eos", "length", "cancelled"] | None
+    shared_ms: float = 0.0
 
     def __post_init__(self):
         if len(self.token_ids) != len(self.tokens):
@@ -45,6 +47,7 @@ class Answer:
             "text": self.text,
             "tokens": list(self.tokens),
             "ms_prefill": self.prefill_ms,
+            "ms_shared": self.shared_ms,
             "ms_per_token": self.per_token_ms,
             "stopped": self.stopped,
         }
@@ -82,6 +85,11 @@ def stream(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: thre
     Ends on any of the model's end-of-sequence tokens, after `max_new_tokens`, where the context is full, or within one
     token of `cancel`. Raises InputError for `max_new_tokens` < 1 or a sample that leaves no room in the context.
     """
+    return grow(lvlm, sample, lambda: Decoding(lvlm, sample.inputs), max_new_tokens=max_new_tokens, cancel=cancel)
+
+
+def grow(lvlm: LVLM, sample: Sample, prompt: Callable[[], Decoding], *, max_new_tokens: int, cancel: threading.Event | None) -> Iterator[Answer]:
+    """`stream` behind a prompt whose pass is made, and timed, by `prompt()`."""
     if max_new_tokens < 1:
         raise InputError(f"Found an answer length of {max_new_tokens} tokens; expected at least 1; raise it.")
     limit, ends, forbidden = room_for_answer(lvlm, sample.length, max_new_tokens), set(lvlm.eos_token_ids), image_token_ids(lvlm)
@@ -93,11 +101,11 @@ def stream(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: thre
         else:
             start = time.perf_counter()
             if decoding is None:
-                decoding = Decoding(lvlm, sample.inputs)
+                decoding = prompt()
             else:
                 decoding.feed(torch.tensor([[detokeniser.ids[-1]]], device=decoding.logits.device))
             token = int(greedy(decoding.logits, forbidden))  # waits for the device, so the time is whole
-            times.append(1000 * (time.perf_counter() - start))
+            times.append(1000 * (time.perf_counter() - start) + (0.0 if times else decoding.shared_ms))
             detokeniser.push(token)
             stopped = "eos" if token in ends else "length" if len(times) == limit else None
         text, tokens = detokeniser.read(final=stopped is not None)
@@ -109,6 +117,7 @@ def stream(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: thre
             per_token_ms=_mean(times[1:]),
             total_ms=sum(times),
             stopped=stopped,
+            shared_ms=decoding.shared_ms if times else 0.0,
         )
 
 

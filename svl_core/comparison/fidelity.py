@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from svl_core.comparison.answer import Answer, answer
+from svl_core.comparison.answer import Answer
+from svl_core.comparison.pair import Pair
 from svl_core.errors import Cancelled
-from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
-from svl_core.lvlm.forcing import forced_logits, kl_per_token, token_losses
+from svl_core.lvlm.decoding import greedy, image_token_ids
+from svl_core.lvlm.forcing import kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+
+Show = Callable[[tuple[Answer | None, Answer | None], tuple[int, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -99,26 +102,27 @@ def compare(
     cancel: threading.Event | None = None,
     answers: tuple[Answer, Answer] | None = None,
     pruned_sample: Sample | None = None,
+    show: Show | None = None,
 ) -> Comparison:
     """Answers with both models (unless `answers` (full, pruned) are given) and measures their distance.
 
-    pruned_sample: what the pruned model reads instead of `sample` (fewer visual tokens).
-
-    Before timing, both models run one untimed prefill, so that neither pays for a cold start. Raises Cancelled.
+    What both have in common is computed once: the image and the layers before the first dropped or edited one (see `prefix`). The pruned
+    answer's `prefill_ms` counts that part too, as the full model's pass spent it, so the speed-up is that of two separate answers.
+    pruned_sample: what the pruned model reads instead of `sample` (fewer visual tokens). show: called with both answers so far and the
+    sides (0, 1) that still grow, after each token; both then grow in turn. Without it each answers alone, after one untimed prefill of
+    each model, so that neither pays for a cold start. Raises Cancelled.
     """
-    asked = ((full, sample), (pruned, pruned_sample or sample))
+    pair = Pair(full, pruned, sample, pruned_sample, cancel)
     if answers is None:
-        for lvlm, each in asked:
-            Decoding(lvlm, each.inputs)
-            _check(cancel)
-        answers = tuple(answer(lvlm, each, max_new_tokens=max_new_tokens, cancel=cancel) for lvlm, each in asked)
+        if show is None:
+            pair.warm_up()
+        for answers, live in pair.answers(max_new_tokens, in_turn=show is not None):
+            if show is not None:
+                show(answers, live)
     if "cancelled" in (answers[0].stopped, answers[1].stopped):
         raise Cancelled("Stopped before both answers were complete.")
     ids = answers[0].token_ids
-    logits = []
-    for lvlm, each in asked:
-        logits += forced_logits(lvlm, [each], [ids])
-        _check(cancel)
+    logits = pair.forced(ids)
     words = divergent_words(answers[0].text, answers[1].text)
     top = [greedy(x, image_token_ids(full)) for x in logits]
     probabilities = [(-token_losses(x, ids)).exp().tolist() for x in logits]
@@ -139,8 +143,3 @@ def compare(
 
 def _ratio(full: float | None, pruned: float | None) -> float | None:
     return full / pruned if full and pruned else None
-
-
-def _check(cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("Stopped before the comparison was complete.")

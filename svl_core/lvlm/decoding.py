@@ -6,12 +6,15 @@ be stopped at any token, it is timed without overhead, and the same code scores 
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
+from svl_core.lvlm import prefix
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.prefix import Beginning
 
 GROWING = ("attention_mask", "cross_attention_mask")  # inputs with one entry a position that decode steps still need
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
@@ -24,22 +27,38 @@ class Decoding:
     supported decoders use rotary (relative) positions, so left padding only shifts a row. The exception are decoders with
     multimodal rotary positions, which number an image's positions by row and column: there each next token comes
     `rope_deltas` away from its count. Given `position_ids` (tokens may have left the sequence) go on from the last one.
+
+    keep: depths of layers whose input is kept, in `beginning` (None where the model's caches cannot be shared). begun: (beginning, depth)
+    of another model's decode of the same inputs: the pass starts there (see `prefix`), and `shared_ms` is the time that it spent until then.
     """
 
     @torch.inference_mode()
-    def __init__(self, lvlm: LVLM, inputs: Mapping[str, torch.Tensor]):
-        self.model = lvlm.model
+    def __init__(self, lvlm: LVLM, inputs: Mapping[str, torch.Tensor], *, keep: Collection[int] = (), begun: tuple[Beginning, int] | None = None):
+        self.model, model = lvlm.model, lvlm.model if begun is None else prefix.begun(lvlm, *begun)
+        self.shared_ms = 0.0 if begun is None else begun[0].entered_ms[begun[1]]
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
-        before = _rope_deltas(self.model)
-        takes = inspect.signature(self.model.forward).parameters
+        before = _rope_deltas(model)
+        takes = inspect.signature(model.forward).parameters
         self._slot = "cache" if "cache" in takes else "past_key_values"  # its name before transformers 5.24
-        out = self.model(**inputs, use_cache=True, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}))
+        with prefix.noting(lvlm, keep) as (states, entered_ms):
+            out = model(**(inputs if begun is None else prefix.without_images(inputs)), use_cache=True, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}))
         self._cache = getattr(out, self._slot)
         self.logits = out.logits[:, -1]
-        after = _rope_deltas(self.model)
+        caches = prefix.apart(self._cache.layers) if keep else None
+        self.beginning = Beginning(states, caches, entered_ms) if caches is not None else None
+        after = _rope_deltas(model)
         rows = self.logits.shape[0]
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
         self._deltas = None if after is None else after.view(rows, 1) if after is not before else torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
+
+    def fork(self) -> Decoding | None:
+        """The same decode from here on, apart from this one; None where the cache cannot be shared."""
+        made, caches = copy.copy(self), prefix.apart(self._cache.layers)
+        if caches is None:
+            return None
+        made._cache, made._growing = copy.copy(self._cache), dict(self._growing)
+        made._cache.layers = list(caches)
+        return made
 
     @torch.inference_mode()
     def feed(self, ids: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ class Family:
     protect: name of the rule in `PROTECTION` that tells which layers cannot go.
     mark: which of the processor's tokens the template writes for an image: its image token, or "boi", the one that opens an image.
     in_sequence: False when images enter through cross-attention, so that no position of the sequence is visual.
+    shares: name of the rule in `SHARED_FROM` that tells from which layer on a pass may begin with another pass's states and caches.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Family:
     image_required: bool = False
     in_sequence: bool = True
     mark: str = "image"
+    shares: str = "any"
 
 
 NO_THINKING = {"enable_thinking": False}  # ask reasoning models for the answer itself
@@ -50,18 +52,18 @@ FAMILIES: tuple[Family, ...] = (
     Family("Idefics3", ("idefics3",), "row_column_tiles"),
     Family("Qwen2-VL", ("qwen2_vl",), "merged_grid"),
     Family("Qwen2.5-VL", ("qwen2_5_vl",), "merged_grid"),
-    Family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), "merged_grid", protect="deepstack", template_options=NO_THINKING),
-    Family("Qwen3.5", ("qwen3_5", "qwen3_5_moe"), "merged_grid", protect="last_full_attention", template_options=NO_THINKING),
+    Family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), "merged_grid", protect="deepstack", shares="deepstack", template_options=NO_THINKING),
+    Family("Qwen3.5", ("qwen3_5", "qwen3_5_moe"), "merged_grid", protect="last_full_attention", shares="never", template_options=NO_THINKING),
     Family("InternVL", ("internvl",), "canvas_tiles"),
     Family("Aya Vision", ("aya_vision",), "canvas_tiles"),
     Family("PaliGemma", ("paligemma",), "square", plain_prompt="{images}{prompt}", image_required=True),
     Family("Gemma3", ("gemma3",), "square", mark="boi"),
-    Family("Gemma3n", ("gemma3n",), "square", protect="shared_keys"),
-    Family("Gemma4", ("gemma4",), "pooled_grid", protect="shared_keys", template_options=NO_THINKING),
+    Family("Gemma3n", ("gemma3n",), "square", protect="shared_keys", shares="never"),
+    Family("Gemma4", ("gemma4",), "pooled_grid", protect="shared_keys", shares="never", template_options=NO_THINKING),
     Family("Mistral3", ("mistral3",), "row_breaks", plain_prompt="<s>[INST]{images}{prompt}[/INST]"),
-    Family("Mllama", ("mllama",), "square", in_sequence=False, protect="first", plain_prompt="{images}<|begin_of_text|>{prompt}"),
+    Family("Mllama", ("mllama",), "square", in_sequence=False, protect="first", shares="never", plain_prompt="{images}<|begin_of_text|>{prompt}"),
 )
-GENERIC = Family("generic", (), "unplaced")  # places are looked for as it loads
+GENERIC = Family("generic", (), "unplaced", shares="never")  # places are looked for as it loads
 
 
 def family_of(config) -> Family:
@@ -142,6 +144,15 @@ PROTECTION = {"none": lambda text, config: (), "deepstack": _deepstack, "first":
 def protected_layers(family: Family, config) -> tuple[int, ...]:
     """Indices of the layers present that must stay for this family to work."""
     return tuple(sorted(set(PROTECTION[family.protect](config.get_text_config(decoder=True), config))))
+
+
+SHARED_FROM = {"any": lambda config: 0, "deepstack": lambda config: len(config.vision_config.deepstack_visual_indexes), "never": lambda config: None}
+
+
+def shared_from(family: Family, config) -> int | None:
+    """The first layer at which a pass over a prompt may begin, its image already encoded; None: it cannot (layers that share keys, hold states that
+    are written in place, or read the image again)."""
+    return SHARED_FROM[family.shares](config)
 
 
 # Cutting a config down to the kept layers

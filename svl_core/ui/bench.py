@@ -61,21 +61,12 @@ class Bench:
             sample = _beside(lvlm, sample)
             pruned = self._pruned(name, lvlm, sample, plan, now, tell, cancel)
             with stoppable(pruned, cancel):
-                answers = [None, None]
-                streams = [svl.stream(each, sample, max_new_tokens=now.max_new_tokens, cancel=cancel) for each in (lvlm, pruned)]
-                live = [0, 1]
-                while live:  # a token each in turn: both grow together and neither slows the other's clock
-                    for side in list(live):
-                        grown = next(streams[side], None)
-                        if grown is None:
-                            live.remove(side)
-                        else:
-                            answers[side] = grown
-                    show(tuple(answers), tuple(live))
-                    if cancel.is_set():
-                        raise Cancelled("Stopped.")
-                tell("Measuring how far apart they are …")
-                result = svl.compare(lvlm, pruned, sample, max_new_tokens=now.max_new_tokens, cancel=cancel, answers=tuple(answers))
+                def shown(answers, live):
+                    show(answers, live)
+                    if not live:
+                        tell("Measuring how far apart they are …")
+
+                result = svl.compare(lvlm, pruned, sample, max_new_tokens=now.max_new_tokens, cancel=cancel, show=shown)
                 return result, svl.trace(pruned, [sample], cancel=cancel) if plan.drop else None
 
     def relieve(self) -> None:

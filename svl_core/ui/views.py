@@ -216,7 +216,7 @@ def metrics(comparison, dropped: int, layers: int, correct: str | None = None) -
     rows = [
         ("Decoder layers", "", str(layers), str(layers - dropped), f"{-dropped:+d}" if dropped else "0"),
         ("Parameters", "the whole model", count(c.parameters_full), count(c.parameters_pruned), f"{100 * saved:+.1f} %"),
-        ("First token", "time from image and prompt", milliseconds(c.full.prefill_ms), milliseconds(c.pruned.prefill_ms), times(c.speedup_prefill)),
+        ("First token", "time from image and prompt" + (f"; the pruned model's counts {milliseconds(c.pruned.shared_ms)} that both share and the server spent once" if c.pruned.shared_ms else ""), milliseconds(c.full.prefill_ms), milliseconds(c.pruned.prefill_ms), times(c.speedup_prefill)),
         ("Each further token", "mean", milliseconds(c.full.per_token_ms), milliseconds(c.pruned.per_token_ms), times(c.speedup_decode)),
         ("Agreement", "same next token, reading the full model's answer", "100 %", f"{100 * c.agreement:.0f} %", ""),
         ("KL divergence", "nats per token; 0 = same predictions", "0", f"{c.kl:.3f}", ""),

@@ -98,7 +98,7 @@ def test_times_add_up(tiny, tiny_sample, never_ends):
     last = answer(tiny, tiny_sample, max_new_tokens=4)
     assert last.prefill_ms > 0 and last.per_token_ms > 0
     assert last.total_ms == pytest.approx(last.prefill_ms + 3 * last.per_token_ms)
-    assert answer(tiny, tiny_sample, max_new_tokens=1).per_token_ms is None
+    assert answer(tiny, tiny_sample, max_new_tokens=1).per_token_ms is None and last.shared_ms == 0
 
 
 def test_feeding_a_chunk_equals_feeding_one_by_one(tiny, tiny_sample):

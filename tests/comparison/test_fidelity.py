@@ -1,5 +1,6 @@
 """Fidelity: KL by hand and against scipy, divergence on hand-made lists, a model against itself and against another."""
 
+import copy
 import dataclasses
 import math
 import threading
@@ -9,10 +10,13 @@ import pytest
 import torch
 from scipy.stats import entropy
 
+from svl_core.analysis.trace import trace
 from svl_core.comparison.answer import answer
 from svl_core.comparison.fidelity import compare, divergent_words, first_divergence
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.forcing import forced_logits, kl_per_token, token_losses
+from svl_core.pruning.plan import manual_plan
+from svl_core.pruning.prune import prune
 from svl_core.pruning.view import pruned_view
 
 
@@ -101,6 +105,21 @@ def test_report_of_a_pruned_model_follows_its_definitions(tiny, tiny_sample):
     assert report.first_divergence == first_divergence(ids, report.pruned.token_ids)
     keys = {"full", "pruned", "kl", "agreement", "first_divergence", "parameters", "speedup"}
     assert keys <= set(report.to_json()) and {"text", "tokens", "ms_prefill", "ms_per_token"} <= set(report.to_json()["full"])
+
+
+@pytest.mark.parametrize("keep, compensation", [([0, 1, 2, 5], "none"), ([0, 1, 4, 5], "scp"), ([1, 2, 3], "none"), (range(6), "none"), ([0, 1, 2, 3], "bridge")])
+def test_sharing_the_beginning_changes_nothing_but_the_wait(tiny, tiny_sample, keep, compensation):
+    traced = trace(tiny, tiny_sample)
+    pruned = prune(tiny, manual_plan(sorted(set(range(6)) - set(keep)), 6), compensation, traced)
+    shown = []
+    report = compare(tiny, pruned, tiny_sample, max_new_tokens=6, show=lambda answers, live: shown.append((answers, live)))
+    assert [a.token_ids for a in (report.full, report.pruned)] == [answer(m, tiny_sample, max_new_tokens=6).token_ids for m in (tiny, pruned)]
+    assert 0 < report.pruned.shared_ms < min(report.full.prefill_ms, report.pruned.prefill_ms) and report.full.shared_ms == 0
+    logits = [forced_logits(m, [tiny_sample], [report.full.token_ids])[0] for m in (tiny, pruned)]
+    assert report.kl == float(kl_per_token(*logits).mean())
+    assert shown[-1] == ((report.full, report.pruned), ()) and len(shown[0][0][1].token_ids) == 1
+    alone = compare(tiny, pruned.with_model(copy.deepcopy(pruned.model), pruned.layer_ids, pruned.provenance), tiny_sample, max_new_tokens=6)  # another model's tensors: nothing to share
+    assert alone.pruned.shared_ms == 0 and alone.pruned.token_ids == report.pruned.token_ids and alone.kl == report.kl
 
 
 def test_given_answers_are_not_made_again(tiny, tiny_sample):

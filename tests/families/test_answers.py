@@ -6,8 +6,11 @@ from tiny import picture
 
 from svl_core.comparison.answer import answer
 from svl_core.comparison.evaluation import answer_batch
-from svl_core.lvlm.decoding import image_token_ids
+from svl_core.lvlm.batching import collate
+from svl_core.lvlm.decoding import Decoding, image_token_ids
 from svl_core.lvlm.forcing import forced_logits
+from svl_core.lvlm.prefix import common_depth
+from svl_core.pruning.view import pruned_view
 
 PROMPTS = ["a cat", "what is in the top left of this picture ?", "how many apples are there"]
 
@@ -41,3 +44,20 @@ def test_forcing_the_answer_reproduces_it(endless):
     logits = forced_logits(endless, [sample], [ids])[0].clone()
     logits[:, list(image_token_ids(endless))] = float("-inf")
     assert tuple(logits.argmax(-1).tolist()) == ids
+
+
+def test_a_pass_begun_by_the_full_model_ends_as_a_whole_one(family):
+    """Bit for bit, with left padding, at once and after more tokens; families that cannot begin so say so."""
+    dropped = next(layer for layer in (3, 2, 1) if layer not in family.protected)
+    pruned = pruned_view(family, [layer for layer in range(6) if layer != dropped])
+    depth = common_depth(family, pruned)
+    assert depth == (None if family.name in ("qwen3.5", "gemma3n", "gemma4", "mllama") else 3)
+    if depth is None:
+        return
+    inputs = collate([family.encode(picture(120, 80), prompt) for prompt in PROMPTS[:2]], family.tokenizer.pad_token_id)
+    beginning, alone = Decoding(family, inputs, keep=[depth]).beginning, Decoding(pruned, inputs)
+    for _ in range(2):  # the first that begins there leaves it as it was
+        shared = Decoding(pruned, inputs, begun=(beginning, depth))
+        assert torch.equal(shared.logits, alone.logits) and 0 < shared.shared_ms == beginning.entered_ms[depth]
+        ids = torch.tensor([[5, 9], [7, 11]])
+        assert torch.equal(shared.fork().feed(ids), Decoding(pruned, inputs).feed(ids)) and torch.equal(shared.logits, alone.logits)
