@@ -13,7 +13,7 @@ from dataclasses import replace
 import svl_core as svl
 from svl_core.errors import Cancelled
 from svl_core.lvlm.stopping import stoppable
-from svl_core.ui import exports, tasks
+from svl_core.ui import grounds, tasks
 from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Bounded, Models
@@ -45,7 +45,7 @@ class Bench:
 
     def __init__(self, models: Models, world: frozenset[str] = frozenset(), limits: Limits = Limits()) -> None:
         self.models, self.world, self.limits = models, world, limits
-        self.calibrations = Bounded(2)
+        self.sets = Bounded(4, 2 * grounds.MOST_BYTES)  # traces of sets of samples
 
     # ------------------------------------------------------------------ what pages ask for
     def trace(self, name: str, sample: svl.Sample, tell: Tell, cancel: threading.Event) -> svl.Trace:
@@ -54,24 +54,41 @@ class Bench:
         with self._turn(cancel, lvlm):
             return svl.trace(lvlm, [_beside(lvlm, sample)], progress=_told(tell, "Analysing"), cancel=cancel)
 
-    def compare(self, name: str, sample: svl.Sample, plan: svl.DropPlan, now: Settings, tell: Tell, show: Show, cancel: threading.Event) -> tuple[svl.Comparison, svl.Trace | None]:
-        """Both models' answers, shown as they grow; what separates them; and the pruned model's own trace (None: nothing was dropped)."""
+    def traced(self, name: str, samples: Sequence[svl.Sample], mlp: bool, tell: Tell, cancel: threading.Event) -> svl.Trace:
+        """The trace of a set of samples, stored for the next one who asks; mlp: with what lstsq and refit need."""
+        lvlm = self._lvlm(name)
+        with self._turn(cancel, lvlm):
+            return self._traced(name, lvlm, samples, mlp, tell, cancel)
+
+    def rank(self, name: str, samples: Sequence[svl.Sample], trace: svl.Trace, criterion: str, protect_ends: bool, tell: Tell, cancel: threading.Event) -> svl.LayerScores:
+        """The layers by a criterion that runs the model."""
+        lvlm = self._lvlm(name)
+        with self._turn(cancel, lvlm):
+            return svl.redundancy(trace, None, criterion, protect_ends=protect_ends, lvlm=lvlm, samples=[_beside(lvlm, each) for each in samples],
+                                  progress=_told(tell, svl.CRITERIA[criterion].title), cancel=cancel)
+
+    def compare(self, name: str, sample: svl.Sample, plan: svl.DropPlan, now: Settings, fit: Sequence[svl.Sample], tell: Tell, show: Show, cancel: threading.Event) -> tuple[svl.Comparison, svl.Trace | None]:
+        """Both models' answers, shown as they grow; what separates them; and the pruned model's own trace (None: nothing was dropped).
+
+        fit: what compensation is fitted on.
+        """
         lvlm = self._lvlm(name)
         with self._turn(cancel, lvlm):
             sample = _beside(lvlm, sample)
-            pruned = self._pruned(name, lvlm, sample, plan, now, tell, cancel)
+            pruned = self._pruned(name, lvlm, fit, plan, now, tell, cancel)
+            thin = svl.keep_visual(lvlm, sample, now.visual_share)
             with stoppable(pruned, cancel):
                 def shown(answers, live):
                     show(answers, live)
                     if not live:
                         tell("Measuring how far apart they are …")
 
-                result = svl.compare(lvlm, pruned, sample, max_new_tokens=now.max_new_tokens, cancel=cancel, show=shown)
+                result = svl.compare(lvlm, pruned, sample, max_new_tokens=now.max_new_tokens, cancel=cancel, show=shown, pruned_sample=thin)
                 return result, svl.trace(pruned, [sample], cancel=cancel) if plan.drop else None
 
     def relieve(self) -> None:
         """Forget everything that can be computed or loaded again."""
-        self.calibrations.clear()
+        self.sets.clear()
         self.models.shed()
 
     # ------------------------------------------------------------------ the parts
@@ -92,28 +109,29 @@ class Bench:
         finally:
             self.models.busy.release()
 
-    def _calibration(self, name: str, lvlm: svl.LVLM, sample: svl.Sample, tell: Tell, cancel: threading.Event) -> svl.Trace:
-        """The trace that compensation is fitted on: the bundled world's calibration set, else the asked sample."""
-        if name not in self.world:
-            return svl.trace(lvlm, [sample], mlp=True, progress=_told(tell, "Analysing"), cancel=cancel)
-        found = self.calibrations.get(name)
-        if found is None:
-            from svl_core.demo.questions import calibration
+    def _traced(self, name: str, lvlm: svl.LVLM, samples: Sequence[svl.Sample], mlp: bool, tell: Tell, cancel: threading.Event) -> svl.Trace:
+        key = set_key(name, samples)
+        held = self.sets.get(key)
+        if held is not None and (held.samples[0].mlp is not None or not mlp):
+            return held
+        grounds.check_size(samples, lvlm.num_layers, lvlm.hidden_size, lvlm.dtype.itemsize, mlp)
+        made = svl.trace(lvlm, [_beside(lvlm, each) for each in samples], mlp=mlp, progress=_told(tell, "Reading the calibration set" if len(samples) > 1 else "Analysing"), cancel=cancel)
+        self.sets.put(key, made, sum(tensor.numel() * tensor.element_size() for one in made.samples for tensor in (one.features, one.mlp) if tensor is not None))
+        return made
 
-            self.limits.check("calibration_samples", exports.CALIBRATION_SAMPLES, "calibration samples")
-            samples = [lvlm.encode(image, question) for image, question in calibration(exports.CALIBRATION_SAMPLES, exports.CALIBRATION_SEED)]
-            found = svl.trace(lvlm, samples, mlp=True, progress=_told(tell, "Reading the calibration set"), cancel=cancel)
-            self.calibrations.put(name, found)
-        return found
-
-    def _pruned(self, name: str, lvlm: svl.LVLM, sample: svl.Sample, plan: svl.DropPlan, now: Settings, tell: Tell, cancel: threading.Event) -> svl.LVLM:
+    def _pruned(self, name: str, lvlm: svl.LVLM, fit: Sequence[svl.Sample], plan: svl.DropPlan, now: Settings, tell: Tell, cancel: threading.Event) -> svl.LVLM:
         if now.compensation == "none" or not plan.drop:
             return svl.prune(lvlm, plan)
-        trace = self._calibration(name, lvlm, sample, tell, cancel)
+        trace = self._traced(name, lvlm, fit, svl.COMPENSATIONS[now.compensation].needs_mlp, tell, cancel)
         tell("Fitting the compensation …")
         importance = svl.importance(trace, causal_correction=now.causal_correction, text_self=now.text_self)
         return svl.prune(lvlm, plan, now.compensation, trace, importance, rank=now.rank, strength=now.strength,
                          targets=("mlp", "attention") if now.attention_target else ("mlp",), top_p=svl.TopP(now.top_p, now.mode), cancel=cancel)
+
+
+def set_key(name: str, samples: Sequence[svl.Sample]) -> tuple[str, tuple[str, ...]]:
+    """A set by content: the model's name and its samples' keys."""
+    return name, tuple(sample.key for sample in samples)
 
 
 def _told(tell: Tell, what: str) -> Callable[[float, str], None]:

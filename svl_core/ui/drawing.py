@@ -11,7 +11,7 @@ from svl_core import figures
 from svl_core.ui import views
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Analysis
-from svl_core.ui.strip import follows_ranking, in_words
+from svl_core.ui.strip import in_words, ranked_by
 
 CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
 SMALL = 320  # pixels of each picture of the difference
@@ -23,10 +23,14 @@ def importance_of(analysis: Analysis, now: Settings):
     return analysis.once(("importance", now.key_importance), lambda: svl.importance(analysis.trace, causal_correction=now.causal_correction, text_self=now.text_self))
 
 
-def scores_of(analysis: Analysis, now: Settings, criterion: str | None = None):
-    name = criterion or now.criterion
-    return analysis.once(("scores", name, now.key_tokens, now.protect_ends), lambda: svl.redundancy(
-        analysis.trace, importance_of(analysis, now), name, top_p=top_p_of(now), protect_ends=now.protect_ends))
+def scores_key(criterion: str, now: Settings) -> tuple:
+    """Under which a ranking is stored; criteria that run the model take no account of tokens."""
+    return "scores", criterion, now.key_tokens if svl.CRITERIA[criterion].needs == "trace" else (), now.protect_ends
+
+
+def scores_of(ground: Analysis, now: Settings, criterion: str):
+    """The ranking by a criterion that needs the trace alone."""
+    return ground.once(scores_key(criterion, now), lambda: svl.redundancy(ground.trace, importance_of(ground, now), criterion, top_p=top_p_of(now), protect_ends=now.protect_ends))
 
 
 def matrix_of(analysis: Analysis, now: Settings, tokens: str) -> np.ndarray:
@@ -67,11 +71,11 @@ def token_curve(analysis: Analysis, importance, patch: int | None, word: int | N
     return figure(figures.token_curve(values, label, ids=analysis.trace.layer_ids), f"Importance of {label} in each layer; largest in layer {analysis.trace.layer_ids[int(np.argmax(values))]}.")
 
 
-def plan(analysis: Analysis, now: Settings, strip: dict) -> Update:
-    """The figures that show the plan."""
+def plan(analysis: Analysis, ground: Analysis, now: Settings, strip: dict) -> Update:
+    """The figures that show the plan; ground: what the layers are ranked on."""
     ids, drop = analysis.trace.layer_ids, strip["drop"]
-    curves = {name: scores_of(analysis, now, criterion).scores for name, criterion in CURVES.items()}
-    best = ", ".join(str(ids[k]) for k in scores_of(analysis, now, "svl").ranking[:3])
+    curves = {name: scores_of(ground, now, criterion).scores for name, criterion in CURVES.items()}
+    best = ", ".join(str(ids[k]) for k in scores_of(ground, now, "svl").ranking[:3])
     gap = analysis.once(("gap", tuple(drop), now.key_tokens), lambda: svl.feature_gap(analysis.trace, drop, importance_of(analysis, now), tokens="important", top_p=top_p_of(now)))
     return {
         "plot-redundancy": figure(figures.redundancy_curve(curves, drop, ids=ids, focus=strip["ranking"]), f"Redundancy of {len(ids)} layers on five token sets. Most redundant on important tokens: layers {best}."),
@@ -79,7 +83,7 @@ def plan(analysis: Analysis, now: Settings, strip: dict) -> Update:
         "plot-gap": figure(figures.gap_curve(gap.per_layer, drop, {(run.first, run.last): run.relative for run in gap.runs}, ids=ids), f"Relative feature gap of {len(ids)} layers; the dropped ones are hatched."),
         "plot-pca": pca(analysis, now, strip),
         "plot-blocks": blocks(analysis, now, strip),
-        "criteria": criteria(analysis, now, strip),
+        "criteria": criteria(ground, now, strip),
         "plan-line": views.plan_line(in_words(strip)),
     }
 
@@ -94,10 +98,13 @@ def blocks(analysis: Analysis, now: Settings, strip: dict):
     return figure(figures.block_heatmap(matrix, strip["ranking"], strip["drop"], ids=analysis.trace.layer_ids), "Cosine between what enters and what leaves every block of droppable layers.")
 
 
-def criteria(analysis: Analysis, now: Settings, strip: dict) -> str:
-    count = len(strip["drop"])
-    rows = [(name, each.title, f"{each.formula} ({each.source})", scores_of(analysis, now, name).ranking[:count]) for name, each in svl.CRITERIA.items() if each.needs == "trace"]
-    return views.criteria(rows, len(strip["ids"]), strip["protected"], now.criterion if follows_ranking(strip) else "", strip["drop"])
+def criteria(ground: Analysis, now: Settings, strip: dict) -> str:
+    count, rows = len(strip["drop"]), []
+    for name, each in svl.CRITERIA.items():
+        if each.needs != "layers":
+            scores = scores_of(ground, now, name) if each.needs == "trace" else ground.memo.get(scores_key(name, now))
+            rows.append((name, each.title, f"{each.formula} ({each.source})", None if scores is None else scores.chosen(min(count, scores.most))))
+    return views.criteria(rows, len(strip["ids"]), strip["protected"], ranked_by(strip), strip["drop"])
 
 
 def pca(analysis: Analysis, now: Settings, strip: dict):

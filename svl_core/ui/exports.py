@@ -12,11 +12,9 @@ from urllib.parse import parse_qsl, urlencode
 
 import svl_core as svl
 from svl_core.figures import runs_of
+from svl_core.ui import grounds
 from svl_core.ui.settings import Settings
-from svl_core.ui.strip import follows_ranking
-
-CALIBRATION_SAMPLES, CALIBRATION_SEED = 32, 7  # what compensation of the bundled model is fitted on
-
+from svl_core.ui.strip import ranked_by
 
 def query(state: Mapping, strip: Mapping, now: Settings) -> str:
     """The page's whole state as an address's query: model, scene, prompt, plan and every setting that is not the default."""
@@ -24,6 +22,8 @@ def query(state: Mapping, strip: Mapping, now: Settings) -> str:
     default = Settings()
     for field in fields(Settings):
         value = getattr(now, field.name)
+        if field.name == "own" or value == grounds.OWN:  # a visitor's files stay behind
+            continue
         if value != getattr(default, field.name):
             kept[field.name] = int(value) if isinstance(value, bool) else value
     return urlencode({k: v for k, v in kept.items() if v != ""})
@@ -37,40 +37,48 @@ def read_query(text: str) -> dict:
         out["drop"] = [int(k) for k in found["drop"].split(",") if k.isdecimal()]
     settings = {}
     for field in fields(Settings):
-        if field.name in found:
+        if field.name in found and field.name != "own":
             kind = type(field.default)
             try:
                 settings[field.name] = bool(int(found[field.name])) if kind is bool else kind(found[field.name])
                 Settings(**settings)
             except ValueError:
                 settings.pop(field.name, None)
-    for name, valid in (("criterion", svl.CRITERIA), ("compensation", svl.COMPENSATIONS)):
+    for name, valid in (("criterion", svl.CRITERIA), ("compensation", svl.COMPENSATIONS), ("calibration", (grounds.THIS, grounds.BUNDLED))):
         if settings.get(name) not in valid:
             settings.pop(name, None)
     return out | {"settings": settings}
 
 
-def snippet(state: Mapping, strip: Mapping, now: Settings, world: bool) -> str:
+def snippet(state: Mapping, strip: Mapping, now: Settings, used: grounds.Basis) -> str:
     """Python that repeats the page's plan and answer."""
-    top = f"svl.TopP({now.top_p!r}, {now.mode!r})"
-    if follows_ranking(strip):
-        chosen = f"svl.plan(svl.redundancy(trace, importance, {now.criterion!r}, top_p=top_p, protect_ends={now.protect_ends}), drop={len(strip['drop'])})  # layers {strip['drop']}"
+    sets = {grounds.THIS: "[sample]", grounds.BUNDLED: f"[lvlm.encode(*pair) for pair in calibration({now.calibration_size}, {grounds.SEED})]", grounds.OWN: 'encode_all(lvlm, read_calibration("calibration/"))  # your images, or a .jsonl'}
+    ranks, fits = ranked_by(strip) != "manual", now.compensation != "none" and bool(strip["drop"])
+    imports = {grounds.THIS: "", grounds.BUNDLED: "from svl_core.demo.questions import calibration", grounds.OWN: "from svl_core.comparison.calibration import encode_all, read_calibration"}
+    wanted = ([used.rank] if ranks else []) + ([used.fit] if fits else [])
+    lines = ["import svl_core as svl", *filter(None, dict.fromkeys(imports[each] for each in wanted)), "", f"lvlm = svl.load({state['model']!r})", f'sample = lvlm.encode("image.png", {state["prompt"]!r})', f"top_p = svl.TopP({now.top_p!r}, {now.mode!r})"]
+
+    def traced(name: str, which: str) -> list[str]:
+        return [f"samples = {sets[which]}", f"{name} = svl.trace(lvlm, samples, mlp={svl.COMPENSATIONS[now.compensation].needs_mlp})", f"importance = svl.importance({name}, causal_correction={now.causal_correction}, text_self={now.text_self!r})"]
+
+    if ranks:
+        runs = ", lvlm=lvlm, samples=samples" if svl.CRITERIA[strip["criterion"]].needs == "model" else ""
+        lines += traced("trace", used.rank)
+        lines.append(f"plan = svl.plan(svl.redundancy(trace, importance, {strip['criterion']!r}, top_p=top_p, protect_ends={now.protect_ends}{runs}), drop={len(strip['drop'])})  # layers {strip['drop']}")
     else:
-        chosen = f"svl.manual_plan({strip['drop']}, lvlm.num_layers)"
-    lines = [
-        "import svl_core as svl", "", f"lvlm = svl.load({state['model']!r})", f'sample = lvlm.encode("image.png", {state["prompt"]!r})', "trace = svl.trace(lvlm, [sample], mlp=True)",
-        f"importance = svl.importance(trace, causal_correction={now.causal_correction}, text_self={now.text_self!r})", f"top_p = {top}", f"plan = {chosen}",
-    ]
-    if now.compensation == "none" or not strip["drop"]:
-        lines.append("pruned = svl.prune(lvlm, plan)")
-    else:
-        calibration = "trace"
-        if world:
-            calibration = "calibration"
-            lines += ["from svl_core.demo.questions import calibration as pairs", f"calibration = svl.trace(lvlm, [lvlm.encode(*pair) for pair in pairs({CALIBRATION_SAMPLES}, {CALIBRATION_SEED})], mlp=True)"]
+        lines.append(f"plan = svl.manual_plan({strip['drop']}, lvlm.num_layers)")
+    if fits:
+        fitted = "trace" if ranks and used.fit == used.rank else "calibration_trace"
+        lines += [] if fitted == "trace" else traced(fitted, used.fit)
         targets = '("mlp", "attention")' if now.attention_target else '("mlp",)'
-        lines.append(f"pruned = svl.prune(lvlm, plan, {now.compensation!r}, {calibration}, rank={now.rank}, strength={now.strength}, targets={targets}, top_p=top_p)")
-    lines += ["print(svl.answer(pruned, sample).text)", 'pruned.save("pruned")  # a plain transformers checkpoint']
+        lines.append(f"pruned = svl.prune(lvlm, plan, {now.compensation!r}, {fitted}, importance, rank={now.rank}, strength={now.strength}, targets={targets}, top_p=top_p)")
+    else:
+        lines.append("pruned = svl.prune(lvlm, plan)")
+    asked = "sample"
+    if now.visual_share < 1:
+        lines.append(f"thinned = svl.keep_visual(lvlm, sample, {now.visual_share})  # its most important visual tokens")
+        asked = "thinned"
+    lines += [f"print(svl.answer(pruned, {asked}).text)", 'pruned.save("pruned")  # a plain transformers checkpoint']
     return "\n".join(lines) + "\n"
 
 
@@ -80,7 +88,7 @@ def plan_json(state: Mapping, strip: Mapping, now: Settings) -> str:
     return json.dumps({
         "model": state["model"], "layer_indices": "0-based, in the original model", "num_layers": len(ids),
         "drop": [ids[k] for k in strip["drop"]], "keep": [ids[k] for k in range(len(ids)) if k not in strip["drop"]],
-        "criterion": now.criterion if follows_ranking(strip) else "manual", "settings": {f.name: getattr(now, f.name) for f in fields(Settings)}, "versions": versions(),
+        "criterion": ranked_by(strip), "visual_share": now.visual_share, "settings": {f.name: getattr(now, f.name) for f in fields(Settings)}, "versions": versions(),
     }, indent=2)
 
 

@@ -120,7 +120,7 @@ class Gate:
         return None
 
     def _most(self, path: str) -> int:
-        return self.limits.image_bytes + 100_000 if path.startswith("/upload") else self.limits.body_bytes
+        return self.limits.upload_bytes if path.startswith("/upload") else self.limits.body_bytes
 
     def _bounded(self, scope, receive):
         """`receive` that ends a body sent without a length once it is too long."""

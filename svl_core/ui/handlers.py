@@ -17,18 +17,21 @@ import numpy as np
 from gradio.utils import get_upload_folder
 
 import svl_core as svl
+from svl_core.comparison.calibration import encode_all
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui import drawing, examples, exports, guard, parts, tasks, texts, views
-from svl_core.ui.bench import bench_for
+from svl_core.ui import drawing, examples, exports, grounds, guard, parts, tasks, texts, views
+from svl_core.ui.bench import bench_for, set_key
 from svl_core.ui.guests import Guests
 from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Analysis, Bounded, Models
-from svl_core.ui.strip import follows_ranking, strip_value
+from svl_core.ui.strip import ranked_by, strip_value
 
 TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
 DRAWS = 2**32  # seeds of scenes drawn at random
 SHARE = 0.25  # of the droppable layers, dropped at first
+RANKING, EVIDENCE = "/ranking", "/evidence"  # lanes beside that of analysis and answers ("")
+LANES = ("", RANKING, EVIDENCE)
 
 Update = drawing.Update
 
@@ -39,8 +42,9 @@ class Desk:
     def __init__(self, models: Models, world: frozenset[str] = frozenset({"demo"}), limits: Limits = Limits()) -> None:
         self.models, self.world = models, world  # world: models that know the bundled scenes, and are calibrated on them
         self.analyses, self.jobs = Bounded(TRACES, TRACE_BYTES), tasks.Jobs()
+        self.grounds, self.encoded, self.owned = Bounded(4), Bounded(4), {}  # sets: as traced; as the model reads them; the visitors' own by digest
         self.bench = bench_for(models, world, limits)
-        self.limits, self.guests = limits, Guests(self.analyses.drop, get_upload_folder)
+        self.limits, self.guests = limits, Guests(self._forget, get_upload_folder)
         self.brought: Callable[[str], bool] = lambda path: False  # whether a file is a visitor's upload; the pictures that every page opens with are nobody's
 
     # ------------------------------------------------------------------ the model's work
@@ -68,6 +72,68 @@ class Desk:
             found = Analysis(name, sample, trace, svl.importance(trace))
             self.analyses.put((name, sample.key), found, found.nbytes)
         return found
+
+    def samples_of(self, name: str, which: str, analysis: Analysis | None, now: Settings, emit: tasks.Emit, cancel: threading.Event) -> tuple[svl.Sample, ...]:
+        """The samples of a source (`grounds.Basis`), encoded once."""
+        if which == grounds.THIS:
+            return analysis.samples
+        key = (name, which, now.own if which == grounds.OWN else now.calibration_size)
+        found = self.encoded.get(key)
+        if found is None:
+            count = now.calibration_size if which == grounds.BUNDLED else len(self.owned.get(now.own, ()))
+            self.limits.check("calibration_samples", count, "calibration samples")
+            if which == grounds.BUNDLED:
+                from svl_core.demo.questions import calibration
+
+                pairs = calibration(count, grounds.SEED)
+            elif not count:
+                raise InputError("Found none of your files any more; expected the set that was uploaded; upload it again.")
+            else:
+                pairs = [(self._image(path), prompt) for path, prompt in self.owned[now.own]]
+            found = tuple(encode_all(self._model(name, emit, cancel), pairs, progress=_progress(emit, "Reading the samples"), cancel=cancel))
+            self.encoded.put(key, found)
+        return found
+
+    def ground(self, name: str, which: str, analysis: Analysis, now: Settings, emit: tasks.Emit, cancel: threading.Event) -> Analysis:
+        """A source, traced: the analysis itself or a set."""
+        if which == grounds.THIS:
+            return analysis
+        samples = self.samples_of(name, which, analysis, now, emit, cancel)
+        found = self.grounds.get(set_key(name, samples))
+        if found is None:
+            trace = self.bench.traced(name, samples, svl.COMPENSATIONS[now.compensation].needs_mlp, _telling(emit), cancel)
+            found = Analysis(name, samples, trace, svl.importance(trace))
+            self.grounds.put(set_key(name, samples), found)
+        return found
+
+    def scores(self, ground: Analysis, now: Settings, emit: tasks.Emit, cancel: threading.Event, criterion: str | None = None) -> svl.LayerScores:
+        """The ranking by a criterion (the settings' by default) on `ground`, running the model where the criterion needs it, once for each content."""
+        name = criterion or now.criterion
+        if svl.CRITERIA[name].needs != "model":
+            return drawing.scores_of(ground, now, name)
+        key = drawing.scores_key(name, now)
+        found = ground.memo.get(key)
+        if found is None:
+            self._model(ground.model, emit, cancel)
+            found = self.bench.rank(ground.model, ground.samples, ground.trace, name, now.protect_ends, _telling(emit), cancel)
+            ground.memo.put(key, found)
+        return found
+
+    def basis(self, name: str, now: Settings) -> grounds.Basis:
+        return grounds.basis(name, self.world, now)
+
+    def ranked_on(self, state: dict, now: Settings) -> Analysis:
+        """What the layers of the session's analysis are ranked on, computed anew where the store has dropped it."""
+        return self.ground(state["model"], self.basis(state["model"], now).rank, self.analysis_of(state), now, lambda item: None, tasks.Deadline(self.limits.request_s))
+
+    def _forget(self, key) -> None:
+        """What no session holds any more: an analysis, or a visitor's own set by its digest."""
+        self.analyses.drop(key)
+        if isinstance(key, tuple):
+            self.bench.sets.drop((key[0], (key[1],)))
+        if self.owned.pop(key, None):
+            for store in (self.encoded, self.grounds, self.bench.sets):
+                store.clear()  # small: what belongs to others is made again
 
     def _image(self, path: str):
         return svl.open_image(path, max_pixels=self.limits.image_pixels, max_bytes=self.limits.image_bytes)
@@ -98,22 +164,24 @@ class Desk:
                 if state and name != state["model"] and not self.models.ready(name):
                     emit({"model": state["model"]})  # back to the model that works
                 raise
-            self.guests.hold(_session(request), (analysis.model, analysis.sample.key), *([Path(path)] if self.brought(path) else []))
+            self.guests.hold(session_of(request), (analysis.model, analysis.sample.key), *([Path(path)] if self.brought(path) else []))
             emit({"status": views.status("Drawing …", 0.95)})
-            scores = drawing.scores_of(analysis, now)
+            used = self.basis(analysis.model, now)
+            ground = self.ground(analysis.model, used.rank, analysis, now, emit, cancel)
+            scores = self.scores(ground, now, emit, cancel)
             kept = drop if state and state["model"] == analysis.model and drop is not None else round(SHARE * len(scores.ranking))
-            count = max(0, min(int(kept), len(scores.ranking)))
+            count = max(0, min(int(kept), scores.most))
             layers = analysis.trace.num_layers
-            chosen = scores.ranking[:count] if wanted is None else [k for k in wanted if k in scores.ranking]
+            chosen = scores.chosen(count) if wanted is None else [k for k in wanted if k in scores.ranking]
             count = len(chosen)
-            strip = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, chosen)
+            strip = _strip(analysis, scores, chosen, now)
             made = {"model": analysis.model, "key": analysis.sample.key, "path": path, "prompt": prompt, "origin": origin}
             return {
                 "state": made, "strip": strip, "focus": None, "wanted": None,
-                "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count, interactive=True),
+                "drop": gr.update(maximum=max(1, scores.most), value=count, interactive=True),
                 "layer": gr.update(maximum=max(1, layers - 1), value=min(now.layer, layers - 1)),
                 "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
-                "own-sample": "" if analysis.model in self.world else views.note(texts.OWN_SAMPLE_NOTE),
+                "calibration": gr.update(choices=grounds.choices(analysis.model, self.world), value=now.calibration if now.calibration in (used.rank, grounds.AUTO) else grounds.AUTO),
                 "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "", "odds": "", "difference": "",
                 **drawing.look(analysis, now, None), **self._layers(analysis, now, strip, made),
             }
@@ -131,14 +199,14 @@ class Desk:
             analysis = self.analysis_of(state)
             lvlm = self._model(state["model"], emit, cancel)
             plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
-            if follows_ranking(strip):
-                plan = replace(plan, criterion=now.criterion)
+            plan = replace(plan, criterion=ranked_by(strip))
             full_side, pruned_side = f"{lvlm.num_layers} layers", f"{len(plan.keep)} layers, {_compensation_title(now)}"
 
             def show(answers, live):
                 emit({"status": views.status("Both models are answering …"), **_both(answers, full_side, pruned_side, live)})
 
-            result, after = self.bench.compare(state["model"], analysis.sample, plan, now, _telling(emit), show, cancel)
+            fit = self.samples_of(state["model"], self.basis(state["model"], now).fit, analysis, now, emit, cancel) if now.compensation != "none" else ()
+            result, after = self.bench.compare(state["model"], analysis.sample, plan, now, fit, _telling(emit), show, cancel)
             if after is not None:
                 analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after)
             analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
@@ -154,15 +222,21 @@ class Desk:
 
         yield from self._guard(work, request)
 
-    def stop(self, request: gr.Request | None = None) -> Update:
-        """End this session's work; what is on the page stays."""
-        self.jobs.cancel(_session(request))
+    def stop(self, request: gr.Request | None = None, lane: str = "") -> Update:
+        """End this session's work of one lane; what is on the page stays."""
+        self.jobs.cancel(session_of(request) + lane)
         return {"status": ""}
 
-    def _guard(self, work: Callable, request: gr.Request | None) -> Iterator[Update]:
-        """Run `work` off the page's thread; errors become one sentence, and the status pill always goes away."""
+    def stop_all(self, request: gr.Request | None = None) -> Update:
+        """End all of this session's work."""
+        for lane in LANES:
+            self.stop(request, lane)
+        return {"status": ""}
+
+    def _guard(self, work: Callable, request: gr.Request | None, lane: str = "") -> Iterator[Update]:
+        """Run `work` off the page's thread; errors become one sentence, and the status pill always goes away. lane: what else may run at the same time."""
         try:
-            for item in tasks.run(work, self.jobs, _session(request), self.limits.request_s):
+            for item in tasks.run(work, self.jobs, session_of(request) + lane, self.limits.request_s):
                 yield item or {}
             yield {"status": ""}
         except Cancelled:
@@ -176,14 +250,15 @@ class Desk:
 
     def relieve(self) -> None:
         """Forget everything that can be computed or loaded again."""
-        self.analyses.clear()
+        for store in (self.analyses, self.grounds, self.encoded):
+            store.clear()
         self.bench.relieve()
         guard.free_memory()
 
     def leave(self, request: gr.Request) -> None:
         """A session ended: its work stops, and its files and analyses go."""
-        self.jobs.cancel(_session(request))
-        self.guests.leave(_session(request))
+        self.stop_all(request)
+        self.guests.leave(session_of(request))
 
     # ------------------------------------------------------------------ events that only redraw
     def look(self, state: dict | None, focus: dict | None, *settings) -> Update:
@@ -194,15 +269,25 @@ class Desk:
         """The layer slider moved: that layer alone."""
         return {"all_layers": False, **drawing.look(self.analysis_of(state), replace(Settings.of(settings), all_layers=False), focus)} if state else {}
 
-    def select(self, state: dict | None, strip: dict | None, focus: dict | None, *settings) -> Update:
-        """Top-p, criterion or a method setting changed: other tokens count, so the ranking may change."""
+    def select(self, state: dict | None, strip: dict | None, focus: dict | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
+        """Top-p, criterion, calibration set or a method setting changed, so the ranking may change; only criteria that need it run the model."""
         if not state:
-            return {}
-        analysis, now = self.analysis_of(state), Settings.of(settings)
-        scores = drawing.scores_of(analysis, now)
-        count = min(len(strip["drop"]), len(scores.ranking))
-        new = strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, scores.ranking[:count])
-        return {"strip": new, "drop": gr.update(maximum=max(1, len(scores.ranking)), value=count), **drawing.look(analysis, now, focus), **self._layers(analysis, now, new, state)}
+            return
+        now = Settings.of(settings)
+
+        def work(emit, cancel):
+            try:
+                analysis = self.analysis_of(state)
+                ground = self.ground(state["model"], self.basis(state["model"], now).rank, analysis, now, emit, cancel)
+                scores = self.scores(ground, now, emit, cancel)
+            except Exception:
+                emit({name: strip[name] for name in ("criterion", "calibration") if name in strip})  # what the strip still follows
+                raise
+            count = min(len(strip["drop"]), scores.most)
+            new = _strip(analysis, scores, scores.chosen(count), now)
+            return {"strip": new, "drop": gr.update(maximum=max(1, scores.most), value=count), **drawing.look(analysis, now, focus), **self._layers(analysis, now, new, state)}
+
+        yield from self._guard(work, request, RANKING)
 
     def plan_changed(self, state: dict | None, strip: dict | None, *settings) -> Update:
         """Layers were dropped or put back: the figures that show the plan."""
@@ -238,10 +323,13 @@ class Desk:
     # ------------------------------------------------------------------ drawing
     def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """The figures that show the plan, and what can be taken along of it."""
+        used = self.basis(state["model"], now)
+        counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
         return {
-            **drawing.plan(analysis, now, strip),
+            **drawing.plan(analysis, self.ranked_on(state, now), now, strip),
+            "calibration-note": views.note(grounds.told(used, counts.get, now.compensation if strip["drop"] else "none")),
             "link": {"query": exports.query(state, strip, now), "own": not state.get("origin")},
-            "code-python": exports.snippet(state, strip, now, state["model"] in self.world),
+            "code-python": exports.snippet(state, strip, now, used),
             "code-plan": exports.plan_json(state, strip, now), "code-mergekit": exports.mergekit(state, strip),
         }
 
@@ -277,7 +365,7 @@ class Desk:
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
         path.parent.mkdir(parents=True)
         path.write_text(page, encoding="utf-8")
-        self.guests.hold(_session(request), path)
+        self.guests.hold(session_of(request), path)
         return {"report-file": str(path)}
 
     # ------------------------------------------------------------------ images and scenes
@@ -312,7 +400,7 @@ class Desk:
         if not path:
             return {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
         if self.brought(path):
-            self.guests.hold(_session(request), Path(path))
+            self.guests.hold(session_of(request), Path(path))
         try:
             self._image(path)
         except InputError as error:
@@ -323,7 +411,8 @@ class Desk:
 GENERIC_QUESTIONS = ("describe the picture.", "what is in the center?", "how many objects are there?")
 
 
-def _session(request: gr.Request | None) -> str:
+def session_of(request: gr.Request | None) -> str:
+    """The key of a visitor's session."""
     return getattr(request, "session_hash", None) or f"once-{secrets.token_hex(8)}"  # a call without a session shares nothing
 
 
@@ -338,6 +427,10 @@ def _both(answers, full_side: str, pruned_side: str, live: list[int]) -> Update:
             out[name] = views.answer(title, detail, answers[side].text, _timing(answers[side]), growing=side in live)
     out["glance"] = views.glance(*(a.text if a else "" for a in answers))
     return out
+
+
+def _strip(analysis: Analysis, scores: svl.LayerScores, chosen, now: Settings) -> dict:
+    return strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, chosen, blocks=scores.blocks, criterion=scores.criterion, calibration=now.calibration)
 
 
 def _timing(answer) -> str:

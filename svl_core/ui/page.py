@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 import svl_core as svl
-from svl_core.ui import difference, examples, guard, parts, sections, texts, variants, views
+from svl_core.ui import calibration, difference, examples, guard, parts, sections, texts, variants, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
@@ -15,7 +15,7 @@ from svl_core.ui.theme import theme
 from svl_core.ui.wiring import CONTROLS, QUICK, Wiring, picked
 
 # The strip follows the slider in the browser, without a round trip.
-FROM_RANKING = "(count, strip) => strip ? {...strip, drop: strip.ranking.slice(0, count).sort((a, b) => a - b)} : strip"
+FROM_RANKING = "(count, strip) => strip ? {...strip, drop: svl.chosen(strip, count)} : strip"
 
 
 def launch_options(limits: Limits = Limits()) -> dict:
@@ -136,10 +136,11 @@ def _layout(models: Models, limits: Limits) -> dict:
                     c["stop"] = gr.Button("Stop", elem_id="stop", min_width=0)
         c["glance"] = parts.view("glance")
     with gr.Row(elem_id="plan-controls"):
-        c["criterion"] = gr.Dropdown([(each.title, name) for name, each in svl.CRITERIA.items() if each.needs == "trace"], value=default.criterion, label="Criterion", info="What ranks the layers", elem_id="criterion", min_width=220)
+        c["criterion"] = gr.Dropdown([(each.title, name) for name, each in svl.CRITERIA.items() if each.needs != "layers"], value=default.criterion, label="Criterion", info="What ranks the layers", elem_id="criterion", min_width=220)
         c["compensation"] = gr.Dropdown([(each.title, name) for name, each in svl.COMPENSATIONS.items()], value=default.compensation, label="Compensation", info="What closes the gap", elem_id="compensation", min_width=220)
         c["rank"] = gr.Slider(1, 64, default.rank, step=1, label="Rank k", info="Directions that SCP amplifies", elem_id="rank", min_width=180)
         c["strength"] = gr.Slider(0, 2, default.strength, step=0.1, label="Strength", info="1 = as published", elem_id="strength", min_width=180)
+        c["visual_share"] = gr.Slider(0.1, 1, default.visual_share, step=0.05, label="Visual tokens kept", info="Share that the pruned model reads, the most important first", elem_id="visual-share", min_width=180)
     c["live"] = gr.Checkbox(models.first == "demo" or not isinstance(models.first, str), label="Answer again whenever the plan changes", elem_id="live")
     with gr.Accordion("Method settings", open=False, elem_id="method"):
         with gr.Row():
@@ -150,7 +151,7 @@ def _layout(models: Models, limits: Limits) -> dict:
             c["causal_correction"] = gr.Checkbox(default.causal_correction, label="Correct for causal masking", info="Divides by the number of queries that can see a key; off as published", elem_id="causal")
             c["protect_ends"] = gr.Checkbox(default.protect_ends, label="Protect the first and the last layer", elem_id="protect")
             c["attention_target"] = gr.Checkbox(default.attention_target, label="Compensate the attention output too", elem_id="attention-target")
-    c["own-sample"] = parts.view("own-sample")
+    c["calibration-note"] = parts.view("calibration-note")
     with gr.Row(elem_classes="pair"):
         with gr.Column():
             c["answer-full"] = parts.view("answer-full", views.answer("Full model", "", ""), classes="card")
@@ -165,7 +166,11 @@ def _layout(models: Models, limits: Limits) -> dict:
             sections.why("odds")
     difference.layout(c)
     variants.layout(c)
-    sections.step(6, "share")
+
+    sections.step(6, "evidence")
+    calibration.layout(c, limits.calibration_samples)
+
+    sections.step(7, "share")
     c["link"] = parts.link("link")
     with gr.Row(elem_id="take"):
         c["report"] = gr.Button("Download the report (HTML)", elem_id="report")
@@ -176,7 +181,7 @@ def _layout(models: Models, limits: Limits) -> dict:
         c["code-mergekit"] = gr.Code(label="mergekit (YAML)", language="yaml", elem_id="code-mergekit", interactive=False, max_lines=18)
     with gr.Accordion("Glossary", open=False, elem_id="glossary"):
         gr.HTML(views.glossary(texts.GLOSSARY), padding=False)
-    c["bridge"] = parts.bridge(["drop", "top-p", "rank", "strength", "answer-length"])
+    c["bridge"] = parts.bridge(["drop", "top-p", "rank", "strength", "answer-length", "visual-share", "calibration-size"])
     return c
 
 
@@ -206,7 +211,8 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     both(halt(c["prompt"].submit).then)
     both(halt(c["model"].input).then)
     w.compare(halt(c["run"].click).then)
-    halt(c["stop"].click)
+    on(c["stop"].click, desk.stop_all, [], ["status"], queue=False)
+    calibration.wire(w)
 
     # the image
     both(on(c["examples"].pick, picked(desk.pick_example, int), [], scene, **QUICK).then)
@@ -225,18 +231,18 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     on(on(c["tokens"].pick, picked(lambda k: {"focus": {"kind": "word", "index": k}}, int), [], ["focus"], trigger_mode="always_last", **QUICK).then, desk.look, look_in, look, **QUICK)
 
     # the plan
-    plan_in, select_in, figures = w.plan_in, w.select_in, w.figures
+    plan_in, figures = w.plan_in, w.figures
     c["drop"].input(None, [c["drop"], c["strip"]], c["strip"], js=FROM_RANKING, show_progress="hidden", api_visibility="private")
     then_live(on(c["bridge"].settle_drop, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
     then_live(on(c["strip"].toggle, desk.plan_changed, plan_in, ["drop", *figures], trigger_mode="always_last", **QUICK))
-    selecting = [c["criterion"].input, c["bridge"].settle_top_p, c["mode"].input, c["text_self"].input, c["causal_correction"].input, c["protect_ends"].input]
-    for changed in selecting:
-        then_live(on(changed, desk.select, select_in, ["strip", "drop", *look, *figures], trigger_mode="always_last", **QUICK))
-    for changed in (c["compensation"].input, c["bridge"].settle_rank, c["bridge"].settle_strength, c["attention_target"].input, c["bridge"].settle_answer_length):
+    for changed in (c["bridge"].settle_top_p, c["mode"].input, c["text_self"].input, c["causal_correction"].input, c["protect_ends"].input):
+        then_live(w.rank(changed, trigger_mode="always_last"))
+    then_live(w.rank(w.halt_ranking(c["criterion"].input).then))
+    for changed in (c["compensation"].input, c["bridge"].settle_rank, c["bridge"].settle_strength, c["attention_target"].input, c["bridge"].settle_answer_length, c["bridge"].settle_visual_share):
         then_live(on(changed, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
     on(c["token_set"].input, desk.heatmap, plan_in, ["plot-similarity", "plot-blocks"], **QUICK)
     then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
-    then_live(on(on(c["criteria"].pick, picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then, desk.select, select_in, ["strip", "drop", *look, *figures], **QUICK))
+    then_live(w.rank(on(c["criteria"].pick, picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then))
 
     difference.wire(w)
     variants.wire(w)

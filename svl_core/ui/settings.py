@@ -26,10 +26,18 @@ class Settings:
     strength: float = 1.0
     attention_target: bool = False
     max_new_tokens: int = 64
+    visual_share: float = 1.0  # of the visual tokens, that the pruned model reads
+    calibration: str = "auto"  # one of `grounds.SOURCES`
+    calibration_size: int = 32  # samples of the bundled set
+    own: str = ""  # digest of the visitor's own set, "" without one
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
             raise InputError(f"Found a top-p of {self.top_p}; expected a share above 0 and at most 1; move the top-p slider.")
+        if not 0 < self.visual_share <= 1:
+            raise InputError(f"Found a share of {self.visual_share} of the visual tokens; expected one above 0 and at most 1; move its slider.")
+        if not 1 <= self.calibration_size <= 4096:
+            raise InputError(f"Found {self.calibration_size} samples of the bundled set; expected 1 to 4096; move the slider.")
         if not 1 <= self.max_new_tokens <= 512:
             raise InputError(f"Found an answer length of {self.max_new_tokens} tokens; expected 1 to 512; change the answer length.")
 
@@ -52,4 +60,8 @@ class Settings:
 
     @property
     def key_prune(self) -> tuple:
-        return *self.key_tokens, self.compensation, self.rank, self.strength, self.attention_target
+        return *self.key_tokens, self.compensation, self.rank, self.strength, self.attention_target, self.visual_share, *self.key_fit
+
+    @property
+    def key_fit(self) -> tuple:
+        return self.calibration, self.calibration_size, self.own

@@ -65,10 +65,10 @@ class Bounded:
 
 @dataclass(eq=False)
 class Analysis:
-    """One sample as one model sees it; `memo` keeps results derived from the trace, none of which needs the model."""
+    """One sample, or a set of them, as one model sees it; `memo` keeps results derived from them."""
 
     model: str
-    sample: Any
+    samples: tuple[Any, ...]
     trace: Any
     importance: Any
     memo: Bounded = field(default_factory=lambda: Bounded(96))
@@ -79,6 +79,11 @@ class Analysis:
             value = make()
             self.memo.put(key, value)
         return value
+
+    @property
+    def sample(self) -> Any:
+        """The sample asked about, of an analysis of one."""
+        return self.samples[0]
 
     @property
     def nbytes(self) -> int:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
-def strip_value(ids: Sequence[int], ranking: Sequence[int], protected: Sequence[int], drop: Sequence[int]) -> dict:
+def strip_value(ids: Sequence[int], ranking: Sequence[int], protected: Sequence[int], drop: Sequence[int], *, blocks: Sequence[Sequence[int]] | None = None, criterion: str = "manual", calibration: str = "auto") -> dict:
     """JSON value of the strip.
 
     ids: (L,) layer indices in the original model, 0-based; ranking: droppable positions, most redundant first;
-    protected: positions that never go; drop: positions that go now.
+    protected: positions that never go; drop: positions that go now; blocks: for each number of layers 0, 1, .. those that go, where a
+    criterion chooses whole blocks; criterion, calibration: the settings that the ranking was made with.
     """
-    wanted = sorted(set(drop))
-    return {"ids": [int(k) for k in ids], "ranking": [int(k) for k in ranking], "protected": [int(k) for k in protected], "drop": [int(k) for k in wanted]}
+    whole = None if blocks is None else [sorted(map(int, block)) for block in blocks]
+    return {"ids": [int(k) for k in ids], "ranking": [int(k) for k in ranking], "protected": [int(k) for k in protected], "drop": sorted({int(k) for k in drop}), "blocks": whole, "criterion": criterion, "calibration": calibration}
 
 
 def follows_ranking(value: dict) -> bool:
-    """Whether the dropped layers are just the first of the ranking."""
-    return sorted(value["ranking"][: len(value["drop"])]) == value["drop"]
+    """Whether the dropped layers are just those that the ranking gives for their number."""
+    count, blocks = len(value["drop"]), value.get("blocks")
+    return (blocks[count] if blocks and count < len(blocks) else sorted(value["ranking"][:count])) == value["drop"]
+
+
+def ranked_by(value: dict) -> str:
+    """The criterion that the plan follows, "manual" for one's own choice."""
+    return value.get("criterion", "manual") if follows_ranking(value) else "manual"
 
 
 def in_words(value: dict) -> str:

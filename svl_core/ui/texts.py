@@ -11,6 +11,7 @@ STEPS = {
     "layers": ("Which layers are redundant", "A layer whose output points the same way as its input did little. The closer its cosine is to 1, the safer it is to drop."),
     "gap": ("What a drop tears open", "Take layers out and the next one receives features it was never trained on. The gap says how far off they are; compensation tries to close it."),
     "answers": ("Drop layers, read both answers", "The pruned model shares every untouched weight with the full one. Both write their answers at the same time."),
+    "evidence": ("Does it hold beyond this image?", "One image may mislead. Here many samples rank the layers, a sweep finds the cliff, and a map shows what each layer is for."),
     "share": ("Take it with you", "A link to this very state, a report that needs no network, and the code that repeats it."),
 }
 
@@ -42,10 +43,14 @@ FIGURES |= {
     "variants": ("Variants side by side", "Keep a plan with its answers as a card, change something, keep that too. <strong>Load</strong> brings a card's image, prompt, plan and settings back.", ""),
 }
 
+FIGURES |= {
+    "calibration": ("What ranks, and what is fitted on", "<strong>Fit and measurement should not share samples.</strong> The note under the plan says what this page does now.",
+                    "A ranking from one image is quick and fits that image; a ranking from many is the one to prune a model by. Compensation fitted on the very sample that is then measured looks better than it is: with a set of its own, the sample shown above is new to it."),
+}
+
 TOKEN_SETS = (("important tokens", "important"), ("all tokens", "all"), ("visual tokens", "visual"), ("text tokens", "textual"), ("last token", "last"))
 
 PHOTO_NOTE = "The bundled model knows its small world of drawn objects only, and answers about photos are guesses. For a photo choose SmolVLM-256M-Instruct above: it is downloaded once (about 500 MB) and runs on a CPU."
-OWN_SAMPLE_NOTE = "For this model, compensation is fitted on the very image and prompt you ask about, so its answer may flatter it."
 
 GLOSSARY = (
     ("LVLM", "Large vision-language model: a vision encoder turns the image into visual tokens, and a language model's decoder reads them together with the prompt."),

@@ -110,10 +110,13 @@ def glance(full: str, pruned: str) -> str:
     return f'<p class="glance" aria-hidden="true">{cells}</p>'
 
 
-def criteria(rows: Sequence[tuple[str, str, str, Sequence[int]]], count: int, protected: Sequence[int], current: str, plan: Sequence[int]) -> str:
-    """Every criterion's choice as a small strip: (name, title, formula, dropped layers) of `count` layers, and its overlap with the plan."""
+def criteria(rows: Sequence[tuple[str, str, str, Sequence[int] | None]], count: int, protected: Sequence[int], current: str, plan: Sequence[int]) -> str:
+    """Every criterion's choice as a small strip: (name, title, formula, dropped layers, None where the model has to run for them) of `count` layers, and its overlap with the plan."""
     out = []
     for name, title, formula, drop in rows:
+        if drop is None:
+            out.append(f'<button type="button" data-pick="{esc(name)}" aria-pressed="false" title="{esc(formula)}"><span>{esc(title)}</span><span>runs the model</span><small>click to measure</small></button>')
+            continue
         cells = "".join(f'<i class="{"o" if k in drop else "f" if k in protected else ""}"></i>' for k in range(count))
         common = len(set(drop) & set(plan))
         said = f"{title}: drops layers {', '.join(map(str, sorted(drop))) or 'none'}; {common} of {len(plan)} as in the plan"

@@ -9,7 +9,7 @@ from dataclasses import fields
 import gradio as gr
 
 from svl_core.ui import guard
-from svl_core.ui.handlers import Desk
+from svl_core.ui.handlers import RANKING, Desk
 from svl_core.ui.settings import Settings
 
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
@@ -23,10 +23,10 @@ class Wiring:
         self.c, self.desk = c, desk
         self.controls = [c[name] for name in CONTROLS]
         self.heavy = {"concurrency_id": "model", "concurrency_limit": desk.limits.heavy_jobs}
-        self.figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit"]
+        self.figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit", "calibration-note"]
         self.look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
         answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds", "difference"]
-        self.analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "own-sample", *answers, *self.look, *self.figures]
+        self.analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "calibration", *answers, *self.look, *self.figures]
         self.compared = ["status", *answers, "plot-pca"]
         self.look_in = [c["state"], c["focus"], *self.controls]
         self.plan_in = [c["state"], c["strip"], *self.controls]
@@ -48,6 +48,14 @@ class Wiring:
     def both(self, trigger: Callable):
         """Analyse, then let both models answer."""
         return self.compare(self.analyse(trigger).success)
+
+    def rank(self, trigger: Callable, **options):
+        """Rank the layers by the settings and drop as many as before."""
+        return self.on(trigger, self.desk.select, self.select_in, ["status", "strip", "drop", "criterion", "calibration", *self.look, *self.figures], **{**QUICK, "trigger_mode": "multiple", **options})
+
+    def halt_ranking(self, trigger: Callable):
+        """Ends a ranking that still runs, for another one is wanted."""
+        return self.on(trigger, lambda request: self.desk.stop(request, RANKING), [], ["status"], queue=False)
 
     def halt(self, trigger: Callable):
         """Ends this session's running work first, so that new work need not wait for it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -75,10 +75,23 @@ class ZeroBench(Bench):
         made = self._far("trace", name, (sample,), sample.length, 1, 0, tell, None, cancel)
         return replace(made, samples=tuple(replace(each, sample=sample) for each in made.samples))
 
-    def compare(self, name: str, sample: svl.Sample, plan: svl.DropPlan, now: Settings, tell: Tell, show: Show, cancel: threading.Event) -> tuple[svl.Comparison, svl.Trace | None]:
+    def compare(self, name: str, sample: svl.Sample, plan: svl.DropPlan, now: Settings, fit: Sequence[svl.Sample], tell: Tell, show: Show, cancel: threading.Event) -> tuple[svl.Comparison, svl.Trace | None]:
         if name in self.near:
-            return super().compare(name, sample, plan, now, tell, show, cancel)
-        return self._far("compare", name, (sample, plan, now), sample.length, 6, 2 * now.max_new_tokens, tell, show, cancel)
+            return super().compare(name, sample, plan, now, fit, tell, show, cancel)
+        return self._far("compare", name, (sample, plan, now, tuple(fit)), sample.length, 6 + 2 * len(fit), 2 * now.max_new_tokens, tell, show, cancel)
+
+    def traced(self, name: str, samples: Sequence[svl.Sample], mlp: bool, tell: Tell, cancel: threading.Event) -> svl.Trace:
+        self._check_near(name)
+        return super().traced(name, samples, mlp, tell, cancel)
+
+    def rank(self, name: str, samples: Sequence[svl.Sample], trace: svl.Trace, criterion: str, protect_ends: bool, tell: Tell, cancel: threading.Event) -> svl.LayerScores:
+        self._check_near(name)
+        return super().rank(name, samples, trace, criterion, protect_ends, tell, cancel)
+
+    def _check_near(self, name: str) -> None:
+        """Raises InputError for a model that waits for a lent GPU: work on whole sets outlasts the loan."""
+        if name not in self.near:
+            raise InputError("Found work on many samples for a model that borrows its GPU; expected a question at a time here; choose the bundled model, or run the project on your own machine.")
 
     def _far(self, task: str, name: str, values: tuple, positions: int, passes: int, steps: int, tell: Tell, show: Show | None, cancel: threading.Event) -> Any:
         lvlm = self._lvlm(name)

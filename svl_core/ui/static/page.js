@@ -103,6 +103,7 @@
   };
 
   // ---------------------------------------------------------------- the layer strip
+  const chosen = (value, count) => value.blocks?.[count] ?? value.ranking.slice(0, count).sort((a, b) => a - b);  // what goes, by the ranking
   parts.strip = (box, state, trigger) => {
     let focus = 0, past = [], future = [], shown = null, ground = null;
     const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -116,7 +117,7 @@
     const tools = {
       undo: ["↶", "Undo", () => { if (past.length) { future.push(shown); const to = past.pop(); shown = to; put(to); } }],
       redo: ["↷", "Redo", () => { if (future.length) { past.push(shown); const to = future.pop(); shown = to; put(to); } }],
-      ranking: ["Ranking", "Back to the ranking: drop the same number of layers, the most redundant first", () => put(state.value.ranking.slice(0, state.value.drop.length))],
+      ranking: ["Ranking", "Back to the ranking: drop the same number of layers, the most redundant first", () => put(chosen(state.value, state.value.drop.length))],
     };
     box.addEventListener("click", event => {
       const cell = event.target.closest("button");
@@ -170,7 +171,7 @@
         cell.setAttribute("aria-label", `Layer ${id}: ${said}`);
         cell.title = `Layer ${id}: ${said}`;
       });
-      const off = { undo: !past.length, redo: !future.length, ranking: same(value.ranking.slice(0, value.drop.length).sort((a, b) => a - b), value.drop) };
+      const off = { undo: !past.length, redo: !future.length, ranking: same(chosen(value, value.drop.length), value.drop) };
       for (const b of box.querySelectorAll("[data-tool]")) b.setAttribute("aria-disabled", String(off[b.dataset.tool]));
     };
     return draw;
@@ -253,7 +254,7 @@
   const REST = 250;  // ms without movement after which a slider counts as set
 
   window.svl = {
-    parts, make,  // other scripts add parts of their own
+    parts, make, chosen,  // other scripts add parts of their own
     settle(ids, trigger) {
       const timers = {};
       const moved = event => {
