@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from svl_core.comparison.jsonl import has_text, image_path, read_rows
 from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+
+if TYPE_CHECKING:
+    from svl_core.lvlm.model import LVLM
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 DEFAULT_PROMPT = "Describe the image."

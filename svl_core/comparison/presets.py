@@ -6,18 +6,18 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from svl_core.analysis.importance import TokenImportance, TopP, importance
+from svl_core.analysis.importance import TokenImportance, TopP
 from svl_core.analysis.redundancy import LayerScores, redundancy
-from svl_core.analysis.trace import Trace, trace
-from svl_core.comparison.ranks import choose_plan
 from svl_core.errors import InputError
-from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.compensation import COMPENSATIONS
-from svl_core.pruning.plan import DropPlan, plan
-from svl_core.pruning.prune import prune
+
+if TYPE_CHECKING:
+    from svl_core.analysis.trace import Trace
+    from svl_core.lvlm.model import LVLM
+    from svl_core.pruning.plan import DropPlan
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Preset:
 
     def fit(self, lvlm: LVLM, samples: Sequence[Sample], *, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Fitted:
         """Traces the calibration samples. Raises InputError for none, Cancelled."""
+        from svl_core.analysis.importance import importance
+        from svl_core.analysis.trace import trace
+
         samples = list(samples)
         traced = trace(lvlm, samples, mlp=COMPENSATIONS[self.compensation].needs_mlp, progress=progress, cancel=cancel)
         return Fitted(self, lvlm, tuple(samples), traced, importance(traced))
@@ -61,15 +64,21 @@ class Fitted:
 
     def choose(self, plans: Sequence[DropPlan], *, seed: int = 0, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
         """The best of the criterion's and the rivals' plans, see `choose_plan`."""
+        from svl_core.comparison.ranks import choose_plan
+
         return choose_plan(self.lvlm, plans, self.preset.compensation, self.samples, seed=seed, settings={"top_p": self.preset.top_p, **self.preset.settings}, progress=progress, cancel=cancel)
 
     def plan(self, drop: int, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
         """`drop` layers by the preset's criterion, or by whichever of it and its rivals does best. Raises InputError, Cancelled."""
+        from svl_core.pruning.plan import plan
+
         plans = [plan(self.rank(name, seed=seed, rounds=rounds or drop, progress=progress, cancel=cancel), drop) for name in (self.preset.criterion, *self.preset.rivals)]
         return self.choose(plans, seed=seed, progress=progress, cancel=cancel)
 
     def prune(self, chosen: DropPlan) -> LVLM:
         """The model without the plan's layers, compensated as the preset says."""
+        from svl_core.pruning.prune import prune
+
         return prune(self.lvlm, chosen, self.preset.compensation, self.trace, self.importance, top_p=self.preset.top_p, **self.preset.settings)
 
 

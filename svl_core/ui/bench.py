@@ -52,7 +52,7 @@ class Bench:
         """One forward pass over one sample."""
         lvlm = self._lvlm(name)
         with self._turn(cancel, lvlm):
-            return svl.trace(lvlm, [_beside(lvlm, sample)], progress=_told(tell, "Analysing"), cancel=cancel)
+            return svl.trace(lvlm, [_beside(lvlm, sample)], progress=told(tell, "Analysing"), cancel=cancel)
 
     def traced(self, name: str, samples: Sequence[svl.Sample], mlp: bool, tell: Tell, cancel: threading.Event) -> svl.Trace:
         """The trace of a set of samples, stored for the next one who asks; mlp: with what lstsq and refit need."""
@@ -60,12 +60,20 @@ class Bench:
         with self._turn(cancel, lvlm):
             return self._traced(name, lvlm, samples, mlp, tell, cancel)
 
-    def rank(self, name: str, samples: Sequence[svl.Sample], trace: svl.Trace, criterion: str, protect_ends: bool, tell: Tell, cancel: threading.Event) -> svl.LayerScores:
-        """The layers by a criterion that runs the model."""
+    def rank(self, name: str, samples: Sequence[svl.Sample], trace: svl.Trace, criterion: str, protect_ends: bool, rounds: int | None, tell: Tell, cancel: threading.Event) -> svl.LayerScores:
+        """The layers by a criterion that runs the model; rounds: as in `redundancy`."""
         lvlm = self._lvlm(name)
         with self._turn(cancel, lvlm):
-            return svl.redundancy(trace, None, criterion, protect_ends=protect_ends, lvlm=lvlm, samples=[_beside(lvlm, each) for each in samples],
-                                  progress=_told(tell, svl.CRITERIA[criterion].title), cancel=cancel)
+            return svl.redundancy(trace, None, criterion, protect_ends=protect_ends, lvlm=lvlm, samples=[_beside(lvlm, each) for each in samples], rounds=rounds,
+                                  progress=told(tell, svl.CRITERIA[criterion].title), cancel=cancel)
+
+    def choose(self, name: str, preset: str, samples: Sequence[svl.Sample], plans: Sequence[svl.DropPlan], tell: Tell, cancel: threading.Event) -> svl.DropPlan:
+        """Which plan leaves the answers nearest once compensated as the preset says."""
+        from svl_core.comparison.ranks import choose_plan
+
+        lvlm, chosen = self._lvlm(name), svl.PRESETS[preset]
+        with self._turn(cancel, lvlm):
+            return choose_plan(lvlm, plans, chosen.compensation, [_beside(lvlm, each) for each in samples], settings={"top_p": chosen.top_p, **chosen.settings}, progress=told(tell, "Trying the plans"), cancel=cancel)
 
     def compare(self, name: str, sample: svl.Sample, plan: svl.DropPlan, now: Settings, fit: Sequence[svl.Sample], tell: Tell, show: Show, cancel: threading.Event) -> tuple[svl.Comparison, svl.Trace | None]:
         """Both models' answers, shown as they grow; what separates them; and the pruned model's own trace (None: nothing was dropped).
@@ -115,7 +123,7 @@ class Bench:
         if held is not None and (held.samples[0].mlp is not None or not mlp):
             return held
         grounds.check_size(samples, lvlm.num_layers, lvlm.hidden_size, lvlm.dtype.itemsize, mlp)
-        made = svl.trace(lvlm, [_beside(lvlm, each) for each in samples], mlp=mlp, progress=_told(tell, "Reading the calibration set" if len(samples) > 1 else "Analysing"), cancel=cancel)
+        made = svl.trace(lvlm, [_beside(lvlm, each) for each in samples], mlp=mlp, progress=told(tell, "Reading the calibration set" if len(samples) > 1 else "Analysing"), cancel=cancel)
         self.sets.put(key, made, sum(tensor.numel() * tensor.element_size() for one in made.samples for tensor in (one.features, one.mlp) if tensor is not None))
         return made
 
@@ -134,7 +142,7 @@ def set_key(name: str, samples: Sequence[svl.Sample]) -> tuple[str, tuple[str, .
     return name, tuple(sample.key for sample in samples)
 
 
-def _told(tell: Tell, what: str) -> Callable[[float, str], None]:
+def told(tell: Tell, what: str) -> Callable[[float, str], None]:
     return lambda share, detail="": tell(f"{what} … {100 * share:.0f} %", share)
 
 

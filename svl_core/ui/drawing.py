@@ -165,6 +165,12 @@ def moved_share(full: np.ndarray, pruned: np.ndarray) -> str:
     return f"<strong>{100 * moved:.1f} %</strong> of the importance went to other patches."
 
 
+def visual_kept(analysis: Analysis, now: Settings) -> tuple[int, int] | None:
+    """How many visual tokens there are and how many the pruned model reads; None where it reads all."""
+    count = len(analysis.sample.visual)
+    return (count, int(svl.TopP(now.visual_share).select(np.arange(count)).sum())) if now.visual_share < 1 and count else None
+
+
 def top_p_of(now: Settings) -> svl.TopP:
     return svl.TopP(now.top_p, now.mode)
 

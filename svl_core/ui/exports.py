@@ -63,6 +63,7 @@ def snippet(state: Mapping, strip: Mapping, now: Settings, used: grounds.Basis) 
 
     if ranks:
         runs = ", lvlm=lvlm, samples=samples" if svl.CRITERIA[strip["criterion"]].needs == "model" else ""
+        runs += f", rounds={strip['rounds']}" if strip.get("rounds") else ""
         lines += traced("trace", used.rank)
         lines.append(f"plan = svl.plan(svl.redundancy(trace, importance, {strip['criterion']!r}, top_p=top_p, protect_ends={now.protect_ends}{runs}), drop={len(strip['drop'])})  # layers {strip['drop']}")
     else:

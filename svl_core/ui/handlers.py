@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from gradio.utils import get_upload_folder
 import svl_core as svl
 from svl_core.comparison.calibration import encode_all
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui import drawing, examples, exports, grounds, guard, parts, tasks, texts, views
-from svl_core.ui.bench import bench_for, set_key
+from svl_core.ui import drawing, examples, exports, grounds, guard, parts, recipes, tasks, texts, views
+from svl_core.ui.bench import bench_for, set_key, told
 from svl_core.ui.guests import Guests
 from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
@@ -68,8 +68,8 @@ class Desk:
         sample = lvlm.encode(self._image(path), prompt or "")
         found = self.analyses.get((name, sample.key))
         if found is None:
-            trace = self.bench.trace(name, sample, _telling(emit), cancel)
-            found = Analysis(name, sample, trace, svl.importance(trace))
+            trace = self.bench.trace(name, sample, self.telling(emit), cancel)
+            found = Analysis(name, (sample,), trace, svl.importance(trace))
             self.analyses.put((name, sample.key), found, found.nbytes)
         return found
 
@@ -90,7 +90,7 @@ class Desk:
                 raise InputError("Found none of your files any more; expected the set that was uploaded; upload it again.")
             else:
                 pairs = [(self._image(path), prompt) for path, prompt in self.owned[now.own]]
-            found = tuple(encode_all(self._model(name, emit, cancel), pairs, progress=_progress(emit, "Reading the samples"), cancel=cancel))
+            found = tuple(encode_all(self._model(name, emit, cancel), pairs, progress=told(self.telling(emit), "Reading the samples"), cancel=cancel))
             self.encoded.put(key, found)
         return found
 
@@ -101,21 +101,27 @@ class Desk:
         samples = self.samples_of(name, which, analysis, now, emit, cancel)
         found = self.grounds.get(set_key(name, samples))
         if found is None:
-            trace = self.bench.traced(name, samples, svl.COMPENSATIONS[now.compensation].needs_mlp, _telling(emit), cancel)
+            trace = self.bench.traced(name, samples, svl.COMPENSATIONS[now.compensation].needs_mlp, self.telling(emit), cancel)
             found = Analysis(name, samples, trace, svl.importance(trace))
             self.grounds.put(set_key(name, samples), found)
         return found
 
-    def scores(self, ground: Analysis, now: Settings, emit: tasks.Emit, cancel: threading.Event, criterion: str | None = None) -> svl.LayerScores:
-        """The ranking by a criterion (the settings' by default) on `ground`, running the model where the criterion needs it, once for each content."""
+    def scores(self, ground: Analysis, now: Settings, emit: tasks.Emit, cancel: threading.Event, criterion: str | None = None, rounds: int | None = None) -> svl.LayerScores:
+        """The ranking by a criterion (the settings' by default) on `ground`, running the model where the criterion needs it, once for each content.
+
+        rounds: of a greedy criterion, all by default; a ranking of all rounds serves for fewer.
+        """
         name = criterion or now.criterion
         if svl.CRITERIA[name].needs != "model":
             return drawing.scores_of(ground, now, name)
         key = drawing.scores_key(name, now)
         found = ground.memo.get(key)
+        if found is None and rounds is not None:
+            key = (*key, rounds)
+            found = ground.memo.get(key)
         if found is None:
             self._model(ground.model, emit, cancel)
-            found = self.bench.rank(ground.model, ground.samples, ground.trace, name, now.protect_ends, _telling(emit), cancel)
+            found = self.bench.rank(ground.model, ground.samples, ground.trace, name, now.protect_ends, rounds, self.telling(emit), cancel)
             ground.memo.put(key, found)
         return found
 
@@ -152,6 +158,10 @@ class Desk:
         """The comparison that the page shows for this plan, None before the answers ran."""
         return self.analysis_of(state).memo.get(("comparison", tuple(strip["drop"]), now.key_prune)) if state and strip else None
 
+    def telling(self, emit: tasks.Emit) -> Callable[..., None]:
+        """What the bench says, as the status pill."""
+        return lambda text, share=None: emit({"status": views.status(text, share)})
+
     # ------------------------------------------------------------------ events that need the model
     def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, origin: str, wanted: list[int] | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
         """Image and prompt -> every figure. The drop count is kept for the same model; `wanted` layers of a link are dropped instead."""
@@ -174,7 +184,7 @@ class Desk:
             layers = analysis.trace.num_layers
             chosen = scores.chosen(count) if wanted is None else [k for k in wanted if k in scores.ranking]
             count = len(chosen)
-            strip = _strip(analysis, scores, chosen, now)
+            strip = self.strip(analysis, scores, chosen, now)
             made = {"model": analysis.model, "key": analysis.sample.key, "path": path, "prompt": prompt, "origin": origin}
             return {
                 "state": made, "strip": strip, "focus": None, "wanted": None,
@@ -206,7 +216,7 @@ class Desk:
                 emit({"status": views.status("Both models are answering …"), **_both(answers, full_side, pruned_side, live)})
 
             fit = self.samples_of(state["model"], self.basis(state["model"], now).fit, analysis, now, emit, cancel) if now.compensation != "none" else ()
-            result, after = self.bench.compare(state["model"], analysis.sample, plan, now, fit, _telling(emit), show, cancel)
+            result, after = self.bench.compare(state["model"], analysis.sample, plan, now, fit, self.telling(emit), show, cancel)
             if after is not None:
                 analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after)
             analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
@@ -215,7 +225,7 @@ class Desk:
             return {
                 "answer-full": views.answer("Full model", full_side, result.full.text, _timing(result.full), left),
                 "answer-pruned": views.answer("Pruned model", pruned_side, result.pruned.text, _timing(result.pruned), right),
-                "metrics": views.metrics(result, len(strip["drop"]), lvlm.num_layers, correct),
+                "metrics": views.metrics(result, len(strip["drop"]), lvlm.num_layers, correct, drawing.visual_kept(analysis, now)),
                 "odds": views.odds(result.full.tokens, *result.token_probabilities),
                 "glance": views.glance(result.full.text, result.pruned.text), "plot-pca": drawing.pca(analysis, now, strip), "difference": drawing.difference(analysis, now, strip),
             }
@@ -284,8 +294,8 @@ class Desk:
                 emit({name: strip[name] for name in ("criterion", "calibration") if name in strip})  # what the strip still follows
                 raise
             count = min(len(strip["drop"]), scores.most)
-            new = _strip(analysis, scores, scores.chosen(count), now)
-            return {"strip": new, "drop": gr.update(maximum=max(1, scores.most), value=count), **drawing.look(analysis, now, focus), **self._layers(analysis, now, new, state)}
+            new = self.strip(analysis, scores, scores.chosen(count), now)
+            return {"strip": new, "drop": gr.update(maximum=max(1, scores.most), value=count), **self.redrawn(analysis, now, focus, new, state)}
 
         yield from self._guard(work, request, RANKING)
 
@@ -321,11 +331,21 @@ class Desk:
         return {"kind": "patch", "index": int(found[np.argmin(area)])}
 
     # ------------------------------------------------------------------ drawing
+    def strip(self, analysis: Analysis, scores: svl.LayerScores, drop: Sequence[int], now: Settings) -> dict:
+        """The strip's value for a ranking and the layers that go."""
+        return strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, drop, blocks=scores.blocks, criterion=scores.criterion, calibration=now.calibration, rounds=scores.settings.get("rounds"))
+
+    def redrawn(self, analysis: Analysis, now: Settings, focus: dict | None, strip: dict, state: dict) -> Update:
+        """All that follows from a new ranking."""
+        return {**drawing.look(analysis, now, focus), **self._layers(analysis, now, strip, state)}
+
     def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """The figures that show the plan, and what can be taken along of it."""
         used = self.basis(state["model"], now)
         counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
+        preset = recipes.current(state["model"], self.world, now, strip)
         return {
+            "preset": preset, "preset-note": views.read(recipes.told(preset, strip)),
             **drawing.plan(analysis, self.ranked_on(state, now), now, strip),
             "calibration-note": views.note(grounds.told(used, counts.get, now.compensation if strip["drop"] else "none")),
             "link": {"query": exports.query(state, strip, now), "own": not state.get("origin")},
@@ -360,7 +380,7 @@ class Desk:
         if result:
             left, right = views.differing_words(result.full.text, result.pruned.text)
             cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", f"{len(strip['ids']) - len(strip['drop'])} layers, {_compensation_title(now)}", result.pruned.text, _timing(result.pruned), right)
-            answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]))}</section>'
+            answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]), visual=drawing.visual_kept(analysis, now))}</section>'
         page = exports.report(texts.TITLE, state, strip, now, drawn["overlay"], shown, answers, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
         path.parent.mkdir(parents=True)
@@ -416,10 +436,6 @@ def session_of(request: gr.Request | None) -> str:
     return getattr(request, "session_hash", None) or f"once-{secrets.token_hex(8)}"  # a call without a session shares nothing
 
 
-def _telling(emit: tasks.Emit) -> Callable[..., None]:
-    return lambda text, share=None: emit({"status": views.status(text, share)})
-
-
 def _both(answers, full_side: str, pruned_side: str, live: list[int]) -> Update:
     out = {}
     for side, (name, title, detail) in enumerate((("answer-full", "Full model", full_side), ("answer-pruned", "Pruned model", pruned_side))):
@@ -427,10 +443,6 @@ def _both(answers, full_side: str, pruned_side: str, live: list[int]) -> Update:
             out[name] = views.answer(title, detail, answers[side].text, _timing(answers[side]), growing=side in live)
     out["glance"] = views.glance(*(a.text if a else "" for a in answers))
     return out
-
-
-def _strip(analysis: Analysis, scores: svl.LayerScores, chosen, now: Settings) -> dict:
-    return strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, chosen, blocks=scores.blocks, criterion=scores.criterion, calibration=now.calibration)
 
 
 def _timing(answer) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 import svl_core as svl
-from svl_core.ui import calibration, difference, examples, guard, parts, sections, texts, variants, views
+from svl_core.ui import calibration, difference, examples, guard, parts, presets, sections, texts, variants, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
@@ -135,6 +135,7 @@ def _layout(models: Models, limits: Limits) -> dict:
                     c["run"] = gr.Button("Compare answers", variant="primary", elem_id="run", min_width=0)
                     c["stop"] = gr.Button("Stop", elem_id="stop", min_width=0)
         c["glance"] = parts.view("glance")
+    presets.layout(c)
     with gr.Row(elem_id="plan-controls"):
         c["criterion"] = gr.Dropdown([(each.title, name) for name, each in svl.CRITERIA.items() if each.needs != "layers"], value=default.criterion, label="Criterion", info="What ranks the layers", elem_id="criterion", min_width=220)
         c["compensation"] = gr.Dropdown([(each.title, name) for name, each in svl.COMPENSATIONS.items()], value=default.compensation, label="Compensation", info="What closes the gap", elem_id="compensation", min_width=220)
@@ -212,7 +213,6 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     both(halt(c["model"].input).then)
     w.compare(halt(c["run"].click).then)
     on(c["stop"].click, desk.stop_all, [], ["status"], queue=False)
-    calibration.wire(w)
 
     # the image
     both(on(c["examples"].pick, picked(desk.pick_example, int), [], scene, **QUICK).then)
@@ -244,7 +244,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
     then_live(w.rank(on(c["criteria"].pick, picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then))
 
-    difference.wire(w)
-    variants.wire(w)
+    for section in (presets, difference, variants, calibration):
+        section.wire(w)
     on(c["report"].click, desk.report, [c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
         None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")

@@ -53,6 +53,11 @@ def note(text: str) -> str:
     return f'<p class="note">{esc(text)}</p>' if text else ""
 
 
+def read(text: str) -> str:
+    """A quiet sentence under a control."""
+    return f'<p class="read">{esc(text)}</p>' if text else ""
+
+
 def examples(items: Sequence[tuple[str, str]]) -> str:
     """(image address, question) -> thumbnails as buttons; picking one raises its index."""
     cells = "".join(f'<button type="button" data-pick="{k}"><img src="{src}" alt="Example scene {k + 1}" width="112" height="112"><span>{esc(question)}</span></button>' for k, (src, question) in enumerate(items))
@@ -196,11 +201,11 @@ def times(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}×"
 
 
-def verdict(comparison, dropped: int, layers: int) -> str:
+def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | None = None) -> str:
     saved = 1 - comparison.parameters_pruned / comparison.parameters_full
-    if not dropped:
+    if not dropped and not visual:
         return "Nothing is dropped: both are the same model."
-    gone = f"{dropped} of {layers} layers gone, {100 * saved:.0f} % fewer parameters"
+    gone = f"{dropped} of {layers} layers gone, {100 * saved:.0f} % fewer parameters" + (f", {visual[1]} of {visual[0]} visual tokens read" if visual else "")
     if comparison.full.text.strip() == comparison.pruned.text.strip():
         return f"Same answer with {gone}."
     left, right = comparison.full.text.split(), comparison.pruned.text.split()
@@ -208,8 +213,8 @@ def verdict(comparison, dropped: int, layers: int) -> str:
     return f"The answers part at word {at + 1}: {gone}."
 
 
-def metrics(comparison, dropped: int, layers: int, correct: str | None = None) -> str:
-    """The table of size, speed and fidelity, under a verdict in one sentence."""
+def metrics(comparison, dropped: int, layers: int, correct: str | None = None, visual: tuple[int, int] | None = None) -> str:
+    """The table of size, speed and fidelity, under a verdict in one sentence. visual: tokens of the image that each model read, where they differ."""
     c = comparison
     saved = c.parameters_pruned / c.parameters_full - 1
     truth = ""
@@ -219,11 +224,12 @@ def metrics(comparison, dropped: int, layers: int, correct: str | None = None) -
     rows = [
         ("Decoder layers", "", str(layers), str(layers - dropped), f"{-dropped:+d}" if dropped else "0"),
         ("Parameters", "the whole model", count(c.parameters_full), count(c.parameters_pruned), f"{100 * saved:+.1f} %"),
+        *([("Visual tokens", "the pruned model's first token does not count reading and ranking them", str(visual[0]), str(visual[1]), f"{100 * (visual[1] / visual[0] - 1):+.0f} %")] if visual else []),
         ("First token", "time from image and prompt" + (f"; the pruned model's counts {milliseconds(c.pruned.shared_ms)} that both share and the server spent once" if c.pruned.shared_ms else ""), milliseconds(c.full.prefill_ms), milliseconds(c.pruned.prefill_ms), times(c.speedup_prefill)),
         ("Each further token", "mean", milliseconds(c.full.per_token_ms), milliseconds(c.pruned.per_token_ms), times(c.speedup_decode)),
         ("Agreement", "same next token, reading the full model's answer", "100 %", f"{100 * c.agreement:.0f} %", ""),
         ("KL divergence", "nats per token; 0 = same predictions", "0", f"{c.kl:.3f}", ""),
     ]
     body = "".join(f'<tr><th scope="row">{esc(a)}{f"<small>{esc(b)}</small>" if b else ""}</th><td>{esc(x)}</td><td>{esc(y)}</td><td>{esc(z)}</td></tr>' for a, b, x, y, z in rows)
-    return (f'<p class="verdict">{esc(verdict(c, dropped, layers))}</p>{truth}<table class="facts"><thead><tr><th scope="col">Measure</th><th scope="col">Full</th><th scope="col">Pruned</th>'
+    return (f'<p class="verdict">{esc(verdict(c, dropped, layers, visual))}</p>{truth}<table class="facts"><thead><tr><th scope="col">Measure</th><th scope="col">Full</th><th scope="col">Pruned</th>'
             f'<th scope="col">Change</th></tr></thead><tbody>{body}</tbody></table>')

@@ -23,7 +23,7 @@ class Wiring:
         self.c, self.desk = c, desk
         self.controls = [c[name] for name in CONTROLS]
         self.heavy = {"concurrency_id": "model", "concurrency_limit": desk.limits.heavy_jobs}
-        self.figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit", "calibration-note"]
+        self.figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit", "calibration-note", "preset", "preset-note"]
         self.look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
         answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds", "difference"]
         self.analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "calibration", *answers, *self.look, *self.figures]

@@ -84,9 +84,13 @@ class ZeroBench(Bench):
         self._check_near(name)
         return super().traced(name, samples, mlp, tell, cancel)
 
-    def rank(self, name: str, samples: Sequence[svl.Sample], trace: svl.Trace, criterion: str, protect_ends: bool, tell: Tell, cancel: threading.Event) -> svl.LayerScores:
+    def rank(self, name: str, samples: Sequence[svl.Sample], trace: svl.Trace, criterion: str, protect_ends: bool, rounds: int | None, tell: Tell, cancel: threading.Event) -> svl.LayerScores:
         self._check_near(name)
-        return super().rank(name, samples, trace, criterion, protect_ends, tell, cancel)
+        return super().rank(name, samples, trace, criterion, protect_ends, rounds, tell, cancel)
+
+    def choose(self, name: str, preset: str, samples: Sequence[svl.Sample], plans: Sequence[svl.DropPlan], tell: Tell, cancel: threading.Event) -> svl.DropPlan:
+        self._check_near(name)
+        return super().choose(name, preset, samples, plans, tell, cancel)
 
     def _check_near(self, name: str) -> None:
         """Raises InputError for a model that waits for a lent GPU: work on whole sets outlasts the loan."""

@@ -9,40 +9,10 @@ import pytest
 
 import svl_core as svl
 from svl_core.ui import exports, parts
-from svl_core.ui.handlers import Desk
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Bounded, Models
+from svl_core.ui.store import Bounded
+from updates import LINK, last, settings
 
-LINK = ("", None)  # origin of the image, layers that a link asks for
-DEFAULT = tuple(vars(Settings()).values())
-
-
-def settings(**changes):
-    return tuple(vars(Settings(**changes)).values())
-
-
-@pytest.fixture
-def desk(tiny):
-    return Desk(Models(tiny), frozenset())
-
-
-@pytest.fixture
-def path(image, tmp_path):
-    image.save(tmp_path / "image.png")
-    return str(tmp_path / "image.png")
-
-
-def last(updates):
-    """All updates of a generator, later ones over earlier ones."""
-    out = {}
-    for update in updates:
-        out |= update
-    return out
-
-
-@pytest.fixture
-def analysed(desk, path):
-    return last(desk.analyse(desk.models.first, path, "what is in the top left?", None, None, *LINK, *DEFAULT))
+DEFAULT = settings()
 
 
 def test_analysis_fills_every_figure(analysed):
@@ -55,12 +25,12 @@ def test_analysis_fills_every_figure(analysed):
 def test_sliders_never_run_the_model(desk, analysed, monkeypatch):
     monkeypatch.setattr(svl, "trace", lambda *a, **k: pytest.fail("a forward pass"))
     state, strip = analysed["state"], analysed["strip"]
-    wide = desk.select(state, strip, None, *settings(top_p=1.0))
+    wide = last(desk.select(state, strip, None, *settings(top_p=1.0)))
     assert wide["tokens"].count('class="out') == 0 and wide["tokens"] != analysed["tokens"]
     assert desk.look(state, None, *settings(all_layers=False, layer=3))["overlay"]["src"] != analysed["overlay"]["src"]
     assert desk.plan_changed(state, {**strip, "drop": [1, 2]}, *DEFAULT)["drop"]["value"] == 2
     assert set(desk.heatmap(state, strip, *settings(token_set="last"))) == {"plot-similarity", "plot-blocks"}
-    assert desk.select(state, {**strip, "drop": [2, 3]}, None, *settings(protect_ends=False))["strip"]["protected"] == []
+    assert last(desk.select(state, {**strip, "drop": [2, 3]}, None, *settings(protect_ends=False)))["strip"]["protected"] == []
 
 
 def test_an_evicted_analysis_is_made_again(desk, analysed):

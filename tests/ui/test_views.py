@@ -1,5 +1,6 @@
 """Markup: escaping, word differences, verdicts and the strip's value."""
 
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -58,8 +59,8 @@ def test_strip_value_and_words():
 
 
 def test_settings_are_checked():
-    assert Settings.of([None] * 15) == Settings()
-    assert Settings.of([False, 3.0, 0.5, 0.2, "mass", 1, "given", "all", "shortgpt", 0, "none", 8.0, 2, 1, 12]).rank == 8
+    assert Settings.of([None] * len(fields(Settings))) == Settings()
+    assert Settings.of([False, 3.0, 0.5, 0.2, "mass", 1, "given", "all", "shortgpt", 0, "none", 8.0, 2, 1, 12, 0.5, "this", 8.0, ""]).rank == 8
     with pytest.raises(InputError, match="top-p"):
         Settings(top_p=0)
     with pytest.raises(InputError, match="answer length"):

@@ -1,0 +1,81 @@
+"""Page section: whole recipes beside "as published", one choice for all the controls of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import gradio as gr
+
+import svl_core as svl
+from svl_core.errors import InputError
+from svl_core.ui import grounds, parts, recipes
+from svl_core.ui.handlers import RANKING, Desk
+from svl_core.ui.settings import Settings
+from svl_core.ui.wiring import QUICK, Wiring
+
+SET = ["criterion", "compensation", "rank", "strength", "attention_target", "top_p", "mode", "causal_correction", "text_self", "calibration"]  # controls that a preset writes
+
+
+def layout(c: dict) -> None:
+    with gr.Column(elem_id="preset-section"):
+        c["preset"] = gr.Radio(list(recipes.CHOICES), value="as-published", label="Preset", info="Sets criterion, compensation and their settings at once", elem_id="preset")
+        c["preset-note"] = parts.view("preset-note")
+
+
+def wire(w: Wiring) -> None:
+    c, desk = w.c, w.desk
+    outputs = ["status", "strip", "drop", *SET, *w.look, *w.figures]
+
+    def chosen(name, *values, request: gr.Request | None = None):
+        yield from choose(desk, name, *values, request=request)
+
+    w.then_live(w.on(w.halt_ranking(c["preset"].input).then, chosen, [c["preset"], *w.select_in], outputs, **{**QUICK, "trigger_mode": "multiple"}))
+
+
+def choose(desk: Desk, name: str, state: dict | None, strip: dict | None, focus: dict | None, *settings, request: gr.Request | None = None) -> Iterator[dict]:
+    """The preset's settings and, at the strip's number of layers, its plan. Where criteria compete this runs the model on the calibration set."""
+    if not state or not strip:
+        return
+    before = Settings.of(settings)
+    if name not in svl.PRESETS:
+        yield {"preset": recipes.current(state["model"], desk.world, before, strip)}
+        return
+    preset, model = svl.PRESETS[name], state["model"]
+    made = recipes.values(preset, model, desk.world, before)
+    now = replace(before, **made)
+
+    def work(emit, cancel):
+        try:
+            analysis = desk.analysis_of(state)
+            ground = desk.ground(model, desk.basis(model, now).rank, analysis, now, emit, cancel)
+            count, won = len(strip["drop"]), None
+            if preset.rivals:
+                scores = competed(desk, preset, ground, now, count, emit, cancel)
+                won = preset.name
+            else:
+                scores = desk.scores(ground, now, emit, cancel)
+        except Exception:
+            emit({"preset": recipes.current(model, desk.world, before, strip)})
+            raise
+        used = replace(now, criterion=scores.criterion)
+        new = desk.strip(analysis, scores, scores.chosen(min(count, scores.most)), used)
+        if won:
+            new["preset"] = [won, *new["drop"]]
+        return {**made, "criterion": scores.criterion, "strip": new, "drop": gr.update(maximum=max(1, scores.most), value=len(new["drop"])), **desk.redrawn(analysis, used, focus, new, state)}
+
+    yield from desk._guard(work, request, RANKING)
+
+
+def competed(desk: Desk, preset: svl.Preset, ground, now: Settings, count: int, emit, cancel) -> svl.LayerScores:
+    """The ranking whose `count` layers leave the answers nearest once compensated: the preset's criterion and its rivals, fitted and tried on different samples of the set."""
+    if len(ground.samples) < 2:
+        raise InputError(f"Found {len(ground.samples)} sample for the preset {preset.title!r}; expected at least two, some to fit on and others to try; bring files of your own as the calibration set below.")
+    key = ("competed", preset.name, count, now.protect_ends)
+    found = ground.memo.get(key)
+    if found is None:
+        rankings = [desk.scores(ground, now, emit, cancel, each, rounds=max(count, 1)) for each in (preset.criterion, *preset.rivals)]
+        plans = [svl.plan(each, min(count, each.most)) for each in rankings]
+        found = rankings[plans.index(desk.bench.choose(ground.model, preset.name, ground.samples, plans, desk.telling(emit), cancel))]
+        ground.memo.put(key, found)
+    return found

@@ -1,0 +1,46 @@
+"""Presets as the page's controls: what a preset sets, and which one the controls and the plan are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import svl_core as svl
+from svl_core.ui import grounds
+from svl_core.ui.settings import Settings
+from svl_core.ui.strip import ranked_by
+
+CUSTOM = "custom"
+CHOICES = (("Custom", CUSTOM), *((preset.title, name) for name, preset in svl.PRESETS.items()))
+
+
+def values(preset: svl.Preset, name: str, world: Collection[str], now: Settings) -> dict[str, object]:
+    """The settings that a preset stands for, by field name; one whose criteria compete needs a set for it, any other takes what there is."""
+    given, default = dict(preset.settings), Settings()
+    out = {"criterion": preset.criterion, "compensation": preset.compensation, "rank": given.get("rank", default.rank), "strength": given.get("strength", default.strength),
+           "attention_target": "attention" in given.get("targets", ()), "top_p": preset.top_p.p, "mode": preset.top_p.mode, "causal_correction": False, "text_self": default.text_self}
+    if preset.rivals and grounds.basis(name, world, now).rank == grounds.THIS:
+        out["calibration"] = grounds.OWN if now.own else grounds.BUNDLED if name in world else grounds.THIS
+    return out
+
+
+def current(name: str, world: Collection[str], now: Settings, strip: Mapping) -> str:
+    """The preset that the settings and the plan are, else `CUSTOM`. What competed is a preset only for the layers that won."""
+    for each in svl.PRESETS.values():
+        wanted = values(each, name, world, now)
+        if each.rivals:
+            wanted.pop("criterion")
+            plan = strip.get("preset") == [each.name, *strip["drop"]]
+        else:
+            plan = ranked_by(strip) == each.criterion or not strip["drop"]
+        if plan and now.visual_share == 1 and all(getattr(now, field) == value for field, value in wanted.items()):
+            return each.name
+    return CUSTOM
+
+
+def told(current: str, strip: Mapping) -> str:
+    """The chosen preset in a sentence."""
+    if current == CUSTOM:
+        return ""
+    preset = svl.PRESETS[current]
+    won = f" At {len(strip['drop'])} layers the winner is {svl.CRITERIA[strip['criterion']].title}; for another number choose the preset again." if preset.rivals and strip["criterion"] in svl.CRITERIA else ""
+    return preset.explanation + won

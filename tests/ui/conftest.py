@@ -1,0 +1,23 @@
+"""The page's handlers on the tiny model, and one analysed picture."""
+
+import pytest
+
+from svl_core.ui.handlers import Desk
+from svl_core.ui.store import Models
+from updates import LINK, last, settings
+
+
+@pytest.fixture
+def desk(tiny):
+    return Desk(Models(tiny), frozenset())
+
+
+@pytest.fixture
+def path(image, tmp_path):
+    image.save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
+
+
+@pytest.fixture
+def analysed(desk, path):
+    return last(desk.analyse(desk.models.first, path, "what is in the top left?", None, None, *LINK, *settings()))
