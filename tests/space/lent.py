@@ -56,7 +56,7 @@ def main() -> dict:
     found["pairs"] = []
     for compensation in ("none", "scp", "lstsq"):
         now, shown = Settings(compensation=compensation, max_new_tokens=5), []
-        (a, after), (b, distant) = near.compare("tiny", sample, plan, now, quiet, quiet, never), far.compare("tiny", sample, plan, now, quiet, lambda *each: shown.append(each), never)
+        (a, after), (b, distant) = near.compare("tiny", sample, plan, now, (sample,), quiet, quiet, never), far.compare("tiny", sample, plan, now, (sample,), quiet, lambda *each: shown.append(each), never)
         found["pairs"].append({"ids": [a.full.token_ids == b.full.token_ids, a.pruned.token_ids == b.pruned.token_ids], "text": a.pruned.text == b.pruned.text, "kl": [a.kl, b.kl], "grown": len(shown),
                                "type": type(b).__name__, "after": (after.samples[0].features - distant.samples[0].features).abs().max().item()})
     # a model that is younger than the worker
@@ -66,12 +66,12 @@ def main() -> dict:
     found["loaded_here"] = LOADED
     # an error and a stop; the worker goes on
     try:
-        far.compare("tiny", sample, svl.manual_plan([1], LAYERS + 1), Settings(), quiet, quiet, never)
+        far.compare("tiny", sample, svl.manual_plan([1], LAYERS + 1), Settings(), (sample,), quiet, quiet, never)
     except InputError as error:
         found["error"] = str(error)
     stop = threading.Event()
     try:
-        far.compare("tiny", sample, plan, Settings(max_new_tokens=60), quiet, lambda *each: stop.set(), stop)
+        far.compare("tiny", sample, plan, Settings(max_new_tokens=60), (sample,), quiet, lambda *each: stop.set(), stop)
     except Cancelled:
         found["stopped"] = True
     # the page's own handlers

@@ -3,13 +3,13 @@
 import gradio as gr
 import numpy as np
 import pytest
-from test_handlers import DEFAULT, LINK, analysed, desk, last, path, settings  # noqa: F401
+from updates import LINK, last, settings
 
 from svl_core.errors import InputError
 from svl_core.ui import drawing, snapshots, variants
 from svl_core.ui.settings import Settings
 
-SHORT = settings(max_new_tokens=4)
+DEFAULT, SHORT = settings(), settings(max_new_tokens=4)
 
 
 def kept_twice(desk, analysed):
