@@ -343,11 +343,12 @@ class Desk:
         """The figures that show the plan, and what can be taken along of it."""
         used = self.basis(state["model"], now)
         counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
+        fits = now.compensation != "none" and bool(strip["drop"])
         preset = recipes.current(state["model"], self.world, now, strip)
         return {
             "preset": preset, "preset-note": views.read(recipes.told(preset, strip)),
             **drawing.plan(analysis, self.ranked_on(state, now), now, strip),
-            "calibration-note": views.note(grounds.told(used, counts.get, now.compensation if strip["drop"] else "none")),
+            "calibration-note": (views.note if used.fit == grounds.THIS and fits else views.read)(grounds.told(used, counts.get, now.compensation if fits else "none")),
             "link": {"query": exports.query(state, strip, now), "own": not state.get("origin")},
             "code-python": exports.snippet(state, strip, now, used),
             "code-plan": exports.plan_json(state, strip, now), "code-mergekit": exports.mergekit(state, strip),

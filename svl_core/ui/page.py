@@ -141,7 +141,7 @@ def _layout(models: Models, limits: Limits) -> dict:
         c["compensation"] = gr.Dropdown([(each.title, name) for name, each in svl.COMPENSATIONS.items()], value=default.compensation, label="Compensation", info="What closes the gap", elem_id="compensation", min_width=220)
         c["rank"] = gr.Slider(1, 64, default.rank, step=1, label="Rank k", info="Directions that SCP amplifies", elem_id="rank", min_width=180)
         c["strength"] = gr.Slider(0, 2, default.strength, step=0.1, label="Strength", info="1 = as published", elem_id="strength", min_width=180)
-        c["visual_share"] = gr.Slider(0.1, 1, default.visual_share, step=0.05, label="Visual tokens kept", info="Share that the pruned model reads, the most important first", elem_id="visual-share", min_width=180)
+        c["visual_share"] = gr.Slider(0.1, 1, default.visual_share, step=0.05, label="Visual tokens", info="Share for the pruned model", elem_id="visual-share", min_width=180)
     c["live"] = gr.Checkbox(models.first == "demo" or not isinstance(models.first, str), label="Answer again whenever the plan changes", elem_id="live")
     with gr.Accordion("Method settings", open=False, elem_id="method"):
         with gr.Row():
