@@ -33,7 +33,7 @@ def test_differing_words_mark_the_first_and_underline_the_rest():
 
 
 def fake(full, pruned):
-    side = lambda text: SimpleNamespace(text=text, prefill_ms=20.0, per_token_ms=None)  # noqa: E731
+    side = lambda text: SimpleNamespace(text=text, prefill_ms=20.0, per_token_ms=None, shared_ms=None)  # noqa: E731
     return SimpleNamespace(full=side(full), pruned=side(pruned), kl=0.5, agreement=0.75, parameters_full=1000, parameters_pruned=800, speedup_prefill=1.25, speedup_decode=None)
 
 
