@@ -30,6 +30,7 @@ def _common() -> argparse.ArgumentParser:
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub model")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
+    group.add_argument("--device-map", metavar="MAP", help="'auto': spread the model over all GPUs, the CPU and the disk (needs the extra 'large'); then --device is not used")
     group.add_argument("--quantize", metavar="HOW", help="weights in '8bit' or '4bit' (needs the extra 'large'); goes with compensation none")
     group.add_argument("--seed", type=int, default=0, help="seed of random draws: criterion 'random', calibration, questions (default: %(default)s)")
     group.add_argument("--json", metavar="FILE", help="write the result as JSON to FILE ('-': standard output)")
@@ -40,8 +41,8 @@ def _common() -> argparse.ArgumentParser:
 def _asking(required: bool = True) -> argparse.ArgumentParser:
     asking = Parser(add_help=False)
     group = asking.add_argument_group("question")
-    group.add_argument("--image", action="append", required=required, metavar="FILE", help="image file; repeat for several images in one prompt")
-    group.add_argument("--prompt", required=required, metavar="TEXT", help="what to ask about it")
+    group.add_argument("--image", action="append", metavar="FILE", help="image file; repeat for several images in one prompt; none for a text-only model, or where the model allows it")
+    group.add_argument("--prompt", required=required, metavar="TEXT", help="what to ask")
     return asking
 
 

@@ -89,15 +89,16 @@ def _check_output(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> LVLM:
-    return load(args.model, revision=args.revision, device=args.device, dtype=args.dtype, quantize=args.quantize)
+    """The model; one without image input only where no image was given to ask about."""
+    return load(args.model, revision=args.revision, device=args.device, dtype=args.dtype, device_map=args.device_map, quantize=args.quantize, text_only=not args.images, progress=_progress(args))
 
 
 def _asked(args: argparse.Namespace) -> tuple[LVLM, Sample]:
     """The model and the encoded question."""
-    if not args.images:
-        raise InputError("Found no image; expected one to ask about; give one with --image.")
+    if not args.images and args.model == BUNDLED:
+        raise InputError("Found no image; expected one, for the bundled model answers about pictures only; give one with --image.")
     lvlm = _load(args)
-    return lvlm, lvlm.encode(args.images if len(args.images) > 1 else args.images[0], args.prompt)
+    return lvlm, lvlm.encode(args.images or None, args.prompt)
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -129,8 +130,13 @@ def _calibration(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample
         if len(measured) != 1:
             raise InputError("Found --calibration this; expected a set, for this command asks about many images; use demo, a file or a folder.")
         return list(measured)
-    samples = encode_all(lvlm, _pairs(args.calibration, args.calibration_size, args.seed, args.seed), progress=_progress(args))
+    samples = encode_all(lvlm, _readable(lvlm, args.calibration, _pairs(args.calibration, args.calibration_size, args.seed, args.seed)), progress=_progress(args))
     return disjoint(samples, measured)
+
+
+def _readable(lvlm: LVLM, source: str, pairs: list) -> list:
+    """The pairs as they are; of the bundled ones, a text-only model gets the different questions alone."""
+    return pairs if lvlm.sees or source != BUNDLED else [(None, prompt) for prompt in dict.fromkeys(prompt for _, prompt in pairs)]
 
 
 def _measured(args: argparse.Namespace) -> tuple[LVLM, list[Sample]]:
@@ -140,7 +146,7 @@ def _measured(args: argparse.Namespace) -> tuple[LVLM, list[Sample]]:
         return lvlm, [sample]
     pairs = _pairs(args.measure, args.measure_size, MEASURED_SEED, None)
     lvlm = _load(args)
-    return lvlm, encode_all(lvlm, pairs, progress=_progress(args))
+    return lvlm, encode_all(lvlm, _readable(lvlm, args.measure, pairs), progress=_progress(args))
 
 
 # Pruning

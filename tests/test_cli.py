@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from svl_core.__main__ import COMMANDS, main
 from svl_core.comparison.presets import PRESETS
@@ -18,6 +19,9 @@ def world(tiny, image, tmp_path_factory):
     """A folder with the tiny model, images, questions and a calibration set."""
     folder = tmp_path_factory.mktemp("world")
     tiny.save(folder / "model")
+    text = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=2, vocab_size=len(tiny.tokenizer), max_position_embeddings=64))
+    text.save_pretrained(folder / "text")
+    tiny.tokenizer.save_pretrained(folder / "text")
     image.save(folder / "a.png")
     image.rotate(180).save(folder / "b.png")
     (folder / "calibration").mkdir()
@@ -122,6 +126,19 @@ def test_prune_writes_a_plain_checkpoint(svl, world, tiny_sample, tmp_path):
     assert code == 2 and "--out" in err
 
 
+def test_text_only_and_a_prompt_without_image(svl, tmp_path):
+    """A plain causal language model is analysed, compared and pruned; so is a vision-language model asked without an image."""
+    for model in ("text", "model"):
+        found = result(svl("analyze", "--model", model, "--prompt", "what is in the top left ?", "--json", "-"))
+        assert found["visual_tokens"] == 0 and found["grid"] is None and found["importance"]["visual"] == [] and len(found["importance"]["text"]) == found["text_tokens"]
+    assert all(score is None for score in found["redundancy"]["svl-visual"]) and all(found["redundancy"]["svl"])
+    found = result(svl("compare", "--model", "text", "--prompt", "a cat", "--drop", "1", "--compensation", "lstsq", "--max-new-tokens", "2", "--json", "-"))
+    assert found["plan"]["calibration"]["set"] == "demo" and found["kl"] > 0
+    found = result(svl("prune", "--model", "text", "--drop", "2", "--out", tmp_path / "p", "--json", "-"))
+    model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "p", output_loading_info=True)
+    assert model.config.num_hidden_layers == 3 and not report["missing_keys"] and not report["unexpected_keys"]
+
+
 def test_sweep(svl, tmp_path):
     options = (*SET, "--drop", "0-1,3", "--criterion", "svl,random", "--draws", "2", "--max-new-tokens", "2", "--csv", tmp_path / "s.csv", "--resume", tmp_path / "r.json")
     found = result(svl("sweep", *ASK, *options, "--compensation", "none,scp", "--json", "-"))
@@ -164,7 +181,10 @@ WRONG = {
     "no command": ((), "expected one of analyze"),
     "unknown command": (("analyse",), "analyze"),
     "unknown option": (("analyze", *ASK, "--dorp", "2"), "--dorp"),
-    "no image": (("analyze", "--model", "model", "--prompt", "what"), "--image"),
+    "no image": (("analyze", "--prompt", "what"), "--image"),
+    "image for a text-only model": (("analyze", "--model", "text", "--image", "a.png", "--prompt", "what"), "without image input"),
+    "empty prompt alone": (("analyze", "--model", "text", "--prompt", " "), "empty prompt"),
+    "images to calibrate a text-only model on": (("compare", "--model", "text", "--prompt", "what", "--drop", "1", *SET), "a text-only model"),
     "missing image": (("analyze", "--model", "model", "--image", "none.png", "--prompt", "what"), "none.png"),
     "corrupt image": (("analyze", "--model", "model", "--image", "corrupt.png", "--prompt", "what"), "corrupt"),
     "not an image": (("analyze", "--model", "model", "--image", "text.png", "--prompt", "what"), "not a readable image"),

@@ -68,8 +68,8 @@ class Collector:
     def statistics(self) -> AttentionStatistics:
         return AttentionStatistics(**self.sums)
 
-    def add(self, layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, softcap: float | None) -> None:
-        """query (1, H, S, D), key (1, H or fewer, S, D); mask None (causal), bool (True = seen) or float (added), (1, 1 or H, S, S)."""
+    def add(self, layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, softcap: float | None, sinks: torch.Tensor | None = None) -> None:
+        """sinks (H,): logits of a key that is nobody, which takes a share of each row (GPT-OSS); query (1, H, S, D), key (1, H or fewer, S, D); mask None (causal), bool (True = seen) or float (added), (1, 1 or H, S, S)."""
         heads, length = query.shape[1], query.shape[2]
         if query.shape[0] != 1 or length != self.length or key.shape[2] != length:
             return  # a decoding step, or cross-attention
@@ -95,9 +95,12 @@ class Collector:
                 scores.masked_fill_(~seen, float("-inf"))
             else:
                 scores += mask[0, :, rows, :length].float()
-            weights = scores.sub_(scores.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).min)).exp_()  # softmax without its division,
+            highest = scores.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).min)
+            weights = scores.sub_(highest).exp_()  # softmax without its division,
             parts = weights @ kinds[:, :width].T  # (H, chunk, 2)
             total = parts.sum(-1, keepdim=True).clamp_min(1e-30)  # which the sums make up for
+            if sinks is not None:
+                total = total + (sinks.float()[:, None, None] - highest).exp()
             given[rows] = (parts / total).mean(0)
             received[:, :width] += ((kinds[:, rows] / total.transpose(1, 2)) @ weights).mean(0)
             seen = (seen.any(0) if seen.ndim == 3 else seen).float()
@@ -130,7 +133,7 @@ def _beside(implementation: str):
         collector = _COLLECTOR.get()
         if collector is not None:
             scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-            collector.add(module.layer_idx, query, key, attention_mask, scale, kwargs.get("softcap"))
+            collector.add(module.layer_idx, query, key, attention_mask, scale, kwargs.get("softcap"), kwargs.get("s_aux"))
         function = ALL_ATTENTION_FUNCTIONS[implementation] if implementation != "eager" else sys.modules[type(module).__module__].eager_attention_forward
         return function(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
 

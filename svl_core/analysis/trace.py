@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from svl_core.analysis.attention import AttentionStatistics, Collector, collecting
-from svl_core.errors import Cancelled, InputError, SVLError
-from svl_core.lvlm.families import residual
+from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 
@@ -73,11 +73,8 @@ class Trace:
 
 
 def down_projection(layer: torch.nn.Module) -> torch.nn.Linear:
-    """The linear map that ends a decoder layer's MLP. Raises SVLError where there is no single one (mixtures of experts)."""
-    found = getattr(getattr(layer, "mlp", None), "down_proj", None)
-    if not isinstance(found, torch.nn.Module):
-        raise SVLError(f"Found no mlp.down_proj in {type(layer).__name__}; expected one; use compensation 'none' for this model.")
-    return found
+    """The linear map that ends a decoder layer's MLP. Raises InputError where there is no single one (mixtures of experts)."""
+    return linear_map(layer, DOWN_PROJECTIONS)
 
 
 def trace(lvlm: LVLM, samples: Sample | Sequence[Sample], *, mlp: bool = False, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Trace:
@@ -130,5 +127,8 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool) -> SampleTrace:
         stack.enter_context(collecting(lvlm.decoder, collector))
         last = torch.tensor([sample.length - 1], device=lvlm.device)  # a number instead would let Gemma4 skip positions in its last layers
         logits = lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits
-    return SampleTrace(torch.stack([f.cpu() for f in features]), sample.visual, sample.textual, collector.statistics(), logits[0, -1].float().cpu().numpy(), sample.key,
+    statistics = collector.statistics()
+    if np.isnan(statistics.text_to_text).all():
+        raise InputError(f"Found no attention to watch in {lvlm.name}; expected one that goes through transformers' attention interface; choose another model.")
+    return SampleTrace(torch.stack([f.cpu() for f in features]), sample.visual, sample.textual, statistics, logits[0, -1].float().cpu().numpy(), sample.key,
                        torch.stack([o.cpu() for o in outputs]) if mlp else None, sample)

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 DEFAULT_PROMPT = "Describe the image."
 
-Pair = tuple[object, str]  # an image (or its path) and a prompt
+Pair = tuple[object, str]  # an image (or its path, or None) and a prompt
 
 
 def read_calibration(source: str | Path, *, prompt: str = DEFAULT_PROMPT, limit: int | None = None, seed: int | None = None) -> list[Pair]:
     """(image path, prompt) pairs of a folder of images or of a JSON Lines file.
 
     Folder: every image in it by name; `cat.txt` beside `cat.png` holds that image's prompt, otherwise `prompt` is asked.
-    JSON Lines: `{"image": path, "prompt": text}` a line (`"question"` will do; neither: `prompt`). `limit` keeps the first
-    pairs, or with `seed` a random draw. Raises InputError for a missing or empty source, naming the line.
+    JSON Lines: `{"image": path, "prompt": text}` a line (`"question"` will do; neither: `prompt`; image null: a
+    question without one). `limit` keeps the first pairs, or with `seed` a random draw. Raises InputError for a missing or empty source, naming the line.
     """
     source = Path(source)
     if source.is_dir():
         pairs = [(path, _prompt_beside(path, prompt)) for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
         expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
     else:
-        rows = read_rows(source, ("image",))
+        rows = read_rows(source, ())
         pairs = [(image_path(row, source, where), _prompt_of(row, prompt)) for where, row in rows]
         expected = 'lines of {"image": path, "prompt": text}'
     if not pairs:

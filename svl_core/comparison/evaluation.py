@@ -29,7 +29,7 @@ Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 class Question:
     """A labelled question; `kind` groups the results ("" = ungrouped). Anything with these attributes will do."""
 
-    image: Image.Image | Path | str
+    image: Image.Image | Path | str | None
     question: str
     answer: str
     kind: str = ""
@@ -235,7 +235,7 @@ def evaluate(
 def read_jsonl(path: str | Path) -> Iterator[Question]:
     """Questions of a JSON Lines file: `{"image": path, "question": text, "answer": text}` a line, `"kind"` if wanted.
 
-    Image paths are relative to the file's folder. Empty lines are skipped. Raises InputError with the line's number.
+    Image paths are relative to the file's folder; null asks without an image. Empty lines are skipped. Raises InputError with the line's number.
     """
-    for where, row in read_rows(path, ("image", "question", "answer")):
+    for where, row in read_rows(path, ("question", "answer")):
         yield Question(image_path(row, path, where), row["question"], row["answer"], str(row.get("kind", "")))

@@ -48,8 +48,12 @@ def has_text(row: dict[str, Any], key: str) -> bool:
     return isinstance(row.get(key), str) and bool(row[key].strip())
 
 
-def image_path(row: dict[str, Any], path: str | Path, where: str) -> Path:
-    """The row's image, relative to the file's folder. Raises InputError if there is no such file."""
+def image_path(row: dict[str, Any], path: str | Path, where: str) -> Path | None:
+    """The row's image, relative to the file's folder; None where it says null. Raises InputError if there is no such file."""
+    if "image" in row and row["image"] is None:
+        return None
+    if not has_text(row, "image"):
+        raise InputError(f'Found no text under "image" in {where}; expected a path relative to the file\'s folder, or null for a question without an image; mend the line.')
     image = Path(path).parent / row["image"]
     if not image.is_file():
         raise InputError(f"Found no image {image} for {where}; expected a path relative to the file's folder; mend the line.")

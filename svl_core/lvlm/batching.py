@@ -23,7 +23,10 @@ def _per_position(value: torch.Tensor, length: int) -> bool:
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
-    """Inputs of a batch of B samples with one `shape_key`, left-padded to the longest; padding gets attention 0."""
+    """Inputs of a batch of B samples with one `shape_key`, left-padded to the longest; padding gets attention 0.
+
+    Plain text gets its own positions too: decoders with learnt ones (GPT-2) would count the padding.
+    """
     longest = max(sample.length for sample in samples)
     batch = {}
     for name, first in samples[0].inputs.items():
@@ -35,6 +38,8 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
     if "attention_mask" not in batch:
         lengths = torch.tensor([[s.length] for s in samples])
         batch["attention_mask"] = (torch.arange(longest) >= longest - lengths).long().to(batch["input_ids"].device)
+    if set(batch) == {"input_ids", "attention_mask"} and any(sample.length < longest for sample in samples):
+        batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
     return batch
 
 

@@ -75,17 +75,41 @@ def family_of(config) -> Family:
 
 # Parts of a model
 
+LAYER_LISTS = ("layers", "h")  # what decoders call the list of their layers
+DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.fc2", "fc2", "mlp.dense_4h_to_h")  # the linear map that ends a layer's MLP
+OUT_PROJECTIONS = ("self_attn.o_proj", "self_attn.out_proj", "attention.dense", "self_attention.dense")  # and the one that ends its attention
+
+
 def find_decoder(model) -> torch.nn.Module:
-    """The module with the decoder layers: `get_decoder()`, or `.model` where that leads no further (Llama4), repeated until it has `.layers`. Raises SVLError when there is none."""
+    """The module that holds the decoder layers: `get_decoder()`, or `.model` where that leads no further (Llama4), repeated until one does. Raises SVLError when there is none."""
     module = model
     for _ in range(5):
-        if isinstance(getattr(module, "layers", None), torch.nn.ModuleList):
+        if _layers(module) is not None:
             return module
         inner = module.get_decoder() if hasattr(module, "get_decoder") else None
         module = inner if inner is not None and inner is not module else getattr(module, "model", None)
         if module is None:
             break
     raise SVLError(f"Found no list of decoder layers in {type(model).__name__}; expected get_decoder().layers; this model cannot be analysed.")
+
+
+def _layers(decoder) -> torch.nn.ModuleList | None:
+    return next((found for name in LAYER_LISTS if isinstance(found := getattr(decoder, name, None), torch.nn.ModuleList)), None)
+
+
+def decoder_layers(model) -> torch.nn.ModuleList:
+    """Raises SVLError when there are none."""
+    return _layers(find_decoder(model))
+
+
+def linear_map(layer: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
+    """The first of the dotted `names` that a decoder layer has as a linear map. Raises InputError where it has none (mixtures of experts, GPT-2)."""
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        found = getattr(getattr(layer, owner, None) if owner else layer, leaf, None)
+        if isinstance(found, torch.nn.Module) and getattr(found, "weight", None) is not None and hasattr(found, "in_features"):
+            return found
+    raise InputError(f"Found no {names[0]} in {type(layer).__name__}; expected a linear map to edit; choose compensation 'none' or other targets for this model.")
 
 
 def residual(hidden: torch.Tensor, text) -> torch.Tensor:
@@ -95,7 +119,7 @@ def residual(hidden: torch.Tensor, text) -> torch.Tensor:
 
 def layers_prefix(model) -> str:
     """Dotted name of the decoder's layer list inside the model, with the closing dot: "model.language_model.layers."."""
-    layers = find_decoder(model).layers
+    layers = decoder_layers(model)
     return next(name for name, module in model.named_modules() if module is layers) + "."
 
 

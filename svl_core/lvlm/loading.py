@@ -15,7 +15,7 @@ from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm import catalogue, families, memory
 from svl_core.lvlm.catalogue import DEMO
 from svl_core.lvlm.model import LVLM, PLAN_FILE, quiet
-from svl_core.lvlm.probing import probe
+from svl_core.lvlm.probing import probe, refuse_without_layers
 from svl_core.lvlm.processors import load_processor
 
 Progress = Callable[[float, str], None]
@@ -86,6 +86,7 @@ def load(
         raise InputError(f"Found too little memory for {name}: part of it would stay on disk; expected all of it in memory; choose a smaller model or 4-bit loading.")
     model = (model if device_map or quantize else model.to(place)).eval().requires_grad_(False)
     record = read_record(folder)
+    refuse_without_layers(model, name)
     lvlm = LVLM(model, processor, families.family_of(config), name, commit, tuple(record.get("layer_ids", ())), {key: value for key, value in record.items() if key not in RECORD_KEYS})
     if lvlm.family is families.GENERIC:
         tell(0.95, "probing a model of no known family")
@@ -159,18 +160,25 @@ def _download(name: str, revision: str | None, patterns: list[str], tell: Progre
 
 
 def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:
-    """A progress bar class that shows nothing, tells `tell` about bytes (as the share 0.05 to 0.8 of loading) and stops on `cancel`."""
-    from huggingface_hub.utils import tqdm
+    """A progress bar class that shows nothing, tells `tell` about bytes (as the share 0.05 to 0.8 of loading) and stops on `cancel`.
+
+    Not one of huggingface_hub's own bars, which fall silent once progress bars are switched off.
+    """
+    from tqdm.std import tqdm
+
+    furthest = 0.0
 
     class Bar(tqdm):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
 
         def update(self, n=1):
+            nonlocal furthest
             if cancel is not None and cancel.is_set():
                 raise Cancelled("Stopped; what was downloaded is kept.")
             shown = super().update(n)
-            if tell is not None and self.unit == "B" and self.total:
+            if tell is not None and self.unit == "B" and self.total and self.n > furthest:  # bytes fetched and bytes put together have a bar each
+                furthest = self.n
                 tell(0.05 + 0.75 * min(self.n / self.total, 1.0), f"downloading: {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB")
             return shown
 

@@ -65,12 +65,12 @@ class LVLM:
 
     @property
     def decoder(self) -> torch.nn.Module:
-        """The text decoder: the module that holds `.layers`."""
+        """The text decoder: the module that holds the layers."""
         return families.find_decoder(self.model)
 
     @property
     def layers(self) -> torch.nn.ModuleList:
-        return self.decoder.layers
+        return families.decoder_layers(self.model)
 
     @property
     def text_config(self):

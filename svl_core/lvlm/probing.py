@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import decoding, families, skeleton
+from svl_core.lvlm.batching import collate
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
 from svl_core.lvlm.model import LVLM
@@ -34,7 +35,7 @@ TRIED, HIT_SHARE = 8, 0.7  # positions tried in each picture; the share of them 
 def probe(lvlm: LVLM) -> LVLM:
     """Looks for decoder layers, encodes a test picture (a text-only model gets the question alone), looks for visual positions
     that follow the picture and for attention that can be watched, and checks that a pruned forward pass equals one with the
-    layers skipped and that generation with the cache equals generation without.
+    layers skipped, that generation with the cache equals generation without, and that left padding changes nothing.
 
     Returns the model with the places of its visual positions, where they could be found. Raises InputError naming the probe that failed.
     """
@@ -43,16 +44,15 @@ def probe(lvlm: LVLM) -> LVLM:
     def encodes():
         found["sample"] = lvlm.encode(noise(224, 224), QUESTION) if lvlm.sees else lvlm.encode(None, QUESTION)
 
-    steps = [("decoder layers", lambda: _decoder(lvlm)), ("picture and question" if lvlm.sees else "question", encodes)]
+    steps = [("decoder layers", lambda: _decoder(lvlm.model)), ("picture and question" if lvlm.sees else "question", encodes)]
     steps += [("visual positions", lambda: _visual(lvlm, found["sample"]))] * lvlm.sees
     steps += [("attention", lambda: _attention(lvlm, found["sample"])), ("pruning equals skipping", lambda: _pruning(lvlm, found["sample"])),
-              ("generation with a cache", lambda: _cache(lvlm, found["sample"]))]
+              ("generation with a cache", lambda: _cache(lvlm, found["sample"])), ("left padding", lambda: _padding(lvlm, found["sample"]))]
     for name, step in steps:
         try:
             step()
         except Exception as error:  # an unknown model may fail in any way
-            reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
-            raise InputError(f"Found {lvlm.name}, a {lvlm.model.config.model_type} model of no known family, which fails the probe \"{name}\" ({reason}); expected one that passes; choose a model of `svl models`.") from error
+            raise _refusal(lvlm.name, lvlm.model, name, error) from error
     return _placed(lvlm) if lvlm.sees else lvlm
 
 
@@ -60,12 +60,24 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def _decoder(lvlm: LVLM) -> None:
-    if lvlm.model.config.is_encoder_decoder:
+def _refusal(name: str, model, step: str, error: Exception) -> InputError:
+    reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
+    return InputError(f"Found {name}, a {model.config.model_type} model of no known family, which fails the probe \"{step}\" ({reason}); expected one that passes; choose a model of `svl models`.")
+
+
+def refuse_without_layers(model, name: str) -> None:
+    """The first probe, for what is not even an `LVLM`. Raises InputError."""
+    try:
+        families.find_decoder(model)
+    except SVLError as error:
+        raise _refusal(name, model, "decoder layers", error) from error
+
+
+def _decoder(model) -> None:
+    if model.config.is_encoder_decoder:
         raise SVLError("it has an encoder for the text, and this project prunes decoders only")
-    families.find_decoder(lvlm.model)
-    if lvlm.num_layers < 3:
-        raise SVLError(f"{lvlm.num_layers} layers")
+    if (layers := len(families.decoder_layers(model))) < 3:
+        raise SVLError(f"{layers} layers, where at least 3 are needed")
 
 
 def _visual(lvlm: LVLM, sample: Sample) -> None:
@@ -80,9 +92,7 @@ _WATCHING: ContextVar[set[int] | None] = ContextVar("svl_watching", default=None
 WATCHED = "svl_probe"
 
 
-def _watched(module, query, key, value, attention_mask, softcap=None, **options):
-    if options.get("s_aux") is not None:
-        raise SVLError("attention sinks, which the attention statistics do not know")
+def _watched(module, query, key, value, attention_mask, softcap=None, s_aux=None, **options):
     if _WATCHING.get() is not None:
         _WATCHING.get().add(module.layer_idx)
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
@@ -140,6 +150,17 @@ def _cache(lvlm: LVLM, sample: Sample) -> None:
         for step, expected in enumerate(slow.logits):
             _equal(lvlm, quick.logits, expected)
             quick.feed(slow.sequences[:, sample.length + step, None])
+
+
+def _padding(lvlm: LVLM, sample: Sample) -> None:
+    """In a batch with a longer question, predictions equal those alone, before and after a further token."""
+    longer = lvlm.encode(sample.images or None, f"{QUESTION} {QUESTION}")
+    batch, alone = (decoding.Decoding(lvlm, inputs) for inputs in (collate([sample, longer], lvlm.tokenizer.pad_token_id or 0), sample.inputs))
+    for _ in range(2):
+        _equal(lvlm, batch.logits[:1], alone.logits)
+        first = alone.logits.argmax(-1, keepdim=True)
+        batch.feed(first.expand(2, 1))
+        alone.feed(first)
 
 
 def _equal(lvlm: LVLM, found: torch.Tensor, expected: torch.Tensor) -> None:

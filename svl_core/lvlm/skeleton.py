@@ -28,7 +28,7 @@ def with_layers(model, keep: Sequence[int]):
     Works on quantised models (their special modules are shared too) and on models spread over devices by accelerate.
     Raises SVLError for a config or a tensor whose meaning per layer is not known, InputError for layers that something was added to.
     """
-    prefix, layers = families.layers_prefix(model), len(families.find_decoder(model).layers)
+    prefix, layers = families.layers_prefix(model), len(families.decoder_layers(model))
     view = empty(type(model), families.cut_config(model.config, keep, layers))
     _share_special_modules(model, view, prefix, keep)
     for slot in ("_parameters", "_buffers"):

@@ -9,7 +9,8 @@ import torch
 
 from svl_core.analysis.gap import gram_of_difference
 from svl_core.analysis.trace import down_projection
-from svl_core.errors import InputError, SVLError
+from svl_core.errors import InputError
+from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
 from svl_core.pruning.compensation import Edit, Fit
 from svl_core.pruning.refit import check_floating
 
@@ -134,10 +135,7 @@ def projection(layer: torch.nn.Module, target: str) -> torch.nn.Module:
     """The linear module whose output `target` ("mlp" or "attention") adds to the residual stream."""
     if target == "mlp":
         return down_projection(layer)
-    found = getattr(getattr(layer, "self_attn", None), "o_proj", None)
-    if not isinstance(found, torch.nn.Module):
-        raise SVLError(f"Found no self_attn.o_proj in {type(layer).__name__}; expected one; choose the target 'mlp' only.")
-    return found
+    return linear_map(layer, OUT_PROJECTIONS)
 
 
 def apply(module: torch.nn.Module, edit: torch.Tensor) -> None:

@@ -181,8 +181,11 @@ def test_a_hub_model_with_progress_and_cancel(monkeypatch, saved, tmp_path):
     import shutil
     import threading
 
+    from huggingface_hub.utils import disable_progress_bars
+
     from svl_core.errors import Cancelled
 
+    disable_progress_bars()  # as the command does: ours tell all the same
     commit = "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(saved, tmp_path / commit)
     weights = (tmp_path / commit / "model.safetensors").rename(tmp_path / "aside")
