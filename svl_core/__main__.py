@@ -30,7 +30,7 @@ def _common() -> argparse.ArgumentParser:
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub model")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)")
-    group.add_argument("--device-map", metavar="MAP", help="'auto': spread the model over all GPUs, the CPU and the disk (needs the extra 'large'); then --device is not used")
+    group.add_argument("--device-map", metavar="MAP", help="'auto': spread the model over all GPUs and the CPU (needs the extra 'large'); then --device is not used")
     group.add_argument("--quantize", metavar="HOW", help="weights in '8bit' or '4bit' (needs the extra 'large'); goes with compensation none")
     group.add_argument("--seed", type=int, default=0, help="seed of random draws: criterion 'random', calibration, questions (default: %(default)s)")
     group.add_argument("--json", metavar="FILE", help="write the result as JSON to FILE ('-': standard output)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,8 @@ def load(
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
     dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has twice the memory for it,
         because most CPUs are slow at half precision.
-    device_map: "auto" spreads the model over all GPUs and the CPU (extra `large`); then `device` is not used.
+    device_map: "auto" spreads the model over all GPUs and the CPU (extra `large`); then `device` is not used. A dict from parts of
+        the model to devices may keep some on the "disk".
     quantize: "4bit" or "8bit" through bitsandbytes (extra `large`).
     text_only: allow a plain causal language model, as a control without images.
     pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without running their code).
@@ -55,6 +57,8 @@ def load(
     memory that is free, one of no known family that fails its probes, and unknown options; Cancelled.
     """
     tell = progress or (lambda share, what: None)
+    for chatty in ("bitsandbytes", "accelerate.big_modeling"):  # they tell of each matrix that is cast or kept elsewhere
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     name = str(name)
     dtype, quantize = _known_dtype(dtype), _known_quantization(quantize)
     place = None if device_map else resolve_device(device)
@@ -82,8 +86,6 @@ def load(
             model = model_class.from_pretrained(folder, **options)
     except Exception as error:  # unreadable files, wrong shapes, packages that are missing
         raise InputError(f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a complete checkpoint; get it again.") from error
-    if "disk" in map(str, (getattr(model, "hf_device_map", None) or {}).values()):
-        raise InputError(f"Found too little memory for {name}: part of it would stay on disk; expected all of it in memory; choose a smaller model or 4-bit loading.")
     model = (model if device_map or quantize else model.to(place)).eval().requires_grad_(False)
     record = read_record(folder)
     refuse_without_layers(model, name)

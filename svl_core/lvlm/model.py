@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from svl_core.errors import InputError
-from svl_core.lvlm import families
+from svl_core.lvlm import families, skeleton
 from svl_core.lvlm.encoding import Reader
 from svl_core.lvlm.sample import Sample
 
@@ -89,9 +90,7 @@ class LVLM:
     @property
     def device(self) -> torch.device:
         """Where inputs go: the device that runs the word embeddings."""
-        embeddings = self.model.get_input_embeddings()
-        held = embeddings.weight.device
-        return torch.device(embeddings._hf_hook.execution_device) if held.type == "meta" else held
+        return skeleton.running_device(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -163,7 +162,8 @@ class LVLM:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"Found something at {str(folder)!r} already; expected a new or empty folder; choose another name.")
         folder.mkdir(parents=True, exist_ok=True)
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
         if self.provenance:

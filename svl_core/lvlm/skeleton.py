@@ -38,11 +38,11 @@ def with_layers(model, keep: Sequence[int]):
             tensor = source.get(full)
             if tensor is None:
                 raise SVLError(f"Found no tensor {full} in {type(model).__name__}; expected it for {name} of the pruned model; this model cannot be pruned.")
+            owner, _, leaf = name.rpartition(".")
             if tensor.shape != placeholder.shape:
-                tensor = _sliced(name, tensor, keep, layers)
+                tensor = _sliced(name, real(model.get_submodule(_full_name(owner, prefix, keep)), leaf), keep, layers)
             if tensor.shape != placeholder.shape:
                 raise SVLError(f"Found {name} of shape {tuple(tensor.shape)}; expected {tuple(placeholder.shape)} for the layers kept; this model cannot be pruned.")
-            owner, _, leaf = name.rpartition(".")
             getattr(view.get_submodule(owner), slot)[leaf] = tensor
         copied = {_full_name(name, prefix, keep) for name, _ in _tensors(view, slot)}
         if added := [name for name in source if name.startswith(prefix) and int(name[len(prefix):].split(".")[0]) in keep and name not in copied]:
@@ -56,16 +56,45 @@ def with_layers(model, keep: Sequence[int]):
 
 
 def _tensors(model, slot: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) of all parameters or buffers, tied ones under each name; the real one where accelerate keeps it elsewhere."""
+    """(name, tensor) of all parameters or buffers, tied ones under each name; an empty one where accelerate keeps the real one elsewhere."""
     for path, module in model.named_modules(remove_duplicate=False):
         for leaf, tensor in getattr(module, slot).items():
-            if tensor is None:
-                continue
-            weights = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-            if tensor.device.type == "meta" and weights is not None:
-                real = weights[leaf]
-                tensor = torch.nn.Parameter(real, requires_grad=False) if slot == "_parameters" else real
-            yield (f"{path}.{leaf}" if path else leaf), tensor
+            if tensor is not None:
+                yield (f"{path}.{leaf}" if path else leaf), tensor
+
+
+def real(module: torch.nn.Module, leaf: str) -> torch.Tensor | None:
+    """A module's parameter or buffer; where accelerate keeps it in memory or on the disk until it is used, the one kept."""
+    tensor, kept = getattr(module, leaf, None), getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    return kept[leaf] if tensor is not None and tensor.device.type == "meta" and kept is not None else tensor
+
+
+def running_device(module: torch.nn.Module) -> torch.device:
+    """The device on which a module computes, also where accelerate brings its weights there only then."""
+    where = (getattr(getattr(part, "_hf_hook", None), "execution_device", None) for part in module.modules())
+    found = next((device for device in where if device is not None), None)
+    return next(module.parameters()).device if found is None else torch.device(found)
+
+
+def assign(module: torch.nn.Module, **parameters: torch.Tensor) -> None:
+    """Gives a module of a view new parameters; those that it shares stay as they are. One that accelerate keeps elsewhere comes to stay."""
+    hook = getattr(module, "_hf_hook", None)
+    if getattr(hook, "offload", False):
+        parameters = {leaf: real(module, leaf) for leaf, tensor in module._parameters.items() if tensor is not None} | parameters
+    for leaf, tensor in parameters.items():
+        setattr(module, leaf, torch.nn.Parameter(tensor, requires_grad=False))
+    if getattr(hook, "offload", False):
+        _hooked(module, hook, offload=False, weights_map=None)
+
+
+def _hooked(module: torch.nn.Module, hook, **changes) -> None:
+    """Puts a copy of another module's accelerate hook on `module`; it takes its weights from where that hook takes them."""
+    from accelerate.hooks import add_hook_to_module, remove_hook_from_module
+
+    copied = copy.copy(hook)
+    for name, value in changes.items():
+        setattr(copied, name, value)
+    add_hook_to_module(remove_hook_from_module(module), copied)
 
 
 def _share_special_modules(model, view, prefix: str, keep: Sequence[int]) -> None:
@@ -97,7 +126,7 @@ def _full_name(name: str, prefix: str, keep: Sequence[int]) -> str:
 
 
 def _dispatched(model, view, prefix: str, keep: Sequence[int]):
-    """Spreads the view over the devices that hold the full model's parts; nothing is copied between devices."""
+    """Runs each part of the view where the full model's runs; nothing is copied, and what accelerate keeps in memory or on the disk stays there."""
     device_map = getattr(model, "hf_device_map", None)
     if not device_map:
         return view
@@ -112,7 +141,9 @@ def _dispatched(model, view, prefix: str, keep: Sequence[int]):
         mapped[name] = device
     view.hf_device_map = mapped
     if len(set(map(str, device_map.values()))) > 1:
-        from accelerate import dispatch_model
-
-        dispatch_model(view, device_map=mapped)
+        for name, module in list(view.named_modules()):
+            hook = getattr(model.get_submodule(_full_name(name, prefix, keep)), "_hf_hook", None)
+            if hook is not None:
+                here = getattr(hook, "offload", False) and all(tensor.device.type != "meta" for tensor in module.parameters(recurse=False))
+                _hooked(module, hook, **({"offload": False, "weights_map": None} if here else {}))
     return view

@@ -11,6 +11,7 @@ from svl_core.analysis.gap import gram_of_difference
 from svl_core.analysis.trace import down_projection
 from svl_core.errors import InputError
 from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
+from svl_core.lvlm.skeleton import assign, real, running_device
 from svl_core.pruning.compensation import Edit, Fit
 from svl_core.pruning.refit import check_floating
 
@@ -122,8 +123,8 @@ def bridge(fit: Fit, first: int, last: int) -> Edit:
 
 def attach(layer: torch.nn.Module, bridge: Bridge) -> None:
     """Puts a bridge behind a decoder layer, in its dtype and on its device; the layer is the pruned view's own module."""
-    like = next(layer.parameters())
-    layer.add_module("svl_bridge", bridge.to(device=like.device, dtype=like.dtype))
+    like = next(parameter for parameter in layer.parameters() if parameter.is_floating_point())  # 8-bit weights are whole numbers
+    layer.add_module("svl_bridge", bridge.to(device=running_device(layer), dtype=like.dtype))
 
     def hook(module, args, output):
         return (module.svl_bridge(output[0]), *output[1:]) if isinstance(output, tuple) else module.svl_bridge(output)
@@ -141,8 +142,5 @@ def projection(layer: torch.nn.Module, target: str) -> torch.nn.Module:
 def apply(module: torch.nn.Module, edit: torch.Tensor) -> None:
     """W <- edit W (and b <- edit b) by assigning new Parameters: the tensors that a full model shares stay as they are."""
     check_floating(module)
-    for name in ("weight", "bias"):
-        old = getattr(module, name, None)
-        if old is not None:
-            new = (edit.to(old.device) @ old.detach().double()).to(old.dtype)
-            setattr(module, name, torch.nn.Parameter(new, requires_grad=False))
+    held = {name: real(module, name) for name in ("weight", "bias")}
+    assign(module, **{name: (edit.to(old.device) @ old.detach().double()).to(old.dtype) for name, old in held.items() if old is not None})

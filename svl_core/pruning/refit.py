@@ -16,6 +16,7 @@ from svl_core.analysis.skipping import own_answer
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.skeleton import assign, real
 from svl_core.lvlm.replay import Recording, record
 from svl_core.lvlm.sample import Sample
 
@@ -87,8 +88,8 @@ def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_
         projection = down_projection(module)
         check_floating(projection)
         gram, cross = _moments(module, layer, after, passes, weights, states)
-        weight = projection.weight
-        projection.weight = torch.nn.Parameter((weight.double().cpu() + solved(gram, cross, ridge)).to(weight), requires_grad=False)
+        weight = real(projection, "weight")
+        assign(projection, weight=(weight.double().cpu() + solved(gram, cross, ridge)).to(weight))
         states = [one.step(module, layer, state) for one, state in zip(passes, states)]
     return [ids[layer] for layer in keep[first:]]
 

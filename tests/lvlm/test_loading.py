@@ -134,12 +134,25 @@ def test_options_that_need_packages(saved, monkeypatch, option):
         svl.load(saved, **option)
 
 
-def test_a_model_spread_by_accelerate(tiny, saved, tiny_sample):
+def test_a_model_spread_by_accelerate(tiny, saved, tiny_sample, tmp_path):
+    """Every second layer and the head on the disk: the same numbers at every step of the line, and the disk's part stays there."""
     pytest.importorskip("accelerate")
-    spread = svl.load(saved, device_map={"": "cpu"})
+    parts = ["model.vision_tower", "model.multi_modal_projector", *(f"model.language_model.{part}" for part in ("embed_tokens", "norm", "rotary_emb")), *(f"model.language_model.layers.{i}" for i in range(6)), "lm_head"]
+    spread = svl.load(saved, device_map={part: "disk" if part[-1] in "135d" and part != "model.vision_tower" else "cpu" for part in parts})
+    offloaded = {name for name, parameter in spread.model.named_parameters() if parameter.device.type == "meta"}
+    assert any(".layers.3." in name for name in offloaded) and "lm_head.weight" in offloaded and spread.device.type == "cpu"
+    traces = [svl.trace(one, [tiny_sample], mlp=True) for one in (spread, tiny)]
+    assert torch.equal(traces[0].samples[0].features, traces[1].samples[0].features)
+    plan = svl.manual_plan([2, 4], 6)  # edits a layer on the disk, 1 and 3
+    for compensation in ("none", "lstsq", "refit", "bridge"):
+        pruned, expected = (svl.prune(one, plan, compensation, trace) for one, trace in zip((spread, tiny), traces))
+        assert torch.equal(pruned.model(**tiny_sample.inputs).logits, expected.model(**tiny_sample.inputs).logits), compensation
+        assert svl.answer(pruned, tiny_sample, max_new_tokens=3).token_ids == svl.answer(expected, tiny_sample, max_new_tokens=3).token_ids
+        assert pruned.num_parameters == expected.num_parameters and any(parameter.device.type == "meta" for parameter in pruned.model.parameters())
+    svl.prune(spread, plan, "lstsq", traces[0]).save(tmp_path / "out")
+    assert torch.equal(svl.load(tmp_path / "out").model(**tiny_sample.inputs).logits, svl.prune(tiny, plan, "lstsq", traces[1]).model(**tiny_sample.inputs).logits)
     assert torch.equal(spread.model(**tiny_sample.inputs).logits, tiny.model(**tiny_sample.inputs).logits)
-    view = svl.pruned_view(spread, [0, 2, 5])
-    assert torch.equal(view.model(**tiny_sample.inputs).logits, svl.pruned_view(tiny, [0, 2, 5]).model(**tiny_sample.inputs).logits)
+    assert {name for name, parameter in spread.model.named_parameters() if parameter.device.type == "meta"} == offloaded
 
 
 class FakeHub:
@@ -223,7 +236,7 @@ def test_a_pruning_that_differs_from_skipping_is_refused(saved, monkeypatch):
         svl.load(saved)
 
 
-def test_eight_bits(tiny, saved, tiny_sample):
+def test_eight_bits(tiny, saved, tiny_sample, tmp_path):
     """Pruning a quantised model equals skipping its layers, and saving keeps the quantised weights."""
     pytest.importorskip("bitsandbytes")
     full = svl.load(saved, quantize="8bit", device="cpu")
@@ -235,3 +248,9 @@ def test_eight_bits(tiny, saved, tiny_sample):
     for handle in handles:
         handle.remove()
     assert torch.equal(pruned, skipped) and torch.equal(full.model(**tiny_sample.inputs).logits, whole)
+    trace, plan = svl.trace(full, [tiny_sample], mlp=True), svl.manual_plan([2], 6)
+    for compensation in ("scp", "lstsq", "refit"):
+        with pytest.raises(InputError, match="Found quantised weights"):
+            svl.prune(full, plan, compensation, trace)
+    assert torch.isfinite(svl.prune(full, plan, "bridge", trace).model(**tiny_sample.inputs).logits).all()
+    assert torch.equal(svl.load(svl.pruned_view(full, keep).save(tmp_path / "out"), device="cpu").model(**tiny_sample.inputs).logits, pruned)
