@@ -434,7 +434,7 @@ def _models(args: argparse.Namespace) -> tuple[dict, str]:
     heading = ("id", "parameters", "layers", "visual tokens an image", "bf16 memory", "licence", "good for")
     rows = [(m["id"], f"{m['parameters'] / 1e9:.2f} B", str(m["layers"]), m["visual_tokens"], f"{m['memory_gb']:.1f} GB", m["licence"] + (" (gated)" if m["gated"] else ""), m["good_for"]) for m in models]
     text = "models\n" + _table([heading, *rows], left=len(heading))
-    text += "\n\nfamilies: " + ", ".join(result["families"]) + "; other image-to-text models of transformers load too, without patch places"
+    text += "\n\nfamilies: " + ", ".join(result["families"]) + "; other models of transformers are probed as they load, and served or refused with the reason; a causal language model without images serves as control"
     return result, text + "".join(f"\n\n{title}\n{_table(rows, left=3)}" for title, rows in lists)
 
 
