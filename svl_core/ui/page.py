@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 import svl_core as svl
-from svl_core.ui import calibration, difference, examples, guard, parts, presets, sections, texts, variants, views
+from svl_core.ui import calibration, difference, examples, guard, lesson, parts, presets, sections, texts, variants, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
@@ -61,6 +61,9 @@ def _layout(models: Models, limits: Limits) -> dict:
     with gr.Row(elem_id="head"):
         with gr.Column(scale=5, min_width=300):
             gr.HTML(views.header(texts.TITLE, texts.LEDE), elem_id="title", padding=False)
+            with gr.Row(elem_id="head-tools"):
+                lesson.layout(c)
+                parts.large_type("type")
         with gr.Column(scale=3, min_width=280):
             c["model"] = gr.Dropdown(names, value=models.first, label="Model", info="Or type a Hugging Face id or a local folder" if limits.any_model else None, allow_custom_value=limits.any_model, elem_id="model")
 
@@ -71,7 +74,7 @@ def _layout(models: Models, limits: Limits) -> dict:
             c["photo-note"] = parts.view("photo-note")
             c["new-scene"] = gr.Button("Draw a new scene at random", elem_id="new-scene")
             with gr.Accordion("Compose a scene: pick objects and places", open=False, elem_id="compose"):
-                c["composer"] = parts.composer("composer", examples.groups(), list(examples.PLACES))
+                c["composer"] = parts.composer("composer", examples.groups(), list(examples.PLACES), examples.items_of(scene))
                 c["style"] = gr.Radio([("Noto", "noto"), ("Twemoji", "twemoji")], value="noto", label="Drawing style", elem_id="style")
         with gr.Column(scale=5):
             c["prompt"] = gr.Textbox(question, label="Prompt", placeholder="Ask about the image, for example: where is the cat?", lines=2, max_lines=6, elem_id="prompt", submit_btn=False)
@@ -106,7 +109,7 @@ def _layout(models: Models, limits: Limits) -> dict:
         with gr.Column(scale=4):
             sections.plot("similarity", c)
             c["token_set"] = gr.Dropdown(list(texts.TOKEN_SETS), value=default.token_set, label="Tokens of the heatmaps", elem_id="token-set")
-    with gr.Accordion("Choose otherwise: whole blocks, other criteria", open=False, elem_id="choose"):
+    with gr.Accordion("Choose otherwise: whole blocks, other criteria", open=False, elem_id="choose") as c["choose"]:
         with gr.Row(elem_classes="pair"):
             with gr.Column(scale=5):
                 sections.plot("blocks", c)
@@ -240,11 +243,12 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     then_live(w.rank(w.halt_ranking(c["criterion"].input).then))
     for changed in (c["compensation"].input, c["bridge"].settle_rank, c["bridge"].settle_strength, c["attention_target"].input, c["bridge"].settle_answer_length, c["bridge"].settle_visual_share):
         then_live(on(changed, desk.plan_changed, plan_in, figures, trigger_mode="always_last", **QUICK))
+    on(c["choose"].expand, desk.plan_changed, plan_in, ["plot-blocks", "criteria"], **QUICK)  # what a closed fold is sent, it loses
     on(c["token_set"].input, desk.heatmap, plan_in, ["plot-similarity", "plot-blocks"], **QUICK)
     then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
     then_live(w.rank(on(c["criteria"].pick, picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then))
 
-    for section in (presets, difference, variants, calibration):
+    for section in (presets, difference, variants, calibration, lesson):
         section.wire(w)
     on(c["report"].click, desk.report, [c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
         None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")

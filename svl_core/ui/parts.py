@@ -49,6 +49,16 @@ def link(elem_id: str) -> gr.HTML:
     return _part("link", None, elem_id, classes="card")
 
 
+def lesson(elem_id: str) -> gr.HTML:
+    """The guided lesson: raises `step` with {"step": 0-based or -1 to leave, "do": what to try}; the value is `lesson.content`."""
+    return _part("lesson", None, elem_id)
+
+
+def large_type(elem_id: str) -> gr.HTML:
+    """A toggle of larger type, kept in the page's address."""
+    return _part("type", None, elem_id)
+
+
 def bridge(sliders: list[str]) -> gr.HTML:
     """Invisible; raises `settle_<id>` a moment after a slider came to rest, moved by mouse, touch or keyboard."""
     names = " ".join(f"'settle_{name.replace('-', '_')}'" for name in sliders)
@@ -56,19 +66,20 @@ def bridge(sliders: list[str]) -> gr.HTML:
     return gr.HTML("", html_template="<div></div>", js_on_load=script, elem_id="bridge", apply_default_css=False, padding=False)
 
 
-def composer(elem_id: str, groups: list[tuple[str, list[str]]], places: list[str]) -> gr.HTML:
+def composer(elem_id: str, groups: list[tuple[str, list[str]]], places: list[str], items: dict[str, str]) -> gr.HTML:
     """Nine native pickers, one a place; any change raises `compose` with {"items": {place: name}}."""
-    return _part("composer", {"groups": groups, "places": places, "items": {}}, elem_id)
+    return _part("composer", {"groups": groups, "places": places, "items": items}, elem_id)
 
 
 def head() -> str:
-    """Markup for the document's head: the page's scripts (`page.js` first) and the address of the bundled plotly."""
+    """Markup for the document's head: the page's scripts (`page.js` first), the frame's styles and the address of the bundled plotly."""
     gr.set_static_paths([PLOTLY])
     scripts = sorted(STATIC.glob("*.js"), key=lambda file: (file.stem != "page", file.stem))
-    return f"<meta name='svl-plotly' content='{PLOTLY}'>" + "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
+    frame = f"<style>{(STATIC / 'frame.css').read_text(encoding='utf-8')}</style>"
+    return f"<meta name='svl-plotly' content='{PLOTLY}'>{frame}" + "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
 
 
 def css() -> str:
-    """The page's styles: every sheet but the report's own, `page.css` first."""
-    sheets = sorted((file for file in STATIC.glob("*.css") if file.stem != "report"), key=lambda file: (file.stem != "page", file.stem))
+    """The page's styles: every sheet but the frame's and the report's own, `page.css` first."""
+    sheets = sorted((file for file in STATIC.glob("*.css") if file.stem not in ("frame", "report")), key=lambda file: (file.stem != "page", file.stem))
     return "\n".join(file.read_text(encoding="utf-8") for file in sheets)

@@ -231,5 +231,5 @@ def metrics(comparison, dropped: int, layers: int, correct: str | None = None, v
         ("KL divergence", "nats per token; 0 = same predictions", "0", f"{c.kl:.3f}", ""),
     ]
     body = "".join(f'<tr><th scope="row">{esc(a)}{f"<small>{esc(b)}</small>" if b else ""}</th><td>{esc(x)}</td><td>{esc(y)}</td><td>{esc(z)}</td></tr>' for a, b, x, y, z in rows)
-    return (f'<p class="verdict">{esc(verdict(c, dropped, layers, visual))}</p>{truth}<table class="facts"><thead><tr><th scope="col">Measure</th><th scope="col">Full</th><th scope="col">Pruned</th>'
+    return (f'<p class="verdict">{esc(verdict(c, dropped, layers, visual))}</p>{truth}<table class="facts" data-kl="{c.kl:.6f}" data-agreement="{c.agreement:.6f}"><thead><tr><th scope="col">Measure</th><th scope="col">Full</th><th scope="col">Pruned</th>'
             f'<th scope="col">Change</th></tr></thead><tbody>{body}</tbody></table>')

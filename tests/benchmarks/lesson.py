@@ -1,12 +1,13 @@
 """Measures what the page's lesson tells: `python tests/benchmarks/lesson.py` -> svl_core/ui/static/lesson.json.
 
-On the bundled model: accuracy by kind of question with each layer skipped, and accuracy against the number of dropped layers
+On the bundled model: accuracy by kind of question with each block of three layers skipped, and accuracy against the number of dropped layers
 for two token sets and every exportable compensation. Layers are ranked and compensations fitted on calibration scenes,
 accuracy is measured on other questions.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -18,25 +19,26 @@ from svl_core.comparison.ablation import ablate_questions  # noqa: E402
 from svl_core.comparison.evaluation import answer_batch, normalise  # noqa: E402
 from svl_core.demo.evaluation import questions  # noqa: E402
 from svl_core.demo.questions import calibration  # noqa: E402
-from svl_core.ui.exports import CALIBRATION_SAMPLES, CALIBRATION_SEED  # noqa: E402
+from svl_core.ui.grounds import SEED as CALIBRATION_SEED  # noqa: E402
+from svl_core.ui.settings import Settings  # noqa: E402
 
 OUT = Path(svl.__file__).with_name("ui") / "static" / "lesson.json"
-ASKED, SEED, MOST = 520, 3, 10  # questions, their seed, layers dropped at most
+ASKED, SEED, MOST, BLOCK = 390, 3, 10, 3  # questions, their seed, layers dropped at most, layers skipped together
 
 
-def measure(asked: int = ASKED, most: int = MOST, log=print) -> dict:
-    """{"ablation": accuracy by kind and skipped layer, "curves": accuracy by recipe and drop count, and what they were made from}."""
+def measure(asked: int = ASKED, most: int = MOST, log=functools.partial(print, flush=True)) -> dict:
+    """{"ablation": accuracy by kind and first layer of the skipped block, "curves": accuracy by recipe and drop count, and what they were made from}."""
     lvlm = svl.load("demo")
     pairs = questions("scenes", asked, SEED)
-    log(f"{len(pairs)} questions; skipping each layer in turn")
-    skipped = ablate_questions(lvlm, pairs, sizes=(1,), data="scenes")
-    table = skipped.matrix("accuracy")
+    log(f"{len(pairs)} questions; skipping each block in turn")
+    skipped = ablate_questions(lvlm, pairs, sizes=(BLOCK,), data="scenes")
+    table = skipped.matrix("accuracy", BLOCK)
     full = {kind: skipped.tally(skipped.full, kind).accuracy for kind in skipped.columns}
 
     samples = [lvlm.encode(pair.image, pair.question) for pair in pairs]
     ids = [tokens for start in range(0, asked, 32) for tokens in answer_batch(lvlm, samples[start : start + 32])]
     right = [normalise(lvlm.tokenizer.decode(tokens, skip_special_tokens=True)) == normalise(pair.answer) for tokens, pair in zip(ids, pairs)]
-    fitted = svl.trace(lvlm, [lvlm.encode(*pair) for pair in calibration(CALIBRATION_SAMPLES, CALIBRATION_SEED)], mlp=True)
+    fitted = svl.trace(lvlm, [lvlm.encode(*pair) for pair in calibration(Settings.calibration_size, CALIBRATION_SEED)], mlp=True)
     weights = svl.importance(fitted)
     recipes = [("svl", "none"), ("svl-all", "none"), ("svl", "scp"), ("svl", "lstsq"), ("svl", "refit")]
     curves, layers = {}, {}
@@ -47,8 +49,8 @@ def measure(asked: int = ASKED, most: int = MOST, log=print) -> dict:
         marks = svl.exact_marks(lvlm, pruned, samples, ids)
         curves[f"{criterion}, {compensation}"] = [round(float(row[right].sum()) / asked, 4) for row in marks]
         layers[criterion] = [int(k) for k in scores.ranking[:most]]
-    return {"made_by": "python tests/benchmarks/lesson.py", "model": "assets/demo_lvlm", "layers": lvlm.num_layers, "questions": asked, "seed": SEED, "calibration": [CALIBRATION_SAMPLES, CALIBRATION_SEED],
-            "full": {"accuracy": sum(right) / asked, "by_kind": {kind: round(value, 4) for kind, value in full.items()}},
+    return {"made_by": "python tests/benchmarks/lesson.py", "model": "assets/demo_lvlm", "layers": lvlm.num_layers, "questions": asked, "seed": SEED, "calibration": [Settings.calibration_size, CALIBRATION_SEED],
+            "block": BLOCK, "full": {"accuracy": sum(right) / asked, "by_kind": {kind: round(value, 4) for kind, value in full.items()}},
             "ablation": {kind: [round(float(v), 4) for v in table[:, k]] for k, kind in enumerate(skipped.columns)}, "rankings": layers, "curves": curves}
 
 

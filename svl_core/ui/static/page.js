@@ -48,6 +48,16 @@
     return out;
   };
 
+  const enlarge = (node, by) => {  // every type size, the marks and the height of a figure
+    for (const [key, value] of Object.entries(node)) {
+      if (value === null || typeof value !== "object" || ArrayBuffer.isView(value)) continue;
+      if (/font$/.test(key)) value.size = (value.size ?? 12) * by;
+      else if (key === "marker" && typeof value.size === "number") value.size *= by;
+      if (!Array.isArray(value) || typeof value[0] === "object") enlarge(value, by);
+    }
+    if (typeof node.height === "number") node.height *= by;
+  };
+
   parts.plot = (box, state, trigger) => {
     const canvas = make("div", { class: "svl-canvas", role: "img" });
     const waiting = make("p", { class: "svl-wait" }, box.dataset.wait);
@@ -76,6 +86,7 @@
         layout.legend = { ...layout.legend, entrywidth: 0.5, entrywidthmode: "fraction", font: { size: 11 } };
         layout.font.size = 12;
       }
+      if (svl.scale > 1) enlarge(layout, svl.scale), figure.data.forEach(trace => enlarge(trace, svl.scale));
       const P = await plotly();
       await P.react(canvas, figure.data, layout, { displayModeBar: false, responsive: true, showTips: false, doubleClick: false });
       if (!hooked) {
@@ -150,6 +161,7 @@
       const value = state.value;
       if (!value) { box.replaceChildren(make("p", { class: "svl-wait" }, "The layers appear after the analysis.")); return; }
       remember(value);
+      window.svl.plan = value;
       focus = Math.min(focus, value.ids.length - 1);
       let group = box.querySelector(".cells");
       if (!group || group.children.length !== value.ids.length) {
@@ -219,7 +231,7 @@
       copy.disabled = !value;
       if (!value) return;
       const kept = new URLSearchParams(location.search), query = new URLSearchParams(value.query);
-      for (const name of ["__theme", "view"]) if (kept.has(name)) query.set(name, kept.get(name));
+      for (const name of ["__theme", "view", "type", "lesson"]) if (kept.has(name)) query.set(name, kept.get(name));
       const address = `${location.pathname}?${query}`;
       history.replaceState(history.state, "", address);
       field.value = location.origin + address;
@@ -254,7 +266,7 @@
   const REST = 250;  // ms without movement after which a slider counts as set
 
   window.svl = {
-    parts, make, chosen,  // other scripts add parts of their own
+    parts, make, chosen, scale: 1, redraw: retheme,  // other scripts add parts of their own
     settle(ids, trigger) {
       const timers = {};
       const moved = event => {
