@@ -56,7 +56,7 @@ def test_the_table_from_saved_parts(ranked, tmp_path):
         for first in (0, 100):
             arena._keep(tmp_path, name, first, dict(zip([arena.FULL, *map(arena.key_of, entrants)], truth[name][:, first : first + 100])))
     made = arena.summary(settings, ranked, tmp_path)
-    assert made["complete"] and made["n"] == {"scenes": 150, "easy-vqa": 150} and made["models"] == len(entrants)
+    assert made["complete"] and made["n"] == {"scenes": [150, 150], "easy-vqa": [150, 150]} and made["models"] == len(entrants)
     row = next(r for r in made["rows"] if (r["criterion"], r["compensation"], r["drop"]) == ("svl", "scp", 3))
     at = [1 + entrants.index(((1, 2, 3), "scp", 0)), 1 + entrants.index(((2, 3, 4), "scp", 1))]
     assert row["data"]["scenes"]["accuracy"] == pytest.approx(truth["scenes"][at].mean())

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from svl_core.analysis.importance import TokenImportance, TopP
-from svl_core.analysis.redundancy import LayerScores, redundancy
+from svl_core.analysis.redundancy import CRITERIA, LayerScores, redundancy
 from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.compensation import COMPENSATIONS
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Preset:
     """A recipe. settings: options of `prune`; samples: calibration samples that it asks for (None: however many there are); rivals: criteria
-    whose layers compete with those of `criterion`, each compensated, for the lowest held-out KL."""
+    whose layers compete with those of `criterion`, each compensated, for the lowest held-out KL; ranked_on: samples at most on which
+    criteria that run the model rank, for each costs many passes over them."""
 
     name: str
     title: str
@@ -34,6 +35,7 @@ class Preset:
     top_p: TopP = TopP()
     samples: int | None = None
     rivals: tuple[str, ...] = ()
+    ranked_on: int = 32
 
     def __post_init__(self):
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
@@ -60,7 +62,9 @@ class Fitted:
 
     def rank(self, criterion: str | None = None, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> LayerScores:
         """The layers by the preset's criterion (or another one); `rounds` as in `redundancy`."""
-        return redundancy(self.trace, self.importance, criterion or self.preset.criterion, top_p=self.preset.top_p, seed=seed, lvlm=self.lvlm, samples=self.samples, rounds=rounds, progress=progress, cancel=cancel)
+        name = criterion or self.preset.criterion
+        samples = self.samples[: self.preset.ranked_on] if CRITERIA[name].needs == "model" else self.samples
+        return redundancy(self.trace, self.importance, name, top_p=self.preset.top_p, seed=seed, lvlm=self.lvlm, samples=samples, rounds=rounds, progress=progress, cancel=cancel)
 
     def choose(self, plans: Sequence[DropPlan], *, seed: int = 0, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
         """The best of the criterion's and the rivals' plans, see `choose_plan`."""
@@ -84,7 +88,7 @@ class Fitted:
 
 PRESETS: Mapping[str, Preset] = MappingProxyType({row.name: row for row in (
     Preset("as-published", "SVL as published", "Short-LVLM, arXiv 2507.23362: layers by the cosine on important tokens, then SCP.", "svl", "scp"),
-    Preset("best", "Best found", "The layers of whichever criterion (greedy KL, SVL, SVL on text, SLEB) leaves the answers' distribution nearest once every later layer is refitted in closed form.", "greedy-kl", "refit", samples=128, rivals=("svl", "svl-textual", "sleb")),
+    Preset("best", "Best found", "The layers of SVL or of greedy KL, whichever leave the answers' distribution nearest once every later layer is refitted in closed form.", "svl", "refit", samples=512, rivals=("greedy-kl",)),
 )})
 
 

@@ -48,16 +48,22 @@ def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tenso
     return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross).T
 
 
-_recorded: WeakKeyDictionary[Trace, list[tuple[Recording, int]]] = WeakKeyDictionary()  # a trace's samples with answers, as long as it lives
+ALIKE = 16  # samples in one pass at most; they are of equal length, so that nothing is padded
+_recorded: WeakKeyDictionary[Trace, list[tuple[Recording, tuple[int, ...]]]] = WeakKeyDictionary()  # a trace's samples with answers, as long as it lives
 
 
-def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = None) -> list[tuple[Recording, int]]:
-    """The full model's pass over each calibration sample and its answer, with the answer's number of tokens. Raises InputError, Cancelled."""
+def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = None) -> list[tuple[Recording, tuple[int, ...]]]:
+    """The full model's passes over the calibration samples and their answers, samples of equal length together, each with its answers' numbers of tokens.
+    Raises InputError, Cancelled."""
     if calibration not in _recorded:
         if any(one.sample is None for one in calibration.samples):
             raise InputError("Found a calibration trace without its samples; expected them for compensation 'refit'; trace them again.")
-        made = [answered(full, one.sample, cancel) for one in calibration.samples]
-        _recorded[calibration] = [(record(full, inputs), n) for inputs, n in made]
+        alike: dict[tuple, list[tuple[dict, int]]] = {}
+        for one in calibration.samples:
+            inputs, n = answered(full, one.sample, cancel)
+            alike.setdefault(tuple((name, *value.shape) for name, value in sorted(inputs.items())), []).append((inputs, n))
+        passes = [members[start : start + ALIKE] for members in alike.values() for start in range(0, len(members), ALIKE)]
+        _recorded[calibration] = [(record(full, {name: torch.cat([inputs[name] for inputs, _ in one]) for name in one[0][0]}), tuple(n for _, n in one)) for one in passes]
     return _recorded[calibration]
 
 
@@ -76,11 +82,12 @@ def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_
     if first is None:
         return []
     passes, weights = [], []
-    for one, n in recordings(full, calibration, cancel):
-        weight = torch.ones(one.states[0].shape[1], dtype=torch.float64)
-        weight[-n:] += answer_weight / n
+    for one, tokens in recordings(full, calibration, cancel):
+        weight = torch.ones(one.states[0].shape[:2], dtype=torch.float64)
+        for row, n in zip(weight, tokens, strict=True):
+            row[-n:] += answer_weight / n
         passes.append(one)
-        weights.append(weight[:, None])
+        weights.append(weight.flatten()[:, None])
     states = [one.states[keep[first] if keep[0] == 0 else 0] for one in passes]
     for layer, after, module in zip(keep[first:], depth_after[first:], list(pruned.layers)[first:]):
         if cancel is not None and cancel.is_set():
@@ -101,8 +108,8 @@ def _moments(module, layer: int, after: int, passes, weights, states) -> tuple[t
     gram = cross = 0.0
     try:
         for one, weight, state in zip(passes, weights, states):
-            lacks = (one.states[after] - one.step(module, layer, state))[0].double().cpu()
-            given = entered.pop()[0].double().cpu()
+            lacks = (one.states[after] - one.step(module, layer, state)).flatten(0, 1).double().cpu()
+            given = entered.pop().flatten(0, 1).double().cpu()
             gram = gram + given.T @ (weight * given)
             cross = cross + given.T @ (weight * lacks)
     finally:

@@ -29,6 +29,7 @@ QUESTION_SEED = 4_004  # of the scenes asked about: neither training nor calibra
 PART = 100  # questions between two savings
 Z_95 = 1.959963984540054
 PRESET = "preset"  # stands for the criterion of a row that a preset made
+PUBLISHED = (PRESET, "as-published")
 FULL = "full"  # the full model among a part's models
 
 
@@ -74,14 +75,19 @@ def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
 
 
 def preset_plans(seed: int, found: dict[str, dict[int, list[int]]], name: str, size: int) -> dict[int, list[int]]:
-    """For each drop count the layers that a preset drops, given the criteria's choices on the same seed."""
+    """For each drop count the layers that a preset drops; criteria that run the model chose theirs before, on the same seed (`found`)."""
+    import svl_core as svl
     from svl_core.comparison.presets import PRESETS
     from svl_core.pruning.plan import DropPlan
 
-    lvlm = start()
-    preset = PRESETS[name]
+    lvlm, preset, drops = start(), PRESETS[name], drop_counts(layers_of_model())
     fitted = preset.fit(lvlm, calibration_samples(lvlm, preset.samples or size, seed))
-    return {drop: list(fitted.choose([DropPlan(tuple(found[each][drop]), lvlm.num_layers, each) for each in (preset.criterion, *preset.rivals)], seed=seed).drop) for drop in drop_counts(lvlm.num_layers)}
+    plans: dict[int, list] = {drop: [] for drop in drops}
+    for each in (preset.criterion, *preset.rivals):
+        scores = fitted.rank(each) if svl.CRITERIA[each].needs == "trace" else None
+        for drop in drops:
+            plans[drop].append(DropPlan(tuple(sorted(scores.chosen(drop)) if scores else found[each][drop]), lvlm.num_layers, each))
+    return {drop: list(fitted.choose(plans[drop], seed=seed).drop) for drop in drops}
 
 
 def recipes() -> list[tuple[str, str]]:
@@ -179,7 +185,7 @@ def run(args: argparse.Namespace) -> dict:
     saved = args.out.with_suffix(".parts")
     _fresh(saved, settings)
     ranked = _ranked(args, settings, saved)
-    wanted = list(entrants(ranked))
+    wanted = [key for key in entrants(ranked) if key[1].startswith(PRESET) or key[1] in args.compensations.split(",")]
     parts = [(first, name) for first in range(0, args.questions, PART) for name in data]
     lacking = {part: {FULL, *map(key_of, wanted)} - set(_answered(saved, part[1], part[0])) for part in parts}
     parts = [part for part in parts if lacking[part]]
@@ -305,54 +311,71 @@ def paired(marks: np.ndarray, full: np.ndarray) -> tuple[float, float]:
 
 def summary(settings: dict, ranked: dict, saved: Path) -> dict:
     """All rows of the table from the parts that every model has answered so far."""
-    where, marks = {row: i for i, rows in enumerate(entrants(ranked).values(), 1) for row in rows}, {}
-    names = [FULL, *map(key_of, entrants(ranked))]
-    for name in settings["data"]:
-        parts = [_answered(saved, name, first) for first in range(0, settings["questions"], PART)]
-        tables = [np.stack([part[model] for model in names]) for part in parts if set(names) <= set(part)]
-        if tables:
-            marks[name] = np.concatenate(tables, axis=1)
-    layers = {row: key[0] for key, rows in entrants(ranked).items() for row in rows}
-    counts = sorted({row[2] for row in where})
-    rows = []
-    for criterion, compensation in [one for one in recipes() if (*one, counts[0], settings["seeds"][0]) in where]:
+    parts = {name: [part for first in range(0, settings["questions"], PART) if (part := _answered(saved, name, first))] for name in settings["data"]}
+    whole = {row: key for key, rows in entrants(ranked).items() for row in rows}
+    counts, rows = sorted({row[2] for row in whole}), []
+
+    def marks(name: str, wanted: list[tuple]) -> np.ndarray:
+        """(1 + wanted, n): the full model's and the wanted rows' marks on the questions that all of them answered."""
+        names = [FULL, *(key_of(whole[row]) for row in wanted)]
+        tables = [np.stack([part[model] for model in names]) for part in parts[name] if set(names) <= set(part)]
+        return np.concatenate(tables, axis=1) if tables else np.zeros((len(names), 0), bool)
+
+    for criterion, compensation in recipes():
         for drop in counts:
             keys = [(criterion, compensation, drop, seed) for seed in settings["seeds"]]
-            row = {"criterion": criterion, "compensation": compensation, "drop": drop, "layers": [list(layers[key]) for key in keys], "data": {}}
-            for name, table in marks.items():
-                own, full = table[[where[key] for key in keys]], table[0]
+            if not set(keys) <= set(whole):
+                continue
+            row = {"criterion": criterion, "compensation": compensation, "drop": drop, "layers": [list(whole[key][0]) for key in keys], "data": {}}
+            for name in settings["data"]:
+                full, *own = marks(name, keys)
+                if not len(full):
+                    continue
+                own = np.array(own)
                 accuracy, (difference, half) = float(own.mean()), paired(own, full)
-                row["data"][name] = {"accuracy": accuracy, "interval": wilson(accuracy, own.shape[1]), "by_seed": own.mean(1).tolist(), "difference": difference, "half_width": half,
+                row["data"][name] = {"n": len(full), "accuracy": accuracy, "interval": wilson(accuracy, len(full)), "by_seed": own.mean(1).tolist(), "difference": difference, "half_width": half,
                                      "kept": accuracy / float(full.mean()), "kept_half_width": half / float(full.mean())}
-            kept = [each["kept"] for each in row["data"].values()]
-            row |= {"kept": float(np.mean(kept)), "kept_half_width": math.sqrt(sum(each["kept_half_width"] ** 2 for each in row["data"].values())) / len(kept)}
-            rows.append(row)
-    return {"settings": settings, "n": {name: table.shape[1] for name, table in marks.items()}, "complete": all(table.shape[1] == settings["questions"] for table in marks.values()) and len(marks) == len(settings["data"]),
-            "layers": layers_of_model(), "shares": {str(drop): share for drop, share in drop_counts(layers_of_model()).items()}, "models": len(set(where.values())),
-            "full": {name: {"accuracy": float(table[0].mean()), "interval": wilson(float(table[0].mean()), table.shape[1])} for name, table in marks.items()},
-            "published": published(marks, where, counts, settings["seeds"]), "rows": rows}
+            if len(row["data"]) == len(settings["data"]):
+                kept = [each["kept"] for each in row["data"].values()]
+                rows.append(row | {"kept": float(np.mean(kept)), "kept_half_width": math.sqrt(sum(each["kept_half_width"] ** 2 for each in row["data"].values())) / len(kept)})
+    n = {name: [min(row["data"][name]["n"] for row in rows), max(row["data"][name]["n"] for row in rows)] if rows else [0, 0] for name in settings["data"]}
+    full = {name: marks(name, [])[0] for name in settings["data"]}
+    return {"settings": settings, "n": n, "complete": len(rows) == len(recipes()) * len(counts) and all(least == settings["questions"] for least, _ in n.values()),
+            "layers": layers_of_model(), "shares": {str(drop): share for drop, share in drop_counts(layers_of_model()).items()}, "models": len(set(whole.values())),
+            "full": {name: {"accuracy": float(each.mean()), "interval": wilson(float(each.mean()), len(each))} for name, each in full.items() if len(each)},
+            "published": published(marks, rows, counts, settings), "rows": rows}
 
 
 def layers_of_model() -> int:
     return json.loads((WEIGHTS.parent / "config.json").read_text(encoding="utf-8"))["text_config"]["num_hidden_layers"]
 
 
-def published(marks: dict, where: dict, counts: list[int], seeds: list[int]) -> list[dict]:
-    """SVL as published (svl + scp) against each uncompensated baseline: paired difference of accuracy, the data sets averaged."""
-    made = []
+def published(marks, rows: list[dict], counts: list[int], settings: dict) -> list[dict]:
+    """SVL as published against each uncompensated baseline on the questions that both answered: paired difference of accuracy, the data sets averaged."""
+    made, found = [], {(row["criterion"], row["compensation"], row["drop"]) for row in rows}
     for drop in counts:
         for criterion, compensation in recipes():
-            if compensation != "none":
+            if compensation != "none" or not {(criterion, compensation, drop), (*PUBLISHED, drop)} <= found:
                 continue
             gaps = []
-            for table in marks.values():
-                own, other = ([where[key, how, drop, seed] for seed in seeds] for key, how in (("svl", "scp"), (criterion, compensation)))
-                gaps.append(paired(table[own], table[other]))
+            for name in settings["data"]:
+                table = marks(name, [(*one, drop, seed) for one in (PUBLISHED, (criterion, compensation)) for seed in settings["seeds"]])[1:]
+                gaps.append(paired(*np.split(table, 2)))
             made.append({"drop": drop, "baseline": criterion, "difference": float(np.mean([g for g, _ in gaps])), "half_width": math.sqrt(sum(h * h for _, h in gaps)) / len(gaps)})
     return made
 
 
 # The report
+
+
+def _span(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _asked_for() -> str:
+    from svl_core.comparison.presets import PRESETS
+
+    return "".join(f" (preset `{name}`: {preset.samples})" for name, preset in PRESETS.items() if preset.samples)
 
 
 def percent(row: dict) -> str:
@@ -364,12 +387,12 @@ def table(made: dict) -> str:
     counts = sorted({row["drop"] for row in made["rows"]})
     find = {(row["criterion"], row["compensation"], row["drop"]): row for row in made["rows"]}
     names = list(dict.fromkeys((row["criterion"], row["compensation"]) for row in made["rows"]))
-    n = " and ".join(f"{count:,} {name}" for name, count in made["n"].items())
+    n = " and ".join(f"{_span(*counts_of)} {name}" for name, counts_of in made["n"].items())
     full = ", ".join(f"{name} {each['accuracy']:.1%} ({each['interval'][0]:.1%} to {each['interval'][1]:.1%})" for name, each in made["full"].items())
     settings = made["settings"]
-    lines = [f"Accuracy kept against the full model ({full}), mean of the data sets ({n} questions, exact match) and of {len(settings['seeds'])} calibration seeds of {settings['calibration_samples']} scenes each; "
+    lines = [f"Accuracy kept against the full model ({full}), mean of the data sets ({n} questions, exact match) and of {len(settings['seeds'])} calibration seeds of {settings['calibration_samples']} scenes each{_asked_for()}; "
              f"{made['layers']} layers, question seed {settings['question_seed']}, weights `{settings['weights']}`; ± is half the 95 % interval of the paired difference."
-             + ("" if made["complete"] else " The run was stopped before all questions were asked."), ""]
+             + ("" if made["complete"] else " Rows answered different numbers of questions, first to last named; the presets and the rows without compensation the most (`rows` in the results file)."), ""]
     heading = "| " + " | ".join(f"{drop} ({made['shares'][str(drop)]:.0%})" for drop in counts) + " |"
     lines += ["| preset " + heading, "| --- |" + " --- |" * len(counts)]
     for criterion, name in names:
@@ -377,7 +400,7 @@ def table(made: dict) -> str:
             lines.append(f"| {name} | " + " | ".join(f"{percent(find[criterion, name, d])} ± {find[criterion, name, d]['kept_half_width']:.1%}" for d in counts) + " |")
     bars = {d: BARS.get(made["shares"][str(d)]) for d in counts}
     lines.append("| *aim* | " + " | ".join(f"{bars[d]:.1%}" if bars[d] else "-" for d in counts) + " |")
-    lines += ["", "SVL as published (`svl` + `scp`) minus the best uncompensated baseline, in points of accuracy (positive: SVL is better):", "", "| dropped | best baseline | difference (95 % interval) |", "| --- | --- | --- |"]
+    lines += ["", "SVL as published (`svl` + `scp`, the preset) minus the best uncompensated baseline, in points of accuracy (positive: SVL is better):", "", "| dropped | best baseline | difference (95 % interval) |", "| --- | --- | --- |"]
     for drop in counts:
         worst = min((row for row in made["published"] if row["drop"] == drop), key=lambda row: row["difference"])
         low, high = (100 * (worst["difference"] + sign * worst["half_width"]) for sign in (-1, 1))
@@ -404,6 +427,7 @@ def main() -> None:
     parser.add_argument("--data", default="scenes,easy-vqa", help="data sets, by commas (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, metavar="J", help="processes of one thread each (default: %(default)s)")
     parser.add_argument("--calibration-size", type=int, default=32, metavar="N", help="calibration scenes a seed (default: %(default)s)")
+    parser.add_argument("--compensations", default=",".join(dict.fromkeys(name for _, name in recipes() if _ != PRESET)), metavar="LIST", help="answer only with these; presets are answered too (default: all)")
     parser.add_argument("--criteria-only", action="store_true", help="leave the presets out, which choose among the criteria's plans")
     parser.add_argument("--minutes", type=float, help="begin no new part of the questions after so many minutes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results file; the README is rewritten only from the default one")

@@ -31,6 +31,11 @@ def test_without_rivals_the_criterion_decides(tiny, samples):
     assert fitted.plan(3).drop == svl.plan(fitted.rank(), 3).drop
 
 
+def test_criteria_that_run_the_model_rank_on_a_few_samples(tiny, samples):
+    fitted = Preset("p", "p", "", "greedy-kl", "none", ranked_on=2).fit(tiny, samples)
+    assert fitted.rank(rounds=1).settings["samples"] == 2 and fitted.rank("svl").settings["samples"] == 4
+
+
 def test_the_contest_takes_the_lowest_kl_left_out(tiny, samples):
     plans = [manual_plan(layers, tiny.num_layers) for layers in ((1, 2), (3, 4), (2, 1), (1, 4))]
     kl, n = held_out(tiny, [("", plan, {}) for plan in plans], "refit", samples, share=0.5, seed=0)
