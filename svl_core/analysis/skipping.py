@@ -16,7 +16,7 @@ from svl_core.analysis.criterion import Measured, Request, Scored
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
-from svl_core.lvlm.forcing import forced_logits, iterate_forced, kl_per_token, token_losses
+from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 
@@ -48,20 +48,20 @@ def own_answer(lvlm: LVLM, sample: Sample, limit: int, cancel: threading.Event |
 
 def by_loss(request: Request) -> Scored:
     """SLEB: greedy on the mean loss (nats/token) of the answers' tokens."""
-    answers = answers_of(request)
-    return _greedy(request, lambda part: _mean(part, request, answers, lambda i, logits: token_losses(logits, answers[i])))
+    answers, beginnings = answers_of(request), Beginnings(request.lvlm)
+    return _greedy(request, lambda part: _mean(part, request, answers, beginnings, lambda i, logits: token_losses(logits, answers[i])))
 
 
 def by_kl(request: Request) -> Scored:
     """Greedy on the mean KL(full || without), nats/token, over the answers' tokens."""
-    answers = answers_of(request)
-    reference = forced_logits(request.lvlm, request.samples, answers, batch_size=BATCH, cancel=request.cancel)
-    return _greedy(request, lambda part: _mean(part, request, answers, lambda i, logits: kl_per_token(reference[i], logits)))
+    answers, beginnings = answers_of(request), Beginnings(request.lvlm)
+    reference = forced_logits(request.lvlm, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings)
+    return _greedy(request, lambda part: _mean(part, request, answers, beginnings, lambda i, logits: kl_per_token(reference[i], logits)))
 
 
-def _mean(part: LVLM, request: Request, answers: Sequence, value: Callable[[int, torch.Tensor], torch.Tensor]) -> float:
+def _mean(part: LVLM, request: Request, answers: Sequence, beginnings: Beginnings, value: Callable[[int, torch.Tensor], torch.Tensor]) -> float:
     """Mean over samples of the mean over an answer's tokens: every answer weighs the same."""
-    return float(np.mean([float(value(i, logits).mean()) for i, logits in iterate_forced(part, request.samples, answers, batch_size=BATCH, cancel=request.cancel)]))
+    return float(np.mean([float(value(i, logits).mean()) for i, logits in iterate_forced(part, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings)]))
 
 
 def without(lvlm: LVLM, layers: Sequence[int]) -> LVLM:

@@ -18,7 +18,7 @@ from svl_core.comparison.evaluation import Question, Tally, answer_batch, normal
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.decoding import greedy, image_token_ids
 from svl_core.lvlm.encoding import printable
-from svl_core.lvlm.forcing import forced_logits, iterate_forced, kl_per_token, token_losses
+from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.view import pruned_view
@@ -172,14 +172,15 @@ def ablate(
     ids = []
     for start in range(0, len(samples), batch_size):
         ids += answer_batch(lvlm, samples[start : start + batch_size], max_new_tokens=max_new_tokens, cancel=cancel)
-    reference = forced_logits(lvlm, samples, ids, batch_size=batch_size, cancel=cancel)
+    beginnings = Beginnings(lvlm)
+    reference = forced_logits(lvlm, samples, ids, batch_size=batch_size, cancel=cancel, beginnings=beginnings)
     rows = []
     for done, run in enumerate([(), *runs]):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before the ablation map was complete.")
         report(done / (len(runs) + 1), f"skipping layers {run[0]} to {run[-1]}" if len(run) > 1 else f"skipping layer {run[0]}" if run else "measuring the full model")
         without = pruned_view(lvlm, [i for i in range(lvlm.num_layers) if i not in run]) if run else lvlm
-        rows.append(_measure(without, run, samples, ids, reference, batch_size, cancel))
+        rows.append(_measure(without, run, samples, ids, reference, batch_size, cancel, beginnings))
     report(1.0, "ablation map complete")
     answers = tuple(lvlm.tokenizer.decode(each, skip_special_tokens=True) for each in ids)
     return Ablation(
@@ -202,10 +203,10 @@ def ablate_questions(lvlm: LVLM, questions: Iterable[Question], **options) -> Ab
     return ablate(lvlm, samples, questions=questions, **options)
 
 
-def _measure(lvlm: LVLM, layers: tuple[int, ...], samples, ids, reference, batch_size: int, cancel) -> AblationRow:
+def _measure(lvlm: LVLM, layers: tuple[int, ...], samples, ids, reference, batch_size: int, cancel, beginnings: Beginnings) -> AblationRow:
     kl, agreement, losses = np.zeros(len(samples)), np.zeros(len(samples)), [()] * len(samples)
     forbidden = image_token_ids(lvlm)
-    for i, logits in iterate_forced(lvlm, samples, ids, batch_size=batch_size, cancel=cancel):
+    for i, logits in iterate_forced(lvlm, samples, ids, batch_size=batch_size, cancel=cancel, beginnings=beginnings):
         kl[i] = float(kl_per_token(reference[i], logits).mean())
         agreement[i] = float((greedy(reference[i], forbidden) == greedy(logits, forbidden)).double().mean())
         losses[i] = tuple(token_losses(logits, ids[i]).tolist())

@@ -13,7 +13,7 @@ from svl_core.analysis.trace import trace
 from svl_core.comparison.calibration import split
 from svl_core.comparison.evaluation import answer_batch
 from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm.forcing import forced_logits, iterate_forced, kl_per_token
+from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.compensation import COMPENSATIONS
@@ -72,7 +72,8 @@ def held_out(lvlm: LVLM, options: Iterable[tuple[str, DropPlan, Mapping[str, Any
     fit, held = split(samples, share, seed)
     traced = trace(lvlm, fit, mlp=COMPENSATIONS[compensation].needs_mlp, cancel=cancel)
     answers = answer_batch(lvlm, held, max_new_tokens=max_new_tokens, cancel=cancel)
-    reference = forced_logits(lvlm, held, answers, cancel=cancel)
+    beginnings = Beginnings(lvlm)
+    reference = forced_logits(lvlm, held, answers, cancel=cancel, beginnings=beginnings)
     options, found = list(options), []
     for number, (what, plan, settings) in enumerate(options):
         if cancel is not None and cancel.is_set():
@@ -80,5 +81,5 @@ def held_out(lvlm: LVLM, options: Iterable[tuple[str, DropPlan, Mapping[str, Any
         if progress:
             progress(number / len(options), f"trying {what}")
         pruned = prune(lvlm, plan, compensation, traced, **settings)
-        found.append(float(np.mean([float(kl_per_token(reference[i], logits).mean()) for i, logits in iterate_forced(pruned, held, answers, cancel=cancel)])))
+        found.append(float(np.mean([float(kl_per_token(reference[i], logits).mean()) for i, logits in iterate_forced(pruned, held, answers, cancel=cancel, beginnings=beginnings)])))
     return found, len(held)

@@ -26,7 +26,7 @@ from svl_core.comparison.evaluation import Question, answer_batch, evaluate
 from svl_core.comparison.speed import Speedup, measure_speedup
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.decoding import greedy, image_token_ids
-from svl_core.lvlm.forcing import forced_logits, iterate_forced, kl_per_token
+from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.compensation import COMPENSATIONS
@@ -271,7 +271,8 @@ class _Work:
         for start in range(0, len(self.measured), self.batch_size):
             part = self.measured[start : start + self.batch_size]
             self.ids += answer_batch(self.lvlm, part, max_new_tokens=self.max_new_tokens, cancel=self.cancel)
-        self.reference = forced_logits(self.lvlm, self.measured, self.ids, batch_size=self.batch_size, cancel=self.cancel)
+        self.beginnings = Beginnings(self.lvlm)
+        self.reference = forced_logits(self.lvlm, self.measured, self.ids, batch_size=self.batch_size, cancel=self.cancel, beginnings=self.beginnings)
 
     def _ranking(self, criterion: str, seed: int):
         if (criterion, seed) not in self._rankings:
@@ -296,7 +297,7 @@ class _Work:
         pruned = prune(self.lvlm, chosen, compensation, self.traced, self.weights, top_p=self.top_p, **self.settings)
         kl, agreement = np.zeros(len(self.measured)), np.zeros(len(self.measured))
         forbidden = image_token_ids(self.lvlm)
-        for i, logits in iterate_forced(pruned, self.measured, self.ids, batch_size=self.batch_size, cancel=self.cancel):
+        for i, logits in iterate_forced(pruned, self.measured, self.ids, batch_size=self.batch_size, cancel=self.cancel, beginnings=self.beginnings):
             kl[i] = float(kl_per_token(self.reference[i], logits).mean())
             agreement[i] = float((greedy(self.reference[i], forbidden) == greedy(logits, forbidden)).double().mean())
         speed = self._speedup(pruned)

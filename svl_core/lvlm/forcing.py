@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -11,7 +11,34 @@ from svl_core.lvlm.batching import batches, collate
 from svl_core.lvlm.decoding import Decoding
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.prefix import Beginning, common_depth
 from svl_core.lvlm.sample import Sample
+
+
+class Beginnings:
+    """The full model's passes over one list of samples, each made once for all pruned models that are read on it (see `prefix`).
+
+    most: bytes of what is kept; batches beyond it are run whole by every model.
+    """
+
+    def __init__(self, full: LVLM, most: int = 2**30):
+        self.full, self.most = full, most
+        self._kept: dict[tuple[int, ...], Beginning | None] = {}
+
+    def decode(self, lvlm: LVLM, members: Sequence[int], inputs: Mapping[str, torch.Tensor]) -> Decoding:
+        """A decode of `lvlm` behind the batch `inputs`, which holds the samples of these indices."""
+        depth, key = common_depth(self.full, lvlm), tuple(members)
+        if depth is None:
+            return Decoding(lvlm, inputs)
+        if key not in self._kept:
+            room = self.most - sum(each.nbytes for each in self._kept.values() if each is not None)
+            fits = (self.full.num_layers + 1) * inputs["input_ids"].numel() * self.full.hidden_size * self.full.dtype.itemsize < room
+            made = Decoding(self.full, inputs, keep=range(self.full.num_layers)) if fits else None
+            self._kept[key] = made and made.beginning
+            if made is not None and lvlm is self.full:
+                return made
+        beginning = self._kept[key]
+        return Decoding(lvlm, inputs, begun=None if beginning is None else (beginning, depth))
 
 
 @torch.inference_mode()
@@ -22,24 +49,26 @@ def forced_logits(
     *,
     batch_size: int = 32,
     cancel: threading.Event | None = None,
+    beginnings: Beginnings | None = None,
 ) -> list[torch.Tensor]:
     """For each sample the logits (n, vocab), in the model's dtype, with which it predicts each of its answer's n token ids.
 
-    Raises InputError for an empty answer, Cancelled.
+    beginnings: of the full model on these very samples, shared by many models. Raises InputError for an empty answer, Cancelled.
     """
-    found = dict(iterate_forced(lvlm, samples, answers, batch_size=batch_size, cancel=cancel))
+    found = dict(iterate_forced(lvlm, samples, answers, batch_size=batch_size, cancel=cancel, beginnings=beginnings))
     return [found[i] for i in range(len(samples))]
 
 
 @torch.inference_mode()
-def iterate_forced(lvlm: LVLM, samples, answers, *, batch_size: int = 32, cancel=None) -> Iterator[tuple[int, torch.Tensor]]:
+def iterate_forced(lvlm: LVLM, samples, answers, *, batch_size: int = 32, cancel=None, beginnings: Beginnings | None = None) -> Iterator[tuple[int, torch.Tensor]]:
     """`forced_logits` as (index, logits) pairs, batch by batch, so that one batch of logits is alive at a time."""
     if not all(answers):
         raise InputError("Found an empty answer; expected at least one token to compare on; let the full model answer first.")
     for members in batches(samples, batch_size):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before the comparison was complete.")
-        decoding = Decoding(lvlm, collate([samples[i] for i in members], lvlm.tokenizer.pad_token_id or 0))
+        inputs = collate([samples[i] for i in members], lvlm.tokenizer.pad_token_id or 0)
+        decoding = Decoding(lvlm, inputs) if beginnings is None else beginnings.decode(lvlm, members, inputs)
         rows = decoding.logits[:, None]
         longest = max(len(answers[i]) for i in members)
         if longest > 1:  # right padding is harmless: no token sees what comes after it

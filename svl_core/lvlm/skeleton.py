@@ -31,10 +31,12 @@ def with_layers(model, keep: Sequence[int]):
     prefix, layers = families.layers_prefix(model), len(families.decoder_layers(model))
     view = empty(type(model), families.cut_config(model.config, keep, layers))
     _share_special_modules(model, view, prefix, keep)
+    modules = dict(view.named_modules(remove_duplicate=False))
     for slot in ("_parameters", "_buffers"):
-        source = dict(_tensors(model, slot))
+        source, copied = dict(_tensors(model, slot)), set()
         for name, placeholder in list(_tensors(view, slot)):
             full = _full_name(name, prefix, keep)
+            copied.add(full)
             tensor = source.get(full)
             if tensor is None:
                 raise SVLError(f"Found no tensor {full} in {type(model).__name__}; expected it for {name} of the pruned model; this model cannot be pruned.")
@@ -43,8 +45,7 @@ def with_layers(model, keep: Sequence[int]):
                 tensor = _sliced(name, real(model.get_submodule(_full_name(owner, prefix, keep)), leaf), keep, layers)
             if tensor.shape != placeholder.shape:
                 raise SVLError(f"Found {name} of shape {tuple(tensor.shape)}; expected {tuple(placeholder.shape)} for the layers kept; this model cannot be pruned.")
-            getattr(view.get_submodule(owner), slot)[leaf] = tensor
-        copied = {_full_name(name, prefix, keep) for name, _ in _tensors(view, slot)}
+            getattr(modules[owner], slot)[leaf] = tensor
         if added := [name for name in source if name.startswith(prefix) and int(name[len(prefix):].split(".")[0]) in keep and name not in copied]:
             raise InputError(f"Found {added[0]}, added to the model's own layers; expected none, for it would be lost; prune the model without it, all layers at once.")
     view.generation_config = copy.deepcopy(model.generation_config)
@@ -99,8 +100,9 @@ def _hooked(module: torch.nn.Module, hook, **changes) -> None:
 
 def _share_special_modules(model, view, prefix: str, keep: Sequence[int]) -> None:
     """Where the full model holds another kind of module than the skeleton (quantised linear maps), a shallow copy of it."""
+    full = dict(model.named_modules(remove_duplicate=False))
     for name, placeholder in list(view.named_modules()):
-        source = model.get_submodule(_full_name(name, prefix, keep))
+        source = full[_full_name(name, prefix, keep)]
         if name and type(source) is not type(placeholder) and not any(source.children()):
             module = copy.copy(source)
             module._parameters, module._buffers = dict(source._parameters), dict(source._buffers)
