@@ -42,7 +42,7 @@ class Beginning:
 def common_depth(full: LVLM, pruned: LVLM) -> int | None:
     """How many of `pruned`'s first layers are `full`'s own, in place and untouched (at most all but one); None where its pass cannot begin there."""
     least = families.shared_from(full.family, full.model.config)
-    if least is None or type(full.model) is not type(pruned.model) or any(hasattr(module, "_hf_hook") for lvlm in (full, pruned) for module in (lvlm.model, lvlm.decoder)):
+    if least is None or type(full.model) is not type(pruned.model) or any(hasattr(module, "_hf_hook") for module in pruned.model.modules()):
         return None
     if not _same(_beside_layers(full), _beside_layers(pruned)):
         return None
@@ -131,11 +131,12 @@ def begun(lvlm: LVLM, beginning: Beginning, depth: int):
     Only the modules on the way to the layers are copied, shallowly, so that other threads may use the model meanwhile.
     """
     root = module = _shallow(lvlm.model)
-    for name in families.layers_prefix(lvlm.model).split(".")[:-2]:
+    *path, layers, _ = families.layers_prefix(lvlm.model).split(".")
+    for name in path:
         module._modules[name] = _shallow(module._modules[name])
         module = module._modules[name]
     skipped = [_Skipped(layer, number, beginning.caches[number]) for number, layer in enumerate(lvlm.layers[:depth])]
-    module._modules["layers"] = torch.nn.ModuleList([*skipped, _First(lvlm.layers[depth], beginning.states[depth]), *lvlm.layers[depth + 1:]])
+    module._modules[layers] = torch.nn.ModuleList([*skipped, _First(lvlm.layers[depth], beginning.states[depth]), *lvlm.layers[depth + 1:]])
     return root
 
 
