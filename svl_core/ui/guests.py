@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
+
+
+def upload_folder(name: object) -> Path:
+    """A folder of this server's own for uploads, empty: what a server that was killed left behind is deleted here. name: of the server, its port say."""
+    folder = Path(tempfile.gettempdir()) / f"svl-uploads-{name}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else's
+            return Path(tempfile.mkdtemp(prefix="svl-uploads-"))
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 class Guests:

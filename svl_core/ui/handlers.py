@@ -24,7 +24,7 @@ from svl_core.ui.bench import bench_for, set_key, told
 from svl_core.ui.guests import Guests
 from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
-from svl_core.ui.store import Analysis, Bounded, Models
+from svl_core.ui.store import Analysis, Bounded, Models, nbytes
 from svl_core.ui.strip import ranked_by, strip_value
 
 TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
@@ -218,7 +218,7 @@ class Desk:
             fit = self.samples_of(state["model"], self.basis(state["model"], now).fit, analysis, now, emit, cancel) if now.compensation != "none" else ()
             result, after = self.bench.compare(state["model"], analysis.sample, plan, now, fit, self.telling(emit), show, cancel)
             if after is not None:
-                analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after)
+                analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after, nbytes(after))
             analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
             left, right = views.differing_words(result.full.text, result.pruned.text)
             correct = (truth or {}).get(state["prompt"].strip())

@@ -16,6 +16,8 @@ import svl_core as svl
 from svl_core.ui.limits import Limits
 from svl_core.ui.start import libraries
 
+MEMO_BYTES = 4 * 2**20  # of large results derived from one analysis, at least
+
 
 def picker(first: str, limits: Limits = Limits()) -> list[tuple[str, str]]:
     """(label, name) of the models on offer: those of the catalogue within the limits, headed by `first` where it is another."""
@@ -71,7 +73,10 @@ class Analysis:
     samples: tuple[Any, ...]
     trace: Any
     importance: Any
-    memo: Bounded = field(default_factory=lambda: Bounded(96))
+    memo: Bounded = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memo = Bounded(96, max(MEMO_BYTES, 2 * nbytes(self.trace)))
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         value = self.memo.get(key)
@@ -87,7 +92,13 @@ class Analysis:
 
     @property
     def nbytes(self) -> int:
-        return sum(s.features.numel() * s.features.element_size() for s in self.trace.samples)
+        """The trace and what its memo may hold: large results are put there with their size."""
+        return nbytes(self.trace) + self.memo.size
+
+
+def nbytes(trace: Any) -> int:
+    """Of a trace's features."""
+    return sum(s.features.numel() * s.features.element_size() for s in trace.samples)
 
 
 class Models:

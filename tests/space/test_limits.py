@@ -7,7 +7,7 @@ from PIL import Image
 
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
-from svl_core.ui.guests import Guests
+from svl_core.ui.guests import Guests, upload_folder
 from svl_core.ui.limits import PUBLIC, Limits, from_environment
 from svl_core.ui.store import picker
 from visitor import Visitor
@@ -69,6 +69,20 @@ def test_what_two_hold_goes_with_the_second(tmp_path):
     assert file.exists() and not forgotten
     guests.leave("two")
     assert not file.exists() and forgotten == ["key"] and foreign.exists() and not len(guests)
+
+
+def test_uploads_of_a_killed_server_are_gone_at_the_next_start(tmp_path, monkeypatch):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = upload_folder(7860)
+    (folder / "a").mkdir()
+    (folder / "a" / "photo.png").write_bytes(b"x")
+    assert upload_folder(7860) == folder and not list(folder.iterdir()) and folder.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "keep.txt").write_bytes(b"x")
+    (tmp_path / "svl-uploads-1").symlink_to(tmp_path / "elsewhere")
+    assert upload_folder(1) != tmp_path / "svl-uploads-1" and (tmp_path / "elsewhere" / "keep.txt").exists()
 
 
 @pytest.mark.parametrize("changes, prompt, sentence", [

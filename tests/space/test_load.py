@@ -1,0 +1,81 @@
+"""Load and soak, short versions of tests/benchmarks/load.py and soak.py: right answers for each visitor, also after a restart, and nothing left behind."""
+
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import svl_core as svl
+from load import Crowd, prepare
+from soak import grown, soak
+from svl_core.demo.questions import labelled
+from svl_core.ui.handlers import Desk
+from svl_core.ui.limits import PUBLIC
+from svl_core.ui.settings import Settings
+from svl_core.ui.store import Models
+from tiny import picture
+
+DROP = [5, 6]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The bundled model: its captions tell one picture from another."""
+    return svl.load("demo")
+
+
+@pytest.fixture
+def serve(demo, tmp_path, monkeypatch):
+    """Starts the public page at one and the same port; returns the page."""
+    from svl_core.ui import build, launch_options
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port, pages = free.getsockname()[1], []
+
+    def start():
+        page = build(demo, limits=PUBLIC)
+        page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", server_port=port, **launch_options(PUBLIC))
+        pages.append(page)
+        return page
+
+    yield f"http://127.0.0.1:{port}", start
+    for page in pages:
+        page.close(verbose=False)
+
+
+def test_a_crowd_gets_its_own_answers_and_comes_back_after_a_restart(serve, demo, tmp_path):
+    url, start = serve
+    page = start()
+    asked = prepare(demo, [(one.image, "describe the picture.") for one in labelled(9, 3)], DROP, tmp_path, 24)
+    assert len(asked) >= 8
+    crowd = Crowd(url, asked, demo.num_layers, DROP, 4, new_tokens=24, reading_s=0.1)
+    crowd.run()
+    until = time.monotonic() + 200
+    while min(crowd.done) < 1 and not crowd.failures and time.monotonic() < until:
+        time.sleep(0.1)
+    assert min(crowd.done) >= 1 and not crowd.failures, crowd.failures
+    crowd.down.set()
+    page.close(verbose=False)
+    start()
+    crowd.restarted = True
+    crowd.down.clear()
+    while len(crowd.back) < 4 and not crowd.failures and time.monotonic() < until + 100:
+        time.sleep(0.1)
+    crowd.until = 0
+    crowd.join(60)
+    assert len(crowd.back) == 4 and not crowd.failures and not crowd.mixed, (crowd.back, crowd.failures, crowd.mixed)
+
+
+def test_nothing_grows_with_the_number_of_analyses(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    desk = Desk(Models(tiny), frozenset(), PUBLIC)
+    samples = soak(desk, (picture(seed=k) for k in range(100)), tmp_path, 20, tuple(vars(Settings(max_new_tokens=3, compensation="none")).values()), every=5)
+    last = samples[-1][1]
+    assert (last["stored_files"], last["sessions"], last["analyses_kept"]) == (0, 0, 0)
+    assert abs(grown(samples)["threads"]) < 30 and samples[-1][1]["objects"] - samples[1][1]["objects"] < 300, samples
