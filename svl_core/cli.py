@@ -259,7 +259,7 @@ def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
     rows = [("layer", args.criterion, "drop order") + ((f"{sure.level:.0%} interval", "dropped in") if sure else ())]
     for layer, score in enumerate(chosen.scores):
         more = (f"{sure.interval[layer, 0]:.4f} - {sure.interval[layer, 1]:.4f}", f"{sure.dropped[layer]:.0%}") if sure else ()
-        rows.append((str(layer), f"{score:.4f}", str(place.get(layer, "protected")), *more))
+        rows.append((str(layer), f"{score:.4f}", "protected" if layer not in place else "-" if math.isnan(score) else str(place[layer]), *more))
     grid = f" ({sample.geometry.grid[0]} x {sample.geometry.grid[1]})" if sample.geometry.grid else ""
     head = f"{lvlm.name}: {lvlm.num_layers} decoder layers, {len(sample.visual)} visual{grid} and {len(sample.textual)} text tokens, {result['timing_ms']:.0f} ms"
     told = f"\n\n{sure.draws} resamples of {len(traced.samples)} samples: {sure.overlap:.0%} of the {sure.drop} layers in common with all samples, rank correlation {sure.rank_correlation:.2f}" if sure else ""

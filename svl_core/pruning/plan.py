@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -57,6 +58,8 @@ def plan(scores: LayerScores, drop: int) -> DropPlan:
     """
     if not 0 <= drop <= scores.most:
         raise InputError(f"Found {drop} layers to drop; expected 0 to {scores.most} ({len(scores.protected)} of {len(scores.scores)} layers are protected); choose a number in that range.")
+    if any(math.isnan(scores.scores[layer]) for layer in scores.chosen(drop)):
+        raise InputError(f"Found no scores of the criterion {scores.criterion!r} to drop by; expected tokens of its kind in the samples; choose another criterion, or samples with an image.")
     return DropPlan(scores.chosen(drop), len(scores.scores), scores.criterion, scores.settings)
 
 

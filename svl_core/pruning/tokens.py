@@ -30,15 +30,15 @@ def keep_visual(lvlm: LVLM, sample: Sample, share: float, scores: np.ndarray | N
     """`sample` with only the ceil(share x V) visual tokens of highest `scores` (V,), by default `visual_scores`.
 
     The image is embedded here, and what enters the decoder is kept: embeddings (1, S', d) with the positions that the tokens had,
-    so the result works with every pruned view of `lvlm` too. share 1 gives the sample itself. Raises InputError for a share
+    so the result works with every pruned view of `lvlm` too. share 1 gives the sample itself, of any model. Raises InputError for a share
     outside 0..1 (0 excluded), a sample without image, and a model whose inputs are not plainly counted (other than the LLaVA family).
     """
     if not 0 < share <= 1:
         raise InputError(f"Found a share of {share} of the visual tokens to keep; expected one above 0 and up to 1; change it.")
-    if set(sample.inputs) - TAKEN or hasattr(lvlm.text_config, "layer_types") or not len(sample.visual):
-        raise InputError(f"Found no plainly counted visual tokens for {lvlm.name}; expected an image and a model of the LLaVA family; keep all visual tokens.")
     if share == 1:
         return sample
+    if set(sample.inputs) - TAKEN or hasattr(lvlm.text_config, "layer_types") or not len(sample.visual):
+        raise InputError(f"Found no plainly counted visual tokens for {lvlm.name}; expected an image and a model of the LLaVA family; keep all visual tokens.")
     scores = visual_scores(lvlm, sample) if scores is None else np.asarray(scores)
     if scores.shape != sample.visual.shape:
         raise InputError(f"Found {scores.size} scores for {len(sample.visual)} visual tokens; expected one each; take them from this sample's importance.")

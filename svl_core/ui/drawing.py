@@ -8,7 +8,7 @@ import numpy as np
 
 import svl_core as svl
 from svl_core import figures
-from svl_core.ui import views
+from svl_core.ui import texts, views
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Analysis
 from svl_core.ui.strip import in_words, ranked_by
@@ -55,6 +55,10 @@ def look(analysis: Analysis, now: Settings, focus: dict | None) -> Update:
         out["overlay"] = {"src": views.data_url(picture), "rows": rows, "columns": columns,
                           "alt": f"Importance of {len(visual)} image patches {where}; {int(counts_visual.sum())} count."}
         out["scale"] = views.scale(*span)
+    if not sample.images:
+        out["overlay-note"] = views.note(texts.NO_IMAGE_NOTE)
+    elif np.isnan(sample.geometry.rects).all():
+        out["overlay-note"] = views.note(texts.NO_PLACES_NOTE)
     own = np.isin(sample.textual, sample.prompt_positions)
     out["tokens"] = views.words([sample.tokens[k] for k in sample.textual], text, counts_text, own, word)
     out["token-curve"] = token_curve(analysis, importance, patch, word)

@@ -56,7 +56,8 @@ def snippet(state: Mapping, strip: Mapping, now: Settings, used: grounds.Basis) 
     ranks, fits = ranked_by(strip) != "manual", now.compensation != "none" and bool(strip["drop"])
     imports = {grounds.THIS: "", grounds.BUNDLED: "from svl_core.demo.questions import calibration", grounds.OWN: "from svl_core.comparison.calibration import encode_all, read_calibration"}
     wanted = ([used.rank] if ranks else []) + ([used.fit] if fits else [])
-    lines = ["import svl_core as svl", *filter(None, dict.fromkeys(imports[each] for each in wanted)), "", f"lvlm = svl.load({state['model']!r})", f'sample = lvlm.encode("image.png", {state["prompt"]!r})', f"top_p = svl.TopP({now.top_p!r}, {now.mode!r})"]
+    alone, image = ("", '"image.png"') if state["path"] else (", text_only=True", "None")
+    lines = ["import svl_core as svl", *filter(None, dict.fromkeys(imports[each] for each in wanted)), "", f"lvlm = svl.load({state['model']!r}{alone})", f"sample = lvlm.encode({image}, {state['prompt']!r})", f"top_p = svl.TopP({now.top_p!r}, {now.mode!r})"]
 
     def traced(name: str, which: str) -> list[str]:
         return [f"samples = {sets[which]}", f"{name} = svl.trace(lvlm, samples, mlp={svl.COMPENSATIONS[now.compensation].needs_mlp})", f"importance = svl.importance({name}, causal_correction={now.causal_correction}, text_self={now.text_self!r})"]

@@ -60,12 +60,12 @@ class Desk:
 
     def _analysis(self, name: str, path: str | None, prompt: str, emit: tasks.Emit, cancel: threading.Event) -> Analysis:
         """The stored analysis of an image and prompt, or a new one: one forward pass."""
-        if not path:
+        if not path and name in self.world:
             raise InputError("Found no image; expected one; upload, paste or photograph an image, or pick an example.")
         self.limits.check("prompt_chars", len(prompt or ""), "characters in the prompt")
         lvlm = self._model(name, emit, cancel)
-        emit({"status": views.status("Reading the image …", 0.05)})
-        sample = lvlm.encode(self._image(path), prompt or "")
+        emit({"status": views.status("Reading the image …" if path else "Reading the prompt …", 0.05)})
+        sample = lvlm.encode(self._image(path) if path else None, prompt or "")
         found = self.analyses.get((name, sample.key))
         if found is None:
             trace = self.bench.trace(name, sample, self.telling(emit), cancel)
@@ -174,7 +174,7 @@ class Desk:
                 if state and name != state["model"] and not self.models.ready(name):
                     emit({"model": state["model"]})  # back to the model that works
                 raise
-            self.guests.hold(session_of(request), (analysis.model, analysis.sample.key), *([Path(path)] if self.brought(path) else []))
+            self.guests.hold(session_of(request), (analysis.model, analysis.sample.key), *([Path(path)] if path and self.brought(path) else []))
             emit({"status": views.status("Drawing …", 0.95)})
             used = self.basis(analysis.model, now)
             ground = self.ground(analysis.model, used.rank, analysis, now, emit, cancel)

@@ -173,4 +173,4 @@ class Models:
 
         tell(0.0, "starting the libraries")
         libraries()
-        return svl.load(name, **load_options(name), pickle_weights=self.pickle_weights, progress=tell)
+        return svl.load(name, **load_options(name), text_only=True, pickle_weights=self.pickle_weights, progress=tell)

@@ -50,6 +50,9 @@ FIGURES |= {
 
 TOKEN_SETS = (("important tokens", "important"), ("all tokens", "all"), ("visual tokens", "visual"), ("text tokens", "textual"), ("last token", "last"))
 
+NO_IMAGE_NOTE = "No image: the model was asked with words alone, so every figure is about its text tokens."
+NO_PLACES_NOTE = "No token of this model belongs to one part of the image, so there is nothing to draw over it: images enter by cross-attention, or each visual token sees all of them."
+
 PHOTO_NOTE = "The bundled model knows its small world of drawn objects only, and answers about photos are guesses. For a photo choose SmolVLM-256M-Instruct above: it is downloaded once (about 500 MB) and runs on a CPU."
 
 GLOSSARY = (

@@ -24,6 +24,14 @@ def test_a_count_out_of_range_is_refused_in_one_sentence(n):
         plan(SCORES, n)
 
 
+def test_layers_without_a_score_are_not_dropped():
+    """A criterion on visual tokens says nothing about samples without an image."""
+    empty = LayerScores("svl-visual", np.full(6, np.nan), (4, 3, 2, 1), (0, 5))
+    assert plan(empty, 0).drop == ()
+    with pytest.raises(InputError, match="no scores of the criterion 'svl-visual'"):
+        plan(empty, 1)
+
+
 def test_manual_plans():
     assert manual_plan([3, 1], 6, (0, 5)).drop == (1, 3)
     for layers, words in (([0, 1], "protected"), ([1, 1], "different"), ([7], "0 to 5"), (range(6), "at least one")):

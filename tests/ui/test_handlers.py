@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import svl_core as svl
 from svl_core.ui import exports, parts
@@ -52,11 +53,26 @@ def test_dropping_nothing_gives_the_same_answer(desk, analysed):
 
 @pytest.mark.parametrize("image_path, prompt, says", [(None, "what?", "Found no image"), ("missing.png", "what?", "expected"), ("", "what?", "Found no image")])
 def test_bad_input_is_one_sentence(desk, image_path, prompt, says):
-    updates = []
+    desk.world, updates = {desk.models.first}, []  # a model of pictures only
     with pytest.raises(gr.Error, match=says):
         for update in desk.analyse(desk.models.first, image_path, prompt, None, None, *LINK, *DEFAULT):
             updates.append(update)
     assert updates[-1] == {"status": ""}
+
+
+def test_without_an_image(desk, tiny, path, tmp_path):
+    """A vision-language model that allows it, and a plain causal language model, which takes none."""
+    text = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=2, vocab_size=len(tiny.tokenizer), max_position_embeddings=64))
+    text.save_pretrained(tmp_path / "text")
+    tiny.tokenizer.save_pretrained(tmp_path / "text")
+    for name in (desk.models.first, str(tmp_path / "text")):
+        found = last(desk.analyse(name, None, "what is it?", None, None, *LINK, *DEFAULT))
+        assert found["overlay"] is None and "words alone" in found["overlay-note"] and json.loads(found["plot-redundancy"]["figure"])["data"] and "svl.load" in found["code-python"]
+        out = last(desk.compare(found["state"], {**found["strip"], "drop": [2]}, None, *settings(compensation="lstsq", max_new_tokens=3)))
+        assert f"1 of {len(found['strip']['ids'])} layers gone" in out["metrics"] and desk.look(found["state"], {"kind": "word", "index": 1}, *DEFAULT)["token-curve"]
+        assert desk.pick_patch(found["state"], {"x": 0.5, "y": 0.5}) is None
+    with pytest.raises(gr.Error, match="text-only model"):
+        last(desk.analyse(str(tmp_path / "text"), path, "what is it?", None, None, *LINK, *DEFAULT))
 
 
 def test_empty_prompt(desk, path):
