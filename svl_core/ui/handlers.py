@@ -106,22 +106,23 @@ class Desk:
             self.grounds.put(set_key(name, samples), found)
         return found
 
-    def scores(self, ground: Analysis, now: Settings, emit: tasks.Emit, cancel: threading.Event, criterion: str | None = None, rounds: int | None = None) -> svl.LayerScores:
+    def scores(self, ground: Analysis, now: Settings, emit: tasks.Emit, cancel: threading.Event, criterion: str | None = None, rounds: int | None = None, most: int | None = None) -> svl.LayerScores:
         """The ranking by a criterion (the settings' by default) on `ground`, running the model where the criterion needs it, once for each content.
 
-        rounds: of a greedy criterion, all by default; a ranking of all rounds serves for fewer.
+        rounds: of a greedy criterion, all by default; a ranking of all rounds serves for fewer. most: samples that a criterion which runs the model sees.
         """
         name = criterion or now.criterion
         if svl.CRITERIA[name].needs != "model":
             return drawing.scores_of(ground, now, name)
-        key = drawing.scores_key(name, now)
+        samples = ground.samples[:most]
+        key = drawing.scores_key(name, now) if len(samples) == len(ground.samples) else (*drawing.scores_key(name, now), "first", most)
         found = ground.memo.get(key)
         if found is None and rounds is not None:
             key = (*key, rounds)
             found = ground.memo.get(key)
         if found is None:
             self._model(ground.model, emit, cancel)
-            found = self.bench.rank(ground.model, ground.samples, ground.trace, name, now.protect_ends, rounds, self.telling(emit), cancel)
+            found = self.bench.rank(ground.model, samples, ground.trace, name, now.protect_ends, rounds, self.telling(emit), cancel)
             ground.memo.put(key, found)
         return found
 
@@ -344,7 +345,7 @@ class Desk:
         used = self.basis(state["model"], now)
         counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
         fits = now.compensation != "none" and bool(strip["drop"])
-        preset = recipes.current(state["model"], self.world, now, strip)
+        preset = recipes.current(state["model"], self.world, now, strip, self.limits.calibration_samples)
         return {
             "preset": preset, "preset-note": views.read(recipes.told(preset, strip)),
             **drawing.plan(analysis, self.ranked_on(state, now), now, strip),

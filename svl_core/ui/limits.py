@@ -73,7 +73,7 @@ def _shown(value: object) -> str:
 
 
 PUBLIC = Limits(any_model=False, pickle_weights=False, export=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, prompt_chars=2_000, new_tokens=128,
-                calibration_samples=64, sweep_points=64, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, keep_s=3600)
+                calibration_samples=128, sweep_points=64, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, keep_s=3600)
 
 ZERO_GPU = replace(PUBLIC, model_gb=18.0)  # a lent GPU holds three models of that size
 

@@ -14,7 +14,7 @@ from svl_core.ui.handlers import RANKING, Desk
 from svl_core.ui.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
-SET = ["criterion", "compensation", "rank", "strength", "attention_target", "top_p", "mode", "causal_correction", "text_self", "calibration"]  # controls that a preset writes
+SET = ["criterion", "compensation", "rank", "strength", "attention_target", "top_p", "mode", "causal_correction", "text_self", "calibration", "calibration_size"]  # controls that a preset writes
 
 
 def layout(c: dict) -> None:
@@ -39,10 +39,10 @@ def choose(desk: Desk, name: str, state: dict | None, strip: dict | None, focus:
         return
     before = Settings.of(settings)
     if name not in svl.PRESETS:
-        yield {"preset": recipes.current(state["model"], desk.world, before, strip)}
+        yield {"preset": recipes.current(state["model"], desk.world, before, strip, desk.limits.calibration_samples)}
         return
     preset, model = svl.PRESETS[name], state["model"]
-    made = recipes.values(preset, model, desk.world, before)
+    made = recipes.values(preset, model, desk.world, before, desk.limits.calibration_samples)
     now = replace(before, **made)
 
     def work(emit, cancel):
@@ -56,7 +56,7 @@ def choose(desk: Desk, name: str, state: dict | None, strip: dict | None, focus:
             else:
                 scores = desk.scores(ground, now, emit, cancel)
         except Exception:
-            emit({"preset": recipes.current(model, desk.world, before, strip)})
+            emit({"preset": recipes.current(model, desk.world, before, strip, desk.limits.calibration_samples)})
             raise
         used = replace(now, criterion=scores.criterion)
         new = desk.strip(analysis, scores, scores.chosen(min(count, scores.most)), used)
@@ -74,7 +74,7 @@ def competed(desk: Desk, preset: svl.Preset, ground, now: Settings, count: int, 
     key = ("competed", preset.name, count, now.protect_ends)
     found = ground.memo.get(key)
     if found is None:
-        rankings = [desk.scores(ground, now, emit, cancel, each, rounds=max(count, 1)) for each in (preset.criterion, *preset.rivals)]
+        rankings = [desk.scores(ground, now, emit, cancel, each, rounds=max(count, 1), most=preset.ranked_on) for each in (preset.criterion, *preset.rivals)]
         plans = [svl.plan(each, min(count, each.most)) for each in rankings]
         found = rankings[plans.index(desk.bench.choose(ground.model, preset.name, ground.samples, plans, desk.telling(emit), cancel))]
         ground.memo.put(key, found)

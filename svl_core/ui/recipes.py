@@ -13,20 +13,22 @@ CUSTOM = "custom"
 CHOICES = (("Custom", CUSTOM), *((preset.title, name) for name, preset in svl.PRESETS.items()))
 
 
-def values(preset: svl.Preset, name: str, world: Collection[str], now: Settings) -> dict[str, object]:
-    """The settings that a preset stands for, by field name; one whose criteria compete needs a set for it, any other takes what there is."""
+def values(preset: svl.Preset, name: str, world: Collection[str], now: Settings, most: int = grounds.MOST_SCENES) -> dict[str, object]:
+    """The settings that a preset stands for, by field name; one whose criteria compete needs a set for it, any other takes what there is. most: calibration samples allowed."""
     given, default = dict(preset.settings), Settings()
     out = {"criterion": preset.criterion, "compensation": preset.compensation, "rank": given.get("rank", default.rank), "strength": given.get("strength", default.strength),
            "attention_target": "attention" in given.get("targets", ()), "top_p": preset.top_p.p, "mode": preset.top_p.mode, "causal_correction": False, "text_self": default.text_self}
     if preset.rivals and grounds.basis(name, world, now).rank == grounds.THIS:
         out["calibration"] = grounds.OWN if now.own else grounds.BUNDLED if name in world else grounds.THIS
+    if preset.samples and out.get("calibration", grounds.basis(name, world, now).fit) == grounds.BUNDLED:
+        out["calibration_size"] = min(preset.samples, grounds.MOST_SCENES, most)
     return out
 
 
-def current(name: str, world: Collection[str], now: Settings, strip: Mapping) -> str:
+def current(name: str, world: Collection[str], now: Settings, strip: Mapping, most: int = grounds.MOST_SCENES) -> str:
     """The preset that the settings and the plan are, else `CUSTOM`. What competed is a preset only for the layers that won."""
     for each in svl.PRESETS.values():
-        wanted = values(each, name, world, now)
+        wanted = values(each, name, world, now, most)
         if each.rivals:
             wanted.pop("criterion")
             plan = strip.get("preset") == [each.name, *strip["drop"]]
