@@ -17,13 +17,13 @@ from svl_core.analysis.trace import Trace
 class RunGap:
     """The gap of one maximal run of dropped layers first..last (inclusive).
 
-    relative: mean over tokens of |H[last+1] - H[first]| / |H[last+1]|. spectrum: (min(n, d),) singular values of the (n, d) difference.
+    relative: mean over tokens of |H[last+1] - H[first]| / |H[last+1]|. spectrum: (min(n, d),) singular values of the (n, d) difference, where wanted.
     """
 
     first: int
     last: int
     relative: float
-    spectrum: np.ndarray
+    spectrum: np.ndarray | None
 
     def energy(self, rank: int) -> float:
         """Share 0..1 of the squared difference that the first `rank` directions hold."""
@@ -70,35 +70,60 @@ def gram_of_difference(trace: Trace, positions: tuple[np.ndarray, ...], first: i
     return gram.numpy()
 
 
-def feature_gap(trace: Trace, drop: Sequence[int], importance: TokenImportance | None = None, *, tokens: str = "important", top_p: TopP = TopP()) -> GapCurve:
-    """Relative steps of all layers and, for each maximal run of `drop`, its gap and spectrum, on the given token set."""
-    positions = token_positions(trace, importance, tokens, top_p)
+def gap_rows(trace: Trace, positions: tuple[np.ndarray, ...], first: int, last: int) -> torch.Tensor:
+    """(n, d) float64: H[last+1] - H[first] at the given tokens; for fewer tokens than dimensions, where it is smaller than the Gram matrix."""
+    indices = [torch.as_tensor(np.array(at)) for at in positions]
+    return torch.cat([sample.features[last + 1, index].double() - sample.features[first, index].double() for sample, index in zip(trace.samples, indices, strict=True)])
+
+
+def spectrum(trace: Trace, positions: tuple[np.ndarray, ...], first: int, last: int) -> np.ndarray:
+    """(min(n, d),) singular values of H[last+1] - H[first], falling, from the smaller of its two Gram matrices."""
     count = sum(map(len, positions))
+    if count < trace.hidden_size:
+        rows = gap_rows(trace, positions, first, last)
+        gram = (rows @ rows.T).numpy()
+    else:
+        gram = gram_of_difference(trace, positions, first, last)
+    return np.sqrt(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
+
+
+def feature_gap(trace: Trace, drop: Sequence[int], importance: TokenImportance | None = None, *, tokens: str = "important", top_p: TopP = TopP(), spectra: bool = True) -> GapCurve:
+    """Relative steps of all layers and, for each maximal run of `drop`, its gap and (unless not wanted: `spectra`) its spectrum, on the given token set."""
+    positions = token_positions(trace, importance, tokens, top_p)
+    count = max(sum(map(len, positions)), 1)
     steps, jumps = np.zeros(trace.num_layers), {run: 0.0 for run in runs_of(drop)}
+    layers = np.arange(trace.num_layers)
     for sample, at in zip(trace.samples, positions, strict=True):
-        rows = sample.features[:, torch.as_tensor(np.array(at))].float()
-        norms = rows.norm(dim=-1).clamp_min(1e-30)
-        steps += ((rows[1:] - rows[:-1]).norm(dim=-1) / norms[1:]).sum(1).double().numpy()
+        products = sample.products[np.asarray(at, np.int64)]
+        steps += _relative(products, layers, layers + 1).sum(0)
         for first, last in jumps:
-            jumps[first, last] += float(((rows[last + 1] - rows[first]).norm(dim=-1) / norms[last + 1]).sum())
-    runs = []
-    for (first, last), total in jumps.items():
-        values = np.linalg.eigvalsh(gram_of_difference(trace, positions, first, last))[::-1]
-        runs.append(RunGap(first, last, total / max(count, 1), np.sqrt(np.clip(values, 0, None))[:min(count, trace.hidden_size)]))
-    return GapCurve(steps / max(count, 1), tuple(runs))
+            jumps[first, last] += float(_relative(products, first, last + 1).sum())
+    runs = [RunGap(first, last, total / count, spectrum(trace, positions, first, last) if spectra else None) for (first, last), total in jumps.items()]
+    return GapCurve(steps / count, tuple(runs))
+
+
+def _relative(products: np.ndarray, a: np.ndarray | int, b: np.ndarray | int) -> np.ndarray:
+    """|H[b] - H[a]| / |H[b]| of each token, from inner products (n, L+1, L+1)."""
+    length = products[:, b, b]
+    return np.sqrt(np.clip(length - 2 * products[:, a, b] + products[:, a, a], 0, None)) / np.sqrt(length).clip(1e-30)
+
+
+SMALL = 2**18  # numbers up to which a full decomposition is as quick as one of two components
 
 
 def pca_view(before: np.ndarray, target: np.ndarray, after: np.ndarray | None = None) -> GapProjection:
-    """Project (n, d) features on the two principal components of `before` and `target` together (scikit-learn's PCA, full SVD)."""
+    """Project (n, d) features on the two principal components of `before` and `target` together (scikit-learn's PCA)."""
     from sklearn.decomposition import PCA
 
-    both = np.concatenate([before, target]).astype(np.float64)
+    both = np.concatenate([before, target])
+    quick = min(both.shape) >= 8 and both.size > SMALL
+    both = both.astype(np.float32 if quick else np.float64)
     parts = min(2, *both.shape)
-    pca = PCA(parts, svd_solver="full").fit(both)
+    pca = PCA(parts, svd_solver="arpack" if quick else "full", random_state=0).fit(both)
 
     def flat(rows: np.ndarray) -> np.ndarray:
         made = np.zeros((len(rows), 2), np.float32)
-        made[:, :parts] = pca.transform(np.asarray(rows, np.float64))
+        made[:, :parts] = pca.transform(np.asarray(rows, both.dtype))
         return made
 
     explained = np.zeros(2)

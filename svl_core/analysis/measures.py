@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-import torch
 
 from svl_core.analysis.criterion import Measured
 from svl_core.analysis.trace import Trace
 
 
+def _summed(trace: Trace, positions: tuple[np.ndarray, ...], of: Callable[[np.ndarray], np.ndarray]) -> Measured:
+    """For each sample the sum over its given tokens of what is made `of` its cosines (n, L+1, L+1)."""
+    sums = [of(sample.cosines(np.asarray(at, np.int64))).sum(0) for sample, at in zip(trace.samples, positions, strict=True)]
+    return Measured(np.array(sums), np.array([len(at) for at in positions], float))
+
+
 def cosine_sums(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
-    """For each sample the sum over its given tokens of cos(H[l], H[l+1]): sums (n, L). Only the chosen tokens are copied."""
-    sums = np.zeros((len(positions), trace.num_layers))
-    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
-        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].double()  # (L+1, n, d)
-        rows /= rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        sums[number] = (rows[:-1] * rows[1:]).sum(-1).sum(-1).numpy()
-    return Measured(sums, np.array([len(at) for at in positions], float))
+    """For each sample the sum over its given tokens of cos(H[l], H[l+1]): sums (n, L)."""
+    return _summed(trace, positions, lambda cosines: np.diagonal(cosines, 1, axis1=1, axis2=2))
 
 
 def layer_cosines(trace: Trace, positions: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -25,21 +27,10 @@ def layer_cosines(trace: Trace, positions: tuple[np.ndarray, ...]) -> np.ndarray
 
 
 def matrix_sums(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
-    """For each sample the sum over its given tokens of cos(H[i], H[j]): sums (n, L+1, L+1), one Gram matrix a sample."""
-    sums = np.zeros((len(positions), trace.num_layers + 1, trace.num_layers + 1))
-    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
-        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].float()
-        rows /= rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        flat = rows.flatten(1)  # (L+1, n d)
-        sums[number] = (flat @ flat.T).double().numpy()
-    return Measured(sums, np.array([len(at) for at in positions], float))
+    """For each sample the sum over its given tokens of cos(H[i], H[j]): sums (n, L+1, L+1)."""
+    return _summed(trace, positions, lambda cosines: cosines)
 
 
 def angular_distances(trace: Trace, positions: tuple[np.ndarray, ...]) -> Measured:
     """For each sample the sum over its given tokens of arccos(cos(H[i], H[j])) / pi, 0..1: sums (n, L+1, L+1)."""
-    sums = np.zeros((len(positions), trace.num_layers + 1, trace.num_layers + 1))
-    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
-        rows = sample.features[:, torch.as_tensor(np.array(at, np.int64))].double().transpose(0, 1)  # (n, L+1, d)
-        rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        sums[number] = (torch.arccos((rows @ rows.transpose(1, 2)).clamp(-1, 1)) / torch.pi).sum(0).numpy()
-    return Measured(sums, np.array([len(at) for at in positions], float))
+    return _summed(trace, positions, lambda cosines: np.arccos(cosines.clip(-1, 1)) / np.pi)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+
+
+SLICE = 2**22  # numbers of features copied at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,24 @@ class SampleTrace:
     @property
     def length(self) -> int:
         return self.features.shape[1]
+
+    @cached_property
+    def products(self) -> np.ndarray:
+        """(S, L+1, L+1) float64: the inner products of H[i] and H[j] at every position. Cosines, steps and gaps on any set of tokens follow
+        from them, so the features are read once; a slice of positions at a time is copied."""
+        depths, length, width = self.features.shape
+        made, step = np.empty((length, depths, depths)), max(1, SLICE // (depths * width))
+        for start in range(0, length, step):
+            rows = self.features[:, start:start + step].double().transpose(0, 1)  # (step, L+1, d)
+            made[start:start + step] = (rows @ rows.transpose(1, 2)).numpy()
+        made.setflags(write=False)
+        return made
+
+    def cosines(self, at: np.ndarray) -> np.ndarray:
+        """(n, L+1, L+1) float64: cos(H[i], H[j]) at each of n positions; 0 where one of them is zero."""
+        chosen = self.products[at]
+        norms = np.sqrt(np.diagonal(chosen, axis1=1, axis2=2)).clip(1e-30)
+        return chosen / (norms[:, :, None] * norms[:, None, :])
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from svl_core.analysis.gap import gram_of_difference
+from svl_core.analysis.gap import gap_rows, gram_of_difference
 from svl_core.analysis.trace import down_projection
 from svl_core.errors import InputError
 from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
 from svl_core.lvlm.skeleton import assign, real, running_device
 from svl_core.pruning.compensation import Edit, Fit
 from svl_core.pruning.refit import check_floating
+
+WIDE = 512  # dimensions from which a few eigenvectors are sought alone
 
 
 def rank_for(power: np.ndarray, rank: int, energy: float | None = None) -> int:
@@ -27,9 +29,26 @@ def rank_for(power: np.ndarray, rank: int, energy: float | None = None) -> int:
 
 
 def subspace(gram: np.ndarray, rank: int, energy: float | None = None) -> torch.Tensor:
-    """V_k, (d, k) float64: the first k right singular vectors of D, from its (d, d) Gram matrix D^T D; k as `rank_for` says."""
-    values, vectors = np.linalg.eigh(gram)
+    """V_k, (d, k) float64: the first k right singular vectors of D, from its (d, d) Gram matrix D^T D; k as `rank_for` says.
+
+    A few directions of many come from a Lanczos iteration, whose cost is that of some products with the matrix.
+    """
+    if energy is None and len(gram) >= WIDE and rank <= len(gram) // 16:
+        from scipy.sparse.linalg import eigsh
+
+        values, vectors = eigsh(gram, max(rank, 1), v0=np.random.default_rng(0).standard_normal(len(gram)))
+    else:
+        values, vectors = np.linalg.eigh(gram)
     return torch.from_numpy(vectors[:, ::-1][:, :rank_for(values[::-1], rank, energy)].copy())
+
+
+def gap_subspace(fit: Fit, first: int, last: int) -> torch.Tensor:
+    """V_k of the run's difference over the fit's tokens, through the smaller of its two Gram matrices: never more than d x d numbers in memory."""
+    if 2 * sum(map(len, fit.positions)) > fit.trace.hidden_size:
+        return subspace(gram_of_difference(fit.trace, fit.positions, first, last), fit.rank, fit.energy)
+    rows = gap_rows(fit.trace, fit.positions, first, last)
+    left = subspace((rows @ rows.T).numpy(), fit.rank, fit.energy)
+    return torch.linalg.qr(rows.T @ left).Q
 
 
 def scp_map(gram: np.ndarray, rank: int, strength: float, energy: float | None = None) -> torch.Tensor:
@@ -39,7 +58,7 @@ def scp_map(gram: np.ndarray, rank: int, strength: float, energy: float | None =
 
 
 def scp(fit: Fit, first: int, last: int) -> Edit:
-    basis = subspace(gram_of_difference(fit.trace, fit.positions, first, last), fit.rank, fit.energy)
+    basis = gap_subspace(fit, first, last)
     edit = torch.eye(len(basis), dtype=torch.float64) + fit.strength * basis @ basis.T
     return Edit({target: edit for target in fit.targets}, rank=basis.shape[1])
 

@@ -14,6 +14,7 @@ from svl_core.ui.store import Analysis
 from svl_core.ui.strip import in_words, ranked_by
 
 CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
+PCA_TOKENS = 512  # drawn at most, evenly spaced among the important ones
 SMALL = 320  # pixels of each picture of the difference
 
 Update = dict[str, object]
@@ -80,7 +81,7 @@ def plan(analysis: Analysis, ground: Analysis, now: Settings, strip: dict) -> Up
     ids, drop = analysis.trace.layer_ids, strip["drop"]
     curves = {name: scores_of(ground, now, criterion).scores for name, criterion in CURVES.items()}
     best = ", ".join(str(ids[k]) for k in scores_of(ground, now, "svl").ranking[:3])
-    gap = analysis.once(("gap", tuple(drop), now.key_tokens), lambda: svl.feature_gap(analysis.trace, drop, importance_of(analysis, now), tokens="important", top_p=top_p_of(now)))
+    gap = analysis.once(("gap", tuple(drop), now.key_tokens), lambda: svl.feature_gap(analysis.trace, drop, importance_of(analysis, now), tokens="important", top_p=top_p_of(now), spectra=False))
     return {
         "plot-redundancy": figure(figures.redundancy_curve(curves, drop, ids=ids, focus=strip["ranking"]), f"Redundancy of {len(ids)} layers on five token sets. Most redundant on important tokens: layers {best}."),
         "plot-similarity": similarity(analysis, now, strip),
@@ -118,15 +119,20 @@ def pca(analysis: Analysis, now: Settings, strip: dict):
         return None
     importance = importance_of(analysis, now)
     a, b = max(runs, key=lambda run: run[1] - run[0])
-    at = svl.token_positions(analysis.trace, importance, "important", top_p_of(now))[0]
+    important = svl.token_positions(analysis.trace, importance, "important", top_p_of(now))[0]
+    at = important[np.linspace(0, len(important) - 1, min(len(important), PCA_TOKENS)).astype(int)]
     features = analysis.trace.samples[0].features
     repaired = analysis.memo.get(("after", tuple(strip["drop"]), now.key_prune)) if now.compensation != "none" else None
-    after = None if repaired is None else _rows(repaired.samples[0].features, a - sum(k < a for k in strip["drop"]), at)
-    view = svl.pca_view(_rows(features, a, at), _rows(features, b + 1, at), after)
+
+    def view_of():
+        after = None if repaired is None else _rows(repaired.samples[0].features, a - sum(k < a for k in strip["drop"]), at)
+        return svl.pca_view(_rows(features, a, at), _rows(features, b + 1, at), after)
+
+    view = analysis.once(("pca", a, b, now.key_tokens, None if repaired is None else (tuple(strip["drop"]), now.key_prune)), view_of)
     ids = analysis.trace.layer_ids
     kept = f"into layer {ids[a]}" if a == 0 else f"after kept layer {ids[a - 1]}"
     names = (f"now ({kept.removeprefix('after kept ')})", f"wanted (layer {ids[b]})", "compensated")
-    return figure(figures.pca_scatter(view.before, view.target, view.after, view.explained, names=names), f"Features of the {len(at)} important tokens {kept} and after dropped layer {ids[b]}, in two principal components.")
+    return figure(figures.pca_scatter(view.before, view.target, view.after, view.explained, names=names), f"Features of {len(at)}{'' if len(at) == len(important) else f' of the {len(important)}'} important tokens {kept} and after dropped layer {ids[b]}, in two principal components.")
 
 
 def difference(analysis: Analysis, now: Settings, strip: dict) -> str:

@@ -71,11 +71,23 @@ def chips(questions: Sequence[str]) -> str:
     return f'<p class="small-title">Questions to try</p><div class="chips">{buttons}</div>'
 
 
+WORDS = 800  # tokens shown at most
+
+
 def words(tokens: Sequence[str], scores: Sequence[float], selected: Sequence[bool], own: Sequence[bool], focus: int | None = None) -> str:
-    """The prompt's tokens with their importance: (T,) strings, scores, whether they count, whether the user wrote them."""
+    """The prompt's tokens with their importance: (T,) strings, scores, whether they count, whether the user wrote them.
+
+    Of more than `WORDS` tokens the user's own and then the most important are shown, and a sign where others are left out.
+    """
     top = max([float(s) for s in scores], default=0.0) or 1.0
-    out = []
+    order = sorted(range(len(tokens)), key=lambda k: (k != focus, not own[k], -float(scores[k])))
+    shown_ones, out, gap = set(order[:WORDS]), [], False
     for k, (token, score, keep, mine) in enumerate(zip(tokens, scores, selected, own)):
+        if k not in shown_ones:
+            out += [] if gap else ["<span>…</span>"]
+            gap = True
+            continue
+        gap = False
         classes = " ".join(c for c, on in (("out", not keep), ("mark", not mine)) if on)
         shown = token.strip(" ") or "␣"
         shown = shown.replace("\n", "↵")

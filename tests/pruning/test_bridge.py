@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import svl_core as svl
+from svl_core.analysis.gap import gram_of_difference
 from svl_core.errors import InputError
-from svl_core.pruning.edits import Moments, bridge_map, rank_for, scp_map, subspace
+from svl_core.pruning.compensation import Fit
+from svl_core.pruning.edits import Moments, bridge_map, gap_subspace, rank_for, scp_map, subspace
 from tiny import picture
 
 PLAN = svl.manual_plan([3, 4], 6)
@@ -142,3 +144,16 @@ def test_a_bridge_is_not_lost_in_silence(tiny, calibration, tmp_path):
         svl.pruned_view(pruned, (0, 1, 2))
     assert svl.pruned_view(pruned, (0, 1, 3)).num_layers == 3  # without the bridged layer there is nothing to lose
     assert not any(hasattr(layer, "svl_bridge") for layer in tiny.layers) and [len(layer._forward_hooks) for layer in tiny.layers] == hooked
+
+
+def test_cheaper_ways_to_the_same_subspace(tiny, tiny_sample):
+    """A few directions of many by iteration, and through the Gram matrix of the tokens where those are fewer than the dimensions."""
+    rows = np.random.default_rng(0).normal(size=(40, 600)) * np.geomspace(1, 1e-3, 600)
+    exact = np.linalg.svd(rows)[2][:4]
+    found = subspace(rows.T @ rows, 4).numpy()
+    np.testing.assert_allclose(found @ found.T, exact.T @ exact, atol=1e-9)
+    traced, at = svl.trace(tiny, tiny_sample), (np.arange(0, 40, 2),)
+    few = gap_subspace(Fit(traced, at, None, 3, 1.0, 0.0, ("mlp",)), 2, 3)
+    whole = subspace(gram_of_difference(traced, at, 2, 3), 3)
+    assert 2 * len(at[0]) < tiny.hidden_size
+    np.testing.assert_allclose(few @ few.T, whole @ whole.T, atol=1e-9)

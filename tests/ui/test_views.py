@@ -1,5 +1,6 @@
 """Markup: escaping, word differences, verdicts and the strip's value."""
 
+import re
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -65,3 +66,10 @@ def test_settings_are_checked():
         Settings(top_p=0)
     with pytest.raises(InputError, match="answer length"):
         Settings(max_new_tokens=0)
+
+
+def test_thousands_of_tokens_are_shown_by_their_importance():
+    scores = [k / 3000 for k in range(3000)]
+    shown = views.words(["x"] * 3000, scores, [True] * 3000, [k < 5 for k in range(3000)], focus=40)
+    picked = [int(k) for k in re.findall(r'data-pick="(\d+)"', shown)]
+    assert picked == [*range(5), 40, *range(3000 - views.WORDS + 6, 3000)] and shown.count("…") == 2 and len(shown) < 300_000
