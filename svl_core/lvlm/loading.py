@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import json
@@ -25,6 +26,7 @@ NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("4bit", "8bit")
 IMAGE_SETTINGS = ("vision_config", "vq_config", "image_size")  # of a config that takes images: one of these
+MISSING_SHARE = 0.01  # of the parameters: what a checkpoint may leave out, for some leave out what is not used
 RECORD_KEYS = ("layer_ids", "model", "revision", "versions")  # of svl_plan.json; the rest is provenance
 
 
@@ -83,9 +85,12 @@ def load(
         options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit", bnb_4bit_compute_dtype=dtype)
     try:
         with quiet():
-            model = model_class.from_pretrained(folder, **options)
+            model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # unreadable files, wrong shapes, packages that are missing
         raise InputError(f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a complete checkpoint; get it again.") from error
+    held = {key: tensor.numel() for key, tensor in model.named_parameters()}
+    if sum(held.get(key, 0) for key in info["missing_keys"]) > MISSING_SHARE * sum(held.values()):
+        raise InputError(f"Found {name!r}, but only a part of its weights ({len(info['missing_keys'])} tensors are missing, such as {min(info['missing_keys'])}); expected a complete checkpoint; get it again.")
     model = (model if device_map or quantize else model.to(place)).eval().requires_grad_(False)
     record = read_record(folder)
     refuse_without_layers(model, name)
@@ -113,7 +118,8 @@ def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
         return folder, None
     if folder.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise InputError(f"Found no folder {name!r}; expected a model's folder or a Hub id such as org/model; check the path.")
-    return _download(name, revision, SMALL_FILES)
+    folder, _ = _download(name, revision, SMALL_FILES)
+    return folder, folder.name
 
 
 def _with_weights(folder: Path, name: str, commit: str | None, tell: Progress, cancel: threading.Event | None, pickle_weights: bool = True) -> Path:
@@ -121,10 +127,15 @@ def _with_weights(folder: Path, name: str, commit: str | None, tell: Progress, c
     refusal = f"Found {name!r}, whose weights are pickles; expected safetensors, since pickles are refused here; choose another model."
     if commit is None and not pickle_weights and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
         raise InputError(refusal)
-    if commit is None or any(folder.glob("*.safetensors")) and not _missing_shards(folder):
+    if commit is None or any(folder.glob("*.safetensors")) and not _missing_shards(folder) and not _cut_off(folder):
         return folder
-    folder, _ = _download(name, commit, [*SMALL_FILES, "*.safetensors"], tell, cancel)
-    if not any(folder.glob("*.safetensors")):
+    for file in _cut_off(folder):
+        file.resolve().unlink(missing_ok=True)  # what the cache holds of it, so that it is fetched anew
+        file.unlink(missing_ok=True)
+    folder, reached = _download(name, commit, [*SMALL_FILES, "*.safetensors"], tell, cancel)
+    if not any(folder.glob("*.safetensors")) or _missing_shards(folder):
+        if not reached and not any(folder.glob("*.bin")):
+            raise InputError(f"Found {name!r} only in part in the local cache, and the Hub cannot be asked for the rest; expected all of its weights; try again when the Hub can be reached, or choose another model.")
         if not pickle_weights:
             raise InputError(refusal)
         folder, _ = _download(name, commit, [*SMALL_FILES, "*.bin"], tell, cancel)
@@ -139,8 +150,24 @@ def _missing_shards(folder: Path) -> bool:
     return any(not (folder / shard).exists() for shard in set(listed))
 
 
-def _download(name: str, revision: str | None, patterns: list[str], tell: Progress | None = None, cancel: threading.Event | None = None) -> tuple[Path, str | None]:
-    """The Hub snapshot of `name`, from the local cache where it is complete or the Hub cannot be reached."""
+def _cut_off(folder: Path) -> list[Path]:
+    """The safetensors files that end before their header says so, or whose header is none: half-downloaded or damaged."""
+    broken = []
+    for file in folder.glob("*.safetensors"):
+        try:
+            with file.open("rb") as opened:
+                length = int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(length)) if length < 100_000_000 else None
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+            if file.stat().st_size < 8 + length + max(ends, default=0):
+                broken.append(file)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            broken.append(file)
+    return broken
+
+
+def _download(name: str, revision: str | None, patterns: list[str], tell: Progress | None = None, cancel: threading.Event | None = None) -> tuple[Path, bool]:
+    """The Hub snapshot of `name`, from the local cache where it is complete or the Hub cannot be reached, and whether it could."""
     from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 
     try:
@@ -153,12 +180,22 @@ def _download(name: str, revision: str | None, patterns: list[str], tell: Progre
         raise InputError(f"Found no revision {revision!r} of {name!r}; expected a branch, tag or commit; check its name.") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise InputError(f"Found no model {name!r}; expected \"demo\", a folder, or the id of a public Hub model; check the spelling or choose one of `svl models`.") from error
-    except Exception as error:  # offline, proxies, timeouts, full disks: each HTTP library has its own
+    except Exception as error:  # offline, proxies, timeouts: each HTTP library has its own
+        if _disk_full(error):
+            raise InputError(f"Found no room on the disk for {name}; expected enough for its files; free some, or choose a smaller model.") from error
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(cached, str):
             raise InputError(f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be asked for it ({_short(error)}); expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
-        folder = Path(cached).parent
-    return folder, folder.name
+        return Path(cached).parent, False
+    return folder, True
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:

@@ -7,9 +7,11 @@ import gc
 import html
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from gradio_client.utils import is_http_url_like
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
@@ -22,6 +24,7 @@ from svl_core.ui.logs import where
 LOG = logging.getLogger(__name__)
 DEPTH = 32  # of lists and objects in a request
 NO_MEMORY = "The machine ran out of memory and everything stored was freed; ask again with a smaller image, a shorter answer or a smaller model."
+DISK_FULL = "The server's disk is full, so nothing can be stored right now; the bundled examples still work; try again later."
 STARTED = time.time()
 
 
@@ -51,7 +54,7 @@ def polite(error: BaseException, details: bool = True) -> gr.Error:
     elif out_of_memory(error):
         text = NO_MEMORY
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        text = "The server's disk is full, so nothing can be stored right now; the bundled examples still work; try again later."
+        text = DISK_FULL
     else:
         LOG.error("unexpected error", extra={"fields": where(error)}, exc_info=error if details else None)
         words = f"{type(error).__name__}: {error}" if details else type(error).__name__
@@ -108,7 +111,13 @@ class Gate:
             if refused:
                 return await JSONResponse({"detail": refused[1]}, refused[0])(scope, receive, send)
             receive = self._bounded(scope, receive)
-        await self.app(scope, receive, send)
+        try:
+            await self.app(scope, receive, send)
+        except OSError as error:  # an upload that finds no room
+            if error.errno != errno.ENOSPC or scope["type"] != "http":
+                raise
+            LOG.error("disk full", extra={"fields": where(error)})
+            await JSONResponse({"detail": DISK_FULL}, 507)(scope, receive, send)
 
     def _refused(self, scope) -> tuple[int, str] | None:
         path = scope["path"].removeprefix("/gradio_api")
@@ -117,10 +126,22 @@ class Gate:
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._most(path):
             return 413, "The request is larger than this server takes."
+        if path.startswith("/upload") and scope["method"] == "POST" and self._stored() > self.limits.stored_bytes:
+            return 507, DISK_FULL
         return None
 
     def _most(self, path: str) -> int:
         return self.limits.upload_bytes if path.startswith("/upload") else self.limits.body_bytes
+
+    def _stored(self) -> int:
+        """Bytes of all files in the upload folder."""
+        total = 0
+        for path in Path(get_upload_folder()).rglob("*"):
+            try:
+                total += path.stat().st_size if path.is_file() else 0
+            except OSError:  # gone meanwhile
+                continue
+        return total
 
     def _bounded(self, scope, receive):
         """`receive` that ends a body sent without a length once it is too long."""

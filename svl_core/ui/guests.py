@@ -6,8 +6,12 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
+
+
+CUT_OFF_S = 600  # an upload that takes longer has ended
 
 
 def upload_folder(name: object) -> Path:
@@ -31,6 +35,7 @@ class Guests:
 
     def __init__(self, forget: Callable[[Hashable], None], folder: Callable[[], str | Path]) -> None:
         self._forget, self._folder = forget, folder
+        self.deleted: Callable[[str], None] = lambda path: None  # told of each file that went
         self._lock = threading.Lock()
         self._held: dict[str, set[Hashable]] = {}
 
@@ -49,11 +54,23 @@ class Guests:
                     self._delete(thing)
                 else:
                     self._forget(thing)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete what uploads that were cut off left behind: files right in the folder, where finished uploads never lie."""
+        folder = Path(self._folder())
+        for file in folder.iterdir() if folder.is_dir() else ():
+            try:
+                if file.is_file() and time.time() - file.stat().st_mtime > CUT_OFF_S:
+                    file.unlink()
+            except OSError:  # another thread was faster
+                continue
 
     def _delete(self, path: Path) -> None:
         folder, path = Path(self._folder()).resolve(), path.resolve()
         if folder in path.parents and path.parent != folder:  # each upload has a folder of its own
             shutil.rmtree(path.parent, ignore_errors=True)
+            self.deleted(str(path))
 
     def __len__(self) -> int:
         return len(self._held)

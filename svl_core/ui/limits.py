@@ -30,6 +30,7 @@ class Limits:
     queue: int = 128  # requests waiting, all sessions together
     body_bytes: int = 8_000_000  # of one request that is not an upload
     upload_bytes: int = 500_000_000  # of the files that one request uploads, each of them within image_bytes
+    stored_bytes: int = 20_000_000_000  # uploads and reports of all sessions together
     keep_s: int = 86_400  # a file that no session owns is deleted after this
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ def _shown(value: object) -> str:
 
 
 PUBLIC = Limits(any_model=False, pickle_weights=False, export=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, prompt_chars=2_000, new_tokens=128,
-                calibration_samples=128, sweep_points=64, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, keep_s=3600)
+                calibration_samples=128, sweep_points=64, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, stored_bytes=2_000_000_000, keep_s=3600)
 
 ZERO_GPU = replace(PUBLIC, model_gb=18.0)  # a lent GPU holds three models of that size
 

@@ -42,6 +42,7 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
         page.unload(desk.leave)
     page.desk = desk
     desk.brought = lambda path: path in page.upload_file_set and path not in c["image"].keep_in_cache
+    desk.guests.deleted = page.upload_file_set.discard  # else gradio remembers every upload's name for ever
     guard.guard_inputs(page)
     models.request(models.first)  # last: its thread imports torch and transformers, which nothing above needs
     return page.queue(max_size=limits.queue, default_concurrency_limit=8)
