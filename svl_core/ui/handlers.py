@@ -89,7 +89,13 @@ class Desk:
             elif not count:
                 raise InputError("Found none of your files any more; expected the set that was uploaded; upload it again.")
             else:
-                pairs = [(self._image(path), prompt) for path, prompt in self.owned[now.own]]
+                pairs, pixels = [], 0
+                for path, prompt in self.owned[now.own]:
+                    self.limits.check("prompt_chars", len(prompt), "characters in a prompt of the set")
+                    image = self._image(path)
+                    pixels += image.width * image.height
+                    self.limits.check("set_pixels", pixels, "pixels or more in the images of the set")
+                    pairs.append((image, prompt))
             found = tuple(encode_all(self._model(name, emit, cancel), pairs, progress=told(self.telling(emit), "Reading the samples"), cancel=cancel))
             self.encoded.put(key, found)
         return found

@@ -21,6 +21,7 @@ class Limits:
     model_gb: float = 1000.0  # largest model of the catalogue, weights in bfloat16
     image_bytes: int = 20_000_000
     image_pixels: int = 40_000_000
+    set_pixels: int = 1_000_000_000  # of a calibration set's images together, which are in memory at once
     prompt_chars: int = 20_000
     new_tokens: int = 512
     calibration_samples: int = 512
@@ -73,7 +74,7 @@ def _shown(value: object) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
 
 
-PUBLIC = Limits(any_model=False, pickle_weights=False, export=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, prompt_chars=2_000, new_tokens=128,
+PUBLIC = Limits(any_model=False, pickle_weights=False, export=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, set_pixels=80_000_000, prompt_chars=2_000, new_tokens=128,
                 calibration_samples=128, sweep_points=64, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, stored_bytes=2_000_000_000, keep_s=3600)
 
 ZERO_GPU = replace(PUBLIC, model_gb=18.0)  # a lent GPU holds three models of that size

@@ -92,13 +92,14 @@ class Analysis:
 
     @property
     def nbytes(self) -> int:
-        """The trace and what its memo may hold: large results are put there with their size."""
-        return nbytes(self.trace) + self.memo.size
+        """The trace, its images and inputs, and what its memo may hold: large results are put there with their size."""
+        held = sum(3 * image.width * image.height for sample in self.samples for image in sample.images) + sum(value.numel() * value.element_size() for sample in self.samples for value in sample.inputs.values())
+        return nbytes(self.trace) + self.memo.size + held
 
 
 def nbytes(trace: Any) -> int:
     """Of a trace's features."""
-    return sum(s.features.numel() * s.features.element_size() for s in trace.samples)
+    return sum(each.features.numel() * each.features.element_size() for each in trace.samples)
 
 
 class Models:

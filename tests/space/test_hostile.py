@@ -1,8 +1,10 @@
 """Hostile input, short version of tests/benchmarks/fuzz.py: every outcome is a picture, an answer or one sentence."""
 
+import json
 import socket
 import threading
 
+import numpy as np
 import pytest
 
 from hostile import DEEP, PATHS, PROMPTS, QUERIES, STRIPS, VALUES, damaged_pictures, whole_pictures
@@ -29,7 +31,7 @@ def opened(content):
 
 
 def test_damaged_pictures_open_or_say_why():
-    outcomes = [opened(content) for _, content in damaged_pictures(300, seed=1)]
+    outcomes = [opened(content) for _, content in damaged_pictures(320, seed=1)]
     sentences = [each for each in outcomes if isinstance(each, str)]
     assert len(sentences) < len(outcomes) and all(each.startswith("Found") for each in sentences)
 
@@ -55,7 +57,9 @@ def test_prompts_never_become_marks(tiny, image, name):
         sample = tiny.encode(image, PROMPTS[name])
     except InputError:
         return
-    assert len(sample.visual) == len(plain.visual)
+    assert np.array_equal(sample.visual, plain.visual)
+    special = set(tiny.tokenizer.all_special_ids)
+    assert sum(int(each) in special for each in sample.inputs["input_ids"][0]) == sum(int(each) in special for each in plain.inputs["input_ids"][0])
 
 
 @pytest.fixture
@@ -96,6 +100,13 @@ def test_odd_values_are_answered_with_a_sentence(public_site, png):
         visitor.call("analyse", [value for _ in visitor.functions["analyse"]["inputs"]])
         said = visitor.ask(path, "what?", top_p=value)
         assert said["ok"] or said["error"], value
+    for number in ("NaN", "Infinity", "1e999", "-1e999"):  # as JSON that Python reads and browsers do not write
+        body = json.dumps({"data": visitor.data("analyse", image={"path": path, "meta": {"_type": "gradio.FileData"}}, prompt="what?", top_p="HERE"), "fn_index": visitor.functions["analyse"]["id"], "session_hash": visitor.session}).replace('"HERE"', number)
+        answer = visitor.http.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code in (200, 400, 422)
+        if answer.status_code == 200:
+            said = visitor.listen(answer.json()["event_id"])
+            assert not said["ok"] and said["error"], number
     for strip in STRIPS:
         said = visitor.call("compare", visitor.data("compare", strip=strip))
         assert said["ok"] or said["error"], strip

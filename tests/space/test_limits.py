@@ -1,15 +1,21 @@
 """Limits: values, their sentences, and that the public page holds each of them."""
 
 import io
+import threading
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
+from svl_core.ui import calibration, grounds
 from svl_core.ui.guests import Guests, upload_folder
+from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import PUBLIC, Limits, from_environment
-from svl_core.ui.store import picker
+from svl_core.ui.settings import Settings
+from svl_core.ui.store import Analysis, Models, picker
 from visitor import Visitor
 
 
@@ -69,6 +75,26 @@ def test_what_two_hold_goes_with_the_second(tmp_path):
     assert file.exists() and not forgotten
     guests.leave("two")
     assert not file.exists() and forgotten == ["key"] and foreign.exists() and not len(guests)
+
+
+def test_large_pictures_are_counted_where_they_are_kept(tiny, image, tmp_path):
+    """Sets in pixels before the model reads them, analyses in the bytes of their pictures too."""
+    paths = []
+    for k in range(3):
+        paths.append(str(tmp_path / f"{k}.png"))
+        image.save(paths[-1])
+    desk, size = Desk(Models(tiny), frozenset(), replace(PUBLIC, set_pixels=2 * image.width * image.height)), image.width * image.height
+    own = calibration.brought(desk, paths, "what?", None)["own"]
+    with pytest.raises(InputError, match=f"{3 * size:,} pixels"):
+        desk.samples_of("tiny", grounds.OWN, None, Settings(calibration="own", own=own), lambda item: None, threading.Event())
+    (tmp_path / "list.jsonl").write_text('{"image": "0.png", "prompt": "' + "x" * 3000 + '"}\n')
+    own = calibration.brought(desk, [*paths, str(tmp_path / "list.jsonl")], "what?", None)["own"]
+    with pytest.raises(InputError, match="characters in a prompt of the set"):
+        desk.samples_of("tiny", grounds.OWN, None, Settings(calibration="own", own=own), lambda item: None, threading.Event())
+    small, large = (tiny.encode(picture, "what?") for picture in (image, image.resize((600, 400))))
+    traces = [svl.trace(tiny, [sample]) for sample in (small, large)]
+    found = [Analysis("tiny", (sample,), trace, None).nbytes for sample, trace in zip((small, large), traces)]
+    assert found[1] - found[0] == 3 * (600 * 400 - size)
 
 
 def test_uploads_of_a_killed_server_are_gone_at_the_next_start(tmp_path, monkeypatch):
