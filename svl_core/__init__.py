@@ -21,7 +21,7 @@ _HOMES = {
     "errors": ("SVLError", "InputError", "Cancelled"),
     "lvlm.catalogue": ("catalogue", "CatalogueEntry"),
     "lvlm.images": ("open_image",),
-    "lvlm.loading": ("load",),
+    "lvlm.loading": ("foresee", "load"),
     "lvlm.model": ("LVLM",),
     "lvlm.sample": ("PatchGeometry", "Sample"),
     "analysis.gap": ("feature_gap", "pca_view", "GapCurve", "GapProjection"),

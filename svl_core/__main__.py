@@ -82,6 +82,7 @@ def _calibrating(default: str) -> argparse.ArgumentParser:
     group = calibrating.add_argument_group("calibration: what layers are ranked and compensations fitted on")
     group.add_argument("--calibration", default=default, metavar="SET", help="'demo' (bundled scenes), 'this' (the sample asked about), a FILE.jsonl or a folder of images (default: %(default)s)")
     group.add_argument("--calibration-size", type=int, default=16, metavar="N", help="samples used of it (default: %(default)s)")
+    group.add_argument("--spool", metavar="DIR", help="keep the calibration set's features in files of this folder instead of in memory; they are gone afterwards")
     return calibrating
 
 
@@ -124,7 +125,9 @@ def build_parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[*parents, _common()])
 
-    look = command("analyze", "layer redundancy, layer similarity and token importance for one image and prompt", _asking(), _scoring(), _calibrating("this"))
+    look = command("analyze", "layer redundancy, layer similarity and token importance for one image and prompt", _asking(False), _scoring(), _calibrating("this"))
+    look.add_argument("--plan", action="store_true", help="only tell the memory and time that it would take, from the model's config; no weights are needed")
+    look.add_argument("--positions", type=int, metavar="N", help="with --plan: length of the prompt, image tokens included (default: what the config tells, else 2,048)")
     look.add_argument("--stability", type=int, metavar="N", help="bootstrap over the calibration set: how sure the order is when N layers are dropped")
     command("compare", "the full and the pruned model's answers side by side", _asking(), _pruning(True), _thinning(), _scoring(), _calibrating("demo"), _answering(None))
     many = command("sweep", "every drop count with every criterion and compensation: fidelity against speed", _asking(False), _labelled(None, None, "also measure accuracy on"), _scoring("svl"), _compensating(), _calibrating("demo"), _answering())
@@ -148,6 +151,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _opened(args: argparse.Namespace) -> list:
     """The images of the question, checked together with its prompt. Raises InputError."""
+    if args.command == "analyze" and args.prompt is None and not args.plan:
+        raise InputError("Found no prompt; expected a question or an instruction; give one with --prompt, or ask for the cost alone with --plan.")
     if getattr(args, "image", None) is None:
         return []
     from svl_core.lvlm.images import open_image

@@ -29,7 +29,8 @@ from svl_core.comparison.ranks import choose_rank
 from svl_core.comparison.sweep import sweep
 from svl_core.errors import InputError
 from svl_core.lvlm.families import FAMILIES
-from svl_core.lvlm.loading import load
+from svl_core.lvlm.forecast import Forecast, readable
+from svl_core.lvlm.loading import foresee, load
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.pruning.compensation import COMPENSATIONS
@@ -200,7 +201,7 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
     traced = weights = None
     if ranks or args.compensation != "none":
         samples = _calibration(args, lvlm, measured)
-        traced = trace(lvlm, samples, mlp=COMPENSATIONS[args.compensation].needs_mlp, progress=_progress(args))
+        traced = trace(lvlm, samples, mlp=COMPENSATIONS[args.compensation].needs_mlp, spool=args.spool, progress=_progress(args))
         weights = _importance(args, traced)
     if layers is not None:
         chosen = manual_plan(layers, lvlm.num_layers, lvlm.protected)
@@ -221,7 +222,20 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
 # Commands: each returns the JSON result and the text for people
 
 
+def _plan_text(found: Forecast) -> str:
+    """Every item of a forecast, a line each."""
+    held = {"weights": "weights", "one_pass": "working memory of one pass", "traces": f"traces of {found.samples} sample(s): features, statistics, inner products", "key_value_cache": "key and value cache of one answer",
+            "compensation": "fit of a compensation (d x d sums)", "pruned_view_each_run": "pruned model's own: edited weights of each dropped run", "usual_maps": "not made: attention maps and hidden states of one pass"}
+    spent = {"one_pass": "one pass (image and prompt)", "trace_one_sample": "its analysis", "trace_all": f"analysis of {found.samples} sample(s)", "each_answer_token": "each token of an answer"}
+    rows = [("memory", ""), *((held[name], readable(size, "B")) for name, size in found.memory.items()), ("time, estimated", ""), *((spent[name], readable(s, "s")) for name, s in found.seconds.items())]
+    head = f"{found.model}: {found.parameters['all'] / 1e9:.2f} B parameters, {found.layers} decoder layers x {found.hidden_size}, {found.positions} positions, {found.dtype} on {found.device} ({found.gflops:.0f} GFLOP/s here)"
+    return f"{head}\n\n{_table(rows)}"
+
+
 def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
+    if args.plan:
+        found = foresee(args.model, revision=args.revision, device=args.device, dtype=args.dtype, positions=args.positions, samples=1 if args.calibration == THIS else args.calibration_size)
+        return {"model": found.model, "plan": found.to_json()}, _plan_text(found)
     lvlm, sample = _asked(args)
     start = time.perf_counter()
     own = trace(lvlm, [sample], progress=_progress(args))
@@ -229,7 +243,7 @@ def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
     traced, ranking_weights, samples = own, weights, [sample]
     if args.calibration != THIS:
         samples = _calibration(args, lvlm, [sample])
-        traced = trace(lvlm, samples, progress=_progress(args))
+        traced = trace(lvlm, samples, spool=args.spool, progress=_progress(args))
         ranking_weights = _importance(args, traced)
     names = [name for name, criterion in CRITERIA.items() if name == args.criterion or criterion.cost_forward_passes == ONE_PASS]
     scores = {name: _scores(args, traced, ranking_weights, name, lvlm, samples) for name in names}

@@ -294,3 +294,18 @@ def test_a_share_of_the_visual_tokens(svl):
 def test_unknown_quantisation_is_one_sentence(svl):
     code, _, err = svl("compare", *ASK, "--drop", "1", "--quantize", "3bit")
     assert code == 2 and err.count("\n") == 1 and "4bit, 8bit" in err
+
+
+def test_plan_needs_a_config_alone(svl, tmp_path):
+    """LLaVA-1.5-7B's published sizes: 7.06 B parameters; a feature takes 2 bytes, a cache 2 x 32 x 4096 of them a position."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    vision = CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14, projection_dim=768)
+    LlavaConfig(vision_config=vision, text_config=LlamaConfig(vocab_size=32064), image_seq_length=576, dtype="bfloat16").save_pretrained(tmp_path)
+    code, out, _ = svl("analyze", "--plan", "--model", str(tmp_path), "--dtype", "bfloat16", "--json", "-")
+    plan = json.loads(out)["plan"]
+    assert code == 0 and plan["parameters"]["all"] == 7_063_427_072 and plan["positions"] == 640
+    assert plan["memory"]["weights"] == 2 * 7_063_427_072 and plan["memory"]["key_value_cache"] == 2 * 32 * 4096 * 2 * 640
+    assert plan["memory"]["traces"] == 33 * 640 * 4096 * 2 + 640 * 33 * 33 * 8 + 10 * 32 * 640 * 4 and min(plan["seconds"].values()) > 0
+    code, _, err = svl("analyze", "--plan", "--model", str(tmp_path), "--positions", "0")
+    assert code == 2 and "at least one" in err

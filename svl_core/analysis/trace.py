@@ -7,11 +7,14 @@ normed.) Hooks and statistics listen to their own thread only, so a shared model
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,7 +37,7 @@ class SampleTrace:
     visual, textual: positions, as in `Sample`.
     logits_last: (vocabulary,) float32, for the token after the prompt.
     mlp: (L, S, d) outputs of the MLPs' down-projections, where they were asked for.
-    sample: what was traced, for fits that run the model again.
+    sample: what was traced, for fits that run the model again. spooled: features and mlp lie in a file, so nothing made of them is kept either.
     """
 
     features: torch.Tensor
@@ -45,15 +48,23 @@ class SampleTrace:
     key: str
     mlp: torch.Tensor | None = None
     sample: Sample | None = None
+    spooled: bool = False
 
     @property
     def length(self) -> int:
         return self.features.shape[1]
 
-    @cached_property
+    @property
     def products(self) -> np.ndarray:
         """(S, L+1, L+1) float64: the inner products of H[i] and H[j] at every position. Cosines, steps and gaps on any set of tokens follow
         from them, so the features are read once; a slice of positions at a time is copied."""
+        return self._products() if self.spooled else self._kept_products
+
+    @cached_property
+    def _kept_products(self) -> np.ndarray:
+        return self._products()
+
+    def _products(self) -> np.ndarray:
         depths, length, width = self.features.shape
         made, step = np.empty((length, depths, depths)), max(1, SLICE // (depths * width))
         for start in range(0, length, step):
@@ -99,10 +110,11 @@ def down_projection(layer: torch.nn.Module) -> torch.nn.Linear:
     return linear_map(layer, DOWN_PROJECTIONS)
 
 
-def trace(lvlm: LVLM, samples: Sample | Sequence[Sample], *, mlp: bool = False, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Trace:
+def trace(lvlm: LVLM, samples: Sample | Sequence[Sample], *, mlp: bool = False, spool: str | Path | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Trace:
     """Run every sample through the model once, unpadded, and keep what the analysis needs.
 
-    mlp: keep the MLP outputs too (for compensation "lstsq"). The model is left as it was. Raises Cancelled.
+    mlp: keep the MLP outputs too (for compensation "lstsq"). spool: a folder on a disk where the features are kept instead of in memory, whatever the
+    number of samples; they go with the trace. The model is left as it was. Raises Cancelled, and InputError where the folder has no room.
     """
     samples = [samples] if isinstance(samples, Sample) else list(samples)
     began = time.perf_counter()
@@ -110,31 +122,53 @@ def trace(lvlm: LVLM, samples: Sample | Sequence[Sample], *, mlp: bool = False, 
     for number, sample in enumerate(samples):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped.")
-        made.append(_pass(lvlm, sample, mlp))
+        made.append(_pass(lvlm, sample, mlp, spool))
         if progress:
             progress((number + 1) / len(samples), f"{number + 1} of {len(samples)} samples")
     return Trace(tuple(made), lvlm.name, lvlm.layer_ids, lvlm.protected, 1000 * (time.perf_counter() - began))
 
 
-def _pass(lvlm: LVLM, sample: Sample, mlp: bool) -> SampleTrace:
+def _room(shape: tuple[int, ...], dtype: torch.dtype, spool: str | Path | None) -> torch.Tensor:
+    """An empty tensor in memory, or in a file of the folder `spool` that has no name any more and goes with the tensor."""
+    if spool is None:
+        return torch.empty(shape, dtype=dtype)
+    size = torch.Size(shape).numel()
+    try:
+        handle, name = tempfile.mkstemp(prefix="svl-", dir=Path(spool).expanduser())
+        try:
+            os.posix_fallocate(handle, 0, max(size * dtype.itemsize, 1))  # now, not when a page of it is first written
+            return torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
+        finally:
+            os.close(handle)
+            os.unlink(name)
+    except OSError as error:
+        raise InputError(f"Found no room for {size * dtype.itemsize / 1e9:.2f} GB of features in {str(spool)!r} ({error.strerror}); expected an existing folder on a disk with enough of it; give another or fewer samples.") from None
+
+
+def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> SampleTrace:
     layers, here = lvlm.layers, threading.get_ident()
-    features: list[torch.Tensor | None] = [None] * (len(layers) + 1)
-    outputs: list[torch.Tensor | None] = [None] * len(layers)
+    features = outputs = None  # made once their dtype is known, and filled as the pass goes: each feature is held once
 
     def entering(module, args, kwargs):
+        nonlocal features
         if threading.get_ident() == here:
-            features[0] = residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0].detach()
+            entered = residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0]
+            features = _room((len(layers) + 1, *entered.shape), entered.dtype, spool)
+            features[0].copy_(entered)
 
     def leaving(number):
         def hook(module, args, output):
             if threading.get_ident() == here:
-                features[number + 1] = residual(output[0] if isinstance(output, tuple) else output, lvlm.text_config)[0].detach()
+                features[number + 1].copy_(residual(output[0] if isinstance(output, tuple) else output, lvlm.text_config)[0])
         return hook
 
     def mapped(number):
         def hook(module, args, output):
+            nonlocal outputs
             if threading.get_ident() == here:
-                outputs[number] = output.reshape(-1, output.shape[-1]).detach()
+                rows = output.reshape(-1, output.shape[-1])
+                outputs = _room((len(layers), *rows.shape), rows.dtype, spool) if outputs is None else outputs
+                outputs[number].copy_(rows)
         return hook
 
     collector = Collector(len(layers), sample.visual, sample.textual)
@@ -152,5 +186,5 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool) -> SampleTrace:
     statistics = collector.statistics()
     if np.isnan(statistics.text_to_text).all():
         raise InputError(f"Found no attention to watch in {lvlm.name}; expected one that goes through transformers' attention interface; choose another model.")
-    return SampleTrace(torch.stack([f.cpu() for f in features]), sample.visual, sample.textual, statistics, logits[0, -1].float().cpu().numpy(), sample.key,
-                       torch.stack([o.cpu() for o in outputs]) if mlp else None, sample)
+    return SampleTrace(features, sample.visual, sample.textual, statistics, logits[0, -1].float().cpu().numpy(), sample.key,
+                       outputs, sample, spool is not None)

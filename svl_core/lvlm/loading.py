@@ -16,6 +16,7 @@ import torch
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm import catalogue, families, memory
 from svl_core.lvlm.catalogue import DEMO
+from svl_core.lvlm.forecast import Forecast, forecast, prompt_positions
 from svl_core.lvlm.model import LVLM, PLAN_FILE, quiet
 from svl_core.lvlm.probing import probe, refuse_without_layers
 from svl_core.lvlm.processors import load_processor
@@ -24,6 +25,7 @@ Progress = Callable[[float, str], None]
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SMALL = 2 * 2**30  # bytes in float32 up to which a model is kept in it on a CPU
 QUANTIZATIONS = ("4bit", "8bit")
 IMAGE_SETTINGS = ("vision_config", "vq_config", "image_size")  # of a config that takes images: one of these
 MISSING_SHARE = 0.01  # of the parameters: what a checkpoint may leave out, for some leave out what is not used
@@ -47,8 +49,8 @@ def load(
 
     name: "demo" (bundled), a folder, or a Hub id; revision: branch, tag or commit of a Hub id.
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
-    dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has twice the memory for it,
-        because most CPUs are slow at half precision.
+    dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has twice the memory for it, because most
+        are slow at half precision; a large bfloat16 model stays so where the processor has instructions for it.
     device_map: "auto" spreads the model over all GPUs and the CPU (extra `large`); then `device` is not used. A dict from parts of
         the model to devices may keep some on the "disk".
     quantize: "4bit" or "8bit" through bitsandbytes (extra `large`).
@@ -100,6 +102,20 @@ def load(
         lvlm = probe(lvlm)
     tell(1.0, "loaded")
     return lvlm
+
+
+def foresee(name: str | Path = DEMO, *, revision: str | None = None, device: str = "auto", dtype: str | torch.dtype = "auto", positions: int | None = None, samples: int = 1) -> Forecast:
+    """What analysing `samples` prompts of `positions` positions with a model would take, from its config alone; the folder may hold nothing else.
+
+    Raises InputError for a name that leads to no config of a model with image input, and unknown options.
+    """
+    if min(1 if positions is None else positions, samples) < 1:
+        raise InputError(f"Found {positions} positions and {samples} samples; expected at least one of each; raise it.")
+    name, dtype, place = str(name), _known_dtype(dtype), resolve_device(device)
+    folder, _ = locate(name, revision)
+    config, model_class, _ = _known_config(folder, name, True)
+    dtype = dtype or _automatic_dtype(model_class, config, place)
+    return forecast(name, model_class, config, dtype, place, positions=positions or prompt_positions(config), samples=samples, mlp=samples > 1)
 
 
 # Where a model is
@@ -289,11 +305,12 @@ def _known_quantization(quantize: str | None) -> str | None:
 
 
 def _automatic_dtype(model_class: type, config, device: torch.device | None) -> torch.dtype:
+    """As stored; on a CPU float32 where the weights are small, or where the processor has no bfloat16 of its own and there is twice the memory."""
     stored = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None) or torch.float32
     stored = getattr(torch, stored) if isinstance(stored, str) else stored
     if device is not None and device.type == "cpu" and stored in (torch.bfloat16, torch.float16):
-        free = memory.free_bytes(device)
-        if free is not None and 2 * memory.needed_bytes(model_class, config, torch.float32) < free:
+        free, needed = memory.free_bytes(device), memory.needed_bytes(model_class, config, torch.float32)
+        if free is not None and 2 * needed < free and (needed < SMALL or not (stored == torch.bfloat16 and memory.computes_bfloat16())):
             return torch.float32
     return stored
 

@@ -33,6 +33,15 @@ def check_fits(name: str, needed: int, free: int | None, where: str) -> None:
         raise InputError(f"Found {needed / 1e9:.1f} GB of memory needed for {name} and {free / 1e9:.1f} GB free on {where}; expected enough for the whole model; choose a smaller model, a half-precision dtype, 4-bit loading or another device.")
 
 
+def computes_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by instructions of its own (Linux; elsewhere: not known, so no)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
 def _available() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -122,3 +122,15 @@ def test_progress_counts_samples(tiny, tiny_sample):
     told = []
     svl.trace(tiny, [tiny_sample, tiny_sample], progress=lambda share, what: told.append(share))
     assert told == [0.5, 1.0]
+
+
+def test_features_in_files_are_those_in_memory(tiny, tiny_sample, tmp_path):
+    held, filed = svl.trace(tiny, tiny_sample, mlp=True), svl.trace(tiny, [tiny_sample], mlp=True, spool=tmp_path)
+    assert list(tmp_path.iterdir()) == []  # no name is left to clean up
+    one, other = held.samples[0], filed.samples[0]
+    assert torch.equal(one.features, other.features) and torch.equal(one.mlp, other.mlp) and np.array_equal(one.products, other.products)
+    plan = svl.manual_plan([2, 3], 6)
+    a, b = (svl.prune(tiny, plan, "lstsq", trace).model.state_dict() for trace in (held, filed))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    with pytest.raises(InputError, match="existing folder"):
+        svl.trace(tiny, tiny_sample, spool=tmp_path / "absent")
