@@ -6,9 +6,12 @@ sample), so that answers of any model, labelled or not, are measured alike and n
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +27,7 @@ from svl_core.lvlm.sample import Sample
 from svl_core.pruning.view import pruned_view
 
 SIZES = (1, 2, 3, 4)  # layers skipped together
+TOKENS = 48  # answer tokens that a map shows, at most
 Measure = Literal["accuracy", "exact", "agreement", "kl", "loss"]
 Progress = Callable[[float, str], None]
 
@@ -117,6 +121,24 @@ class Ablation:
                 table[row.layers[0]] = np.subtract(row.losses[sample], self.full.losses[sample])
         return table
 
+    def map(self) -> AblationMap:
+        """What is drawn of it. With labels: what is lost on each kind of question; without: on each sample, and on each token of the answers."""
+        kinds = self.columns if self.right is not None else tuple(f"{k + 1}: {answer}" for k, answer in enumerate(self.answers))
+        tables: dict[str, np.ndarray] = {}
+        if self.right is not None:
+            full = np.array([self.tally(self.full, kind).accuracy for kind in kinds])
+            tables["accuracy"] = np.array([full - [self.tally(row, kind).accuracy for kind in kinds] for row in self.rows])
+            members = [np.array([k == kind for k in self.kinds]) for kind in kinds]
+        else:
+            members = [np.arange(len(kinds)) == k for k in range(len(kinds))]
+        tables["kl"] = np.array([[row.kl[m].mean() for m in members] for row in self.rows])
+        tables["agreement"] = np.array([[1 - row.agreement[m].mean() for m in members] for row in self.rows])
+        names = {measure: kinds for measure in tables}
+        if self.right is None:
+            names["loss"] = tuple(token for each in self.tokens for token in each)[:TOKENS]
+            tables["loss"] = np.array([np.concatenate([np.subtract(a, b) for a, b in zip(row.losses, self.full.losses)])[:TOKENS] for row in self.rows])
+        return AblationMap(self.model, self.num_layers, len(self.kinds), tuple(row.layers for row in self.rows), names, tables)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "model": self.model,
@@ -137,6 +159,62 @@ class Ablation:
         out["accuracy"] = sum(t.correct for t in marks) / sum(t.n for t in marks)
         out["by_kind"] = {k or "all": t.to_json() | {"kl": self.value(row, "kl", k), "loss": self.value(row, "loss", k)} for k, t in zip(self.columns, marks)}
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class AblationMap:
+    """What each block of layers is for, ready to draw; in every table more is worse without the block.
+
+    n: samples measured. blocks: the layers skipped together. columns, tables: for each measure the columns' names and a (blocks, columns) table.
+    accuracy and agreement: share 0..1 lost; kl: nats/token; loss: rise of a token's loss, nats.
+    """
+
+    model: str
+    num_layers: int
+    n: int
+    blocks: tuple[tuple[int, ...], ...]
+    columns: Mapping[str, tuple[str, ...]]
+    tables: Mapping[str, np.ndarray]
+
+    def __post_init__(self):
+        for measure, table in self.tables.items():
+            if table.shape != (len(self.blocks), len(self.columns[measure])):
+                raise ValueError(f"found a table of {table.shape} for {measure}; expected {(len(self.blocks), len(self.columns[measure]))}")
+
+    def of(self, measure: str, size: int) -> np.ndarray:
+        """(L - size + 1, columns): the table's blocks of `size` layers by their first layer; NaN where a layer cannot go."""
+        table = np.full((self.num_layers - size + 1, len(self.columns[measure])), np.nan)
+        for block, row in zip(self.blocks, self.tables[measure]):
+            if len(block) == size:
+                table[block[0]] = row
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        return {"model": self.model, "layers": self.num_layers, "n": self.n, "blocks": [list(block) for block in self.blocks],
+                "columns": {m: list(names) for m, names in self.columns.items()}, "tables": {m: np.round(table, 5).tolist() for m, table in self.tables.items()}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> AblationMap:
+        """Reads what `to_json` wrote. Raises KeyError or ValueError for anything else."""
+        return cls(data["model"], data["layers"], data["n"], tuple(tuple(block) for block in data["blocks"]), {m: tuple(names) for m, names in data["columns"].items()},
+                   {m: np.array(table, float) for m, table in data["tables"].items()})
+
+
+def weights_hash(folder: str | Path) -> str:
+    """sha256 of a checkpoint's weights, by name: what a stored map belongs to."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def stored_map(folder: str | Path) -> AblationMap | None:
+    """The map kept beside a checkpoint as ablation.json; None where there is none or the weights are others by now."""
+    try:
+        data = json.loads((Path(folder) / "ablation.json").read_text(encoding="utf-8"))
+        return AblationMap.from_json(data) if data["weights"] == weights_hash(folder) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def blocks(num_layers: int, sizes: Iterable[int] = SIZES, protected: Sequence[int] = ()) -> list[tuple[int, ...]]:

@@ -162,8 +162,9 @@ def sweep(
     max_new_tokens: int = 64,
     batch_size: int = 32,
     repeats: int = 5,
-    resume: str | Path | None = None,
+    resume: str | Path | Sweep | None = None,
     allow_shared: bool = False,
+    each: Callable[[Sweep], None] | None = None,
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> Sweep:
@@ -171,12 +172,14 @@ def sweep(
 
     `fit` samples that are also measured are left out of the fit, unless `allow_shared` (the header then says so). `questions` add the accuracy on labelled questions.
     `draws`: how many seeds the random criterion is averaged over. `resume`: a JSON file that is written after every row and
-    read first, so that a stopped sweep goes on where it was. Raises InputError for unknown names, drop counts out of
+    read first, so that a stopped sweep goes on where it was, or a sweep in memory to go on with. each: called with all rows so far after
+    every new one. Raises InputError for unknown names, drop counts out of
     range, nothing to measure or fit on, or a `resume` file of another sweep; Cancelled.
     """
     work = _Work(lvlm, list(measured), list(fit), tuple(criteria), tuple(compensations), questions, draws, seed, top_p, protect_ends,
                  dict(compensation_settings or {}), max_new_tokens, batch_size, repeats, allow_shared, progress or (lambda fraction, what: None), cancel)
-    return work.run(drops, Path(resume).expanduser() if resume else None)
+    known = resume if isinstance(resume, Sweep) else None
+    return work.run(drops, Path(resume).expanduser() if resume and known is None else None, known, each)
 
 
 @dataclass(eq=False)
@@ -201,7 +204,7 @@ class _Work:
     report: Progress
     cancel: threading.Event | None
 
-    def run(self, drops: Sequence[int] | None, file: Path | None) -> Sweep:
+    def run(self, drops: Sequence[int] | None, file: Path | None, known: Sweep | None = None, each: Callable[[Sweep], None] | None = None) -> Sweep:
         self._check_names()
         self.fit = self.fit if self.allow_shared else disjoint(self.fit, self.measured)
         self.report(0.0, "tracing the calibration set")
@@ -212,6 +215,9 @@ class _Work:
         drops = self._checked(drops)
         header = self._header(drops)
         rows = _read(file, header) if file else []
+        if known is not None:
+            _check_same(known.header, header, "memory")
+            rows = list(known.rows)
         self._answer()
         todo = [(c, k, d) for c in self.criteria for k in self.compensations for d in drops]
         have = {(r.criterion, r.compensation, r.drop) for r in rows}
@@ -224,6 +230,8 @@ class _Work:
             rows.append(self._row(criterion, compensation, drop))
             if file:
                 _write(file, header, rows)
+            if each is not None:
+                each(Sweep(header, tuple(rows)))
         self.report(1.0, "sweep complete")
         order = {key: i for i, key in enumerate(todo)}
         rows = sorted((r for r in rows if (r.criterion, r.compensation, r.drop) in order), key=lambda r: order[r.criterion, r.compensation, r.drop])
@@ -277,7 +285,7 @@ class _Work:
     def _ranking(self, criterion: str, seed: int):
         if (criterion, seed) not in self._rankings:
             self._rankings[criterion, seed] = redundancy(self.traced, self.weights, criterion, top_p=self.top_p, protect_ends=self.protect_ends, seed=seed,
-                                                              lvlm=self.lvlm, samples=self.fit, cancel=self.cancel)
+                                                              lvlm=self.lvlm, samples=self.fit, progress=lambda share, what: self.report(0.0, f"ranking by {criterion}: {share:.0%}"), cancel=self.cancel)
         return self._rankings[criterion, seed]
 
     def _plan(self, criterion: str, drop: int, seed: int) -> DropPlan:
@@ -340,10 +348,15 @@ def _read(file: Path, header: Mapping[str, Any]) -> list[SweepRow]:
         rows = [SweepRow.from_json(row) for row in written.pop("rows")]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"Found {file}, which holds no sweep; expected one to resume or a new name; give another file.") from None
-    known = {key: written.get(key) for key in header}
-    if differing := [key for key in header if known[key] != json.loads(json.dumps(header[key]))]:
-        raise InputError(f"Found a sweep with other {', '.join(differing)} in {file}; expected the same sweep to resume; give another file.")
+    _check_same(written, header, str(file))
     return rows
+
+
+def _check_same(known: Mapping[str, Any], header: Mapping[str, Any], where: str) -> None:
+    """Raises InputError where the rows of `known` and of `header` cannot be put together."""
+    plain = json.loads(json.dumps({"known": {key: known.get(key) for key in header}, "header": header}))
+    if differing := [key for key in header if plain["known"][key] != plain["header"][key]]:
+        raise InputError(f"Found a sweep with other {', '.join(differing)} in {where}; expected the same sweep to resume; give another one.")
 
 
 def _write(file: Path, header: Mapping[str, Any], rows: Sequence[SweepRow]) -> None:

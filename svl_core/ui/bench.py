@@ -6,9 +6,11 @@ Arguments and results are values of the line (samples, plans, traces, comparison
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import svl_core as svl
 from svl_core.errors import Cancelled
@@ -75,6 +77,22 @@ class Bench:
         with self._turn(cancel, lvlm):
             return choose_plan(lvlm, plans, chosen.compensation, [_beside(lvlm, each) for each in samples], settings={"top_p": chosen.top_p, **chosen.settings}, progress=told(tell, "Trying the plans"), cancel=cancel)
 
+    def sweep(self, name: str, measured: Sequence[svl.Sample], fit: Sequence[svl.Sample], options: Mapping[str, Any], each: Callable[[Any], None], tell: Tell, cancel: threading.Event) -> Any:
+        """`comparison.sweep.sweep` with `options`; others may use the models between its rows."""
+        from svl_core.comparison.sweep import sweep
+
+        lvlm = self._lvlm(name)
+        with self._turn(cancel, lvlm):
+            return sweep(lvlm, [_beside(lvlm, one) for one in measured], [_beside(lvlm, one) for one in fit], each=each, progress=self._in_turns(tell, cancel), cancel=cancel, **options)
+
+    def ablate(self, name: str, samples: Sequence[svl.Sample], options: Mapping[str, Any], tell: Tell, cancel: threading.Event) -> Any:
+        """`comparison.ablation.ablate` with `options`; others may use the models between its blocks."""
+        from svl_core.comparison.ablation import ablate
+
+        lvlm = self._lvlm(name)
+        with self._turn(cancel, lvlm):
+            return ablate(lvlm, [_beside(lvlm, one) for one in samples], progress=self._in_turns(tell, cancel), cancel=cancel, **options)
+
     def compare(self, name: str, sample: svl.Sample, plan: svl.DropPlan, now: Settings, fit: Sequence[svl.Sample], tell: Tell, show: Show, cancel: threading.Event) -> tuple[svl.Comparison, svl.Trace | None]:
         """Both models' answers, shown as they grow; what separates them; and the pruned model's own trace (None: nothing was dropped).
 
@@ -100,6 +118,18 @@ class Bench:
         self.models.shed()
 
     # ------------------------------------------------------------------ the parts
+    def _in_turns(self, tell: Tell, cancel: threading.Event) -> Callable[[float, str], None]:
+        """Progress of long work that lets others have the models each time it reports."""
+        def report(share: float, what: str) -> None:
+            tell(what, share)
+            self.models.busy.release()
+            time.sleep(0.001)  # a lock let go and taken again at once reaches nobody else
+            while not self.models.busy.acquire(timeout=tasks.BEAT):
+                pass  # the turn is this thread's to give back, cancelled or not
+            if cancel.is_set():
+                raise Cancelled("Stopped.")
+        return report
+
     def _lvlm(self, name: str) -> svl.LVLM:
         return self.models.request(name).result()
 

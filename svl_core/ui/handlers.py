@@ -42,6 +42,7 @@ class Desk:
     def __init__(self, models: Models, world: frozenset[str] = frozenset({"demo"}), limits: Limits = Limits()) -> None:
         self.models, self.world = models, world  # world: models that know the bundled scenes, and are calibrated on them
         self.analyses, self.jobs = Bounded(TRACES, TRACE_BYTES), tasks.Jobs()
+        self.sweeps = Bounded(16)
         self.grounds, self.encoded, self.owned = Bounded(4), Bounded(4), {}  # sets: as traced; as the model reads them; the visitors' own by digest
         self.bench = bench_for(models, world, limits)
         self.limits, self.guests = limits, Guests(self._forget, get_upload_folder)
@@ -139,10 +140,19 @@ class Desk:
         """What the layers of the session's analysis are ranked on, computed anew where the store has dropped it."""
         return self.ground(state["model"], self.basis(state["model"], now).rank, self.analysis_of(state), now, lambda item: None, tasks.Deadline(self.limits.request_s))
 
+    def set_for(self, state: dict, now: Settings) -> str:
+        """The set that stands beside this image: the one that ranks, else the bundled one or the visitor's own. Raises InputError for none."""
+        used = self.basis(state["model"], now)
+        which = used.rank if used.rank != grounds.THIS else grounds.BUNDLED if state["model"] in self.world else grounds.OWN if now.own else ""
+        if not which:
+            raise InputError("Found no calibration set for this model; expected at least two samples; bring files of your own under “Calibration set”.")
+        return which
+
     def _forget(self, key) -> None:
         """What no session holds any more: an analysis, or a visitor's own set by its digest."""
         self.analyses.drop(key)
-        if isinstance(key, tuple):
+        self.sweeps.drop(key)
+        if isinstance(key, tuple) and len(key) == 2:
             self.bench.sets.drop((key[0], (key[1],)))
         if self.owned.pop(key, None):
             for store in (self.encoded, self.grounds, self.bench.sets):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 import svl_core as svl
-from svl_core.ui import calibration, difference, examples, guard, lesson, parts, presets, sections, texts, variants, views
+from svl_core.ui import ablations, calibration, difference, examples, guard, lesson, parts, presets, sections, stability, sweeps, texts, variants, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
@@ -174,6 +174,9 @@ def _layout(models: Models, limits: Limits) -> dict:
 
     sections.step(6, "evidence")
     calibration.layout(c, limits.calibration_samples)
+    stability.layout(c)
+    sweeps.layout(c, limits.calibration_samples)
+    ablations.layout(c)
 
     sections.step(7, "share")
     c["link"] = parts.link("link")
@@ -249,7 +252,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
     then_live(w.rank(on(c["criteria"].pick, picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then))
 
-    for section in (presets, difference, variants, calibration, lesson):
+    for section in (presets, difference, variants, calibration, stability, sweeps, ablations, lesson):
         section.wire(w)
     on(c["report"].click, desk.report, [c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
         None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")

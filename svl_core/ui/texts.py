@@ -48,6 +48,19 @@ FIGURES |= {
                     "A ranking from one image is quick and fits that image; a ranking from many is the one to prune a model by. Compensation fitted on the very sample that is then measured looks better than it is: with a set of its own, the sample shown above is new to it."),
 }
 
+FIGURES |= {
+    "stability": ("How sure is the ranking?", "Bars are 95 % intervals over resampled sets. <strong>Where bars of a kept and a dropped layer overlap, another set might choose otherwise.</strong> Green diamonds: this image alone.",
+                  "The samples of the set are drawn again with replacement, 1,000 times, and the layers are ranked anew each time; no sample is measured twice for it. Criteria that re-score after every drop are no means over samples and cannot be resampled so; for them SVL's own is shown."),
+    "overlap": ("This image against the set", "At each number of layers: how many of them both would drop. <strong>On the dotted line</strong> the image says no more than a draw of lots.",
+                "Dropping most layers makes any two choices agree, so chance rises with the number. What counts is the distance above the dotted line at the number that you drop."),
+    "sweep": ("Where is the cliff?", "<strong>Higher is better for agreement, lower for KL.</strong> A triangle marks the steepest fall of a line, if it is at least a tenth. Click a point to load its plan.",
+              "Each point is a pruned model: layers ranked and compensation fitted on one set of samples, fidelity measured on others under teacher forcing on the full model's own greedy answers. Random is drawn three times; its bars are standard deviations."),
+    "pareto": ("Fidelity against speed", "<strong>Up and to the right is better.</strong> The orange line joins the models that no other beats in both. Click a point to load its plan.",
+               "Speed-ups are measured here: full and pruned model answer in turn, five times, and medians are compared. Which layers are gone makes no difference to the work, so a size is timed once. On a small model a CPU's fixed costs hide part of the gain."),
+    "ablation": ("What is each layer for?", "<strong>Bright: lost without it.</strong> Each column is a layer (or a block of layers) taken out alone, each row a kind of question, a sample or a word. Click a cell to drop that layer.",
+                 "The model without the block reads the full model's own answers token by token. A layer that is bright in one row only holds one skill; a dark column is a layer that nothing here needs, although what needs it may not have been asked."),
+}
+
 TOKEN_SETS = (("important tokens", "important"), ("all tokens", "all"), ("visual tokens", "visual"), ("text tokens", "textual"), ("last token", "last"))
 
 NO_IMAGE_NOTE = "No image: the model was asked with words alone, so every figure is about its text tokens."

@@ -49,6 +49,12 @@ def status(text: str = "", fraction: float | None = None) -> str:
     return f'<div{style} role="status">{esc(text)}</div>'
 
 
+def progress(text: str, share: float | None = None) -> str:
+    """How far a section's own work is; share 0..1, None where it does not run."""
+    bar = "" if share is None else f'<progress max="1" value="{min(max(share, 0), 1):.3f}" aria-label="Progress"></progress>'
+    return f'<p class="read work" role="status">{bar}{esc(text)}</p>' if text or bar else ""
+
+
 def note(text: str) -> str:
     return f'<p class="note">{esc(text)}</p>' if text else ""
 
@@ -207,6 +213,10 @@ def count(number: float) -> str:
 
 def milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 def times(value: float | None) -> str:

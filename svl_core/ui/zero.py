@@ -92,6 +92,14 @@ class ZeroBench(Bench):
         self._check_near(name)
         return super().choose(name, preset, samples, plans, tell, cancel)
 
+    def sweep(self, name: str, *rest) -> Any:
+        self._check_near(name)
+        return super().sweep(name, *rest)
+
+    def ablate(self, name: str, *rest) -> Any:
+        self._check_near(name)
+        return super().ablate(name, *rest)
+
     def _check_near(self, name: str) -> None:
         """Raises InputError for a model that waits for a lent GPU: work on whole sets outlasts the loan."""
         if name not in self.near:

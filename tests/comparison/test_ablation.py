@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from svl_core.comparison.ablation import ablate, ablate_questions, blocks
+from svl_core.comparison.ablation import AblationMap, ablate, ablate_questions, blocks, stored_map, weights_hash
 from svl_core.comparison.answer import answer
 from svl_core.comparison.evaluation import Question
 from svl_core.comparison.fidelity import compare
 from svl_core.errors import Cancelled, InputError
 from svl_core.pruning.view import pruned_view
+from tiny import picture
 
 PROMPTS = ["what is in the top left ?", "a cat", "how many apples are there"]
 
@@ -99,3 +100,22 @@ def test_progress_cancel_and_refusals(tiny, tiny_sample):
         ablate(tiny, [tiny_sample], sizes=(6,))
     with pytest.raises(InputError, match="block sizes"):
         ablate(tiny, [tiny_sample], sizes=(0, 1))
+
+
+def test_the_map_holds_what_is_lost(tiny, tmp_path):
+    """Against the rows themselves, and the same after being written and read."""
+    questions = [Question(picture(seed=k), "what ?", answer, kind) for k, (answer, kind) in enumerate([("x", "a"), ("y", "b"), ("z", "a")])]
+    found = ablate_questions(tiny, questions, sizes=(1, 2), max_new_tokens=3)
+    object.__setattr__(found, "right", (True, True, False))
+    made = found.map()
+    row = next(r for r in found.rows if r.layers == (2, 3))
+    lost = {"a": (1 - float(row.exact[0])) / 2, "b": 1 - float(row.exact[1])}
+    assert made.columns["accuracy"] == ("a", "b") and made.of("accuracy", 2)[2] == pytest.approx([lost["a"], lost["b"]])
+    assert made.of("kl", 2)[2] == pytest.approx([row.kl[[0, 2]].mean(), row.kl[1]]) and made.of("agreement", 2)[2, 1] == pytest.approx(1 - row.agreement[1])
+    again = AblationMap.from_json(json.loads(json.dumps(made.to_json())))
+    assert again.blocks == made.blocks and np.allclose(again.of("kl", 1), made.of("kl", 1), atol=1e-5)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "ablation.json").write_text(json.dumps({"weights": weights_hash(tmp_path), **made.to_json()}))
+    assert stored_map(tmp_path).n == 3
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert stored_map(tmp_path) is None

@@ -119,3 +119,23 @@ def test_a_diverging_overlay_shows_sides_and_signs():
     dark = lambda patch: (patch.sum(axis=2) < 90)  # noqa: E731
     assert dark(plus).any(axis=1).sum() > 2 * dark(minus).any(axis=1).sum() > 0 and dark(plus).any(axis=0).sum() == dark(minus).any(axis=0).sum()  # a plus has the minus's width and is as high
     assert not dark(faint).any()
+
+
+def test_what_many_samples_say_is_drawn_where_it_belongs():
+    """A dropped layer is marked apart; points carry their recipe; the cliff stands at its row; NaN cells stay empty."""
+    from svl_core.comparison.ablation import AblationMap
+    from svl_core.comparison.sweep import SweepRow
+
+    scores, interval = np.array([0.9, 0.8, 0.7]), np.array([[0.85, 0.95], [0.7, 0.85], [0.6, 0.8]])
+    kept, gone, own = as_json(figures.stability_curve(scores, interval, np.array([1.0, 0.2, 0.0]), [0], np.array([0.5, 0.6, 0.7]), ids=[3, 5, 7]))["data"]
+    assert gone["customdata"][0][0] == 3 and [c[0] for c in kept["customdata"]] == [5, 7] and own["name"] == "this image"
+    overlap = as_json(figures.overlap_figure(np.array([1, 0, 0.5, 1]), 3, 2))["data"]
+    assert [t["name"] for t in overlap] == ["this image and the set", "chance", "the plan"]
+    rows = [SweepRow("svl", "none", drop, tuple(range(drop)), kl, 1 - kl, 1.0, None, 1 + drop / 10, 1.0, 1.0, 5) for drop, kl in enumerate((0.0, 0.1, 0.6))]
+    line, cliff = as_json(figures.sweep_curves({("svl", "none"): rows}, {"svl": "<b>"}, {("svl", "none"): 2}, "agreement"))["data"]
+    assert line["customdata"][1] == ["svl", "none", 1] and line["name"] == "&lt;b&gt; + none" and cliff["x"] == [2]
+    front, points = as_json(figures.pareto_figure(rows, rows[1:], {}, "kl"))["data"]
+    assert len(points["x"]) == 3 and len(front["x"]) == 2
+    found = AblationMap("m", 3, 4, ((1,), (1, 2)), {"kl": ("a", "<b>")}, {"kl": np.array([[0.5, 1.5], [2.0, 3.0]])})
+    drawn = figures.ablation_map(found, "kl", 1, [1], ids=[0, 1, 2])
+    assert np.isnan(drawn.data[0].z[:, 0]).all() and list(drawn.data[0].z[:, 1]) == [0.5, 1.5] and len(drawn.layout.shapes) == 1 and list(drawn.data[0].y) == ["a", "&lt;b&gt;"]

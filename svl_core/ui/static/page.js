@@ -91,7 +91,7 @@
       await P.react(canvas, figure.data, layout, { displayModeBar: false, responsive: true, showTips: false, doubleClick: false });
       if (!hooked) {
         hooked = true;
-        canvas.on("plotly_click", event => { const p = event.points[0]; trigger("pick", { x: p.x, y: p.y }); });
+        canvas.on("plotly_click", event => { const p = event.points[0]; trigger("pick", { x: p.x, y: p.y, data: p.customdata ?? null }); });
         new ResizeObserver(() => { if (canvas.offsetParent) P.Plots.resize(canvas); }).observe(box);
       }
       fill();

@@ -1,0 +1,72 @@
+"""Page section: how far a ranking can be trusted, over resampled sets and against this image alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+import svl_core as svl
+from svl_core import figures
+from svl_core.ui import drawing, grounds, parts, sections, views
+from svl_core.ui.handlers import EVIDENCE, Desk
+from svl_core.ui.settings import Settings
+from svl_core.ui.wiring import QUICK, Wiring
+
+WRITES = ["stability-note", "plot-stability", "plot-overlap"]
+
+
+def layout(c: dict) -> None:
+    with gr.Accordion("How sure is the ranking? Many sets instead of one", open=False, elem_id="stability") as c["stability"]:
+        c["stability-run"] = gr.Button("Resample the set", elem_id="stability-run")
+        c["stability-note"] = parts.view("stability-note")
+        with gr.Row(elem_classes="pair"):
+            with gr.Column(scale=6):
+                sections.plot("stability", c)
+            with gr.Column(scale=4):
+                sections.plot("overlap", c)
+
+
+def wire(w: Wiring) -> None:
+    def resampled(*values, request: gr.Request | None = None):
+        yield from resample(w.desk, *values, request=request)
+
+    for event in (w.c["stability"].expand, w.c["stability-run"].click):
+        w.on(event, resampled, w.plan_in, WRITES, **{**QUICK, "trigger_mode": "multiple"})
+
+
+def resample(desk: Desk, state: dict | None, strip: dict | None, *settings, request: gr.Request | None = None) -> Iterator[dict]:
+    """Error bars of the criterion's scores on the calibration set, and how much of its choice this image shares."""
+    if not state or not strip:
+        return
+    now = Settings.of(settings)
+
+    def emit_here(emit):
+        return lambda item: emit({"stability-note": views.progress("Reading the set …", 0.1)} if "status" in item else item)
+
+    def work(emit, cancel):
+        analysis, which = desk.analysis_of(state), desk.set_for(state, now)
+        ground = desk.ground(state["model"], which, analysis, now, emit_here(emit), cancel)
+        name = now.criterion if svl.CRITERIA[now.criterion].measure is not None and svl.CRITERIA[now.criterion].needs == "trace" else "svl"
+        own, whole = drawing.scores_of(analysis, now, name), drawing.scores_of(ground, now, name)
+        count = min(len(strip["drop"]), whole.most)
+        found = ground.once(("stability", drawing.scores_key(name, now), count), lambda: svl.stability(
+            ground.trace, drawing.importance_of(ground, now), name, drop=count, top_p=drawing.top_p_of(now), protect_ends=now.protect_ends, cancel=cancel))
+        shares, ids = svl.overlap_curve(own, whole), analysis.trace.layer_ids
+        said = grounds.words(which, len(ground.samples))
+        mine = round(float(shares[min(count, len(shares) - 1)]) * count)
+        other = "" if name == now.criterion else f" {svl.CRITERIA[now.criterion].title} cannot be resampled, so this is {svl.CRITERIA[name].title}."
+        return {
+            "stability-note": views.read(f"{found.draws:,} resamples of {said}: on average {100 * found.overlap:.0f} % of the {count} dropped layers are those of the whole set, and the orders' rank correlation is "
+                                         f"{found.rank_correlation:.2f}. This image alone would drop {mine} of the same {count} layers.{other}"),
+            "plot-stability": drawing.figure(figures.stability_curve(found.scores.scores, found.interval, found.dropped, found.scores.chosen(count), own.scores, ids=ids),
+                                             f"{svl.CRITERIA[name].title}: scores of {len(ids)} layers on {said} with 95 % intervals, and those of this image."),
+            "plot-overlap": drawing.figure(figures.overlap_figure(shares, len(whole.ranking), count), f"Layers that this image and the set both drop, in percent, for 1 to {len(shares) - 1} layers; {mine} of {count} at the plan."),
+        }
+
+    yield {"stability-note": views.progress("Resampling …", 0.0)}
+    try:
+        yield from desk._guard(work, request, EVIDENCE)
+    except Exception:
+        yield {"stability-note": ""}
+        raise

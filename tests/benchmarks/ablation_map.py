@@ -1,0 +1,39 @@
+"""What each layer of the bundled model is for, as the page shows it at once: `python tests/benchmarks/ablation_map.py [--limit 390]`.
+
+Skips every layer and every block of two to four, asks fresh scene questions of every kind, and writes assets/demo_lvlm/ablation.json with
+what it was made from. The page uses it only while the weights' hash matches, and measures anew otherwise.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+SEED = 5  # of the questions; no calibration or evaluation by default draws it
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--limit", type=int, default=390, help="questions, of the thirteen kinds in turn (default: %(default)s)")
+    options = parser.parse_args()
+
+    import svl_core as svl
+    from svl_core.comparison.ablation import SIZES, ablate_questions, weights_hash
+    from svl_core.demo.evaluation import questions
+
+    folder = ROOT / "assets" / "demo_lvlm"
+    lvlm = svl.load("demo")
+    found = ablate_questions(lvlm, questions("scenes", options.limit, SEED), data="scenes", sizes=SIZES, progress=lambda share, what: print(f"{share:4.0%} {what}", flush=True))
+    made = {"weights": weights_hash(folder), "data": "scenes", "seed": SEED, "sizes": list(SIZES), "versions": {"svl_core": svl.__version__}, "made": date.today().isoformat(),
+            "command": f"python tests/benchmarks/ablation_map.py --limit {options.limit}", **replace(found.map(), model="demo").to_json()}
+    (folder / "ablation.json").write_text(json.dumps(made, separators=(",", ":")) + "\n", encoding="utf-8")
+    print(folder / "ablation.json")
+
+
+if __name__ == "__main__":
+    main()

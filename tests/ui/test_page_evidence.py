@@ -1,0 +1,152 @@
+"""Ranking stability, sweeps and the ablation map behind the page, on the tiny model."""
+
+import base64
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+
+import svl_core as svl
+from svl_core.comparison.ablation import ablate
+from svl_core.comparison.calibration import split
+from svl_core.comparison.sweep import SweepRow, sweep
+from svl_core.errors import InputError
+from svl_core.ui import ablations, calibration, grounds, stability, sweeps
+from svl_core.ui.handlers import EVIDENCE
+from tiny import picture
+from updates import last, settings
+
+
+@pytest.fixture
+def own(desk, tmp_path):
+    """Controls with four pictures as the visitor's own set."""
+    paths = []
+    for k in range(4):
+        picture(seed=k + 1).save(tmp_path / f"own{k}.png")
+        paths.append(str(tmp_path / f"own{k}.png"))
+    return settings(own=calibration.brought(desk, paths, "what is in the top left?", None)["own"], calibration="own", max_new_tokens=4)
+
+
+def points(figure):
+    return [point for trace in json.loads(figure["figure"])["data"] if trace["mode"].startswith(("lines+markers", "markers")) for point in trace.get("customdata") or []]
+
+
+def test_stability_is_that_of_the_set(desk, analysed, own, tiny):
+    out = last(stability.resample(desk, analysed["state"], {**analysed["strip"], "drop": [1, 2]}, *own))
+    samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))]
+    trace = svl.trace(tiny, samples)
+    found = svl.stability(trace, svl.importance(trace), "svl", drop=2)
+    assert f"{100 * found.overlap:.0f} % of the 2" in out["stability-note"] and f"{found.rank_correlation:.2f}" in out["stability-note"]
+    drawn = json.loads(out["plot-stability"]["figure"])["data"]
+    dropped = next(trace for trace in drawn if trace["name"] == "set, dropped")
+    assert sorted(dropped["customdata"][k][0] for k in range(2)) == sorted(found.scores.chosen(2))
+    assert len(json.loads(out["plot-overlap"]["figure"])["data"]) == 3
+    with pytest.raises(gr.Error, match="calibration set"):
+        last(stability.resample(desk, analysed["state"], analysed["strip"], *settings()))
+
+
+def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(desk, analysed, own, tiny, monkeypatch):
+    state, strip = analysed["state"], analysed["strip"]
+    ask = lambda *names, most=2: sweeps.run(desk, list(names), ["none", "scp"], most, 8, "agreement", state, strip, *own)  # noqa: E731
+    measured_rows = []
+    real = desk.bench.sweep
+
+    def counted(*values):
+        *head, each, tell, cancel = values
+
+        def after(found):
+            measured_rows.append(found.rows[-1])
+            each(found)
+            if len(measured_rows) == 2:
+                desk.jobs.cancel(next(iter(desk.jobs._events)))
+
+        return real(*head, after, tell, cancel)
+
+    monkeypatch.setattr(desk.bench, "sweep", counted)
+    stopped = last(ask("svl"))
+    assert len(measured_rows) == 2 and "Stopped after 2 of 6" in stopped["sweep-status"] and len(points(stopped["plot-pareto"])) == 2
+    out = last(ask("svl"))
+    assert len(measured_rows) == 6 and "6 pruned models" in out["sweep-status"] and "measured on the other 2" in out["sweep-status"]
+    fit, held = split([tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))], 0.5)
+    true = sweep(tiny, held, fit, compensations=("none", "scp"), drops=range(3), max_new_tokens=4, repeats=1, compensation_settings={"rank": 4, "strength": 1.0, "targets": ("mlp",)})
+    assert [(r.layers, round(r.kl, 6), r.agreement) for r in sweeps._sweep(desk, out["sweep"]).rows] == [(r.layers, round(r.kl, 6), r.agreement) for r in true.rows]
+    last(ask("svl", "shortgpt", most=1))  # other criteria join what is there
+    assert len(measured_rows) == 6 + 4
+    table = list(csv.DictReader(io.StringIO(Path(sweeps.written(desk, out["sweep"], "csv", None)["sweep-file"]).read_text())))
+    assert len(table) == 6 and {row["compensation"] for row in table} == {"none", "scp"}
+    assert len(json.loads(Path(sweeps.written(desk, out["sweep"], "json", None)["sweep-file"]).read_text())["rows"]) == 6
+    row = true.rows[-1]
+    loaded = sweeps.load(desk, out["sweep"], strip, {"data": [row.criterion, row.compensation, row.drop]})
+    assert loaded["strip"]["drop"] == list(row.layers) and loaded["compensation"] == "scp"
+    assert sweeps.load(desk, out["sweep"], strip, {"data": None}) == {}
+    assert len(json.loads(sweeps.drawn(desk, out["sweep"], "kl")["plot-sweep"]["figure"])["data"]) >= 2
+
+
+def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(desk, analysed, monkeypatch):
+    state, strip = analysed["state"], analysed["strip"]
+    out = last(sweeps.run(desk, ["svl"], ["none"], 1, 8, "kl", state, strip, *settings(max_new_tokens=4)))
+    assert "on this very image" in out["sweep-status"]
+    monkeypatch.setattr(desk, "limits", replace(desk.limits, sweep_points=3))
+    with pytest.raises(gr.Error, match="4 pruned models"):
+        last(sweeps.run(desk, ["svl"], ["none", "scp"], 1, 8, "kl", state, strip, *settings()))
+    for nothing in (([], ["none"]), (["svl"], [])):
+        with pytest.raises(InputError, match="tick"):
+            next(sweeps.run(desk, *nothing, 1, 8, "kl", state, strip, *settings()))
+    with pytest.raises(InputError, match="run the sweep"):
+        sweeps.written(desk, None, "csv", None)
+
+
+def test_fit_and_measured_scenes_differ(tiny, path):
+    from svl_core.ui.handlers import Desk
+    from svl_core.ui.store import Models
+    from updates import LINK
+
+    desk = Desk(Models(tiny), frozenset({"tiny"}))
+    now = settings(calibration_size=3)
+    state = last(desk.analyse("tiny", path, "what?", None, None, *LINK, *now))["state"]
+    fit, measured, said = sweeps.sides(desk, state, calibration.Settings(calibration_size=3), 4, lambda item: None, None)
+    assert not {s.key for s in fit} & {s.key for s in measured} and (len(fit), len(measured)) == (3, 4) and "4 other scenes" in said
+
+
+def test_the_map_of_this_image(desk, analysed, tiny):
+    state, strip = analysed["state"], {**analysed["strip"], "drop": [2]}
+    ask = ("samples", "loss", 1, state, strip, *settings(max_new_tokens=4))
+    assert ablations.at_once(desk, *ask)["plot-ablation"] is None and ablations.at_once(desk, "world", "accuracy", 1, state, strip, *settings())["ablation-measure"]["value"] == "loss"
+    out = last(ablations.run(desk, *ask))
+    found = ablate(tiny, [desk.analysis_of(state).sample], max_new_tokens=4)
+    drawn = json.loads(out["plot-ablation"]["figure"])
+    packed = drawn["data"][0]["z"]
+    z = np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"]).reshape(-1, 6)
+    assert np.allclose(z.T, found.token_matrix(0), atol=1e-3)
+    assert json.loads(ablations.drawn(desk, out["ablation-map"], "kl", 3, strip)["plot-ablation"]["figure"])["data"][0]["customdata"][0][1][:2] == [1, 3]
+    assert ablations.load(strip, {"data": [3, 3]})["strip"]["drop"] == [3, 4]
+    with pytest.raises(InputError, match="protected"):
+        ablations.load(strip, {"data": [0, 1]})
+
+
+def test_evidence_runs_beside_the_answers(desk, analysed, own):
+    """A sweep lets other work have the model between its rows, and only its own Stop ends it."""
+    class Asked:
+        session_hash = "one"
+
+    running = sweeps.run(desk, ["svl"], ["none"], 4, 8, "kl", analysed["state"], analysed["strip"], *own, request=Asked)
+    for update in running:
+        if "sweep" in update:
+            break
+    assert "of 6 layers gone" in last(desk.compare(analysed["state"], analysed["strip"], None, *own, request=Asked))["metrics"]
+    assert desk.stop(Asked) == {"status": ""} and desk.jobs._events
+    desk.stop(Asked, EVIDENCE)
+    assert "pruned models measured" in (said := last(running)["sweep-status"]) or "Stopped after" in said
+
+
+def test_rows_are_kept_in_the_order_asked_for():
+    row = SweepRow("svl", "none", 1, (2,), 0.1, 0.9, 0.5, None, 1.1, 1.1, 1.1, 10)
+    from svl_core.comparison.sweep import Sweep
+
+    kept = Sweep({}, (replace(row, drop=2), row, replace(row, criterion="random"), replace(row, drop=5)))
+    assert [r.drop for r in sweeps.chosen(kept, {"criteria": ["svl"], "compensations": ["none"], "most": 4}).rows] == [1, 2]
