@@ -20,6 +20,7 @@ COLOURS = (RETAINED, "#D55E00", REPAIRED, "#CC79A7", "#56B4E9", "#8A5A00", INK)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "pentagon", "triangle-down", "bowtie")
 MEASURES: Mapping[str, str] = {"agreement": "agreement with the full model", "kl": "KL to the full model (nats/token)", "exact": "share of equal answers"}
+LEAST: Mapping[str, float] = {"accuracy": 10.0, "agreement": 10.0, "kl": 0.1, "loss": 0.5}  # what the brightest colour stands for at least, so that noise stays dark
 LOST: Mapping[str, tuple[str, str, float]] = {  # what a map's colour says: title, unit, factor
     "accuracy": ("accuracy lost", "points", 100.0), "kl": ("KL", "nats/token", 1.0), "agreement": ("agreement lost", "points", 100.0), "loss": ("rise of the token's loss", "nats", 1.0)}
 
@@ -63,11 +64,11 @@ def _looks(recipes: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[st
     return {(a, b): (COLOURS[criteria.index(a) % len(COLOURS)], DASHES[compensations.index(b) % len(DASHES)], SYMBOLS[k % len(SYMBOLS)]) for k, (a, b) in enumerate(recipes)}
 
 
-def sweep_curves(curves: Mapping[tuple[str, str], Sequence[SweepRow]], titles: Mapping[str, str], cliffs: Mapping[tuple[str, str], int | None], measure: str = "agreement", *, height: int = 380) -> go.Figure:
+def sweep_curves(curves: Mapping[tuple[str, str], Sequence[SweepRow]], cliffs: Mapping[tuple[str, str], int | None], measure: str = "agreement", *, height: int = 380) -> go.Figure:
     """Fidelity against the number of dropped layers, a line for each recipe; an arrow marks the cliff. A point carries [criterion, compensation, drop]."""
     figure = go.Figure()
     for recipe, (colour, dash, symbol) in _looks(list(curves)).items():
-        rows, name = curves[recipe], _name(recipe, titles)
+        rows, name = curves[recipe], _name(recipe)
         spread = [(row.spread or {}).get(measure, 0.0) for row in rows]
         figure.add_scatter(
             x=[row.drop for row in rows], y=[getattr(row, measure) for row in rows], name=name, mode="lines+markers", line={"color": colour, "dash": dash, "width": 2.5}, marker={"symbol": symbol, "size": 9, "color": colour},
@@ -79,36 +80,43 @@ def sweep_curves(curves: Mapping[tuple[str, str], Sequence[SweepRow]], titles: M
             figure.add_scatter(x=[at.drop], y=[getattr(at, measure)], mode="markers+text", text=["cliff"], textposition="bottom center" if measure == "kl" else "top center", cliponaxis=False, showlegend=False,
                                marker={"symbol": "triangle-down", "size": 17, "color": "rgba(0,0,0,0)", "line": {"color": colour, "width": 2.5}}, customdata=[[*recipe, at.drop]], hovertemplate="the steepest fall of " + name + " ends here<extra></extra>")
     layout(figure, x="layers dropped", y=MEASURES[measure], height=height, legend=True, hovermode="closest")
+    figure.update_xaxes(dtick=max(1, -(-max((row.drop for rows in curves.values() for row in rows), default=1) // 8)))
     return figure.update_yaxes(rangemode="tozero")
 
 
-def pareto_figure(rows: Sequence[SweepRow], best: Sequence[SweepRow], titles: Mapping[str, str], measure: str = "agreement", *, height: int = 380) -> go.Figure:
+def pareto_figure(rows: Sequence[SweepRow], best: Sequence[SweepRow], measure: str = "agreement", *, height: int = 380) -> go.Figure:
     """Fidelity against measured speed-up: all rows, and the line of those that none beats in both. A point carries [criterion, compensation, drop]."""
     figure = go.Figure()
     figure.add_scatter(x=[row.speedup for row in best], y=[getattr(row, measure) for row in best], name="best trade", mode="lines", line={"color": DROPPED, "width": 5}, opacity=0.6, hoverinfo="skip")
     recipes = list(dict.fromkeys((row.criterion, row.compensation) for row in rows))
     for recipe, (colour, _, symbol) in _looks(recipes).items():
         mine = [row for row in rows if (row.criterion, row.compensation) == recipe]
-        figure.add_scatter(x=[row.speedup for row in mine], y=[getattr(row, measure) for row in mine], name=_name(recipe, titles), mode="markers", marker={"symbol": symbol, "size": 10, "color": colour},
-                           customdata=[[*recipe, row.drop] for row in mine], hovertemplate="%{customdata[2]} dropped: %{x:.2f}× as fast, %{y:.3f}<extra>" + _name(recipe, titles) + "</extra>")
+        figure.add_scatter(x=[row.speedup for row in mine], y=[getattr(row, measure) for row in mine], name=_name(recipe), mode="markers", marker={"symbol": symbol, "size": 10, "color": colour},
+                           customdata=[[*recipe, row.drop] for row in mine], hovertemplate="%{customdata[2]} dropped: %{x:.2f}× as fast, %{y:.3f}<extra>" + _name(recipe) + "</extra>")
     layout(figure, x="speed-up of an answer (full / pruned time)", y=MEASURES[measure], height=height, legend=True, hovermode="closest")
     return figure.update_yaxes(rangemode="tozero")
 
 
-def _name(recipe: tuple[str, str], titles: Mapping[str, str]) -> str:
-    return " + ".join(html.escape(titles.get(part, part)) for part in recipe)
+def _name(recipe: tuple[str, str]) -> str:
+    return " + ".join(map(html.escape, recipe))
 
 
-def ablation_map(found: AblationMap, measure: str, size: int, drop: Sequence[int] = (), *, ids: Sequence[int], height: int = 420) -> go.Figure:
-    """What is lost without each block of `size` layers (x: its first layer) on every column (y). A cell carries [first layer, size]; `drop` is framed."""
+def ablation_map(found: AblationMap, measure: str, size: int, drop: Sequence[int] = (), *, ids: Sequence[int], scale_on: Sequence[int] | None = None, height: int = 420) -> go.Figure:
+    """What is lost without each block of `size` layers (x: its first layer) on every column (y). A cell carries [first layer, size]; `drop` is framed.
+
+    scale_on: layers that set the colours' range (all by default), so that a first layer on which everything hangs does not darken the rest.
+    """
     title, unit, factor = LOST[measure]
     z = factor * found.of(measure, size).T
     shown = [html.escape(name.strip()) or "␣" for name in found.columns[measure]]
     names = [f"{name[:24]}…" if len(name) > 26 else name for name in shown]
-    names = [name if names.count(name) == 1 else f"{k + 1} {name}" for k, name in enumerate(names)]  # an axis joins rows of one name
+    names = names if len(set(names)) == len(names) else [f"{k + 1}  {name}" for k, name in enumerate(names)]  # an axis joins rows of one name
+    free = [k for k in range(z.shape[1]) if scale_on is None or set(range(k, k + size)) <= set(scale_on)]
+    seen = z[:, free][np.isfinite(z[:, free])]
+    top = max(LEAST[measure], float(seen.max(initial=0)))
     blocks = [f"layer {ids[k]}" if size == 1 else f"layers {ids[k]}-{ids[k + size - 1]}" for k in range(z.shape[1])]
     figure = go.Figure(go.Heatmap(
-        z=np.round(z, 3), x=list(range(z.shape[1])), y=names, colorscale=SEQUENTIAL, xgap=1, ygap=1, zmin=0, zmax=max(float(np.nanquantile(z, 0.99)) if np.isfinite(z).any() else 0, 1e-6), hoverongaps=False,
+        z=np.round(z, 3), x=list(range(z.shape[1])), y=names, colorscale=SEQUENTIAL, xgap=1, ygap=1, zmin=0, zmax=top, hoverongaps=False,
         customdata=[[[k, size, blocks[k], name] for k in range(z.shape[1])] for name in shown], hovertemplate="without %{customdata[2]}: %{z:.3g} " + unit + "<extra>%{customdata[3]}</extra>",
         colorbar={**COLOUR_BAR, "title": {**COLOUR_BAR["title"], "text": f"{title} ({unit})"}},
     ))

@@ -63,7 +63,7 @@ def stored(desk: Desk, key: tuple):
     found = desk.sweeps.get(key)
     if found is None and key[1:3] == ("demo", WORLD):
         from svl_core.comparison.ablation import stored_map
-        from svl_core.lvlm.loading import DEMO_PLACES
+        from svl_core.lvlm.catalogue import DEMO_PLACES
 
         found = next(filter(None, map(stored_map, DEMO_PLACES)), None)
         if found is not None:
@@ -133,7 +133,7 @@ def drawn(desk: Desk, key: tuple | None, measure: str, block: int, strip: dict |
     table = found.of(measure, block)
     worst = [] if not table.size else sorted(((float(value), k, name) for k, row in enumerate(table) for name, value in zip(found.columns[measure], row) if value == value), reverse=True)[:1]
     most = f" Most: {factor * worst[0][0]:.3g} {unit} on {worst[0][2]!r} without layer {ids[worst[0][1]]}{f' to {ids[worst[0][1] + block - 1]}' if block > 1 else ''}." if worst else ""
-    return {"plot-ablation": drawing.figure(figures.ablation_map(found, measure, block, strip["drop"], ids=ids), f"{title} without each {'layer' if block == 1 else f'block of {block} layers'}, on {len(found.columns[measure])} rows.{most}")}
+    return {"plot-ablation": drawing.figure(figures.ablation_map(found, measure, block, strip["drop"], ids=ids, scale_on=strip["ranking"]), f"{title} without each {'layer' if block == 1 else f'block of {block} layers'}, on {len(found.columns[measure])} rows.{most}")}
 
 
 def load(strip: dict | None, event: dict) -> dict:

@@ -206,6 +206,7 @@ class Desk:
             return {
                 "state": made, "strip": strip, "focus": None, "wanted": None,
                 "drop": gr.update(maximum=max(1, scores.most), value=count, interactive=True),
+                "sweep-most": gr.update(maximum=max(1, scores.most)),
                 "layer": gr.update(maximum=max(1, layers - 1), value=min(now.layer, layers - 1)),
                 "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
                 "calibration": gr.update(choices=grounds.choices(analysis.model, self.world), value=now.calibration if now.calibration in (used.rank, grounds.AUTO) else grounds.AUTO),

@@ -15,7 +15,7 @@ from svl_core.ui.theme import theme
 from svl_core.ui.wiring import CONTROLS, QUICK, Wiring, picked
 
 # The strip follows the slider in the browser, without a round trip.
-FROM_RANKING = "(count, strip) => strip ? {...strip, drop: svl.chosen(strip, count)} : strip"
+FROM_RANKING = "(count, strip) => strip ? svl.dropping(strip, svl.chosen(strip, count)) : strip"
 
 
 def launch_options(limits: Limits = Limits()) -> dict:

@@ -34,7 +34,7 @@ def layout(c: dict, most: int) -> None:
             c["sweep-criteria"] = gr.CheckboxGroup([(each.title, name) for name, each in svl.CRITERIA.items() if each.needs != "layers"], value=["svl", "shortgpt", "random"], label="Criteria", info="Greedy ones and ShortV run the model many times before the first point", elem_id="sweep-criteria")
         with gr.Row():
             c["sweep-compensations"] = gr.CheckboxGroup([(each.title, name) for name, each in svl.COMPENSATIONS.items()], value=["none", "scp"], label="Compensations", elem_id="sweep-compensations")
-            c["sweep-most"] = gr.Slider(1, 96, 8, step=1, label="Layers to drop, at most", elem_id="sweep-most")
+            c["sweep-most"] = gr.Slider(1, 14, 8, step=1, label="Layers to drop, at most", elem_id="sweep-most")
             c["sweep-size"] = gr.Slider(2, min(most, 64), min(most, 16), step=1, label="Scenes to measure on", info="Of the bundled world; your own files are split in halves instead", elem_id="sweep-size")
         with gr.Row(elem_id="sweep-go"):
             c["sweep-run"] = gr.Button("Run the sweep", elem_id="sweep-run")
@@ -167,8 +167,8 @@ def drawn(desk: Desk, shown: dict | None, measure: str) -> dict:
     at = "; ".join(f"{titles[a]} + {titles[b]} at {drop} layers" for (a, b), drop in cliffs.items() if drop is not None) or "none so far"
     top = best[-1]
     return {
-        "plot-sweep": drawing.figure(figures.sweep_curves({recipe: found.curve(*recipe) for recipe in found.recipes}, titles, cliffs, measure), f"{figures.MEASURES[measure]} of {len(found.rows)} pruned models by number of dropped layers. Cliffs: {at}."),
-        "plot-pareto": drawing.figure(figures.pareto_figure(found.rows, best, titles, measure), f"{figures.MEASURES[measure]} against speed-up; {len(best)} models are beaten by none, the fastest {top.speedup:.2f} times as fast at {getattr(top, measure):.3f}."),
+        "plot-sweep": drawing.figure(figures.sweep_curves({recipe: found.curve(*recipe) for recipe in found.recipes}, cliffs, measure), f"{figures.MEASURES[measure]} of {len(found.rows)} pruned models by number of dropped layers. Cliffs: {at}."),
+        "plot-pareto": drawing.figure(figures.pareto_figure(found.rows, best, measure), f"{figures.MEASURES[measure]} against speed-up; {len(best)} models are beaten by none, the fastest {top.speedup:.2f} times as fast at {getattr(top, measure):.3f}."),
     }
 
 

@@ -26,7 +26,7 @@ class Wiring:
         self.figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit", "calibration-note", "preset", "preset-note"]
         self.look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
         answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds", "difference"]
-        self.analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "calibration", *answers, *self.look, *self.figures]
+        self.analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "calibration", "sweep-most", *answers, *self.look, *self.figures]
         self.compared = ["status", *answers, "plot-pca"]
         self.look_in = [c["state"], c["focus"], *self.controls]
         self.plan_in = [c["state"], c["strip"], *self.controls]
@@ -80,7 +80,7 @@ def mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
             extra["request"] = request
         if "event" in wants:
             extra["event"] = event._data
-        return method(*values, **extra)
+        return method(*map(_unmarked, values), **extra)
 
     def ordered(update: dict) -> list:
         return [update.get(name, gr.skip()) for name in outputs] if len(outputs) > 1 else update.get(outputs[0], gr.skip())
@@ -99,6 +99,11 @@ def mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
             except Exception as error:
                 raise guard.polite(error, details) from None
     return handler
+
+
+def _unmarked(value):
+    """A part's value without the mark that gradio's page leaves in it after an update that changed nothing; with it, it would come back as an update."""
+    return {key: each for key, each in value.items() if key != "__type__"} if isinstance(value, dict) else value
 
 
 def picked(method: Callable, kind: type) -> Callable:

@@ -132,9 +132,9 @@ def test_what_many_samples_say_is_drawn_where_it_belongs():
     overlap = as_json(figures.overlap_figure(np.array([1, 0, 0.5, 1]), 3, 2))["data"]
     assert [t["name"] for t in overlap] == ["this image and the set", "chance", "the plan"]
     rows = [SweepRow("svl", "none", drop, tuple(range(drop)), kl, 1 - kl, 1.0, None, 1 + drop / 10, 1.0, 1.0, 5) for drop, kl in enumerate((0.0, 0.1, 0.6))]
-    line, cliff = as_json(figures.sweep_curves({("svl", "none"): rows}, {"svl": "<b>"}, {("svl", "none"): 2}, "agreement"))["data"]
-    assert line["customdata"][1] == ["svl", "none", 1] and line["name"] == "&lt;b&gt; + none" and cliff["x"] == [2]
-    front, points = as_json(figures.pareto_figure(rows, rows[1:], {}, "kl"))["data"]
+    line, cliff = as_json(figures.sweep_curves({("<b>", "none"): rows}, {("<b>", "none"): 2}, "agreement"))["data"]
+    assert line["customdata"][1] == ["<b>", "none", 1] and line["name"] == "&lt;b&gt; + none" and cliff["x"] == [2]
+    front, points = as_json(figures.pareto_figure(rows, rows[1:], "kl"))["data"]
     assert len(points["x"]) == 3 and len(front["x"]) == 2
     found = AblationMap("m", 3, 4, ((1,), (1, 2)), {"kl": ("a", "<b>")}, {"kl": np.array([[0.5, 1.5], [2.0, 3.0]])})
     drawn = figures.ablation_map(found, "kl", 1, [1], ids=[0, 1, 2])

@@ -114,11 +114,12 @@
   };
 
   // ---------------------------------------------------------------- the layer strip
+  const dropping = ({ __type__, ...value }, drop) => ({ ...value, drop });  // without the mark that gradio leaves after an update that changed nothing
   const chosen = (value, count) => value.blocks?.[count] ?? value.ranking.slice(0, count).sort((a, b) => a - b);  // what goes, by the ranking
   parts.strip = (box, state, trigger) => {
     let focus = 0, past = [], future = [], shown = null, ground = null;
     const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
-    const put = drop => { state.value = { ...state.value, drop: [...drop].sort((a, b) => a - b) }; draw(); trigger("toggle", {}); };
+    const put = drop => { state.value = dropping(state.value, [...drop].sort((a, b) => a - b)); draw(); trigger("toggle", {}); };
     const toggle = k => {
       const gone = new Set(state.value.drop);
       if (state.value.protected.includes(k)) return;
@@ -266,7 +267,7 @@
   const REST = 250;  // ms without movement after which a slider counts as set
 
   window.svl = {
-    parts, make, chosen, scale: 1, redraw: retheme,  // other scripts add parts of their own
+    parts, make, chosen, dropping, scale: 1, redraw: retheme,  // other scripts add parts of their own
     settle(ids, trigger) {
       const timers = {};
       const moved = event => {
