@@ -183,6 +183,9 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> Sa
         stack.enter_context(collecting(lvlm.decoder, collector))
         last = torch.tensor([sample.length - 1], device=lvlm.device)  # a number instead would let Gemma4 skip positions in its last layers
         logits = lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits
+    for number in range(len(layers)):  # a layer that the model passes over (cross-attention without an image) hands its input on
+        if features[number + 1] is None:
+            features[number + 1], outputs[number] = features[number], torch.zeros_like(features[number])
     statistics = collector.statistics()
     if np.isnan(statistics.text_to_text).all():
         raise InputError(f"Found no attention to watch in {lvlm.name}; expected one that goes through transformers' attention interface; choose another model.")

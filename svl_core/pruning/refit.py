@@ -92,6 +92,8 @@ def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_
     for layer, after, module in zip(keep[first:], depth_after[first:], list(pruned.layers)[first:]):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before the model was compensated.")
+        if any(one.given[layer] is None for one in passes):  # passed over: it learns nothing
+            continue
         projection = down_projection(module)
         check_floating(projection)
         gram, cross = _moments(module, layer, after, passes, weights, states)
