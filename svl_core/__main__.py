@@ -67,10 +67,10 @@ def _answering(batch_size: int | None = 32) -> argparse.ArgumentParser:
 def _scoring(criterion: str = "svl") -> argparse.ArgumentParser:
     scoring = Parser(add_help=False)
     group = scoring.add_argument_group("which layers are redundant")
-    group.add_argument("--criterion", default=criterion, metavar="NAME", help="an unknown name lists the known ones (default: %(default)s)")
+    group.add_argument("--criterion", default=criterion, metavar="NAME", help="its name; `svl models` lists them (default: %(default)s)")
     group.add_argument("--top-p", type=float, default=0.5, metavar="P", help="share of tokens that count as important (default: %(default)s)")
     group.add_argument("--top-p-mode", default="fraction", choices=("fraction", "mass"), help="best P of the tokens, or the fewest that hold P of the score (default: %(default)s)")
-    group.add_argument("--text-self", default="received", metavar="HOW", help="text-to-text part of a text token's importance (default: %(default)s)")
+    group.add_argument("--text-self", default="received", metavar="HOW", help="text-to-text part of a text token's importance: attention 'received' or 'given' (default: %(default)s)")
     group.add_argument("--causal-correction", action="store_true", help="divide attention by the number of queries that can see a key")
     group.add_argument("--rounds", type=int, metavar="N", help="greedy criteria: re-score after each of N drops, then rank the rest as it stands (default: all)")
     group.add_argument("--unprotect-ends", action="store_true", help="let the first and the last layer be dropped too")
@@ -106,7 +106,7 @@ def _pruning(required: bool) -> argparse.ArgumentParser:
     which = group.add_mutually_exclusive_group(required=required)
     which.add_argument("--drop", type=int, metavar="N", help="number of layers to drop, most redundant first")
     which.add_argument("--layers", metavar="LIST", help="drop these layers instead (0-based, such as 3,5-7)")
-    group.add_argument("--compensation", default="none", metavar="NAME", help="an unknown name lists the known ones (default: %(default)s)")
+    group.add_argument("--compensation", default="none", metavar="NAME", help="its name; `svl models` lists them (default: %(default)s)")
     group.add_argument("--preset", metavar="NAME", help="a whole recipe instead of criterion, compensation and their settings: as-published or best")
     return _compensating(pruning)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -417,6 +418,9 @@ def _prune_command(args: argparse.Namespace) -> tuple[dict, str]:
     out = Path(args.out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"Found something at {args.out} already; expected a new or empty folder; choose another with --out.")
+    there = next(part for part in (out, *out.resolve().parents) if part.exists())
+    if not os.access(there, os.W_OK):
+        raise InputError(f"Found no permission to write {args.out}; expected a folder of yours; choose another with --out.")
     if not COMPENSATIONS[args.compensation].exportable:
         merged = [name for name, row in COMPENSATIONS.items() if row.exportable]
         raise InputError(f"Found the compensation '{args.compensation}', which a plain checkpoint cannot hold; expected one of {', '.join(merged)}; choose one.")

@@ -1,6 +1,7 @@
 """The `svl` command on a tiny model in a folder: JSON keys, exit codes, one line of error, a fast --help."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -220,6 +221,8 @@ WRONG = {
     "device": (("analyze", *ASK, "--device", "abacus"), "abacus"),
     "dtype": (("analyze", *ASK, "--dtype", "int3"), "int3"),
     "not exportable": (("prune", "--model", "model", "--drop", "1", "--compensation", "bridge", *SET, "--out", "o"), "plain checkpoint"),
+    "device map": (("analyze", *ASK, "--device-map", "sideways"), "auto, balanced"),
+    "out that cannot be": (("prune", "--model", "model", "--drop", "1", *SET, "--out", "/proc/none/out"), "--out" if os.geteuid() else "cannot be written"),
     "sweep drops": (("sweep", *ASK, *SET, "--drop", "0-9"), "from 0 to 4"),
     "sweep criterion": (("sweep", *ASK, *SET, "--criterion", "svl,svk"), "svl, svl-all"),
     "ablate sizes": (("ablate", *ASK, "--sizes", "9"), "block sizes"),

@@ -27,6 +27,7 @@ NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMALL = 2 * 2**30  # bytes in float32 up to which a model is kept in it on a CPU
 QUANTIZATIONS = ("4bit", "8bit")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's ways of spreading a model
 IMAGE_SETTINGS = ("vision_config", "vq_config", "image_size")  # of a config that takes images: one of these
 MISSING_SHARE = 0.01  # of the parameters: what a checkpoint may leave out, for some leave out what is not used
 RECORD_KEYS = ("layer_ids", "model", "revision", "versions")  # of svl_plan.json; the rest is provenance
@@ -51,7 +52,7 @@ def load(
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
     dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has twice the memory for it, because most
         are slow at half precision; a large bfloat16 model stays so where the processor has instructions for it.
-    device_map: "auto" spreads the model over all GPUs and the CPU (extra `large`); then `device` is not used. A dict from parts of
+    device_map: "auto" (or another of `DEVICE_MAPS`) spreads the model over all GPUs and the CPU (extra `large`); then `device` is not used. A dict from parts of
         the model to devices may keep some on the "disk".
     quantize: "4bit" or "8bit" through bitsandbytes (extra `large`).
     text_only: allow a plain causal language model, as a control without images.
@@ -66,6 +67,8 @@ def load(
     name = str(name)
     dtype, quantize = _known_dtype(dtype), _known_quantization(quantize)
     place = None if device_map else resolve_device(device)
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        raise InputError(f"Found the device map {device_map!r}; expected one of {', '.join(DEVICE_MAPS)}; correct it.")
     if device_map and importlib.util.find_spec("accelerate") is None:
         raise InputError("Found a device map, but not the package accelerate; expected it for models on several devices; install it with: pip install 'svl-explorer[large]'.")
     folder, commit = locate(name, revision)
@@ -324,4 +327,4 @@ def _free_bytes(device: torch.device | None) -> int | None:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__

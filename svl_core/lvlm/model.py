@@ -154,20 +154,23 @@ class LVLM:
         """Writes a plain transformers checkpoint with its processor, and `svl_plan.json` when the model was pruned.
 
         The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the same logits.
-        Raises InputError when `folder` is a file or a folder that is not empty, and for a model with a compensation that adds modules.
+        Raises InputError when `folder` is a file, cannot be written or is not empty, and for a model with a compensation that adds modules.
         """
         if not self.provenance.get("compensation", {}).get("exportable", True):
             raise InputError("Found modules that the compensation added; expected a plain model, for a checkpoint cannot hold them; prune with compensation 'lstsq', 'scp' or 'none' to save.")
         folder = Path(folder).expanduser()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"Found something at {str(folder)!r} already; expected a new or empty folder; choose another name.")
-        folder.mkdir(parents=True, exist_ok=True)
-        with quiet(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
-            self.model.save_pretrained(folder)
-            self.processor.save_pretrained(folder)
-        if self.provenance:
-            (folder / PLAN_FILE).write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with quiet(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
+                self.model.save_pretrained(folder)
+                self.processor.save_pretrained(folder)
+            if self.provenance:
+                (folder / PLAN_FILE).write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:  # no permission, a full disk
+            raise InputError(f"Found that {str(folder)!r} cannot be written ({error.strerror or error}); expected a folder of yours with room; choose another name.") from error
         return folder
 
     def record(self) -> dict[str, Any]:
