@@ -26,7 +26,7 @@ def test_figures_are_those_of_the_results_file(name, documents):
         assert script(name).with_figures(text, made) == text, f"{document} is stale: run python tests/benchmarks/{name}.py"
 
 
-@pytest.mark.parametrize("name", ["arena", "visual_tokens"])
+@pytest.mark.parametrize("name", ["arena", "visual_tokens", "load", "soak"])
 def test_figures_of_the_long_runs(name):
     """Between the marks stands what the results file holds; before the first run there is neither."""
     text, made, file = (ROOT / "README.md").read_text(encoding="utf-8"), script(name), BENCHMARKS / "results" / f"{name}.json"

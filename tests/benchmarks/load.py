@@ -26,7 +26,7 @@ from served import Server, Watch  # noqa: E402
 from visitor import Caller, words  # noqa: E402
 
 RESULTS, README = HERE / "results" / "load.json", HERE.parents[1] / "README.md"
-START, END = "<!-- load: tests/benchmarks/load.py -->\n", "<!-- end of load -->"
+BEGIN, END = "<!-- load: tests/benchmarks/load.py -->", "<!-- end of load -->"
 PROMPT, NEW_TOKENS, PICTURES = "describe the picture.", 32, 60
 READING_S = 20.0  # at most, between two turns
 POLITE = ("queue is full", "too many", "busy")
@@ -205,7 +205,7 @@ def measure(visitors: int, minutes: float, restart: bool, seed: int) -> dict:
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with its sentence about the load made anew."""
-    before, mark, rest = text.partition(START)
+    before, mark, rest = text.partition(BEGIN + "\n")
     if not mark:
         return text
     back = made.get("restart")
@@ -213,7 +213,7 @@ def with_figures(text: str, made: dict) -> str:
             f"seconds with the queue, median and 95th percentile: analysis {made['analyse_s']['p50']} and {made['analyse_s']['p95']}, both answers {made['compare_s']['p50']} and {made['compare_s']['p95']}; memory {made['mb_per_minute']:+.1f} MB a minute after warm-up.")
     if back:
         line += f" Killed and started again under that load: ready after {back['ready_s']} s, {back['visitors_back']} of {made['visitors']} visitors had right answers again after {back['all_back_s']} s."
-    return before + START + line + "\n" + END + rest.partition(END)[2]
+    return before + mark + line + "\n" + END + rest.partition(END)[2]
 
 
 if __name__ == "__main__":

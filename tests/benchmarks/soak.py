@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from served import slope  # noqa: E402
 
 RESULTS, README = HERE / "results" / "soak.json", HERE.parents[1] / "README.md"
-START, END = "<!-- soak: tests/benchmarks/soak.py -->\n", "<!-- end of soak -->"
+BEGIN, END = "<!-- soak: tests/benchmarks/soak.py -->", "<!-- end of soak -->"
 STAY, COMPARE_EVERY, MEASURE_EVERY, PROMPT = 5, 10, 50, "describe the picture."  # analyses a session makes; both answers at each tenth
 WARM = 0.25  # share of the analyses after which nothing may grow
 
@@ -90,13 +90,13 @@ def measure(analyses: int, seed: int) -> dict:
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with its sentence about the soak made anew."""
-    before, mark, rest = text.partition(START)
+    before, mark, rest = text.partition(BEGIN + "\n")
     if not mark:
         return text
     found, last = made["grown_per_1000"], made["last"]
     line = (f"{made['analyses']:,} analyses of new pictures by {made['analyses'] // STAY} sessions in one process: after warm-up, memory {found['mb']:+.1f} MB, Python objects {found['objects']:+,.0f}, threads {found['threads']:+.1f} and "
             f"open files {found['open_files']:+.1f} for each thousand; {last['stored_files']} uploads and {last['sessions']} sessions were left.\n")
-    return before + START + line + END + rest.partition(END)[2]
+    return before + mark + line + END + rest.partition(END)[2]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import PUBLIC, Limits, from_environment
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Analysis, Models, picker
+from tiny import LAYERS
 from visitor import Visitor
 
 
@@ -123,12 +125,29 @@ def test_the_page_says_which_limit_was_hit(public_site, png, changes, prompt, se
     assert not said["ok"] and sentence in said["error"]
 
 
-def test_a_request_that_takes_too_long_is_stopped(public_site, png, monkeypatch):
-    desk = public_site[1].desk
-    monkeypatch.setattr(desk, "limits", Limits(request_s=1e-9))
+def test_a_request_that_takes_too_long_is_stopped(public_site, tiny, png, monkeypatch):
+    """The sentence comes, and the model really rests: in the middle of an answer."""
+    desk, passes = public_site[1].desk, []
     visitor = Visitor(public_site[0])
-    said = visitor.ask(visitor.upload(png), "what is this?")
-    assert not said["ok"] and "longer than" in said["error"]
+    assert visitor.ask(visitor.upload(png), "what is slow?")["ok"]
+
+    def slow(module, args):
+        passes.append(time.monotonic())
+        time.sleep(0.1)
+
+    monkeypatch.setattr(desk, "limits", replace(PUBLIC, request_s=1.5, new_tokens=64))
+    handle = tiny.layers[1].register_forward_pre_hook(slow)
+    try:
+        said = visitor.compare(LAYERS, [3], answer_length=60, compensation="none")
+        assert not said["ok"] and "longer than 2 s" in said["error"] and 3 < len(passes) < 60
+        time.sleep(0.5)
+        before = len(passes)
+        time.sleep(0.5)
+        assert len(passes) == before
+    finally:
+        handle.remove()
+    monkeypatch.undo()
+    assert visitor.compare(LAYERS, [3], answer_length=2)["ok"]
 
 
 def test_out_of_memory_frees_everything_and_the_page_stays(public_site, png, monkeypatch):
