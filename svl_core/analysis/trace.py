@@ -148,6 +148,7 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype, spool: str | Path | None) 
 def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> SampleTrace:
     layers, here = lvlm.layers, threading.get_ident()
     features = outputs = None  # made once their dtype is known, and filled as the pass goes: each feature is held once
+    ran: set[int] = set()
 
     def entering(module, args, kwargs):
         nonlocal features
@@ -159,6 +160,7 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> Sa
     def leaving(number):
         def hook(module, args, output):
             if threading.get_ident() == here:
+                ran.add(number)
                 features[number + 1].copy_(residual(output[0] if isinstance(output, tuple) else output, lvlm.text_config)[0])
         return hook
 
@@ -183,9 +185,10 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> Sa
         stack.enter_context(collecting(lvlm.decoder, collector))
         last = torch.tensor([sample.length - 1], device=lvlm.device)  # a number instead would let Gemma4 skip positions in its last layers
         logits = lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits
-    for number in range(len(layers)):  # a layer that the model passes over (cross-attention without an image) hands its input on
-        if features[number + 1] is None:
-            features[number + 1], outputs[number] = features[number], torch.zeros_like(features[number])
+        for number in sorted(set(range(len(layers))) - ran):  # a layer that the model passes over (cross-attention without an image) hands its input on
+            features[number + 1].copy_(features[number])
+            if outputs is not None:
+                outputs[number].zero_()
     statistics = collector.statistics()
     if np.isnan(statistics.text_to_text).all():
         raise InputError(f"Found no attention to watch in {lvlm.name}; expected one that goes through transformers' attention interface; choose another model.")

@@ -71,6 +71,8 @@ def test_two_images_and_none(family):
         alone = family.encode(None, PROMPT)
         assert len(alone.visual) == 0
         trace = svl.trace(family, [alone])
+        features, passed_over = trace.samples[0].features, getattr(family.model.config.get_text_config(), "cross_attention_layers", None) or ()
+        assert torch.isfinite(features).all() and [i for i in range(family.num_layers) if torch.equal(features[i], features[i + 1])] == list(passed_over)
         assert np.isclose(trace.samples[0].logits_last, logits(family, alone)[0, -1], atol=1e-4).all()
         pruned = svl.prune(family, svl.plan(svl.redundancy(trace, svl.importance(trace)), 1))
         assert svl.compare(family, pruned, alone, max_new_tokens=2).kl >= 0
