@@ -50,3 +50,73 @@ def test_calibration_sets_presets_and_visual_tokens(page, tmp_path):
     choose(page, "preset", "SVL as published")
     page.wait_for_function("document.querySelector('#compensation input').value.startsWith('SCP')")
     idle(page)
+
+
+def few(page):
+    """A calibration set of four scenes, so that many samples are few."""
+    idle(page)
+    page.evaluate("document.getElementById('dock').style.position = 'static'")  # it would cover the figures
+    unfold(page, "calibration-section")
+    page.locator("#calibration-size input[type=number]").fill("4")
+    page.locator("#calibration-size input[type=number]").press("Tab")
+    said(page, "calibration-note", "bundled set (4 scenes)")
+    idle(page)
+
+
+def press(page, mark):
+    """Click the middle of a figure's mark."""
+    mark.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    box = mark.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 - 9, box["y"] + box["height"] / 2 + 9)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_timeout(300)
+    page.mouse.down()
+    page.mouse.up()
+
+
+def test_stability_sweep_and_ablation(page):
+    few(page)
+    unfold(page, "stability")
+    page.locator("#plot-stability .main-svg").first.wait_for()
+    said(page, "stability-note", "1,000 resamples of the bundled set (4 scenes)")
+    assert page.locator("#plot-overlap .svl-canvas").get_attribute("aria-label")
+
+    unfold(page, "sweep")
+    for name, value in (("sweep-most", "3"), ("sweep-size", "4")):
+        page.locator(f"#{name} input[type=number]").fill(value)
+        page.locator(f"#{name} input[type=number]").press("Tab")
+    page.locator("#sweep-criteria label", has_text="Random").locator("input").click()
+    page.locator("#sweep-run").click()
+    page.locator("#sweep-status progress").wait_for()
+    page.locator("#plot-sweep .points path").first.wait_for()
+    page.locator("#sweep-stop").click()
+    said(page, "sweep-status", "Stopped after")
+    page.locator("#sweep-run").click()
+    said(page, "sweep-status", "16 pruned models measured. Ranked and fitted on the bundled set (4 scenes), measured on 4 other scenes.")
+    page.wait_for_function("document.querySelector('#plot-pareto .svl-canvas').ariaLabel.includes('beaten by none')")
+    with page.expect_download() as taken:
+        page.locator("#sweep-csv").click()
+    assert taken.value.suggested_filename == "short-lvlm-sweep.csv" and len(open(taken.value.path()).readlines()) == 17
+    press(page, page.locator("#plot-sweep .scatterlayer .trace").first.locator(".points path").nth(2))
+    page.wait_for_function("document.querySelectorAll('#strip .gone').length === 2")
+    answered(page, 2)
+
+    unfold(page, "ablation")
+    choose(page, "ablation-source", "This image")
+    said(page, "ablation-status", "Measure the map")
+    page.locator("#ablation-run").click()
+    page.locator("#plot-ablation .main-svg").first.wait_for()
+    said(page, "ablation-status", "58 blocks" if page.locator("#strip .cells button").count() == 16 else "blocks of one to four layers")
+    choose(page, "ablation-block", "2")
+    area = page.locator("#plot-ablation .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('#plot-ablation .svl-canvas').ariaLabel.includes('block of 2')")
+    page.wait_for_timeout(500)
+    box, layers = area.bounding_box(), page.locator("#strip .cells button").count()
+    page.mouse.move(box["x"] + box["width"] * 2.5 / (layers - 1), box["y"] + 20)
+    page.wait_for_timeout(300)
+    page.mouse.down()
+    page.mouse.up()
+    page.wait_for_function("[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '2,3'")
+    idle(page)
