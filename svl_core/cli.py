@@ -433,6 +433,10 @@ def _prune_command(args: argparse.Namespace) -> tuple[dict, str]:
     return {"model": lvlm.name, "out": str(out), "plan": pruned.to_json(), "parameters": parameters}, text
 
 
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.1f} M"
+
+
 def _models(args: argparse.Namespace) -> tuple[dict, str]:
     from svl_core.lvlm.catalogue import catalogue
 
@@ -450,7 +454,7 @@ def _models(args: argparse.Namespace) -> tuple[dict, str]:
     lists = [(title, [(each["name"], each["title"], each["source"]) for each in result[title]]) for title in ("criteria", "compensations")]
     lists.append(("presets", [(each["name"], each["title"], f"{each['criterion']} + {each['compensation']}") for each in result["presets"]]))
     heading = ("id", "parameters", "layers", "visual tokens an image", "bf16 memory", "licence", "good for")
-    rows = [(m["id"], f"{m['parameters'] / 1e9:.2f} B", str(m["layers"]), m["visual_tokens"], f"{m['memory_gb']:.1f} GB", m["licence"] + (" (gated)" if m["gated"] else ""), m["good_for"]) for m in models]
+    rows = [(m["id"], _parameters(m["parameters"]), str(m["layers"]), m["visual_tokens"], f"{m['memory_gb']:.1f} GB" if m["memory_gb"] >= 0.1 else f"{1000 * m['memory_gb']:.0f} MB", m["licence"] + (" (gated)" if m["gated"] else ""), m["good_for"]) for m in models]
     text = "models\n" + _table([heading, *rows], left=len(heading))
     text += "\n\nfamilies: " + ", ".join(result["families"]) + "; other models of transformers are probed as they load, and served or refused with the reason; a causal language model without images serves as control"
     return result, text + "".join(f"\n\n{title}\n{_table(rows, left=3)}" for title, rows in lists)

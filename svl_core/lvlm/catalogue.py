@@ -31,14 +31,14 @@ class CatalogueEntry:
 
 
 def _entry(id: str, billions: float, layers: int, visual_tokens: str, licence: str, family: str, good_for: str, gated: bool = False) -> CatalogueEntry:
-    return CatalogueEntry(id, round(billions * 1e9), layers, visual_tokens, round(billions * BF16_BYTES, 2), licence, good_for, family, gated)
+    return CatalogueEntry(id, round(billions * 1e9), layers, visual_tokens, round(billions * BF16_BYTES, 3), licence, good_for, family, gated)
 
 
 TILES_64, TILES_81, TILES_256, ANYRES = "64 a tile, up to 17 tiles", "81 a tile, up to 17 tiles", "256 a tile, up to 13 tiles", "729 and up to 6,561 more"
 QWEN = "by image size, 4 to 16,384"
 ENTRIES = (
-    _entry("HuggingFaceTB/SmolVLM-256M-Instruct", 0.257, 30, TILES_64, "Apache-2.0", "SmolVLM", "photos on a free CPU: the smallest; quick to analyse"),
-    _entry("HuggingFaceTB/SmolVLM-500M-Instruct", 0.508, 32, TILES_64, "Apache-2.0", "SmolVLM", "photos on a CPU, better answers than 256M"),
+    _entry("HuggingFaceTB/SmolVLM-256M-Instruct", 0.257, 30, TILES_64, "Apache-2.0", "Idefics3", "photos on a free CPU: the smallest; quick to analyse"),
+    _entry("HuggingFaceTB/SmolVLM-500M-Instruct", 0.508, 32, TILES_64, "Apache-2.0", "Idefics3", "photos on a CPU, better answers than 256M"),
     _entry("HuggingFaceTB/SmolVLM-Instruct", 2.25, 24, TILES_81, "Apache-2.0", "Idefics3", "photos and documents on a small GPU"),
     _entry("llava-hf/llava-1.5-7b-hf", 7.06, 32, "576", "Llama 2", "LLaVA", "the method's own subject: compare with the published figures"),
     _entry("llava-hf/llava-1.5-13b-hf", 13.35, 40, "576", "Llama 2", "LLaVA", "the method's larger subject; 40 layers, much redundancy"),
