@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import SVLError
 
-CHUNK = 256  # queries at a time
+CHUNK = {"cpu": 64, "other": 512}  # queries at a time: what fits a processor's cache; fewer and larger steps for a GPU
 SWITCHES = {"sdpa": "svl_statistics", "eager": "svl_statistics_plain"}  # the model's implementation -> ours around it
 
 
@@ -81,8 +81,9 @@ class Collector:
         keys = key[0].float().repeat_interleave(heads // key.shape[1], 0).transpose(1, 2)  # (H, D, S)
         received, received_seen = torch.zeros(2, length, device=device), torch.zeros(2, length, device=device)
         given, given_seen = torch.zeros(length, 2, device=device), torch.zeros(length, 2, device=device)
-        for start in range(0, length, CHUNK):
-            stop = min(start + CHUNK, length)
+        chunk = CHUNK.get(device.type, CHUNK["other"])
+        for start in range(0, length, chunk):
+            stop = min(start + chunk, length)
             rows = slice(start, stop)
             seen = _seen(mask, start, stop, length, device)  # (chunk, S), or (heads, chunk, S) for a mask of its own each
             width = stop if mask is None else length  # a causal chunk needs no later key
@@ -95,14 +96,11 @@ class Collector:
                 scores.masked_fill_(~seen, float("-inf"))
             else:
                 scores += mask[0, :, rows, :length].float()
-            highest = scores.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).min)
-            weights = scores.sub_(highest).exp_()  # softmax without its division,
-            parts = weights @ kinds[:, :width].T  # (H, chunk, 2)
-            total = parts.sum(-1, keepdim=True).clamp_min(1e-30)  # which the sums make up for
             if sinks is not None:
-                total = total + (sinks.float()[:, None, None] - highest).exp()
-            given[rows] = (parts / total).mean(0)
-            received[:, :width] += ((kinds[:, rows] / total.transpose(1, 2)) @ weights).mean(0)
+                scores = torch.cat([scores, sinks.float()[:, None, None].expand(-1, stop - start, 1)], -1)
+            attention = torch.softmax(scores, -1).mean(0)[:, :width].nan_to_num()  # (chunk, width); a query that sees nothing gives nothing
+            given[rows] = attention @ kinds[:, :width].T
+            received[:, :width] += kinds[:, rows] @ attention
             seen = (seen.any(0) if seen.ndim == 3 else seen).float()
             received_seen += kinds[:, rows] @ seen
             given_seen[rows] = seen @ kinds.T

@@ -11,7 +11,7 @@ import torch
 from svl_core.lvlm import families
 from svl_core.lvlm.skeleton import empty
 
-CHUNK = 256  # queries whose attention is looked at together, as in `analysis.attention`
+CHUNK = 64  # queries whose attention is looked at together, as in `analysis.attention`
 TEXT = 64  # text tokens assumed beside the image's
 POSITIONS = 2048  # of a prompt whose image tokens the config does not tell
 
