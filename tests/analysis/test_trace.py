@@ -45,7 +45,7 @@ def test_attention_sums_equal_those_of_eager_maps(tiny, tiny_sample, traced):
 
 
 def test_chunks_do_not_change_the_sums(tiny, tiny_sample, traced, monkeypatch):
-    monkeypatch.setattr("svl_core.analysis.attention.CHUNK", 7)
+    monkeypatch.setattr("svl_core.analysis.attention.CHUNK", {"other": 7})
     again = svl.trace(tiny, tiny_sample)
     np.testing.assert_allclose(again.samples[0].attention.visual_from_text, traced.samples[0].attention.visual_from_text, atol=1e-6)
 
