@@ -1,7 +1,7 @@
 """Layers, visual tokens and bits of the weights pruned, alone and together, on the bundled model: `python tests/benchmarks/visual_tokens.py [--limit N]`.
 
 Visual tokens are ranked by each question's own importance (one pass of the full model, not counted in the speed-up), layers by the
-preset "best". For 8-bit weights the pruned model is saved and loaded again through bitsandbytes (extra `large`; without it that
+preset `--preset`. For 8-bit weights the pruned model is saved and loaded again through bitsandbytes (extra `large`; without it that
 block is left out). Results go to results/visual_tokens.json and the README.
 """
 
@@ -29,11 +29,12 @@ SEED = 5_005  # of the questions
 DROPS, SHARES, SHARES_8BIT = (0, 3, 5), (1.0, 0.75, 0.5, 0.25), (1.0, 0.5)
 
 
-def measure(limit: int, samples: int, repeats: int) -> dict:
+def measure(limit: int, name: str, repeats: int) -> dict:
     lvlm = svl.load("demo")
     asked = questions("scenes", limit, SEED)
     full = svl.evaluate(lvlm, asked, data="scenes")
-    fitted = svl.PRESETS["best"].fit(lvlm, [lvlm.encode(*pair) for pair in calibration(samples)])
+    samples = svl.PRESETS[name].samples or 32
+    fitted = svl.PRESETS[name].fit(lvlm, [lvlm.encode(*pair) for pair in calibration(samples)])
     known: dict[str, object] = {}
 
     def thinned(share):
@@ -59,7 +60,7 @@ def measure(limit: int, samples: int, repeats: int) -> dict:
                 eight.append({"drop": drop, "share": share, "accuracy": pair.pruned.accuracy, "kept": pair.accuracy_kept, "kept_interval": pair.interval,
                               "megabytes": small.model.get_memory_footprint() / 1e6, "megabytes_float": pruned.model.get_memory_footprint() / 1e6})
                 print(eight[-1], file=sys.stderr)
-    return {"seed": SEED, "n": full.n, "layers": lvlm.num_layers, "visual_tokens": len(first.visual), "calibration_samples": samples, "preset": "best", "threads": torch.get_num_threads(), "full": full.overall.to_json(), "rows": rows, "rows_8bit": eight}
+    return {"seed": SEED, "n": full.n, "layers": lvlm.num_layers, "visual_tokens": len(first.visual), "calibration_samples": samples, "preset": name, "threads": torch.get_num_threads(), "full": full.overall.to_json(), "rows": rows, "rows_8bit": eight}
 
 
 def in_8bit(lvlm):
@@ -93,11 +94,11 @@ def with_figures(text: str, made: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=int, default=500, help="scene questions (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=64, help="calibration scenes (default: %(default)s)")
+    parser.add_argument("--preset", default="as-published", choices=svl.PRESETS, help="what drops the layers (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=30, help="timed answers (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="results file; the README is rewritten only from the default one")
     args = parser.parse_args()
-    made = measure(args.limit, args.samples, args.repeats)
+    made = measure(args.limit, args.preset, args.repeats)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     if args.out == RESULTS:
