@@ -132,9 +132,10 @@ def run(desk: Desk, criteria: Sequence[str], compensations: Sequence[str], most:
     yield {"sweep-status": views.progress("Preparing …", 0.0)}
     try:
         yield from desk._guard(work, request, EVIDENCE)
-    finally:
-        last = _ended(desk, shown, measure)
-    yield last
+    except Exception:
+        yield _ended(desk, shown, measure)
+        raise
+    yield _ended(desk, shown, measure)
 
 
 def _ended(desk: Desk, shown: dict, measure: str) -> dict:
