@@ -159,14 +159,19 @@ def open_page(server: Server):
 
 
 def measure(visitors: int, minutes: float, restart: bool, seed: int) -> dict:
+    import torch
+
     import svl_core as svl
     from svl_core.demo.questions import labelled
 
+    torch.set_num_threads(1)  # the cores are the server's
     lvlm, drop = svl.load("demo"), [5, 6]
     with tempfile.TemporaryDirectory(prefix="svl-load-") as folder:
         folder = Path(folder)
+        print("preparing", flush=True)
         asked = prepare(lvlm, [(one.image, PROMPT) for one in labelled(PICTURES, seed)], drop, folder)
         with Server(folder) as server:
+            print(f"{len(asked)} pictures; the server is ready", flush=True)
             watch = Watch(server)
             watch.start()
             crowd = Crowd(server.url, asked, lvlm.num_layers, drop, visitors, seed=seed)
