@@ -27,7 +27,7 @@ from visitor import Caller, words  # noqa: E402
 
 RESULTS, README = HERE / "results" / "load.json", HERE.parents[1] / "README.md"
 BEGIN, END = "<!-- load: tests/benchmarks/load.py -->", "<!-- end of load -->"
-PROMPT, NEW_TOKENS, PICTURES = "describe the picture.", 32, 60
+PROMPT, NEW_TOKENS, PICTURES = "describe the picture.", 32, 56
 READING_S = 20.0  # at most, between two turns
 POLITE = ("queue is full", "too many", "busy")
 
