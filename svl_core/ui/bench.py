@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import svl_core as svl
@@ -111,6 +112,27 @@ class Bench:
 
                 result = svl.compare(lvlm, pruned, sample, max_new_tokens=now.max_new_tokens, cancel=cancel, show=shown, pruned_sample=thin)
                 return result, svl.trace(pruned, [sample], cancel=cancel) if plan.drop else None
+
+    def evaluate(self, name: str, questions: Sequence, plan: svl.DropPlan, now: Settings, fit: Sequence[svl.Sample], tell: Tell, cancel: threading.Event):
+        """Marks of labelled questions: the full model's where nothing is dropped, else full and pruned, paired."""
+        from svl_core.comparison.evaluation import PairedEvaluation
+
+        lvlm = self._lvlm(name)
+        with self._turn(cancel, lvlm):
+            full = svl.evaluate(lvlm, questions, data="scenes", max_new_tokens=now.max_new_tokens, progress=told(tell, "Asking the full model"), cancel=cancel)
+            if not plan.drop:
+                return full
+            pruned = self._pruned(name, lvlm, fit, plan, now, tell, cancel)
+            with stoppable(pruned, cancel):
+                return PairedEvaluation(full, svl.evaluate(pruned, questions, data="scenes", max_new_tokens=now.max_new_tokens, progress=told(tell, "Asking the pruned model"), cancel=cancel))
+
+    def save(self, name: str, plan: svl.DropPlan, now: Settings, fit: Sequence[svl.Sample], folder: Path, tell: Tell, cancel: threading.Event) -> Path:
+        """Writes the pruned model as a checkpoint into a new folder."""
+        lvlm = self._lvlm(name)
+        with self._turn(cancel, lvlm):
+            pruned = self._pruned(name, lvlm, fit, plan, now, tell, cancel)
+            tell("Writing the checkpoint …")
+            return pruned.save(folder)
 
     def relieve(self) -> None:
         """Forget everything that can be computed or loaded again."""

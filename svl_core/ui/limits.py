@@ -26,6 +26,7 @@ class Limits:
     new_tokens: int = 512
     calibration_samples: int = 512
     sweep_points: int = 4096  # pruned models measured in one sweep
+    questions: int = 10_000  # of one evaluation
     request_s: float = 3600.0  # analysis or comparison, loading included
     heavy_jobs: int = 1  # at the same time, all sessions together
     queue: int = 128  # requests waiting, all sessions together
@@ -75,7 +76,7 @@ def _shown(value: object) -> str:
 
 
 PUBLIC = Limits(any_model=False, pickle_weights=False, export=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, set_pixels=80_000_000, prompt_chars=2_000, new_tokens=128,
-                calibration_samples=128, sweep_points=64, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, stored_bytes=2_000_000_000, keep_s=3600)
+                calibration_samples=128, sweep_points=64, questions=200, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, stored_bytes=2_000_000_000, keep_s=3600)
 
 ZERO_GPU = replace(PUBLIC, model_gb=18.0)  # a lent GPU holds three models of that size
 

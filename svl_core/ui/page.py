@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import gradio as gr
 
 import svl_core as svl
-from svl_core.ui import ablations, calibration, difference, examples, guard, lesson, parts, presets, sections, stability, sweeps, texts, variants, views
+from svl_core.ui import ablations, api, calibration, checkpoint, difference, examples, guard, lesson, parts, presets, sections, stability, sweeps, texts, variants, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
@@ -19,8 +21,8 @@ FROM_RANKING = "(count, strip) => strip ? svl.dropping(strip, svl.chosen(strip, 
 
 
 def launch_options(limits: Limits = Limits()) -> dict:
-    """What `launch` needs for this page: its look, `/health`, and nothing fetched from elsewhere."""
-    return {"theme": theme(), "css": parts.css(), "head": parts.head(), "footer_links": [], "run_history": False, "ssr_mode": False,
+    """What `launch` needs for this page: its look, `/health`, the endpoints as MCP tools where that extra is installed, and nothing fetched from elsewhere."""
+    return {"theme": theme(), "css": parts.css(), "head": parts.head(), "footer_links": ["api"], "mcp_server": importlib.util.find_spec("mcp") is not None, "run_history": False, "ssr_mode": False,
             "max_file_size": limits.image_bytes, "state_session_capacity": 200, "show_error": limits.details, "app_kwargs": guard.app_options(limits)}
 
 
@@ -39,6 +41,7 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(min(limits.keep_s, 600), limits.keep_s)) as page:
         c = _layout(models, limits)
         _wire(page, c, desk)
+        api.publish(desk)
         page.unload(desk.leave)
     page.desk = desk
     desk.brought = lambda path: path in page.upload_file_set and path not in c["image"].keep_in_cache
@@ -183,10 +186,11 @@ def _layout(models: Models, limits: Limits) -> dict:
     with gr.Row(elem_id="take"):
         c["report"] = gr.Button("Download the report (HTML)", elem_id="report")
         c["report-file"] = gr.DownloadButton("Report", visible="hidden", elem_id="report-file")
+        checkpoint.layout(c, limits.export)
     with gr.Accordion("Code and plan", open=False, elem_id="code"):
-        c["code-python"] = gr.Code(label="Python", language="python", elem_id="code-python", interactive=False, max_lines=18)
-        c["code-plan"] = gr.Code(label="Plan (JSON)", language="json", elem_id="code-plan", interactive=False, max_lines=18)
-        c["code-mergekit"] = gr.Code(label="mergekit (YAML)", language="yaml", elem_id="code-mergekit", interactive=False, max_lines=18)
+        c["code-python"] = gr.Code(label="Python", language="python", elem_id="code-python", interactive=False, wrap_lines=True)
+        c["code-plan"] = gr.Code(label="Plan (JSON)", language="json", elem_id="code-plan", interactive=False, wrap_lines=True)
+        c["code-mergekit"] = gr.Code(label="mergekit (YAML)", language="yaml", elem_id="code-mergekit", interactive=False, wrap_lines=True)
     with gr.Accordion("Glossary", open=False, elem_id="glossary"):
         gr.HTML(views.glossary(texts.GLOSSARY), padding=False)
     c["bridge"] = parts.bridge(["drop", "top-p", "rank", "strength", "answer-length", "visual-share", "calibration-size"])
@@ -252,7 +256,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     then_live(on(on(c["plot-blocks"].pick, desk.pick_block, [c["strip"]], ["strip"], **QUICK).then, desk.plan_changed, plan_in, ["drop", *figures], **QUICK))
     then_live(w.rank(on(c["criteria"].pick, picked(lambda name: {"criterion": name}, str), [], ["criterion"], **QUICK).then))
 
-    for section in (presets, difference, variants, calibration, stability, sweeps, ablations, lesson):
+    for section in (presets, difference, variants, calibration, stability, sweeps, ablations, lesson, checkpoint):
         section.wire(w)
     on(c["report"].click, desk.report, [c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
         None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")

@@ -111,7 +111,7 @@ def numbers(name: str, rows: Sequence[Sequence[str]]) -> str:
     """A fold with the numbers behind a figure; the first row holds the columns' names."""
     head = "".join(f'<th scope="col">{esc(cell)}</th>' for cell in rows[0])
     body = "".join(f'<tr><th scope="row">{esc(row[0])}</th>{"".join(f"<td>{esc(cell)}</td>" for cell in row[1:])}</tr>' for row in rows[1:])
-    return f'<details class="svl-numbers" data-name="numbers-{esc(name)}"><summary>Numbers</summary><div class="svl-scroll" tabindex="0" role="region" aria-label="Numbers of the figure"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
+    return f'<details class="svl-numbers" data-name="numbers-{esc(name)}"><summary>Numbers</summary><div class="svl-scroll" tabindex="0" role="region" aria-label="Numbers of the {esc(name)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
 
 
 def glossary(entries: Sequence[tuple[str, str]]) -> str:
@@ -142,9 +142,9 @@ def criteria(rows: Sequence[tuple[str, str, str, Sequence[int] | None]], count: 
             continue
         cells = "".join(f'<i class="{"o" if k in drop else "f" if k in protected else ""}"></i>' for k in range(count))
         common = len(set(drop) & set(plan))
-        said = f"{title}: drops layers {', '.join(map(str, sorted(drop))) or 'none'}; {common} of {len(plan)} as in the plan"
-        out.append(f'<button type="button" data-pick="{esc(name)}" aria-pressed="{str(name == current).lower()}" aria-label="{esc(said)}" title="{esc(formula)}">'
-                   f'<span>{esc(title)}</span><span class="mini" aria-hidden="true">{cells}</span><small>{common} of {len(plan)} shared</small></button>')
+        said = f"drops layers {', '.join(map(str, sorted(drop))) or 'none'};"
+        out.append(f'<button type="button" data-pick="{esc(name)}" aria-pressed="{str(name == current).lower()}" title="{esc(formula)}">'
+                   f'<span>{esc(title)}<span class="unseen">: {said}</span></span><span class="mini" aria-hidden="true">{cells}</span><small>{common} of {len(plan)} shared</small></button>')
     return f'<div class="criteria">{"".join(out)}</div>'
 
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,6 +100,14 @@ class ZeroBench(Bench):
     def ablate(self, name: str, *rest) -> Any:
         self._check_near(name)
         return super().ablate(name, *rest)
+
+    def evaluate(self, name: str, *rest):
+        self._check_near(name)
+        return super().evaluate(name, *rest)
+
+    def save(self, name: str, *rest) -> Path:
+        self._check_near(name)
+        return super().save(name, *rest)
 
     def _check_near(self, name: str) -> None:
         """Raises InputError for a model that waits for a lent GPU: work on whole sets outlasts the loan."""

@@ -139,7 +139,7 @@
       if (at < 0 || !steps) return;
       const step = steps[at];
       panel.hidden = false;
-      const title = make("h3", { tabindex: "-1" }, make("small", {}, `Lesson, step ${at + 1} of ${steps.length}`), step.title);
+      const title = make("h2", { tabindex: "-1" }, make("small", {}, `Lesson, step ${at + 1} of ${steps.length}`), step.title);
       const close = make("button", { type: "button", class: "svl-close", "aria-label": "Leave the lesson", title: "Leave the lesson (Escape)" }, "✕");
       const fold = make("button", { type: "button", class: "svl-fold", "aria-label": "Fold the lesson down", "aria-expanded": String(!small) }, small ? "▲" : "▼");
       fold.addEventListener("click", () => { small = !small; panel.classList.toggle("small", small); fold.textContent = small ? "▲" : "▼"; fold.setAttribute("aria-expanded", String(!small)); });

@@ -37,12 +37,13 @@
     for (const trace of figure.data) {
       if (trace.hoverinfo === "skip") continue;
       if (trace.type === "heatmap") {
-        out.push(["", ...trace.x.map(String)]);
+        const named = axis => figure.layout?.[axis]?.title?.text || axis[0];
+        out.push([`${named("yaxis")} / ${named("xaxis")}`, ...trace.x.map(String)]);
         trace.z.forEach((line, k) => out.push([String(trace.y[k]), ...Array.from(line, v => v === null || Number.isNaN(v) ? "" : (+v).toFixed(3))]));
       } else {
         const xs = Array.from(trace.x || []), ys = Array.from(trace.y || []);
         const names = trace.type === "bar" ? xs.map((x, k) => [].concat(trace.customdata?.[k] ?? x).join(" ")) : xs.map(x => typeof x === "number" ? String(+x.toFixed(3)) : String(x));
-        out.push([trace.name || "value", ...names], ["", ...ys.map(v => v === null || Number.isNaN(v) ? "" : typeof v === "number" ? String(+v.toFixed(4)) : String(v))]);
+        out.push([figure.layout?.xaxis?.title?.text || "x", ...names], [trace.name || figure.layout?.yaxis?.title?.text || "value", ...ys.map(v => v === null || Number.isNaN(v) ? "" : typeof v === "number" ? String(+v.toFixed(4)) : String(v))]);
       }
     }
     return out;
@@ -61,7 +62,7 @@
   parts.plot = (box, state, trigger) => {
     const canvas = make("div", { class: "svl-canvas", role: "img" });
     const waiting = make("p", { class: "svl-wait" }, box.dataset.wait);
-    const table = make("details", { class: "svl-numbers" }, make("summary", {}, "Numbers"), make("div", { class: "svl-scroll", tabindex: "0", role: "region", "aria-label": "Numbers of the figure" }));
+    const table = make("details", { class: "svl-numbers" }, make("summary", {}, "Numbers"), make("div", { class: "svl-scroll", tabindex: "0", role: "region", "aria-label": `Numbers of ${box.closest("[id^=plot-], #token-curve, #lesson")?.id.replace("plot-", "") || "the figure"}` }));
     table.hidden = true;
     box.append(waiting, canvas, table);
     let hooked = false, latest = null;
@@ -69,7 +70,7 @@
     const fill = () => {
       if (!table.open || !latest) return;
       const read = decoded => make("table", {}, ...rows(decoded).map(line => make("tr", {}, ...line.map((cell, k) => make(k ? "td" : "th", k ? {} : { scope: "row" }, cell)))));
-      table.lastChild.replaceChildren(read({ data: canvas._fullData?.length ? canvas.data.map((t, k) => ({ ...t, x: canvas._fullData[k].x ?? t.x, y: canvas._fullData[k].y ?? t.y, z: canvas._fullData[k].z ?? t.z })) : latest.data }));
+      table.lastChild.replaceChildren(read({ layout: latest.layout, data: canvas._fullData?.length ? canvas.data.map((t, k) => ({ ...t, x: canvas._fullData[k].x ?? t.x, y: canvas._fullData[k].y ?? t.y, z: canvas._fullData[k].z ?? t.z })) : latest.data }));
     };
     const draw = async () => {
       const value = state.value?.figure ? state.value : null;  // an unopened fold mounts with an empty value
