@@ -27,6 +27,13 @@ def upload_folder(name: object) -> Path:
     return folder
 
 
+def _newer(path: Path, than: float) -> bool:
+    try:
+        return path.stat().st_mtime > than
+    except OSError:
+        return False
+
+
 class Guests:
     """Who holds what. A thing goes with its last holder: two visitors may have brought the same picture.
 
@@ -37,21 +44,21 @@ class Guests:
         self._forget, self._folder = forget, folder
         self.deleted: Callable[[str], None] = lambda path: None  # told of each file that went
         self._lock = threading.Lock()
-        self._held: dict[str, set[Hashable]] = {}
+        self._held: dict[str, dict[Hashable, float]] = {}  # and since when, in seconds of the clock that files go by
 
     def hold(self, session: str, *things: Hashable) -> None:
         """Paths (as `Path`) and keys that a session uses from now on."""
         with self._lock:
-            self._held.setdefault(session, set()).update(things)
+            self._held.setdefault(session, {}).update(dict.fromkeys(things, time.time()))
 
     def leave(self, session: str) -> None:
-        """Delete and forget what only this session held."""
+        """Delete and forget what only this session held; a file that somebody has brought again meanwhile, and waits with, stays."""
         with self._lock:
-            mine = self._held.pop(session, set())
-            gone = mine - set().union(*self._held.values())
-            for thing in gone:
+            mine = self._held.pop(session, {})
+            for thing in mine.keys() - set().union(*self._held.values()):
                 if isinstance(thing, Path):
-                    self._delete(thing)
+                    if not _newer(thing, mine[thing]):
+                        self._delete(thing)
                 else:
                     self._forget(thing)
         self._sweep()

@@ -79,6 +79,21 @@ def test_what_two_hold_goes_with_the_second(tmp_path):
     assert not file.exists() and forgotten == ["key"] and foreign.exists() and not len(guests)
 
 
+def test_a_picture_brought_again_waits_for_its_second_visitor(tmp_path):
+    """Equal pictures have one path: the first visitor leaves while the second, with the same picture, still queues."""
+    guests, file = Guests(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
+    file.parent.mkdir()
+    file.write_bytes(b"x")
+    guests.hold("one", file)
+    time.sleep(0.05)
+    file.write_bytes(b"x")  # the second visitor's upload
+    guests.leave("one")
+    assert file.exists()
+    guests.hold("two", file)
+    guests.leave("two")
+    assert not file.exists()
+
+
 def test_large_pictures_are_counted_where_they_are_kept(tiny, image, tmp_path):
     """Sets in pixels before the model reads them, analyses in the bytes of their pictures too."""
     paths = []
