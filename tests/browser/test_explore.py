@@ -1,0 +1,148 @@
+"""Variants, the lesson, large type, links and accessibility, through the real page by mouse, keyboard and touch."""
+
+import json
+import shutil
+import subprocess
+import tarfile
+
+import pytest
+from test_page import dropped, idle
+
+IMPACTS = ("serious", "critical")
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    """axe-core's script, from npm's package into a temporary folder; skips where npm or its registry is not there."""
+    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
+    if npm is None:
+        pytest.skip("npm is not there")
+    packed = subprocess.run([npm, "pack", "axe-core@4", "--silent"], cwd=folder, capture_output=True, text=True, timeout=120)
+    files = list(folder.glob("axe-core-*.tgz"))
+    if packed.returncode or not files:
+        pytest.skip("npm cannot fetch axe-core")
+    with tarfile.open(files[0]) as archive:
+        return archive.extractfile("package/axe.min.js").read().decode("utf-8")
+
+
+def issues(page, axe):
+    page.evaluate(axe)
+    found = page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations.map(v => ({impact: v.impact, id: v.id, nodes: v.nodes.slice(0, 4).map(n => n.html.slice(0, 160))}))")
+    return [each for each in found if each["impact"] in IMPACTS]
+
+
+def opened_wide(page):
+    """Every fold of the page open, and the folds' figures drawn."""
+    page.evaluate("document.getElementById('dock').style.position = 'static'")
+    for fold in page.locator("button.label-wrap:not(.open)").all():
+        fold.click()
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    idle(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_and_every_plot_has_words_and_numbers(page, axe, site, scheme):
+    if scheme == "dark":
+        page.goto(f"{site[0]}?__theme=dark")
+        page.locator("#metrics .facts").wait_for()
+    idle(page)
+    page.locator("#keep").click()
+    page.locator("#variants article").wait_for()
+    opened_wide(page)
+    for plot in page.locator(".svl-plot:has(.js-plotly-plot)").all():
+        canvas = plot.locator(".svl-canvas").first
+        if canvas.is_visible():
+            assert len(canvas.get_attribute("aria-label")) > 20
+            assert plot.locator(".svl-numbers tr").count() >= 2
+    assert page.locator("img:not([alt])").count() == 0
+    assert issues(page, axe) == []
+    page.locator("#lesson .svl-start").click()
+    page.locator(".svl-panel .svl-next").click()
+    page.locator(".svl-options button").first.click()
+    page.locator(".svl-tail .js-plotly-plot").wait_for()
+    idle(page)
+    assert issues(page, axe) == []
+
+
+def test_variants_links_and_large_type(page, second, site):
+    idle(page)
+    page.evaluate("document.getElementById('dock').style.position = 'static'")
+    page.locator("#choose > button").click()  # a fold opened late shows its figure at once
+    page.locator("#plot-blocks .main-svg").first.wait_for()
+    assert page.locator("#difference img").count() == 3 and all(page.locator("#difference img").nth(k).get_attribute("alt") for k in range(3))
+    mine = dropped(page)
+    page.locator("#keep").click()
+    page.locator("#variants article").wait_for()
+    page.locator("#strip button.kept").nth(2).click()
+    idle(page)
+    other = dropped(page)
+    page.locator("#keep").click()
+    page.locator("#variants article").nth(1).wait_for()
+    page.locator("#variants [data-pick=A]:not([data-event])").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("n => document.querySelectorAll('#strip .gone').length === n", arg=len(mine))
+    idle(page)
+    assert dropped(page) == mine != other
+    page.locator("#variants [data-event=remove]").first.click()
+    page.wait_for_function("document.querySelectorAll('#variants article').length === 1")
+    # large type: a click on a figure still lands, and the link carries it
+    before = page.locator("#title h1").bounding_box()["height"]
+    page.locator("#type button").click()
+    page.wait_for_function("document.querySelector('#type button').getAttribute('aria-pressed') === 'true'")
+    assert page.locator("#title h1").bounding_box()["height"] > 1.2 * before
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    area, layers = page.locator("#plot-blocks .nsewdrag").first, page.locator("#strip .cells button").count()
+    area.scroll_into_view_if_needed()
+    page.wait_for_timeout(700)  # the figure is drawn anew in its larger size
+    box = area.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 1.6 / layers, box["y"] + box["height"] * (1 - 1.5 / (layers - 2)))
+    page.wait_for_function("[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'")
+    idle(page)
+    link = page.locator("#link input").input_value()
+    assert "type=large" in link
+    second.goto(link)
+    second.locator("#metrics .facts").wait_for()
+    idle(second)
+    assert dropped(second) == [1, 2]
+    assert second.locator("#link input").input_value() == link and second.evaluate("document.documentElement.classList.contains('svl-large')")
+
+
+def test_lesson_and_touch_on_a_phone(phone, site):
+    idle(phone)
+    before = (dropped(phone), phone.locator("#prompt textarea").input_value())
+    phone.locator("#overlay img").scroll_into_view_if_needed()
+    phone.locator("#overlay img").tap(position={"x": 30, "y": 30})
+    phone.locator("#token-curve .main-svg").first.wait_for()
+    assert phone.locator("#plot-redundancy .svl-canvas").bounding_box()["width"] > 300
+    phone.locator("#lesson .svl-start").tap()
+    title = phone.locator(".svl-panel h2")
+    title.wait_for()
+    idle(phone)
+    assert dropped(phone) == [] and phone.evaluate("document.activeElement.tagName") == "H2"
+    for cell in phone.locator(".svl-guess button:enabled").all()[:4]:
+        cell.tap()
+    phone.locator(".svl-panel .svl-look").tap()
+    assert "You found" in phone.locator(".svl-said").inner_text()
+    phone.wait_for_function("document.querySelectorAll('#strip .gone').length === 4")
+    for step in range(2, 7):
+        phone.locator(".svl-next").focus()
+        phone.keyboard.press("Enter")
+        phone.wait_for_function("n => document.querySelector('.svl-panel h2 small').innerText.includes(`step ${n} of 6`)", arg=step)
+        idle(phone)
+        assert phone.locator(".svl-after").count() == 0  # nothing is told before it is asked
+        phone.locator(".svl-options button").first.tap()
+        idle(phone)
+        if step == 5:
+            phone.locator(".svl-options button").nth(1).tap()
+            phone.wait_for_function("[...document.querySelectorAll('.svl-log td')].length === 4 && ![...document.querySelectorAll('.svl-log td')].some(c => c.innerText === '…')")
+            phone.locator(".svl-panel .svl-look").tap()
+        phone.locator(".svl-after").wait_for()
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    assert "lesson=6" in phone.url
+    title.focus()
+    phone.keyboard.press("Escape")
+    phone.wait_for_function("prompt => document.querySelector('#prompt textarea').value === prompt", arg=before[1])
+    phone.wait_for_function("n => document.querySelectorAll('#strip .gone').length === n", arg=len(before[0]))
+    idle(phone)
+    assert dropped(phone) == before[0] and "lesson" not in phone.url and phone.locator(".svl-panel").is_hidden()
+    assert json.loads(phone.evaluate("JSON.stringify(svl.plan.drop)")) == before[0]
