@@ -77,7 +77,7 @@ def token_curve(analysis: Analysis, importance, patch: int | None, word: int | N
 
 
 def plan(analysis: Analysis, ground: Analysis, now: Settings, strip: dict) -> Update:
-    """The figures that show the plan; ground: what the layers are ranked on."""
+    """The figures that show the plan, all but `pca`; ground: what the layers are ranked on."""
     ids, drop = analysis.trace.layer_ids, strip["drop"]
     curves = {name: scores_of(ground, now, criterion).scores for name, criterion in CURVES.items()}
     best = ", ".join(str(ids[k]) for k in scores_of(ground, now, "svl").ranking[:3])
@@ -86,7 +86,6 @@ def plan(analysis: Analysis, ground: Analysis, now: Settings, strip: dict) -> Up
         "plot-redundancy": figure(figures.redundancy_curve(curves, drop, ids=ids, focus=strip["ranking"]), f"Redundancy of {len(ids)} layers on five token sets. Most redundant on important tokens: layers {best}."),
         "plot-similarity": similarity(analysis, now, strip),
         "plot-gap": figure(figures.gap_curve(gap.per_layer, drop, {(run.first, run.last): run.relative for run in gap.runs}, ids=ids), f"Relative feature gap of {len(ids)} layers; the dropped ones are hatched."),
-        "plot-pca": pca(analysis, now, strip),
         "plot-blocks": blocks(analysis, now, strip),
         "criteria": criteria(ground, now, strip),
         "plan-line": views.plan_line(in_words(strip)),

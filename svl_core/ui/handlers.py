@@ -203,7 +203,7 @@ class Desk:
             count = len(chosen)
             strip = self.strip(analysis, scores, chosen, now)
             made = {"model": analysis.model, "key": analysis.sample.key, "path": path, "prompt": prompt, "origin": origin}
-            return {
+            emit({
                 "state": made, "strip": strip, "focus": None, "wanted": None,
                 "drop": gr.update(maximum=max(1, scores.most), value=count, interactive=True),
                 "sweep-most": gr.update(maximum=max(1, scores.most)),
@@ -212,7 +212,8 @@ class Desk:
                 "calibration": gr.update(choices=grounds.choices(analysis.model, self.world), value=now.calibration if now.calibration in (used.rank, grounds.AUTO) else grounds.AUTO),
                 "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "", "odds": "", "difference": "",
                 **drawing.look(analysis, now, None), **self._layers(analysis, now, strip, made),
-            }
+            })
+            return {"plot-pca": drawing.pca(analysis, now, strip)}  # last: the first one of the server waits for scikit-learn
 
         yield from self._guard(work, request)
 
@@ -321,7 +322,7 @@ class Desk:
         """Layers were dropped or put back: the figures that show the plan."""
         if not state or not strip:
             return {}
-        return {"drop": gr.update(value=len(strip["drop"])), **self._layers(self.analysis_of(state), Settings.of(settings), strip, state)}
+        return {"drop": gr.update(value=len(strip["drop"])), **self._figures(self.analysis_of(state), Settings.of(settings), strip, state)}
 
     def heatmap(self, state: dict | None, strip: dict | None, *settings) -> Update:
         if not state:
@@ -355,10 +356,14 @@ class Desk:
 
     def redrawn(self, analysis: Analysis, now: Settings, focus: dict | None, strip: dict, state: dict) -> Update:
         """All that follows from a new ranking."""
-        return {**drawing.look(analysis, now, focus), **self._layers(analysis, now, strip, state)}
+        return {**drawing.look(analysis, now, focus), **self._figures(analysis, now, strip, state)}
+
+    def _figures(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
+        """All figures that show the plan, and what can be taken along of it."""
+        return {**self._layers(analysis, now, strip, state), "plot-pca": drawing.pca(analysis, now, strip)}
 
     def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
-        """The figures that show the plan, and what can be taken along of it."""
+        """`_figures` without the principal components."""
         used = self.basis(state["model"], now)
         counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
         fits = now.compensation != "none" and bool(strip["drop"])
@@ -392,7 +397,7 @@ class Desk:
         if not state or not strip:
             raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
         analysis, now = self.analysis_of(state), Settings.of(settings)
-        drawn = drawing.look(analysis, now, None) | self._layers(analysis, now, strip, state)
+        drawn = drawing.look(analysis, now, None) | self._figures(analysis, now, strip, state)
         shown = [(texts.FIGURES[key][0], texts.FIGURES[key][1].split(" Click")[0], drawn[f"plot-{key}"]) for key in ("redundancy", "similarity", "gap", "pca")]
         result = self.compared(state, strip, now)
         answers = ""

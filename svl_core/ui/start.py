@@ -6,15 +6,17 @@ import gc
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 @contextmanager
 def briskly() -> Iterator[None]:
-    """Imports inside this run without garbage collection: hardly anything of what they make is ever thrown away."""
+    """Imports inside this run without garbage collection, and no later one looks through what they made: hardly anything of it is ever thrown away."""
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         gc.enable()
 
 
@@ -38,12 +40,11 @@ def without_stubs() -> Iterator[None]:
         inspect.getfile = own
 
 
+@cache
 def libraries() -> None:
-    """Import all that the model's work needs: called by one thread at a time, for transformers' lazy imports are not thread-safe."""
+    """Import all that the model's work needs, once: called by one thread at a time, for transformers' lazy imports are not thread-safe."""
     import svl_core as svl
 
     with briskly():
-        import sklearn.decomposition  # noqa: F401  (for the PCA view)
-
         for name in svl.__all__:
             getattr(svl, name)

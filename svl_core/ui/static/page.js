@@ -5,7 +5,7 @@
   const parts = {};
   let library = null;
 
-  // plotly comes from this page's own server, once, when the first figure is drawn.
+  // plotly comes from this page's own server, once: while the model loads, or when the first figure is drawn.
   const plotly = () => library ??= new Promise((done, fail) => {
     if (window.Plotly) return done(window.Plotly);
     const script = document.createElement("script");
@@ -15,6 +15,7 @@
     script.onerror = () => { library = null; fail(new Error("The figures' library did not load; reload the page.")); };
     document.head.append(script);
   });
+  window.addEventListener("load", () => setTimeout(() => plotly().catch(() => {}), 1500));
 
   const ink = (name, fallback) => getComputedStyle(document.body).getPropertyValue(name).trim() || fallback;
   const make = (tag, attributes = {}, ...children) => {
