@@ -114,9 +114,6 @@ def parse_numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-MEASURED_SEED = 1_000_000  # bundled samples to measure on: a stream that no calibration seed of ordinary size draws from
-
-
 def _pairs(source: str, size: int, seed: int, draw_seed: int | None) -> list:
     """(image, prompt) pairs of a source named on the command line: 'demo', a file or a folder."""
     if source != BUNDLED:
@@ -146,6 +143,8 @@ def _measured(args: argparse.Namespace) -> tuple[LVLM, list[Sample]]:
     if args.images or args.prompt is not None:
         lvlm, sample = _asked(args)
         return lvlm, [sample]
+    from svl_core.demo.questions import MEASURED_SEED
+
     pairs = _pairs(args.measure, args.measure_size, MEASURED_SEED, None)
     lvlm = _load(args)
     return lvlm, encode_all(lvlm, _readable(lvlm, args.measure, pairs), progress=_progress(args))

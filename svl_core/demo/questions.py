@@ -189,6 +189,14 @@ def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
     return made
 
 
+MEASURED_SEED = 1_000_000  # a stream that no calibration seed of ordinary size draws from
+
+
 def calibration(n: int = 32, seed: int = 7) -> list[tuple[Image.Image, str]]:
     """`n` (image, question) pairs on fresh scenes: what the bundled model's layers are ranked and compensated on."""
     return [(one.image, one.question) for one in labelled(n, 1_000_000 + seed)]
+
+
+def measured_questions(n: int) -> list[Labelled]:
+    """`n` labelled questions on scenes that no calibration set of an ordinary seed holds: what sweeps are measured on."""
+    return labelled(n, 1_000_000 + MEASURED_SEED)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLOURS = (RETAINED, "#D55E00", REPAIRED, "#CC79A7", "#56B4E9", "#8A5A00", INK)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "pentagon", "triangle-down", "bowtie")
-MEASURES: Mapping[str, str] = {"agreement": "agreement with the full model", "kl": "KL to the full model (nats/token)", "exact": "share of equal answers"}
+MEASURES: Mapping[str, str] = {"agreement": "agreement with the full model", "kl": "KL to the full model (nats/token)", "exact": "share of equal answers", "accuracy": "share of right answers"}
 LEAST: Mapping[str, float] = {"accuracy": 10.0, "agreement": 10.0, "kl": 0.1, "loss": 0.5}  # what the brightest colour stands for at least, so that noise stays dark
 LOST: Mapping[str, tuple[str, str, float]] = {  # what a map's colour says: title, unit, factor
     "accuracy": ("accuracy lost", "points", 100.0), "kl": ("KL", "nats/token", 1.0), "agreement": ("agreement lost", "points", 100.0), "loss": ("rise of the token's loss", "nats", 1.0)}

@@ -17,7 +17,7 @@ from svl_core.ui.settings import Settings
 
 THIS, BUNDLED, OWN, AUTO = "this", "bundled", "own", "auto"
 SOURCES = (("Automatic", AUTO), ("This image", THIS), ("Bundled set", BUNDLED), ("Your files", OWN))
-SEED, MEASURED_SEED = 7, 1_000_000  # of the bundled set, and of the scenes that a sweep measures on: never the same ones
+SEED = 7  # of the bundled set
 MOST_SCENES = 256  # of the bundled set on the page
 MOST_BYTES = 2**30  # of one set, as the model reads it and as its trace
 

@@ -22,7 +22,7 @@ from svl_core.ui.handlers import EVIDENCE, Desk, session_of
 from svl_core.ui.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
-SHOWN = ["sweep-status", "sweep", "plot-sweep", "plot-pareto"]
+SHOWN = ["sweep-status", "sweep", "sweep-measure", "plot-sweep", "plot-pareto"]
 CLICK = "() => { setTimeout(() => (document.querySelector('#sweep-file a') ?? document.querySelector('#sweep-file')).click(), 300) }"
 
 
@@ -39,7 +39,7 @@ def layout(c: dict, most: int) -> None:
         with gr.Row(elem_id="sweep-go"):
             c["sweep-run"] = gr.Button("Run the sweep", elem_id="sweep-run")
             c["sweep-stop"] = gr.Button("Stop, keep what is there", elem_id="sweep-stop")
-            c["sweep-measure"] = gr.Radio([("Agreement", "agreement"), ("KL", "kl"), ("Equal answers", "exact")], value="agreement", label="Fidelity as", elem_id="sweep-measure")
+            c["sweep-measure"] = gr.Radio([("Agreement", "agreement"), ("KL", "kl"), ("Equal answers", "exact"), ("Right answers", "accuracy")], value="agreement", label="Fidelity as", info="Right answers are known of bundled scenes only", elem_id="sweep-measure")
         c["sweep-status"] = parts.view("sweep-status")
         with gr.Row(elem_classes="pair"):
             with gr.Column():
@@ -62,30 +62,31 @@ def wire(w: Wiring) -> None:
     w.on(w.on(c["sweep-run"].click, lambda request: desk.stop(request, EVIDENCE), [], ["status"], queue=False).then, running, asked, SHOWN,
          concurrency_id="evidence", concurrency_limit=desk.limits.heavy_jobs, trigger_mode="multiple")
     w.on(c["sweep-stop"].click, lambda request: desk.stop(request, EVIDENCE), [], ["status"], queue=False)
-    w.on(c["sweep-measure"].input, lambda measure, shown: drawn(desk, shown, measure), [c["sweep-measure"], c["sweep"]], ["plot-sweep", "plot-pareto"], **QUICK)
+    w.on(c["sweep-measure"].input, lambda measure, shown: drawn(desk, shown, measure), [c["sweep-measure"], c["sweep"]], SHOWN[2:], **QUICK)
     for plot in (c["plot-sweep"], c["plot-pareto"]):
         w.then_live(w.on(w.on(plot.pick, lambda shown, strip, event: load(desk, shown, strip, event), [c["sweep"], c["strip"]], ["strip", "compensation"], **QUICK).success, desk.plan_changed, w.plan_in, ["drop", *w.figures], **QUICK))
     for kind in ("json", "csv"):
         w.on(c[f"sweep-{kind}"].click, lambda shown, request, kind=kind: written(desk, shown, kind, request), [c["sweep"]], ["sweep-file"], **QUICK).success(None, js=CLICK, show_progress="hidden", api_visibility="private")
 
 
-def sides(desk: Desk, state: dict, now: Settings, size: int, emit, cancel) -> tuple[tuple, tuple, str]:
-    """Samples to fit and to measure on, never the same ones unless the sentence that comes with them says so."""
+def sides(desk: Desk, state: dict, now: Settings, size: int, emit, cancel) -> tuple[tuple, tuple, list | None, str]:
+    """Samples to fit and to measure on, never the same ones unless the sentence says so; the measured ones' questions where their answers are known; a sentence about them."""
     name, used, analysis = state["model"], desk.basis(state["model"], now), desk.analysis_of(state)
     if grounds.OWN in (used.rank, used.fit):
         fit, measured = split(desk.samples_of(name, grounds.OWN, analysis, now, emit, cancel), 0.5)
-        return tuple(fit), tuple(measured), f"Ranked and fitted on {len(fit)} of your samples, measured on the other {len(measured)}."
+        return tuple(fit), tuple(measured), None, f"Ranked and fitted on {len(fit)} of your samples, measured on the other {len(measured)}."
     if used.fit == grounds.THIS:
-        return analysis.samples, analysis.samples, "Ranked, fitted and measured on this very image and prompt: the curves flatter compensation. A calibration set of two or more separates them."
+        return analysis.samples, analysis.samples, None, "Ranked, fitted and measured on this very image and prompt: the curves flatter compensation. A calibration set of two or more separates them."
     desk.limits.check("calibration_samples", size, "samples to measure on")
+    from svl_core.demo.questions import measured_questions
+
+    asked = measured_questions(size)
     fit, key = desk.samples_of(name, grounds.BUNDLED, analysis, now, emit, cancel), (name, "measured", size)
     measured = desk.encoded.get(key)
     if measured is None:
-        from svl_core.demo.questions import calibration
-
-        measured = tuple(encode_all(desk._model(name, emit, cancel), calibration(size, grounds.MEASURED_SEED), progress=told(desk.telling(emit), "Reading the scenes"), cancel=cancel))
+        measured = tuple(encode_all(desk._model(name, emit, cancel), [(one.image, one.question) for one in asked], progress=told(desk.telling(emit), "Reading the scenes"), cancel=cancel))
         desk.encoded.put(key, measured)
-    return fit, measured, f"Ranked and fitted on the bundled set ({len(fit)} scenes), measured on {len(measured)} other scenes."
+    return fit, measured, asked, f"Ranked and fitted on the bundled set ({len(fit)} scenes), measured on {len(measured)} other scenes."
 
 
 def run(desk: Desk, criteria: Sequence[str], compensations: Sequence[str], most: int, size: int, measure: str, state: dict | None, strip: dict | None, *settings, request: gr.Request | None = None) -> Iterator[dict]:
@@ -100,7 +101,7 @@ def run(desk: Desk, criteria: Sequence[str], compensations: Sequence[str], most:
         def tell(text, share=None):
             emit({"sweep-status": views.progress(text, share or 0.0)})
 
-        fit, measured, sentence = sides(desk, state, now, int(size), lambda item: None, cancel)
+        fit, measured, asked, sentence = sides(desk, state, now, int(size), lambda item: None, cancel)
         free = [k for k in range(len(strip["ids"])) if k not in strip["protected"]]
         drops = list(range(min(int(most), len(free)) + 1))
         total = len(criteria) * len(compensations) * len(drops)
@@ -123,7 +124,7 @@ def run(desk: Desk, criteria: Sequence[str], compensations: Sequence[str], most:
 
         if kept:
             emit({"sweep": dict(shown), **drawn(desk, shown, measure)})
-        options = {"criteria": tuple(criteria), "compensations": tuple(compensations), "drops": drops, "top_p": drawing.top_p_of(now), "protect_ends": now.protect_ends, "max_new_tokens": now.max_new_tokens, "resume": kept,
+        options = {"criteria": tuple(criteria), "compensations": tuple(compensations), "drops": drops, "top_p": drawing.top_p_of(now), "protect_ends": now.protect_ends, "max_new_tokens": now.max_new_tokens, "questions": asked, "resume": kept,
                    "compensation_settings": {"rank": now.rank, "strength": now.strength, "targets": ("mlp", "attention") if now.attention_target else ("mlp",)}, "allow_shared": fit == measured}
         done = desk.bench.sweep(model, measured, fit, options, each, paced, cancel)
         if not kept or len(done.rows) > len(kept.rows):
@@ -160,14 +161,18 @@ def _sweep(desk: Desk, shown: dict | None):
 
 
 def drawn(desk: Desk, shown: dict | None, measure: str) -> dict:
+    """Both figures; where right answers are asked for and unknown, of agreement, and the choice says so."""
     found = _sweep(desk, shown)
     if found is None or not found.rows:
         return {}
+    known = all(getattr(row, measure) is not None for row in found.rows)
+    measure = measure if known else "agreement"
     titles = {name: each.title for registry in (svl.CRITERIA, svl.COMPENSATIONS) for name, each in registry.items()} | {"none": "no compensation"}
     cliffs, best = found.cliffs(measure), found.pareto(measure)
     at = "; ".join(f"{titles[a]} + {titles[b]} at {drop} layers" for (a, b), drop in cliffs.items() if drop is not None) or "none so far"
     top = best[-1]
     return {
+        **({} if known else {"sweep-measure": measure}),
         "plot-sweep": drawing.figure(figures.sweep_curves({recipe: found.curve(*recipe) for recipe in found.recipes}, cliffs, measure), f"{figures.MEASURES[measure]} of {len(found.rows)} pruned models by number of dropped layers. Cliffs: {at}."),
         "plot-pareto": drawing.figure(figures.pareto_figure(found.rows, best, measure), f"{figures.MEASURES[measure]} against speed-up; {len(best)} models are beaten by none, the fastest {top.speedup:.2f} times as fast at {getattr(top, measure):.3f}."),
     }

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -91,6 +92,7 @@ def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(desk, analysed, m
     state, strip = analysed["state"], analysed["strip"]
     out = last(sweeps.run(desk, ["svl"], ["none"], 1, 8, "kl", state, strip, *settings(max_new_tokens=4)))
     assert "on this very image" in out["sweep-status"]
+    assert sweeps.drawn(desk, out["sweep"], "accuracy")["sweep-measure"] == "agreement"  # nobody knows this image's answer
     monkeypatch.setattr(desk, "limits", replace(desk.limits, sweep_points=3))
     with pytest.raises(gr.Error, match="4 pruned models"):
         last(sweeps.run(desk, ["svl"], ["none", "scp"], 1, 8, "kl", state, strip, *settings()))
@@ -101,7 +103,7 @@ def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(desk, analysed, m
         sweeps.written(desk, None, "csv", None)
 
 
-def test_fit_and_measured_scenes_differ(tiny, path):
+def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path, monkeypatch):
     from svl_core.ui.handlers import Desk
     from svl_core.ui.store import Models
     from updates import LINK
@@ -109,8 +111,20 @@ def test_fit_and_measured_scenes_differ(tiny, path):
     desk = Desk(Models(tiny), frozenset({"tiny"}))
     now = settings(calibration_size=3)
     state = last(desk.analyse("tiny", path, "what?", None, None, *LINK, *now))["state"]
-    fit, measured, said = sweeps.sides(desk, state, calibration.Settings(calibration_size=3), 4, lambda item: None, None)
+    fit, measured, asked, said = sweeps.sides(desk, state, calibration.Settings(calibration_size=3), 4, lambda item: None, None)
     assert not {s.key for s in fit} & {s.key for s in measured} and (len(fit), len(measured)) == (3, 4) and "4 other scenes" in said
+    assert [tiny.encode(one.image, one.question).key for one in asked] == [s.key for s in measured]
+    strip = last(desk.analyse("tiny", path, "what?", None, None, *LINK, *now))["strip"]
+    right = iter([1.0, 0.75, 0.25])
+
+    def marked(lvlm, questions, **settings):
+        assert [q.answer for q in questions] == [q.answer for q in asked]
+        return SimpleNamespace(accuracy=next(right))
+
+    monkeypatch.setattr("svl_core.comparison.sweep.evaluate", marked)
+    out = last(sweeps.run(desk, ["svl"], ["none"], 2, 4, "accuracy", state, strip, *now))
+    curve = next(trace for trace in json.loads(out["plot-sweep"]["figure"])["data"] if trace["mode"] == "lines+markers")
+    assert curve["y"] == [1.0, 0.75, 0.25] and "sweep-measure" not in out
 
 
 def test_the_map_of_this_image(desk, analysed, tiny):
