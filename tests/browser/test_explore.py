@@ -1,8 +1,74 @@
-"""Variants, the lesson, large type and links, through the real page by mouse, keyboard and touch."""
+"""Variants, the lesson, large type, links and accessibility, through the real page by mouse, keyboard and touch."""
 
 import json
+import shutil
+import subprocess
+import tarfile
 
+import pytest
 from test_page import dropped, idle
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    """axe-core's script, from npm's package into a temporary folder; skips where npm or its registry is not there."""
+    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
+    if npm is None:
+        pytest.skip("npm is not there")
+    try:
+        packed = subprocess.run([npm, "pack", "axe-core@4", "--silent"], cwd=folder, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm's registry does not answer")
+    files = list(folder.glob("axe-core-*.tgz"))
+    if packed.returncode or not files:
+        pytest.skip("npm cannot fetch axe-core")
+    with tarfile.open(files[0]) as archive:
+        return archive.extractfile("package/axe.min.js").read().decode("utf-8")
+
+
+def findings(page, axe):
+    """What axe calls serious or critical: (rule, the first places). Figures are left out: plotly's drawing stands behind one label each, checked apart."""
+    page.wait_for_timeout(500)  # colours move to a new theme's in a moment
+    page.evaluate(axe)
+    found = page.evaluate("async () => (await axe.run({exclude: ['.js-plotly-plot']}, {resultTypes: ['violations']})).violations.map(v => [v.impact, v.id, v.nodes.slice(0, 4).map(n => n.html.slice(0, 160))])")
+    return [each for each in found if each[0] in ("serious", "critical")]
+
+
+def test_axe_finds_nothing_serious_on_the_unfolded_page_light_dark_wide_and_narrow(page, axe):
+    idle(page)
+    page.locator("#keep").click()
+    page.locator("#variants article").wait_for()
+    page.evaluate("document.getElementById('dock').style.position = 'static'")
+    page.evaluate("document.querySelectorAll('button.label-wrap:not(.open)').forEach(fold => fold.click())")
+    page.locator("#plot-ablation .js-plotly-plot").wait_for()
+    idle(page)
+    page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true })")
+    drawn = page.locator(".svl-plot .svl-canvas.js-plotly-plot:visible").all()
+    assert len(drawn) > 5
+    for canvas in drawn:
+        assert len(canvas.get_attribute("aria-label")) > 20 and canvas.locator("xpath=..").locator(".svl-numbers tr").count() >= 2
+    assert page.locator("img:not([alt])").count() == 0
+    assert findings(page, axe) == []
+    ink = "document.querySelector('#plot-redundancy .xtick text').style.fill"
+    light = page.evaluate(ink)
+    page.evaluate("document.body.classList.add('dark')")
+    page.wait_for_function(f"light => {ink} !== light", arg=light)  # figures follow the theme
+    assert findings(page, axe) == []
+    for width in (390, 360):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert findings(page, axe) == []
+    page.evaluate("document.body.classList.remove('dark')")
+    assert findings(page, axe) == []
+    page.locator("#lesson .svl-start").click()
+    page.locator(".svl-panel .svl-guess button").first.wait_for()
+    page.locator(".svl-panel .svl-next").click()
+    page.locator(".svl-options button").first.click()
+    page.locator(".svl-tail .js-plotly-plot").wait_for()
+    idle(page)
+    assert findings(page, axe) == []
 
 
 def test_variants_links_and_large_type(page, second, site):

@@ -25,10 +25,15 @@
     return node;
   };
 
+  // gradio may add this script before the body is there, or after the document has been read
+  const watching = (react, options) => document.body ? new MutationObserver(react).observe(document.body, options) : document.addEventListener("DOMContentLoaded", () => watching(react, options));
+  // it calls its upload buttons otherwise than they read; who speaks to the page says what is read there
+  watching(() => document.querySelectorAll("button[aria-dropeffect][aria-label]").forEach(button => button.removeAttribute("aria-label")), { childList: true, subtree: true, attributeFilter: ["aria-label"] });
+
   const themed = new Set();
   const retheme = () => themed.forEach(redraw => redraw());
-  new MutationObserver(retheme).observe(document.documentElement, { attributes: true, attributeFilter: ["class"], subtree: false });
-  document.addEventListener("DOMContentLoaded", () => new MutationObserver(retheme).observe(document.body, { attributes: true, attributeFilter: ["class"] }));
+  let dark = null;
+  watching(() => { if (dark !== (dark = document.body.classList.contains("dark"))) retheme(); }, { attributes: true, attributeFilter: ["class"] });
 
   // ---------------------------------------------------------------- figures
   const axes = layout => Object.keys(layout).filter(key => /^[xy]axis\d*$/.test(key)).map(key => layout[key]);
