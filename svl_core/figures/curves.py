@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from svl_core.figures.style import COLOUR_BAR, DROPPED, EDGE, INK, REPAIRED, RETAINED, SEQUENTIAL, TOKEN_SETS, layer_axis, layout
+from svl_core.figures.style import COLOUR_BAR, DROPPED, EDGE, INK, REPAIRED, RETAINED, SEQUENTIAL, TOKEN_SETS, drawn, frame, layer_axis
 
 
 def _ids(ids: Sequence[int] | None, count: int) -> list[int]:
@@ -26,39 +26,36 @@ def redundancy_curve(curves: Mapping[str, Sequence[float]], drop: Sequence[int] 
     drop: layers of the plan, marked by crosses on the line `lead`.
     focus: layers that set the range of the axis (default all); a lower value elsewhere is an arrow at the foot.
     """
-    labels = _ids(ids, len(next(iter(curves.values()))))
-    figure = go.Figure()
+    labels, traces = _ids(ids, len(next(iter(curves.values())))), []
     for name, values in curves.items():
         look = TOKEN_SETS.get(name, {"label": name, "colour": INK, "dash": "solid", "symbol": "circle"})
         strong = name == lead
-        figure.add_scatter(
-            x=list(range(len(labels))), y=np.asarray(values, dtype=float), name=look["label"], mode="lines+markers",
-            line={"color": look["colour"], "dash": look["dash"], "width": 3.5 if strong else 1.6}, opacity=1.0 if strong else 0.8,
-            marker={"symbol": look["symbol"], "size": 8 if strong else 6, "line": {"width": 1, "color": look["colour"]}},
-            customdata=labels, hovertemplate="layer %{customdata}: %{y:.4f}<extra>" + look["label"] + "</extra>",
-        )
+        traces.append({
+            "type": "scatter", "x": list(range(len(labels))), "y": np.asarray(values, dtype=float), "name": look["label"], "mode": "lines+markers",
+            "line": {"color": look["colour"], "dash": look["dash"], "width": 3.5 if strong else 1.6}, "opacity": 1.0 if strong else 0.8,
+            "marker": {"symbol": look["symbol"], "size": 8 if strong else 6, "line": {"width": 1, "color": look["colour"]}},
+            "customdata": labels, "hovertemplate": "layer %{customdata}: %{y:.4f}<extra>" + look["label"] + "</extra>",
+        })
     if len(drop) and lead in curves:
         chosen = sorted(drop)
-        figure.add_scatter(
-            x=chosen, y=np.asarray(curves[lead], dtype=float)[chosen], name="dropped", mode="markers",
-            marker={"symbol": "x", "size": 13, "color": DROPPED, "line": {"width": 1.5, "color": EDGE}},
-            customdata=[labels[k] for k in chosen], hovertemplate="layer %{customdata}: dropped<extra></extra>",
-        )
+        traces.append({
+            "type": "scatter", "x": chosen, "y": np.asarray(curves[lead], dtype=float)[chosen], "name": "dropped", "mode": "markers",
+            "marker": {"symbol": "x", "size": 13, "color": DROPPED, "line": {"width": 1.5, "color": EDGE}},
+            "customdata": [labels[k] for k in chosen], "hovertemplate": "layer %{customdata}: dropped<extra></extra>",
+        })
     table = np.array([np.asarray(values, dtype=float) for values in curves.values()])
     seen = table[:, list(focus)] if focus is not None and len(focus) else table
     low, high = (float(np.nanmin(seen)), float(np.nanmax(seen))) if np.isfinite(seen).any() else (0.0, 1.0)
     margin = 0.06 * (high - low) or 0.01
     below = [(k, labels[k], name, row[k]) for name, row in zip(curves, table) for k in range(len(labels)) if row[k] < low - margin]
     if below:
-        figure.add_scatter(
-            x=[k for k, *_ in below], y=[low - margin / 2] * len(below), mode="markers", showlegend=False, cliponaxis=False,
-            marker={"symbol": "triangle-down", "size": 10, "color": [TOKEN_SETS.get(name, {"colour": INK})["colour"] for _, _, name, _ in below]},
-            customdata=[[label, TOKEN_SETS.get(name, {"label": name})["label"], value] for _, label, name, value in below],
-            hovertemplate="layer %{customdata[0]}: %{customdata[2]:.4f}, below the axis<extra>%{customdata[1]}</extra>",
-        )
-    layout(figure, x="layer", y="cosine of layer input and output", height=height, legend=True, hovermode="closest")
-    figure.update_yaxes(range=[low - margin, high + margin])
-    return layer_axis(figure, labels)
+        traces.append({
+            "type": "scatter", "x": [k for k, *_ in below], "y": [low - margin / 2] * len(below), "mode": "markers", "showlegend": False, "cliponaxis": False,
+            "marker": {"symbol": "triangle-down", "size": 10, "color": [TOKEN_SETS.get(name, {"colour": INK})["colour"] for _, _, name, _ in below]},
+            "customdata": [[label, TOKEN_SETS.get(name, {"label": name})["label"], value] for _, label, name, value in below],
+            "hovertemplate": "layer %{customdata[0]}: %{customdata[2]:.4f}, below the axis<extra>%{customdata[1]}</extra>",
+        })
+    return drawn(traces, x="layer", y="cosine of layer input and output", height=height, legend=True, hovermode="closest", xaxis=layer_axis(labels), yaxis={"range": [low - margin, high + margin]})
 
 
 def similarity_heatmap(matrix: np.ndarray, drop: Sequence[int] = (), *, ids: Sequence[int] | None = None, height: int = 360) -> go.Figure:
@@ -71,21 +68,17 @@ def similarity_heatmap(matrix: np.ndarray, drop: Sequence[int] = (), *, ids: Seq
     labels = ["input"] + [str(k) for k in _ids(ids, size - 1)]
     names = ["input" if k == 0 else f"layer {labels[k]}" for k in range(size)]
     off = matrix[~np.eye(size, dtype=bool)] if size > 1 else np.array([0.0])
-    figure = go.Figure(go.Heatmap(
-        z=np.round(matrix.astype(float), 4), x=list(range(size)), y=list(range(size)), colorscale=SEQUENTIAL,
-        zmin=float(np.nanmin(off)) if np.isfinite(off).any() else 0.0, zmax=1.0, xgap=0.5, ygap=0.5,
-        customdata=[[f"{a} / {b}" for b in names] for a in names],
-        hovertemplate="%{customdata}: %{z:.4f}<extra></extra>",
-        colorbar=COLOUR_BAR,
-    ))
-    for a, b in runs_of(drop):
-        figure.add_shape(type="rect", x0=a - 0.5, x1=b + 1.5, y0=a - 0.5, y1=b + 1.5, line={"color": DROPPED, "width": 3})
-    layout(figure, x="features after layer", y="features after layer", height=height)
-    step = max(1, -(-size // 9))
-    ticks = list(range(0, size, step))
-    axis = {"tickmode": "array", "tickvals": ticks, "ticktext": ["in" if k == 0 else labels[k] for k in ticks], "showgrid": False}
-    figure.update_xaxes(**axis, constrain="domain", range=[-0.5, size - 0.5], tickangle=0)
-    return figure.update_yaxes(**axis, autorange=False, range=[size - 0.5, -0.5], scaleanchor="x", constrain="domain")
+    cells = {
+        "type": "heatmap", "z": np.round(matrix.astype(float), 4), "x": list(range(size)), "y": list(range(size)), "colorscale": SEQUENTIAL,
+        "zmin": float(np.nanmin(off)) if np.isfinite(off).any() else 0.0, "zmax": 1.0, "xgap": 0.5, "ygap": 0.5,
+        "customdata": [[f"{a} / {b}" for b in names] for a in names],
+        "hovertemplate": "%{customdata}: %{z:.4f}<extra></extra>",
+        "colorbar": COLOUR_BAR,
+    }
+    ticks = list(range(0, size, max(1, -(-size // 9))))
+    axis = {"tickmode": "array", "tickvals": ticks, "ticktext": ["in" if k == 0 else labels[k] for k in ticks], "showgrid": False, "constrain": "domain"}
+    return drawn([cells], x="features after layer", y="features after layer", height=height, shapes=[frame(a - 0.5, b + 1.5, a - 0.5, b + 1.5) for a, b in runs_of(drop)],
+                 xaxis={**axis, "range": [-0.5, size - 0.5], "tickangle": 0}, yaxis={**axis, "autorange": False, "range": [size - 0.5, -0.5], "scaleanchor": "x"})
 
 
 def gap_curve(per_layer: Sequence[float], drop: Sequence[int] = (), run_gaps: Mapping[tuple[int, int], float] | None = None, *, ids: Sequence[int] | None = None, height: int = 300) -> go.Figure:
@@ -96,23 +89,21 @@ def gap_curve(per_layer: Sequence[float], drop: Sequence[int] = (), run_gaps: Ma
     values = np.asarray(per_layer, dtype=float)
     labels = _ids(ids, len(values))
     gone = set(drop)
-    figure = go.Figure(go.Bar(
-        x=list(range(len(values))), y=values, name="one layer",
-        marker={"color": [DROPPED if k in gone else RETAINED for k in range(len(values))], "pattern": {"shape": ["/" if k in gone else "" for k in range(len(values))], "fgcolor": EDGE, "size": 6}, "line": {"width": 0}},
-        customdata=[f"layer {labels[k]}{' (dropped)' if k in gone else ''}" for k in range(len(values))],
-        hovertemplate="%{customdata}: gap %{y:.3f}<extra></extra>",
-    ))
+    traces: list[dict] = [{
+        "type": "bar", "x": list(range(len(values))), "y": values, "name": "one layer",
+        "marker": {"color": [DROPPED if k in gone else RETAINED for k in range(len(values))], "pattern": {"shape": ["/" if k in gone else "" for k in range(len(values))], "fgcolor": EDGE, "size": 6}, "line": {"width": 0}},
+        "customdata": [f"layer {labels[k]}{' (dropped)' if k in gone else ''}" for k in range(len(values))],
+        "hovertemplate": "%{customdata}: gap %{y:.3f}<extra></extra>",
+    }]
     for (a, b), gap in (run_gaps or {}).items():
         name = f"layer {labels[a]}" if a == b else f"layers {labels[a]}-{labels[b]}"
-        figure.add_scatter(
-            x=[a - 0.45, (a + b) / 2, b + 0.45], y=[gap, gap, gap], mode="lines+text", line={"color": DROPPED, "width": 4},
-            text=["", f"{gap:.2f}", ""], textposition="top center", textfont={"size": 12}, cliponaxis=False,
-            hovertemplate=f"{name} together: gap %{{y:.3f}}<extra></extra>",
-        )
+        traces.append({
+            "type": "scatter", "x": [a - 0.45, (a + b) / 2, b + 0.45], "y": [gap, gap, gap], "mode": "lines+text", "line": {"color": DROPPED, "width": 4},
+            "text": ["", f"{gap:.2f}", ""], "textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False,
+            "hovertemplate": f"{name} together: gap %{{y:.3f}}<extra></extra>",
+        })
     top = max([float(np.nanmax(values)), *(run_gaps or {}).values()])
-    layout(figure, x="layer", y="relative feature gap", height=height, bargap=0.18)
-    figure.update_yaxes(range=[0, top * 1.16 if top > 0 else 1])
-    return layer_axis(figure, labels)
+    return drawn(traces, x="layer", y="relative feature gap", height=height, bargap=0.18, xaxis=layer_axis(labels), yaxis={"range": [0, top * 1.16 if top > 0 else 1]})
 
 
 def pca_scatter(before: np.ndarray, target: np.ndarray, after: np.ndarray | None = None, explained: Sequence[float] = (), *, names: Sequence[str] = ("retained layer", "dropped layer's output", "retained, compensated"), height: int = 340) -> go.Figure:
@@ -121,47 +112,42 @@ def pca_scatter(before: np.ndarray, target: np.ndarray, after: np.ndarray | None
     before, target, after: (n, 2) coordinates of the same n tokens; a thin line joins a token's two places.
     explained: share of variance of the two axes, 0 to 1.
     """
-    figure = go.Figure()
-    start = before if after is None else after
     joined = np.full((len(target) * 3, 2), np.nan)
-    joined[0::3], joined[1::3] = start, target
-    figure.add_scatter(x=joined[:, 0], y=joined[:, 1], mode="lines", line={"color": INK, "width": 0.8}, opacity=0.45, hoverinfo="skip", showlegend=False)
+    joined[0::3], joined[1::3] = before if after is None else after, target
+    traces: list[dict] = [{"type": "scatter", "x": joined[:, 0], "y": joined[:, 1], "mode": "lines", "line": {"color": INK, "width": 0.8}, "opacity": 0.45, "hoverinfo": "skip", "showlegend": False}]
     looks = [(before, names[0], RETAINED, "circle", 0.45 if after is not None else 0.9), (target, names[1], DROPPED, "diamond", 0.95)]
     if after is not None:
         looks.append((after, names[2], REPAIRED, "cross", 0.95))
     for points, name, colour, symbol, opacity in looks:
-        figure.add_scatter(
-            x=points[:, 0], y=points[:, 1], mode="markers", name=name, opacity=opacity,
-            marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1, "color": EDGE if colour == DROPPED else "rgba(255,255,255,0.6)"}},
-            hovertemplate=name + "<extra></extra>",
-        )
+        traces.append({
+            "type": "scatter", "x": points[:, 0], "y": points[:, 1], "mode": "markers", "name": name, "opacity": opacity,
+            "marker": {"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1, "color": EDGE if colour == DROPPED else "rgba(255,255,255,0.6)"}},
+            "hovertemplate": name + "<extra></extra>",
+        })
     share = [f" ({100 * s:.0f} % of variance)" for s in explained] + ["", ""]
-    layout(figure, x="component 1" + share[0], y="component 2" + share[1], height=height, legend=True)
-    figure.update_xaxes(showticklabels=False)
-    return figure.update_yaxes(showticklabels=False)
+    return drawn(traces, x="component 1" + share[0], y="component 2" + share[1], height=height, legend=True, xaxis={"showticklabels": False}, yaxis={"showticklabels": False})
 
 
 def importance_bars(tokens: Sequence[str], scores: Sequence[float], selected: Sequence[bool] | None = None, *, height: int = 260) -> go.Figure:
     """Importance of every text token; those that count are solid, the others hatched and paler."""
     values = np.asarray(scores, dtype=float)
     keep = np.ones(len(values), bool) if selected is None else np.asarray(selected, bool)
-    figure = go.Figure(go.Bar(
-        x=list(range(len(values))), y=values,
-        marker={"color": [RETAINED if k else "rgba(122,127,135,0.45)" for k in keep], "pattern": {"shape": ["" if k else "/" for k in keep], "size": 5, "fgcolor": INK}},
-        customdata=[[html.escape(str(t)), "counts" if k else "left out"] for t, k in zip(tokens, keep)],
-        hovertemplate="%{customdata[0]}: %{y:.4f} (%{customdata[1]})<extra></extra>",
-    ))
-    layout(figure, x="text token", y="importance", height=height, bargap=0.15)
-    return figure.update_xaxes(tickmode="array", tickvals=list(range(len(values))), ticktext=[html.escape(str(t).strip()) or "_" for t in tokens], tickangle=-50, tickfont={"size": 11})
+    bars = {
+        "type": "bar", "x": list(range(len(values))), "y": values,
+        "marker": {"color": [RETAINED if k else "rgba(122,127,135,0.45)" for k in keep], "pattern": {"shape": ["" if k else "/" for k in keep], "size": 5, "fgcolor": INK}},
+        "customdata": [[html.escape(str(t)), "counts" if k else "left out"] for t, k in zip(tokens, keep)],
+        "hovertemplate": "%{customdata[0]}: %{y:.4f} (%{customdata[1]})<extra></extra>",
+    }
+    axis = {"tickmode": "array", "tickvals": list(range(len(values))), "ticktext": [html.escape(str(t).strip()) or "_" for t in tokens], "tickangle": -50, "tickfont": {"size": 11}}
+    return drawn([bars], x="text token", y="importance", height=height, bargap=0.15, xaxis=axis)
 
 
 def token_curve(values: Sequence[float], label: str, *, ids: Sequence[int] | None = None, height: int = 200) -> go.Figure:
     """Importance of one token (a patch or a word) layer by layer; values: (L,)."""
     numbers = np.asarray(values, dtype=float)
     labels = _ids(ids, len(numbers))
-    figure = go.Figure(go.Scatter(x=list(range(len(numbers))), y=numbers, mode="lines+markers", line={"color": RETAINED, "width": 2.5}, marker={"size": 7}, customdata=labels, hovertemplate="layer %{customdata}: %{y:.4f}<extra></extra>"))
-    layout(figure, x="layer", y=f"importance of {html.escape(label, quote=False)}", height=height)
-    return layer_axis(figure, labels)
+    line = {"type": "scatter", "x": list(range(len(numbers))), "y": numbers, "mode": "lines+markers", "line": {"color": RETAINED, "width": 2.5}, "marker": {"size": 7}, "customdata": labels, "hovertemplate": "layer %{customdata}: %{y:.4f}<extra></extra>"}
+    return drawn([line], x="layer", y=f"importance of {html.escape(label, quote=False)}", height=height, xaxis=layer_axis(labels))
 
 
 def block_heatmap(matrix: np.ndarray, allowed: Sequence[int], chosen: Sequence[int] = (), *, ids: Sequence[int] | None = None, height: int = 340) -> go.Figure:
@@ -181,19 +167,14 @@ def block_heatmap(matrix: np.ndarray, allowed: Sequence[int], chosen: Sequence[i
     rows = np.flatnonzero(~np.isnan(z).all(axis=1))
     z = z[: rows[-1] + 1] if len(rows) else z[:1]
     text = [[f"drop layer {labels[s]}" if n == 0 else f"drop layers {labels[s]}-{labels[min(s + n, count - 1)]}" for s in range(count)] for n in range(len(z))]
-    figure = go.Figure(go.Heatmap(
-        z=np.round(z, 4), x=list(range(count)), y=list(range(1, len(z) + 1)), customdata=text, colorscale=SEQUENTIAL, xgap=1, ygap=1, hoverongaps=False,
-        hovertemplate="%{customdata}: %{z:.4f}<extra></extra>",
-        colorbar=COLOUR_BAR,
-    ))
+    cells = {
+        "type": "heatmap", "z": np.round(z, 4), "x": list(range(count)), "y": list(range(1, len(z) + 1)), "customdata": text, "colorscale": SEQUENTIAL, "xgap": 1, "ygap": 1, "hoverongaps": False,
+        "hovertemplate": "%{customdata}: %{z:.4f}<extra></extra>",
+        "colorbar": COLOUR_BAR,
+    }
     found = runs_of(chosen)
-    if len(found) == 1:
-        (a, b), = found
-        figure.add_shape(type="rect", x0=a - 0.5, x1=a + 0.5, y0=b - a + 0.5, y1=b - a + 1.5, line={"color": DROPPED, "width": 3})
-    layout(figure, x="first layer of the block", y="layers in the block", height=height)
-    layer_axis(figure, labels)
-    figure.update_xaxes(showgrid=False)
-    return figure.update_yaxes(showgrid=False, dtick=max(1, len(z) // 7))
+    return drawn([cells], x="first layer of the block", y="layers in the block", height=height, shapes=[frame(a - 0.5, a + 0.5, b - a + 0.5, b - a + 1.5) for a, b in found] if len(found) == 1 else [],
+                 xaxis={**layer_axis(labels), "showgrid": False}, yaxis={"showgrid": False, "dtick": max(1, len(z) // 7)})
 
 
 def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:

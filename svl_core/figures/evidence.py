@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from svl_core.figures.style import COLOUR_BAR, DROPPED, EDGE, INK, REPAIRED, RETAINED, SEQUENTIAL, layer_axis, layout
+from svl_core.figures.style import COLOUR_BAR, DROPPED, EDGE, INK, REPAIRED, RETAINED, SEQUENTIAL, drawn, frame, layer_axis
 
 if TYPE_CHECKING:
     from svl_core.comparison.ablation import AblationMap
@@ -28,34 +28,32 @@ LOST: Mapping[str, tuple[str, str, float]] = {  # what a map's colour says: titl
 def stability_curve(scores: np.ndarray, interval: np.ndarray, dropped: np.ndarray, drop: Sequence[int], own: np.ndarray | None = None, *, ids: Sequence[int], height: int = 320) -> go.Figure:
     """Scores (L,) on all samples with their bootstrap interval (L, 2); dropped: (L,) share of resamples that drop the layer; drop: layers of the plan
     on all samples; own: (L,) the asked image's own scores."""
-    figure, x, gone = go.Figure(), np.arange(len(scores)), set(drop)
+    traces, x, gone = [], np.arange(len(scores)), set(drop)
     for name, members, colour, symbol in (("kept", [k for k in x if k not in gone], RETAINED, "circle"), ("dropped", sorted(gone), DROPPED, "x")):
-        figure.add_scatter(
-            x=members, y=scores[members], name=f"set, {name}", mode="markers", marker={"symbol": symbol, "size": 10, "color": colour, "line": {"width": 1, "color": EDGE if name == "dropped" else colour}},
-            error_y={"type": "data", "symmetric": False, "array": interval[members, 1] - scores[members], "arrayminus": scores[members] - interval[members, 0], "color": colour, "thickness": 2, "width": 5},
-            customdata=[[ids[k], *interval[k], 100 * dropped[k]] for k in members],
-            hovertemplate="layer %{customdata[0]}: %{y:.4f} (%{customdata[1]:.4f} to %{customdata[2]:.4f}), dropped in %{customdata[3]:.0f} % of resamples<extra></extra>",
-        )
+        traces.append({
+            "type": "scatter", "x": members, "y": scores[members], "name": f"set, {name}", "mode": "markers", "marker": {"symbol": symbol, "size": 10, "color": colour, "line": {"width": 1, "color": EDGE if name == "dropped" else colour}},
+            "error_y": {"type": "data", "symmetric": False, "array": interval[members, 1] - scores[members], "arrayminus": scores[members] - interval[members, 0], "color": colour, "thickness": 2, "width": 5},
+            "customdata": [[ids[k], *interval[k], 100 * dropped[k]] for k in members],
+            "hovertemplate": "layer %{customdata[0]}: %{y:.4f} (%{customdata[1]:.4f} to %{customdata[2]:.4f}), dropped in %{customdata[3]:.0f} % of resamples<extra></extra>",
+        })
     if own is not None:
-        figure.add_scatter(x=x, y=own, name="this image", mode="markers", marker={"symbol": "diamond-open", "size": 10, "color": REPAIRED, "line": {"width": 2}}, customdata=list(ids), hovertemplate="layer %{customdata}: %{y:.4f}<extra>this image</extra>")
-    layout(figure, x="layer", y="redundancy score", height=height, legend=True, hovermode="closest")
+        traces.append({"type": "scatter", "x": x, "y": own, "name": "this image", "mode": "markers", "marker": {"symbol": "diamond-open", "size": 10, "color": REPAIRED, "line": {"width": 2}}, "customdata": list(ids), "hovertemplate": "layer %{customdata}: %{y:.4f}<extra>this image</extra>"})
     seen = np.concatenate([interval[np.isfinite(interval).all(1)].ravel(), scores[np.isfinite(scores)]])
-    inner = np.quantile(seen, [0.08, 1]) if len(seen) else (0, 1)
-    margin = 0.12 * (inner[1] - inner[0]) or 0.01
-    figure.update_yaxes(range=[inner[0] - margin, inner[1] + margin])
-    return layer_axis(figure, ids)
+    low, high = map(float, np.quantile(seen, [0.08, 1]) if len(seen) else (0, 1))
+    margin = 0.12 * (high - low) or 0.01
+    return drawn(traces, x="layer", y="redundancy score", height=height, legend=True, hovermode="closest", xaxis=layer_axis(ids), yaxis={"range": [low - margin, high + margin]})
 
 
 def overlap_figure(shares: np.ndarray, droppable: int, count: int, *, height: int = 320) -> go.Figure:
     """Share (N+1,) of the drop sets that this image and the set have in common at each number of layers, and what chance alone gives."""
     x = np.arange(1, len(shares))
-    figure = go.Figure()
-    figure.add_scatter(x=x, y=100 * shares[1:], name="this image and the set", mode="lines+markers", line={"color": RETAINED, "width": 3}, marker={"size": 8}, hovertemplate="%{x} layers: %{y:.0f} % in common<extra></extra>")
-    figure.add_scatter(x=x, y=100 * x / droppable, name="chance", mode="lines", line={"color": INK, "dash": "dot", "width": 2}, hovertemplate="chance: %{y:.0f} %<extra></extra>")
+    traces: list[dict] = [
+        {"type": "scatter", "x": x, "y": 100 * shares[1:], "name": "this image and the set", "mode": "lines+markers", "line": {"color": RETAINED, "width": 3}, "marker": {"size": 8}, "hovertemplate": "%{x} layers: %{y:.0f} % in common<extra></extra>"},
+        {"type": "scatter", "x": x, "y": 100 * x / droppable, "name": "chance", "mode": "lines", "line": {"color": INK, "dash": "dot", "width": 2}, "hovertemplate": "chance: %{y:.0f} %<extra></extra>"},
+    ]
     if 0 < count < len(shares):
-        figure.add_scatter(x=[count], y=[100 * shares[count]], name="the plan", mode="markers", marker={"symbol": "x", "size": 13, "color": DROPPED, "line": {"width": 1.5, "color": EDGE}}, hovertemplate="%{x} layers: %{y:.0f} % in common<extra></extra>")
-    layout(figure, x="layers dropped", y="layers in common (%)", height=height, legend=True)
-    return figure.update_yaxes(range=[0, 106])
+        traces.append({"type": "scatter", "x": [count], "y": [100 * shares[count]], "name": "the plan", "mode": "markers", "marker": {"symbol": "x", "size": 13, "color": DROPPED, "line": {"width": 1.5, "color": EDGE}}, "hovertemplate": "%{x} layers: %{y:.0f} % in common<extra></extra>"})
+    return drawn(traces, x="layers dropped", y="layers in common (%)", height=height, legend=True, yaxis={"range": [0, 106]})
 
 
 def _looks(recipes: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str, str]]:
@@ -66,35 +64,32 @@ def _looks(recipes: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[st
 
 def sweep_curves(curves: Mapping[tuple[str, str], Sequence[SweepRow]], cliffs: Mapping[tuple[str, str], int | None], measure: str = "agreement", *, height: int = 380) -> go.Figure:
     """Fidelity against the number of dropped layers, a line for each recipe; an arrow marks the cliff. A point carries [criterion, compensation, drop]."""
-    figure = go.Figure()
+    traces = []
     for recipe, (colour, dash, symbol) in _looks(list(curves)).items():
         rows, name = curves[recipe], _name(recipe)
         spread = [(row.spread or {}).get(measure, 0.0) for row in rows]
-        figure.add_scatter(
-            x=[row.drop for row in rows], y=[getattr(row, measure) for row in rows], name=name, mode="lines+markers", line={"color": colour, "dash": dash, "width": 2.5}, marker={"symbol": symbol, "size": 9, "color": colour},
-            error_y={"type": "data", "array": spread, "color": colour, "thickness": 1.2, "width": 3} if any(spread) else None,
-            customdata=[[*recipe, row.drop] for row in rows], text=[", ".join(map(str, row.layers)) or "none" for row in rows], hovertemplate="%{x} dropped (%{text}): %{y:.3f}<extra>" + name + "</extra>",
-        )
+        traces.append({
+            "type": "scatter", "x": [row.drop for row in rows], "y": [getattr(row, measure) for row in rows], "name": name, "mode": "lines+markers", "line": {"color": colour, "dash": dash, "width": 2.5}, "marker": {"symbol": symbol, "size": 9, "color": colour},
+            **({"error_y": {"type": "data", "array": spread, "color": colour, "thickness": 1.2, "width": 3}} if any(spread) else {}),
+            "customdata": [[*recipe, row.drop] for row in rows], "text": [", ".join(map(str, row.layers)) or "none" for row in rows], "hovertemplate": "%{x} dropped (%{text}): %{y:.3f}<extra>" + name + "</extra>",
+        })
         at = next((row for row in rows if row.drop == cliffs.get(recipe)), None)
         if at is not None:
-            figure.add_scatter(x=[at.drop], y=[getattr(at, measure)], mode="markers+text", text=["cliff"], textposition="bottom center" if measure == "kl" else "top center", cliponaxis=False, showlegend=False,
-                               marker={"symbol": "triangle-down", "size": 17, "color": "rgba(0,0,0,0)", "line": {"color": colour, "width": 2.5}}, customdata=[[*recipe, at.drop]], hovertemplate="the steepest fall of " + name + " ends here<extra></extra>")
-    layout(figure, x="layers dropped", y=MEASURES[measure], height=height, legend=True, hovermode="closest")
-    figure.update_xaxes(dtick=max(1, -(-max((row.drop for rows in curves.values() for row in rows), default=1) // 8)))
-    return figure.update_yaxes(rangemode="tozero")
+            traces.append({"type": "scatter", "x": [at.drop], "y": [getattr(at, measure)], "mode": "markers+text", "text": ["cliff"], "textposition": "bottom center" if measure == "kl" else "top center", "cliponaxis": False, "showlegend": False,
+                           "marker": {"symbol": "triangle-down", "size": 17, "color": "rgba(0,0,0,0)", "line": {"color": colour, "width": 2.5}}, "customdata": [[*recipe, at.drop]], "hovertemplate": "the steepest fall of " + name + " ends here<extra></extra>"})
+    step = max(1, -(-max((row.drop for rows in curves.values() for row in rows), default=1) // 8))
+    return drawn(traces, x="layers dropped", y=MEASURES[measure], height=height, legend=True, hovermode="closest", xaxis={"dtick": step}, yaxis={"rangemode": "tozero"})
 
 
 def pareto_figure(rows: Sequence[SweepRow], best: Sequence[SweepRow], measure: str = "agreement", *, height: int = 380) -> go.Figure:
     """Fidelity against measured speed-up: all rows, and the line of those that none beats in both. A point carries [criterion, compensation, drop]."""
-    figure = go.Figure()
-    figure.add_scatter(x=[row.speedup for row in best], y=[getattr(row, measure) for row in best], name="best trade", mode="lines", line={"color": DROPPED, "width": 5}, opacity=0.6, hoverinfo="skip")
+    traces: list[dict] = [{"type": "scatter", "x": [row.speedup for row in best], "y": [getattr(row, measure) for row in best], "name": "best trade", "mode": "lines", "line": {"color": DROPPED, "width": 5}, "opacity": 0.6, "hoverinfo": "skip"}]
     recipes = list(dict.fromkeys((row.criterion, row.compensation) for row in rows))
     for recipe, (colour, _, symbol) in _looks(recipes).items():
         mine = [row for row in rows if (row.criterion, row.compensation) == recipe]
-        figure.add_scatter(x=[row.speedup for row in mine], y=[getattr(row, measure) for row in mine], name=_name(recipe), mode="markers", marker={"symbol": symbol, "size": 10, "color": colour},
-                           customdata=[[*recipe, row.drop] for row in mine], hovertemplate="%{customdata[2]} dropped: %{x:.2f}× as fast, %{y:.3f}<extra>" + _name(recipe) + "</extra>")
-    layout(figure, x="speed-up of an answer (full / pruned time)", y=MEASURES[measure], height=height, legend=True, hovermode="closest")
-    return figure.update_yaxes(rangemode="tozero")
+        traces.append({"type": "scatter", "x": [row.speedup for row in mine], "y": [getattr(row, measure) for row in mine], "name": _name(recipe), "mode": "markers", "marker": {"symbol": symbol, "size": 10, "color": colour},
+                       "customdata": [[*recipe, row.drop] for row in mine], "hovertemplate": "%{customdata[2]} dropped: %{x:.2f}× as fast, %{y:.3f}<extra>" + _name(recipe) + "</extra>"})
+    return drawn(traces, x="speed-up of an answer (full / pruned time)", y=MEASURES[measure], height=height, legend=True, hovermode="closest", yaxis={"rangemode": "tozero"})
 
 
 def _name(recipe: tuple[str, str]) -> str:
@@ -115,15 +110,11 @@ def ablation_map(found: AblationMap, measure: str, size: int, drop: Sequence[int
     seen = z[:, free][np.isfinite(z[:, free])]
     top = max(LEAST[measure], float(seen.max(initial=0)))
     blocks = [f"layer {ids[k]}" if size == 1 else f"layers {ids[k]}-{ids[k + size - 1]}" for k in range(z.shape[1])]
-    figure = go.Figure(go.Heatmap(
-        z=np.round(z, 3), x=list(range(z.shape[1])), y=names, colorscale=SEQUENTIAL, xgap=1, ygap=1, zmin=0, zmax=top, hoverongaps=False,
-        customdata=[[[k, size, blocks[k], name] for k in range(z.shape[1])] for name in shown], hovertemplate="without %{customdata[2]}: %{z:.3g} " + unit + "<extra>%{customdata[3]}</extra>",
-        colorbar={**COLOUR_BAR, "title": {**COLOUR_BAR["title"], "text": f"{title} ({unit})"}},
-    ))
-    for k in range(z.shape[1]):
-        if set(range(k, k + size)) <= set(drop):
-            figure.add_shape(type="rect", x0=k - 0.5, x1=k + 0.5, y0=-0.5, y1=len(names) - 0.5, line={"color": DROPPED, "width": 2.5})
-    layout(figure, x="layer" if size == 1 else f"first of the {size} layers skipped", y="", height=max(height, 120 + 22 * len(names)))
-    layer_axis(figure, list(ids)[: z.shape[1]])
-    figure.update_xaxes(showgrid=False)
-    return figure.update_yaxes(showgrid=False, type="category", autorange="reversed")
+    cells = {
+        "type": "heatmap", "z": np.round(z, 3), "x": list(range(z.shape[1])), "y": names, "colorscale": SEQUENTIAL, "xgap": 1, "ygap": 1, "zmin": 0, "zmax": top, "hoverongaps": False,
+        "customdata": [[[k, size, blocks[k], name] for k in range(z.shape[1])] for name in shown], "hovertemplate": "without %{customdata[2]}: %{z:.3g} " + unit + "<extra>%{customdata[3]}</extra>",
+        "colorbar": {**COLOUR_BAR, "title": {**COLOUR_BAR["title"], "text": f"{title} ({unit})"}},
+    }
+    gone = [frame(k - 0.5, k + 0.5, -0.5, len(names) - 0.5, 2.5) for k in range(z.shape[1]) if set(range(k, k + size)) <= set(drop)]
+    return drawn([cells], x="layer" if size == 1 else f"first of the {size} layers skipped", y="", height=max(height, 120 + 22 * len(names)), shapes=gone,
+                 xaxis={**layer_axis(list(ids)[: z.shape[1]]), "showgrid": False}, yaxis={"showgrid": False, "type": "category", "autorange": "reversed"})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from svl_core.figures.style import COLOUR_BAR, DROPPED, INK, REPAIRED, RETAINED, SEQUENTIAL, layer_axis, layout
+from svl_core.figures.style import COLOUR_BAR, DROPPED, INK, REPAIRED, RETAINED, SEQUENTIAL, drawn, layer_axis
 
 LINES = ((RETAINED, "solid", "circle"), (DROPPED, "dash", "square"), (REPAIRED, "dot", "diamond"), ("#CC79A7", "dashdot", "triangle-up"), (INK, "longdash", "x"))
 
@@ -20,25 +20,21 @@ def skipped_heatmap(accuracy: Mapping[str, Sequence[float]], block: int = 1, *, 
     kinds, table = list(accuracy), np.array(list(accuracy.values()), dtype=float)
     count = table.shape[1]
     names = [f"layer {k}" if block == 1 else f"layers {k}-{k + block - 1}" for k in range(count)]
-    figure = go.Figure(go.Heatmap(
-        z=np.round(100 * table, 1), x=list(range(count)), y=kinds, customdata=[names] * len(kinds), colorscale=SEQUENTIAL, zmin=0, zmax=100, xgap=1, ygap=1,
-        hovertemplate="%{y}, without %{customdata}: %{z:.0f} % right<extra></extra>", colorbar={**COLOUR_BAR, "title": {**COLOUR_BAR["title"], "text": "% right"}},
-    ))
-    layout(figure, x="skipped layer" if block == 1 else f"first of {block} skipped layers", y="", height=height)
-    layer_axis(figure, list(range(count)))
-    figure.update_xaxes(showgrid=False)
-    return figure.update_yaxes(showgrid=False, autorange="reversed", dtick=1, tickfont={"size": 12})
+    cells = {
+        "type": "heatmap", "z": np.round(100 * table, 1), "x": list(range(count)), "y": kinds, "customdata": [names] * len(kinds), "colorscale": SEQUENTIAL, "zmin": 0, "zmax": 100, "xgap": 1, "ygap": 1,
+        "hovertemplate": "%{y}, without %{customdata}: %{z:.0f} % right<extra></extra>", "colorbar": {**COLOUR_BAR, "title": {**COLOUR_BAR["title"], "text": "% right"}},
+    }
+    return drawn([cells], x="skipped layer" if block == 1 else f"first of {block} skipped layers", y="", height=height, xaxis={**layer_axis(list(range(count))), "showgrid": False},
+                 yaxis={"showgrid": False, "autorange": "reversed", "dtick": 1, "tickfont": {"size": 12}})
 
 
 def kept_curves(curves: Mapping[str, Sequence[float]], *, mark: int | None = None, height: int = 300) -> go.Figure:
     """Accuracy (0..1) against the number of dropped layers, a line for each recipe: {name: (0 dropped, 1 dropped, ...)}. mark: a drop count to point at."""
-    figure = go.Figure()
-    for (name, values), (colour, dash, symbol) in zip(curves.items(), LINES):
-        figure.add_scatter(x=list(range(len(values))), y=[100 * v for v in values], name=name, mode="lines+markers", line={"color": colour, "dash": dash, "width": 2.5}, marker={"symbol": symbol, "size": 8},
-                           hovertemplate="%{x} dropped: %{y:.1f} % right<extra>" + name + "</extra>")
-    layout(figure, x="layers dropped", y="% of the questions right", height=height, legend=True)
-    if mark is not None:
-        figure.add_vline(x=mark, line={"color": INK, "dash": "dot", "width": 2})
-        figure.add_annotation(x=mark, y=1, yref="paper", text=" the cliff", showarrow=False, xanchor="left", yanchor="top")
-    figure.update_xaxes(dtick=1)
-    return figure.update_yaxes(range=[min(0, *(100 * v for values in curves.values() for v in values)), 104])
+    traces = [{"type": "scatter", "x": list(range(len(values))), "y": [100 * v for v in values], "name": name, "mode": "lines+markers", "line": {"color": colour, "dash": dash, "width": 2.5}, "marker": {"symbol": symbol, "size": 8},
+               "hovertemplate": "%{x} dropped: %{y:.1f} % right<extra>" + name + "</extra>"} for (name, values), (colour, dash, symbol) in zip(curves.items(), LINES)]
+    cliff = {} if mark is None else {
+        "shapes": [{"type": "line", "x0": mark, "x1": mark, "xref": "x", "y0": 0, "y1": 1, "yref": "y domain", "line": {"color": INK, "dash": "dot", "width": 2}}],
+        "annotations": [{"x": mark, "y": 1, "yref": "paper", "text": " the cliff", "showarrow": False, "xanchor": "left", "yanchor": "top"}],
+    }
+    low = min(0, *(100 * v for values in curves.values() for v in values))
+    return drawn(traces, x="layers dropped", y="% of the questions right", height=height, legend=True, xaxis={"dtick": 1}, yaxis={"range": [low, 104]}, **cliff)

@@ -1,12 +1,16 @@
 """Figures and overlays: what is drawn where, on hand-made numbers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
 from svl_core import figures
+from svl_core.comparison.ablation import AblationMap
+from svl_core.comparison.sweep import SweepRow
 
 MATRIX = np.array([[1.0, 0.9, 0.5], [0.9, 1.0, 0.7], [0.5, 0.7, 1.0]])
 
@@ -72,12 +76,21 @@ def test_bars_and_token_curve():
     assert figures.token_curve([0.1, 0.2], "‘cat’").layout.yaxis.title.text.endswith("‘cat’")
 
 
+NAMES, ROWS = list("abc"), [SweepRow("svl", "none", drop, tuple(range(drop)), kl, 1 - kl, 1.0, None, 1 + drop / 10, 1.0, 1.0, 5) for drop, kl in enumerate((0.0, 0.1, 0.6))]
+
+
 @pytest.mark.parametrize("figure", [
-    figures.redundancy_curve({"important": [0.5]}), figures.similarity_heatmap(MATRIX), figures.gap_curve([0.1]),
-    figures.pca_scatter(np.zeros((1, 2)), np.ones((1, 2))), figures.importance_bars([], []),
-])
-def test_transparent_and_serialisable(figure):
-    assert as_json(figure)["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+    figures.redundancy_curve({"important": [0.5]}), figures.redundancy_curve({"important": [0.5, -1, 0.6], "own": [0.4, 0.4, 0.5]}, [1], focus=[0, 2]),
+    figures.similarity_heatmap(MATRIX, [0]), figures.block_heatmap(MATRIX, [0, 1], [0]), figures.gap_curve([0.1]), figures.gap_curve([0.1, 0.2], [1], {(1, 1): 0.2}),
+    figures.pca_scatter(np.zeros((1, 2)), np.ones((1, 2)), np.ones((1, 2)), [0.5, 0.1]), figures.importance_bars([], []), figures.importance_bars(NAMES, [1, 2, 3], [True, False, True]), figures.token_curve([0.1], "a"),
+    figures.stability_curve(np.array([0.9, 0.8]), np.array([[0.8, 1], [0.7, 0.9]]), np.array([1, 0.2]), [0], np.array([0.5, 0.6]), ids=[3, 5]), figures.overlap_figure(np.array([1, 0, 0.5, 1]), 3, 2),
+    figures.sweep_curves({("svl", "none"): [replace(row, spread={"agreement": 0.1}) for row in ROWS]}, {("svl", "none"): 2}), figures.pareto_figure(ROWS, ROWS[1:]),
+    figures.ablation_map(AblationMap("m", 3, 4, ((1,), (1, 2)), {"kl": ("a", "b")}, {"kl": np.ones((2, 2))}), "kl", 1, [1], ids=[0, 1, 2]), figures.skipped_heatmap({"a": [0.1, 0.2]}, 2), figures.kept_curves({"a": [1, 0.9]}, mark=1),
+], ids=range(17))
+def test_plotly_takes_every_figure_and_the_page_shows_through(figure):
+    """Figures are drawn without plotly's own checks, so they are checked here: an unknown name or value raises."""
+    checked = go.Figure(as_json(figure))
+    assert checked.layout.paper_bgcolor == "rgba(0,0,0,0)" and len(checked.data) == len(figure.data)
 
 
 def square(n=2):
@@ -123,18 +136,14 @@ def test_a_diverging_overlay_shows_sides_and_signs():
 
 def test_what_many_samples_say_is_drawn_where_it_belongs():
     """A dropped layer is marked apart; points carry their recipe; the cliff stands at its row; NaN cells stay empty."""
-    from svl_core.comparison.ablation import AblationMap
-    from svl_core.comparison.sweep import SweepRow
-
     scores, interval = np.array([0.9, 0.8, 0.7]), np.array([[0.85, 0.95], [0.7, 0.85], [0.6, 0.8]])
     kept, gone, own = as_json(figures.stability_curve(scores, interval, np.array([1.0, 0.2, 0.0]), [0], np.array([0.5, 0.6, 0.7]), ids=[3, 5, 7]))["data"]
     assert gone["customdata"][0][0] == 3 and [c[0] for c in kept["customdata"]] == [5, 7] and own["name"] == "this image"
     overlap = as_json(figures.overlap_figure(np.array([1, 0, 0.5, 1]), 3, 2))["data"]
     assert [t["name"] for t in overlap] == ["this image and the set", "chance", "the plan"]
-    rows = [SweepRow("svl", "none", drop, tuple(range(drop)), kl, 1 - kl, 1.0, None, 1 + drop / 10, 1.0, 1.0, 5) for drop, kl in enumerate((0.0, 0.1, 0.6))]
-    line, cliff = as_json(figures.sweep_curves({("<b>", "none"): rows}, {("<b>", "none"): 2}, "agreement"))["data"]
+    line, cliff = as_json(figures.sweep_curves({("<b>", "none"): ROWS}, {("<b>", "none"): 2}, "agreement"))["data"]
     assert line["customdata"][1] == ["<b>", "none", 1] and line["name"] == "&lt;b&gt; + none" and cliff["x"] == [2]
-    front, points = as_json(figures.pareto_figure(rows, rows[1:], "kl"))["data"]
+    front, points = as_json(figures.pareto_figure(ROWS, ROWS[1:], "kl"))["data"]
     assert len(points["x"]) == 3 and len(front["x"]) == 2
     found = AblationMap("m", 3, 4, ((1,), (1, 2)), {"kl": ("a", "<b>")}, {"kl": np.array([[0.5, 1.5], [2.0, 3.0]])})
     drawn = figures.ablation_map(found, "kl", 1, [1], ids=[0, 1, 2])
