@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 DEPTH = 32  # of lists and objects in a request
 NO_MEMORY = "The machine ran out of memory and everything stored was freed; ask again with a smaller image, a shorter answer or a smaller model."
 DISK_FULL = "The server's disk is full, so nothing can be stored right now; the bundled examples still work; try again later."
-STARTED = time.time()
+STARTED = round(time.time(), 3)  # which start of the server this is: an open page compares it
 
 
 # ---------------------------------------------------------------------- errors
@@ -161,7 +161,7 @@ def health(request) -> JSONResponse:
     desk = request.app.blocks.desk
     model = desk.models.state(desk.models.first)
     body = {"status": "ok" if model == "ready" else model, "model": {"name": desk.models.first, "state": model}, "loaded": desk.models.names(), "sessions": len(desk.guests),
-            "analyses": len(desk.analyses), "uptime_s": round(time.time() - STARTED)}
+            "analyses": len(desk.analyses), "uptime_s": round(time.time() - STARTED), "started": STARTED}
     return JSONResponse(body, 200 if model == "ready" else 503)
 
 

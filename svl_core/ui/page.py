@@ -22,7 +22,7 @@ FROM_RANKING = "(count, strip) => strip ? svl.dropping(strip, svl.chosen(strip, 
 
 def launch_options(limits: Limits = Limits()) -> dict:
     """What `launch` needs for this page: its look, `/health`, the endpoints as MCP tools where that extra is installed, and nothing fetched from elsewhere."""
-    return {"theme": theme(), "css": parts.css(), "head": parts.head(), "footer_links": ["api"], "mcp_server": importlib.util.find_spec("mcp") is not None, "run_history": False, "ssr_mode": False,
+    return {"theme": theme(), "css": parts.css(), "head": parts.head(guard.STARTED), "footer_links": ["api"], "mcp_server": importlib.util.find_spec("mcp") is not None, "run_history": False, "ssr_mode": False,
             "max_file_size": limits.image_bytes, "state_session_capacity": 200, "show_error": limits.details, "app_kwargs": guard.app_options(limits)}
 
 

@@ -71,12 +71,12 @@ def composer(elem_id: str, groups: list[tuple[str, list[str]]], places: list[str
     return _part("composer", {"groups": groups, "places": places, "items": items}, elem_id)
 
 
-def head() -> str:
-    """Markup for the document's head: the page's scripts (`page.js` first), the frame's styles and the address of the bundled plotly."""
+def head(started: float) -> str:
+    """Markup for the document's head: the page's scripts (`page.js` first), the frame's styles, the address of the bundled plotly and which start of the server this is."""
     gr.set_static_paths([PLOTLY])
     scripts = sorted(STATIC.glob("*.js"), key=lambda file: (file.stem != "page", file.stem))
     frame = f"<style>{(STATIC / 'frame.css').read_text(encoding='utf-8')}</style>"
-    return f"<meta name='svl-plotly' content='{PLOTLY}'>{frame}" + "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
+    return f"<meta name='svl-plotly' content='{PLOTLY}'><meta name='svl-started' content='{started}'>{frame}" + "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
 
 
 def css() -> str:

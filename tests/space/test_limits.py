@@ -185,4 +185,4 @@ def test_out_of_memory_frees_everything_and_the_page_stays(public_site, png, mon
 def test_health_tells_the_model_and_nothing_of_visitors(public_site):
     said = Visitor(public_site[0]).http.get("/health")
     assert said.status_code == 200 and said.json()["model"] == {"name": "tiny", "state": "ready"}
-    assert set(said.json()) == {"status", "model", "loaded", "sessions", "analyses", "uptime_s"}
+    assert set(said.json()) == {"status", "model", "loaded", "sessions", "analyses", "uptime_s", "started"}

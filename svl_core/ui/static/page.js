@@ -15,7 +15,7 @@
     script.onerror = () => { library = null; fail(new Error("The figures' library did not load; reload the page.")); };
     document.head.append(script);
   });
-  window.addEventListener("load", () => setTimeout(() => plotly().catch(() => {}), 1500));
+  setTimeout(() => plotly().catch(() => {}), 1000);
 
   const ink = (name, fallback) => getComputedStyle(document.body).getPropertyValue(name).trim() || fallback;
   const make = (tag, attributes = {}, ...children) => {
