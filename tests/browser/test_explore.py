@@ -71,6 +71,21 @@ def test_axe_finds_nothing_serious_on_the_unfolded_page_light_dark_wide_and_narr
     assert findings(page, axe) == []
 
 
+def chosen_from_list(page, name, option):
+    """Opens a dropdown, checks that its list lies at its field and as wide, and takes the option of that number; the option's words."""
+    field = page.locator(f"#{name} .wrap-inner")
+    page.locator(f"#{name} input").click()
+    page.locator(f"#{name} .option-list [role=option]").nth(option).wait_for()
+    shown, there = page.locator(f"#{name} .option-list").bounding_box(), field.bounding_box()
+    gap = min(abs(shown["y"] - there["y"] - there["height"]), abs(there["y"] - shown["y"] - shown["height"]))  # below the field, or above it
+    assert gap < 6 and abs(shown["x"] - there["x"]) < 4 and abs(shown["width"] - there["width"]) < 6, (shown, there)
+    words = page.locator(f"#{name} .option-list [role=option]").nth(option).inner_text().strip("✓ \n")
+    page.locator(f"#{name} .option-list [role=option]").nth(option).click()
+    page.wait_for_function("([name, words]) => document.querySelector(`#${name} input`).value === words", arg=[name, words])
+    idle(page)
+    return words
+
+
 def test_variants_links_and_large_type(page, second, site):
     idle(page)
     page.evaluate("document.getElementById('dock').style.position = 'static'")
@@ -92,12 +107,15 @@ def test_variants_links_and_large_type(page, second, site):
     assert dropped(page) == mine != other
     page.locator("#variants [data-event=remove]").first.click()
     page.wait_for_function("document.querySelectorAll('#variants article').length === 1")
-    # large type: a click on a figure still lands, and the link carries it
+    chosen_from_list(page, "token-set", 1)
+    # large type: lists lie at their fields, a click on a figure still lands, and the link carries it
     before = page.locator("#title h1").bounding_box()["height"]
     page.locator("#type button").click()
     page.wait_for_function("document.querySelector('#type button').getAttribute('aria-pressed') === 'true'")
     assert page.locator("#title h1").bounding_box()["height"] > 1.2 * before
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    chosen_from_list(page, "token-set", 0)
+    chosen_from_list(page, "compensation", 0)
     area, layers = page.locator("#plot-blocks .nsewdrag").first, page.locator("#strip .cells button").count()
     area.scroll_into_view_if_needed()
     page.wait_for_timeout(700)  # the figure is drawn anew in its larger size
