@@ -30,7 +30,7 @@ def results(report: Path) -> dict[str, dict[str, list[str]]]:
 def table(found: dict[str, dict[str, list[str]]]) -> str:
     import builders
 
-    lines = ["| family | " + " | ".join(COLUMNS) + " | layers that stay |", "|---" * (len(COLUMNS) + 2) + "|"]
+    lines = ["| family (`model type` on `decoder`) | " + " | ".join(COLUMNS) + " | layers that stay |", "|---" * (len(COLUMNS) + 2) + "|"]
     for family, tests in found.items():
         if family not in builders.BUILDERS:  # a family of `unlisted`
             continue
@@ -38,7 +38,7 @@ def table(found: dict[str, dict[str, list[str]]]) -> str:
         for parts in COLUMNS.values():
             outcomes = [outcome for name, listed in tests.items() if any(part in name for part in parts) for outcome in listed]
             cells.append("no" if "failed" in outcomes or "passed" not in outcomes else "yes" if lvlm.family.in_sequence or parts != COLUMNS["places"] else "none in the sequence")
-        lines.append(f"| {lvlm.family.name} (`{lvlm.model.config.model_type}`) | " + " | ".join(cells) + f" | {lvlm.family.protect.replace('_', ' ')} |")
+        lines.append(f"| {lvlm.family.name} (`{lvlm.model.config.model_type}` on `{lvlm.model.config.get_text_config().model_type}`) | " + " | ".join(cells) + f" | {lvlm.family.protect.replace('_', ' ')} |")
     return "\n".join(lines)
 
 
