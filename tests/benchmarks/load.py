@@ -163,6 +163,7 @@ def measure(visitors: int, minutes: float, restart: bool, seed: int) -> dict:
 
     import svl_core as svl
     from svl_core.demo.questions import labelled
+    from svl_core.ui.handlers import TRACES
 
     torch.set_num_threads(1)  # the cores are the server's
     lvlm, drop = svl.load("demo"), [5, 6]
@@ -178,9 +179,11 @@ def measure(visitors: int, minutes: float, restart: bool, seed: int) -> dict:
             began = time.monotonic()
             crowd.run()
             time.sleep(60 * minutes)
+            full = next((at for at, found in watch.samples if found["analyses"] >= TRACES), None)  # from then on an analysis takes another's place
+            warm = max(full or 0.0, 60 * minutes / 4)
             made = {"visitors": visitors, "minutes": minutes, "pictures": len(asked), "turns": sum(crowd.done), "analyse_s": quantiles(crowd.times["analyse"]), "compare_s": quantiles(crowd.times["compare"]),
-                    "visitors_served": sum(n > 0 for n in crowd.done), "polite_refusals": crowd.polite, "mb_per_minute": round(watch.mb_per_minute(after=60 * minutes / 4), 2),
-                    "mb": [round(watch.samples[0][1]["mb"]), round(watch.samples[-1][1]["mb"])], "threads": watch.samples[-1][1]["threads"], "open_files": watch.samples[-1][1]["files"]}
+                    "visitors_served": sum(n > 0 for n in crowd.done), "polite_refusals": crowd.polite, "mb_per_minute": round(watch.mb_per_minute(after=warm), 2), "warm_s": round(warm), "store_full": full is not None,
+                    "mb": [round(watch.samples[0][1]["mb"]), round(next(found["mb"] for at, found in watch.samples if at >= warm)), round(watch.samples[-1][1]["mb"])], "threads": watch.samples[-1][1]["threads"], "open_files": watch.samples[-1][1]["files"]}
             if restart:
                 again = None
                 try:
@@ -215,7 +218,7 @@ def with_figures(text: str, made: dict) -> str:
         return text
     back = made.get("restart")
     line = (f"{made['visitors']} visitors for {made['minutes']:g} minutes on two CPU cores: {made['turns']} turns (analysis and both answers), {len(made['mixed'])} mixed-up answers, {len(made['failures'])} errors, {made['polite_refusals']} polite refusals; "
-            f"seconds with the queue, median and 95th percentile: analysis {made['analyse_s']['p50']} and {made['analyse_s']['p95']}, both answers {made['compare_s']['p50']} and {made['compare_s']['p95']}; memory {made['mb_per_minute']:+.1f} MB a minute after warm-up.")
+            f"seconds with the queue, median and 95th percentile: analysis {made['analyse_s']['p50']} and {made['analyse_s']['p95']}, both answers {made['compare_s']['p50']} and {made['compare_s']['p95']}; memory {made['mb_per_minute']:+.1f} MB a minute after warm-up ({made['warm_s']} s; {made['mb'][1]} MB then, {made['mb'][2]} MB at the end).")
     if back:
         line += f" Killed and started again under that load: ready after {back['ready_s']} s, {back['visitors_back']} of {made['visitors']} visitors had right answers again after {back['all_back_s']} s."
     return before + mark + line + "\n" + END + rest.partition(END)[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -69,11 +70,13 @@ class Server:
         self.process.wait()
 
     def measured(self) -> dict[str, float]:
-        """{"mb": resident memory, "threads", "files": open descriptors, "uploads": files in its folder}."""
+        """{"mb": resident memory, "threads", "files": open descriptors, "uploads": files in its folder, "analyses": kept}."""
         proc = Path(f"/proc/{self.process.pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         uploads = sum(1 for path in self.folder.rglob("*") if path.is_file() and "svl-uploads" in str(path))
-        return {"mb": int(status["VmRSS"].split()[0]) / 1000, "threads": int(status["Threads"]), "files": len(list((proc / "fd").iterdir())), "uploads": uploads}
+        with urllib.request.urlopen(self.url + "/health", timeout=30) as answer:
+            kept = json.load(answer)["analyses"]
+        return {"analyses": kept, "mb": int(status["VmRSS"].split()[0]) / 1000, "threads": int(status["Threads"]), "files": len(list((proc / "fd").iterdir())), "uploads": uploads}
 
     def __enter__(self) -> Server:
         self.start()
@@ -100,7 +103,7 @@ class Watch(threading.Thread):
         while not self.over.wait(self.every):
             try:
                 self.samples.append((time.monotonic() - self.began, self.server.measured()))
-            except (OSError, KeyError):  # it is being restarted
+            except (OSError, KeyError, ValueError):  # it is being restarted
                 continue
 
     def mb_per_minute(self, after: float, until: float = float("inf")) -> float:
