@@ -11,7 +11,7 @@ from PIL import Image
 
 from svl_core.demo import art
 from svl_core.demo.questions import ask
-from svl_core.demo.scenes import COLOURS, PLACES, SHAPES, STYLES, Scene, compose, random_scene, render
+from svl_core.demo.scenes import COLOURS, SHAPES, STYLES, Scene, compose, random_scene, render
 
 # places -> objects, art style, seed of the small variations, question, true answer
 EXAMPLES: tuple[tuple[Mapping[int, str], str, int, str, str], ...] = (

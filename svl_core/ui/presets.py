@@ -9,7 +9,7 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.ui import grounds, parts, recipes
+from svl_core.ui import parts, recipes
 from svl_core.ui.handlers import RANKING, Desk
 from svl_core.ui.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring

@@ -7,7 +7,7 @@ import torch
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.lvlm import catalogue, loading
+from svl_core.lvlm import catalogue
 
 
 @pytest.fixture(scope="module")

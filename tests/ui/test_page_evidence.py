@@ -17,7 +17,7 @@ from svl_core.comparison.ablation import ablate
 from svl_core.comparison.calibration import split
 from svl_core.comparison.sweep import SweepRow, sweep
 from svl_core.errors import InputError
-from svl_core.ui import ablations, calibration, grounds, stability, sweeps
+from svl_core.ui import ablations, calibration, stability, sweeps
 from svl_core.ui.handlers import EVIDENCE
 from tiny import picture
 from updates import last, settings

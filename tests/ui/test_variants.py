@@ -3,7 +3,7 @@
 import gradio as gr
 import numpy as np
 import pytest
-from updates import LINK, last, settings
+from updates import last, settings
 
 from svl_core.errors import InputError
 from svl_core.ui import drawing, snapshots, variants
