@@ -18,6 +18,7 @@ from gradio.utils import get_upload_folder
 
 import svl_core as svl
 from svl_core.comparison.calibration import encode_all
+from svl_core.demo.scenes import PLACES
 from svl_core.errors import Cancelled, InputError
 from svl_core.ui import drawing, examples, exports, grounds, guard, parts, recipes, tasks, texts, views
 from svl_core.ui.bench import bench_for, set_key, told
@@ -419,7 +420,7 @@ class Desk:
         fitting = examples.questions_on(scene)
         truth = fitting | ({question: answer} if question else {})
         out: Update = {"image": examples.render(scene), "truth": truth, "chips": views.chips(list(fitting)), "photo-note": "", "origin": origin,
-                       "composer": gr.update(value={"groups": examples.groups(), "places": list(examples.PLACES), "items": examples.items_of(scene)})}
+                       "composer": gr.update(value={"groups": examples.groups(), "places": list(PLACES), "items": examples.items_of(scene)})}
         if question:
             out["prompt"] = question
         return out

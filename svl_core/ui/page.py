@@ -7,6 +7,7 @@ import importlib.util
 import gradio as gr
 
 import svl_core as svl
+from svl_core.demo.scenes import PLACES
 from svl_core.ui import ablations, api, calibration, checkpoint, difference, examples, guard, lesson, parts, presets, sections, stability, sweeps, texts, variants, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import Limits, on_zero_gpu
@@ -78,7 +79,7 @@ def _layout(models: Models, limits: Limits) -> dict:
             c["photo-note"] = parts.view("photo-note")
             c["new-scene"] = gr.Button("Draw a new scene at random", elem_id="new-scene")
             with gr.Accordion("Compose a scene: pick objects and places", open=False, elem_id="compose"):
-                c["composer"] = parts.composer("composer", examples.groups(), list(examples.PLACES), examples.items_of(scene))
+                c["composer"] = parts.composer("composer", examples.groups(), list(PLACES), examples.items_of(scene))
                 c["style"] = gr.Radio([("Noto", "noto"), ("Twemoji", "twemoji")], value="noto", label="Drawing style", elem_id="style")
         with gr.Column(scale=5):
             c["prompt"] = gr.Textbox(question, label="Prompt", placeholder="Ask about the image, for example: where is the cat?", lines=2, max_lines=6, elem_id="prompt", submit_btn=False)
