@@ -74,12 +74,10 @@ def held_out(lvlm: LVLM, options: Iterable[tuple[str, DropPlan, Mapping[str, Any
     answers = answer_batch(lvlm, held, max_new_tokens=max_new_tokens, cancel=cancel)
     beginnings = Beginnings(lvlm)
     reference = forced_logits(lvlm, held, answers, cancel=cancel, beginnings=beginnings)
-    options, found = list(options), []
+    options, found, report = list(options), [], progress or (lambda share, what: None)
     for number, (what, plan, settings) in enumerate(options):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before all choices were tried.")
-        if progress:
-            progress(number / len(options), f"trying {what}")
-        pruned = prune(lvlm, plan, compensation, traced, **settings)
+        pruned = prune(lvlm, plan, compensation, traced, progress=lambda share: report((number + share) / len(options), f"trying {what}"), cancel=cancel, **settings)  # noqa: B023 (called before the next one)
         found.append(float(np.mean([float(kl_per_token(reference[i], logits).mean()) for i, logits in iterate_forced(pruned, held, answers, cancel=cancel, beginnings=beginnings)])))
     return found, len(held)

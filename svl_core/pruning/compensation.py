@@ -49,8 +49,8 @@ class Edit:
 
 @dataclass(frozen=True)
 class Compensation:
-    """`function(fit, first, last)` gives the edit of the layer before the run first..last; `whole(full, pruned, fit, cancel)` edits a pruned
-    view as a whole and gives the ids of the layers edited. exportable: a plain checkpoint holds it. ridge: the default one."""
+    """`function(fit, first, last)` gives the edit of the layer before the run first..last; `whole(full, pruned, fit, cancel, progress)` edits a
+    pruned view as a whole and gives the ids of the layers edited. exportable: a plain checkpoint holds it. ridge: the default one."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class Compensation:
     exportable: bool
     needs_mlp: bool = False
     function: Callable[[Fit, int, int], Edit] | None = field(default=None, repr=False)
-    whole: Callable[[LVLM, LVLM, Fit, threading.Event | None], list[int]] | None = field(default=None, repr=False)
+    whole: Callable[[LVLM, LVLM, Fit, threading.Event | None, Callable[[float], None]], list[int]] | None = field(default=None, repr=False)
     ridge: float = 0.01
 
     @property
@@ -77,10 +77,10 @@ def _edit(name: str) -> Callable[[Fit, int, int], Edit]:
     return fitted
 
 
-def _refit(full: LVLM, pruned: LVLM, fit: Fit, cancel: threading.Event | None) -> list[int]:
+def _refit(full: LVLM, pruned: LVLM, fit: Fit, cancel: threading.Event | None, progress: Callable[[float], None]) -> list[int]:
     from svl_core.pruning.refit import refit
 
-    return refit(full, pruned, fit.trace, ridge=fit.ridge, answer_weight=fit.answer_weight, cancel=cancel)
+    return refit(full, pruned, fit.trace, ridge=fit.ridge, answer_weight=fit.answer_weight, cancel=cancel, progress=progress)
 
 
 COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for row in (

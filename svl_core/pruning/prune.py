@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,14 +20,14 @@ from svl_core.pruning.view import pruned_view
 
 def prune(lvlm: LVLM, plan: DropPlan, compensation: str = "none", calibration: Trace | None = None, importance: TokenImportance | None = None, *, rank: int = 4, strength: float = 1.0,
           targets: Sequence[str] = ("mlp",), ridge: float | None = None, weighted: bool = False, tokens: str = "important", top_p: TopP = TopP(),
-          energy: float | None = None, answer_weight: float = 20.0, cancel: threading.Event | None = None) -> LVLM:
+          energy: float | None = None, answer_weight: float = 20.0, progress: Callable[[float], None] = lambda share: None, cancel: threading.Event | None = None) -> LVLM:
     """`lvlm` without the plan's layers, the layer before each dropped run edited so that the gap is bridged.
 
     calibration: a trace of `lvlm` (with mlp=True for "lstsq") that the edit is fitted on, on its `tokens` with `importance`.
     rank, strength: of "scp" and "bridge" (strength also blends "lstsq" with no edit, 0..1); energy: choose each run's rank as the fewest
     directions that hold this share 0..1 of its gap's energy (of what the bridge explains of it), instead of `rank`; targets: output projections that SCP edits, "mlp" and/or
     "attention"; ridge (default: the compensation's own), weighted (rows weighted by TIS): of "lstsq" and "bridge"; ridge, answer_weight (how
-    much the positions that predict an answer count beside one position each): of "refit". A run that starts at layer 0 has no layer before it and stays
+    much the positions that predict an answer count beside one position each): of "refit"; progress: told the share 0..1 of a long fit. A run that starts at layer 0 has no layer before it and stays
     uncompensated; provenance lists it. Raises InputError for an unknown name, a setting out of range or a missing or foreign calibration.
     """
     if compensation not in COMPENSATIONS:
@@ -59,7 +59,7 @@ def prune(lvlm: LVLM, plan: DropPlan, compensation: str = "none", calibration: T
         fit = Fit(calibration, positions, _weights(calibration, importance, positions) if weighted else None, rank, strength, ridge, tuple(targets), energy, answer_weight)
         ranks = {}
         if row.whole is not None:
-            record["compensation"]["layers"] = row.whole(lvlm, pruned, fit, cancel)
+            record["compensation"]["layers"] = row.whole(lvlm, pruned, fit, cancel, progress)
         for first, last in plan.runs:
             if first == 0 or row.function is None:
                 continue

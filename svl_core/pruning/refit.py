@@ -8,6 +8,7 @@ depth, on the prompts and the model's own answers to them, with weight on the po
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -48,18 +49,20 @@ def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tenso
     return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross).T
 
 
+ANSWERING = 0.8  # of refit's progress: the full model's answers, which take most of the time
 ALIKE = 16  # samples in one pass at most; they are of equal length, so that nothing is padded
 _recorded: WeakKeyDictionary[Trace, list[tuple[Recording, tuple[int, ...]]]] = WeakKeyDictionary()  # a trace's samples with answers, as long as it lives
 
 
-def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = None) -> list[tuple[Recording, tuple[int, ...]]]:
+def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = None, progress: Callable[[float], None] = lambda share: None) -> list[tuple[Recording, tuple[int, ...]]]:
     """The full model's passes over the calibration samples and their answers, samples of equal length together, each with its answers' numbers of tokens.
     Raises InputError, Cancelled."""
     if calibration not in _recorded:
         if any(one.sample is None for one in calibration.samples):
             raise InputError("Found a calibration trace without its samples; expected them for compensation 'refit'; trace them again.")
         alike: dict[tuple, list[tuple[dict, int]]] = {}
-        for one in calibration.samples:
+        for number, one in enumerate(calibration.samples):
+            progress(number / len(calibration.samples))
             inputs, n = answered(full, one.sample, cancel)
             alike.setdefault(tuple((name, *value.shape) for name, value in sorted(inputs.items())), []).append((inputs, n))
         passes = [members[start : start + ALIKE] for members in alike.values() for start in range(0, len(members), ALIKE)]
@@ -68,7 +71,7 @@ def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = 
 
 
 @torch.inference_mode()
-def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_weight: float, cancel: threading.Event | None = None) -> list[int]:
+def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_weight: float, cancel: threading.Event | None = None, progress: Callable[[float], None] = lambda share: None) -> list[int]:
     """Gives `pruned`, a view of `full`, new down-projections from the layer before the first dropped run on; returns those layers' ids.
 
     W <- W + D^T, D = argmin sum_t w_t |a_t D - r_t|^2 + ridge |D|^2 with a (f) what enters the projection, r what then still lacks to
@@ -82,14 +85,15 @@ def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_
     if first is None:
         return []
     passes, weights = [], []
-    for one, tokens in recordings(full, calibration, cancel):
+    for one, tokens in recordings(full, calibration, cancel, lambda share: progress(ANSWERING * share)):
         weight = torch.ones(one.states[0].shape[:2], dtype=torch.float64)
         for row, n in zip(weight, tokens, strict=True):
             row[-n:] += answer_weight / n
         passes.append(one)
         weights.append(weight.flatten()[:, None])
     states = [one.states[keep[first] if keep[0] == 0 else 0] for one in passes]
-    for layer, after, module in zip(keep[first:], depth_after[first:], list(pruned.layers)[first:]):
+    for number, (layer, after, module) in enumerate(zip(keep[first:], depth_after[first:], list(pruned.layers)[first:])):
+        progress(ANSWERING + (1 - ANSWERING) * number / len(keep[first:]))
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before the model was compensated.")
         if any(one.given[layer] is None for one in passes):  # passed over: it learns nothing

@@ -9,6 +9,7 @@ import gradio as gr
 from svl_core import figures
 from svl_core.errors import InputError
 from svl_core.ui import drawing, grounds, parts, sections, views
+from svl_core.ui.bench import paced
 from svl_core.ui.handlers import EVIDENCE, Desk, session_of
 from svl_core.ui.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
@@ -107,7 +108,7 @@ def run(desk: Desk, source: str, measure: str, block: int, state: dict | None, s
             samples, options = [lvlm.encode(one.image, one.question) for one in asked], {**options, "questions": asked, "data": "scenes"}
         else:
             samples = desk.samples_of(model, grounds.OWN if key[3] == now.own else grounds.THIS, analysis, now, lambda item: None, cancel)
-        found = desk.bench.ablate(model, samples, options, lambda text, share=None: emit({"ablation-status": views.progress(text, share)}), cancel).map()
+        found = desk.bench.ablate(model, samples, options, paced(lambda text, share=None: emit({"ablation-status": views.progress(text, share)})), cancel).map()
         desk.sweeps.put(key, found)
         desk.guests.hold(session_of(request), key)
         return at_once(desk, source, measure, block, state, strip, *settings)

@@ -11,7 +11,6 @@ import html
 import re
 import secrets
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,14 +191,14 @@ class Service:
 
     def _run(self, work: Callable, request: gr.Request | None):
         """Progress while `work` runs, its result last; errors as one sentence."""
-        desk, since, now = self.desk, time.monotonic(), {"doing": "Starting", "progress": 0.0, "left_s": None}
+        desk, pace, now = self.desk, tasks.Pace(), {"doing": "Starting", "progress": 0.0, "left_s": None}
         lane = f"/api-{secrets.token_hex(4)}"  # a program may ask for several things at once
         try:
             result = None
             for item in tasks.run(work, desk.jobs, session_of(request) + lane, desk.limits.request_s):
                 if item is not None and "status" not in item:
                     result = item
-                now = _told(item, now, time.monotonic() - since)
+                now = _told(item, now, pace)
                 if result is not None and "rows" in result and "model" not in result:  # a sweep's rows so far
                     yield {**now, **result}
                 elif result is None:
@@ -257,14 +256,14 @@ def _path(image: object, folder: Path, most: int) -> str:
     return str(file)
 
 
-def _told(item: dict | None, before: dict, spent_s: float) -> dict:
+def _told(item: dict | None, before: dict, pace: tasks.Pace) -> dict:
     """The status pill's markup in an update as {"doing", "progress", "left_s"}: 0..1, and seconds left by the pace so far."""
     markup = (item or {}).get("status")
     if not markup:
         return before
     share = re.search(r"--v:([\d.]+)", markup)
     progress = float(share.group(1)) if share else before["progress"]
-    left = spent_s * (1 - progress) / progress if share and progress > 0.05 else None
+    left = pace.left(progress if share else None)
     return {"doing": html.unescape(re.sub(r"<[^>]+>", "", markup)), "progress": progress, "left_s": None if left is None else round(left, 1)}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import svl_core as svl
 from svl_core.errors import Cancelled
 from svl_core.lvlm.stopping import stoppable
-from svl_core.ui import grounds, tasks
+from svl_core.ui import grounds, tasks, views
 from svl_core.ui.limits import Limits, on_zero_gpu
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Bounded, Models
@@ -184,9 +184,10 @@ class Bench:
             return svl.prune(lvlm, plan)
         trace = self._traced(name, lvlm, fit, svl.COMPENSATIONS[now.compensation].needs_mlp, tell, cancel)
         tell("Fitting the compensation …")
+        fitted = told(tell, "Fitting the compensation")
         importance = svl.importance(trace, causal_correction=now.causal_correction, text_self=now.text_self)
         return svl.prune(lvlm, plan, now.compensation, trace, importance, rank=now.rank, strength=now.strength,
-                         targets=("mlp", "attention") if now.attention_target else ("mlp",), top_p=svl.TopP(now.top_p, now.mode), cancel=cancel)
+                         targets=("mlp", "attention") if now.attention_target else ("mlp",), top_p=svl.TopP(now.top_p, now.mode), progress=fitted, cancel=cancel)
 
 
 def set_key(name: str, samples: Sequence[svl.Sample]) -> tuple[str, tuple[str, ...]]:
@@ -196,6 +197,16 @@ def set_key(name: str, samples: Sequence[svl.Sample]) -> tuple[str, tuple[str, .
 
 def told(tell: Tell, what: str) -> Callable[[float, str], None]:
     return lambda share, detail="": tell(f"{what} … {100 * share:.0f} %", share)
+
+
+def paced(tell: Tell, pace: tasks.Pace | None = None) -> Tell:
+    """`tell` with the time that is left behind its words, once the pace can be told."""
+    pace = pace or tasks.Pace()
+
+    def tell_paced(text: str, share: float | None = None) -> None:
+        left = pace.left(share)
+        tell(text if left is None else f"{text}; about {views.duration(left)} left", share)
+    return tell_paced
 
 
 def _beside(lvlm: svl.LVLM, sample: svl.Sample) -> svl.Sample:

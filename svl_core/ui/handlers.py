@@ -21,7 +21,7 @@ from svl_core.comparison.calibration import encode_all
 from svl_core.demo.scenes import PLACES
 from svl_core.errors import Cancelled, InputError
 from svl_core.ui import drawing, examples, exports, grounds, guard, parts, recipes, tasks, texts, views
-from svl_core.ui.bench import bench_for, set_key, told
+from svl_core.ui.bench import bench_for, paced, set_key, told
 from svl_core.ui.guests import Guests
 from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
@@ -52,10 +52,10 @@ class Desk:
     # ------------------------------------------------------------------ the model's work
     def _model(self, name: str, emit: tasks.Emit, cancel: threading.Event):
         self.limits.check_model(name, self.models.first)
-        future = self.models.request(name)
+        future, tell = self.models.request(name), self.telling(emit)
         while not future.done():
             share, what = self.models.told.get(name, (None, ""))
-            emit({"status": views.status(f"Loading {'the bundled model' if name == 'demo' else name} … {what}".rstrip(), share)})
+            tell(f"Loading {'the bundled model' if name == 'demo' else name} … {what}".rstrip(), share)
             if cancel.wait(0.5):
                 raise Cancelled("Stopped.")
         return future.result()
@@ -177,8 +177,8 @@ class Desk:
         return self.analysis_of(state).memo.get(("comparison", tuple(strip["drop"]), now.key_prune)) if state and strip else None
 
     def telling(self, emit: tasks.Emit) -> Callable[..., None]:
-        """What the bench says, as the status pill."""
-        return lambda text, share=None: emit({"status": views.status(text, share)})
+        """What the bench says, as the status pill, with the time left."""
+        return paced(lambda text, share=None: emit({"status": views.status(text, share)}))
 
     # ------------------------------------------------------------------ events that need the model
     def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, origin: str, wanted: list[int] | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:

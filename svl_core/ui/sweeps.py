@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from svl_core import figures
 from svl_core.comparison.calibration import encode_all, split
 from svl_core.errors import InputError
 from svl_core.ui import drawing, grounds, parts, sections, views
-from svl_core.ui.bench import told
+from svl_core.ui.bench import paced, told
 from svl_core.ui.handlers import EVIDENCE, Desk, session_of
 from svl_core.ui.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
@@ -98,9 +97,6 @@ def run(desk: Desk, criteria: Sequence[str], compensations: Sequence[str], most:
     now, model, shown = Settings.of(settings), state["model"], {}
 
     def work(emit, cancel):
-        def tell(text, share=None):
-            emit({"sweep-status": views.progress(text, share or 0.0)})
-
         fit, measured, asked, sentence = sides(desk, state, now, int(size), lambda item: None, cancel)
         free = [k for k in range(len(strip["ids"])) if k not in strip["protected"]]
         drops = list(range(min(int(most), len(free)) + 1))
@@ -109,24 +105,21 @@ def run(desk: Desk, criteria: Sequence[str], compensations: Sequence[str], most:
         key = ("sweep", model, tuple(s.key for s in fit), tuple(s.key for s in measured), now.key_tokens, now.rank, now.strength, now.attention_target, now.protect_ends, now.max_new_tokens)
         shown.update(key=key, criteria=list(criteria), compensations=list(compensations), most=drops[-1], sentence=sentence, total=total)
         desk.guests.hold(session_of(request), key)
-        pace = {"since": time.monotonic(), "new": 0}
-        kept = desk.sweeps.get(key)
+        kept, tell = desk.sweeps.get(key), paced(lambda text, share: emit({"sweep-status": views.progress(text, share)}))
 
         def each(sweep):
             desk.sweeps.put(key, sweep)
-            pace["new"] += 1
             emit({"sweep": dict(shown), **drawn(desk, shown, measure)})
 
-        def paced(text, share=None):
+        def counted(text, share=None):
             done = len(chosen(desk.sweeps.get(key), shown).rows) if desk.sweeps.get(key) else 0
-            left = (time.monotonic() - pace["since"]) / pace["new"] * (total - done) if pace["new"] else None
-            tell(f"{done} of {total}: {text}{'' if left is None else f'; about {views.duration(left)} left'}", done / total)
+            tell(f"{done} of {total}: {text}", done / total)
 
         if kept:
             emit({"sweep": dict(shown), **drawn(desk, shown, measure)})
         options = {"criteria": tuple(criteria), "compensations": tuple(compensations), "drops": drops, "top_p": drawing.top_p_of(now), "protect_ends": now.protect_ends, "max_new_tokens": now.max_new_tokens, "questions": asked, "resume": kept,
                    "compensation_settings": {"rank": now.rank, "strength": now.strength, "targets": ("mlp", "attention") if now.attention_target else ("mlp",)}, "allow_shared": fit == measured}
-        done = desk.bench.sweep(model, measured, fit, options, each, paced, cancel)
+        done = desk.bench.sweep(model, measured, fit, options, each, counted, cancel)
         if not kept or len(done.rows) > len(kept.rows):
             desk.sweeps.put(key, replace(done, rows=tuple({(r.criterion, r.compensation, r.drop): r for r in (*(kept.rows if kept else ()), *done.rows)}.values())))
 

@@ -42,6 +42,27 @@ class Deadline(threading.Event):
         return InputError(f"Found a request that takes longer than {self.seconds:.0f} s, so it was stopped; expected a shorter one; choose a smaller model, a smaller image or a shorter answer.")
 
 
+class Pace:
+    """How long a piece of work still takes, by the share of it that its time so far has done. A share that falls begins another piece."""
+
+    SURE_S, SURE = 2.0, 0.05  # nothing is said before this time has gone by, and this share of the work
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._since, self._from, self._last = clock, 0.0, 0.0, math.inf
+
+    def left(self, share: float | None) -> float | None:
+        """Seconds left at a share 0..1 done (None: unknown), None while nobody can tell. What was done before the first call does not count."""
+        if share is None:
+            self._last = math.inf
+            return None
+        now = self._clock()
+        if share < self._last:
+            self._since, self._from = now, share
+        self._last = share
+        spent, done = now - self._since, share - self._from
+        return spent * (1 - share) / done if spent > self.SURE_S and done > self.SURE and share < 1 else None
+
+
 class Jobs:
     """The cancel events of every session's running tasks, so that Stop reaches only its own."""
 

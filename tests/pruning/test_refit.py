@@ -81,7 +81,9 @@ def test_answers_are_read_and_weighed(tiny, calibration):
 
 def test_only_the_layers_named_differ_and_the_full_model_is_untouched(tiny, calibration):
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
-    pruned = prune(tiny, manual_plan((3,), tiny.num_layers), "refit", calibration)
+    shares: list[float] = []
+    pruned = prune(tiny, manual_plan((3,), tiny.num_layers), "refit", calibration, progress=shares.append)
+    assert shares == sorted(shares) and 0.8 in shares and shares[-1] < 1  # told as it goes, never backwards
     assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
     assert pruned.provenance["compensation"]["layers"] == [2, 4, 5] and pruned.num_parameters < tiny.num_parameters
     for ident, module in zip(pruned.layer_ids, pruned.layers):

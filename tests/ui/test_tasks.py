@@ -6,7 +6,8 @@ import time
 import pytest
 
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui import tasks
+from svl_core.ui import tasks, views
+from svl_core.ui.bench import paced
 from svl_core.ui.store import Bounded, Models
 
 
@@ -87,3 +88,22 @@ def test_models_load_once_and_forget_failures():
     assert models.request("a") is models.request("a") and calls == ["a", "a"]
     models.request("first").result(5), models.request("b").result(5)
     assert not models.ready("a") and models.ready("first")  # the first model is never evicted
+
+
+def test_time_left_is_told_once_the_pace_is_known():
+    now, said = [100.0], []
+    tell = paced(lambda text, share=None: said.append((text, share)), tasks.Pace(clock=lambda: now[0]))
+
+    def at(seconds, share):
+        now[0] = 100.0 + seconds
+        tell("Sweeping", share)
+        return said[-1][0].removeprefix("Sweeping")
+
+    assert at(0, 0.0) == "" and at(1.9, 0.5) == ""  # too early to tell
+    assert at(4, 0.04) == "" and at(4, 0.04) == ""  # a share that fell: another piece, from here on
+    assert at(7, 0.08) == ""  # long enough, but only four hundredths are done
+    assert at(8, 0.24) == "; about 15 s left"  # 0.20 in 4 s, 0.76 to go
+    assert at(304, 0.54) == "; about 5 min left"  # 0.50 in 300 s, 0.46 to go
+    assert at(310, None) == "" and at(320, 0.9) == "" and said[-1] == ("Sweeping", 0.9)  # unknown in between: a piece of its own
+    assert at(324, 0.96) == "; about 3 s left" and at(325, 1.0) == ""
+    assert views.duration(40) == "40 s"
