@@ -51,6 +51,28 @@ def test_stability_is_that_of_the_set(desk, analysed, own, tiny):
         last(stability.resample(desk, analysed["state"], analysed["strip"], *settings()))
 
 
+def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(desk, analysed, own, tiny, monkeypatch):
+    """Counted in layers, not in seconds: behind a Stop inside a pass no layer runs any more."""
+    rows, after, put = [], [], desk.sweeps.put
+    monkeypatch.setattr(desk.sweeps, "put", lambda key, made, *size: (rows.append(made.rows[-1]), put(key, made, *size)))
+
+    def watched(*_):
+        if after:
+            after.append("ran on")
+        elif len(rows) == 2:
+            assert desk.jobs.cancel(next(iter(desk.jobs._events))) == 1
+            after.append("stopped here")
+
+    hooks = [layer.register_forward_pre_hook(watched) for layer in tiny.layers]
+    try:
+        out = last(sweeps.run(desk, ["svl"], ["none"], 4, 8, "agreement", analysed["state"], analysed["strip"], *own))
+        assert desk.models.busy.acquire(timeout=1) and not desk.jobs._events  # others may have the models
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert after == ["stopped here"] and "Stopped after 2 of 5" in out["sweep-status"] and len(points(out["plot-pareto"])) == 2
+
+
 def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(desk, analysed, own, tiny, monkeypatch):
     state, strip = analysed["state"], analysed["strip"]
     ask = lambda *names, most=2: sweeps.run(desk, list(names), ["none", "scp"], most, 8, "agreement", state, strip, *own)  # noqa: E731
