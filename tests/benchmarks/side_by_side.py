@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 BEGIN, END = "<!-- sharing: tests/benchmarks/side_by_side.py -->", "<!-- end of sharing -->"
 CLOCK = {"now": time.perf_counter}
+PARTS = ("view", "prefill", "decode", "sweep")
 DROPPED, LENGTH, TOKENS = (7, 8, 9), 640, 12  # of 12 layers
 
 
@@ -112,7 +113,7 @@ def sweeps(points: int, samples: int) -> dict:
     alone = [sweep(lvlm, measured, fit, drops=[drop]).rows[0] for drop in drops]
     ended = CLOCK["now"]()
     equal = all((a.kl, a.agreement, a.exact) == (b.kl, b.agreement, b.exact) for a, b in zip(whole, alone))
-    return {"points": points, "sweep_s": middle - began, "alone_s": ended - middle, "ratio": (middle - began) / (ended - middle), "equal_numbers": equal}
+    return {"points": points, "samples": samples, "sweep_s": middle - began, "alone_s": ended - middle, "ratio": (middle - began) / (ended - middle), "equal_numbers": equal}
 
 
 def table(made: dict) -> str:
@@ -120,7 +121,7 @@ def table(made: dict) -> str:
     rows = [("pruned view of a 1.3B model, time", f"{view['view_ms']:.0f} ms", "50 ms"), ("its own memory, parameters", f"{view['own_parameters']}", "0 (edited weights only)"),
             (f"prefill of the pruned answer beside the full one / alone ({first['shared_layers']} of {first['kept_layers']} layers and the image shared)", f"{first['ratio']:.2f}", f"{first['layers_ratio']:.2f} (its own layers)"),
             (f"decode speed-up, {len(DROPPED)} of 12 layers dropped / expected of its layers", f"{later['ratio']:.2f}", "0.95"),
-            (f"sweep over {all_points['points']} drop counts / each alone, equal numbers: {'yes' if all_points['equal_numbers'] else 'no'}", f"{all_points['ratio']:.2f}", "0.60")]
+            (f"sweep over {all_points['points']} drop counts on {all_points['samples']} samples / each alone, equal numbers: {'yes' if all_points['equal_numbers'] else 'no'}", f"{all_points['ratio']:.2f}", "0.60")]
     return "\n".join(["| | measured | aim |", "| --- | --- | --- |"] + [f"| {what} | {value} | {aim} |" for what, value, aim in rows])
 
 
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--points", type=int, default=15, help="drop counts of the sweep, of 0 to 14")
     parser.add_argument("--samples", type=int, default=32, help="samples that the sweep measures on")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="the others keep the figures they have")
     parser.add_argument("--shared-machine", action="store_true", help="one thread, processor time")
     options = parser.parse_args()
     if options.shared_machine:
@@ -136,12 +138,13 @@ def main() -> None:
 
         torch.set_num_threads(1)
         CLOCK["now"] = time.process_time
-    made = {}
-    for name, way in (("view", lambda: view_of_a_billion(options.repeats)), ("prefill", lambda: prefill(options.repeats)), ("decode", lambda: decode(options.repeats)), ("sweep", lambda: sweeps(options.points, options.samples))):
-        made[name] = way()
+    ways = dict(zip(PARTS, (lambda: view_of_a_billion(options.repeats), lambda: prefill(options.repeats), lambda: decode(options.repeats), lambda: sweeps(options.points, options.samples))))
+    stored = HERE / "results" / "side_by_side.json"
+    made = {} if set(options.only) == set(PARTS) else json.loads(stored.read_text(encoding="utf-8"))
+    for name in options.only:
+        made[name] = ways[name]()
         print(name, json.dumps(made[name]), flush=True)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "side_by_side.json").write_text(json.dumps({**made, "time": "one thread's processor time" if options.shared_machine else "wall time", "cores": os.cpu_count(), "machine": platform.machine()}, indent=1) + "\n", encoding="utf-8")
+    stored.write_text(json.dumps({**made, "time": "one thread's processor time" if options.shared_machine else "wall time", "cores": os.cpu_count(), "machine": platform.machine()}, indent=1) + "\n", encoding="utf-8")
     readme = HERE.parents[1] / "README.md"
     text = readme.read_text(encoding="utf-8")
     if BEGIN in text:
