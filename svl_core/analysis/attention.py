@@ -21,8 +21,8 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import SVLError
+from svl_core.lvlm.forecast import STEPS
 
-CHUNK = {"cpu": 64, "other": 512}  # queries at a time: what fits a processor's cache; fewer and larger steps for a GPU
 SWITCHES = {"sdpa": "svl_statistics", "eager": "svl_statistics_plain"}  # the model's implementation -> ours around it
 
 
@@ -78,47 +78,60 @@ class Collector:
         is_visual[self.visual] = True
         is_visual = is_visual.to(device)
         kinds = torch.stack([is_visual, ~is_visual]).float()  # (2, S): visual, textual
-        keys = key[0].float().repeat_interleave(heads // key.shape[1], 0).transpose(1, 2)  # (H, D, S)
-        received, received_seen = torch.zeros(2, length, device=device), torch.zeros(2, length, device=device)
-        given, given_seen = torch.zeros(length, 2, device=device), torch.zeros(length, 2, device=device)
-        chunk = CHUNK.get(device.type, CHUNK["other"])
+        keys = (key[0].float() * scaling).repeat_interleave(heads // key.shape[1], 0).transpose(1, 2).contiguous()  # (H, D, S)
+        received, given = torch.zeros(2, length, device=device), torch.zeros(2, length, device=device)
+        received_seen, given_seen = torch.zeros(2, length, device=device), torch.zeros(2, length, device=device)
+        if mask is None:  # causal: token j is seen by itself and all later ones
+            received_seen, given_seen = kinds.flip(1).cumsum(1).flip(1), kinds.cumsum(1)
+        chunk, group = STEPS.get(device.type, STEPS["other"])
+        room = torch.empty(min(group, heads) * min(chunk, length) * length, device=device)
+        later = torch.ones(chunk, chunk, dtype=torch.bool, device=device).triu(1)  # keys of a chunk that its queries do not see
         for start in range(0, length, chunk):
             stop = min(start + chunk, length)
             rows = slice(start, stop)
-            seen = _seen(mask, start, stop, length, device)  # (chunk, S), or (heads, chunk, S) for a mask of its own each
+            seen = None if mask is None else _seen(mask[0, :, rows, :length])  # (1 or H, chunk, S)
             width = stop if mask is None else length  # a causal chunk needs no later key
-            scores = torch.bmm(query[0, :, rows].float() * scaling, keys[:, :, :width])  # (H, chunk, width)
-            if softcap is not None:
-                scores = torch.tanh(scores / softcap) * softcap
-            if mask is None:
-                scores[:, :, start:].masked_fill_(~seen[:, start:stop], float("-inf"))
-            elif mask.dtype == torch.bool:
-                scores.masked_fill_(~seen, float("-inf"))
-            else:
-                scores += mask[0, :, rows, :length].float()
-            if sinks is not None:
-                scores = torch.cat([scores, sinks.float()[:, None, None].expand(-1, stop - start, 1)], -1)
-            attention = torch.softmax(scores, -1).mean(0)[:, :width].nan_to_num()  # (chunk, width); a query that sees nothing gives nothing
-            given[rows] = attention @ kinds[:, :width].T
-            received[:, :width] += kinds[:, rows] @ attention
-            seen = (seen.any(0) if seen.ndim == 3 else seen).float()
-            received_seen += kinds[:, rows] @ seen
-            given_seen[rows] = seen @ kinds.T
+            total = torch.zeros(stop - start, width, device=device)  # of the heads
+            for some in (slice(first, first + group) for first in range(0, heads, group)):
+                part = query[0, some, rows].float()
+                scores = torch.bmm(part, keys[some, :, :width], out=room[:len(part) * len(total) * width].view(len(part), len(total), width))  # (group, chunk, width)
+                if softcap is not None:
+                    scores = torch.tanh(scores / softcap) * softcap
+                if mask is None:
+                    scores[:, :, start:].masked_fill_(later[:stop - start, :stop - start], float("-inf"))
+                elif mask.dtype == torch.bool:
+                    scores.masked_fill_(~_of(seen, some), float("-inf"))
+                else:
+                    scores += _of(mask[0, :, rows, :length], some).float()
+                if sinks is not None:
+                    scores = torch.cat([scores, sinks[some].float()[:, None, None].expand(-1, stop - start, 1)], -1)
+                attention = torch.softmax(scores, -1, out=scores)[:, :, :width]
+                total += attention[0] if len(attention) == 1 else attention.sum(0)
+            total /= heads
+            if mask is not None:
+                total.nan_to_num_()  # a query that sees nothing gives nothing
+            given[:, rows] = kinds[:, :width] @ total.T
+            received[:, :width] += kinds[:, rows] @ total
+            if mask is not None:
+                seen = seen.any(0).float()
+                received_seen += kinds[:, rows] @ seen
+                given_seen[:, rows] = kinds @ seen.T
         for end, column, row in (("", received.cpu().numpy(), given.cpu().numpy()), ("_seen", received_seen.cpu().numpy(), given_seen.cpu().numpy())):
             self.sums["visual_from_visual" + end][layer] = column[0, self.visual]
             self.sums["visual_from_text" + end][layer] = column[1, self.visual]
             self.sums["text_from_text" + end][layer] = column[1, self.textual]
-            self.sums["text_to_visual" + end][layer] = row[self.textual, 0]
-            self.sums["text_to_text" + end][layer] = row[self.textual, 1]
+            self.sums["text_to_visual" + end][layer] = row[0, self.textual]
+            self.sums["text_to_text" + end][layer] = row[1, self.textual]
 
 
-def _seen(mask: torch.Tensor | None, start: int, stop: int, length: int, device: torch.device) -> torch.Tensor:
-    """Which keys the queries start..stop may look at: (chunk, S) bool for no mask (causal), else (1 or H, chunk, S)."""
-    if mask is None:
-        columns = torch.arange(length, device=device)
-        return columns[None] <= columns[start:stop, None]
-    part = mask[0, :, start:stop, :length]
-    return part if mask.dtype == torch.bool else part > torch.finfo(mask.dtype).min / 2
+def _seen(mask: torch.Tensor) -> torch.Tensor:
+    """Which keys a bool or additive mask leaves."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def _of(part: torch.Tensor, some: slice) -> torch.Tensor:
+    """A mask's part (1 or H, ..) for some of the heads."""
+    return part if len(part) == 1 else part[some]
 
 
 _COLLECTOR: ContextVar[Collector | None] = ContextVar("svl_collector", default=None)

@@ -11,7 +11,7 @@ import torch
 from svl_core.lvlm import families
 from svl_core.lvlm.skeleton import empty
 
-CHUNK = 64  # queries whose attention is looked at together, as in `analysis.attention`
+STEPS = {"cpu": (128, 1), "other": (512, 512)}  # queries and heads whose attention is looked at together: what fits a processor's cache; fewer and larger steps for a GPU
 TEXT = 64  # text tokens assumed beside the image's
 POSITIONS = 2048  # of a prompt whose image tokens the config does not tell
 
@@ -60,11 +60,12 @@ def forecast(name: str, model_class: type, config, dtype: torch.dtype, device: t
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or width // heads
     shared = getattr(text, "num_key_value_heads", None) or heads
+    chunk, group = STEPS.get(device.type, STEPS["other"])
     inner = text.intermediate_size if isinstance(text.intermediate_size, int) else max(text.intermediate_size)
     trace = (depth + 1) * positions * width * size + positions * (depth + 1) ** 2 * 8 + 10 * depth * positions * 4 + (depth * positions * width * size if mlp else 0)
     memory = {
         "weights": count["all"] * size,
-        "one_pass": positions * (3 * inner + 4 * width) * size + 2 * heads * min(CHUNK, positions) * positions * 4 + heads * head_size * positions * 4,
+        "one_pass": positions * (3 * inner + 4 * width) * size + (2 * min(group, heads) + 1) * min(chunk, positions) * positions * 4 + heads * head_size * positions * 4,
         "traces": samples * trace,
         "key_value_cache": 2 * depth * positions * shared * head_size * size,
         "compensation": 3 * width * width * 8,

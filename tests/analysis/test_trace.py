@@ -44,10 +44,12 @@ def test_attention_sums_equal_those_of_eager_maps(tiny, tiny_sample, traced):
     np.testing.assert_array_equal(stats.text_to_text_seen[-1], causal[t][:, t].sum(1))
 
 
-def test_chunks_do_not_change_the_sums(tiny, tiny_sample, traced, monkeypatch):
-    monkeypatch.setattr("svl_core.analysis.attention.CHUNK", {"other": 7})
-    again = svl.trace(tiny, tiny_sample)
-    np.testing.assert_allclose(again.samples[0].attention.visual_from_text, traced.samples[0].attention.visual_from_text, atol=1e-6)
+@pytest.mark.parametrize("steps", [(7, 1), (512, 512), (13, 3)], ids=["head by head", "all at once", "the last group smaller"])
+def test_steps_do_not_change_the_sums(tiny, tiny_sample, traced, monkeypatch, steps):
+    monkeypatch.setattr("svl_core.analysis.attention.STEPS", {"other": steps})
+    again = svl.trace(tiny, tiny_sample).samples[0].attention
+    for name, sums in vars(traced.samples[0].attention).items():
+        np.testing.assert_allclose(getattr(again, name), sums, atol=1e-6, err_msg=name)
 
 
 def test_features_are_the_raw_layer_outputs(tiny, tiny_sample, traced):
