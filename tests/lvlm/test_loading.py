@@ -1,5 +1,6 @@
 """Loading: saved folders come back the same, and every wrong name gets a sentence."""
 
+import copy
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.lvlm import catalogue
+from svl_core.lvlm import catalogue, loading, memory
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,19 @@ def test_dtype(saved):
     assert svl.load(saved, dtype="bfloat16").dtype == torch.bfloat16
     with pytest.raises(InputError, match="float64"):
         svl.load(saved, dtype="float64")
+
+
+@pytest.mark.parametrize("stored, own, free_gb, small, wanted", [
+    ("bfloat16", True, 100, 0, "bfloat16"), ("bfloat16", False, 100, 0, "float32"), ("bfloat16", False, 1e-6, 0, "bfloat16"), ("bfloat16", True, 100, 2**31, "float32"),
+    ("float16", True, 100, 0, "float32"), ("float32", True, 100, 0, "float32"),
+], ids=["large, processor has it", "large, processor has it not", "no memory for float32", "small", "float16 is slow on every processor", "as stored"])
+def test_automatic_dtype_on_a_processor(tiny, monkeypatch, stored, own, free_gb, small, wanted):
+    config = copy.deepcopy(tiny.model.config)
+    config.dtype = config.text_config.dtype = stored
+    monkeypatch.setattr(memory, "computes_bfloat16", lambda: own)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(free_gb * 1e9))
+    monkeypatch.setattr(loading, "SMALL", small)
+    assert loading._automatic_dtype(type(tiny.model), config, torch.device("cpu")) == getattr(torch, wanted)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])

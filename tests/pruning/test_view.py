@@ -1,11 +1,15 @@
 """The pruned view: equal to skipping layers, shares every tensor, leaves the full model as it was, saves plainly."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+import svl_core as svl
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm.families import cut_config, cut_text_config
 from svl_core.pruning.view import pruned_view
@@ -59,6 +63,29 @@ def test_shares_every_tensor_and_leaves_the_full_model_alone(tiny, tiny_sample):
     assert torch.equal(logits(tiny, tiny_sample), before) and tiny.model.config.to_dict() == config
     assert all(torch.equal(value, tensors[name]) for name, value in tiny.model.state_dict().items())
     assert tiny.model.config._attn_implementation != "eager" and tiny.num_layers == 6
+
+
+def test_full_and_pruned_models_work_at_once_in_their_own_threads(tiny, tiny_sample):
+    """Answers, features and predictions are bit-equal to those made alone, though the models share their weights and one of them is being traced."""
+    trace = svl.trace(tiny, tiny_sample, mlp=True)
+    plans = [svl.manual_plan(drop, 6, (0, 5)) for drop in ((2,), (1, 4), (2, 3))]
+    models = [tiny, *(svl.prune(tiny, plan, compensation, trace) for plan, compensation in zip(plans, ("none", "scp", "lstsq")))]
+
+    def work(lvlm):
+        traced = svl.trace(lvlm, tiny_sample).samples[0]
+        return svl.answer(lvlm, tiny_sample, max_new_tokens=6).token_ids, traced.features, traced.logits_last, traced.attention.text_to_visual, logits(lvlm, tiny_sample)
+
+    alone, start = [work(lvlm) for lvlm in models], threading.Barrier(len(models))
+
+    def together(lvlm):
+        start.wait(30)
+        return [work(lvlm) for _ in range(3)]
+
+    with ThreadPoolExecutor(len(models)) as pool:
+        for once, repeated in zip(alone, pool.map(together, models)):
+            for again in repeated:
+                assert once[0] == again[0] and all(np.array_equal(a, b) for a, b in zip(once[1:], again[1:]))
+    assert len({tuple(once[0]) for once in alone}) > 1  # the models differ, so a mix-up would show
 
 
 def test_a_view_of_a_view(tiny, tiny_sample):
