@@ -60,6 +60,12 @@ class SampleTrace:
         from them, so the features are read once; a slice of positions at a time is copied."""
         return self._products() if self.spooled else self._kept_products
 
+    @property
+    def derived_bytes(self) -> int:
+        """What `products` take in memory from when they are first asked for."""
+        depths, length, _ = self.features.shape
+        return 0 if self.spooled else 8 * length * depths * depths
+
     @cached_property
     def _kept_products(self) -> np.ndarray:
         return self._products()

@@ -176,7 +176,7 @@ class Bench:
             return held
         grounds.check_size(samples, lvlm.num_layers, lvlm.hidden_size, lvlm.dtype.itemsize, mlp)
         made = svl.trace(lvlm, [_beside(lvlm, each) for each in samples], mlp=mlp, progress=told(tell, "Reading the calibration set" if len(samples) > 1 else "Analysing"), cancel=cancel)
-        self.sets.put(key, made, sum(tensor.numel() * tensor.element_size() for one in made.samples for tensor in (one.features, one.mlp) if tensor is not None))
+        self.sets.put(key, made)
         return made
 
     def _pruned(self, name: str, lvlm: svl.LVLM, fit: Sequence[svl.Sample], plan: svl.DropPlan, now: Settings, tell: Tell, cancel: threading.Event) -> svl.LVLM:

@@ -25,7 +25,7 @@ from svl_core.ui.bench import bench_for, paced, set_key, told
 from svl_core.ui.guests import Guests
 from svl_core.ui.limits import Limits
 from svl_core.ui.settings import Settings
-from svl_core.ui.store import Analysis, Bounded, Models, nbytes
+from svl_core.ui.store import Analysis, Bounded, Models
 from svl_core.ui.strip import ranked_by, strip_value
 
 TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
@@ -44,7 +44,7 @@ class Desk:
         self.models, self.world = models, world  # world: models that know the bundled scenes, and are calibrated on them
         self.analyses, self.jobs = Bounded(TRACES, TRACE_BYTES), tasks.Jobs()
         self.sweeps = Bounded(16)
-        self.grounds, self.encoded, self.owned = Bounded(4), Bounded(4), {}  # sets: as traced; as the model reads them; the visitors' own by digest
+        self.grounds, self.encoded, self.owned = Bounded(4, 4 * grounds.MOST_BYTES), Bounded(4, 2 * grounds.MOST_BYTES), {}  # sets: as traced; as the model reads them; the visitors' own by digest
         self.bench = bench_for(models, world, limits)
         self.limits, self.guests = limits, Guests(self._forget, get_upload_folder)
         self.brought: Callable[[str], bool] = lambda path: False  # whether a file is a visitor's upload; the pictures that every page opens with are nobody's
@@ -72,7 +72,7 @@ class Desk:
         if found is None:
             trace = self.bench.trace(name, sample, self.telling(emit), cancel)
             found = Analysis(name, (sample,), trace, svl.importance(trace))
-            self.analyses.put((name, sample.key), found, found.nbytes)
+            self.analyses.put((name, sample.key), found)
         return found
 
     def samples_of(self, name: str, which: str, analysis: Analysis | None, now: Settings, emit: tasks.Emit, cancel: threading.Event) -> tuple[svl.Sample, ...]:
@@ -238,7 +238,7 @@ class Desk:
             fit = self.samples_of(state["model"], self.basis(state["model"], now).fit, analysis, now, emit, cancel) if now.compensation != "none" else ()
             result, after = self.bench.compare(state["model"], analysis.sample, plan, now, fit, self.telling(emit), show, cancel)
             if after is not None:
-                analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after, nbytes(after))
+                analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after)
             analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
             left, right = views.differing_words(result.full.text, result.pruned.text)
             correct = (truth or {}).get(state["prompt"].strip())

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
+
+from PIL import Image
 
 import svl_core as svl
 from svl_core.ui.limits import Limits
 from svl_core.ui.start import libraries
 
-MEMO_BYTES = 4 * 2**20  # of large results derived from one analysis, at least
+MEMO_BYTES = 4 * 2**20  # of results derived from one analysis, at least
 
 
 def picker(first: str, limits: Limits = Limits()) -> list[tuple[str, str]]:
@@ -46,7 +48,9 @@ class Bounded:
             self._kept.move_to_end(key)
             return self._kept[key][0]
 
-    def put(self, key: Hashable, value: Any, size: int = 0) -> None:
+    def put(self, key: Hashable, value: Any, size: int | None = None) -> None:
+        """size: bytes that count for it, by default `nbytes`."""
+        size = nbytes(value) if size is None else size
         with self._lock:
             self._kept[key] = (value, size)
             self._kept.move_to_end(key)
@@ -92,14 +96,27 @@ class Analysis:
 
     @property
     def nbytes(self) -> int:
-        """The trace, its images and inputs, and what its memo may hold: large results are put there with their size."""
-        held = sum(3 * image.width * image.height for sample in self.samples for image in sample.images) + sum(value.numel() * value.element_size() for sample in self.samples for value in sample.inputs.values())
-        return nbytes(self.trace) + self.memo.size + held
+        """The trace, its images and inputs, and what its memo may hold."""
+        return nbytes((self.trace, self.samples, self.importance)) + self.memo.size
 
 
-def nbytes(trace: Any) -> int:
-    """Of a trace's features."""
-    return sum(each.features.numel() * each.features.element_size() for each in trace.samples)
+def nbytes(value: Any, seen: set[int] | None = None) -> int:
+    """Bytes of the arrays, tensors and pictures in a result, each once; what a trace derives and keeps counts before it is made."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    if isinstance(value, Image.Image):
+        return len(value.getbands()) * value.width * value.height
+    if isinstance(size := getattr(value, "nbytes", None), int):
+        return size
+    if isinstance(value, Mapping):
+        return sum(nbytes(each, seen) for each in value.values())
+    if isinstance(value, (tuple, list)):
+        return sum(nbytes(each, seen) for each in value)
+    if is_dataclass(value):
+        return getattr(value, "derived_bytes", 0) + sum(nbytes(getattr(value, field.name), seen) for field in fields(value))
+    return 0
 
 
 class Models:

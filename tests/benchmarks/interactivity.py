@@ -144,7 +144,7 @@ def main() -> None:
         else:
             lvlm, trace = large()
             page = build(lvlm, world=False)
-            page.desk.analyses.put((lvlm.name, "0"), Analysis(lvlm.name, (trace.samples[0].sample,), trace, svl.importance(trace)), 0)
+            page.desk.analyses.put((lvlm.name, "0"), Analysis(lvlm.name, (trace.samples[0].sample,), trace, svl.importance(trace)))
         made[f"{which}_ms"], made[f"{which}_bytes"] = measure(page)
         print(which, json.dumps(made[f"{which}_ms"]), json.dumps(made[f"{which}_bytes"]), flush=True)
     made |= {"time": "processor time of the server, one thread", "machine": platform.machine(), "python": platform.python_version()}
