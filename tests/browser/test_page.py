@@ -274,7 +274,7 @@ def test_stop_ends_the_work_within_a_second(page, monkeypatch):
     idle(page)
 
 
-def test_phone_has_no_sideways_scroll(phone):
+def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
     idle(phone)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.set_viewport_size({"width": 360, "height": 740})
@@ -285,6 +285,13 @@ def test_phone_has_no_sideways_scroll(phone):
     cell.tap()
     idle(phone)
     assert layer in dropped(phone)
+    phone.locator("#choose > button").tap()  # a block of the heatmap, by touch
+    area, layers = phone.locator("#plot-blocks .nsewdrag").first, phone.locator("#strip .cells button").count()
+    area.scroll_into_view_if_needed()
+    idle(phone)
+    box = area.bounding_box()
+    phone.touchscreen.tap(box["x"] + box["width"] * 1.6 / layers, box["y"] + box["height"] * (1 - 1.5 / (layers - 2)))
+    phone.wait_for_function("[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'")
 
 
 def test_two_visitors_do_not_mix(page, second):
