@@ -100,7 +100,7 @@ def _layout(models: Models, limits: Limits) -> dict:
             sections.figure_head("tokens")
             c["tokens"] = parts.view("tokens", classes="card")
             sections.why("tokens")
-            with gr.Group(elem_id="look-controls"):
+            with gr.Group():
                 c["all_layers"] = gr.Checkbox(default.all_layers, label="All layers (average)", elem_id="all-layers")
                 c["layer"] = gr.Slider(0, 15, default.layer, step=1, label="Layer", info="Moving it shows one layer alone, all layers on one colour scale", elem_id="layer")
                 c["top_p"] = gr.Slider(0.05, 1, default.top_p, step=0.05, label="Top-p", info="Share of the patches, and of the words, that count", elem_id="top-p")
@@ -259,5 +259,5 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
 
     for section in (presets, difference, variants, calibration, stability, sweeps, ablations, lesson, checkpoint):
         section.wire(w)
-    on(c["report"].click, desk.report, [c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
+    on(c["report"].click, lambda kept, *values, request: desk.report(*values, variants=variants.section(kept), request=request), [c["kept"], c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
         None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")

@@ -18,7 +18,7 @@ SET = ["criterion", "compensation", "rank", "strength", "attention_target", "top
 
 
 def layout(c: dict) -> None:
-    with gr.Group(elem_id="preset-section"):
+    with gr.Column(elem_id="preset-section"):  # a Group would take the id twice
         c["preset"] = gr.Radio(list(recipes.CHOICES), value="as-published", label="Preset", info="Sets criterion, compensation and their settings at once", elem_id="preset")
         c["preset-note"] = parts.view("preset-note")
 

@@ -32,9 +32,9 @@ def layout(c: dict, most: int) -> None:
         with gr.Row():
             c["sweep-criteria"] = gr.CheckboxGroup([(each.title, name) for name, each in svl.CRITERIA.items() if each.needs != "layers"], value=["svl", "shortgpt", "random"], label="Criteria", info="Greedy ones and ShortV run the model many times before the first point", elem_id="sweep-criteria")
         with gr.Row():
-            c["sweep-compensations"] = gr.CheckboxGroup([(each.title, name) for name, each in svl.COMPENSATIONS.items()], value=["none", "scp"], label="Compensations", elem_id="sweep-compensations")
-            c["sweep-most"] = gr.Slider(1, 14, 8, step=1, label="Layers to drop, at most", elem_id="sweep-most")
-            c["sweep-size"] = gr.Slider(2, min(most, 64), min(most, 16), step=1, label="Scenes to measure on", info="Of the bundled world; your own files are split in halves instead", elem_id="sweep-size")
+            c["sweep-compensations"] = gr.CheckboxGroup([(each.title, name) for name, each in svl.COMPENSATIONS.items()], value=["none", "scp"], label="Compensations", elem_id="sweep-compensations", min_width=260)
+            c["sweep-most"] = gr.Slider(1, 14, 8, step=1, label="Layers to drop, at most", elem_id="sweep-most", min_width=260)
+            c["sweep-size"] = gr.Slider(2, min(most, 64), min(most, 16), step=1, label="Scenes to measure on", info="Of the bundled world; your own files are split in halves instead", elem_id="sweep-size", min_width=260)
         with gr.Row(elem_id="sweep-go"):
             c["sweep-run"] = gr.Button("Run the sweep", elem_id="sweep-run")
             c["sweep-stop"] = gr.Button("Stop, keep what is there", elem_id="sweep-stop")

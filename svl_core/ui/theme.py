@@ -41,6 +41,7 @@ def theme() -> gr.themes.Base:
         input_border_color="*neutral_300", input_border_color_dark="*neutral_600",
         input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
         slider_color="*primary_600", slider_color_dark="*primary_400",
+        checkbox_border_color="*neutral_500", checkbox_border_color_dark="*neutral_400",
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_300", button_primary_background_fill_hover_dark="*primary_200",
         button_primary_text_color="white", button_primary_text_color_dark="*neutral_950",

@@ -74,7 +74,17 @@ def cards(kept: Sequence[Mapping]) -> str:
     """The kept variants side by side; what is best among those of one question is said in words."""
     if not kept:
         return '<p class="read">Nothing kept yet. Keep a plan once its answers are there, change the plan, keep that too, and read them side by side.</p>'
-    return f'<div class="variants">{"".join(_card(card, _honours(card, kept)) for card in kept)}</div>'
+    return f'<div class="variants">{"".join(_card(card, _honours(card, kept), _buttons(card["letter"])) for card in kept)}</div>'
+
+
+def section(kept: Sequence[Mapping]) -> str:
+    """The cards as a section of the report, empty without any."""
+    return f'<section class="card"><h2>Variants side by side</h2><div class="variants">{"".join(_card(card, _honours(card, kept)) for card in kept)}</div></section>' if kept else ""
+
+
+def _buttons(letter: str) -> str:
+    return (f'<div class="do"><button type="button" data-pick="{letter}" aria-label="Load variant {letter}">Load</button>'
+            f'<button type="button" data-event="remove" data-pick="{letter}" aria-label="Remove variant {letter}">Remove</button></div>')
 
 
 def _honours(card: Mapping, kept: Sequence[Mapping]) -> list[str]:
@@ -85,7 +95,7 @@ def _honours(card: Mapping, kept: Sequence[Mapping]) -> list[str]:
     return out + (["smallest"] if card["saved"] == max(other["saved"] for other in rivals) else [])
 
 
-def _card(card: Mapping, honours: Sequence[str]) -> str:
+def _card(card: Mapping, honours: Sequence[str], buttons: str = "") -> str:
     strip, letter = card["strip"], card["letter"]
     ids, gone = strip["ids"], [strip["ids"][k] for k in strip["drop"]]
     cells = "".join(f'<i class="{"o" if k in strip["drop"] else "f" if k in strip["protected"] else ""}"></i>' for k in range(len(ids)))
@@ -96,5 +106,4 @@ def _card(card: Mapping, honours: Sequence[str]) -> str:
     rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return (f'<article aria-label="Variant {letter}"><h4><b>{letter}</b><span>{len(gone)} of {len(ids)} dropped</span></h4>'
             f'<div class="mini" role="img" aria-label="Variant {letter} {said}">{cells}</div><p class="how">{views.esc(said)}; {views.esc(card["criterion"])}; {views.esc(card["compensation"])}</p>'
-            f'<p class="asked">{views.esc(card["taken"]["prompt"])}</p>{views.answer_text(card["pruned"], views.differing_words(card["full"], card["pruned"])[1])}<p class="tags">{tags}</p><dl>{rows}</dl>'
-            f'<div class="do"><button type="button" data-pick="{letter}" aria-label="Load variant {letter}">Load</button><button type="button" data-event="remove" data-pick="{letter}" aria-label="Remove variant {letter}">Remove</button></div></article>')
+            f'<p class="asked">{views.esc(card["taken"]["prompt"])}</p>{views.answer_text(card["pruned"], views.differing_words(card["full"], card["pruned"])[1])}<p class="tags">{tags}</p><dl>{rows}</dl>{buttons}</article>')

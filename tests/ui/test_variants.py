@@ -1,5 +1,7 @@
 """Kept variants, the restored state, and the importance of full minus pruned, on the tiny model."""
 
+from pathlib import Path
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -29,6 +31,9 @@ def test_cards_are_kept_named_loaded_and_removed(desk, analysed, monkeypatch):
     markup = variants.cards(kept)
     assert markup.count("closest to the full model") == 1 + (kept[0]["kl"] == kept[1]["kl"]) and markup.count("★ smallest") == 1
     assert variants.load(desk, kept, analysed["state"], "B")["wanted"] == [2, 3]
+    report = Path(desk.report(analysed["state"], analysed["strip"], *SHORT, variants=variants.section(kept))["report-file"]).read_text(encoding="utf-8")
+    body = report[: report.index("<script>")]
+    assert body.count('<article aria-label="Variant ') == 2 and "<button" not in body and variants.section([]) == ""  # nothing to press in a file
     left = variants.remove(kept, "A")
     assert [card["letter"] for card in left["kept"]] == ["B"] and "Variant A" not in left["variants"]
     said = []
