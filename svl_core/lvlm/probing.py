@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 from contextvars import ContextVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.stopping import reaching
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}  # of the logits' spread
 QUESTION = "What is this?"
@@ -172,28 +172,10 @@ def _equal(lvlm: LVLM, found: torch.Tensor, expected: torch.Tensor) -> None:
 
 # Places
 
-class _Seen(Exception):
-    """Ends a forward pass at the first decoder layer."""
-
-
-@torch.inference_mode()
 def entering(lvlm: LVLM, sample: Sample) -> torch.Tensor:
     """What enters layer 0, (S, d) float32 on the CPU; the decoder itself does not run."""
-    seen, here = [], threading.get_ident()
-
-    def hook(module, args, kwargs):
-        if threading.get_ident() == here:
-            seen.append(families.residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0].float().cpu())
-            raise _Seen
-
-    handle = lvlm.layers[0].register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        lvlm.model(**sample.inputs, use_cache=False)
-    except _Seen:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]
+    args, kwargs = reaching(lvlm, lvlm.layers[0], sample)
+    return families.residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0].float().cpu()
 
 
 def _inverted(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Image.Image:

@@ -12,13 +12,10 @@ from svl_core.analysis.trace import trace
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import PatchGeometry, Sample
+from svl_core.lvlm.stopping import reaching
 
 TAKEN = {"input_ids", "attention_mask", "pixel_values"}  # inputs of models whose positions are a plain count
 KEPT = "keep"
-
-
-class _Reached(Exception):
-    """The decoder's inputs are known: the pass can end."""
 
 
 def visual_scores(lvlm: LVLM, sample: Sample) -> np.ndarray:
@@ -47,26 +44,7 @@ def keep_visual(lvlm: LVLM, sample: Sample, share: float, scores: np.ndarray | N
     place = np.full(sample.length, -1)
     place[left] = np.arange(len(left))
     at = torch.as_tensor(left, device=lvlm.device)
-    inputs = {"inputs_embeds": _embedded(lvlm, sample)[:, at], "attention_mask": torch.ones(1, len(left), dtype=torch.long, device=lvlm.device), "position_ids": at[None]}
+    inputs = {"inputs_embeds": reaching(lvlm, lvlm.decoder, sample)[1]["inputs_embeds"][:, at], "attention_mask": torch.ones(1, len(left), dtype=torch.long, device=lvlm.device), "position_ids": at[None]}
     geometry = PatchGeometry(sample.geometry.rects[chosen], sample.geometry.image_index[chosen])
     return dataclasses.replace(sample, inputs=inputs, visual=place[sample.visual[chosen]], textual=place[sample.textual], prompt_positions=place[sample.prompt_positions],
                                tokens=tuple(sample.tokens[i] for i in left), geometry=geometry, key=f"{sample.key}-{KEPT}-{','.join(map(str, np.flatnonzero(chosen)))}")
-
-
-@torch.inference_mode()
-def _embedded(lvlm: LVLM, sample: Sample) -> torch.Tensor:
-    """(1, S, d): what enters the decoder."""
-    found = []
-
-    def entering(module, args, kwargs):
-        found.append(kwargs["inputs_embeds"])
-        raise _Reached
-
-    handle = lvlm.decoder.register_forward_pre_hook(entering, with_kwargs=True)
-    try:
-        lvlm.model(**sample.inputs, use_cache=False)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return found[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svl_core.errors import Cancelled
-from svl_core.lvlm.stopping import stoppable
+from svl_core.lvlm.stopping import reaching, stoppable
 
 
 def test_a_pass_ends_at_the_next_layer(tiny, tiny_sample):
@@ -35,3 +35,25 @@ def test_a_pass_ends_at_the_next_layer(tiny, tiny_sample):
     finally:
         for handle in handles:
             handle.remove()
+
+
+def test_a_pass_ends_where_what_is_wanted_is_known(tiny, tiny_sample):
+    """The layer's input is what a whole pass gives it, no later layer runs, and a pass of another thread meanwhile is not ended."""
+    with torch.inference_mode():
+        whole = tiny.model(**tiny_sample.inputs, output_hidden_states=True)
+    ran, elsewhere = [], []
+
+    def watch(module, args, output):
+        ran.append(threading.current_thread())
+        if len(ran) == 1:
+            other = threading.Thread(target=lambda: elsewhere.append(tiny.model(**tiny_sample.inputs).logits))
+            other.start()
+            other.join()
+
+    handle = tiny.layers[1].register_forward_hook(watch)
+    try:
+        args, kwargs = reaching(tiny, tiny.layers[2], tiny_sample)
+    finally:
+        handle.remove()
+    assert torch.equal(args[0] if args else kwargs["hidden_states"], whole.hidden_states[2]) and torch.equal(elsewhere[0], whole.logits)
+    assert len(ran) == 2 and not tiny.layers[2]._forward_pre_hooks
