@@ -206,7 +206,7 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
     if layers is not None:
         chosen = manual_plan(layers, lvlm.num_layers, lvlm.protected)
     elif ranks and getattr(args, "preset", None) and preset_of(args.preset).rivals:
-        fitted = Fitted(preset_of(args.preset), lvlm, tuple(samples), traced, weights)
+        fitted = Fitted(preset_of(args.preset), lvlm, tuple(samples), traced, weights, args.spool)
         chosen = fitted.plan(args.drop, seed=args.seed, rounds=args.rounds, progress=_progress(args))
     elif ranks:
         chosen = plan(_scores(args, traced, weights, args.criterion, lvlm, samples), args.drop)
@@ -214,7 +214,7 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
         chosen = DropPlan(drop=(), num_layers=lvlm.num_layers, criterion=args.criterion, settings={})
     settings["top_p"] = _top_p(args)
     if args.rank == AUTO and chosen.drop:
-        settings["rank"] = choose_rank(lvlm, chosen, args.compensation, samples, seed=args.seed, settings=settings, progress=_progress(args)).rank
+        settings["rank"] = choose_rank(lvlm, chosen, args.compensation, samples, seed=args.seed, settings=settings, spool=args.spool, progress=_progress(args)).rank
     pruned = prune(lvlm, chosen, args.compensation, traced, weights, **settings)
     return Pruned(pruned, chosen, args.compensation, args.calibration, len(traced.samples) if traced else 0)
 
@@ -374,6 +374,7 @@ def _sweep(args: argparse.Namespace) -> tuple[dict, str]:
         compensation_settings=_compensation_settings(args),
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
+        spool=args.spool,
         resume=args.resume,
         allow_shared=args.calibration == THIS,
         progress=_progress(args),

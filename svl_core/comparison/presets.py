@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +41,14 @@ class Preset:
     def __post_init__(self):
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
 
-    def fit(self, lvlm: LVLM, samples: Sequence[Sample], *, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Fitted:
-        """Traces the calibration samples. Raises InputError for none, Cancelled."""
+    def fit(self, lvlm: LVLM, samples: Sequence[Sample], *, spool: str | Path | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Fitted:
+        """Traces the calibration samples; spool: as for `trace`. Raises InputError for none, Cancelled."""
         from svl_core.analysis.importance import importance
         from svl_core.analysis.trace import trace
 
         samples = list(samples)
-        traced = trace(lvlm, samples, mlp=COMPENSATIONS[self.compensation].needs_mlp, progress=progress, cancel=cancel)
-        return Fitted(self, lvlm, tuple(samples), traced, importance(traced))
+        traced = trace(lvlm, samples, mlp=COMPENSATIONS[self.compensation].needs_mlp, spool=spool, progress=progress, cancel=cancel)
+        return Fitted(self, lvlm, tuple(samples), traced, importance(traced), spool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Fitted:
     samples: tuple[Sample, ...]
     trace: Trace
     importance: TokenImportance
+    spool: str | Path | None = None  # where further traces keep their features
 
     def rank(self, criterion: str | None = None, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> LayerScores:
         """The layers by the preset's criterion (or another one); `rounds` as in `redundancy`."""
@@ -70,7 +72,7 @@ class Fitted:
         """The best of the criterion's and the rivals' plans, see `choose_plan`."""
         from svl_core.comparison.ranks import choose_plan
 
-        return choose_plan(self.lvlm, plans, self.preset.compensation, self.samples, seed=seed, settings={"top_p": self.preset.top_p, **self.preset.settings}, progress=progress, cancel=cancel)
+        return choose_plan(self.lvlm, plans, self.preset.compensation, self.samples, seed=seed, settings={"top_p": self.preset.top_p, **self.preset.settings}, spool=self.spool, progress=progress, cancel=cancel)
 
     def plan(self, drop: int, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
         """`drop` layers by the preset's criterion, or by whichever of it and its rivals does best. Raises InputError, Cancelled."""

@@ -162,6 +162,7 @@ def sweep(
     max_new_tokens: int = 64,
     batch_size: int = 32,
     repeats: int = 5,
+    spool: str | Path | None = None,
     resume: str | Path | Sweep | None = None,
     allow_shared: bool = False,
     each: Callable[[Sweep], None] | None = None,
@@ -171,13 +172,13 @@ def sweep(
     """Prunes and measures every (criterion, compensation, drop count); `drops` defaults to 0 .. all droppable layers.
 
     `fit` samples that are also measured are left out of the fit, unless `allow_shared` (the header then says so). `questions` add the accuracy on labelled questions.
-    `draws`: how many seeds the random criterion is averaged over. `resume`: a JSON file that is written after every row and
+    `draws`: how many seeds the random criterion is averaged over. `spool`: as for `trace`, of the fit. `resume`: a JSON file that is written after every row and
     read first, so that a stopped sweep goes on where it was, or a sweep in memory to go on with. each: called with all rows so far after
     every new one. Raises InputError for unknown names, drop counts out of
     range, nothing to measure or fit on, or a `resume` file of another sweep; Cancelled.
     """
     work = _Work(lvlm, list(measured), list(fit), tuple(criteria), tuple(compensations), questions, draws, seed, top_p, protect_ends,
-                 dict(compensation_settings or {}), max_new_tokens, batch_size, repeats, allow_shared, progress or (lambda fraction, what: None), cancel)
+                 dict(compensation_settings or {}), max_new_tokens, batch_size, repeats, spool, allow_shared, progress or (lambda fraction, what: None), cancel)
     known = resume if isinstance(resume, Sweep) else None
     return work.run(drops, Path(resume).expanduser() if resume and known is None else None, known, each)
 
@@ -200,6 +201,7 @@ class _Work:
     max_new_tokens: int
     batch_size: int
     repeats: int
+    spool: str | Path | None
     allow_shared: bool
     report: Progress
     cancel: threading.Event | None
@@ -208,7 +210,7 @@ class _Work:
         self._check_names()
         self.fit = self.fit if self.allow_shared else disjoint(self.fit, self.measured)
         self.report(0.0, "tracing the calibration set")
-        self.traced = trace(self.lvlm, self.fit, mlp=any(COMPENSATIONS[c].needs_mlp for c in self.compensations), cancel=self.cancel)
+        self.traced = trace(self.lvlm, self.fit, mlp=any(COMPENSATIONS[c].needs_mlp for c in self.compensations), spool=self.spool, cancel=self.cancel)
         self.weights = importance(self.traced)
         self._rankings: dict[tuple[str, int], Any] = {}
         self._speedups: dict[tuple[int, int], Speedup] = {}
