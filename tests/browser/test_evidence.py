@@ -45,6 +45,9 @@ def test_calibration_sets_presets_and_visual_tokens(page, tmp_path):
     idle(page)
     slide(page, "drop", 1 - len(dropped(page)))
     answered(page, 1)
+    choose(page, "calibration", "Your files")  # few samples: of the bundled world the preset takes 256
+    said(page, "calibration-note", "ranked on your set (3 samples)")
+    idle(page)
     choose(page, "preset", "Best found")
     said(page, "preset-note", "winner")
     idle(page)
