@@ -1,4 +1,4 @@
-"""Fifty visitors at once: `python tests/benchmarks/load.py [--visitors 50] [--minutes 5] [--no-restart]` -> results/load.json.
+"""Fifty visitors at once: `python tests/benchmarks/load.py [--visitors 50] [--warm-up 4] [--minutes 5] [--no-restart]` -> results/load.json.
 
 Each visitor goes through `gradio_client`: analyses a picture of its own in `python app.py --public`, lets both models answer,
 reads a while, and comes again. Every answer is compared with what the model says to that picture in this process. Then the
@@ -74,6 +74,11 @@ class Crowd:
         for thread in threads:
             thread.start()
         self.threads = threads
+
+    def forget_times(self) -> None:
+        """Measure from now on."""
+        with self._lock:
+            self.times = {"analyse": [], "compare": []}
 
     def join(self, patience: float) -> None:
         until = time.monotonic() + patience
@@ -158,12 +163,11 @@ def open_page(server: Server):
     return again
 
 
-def measure(visitors: int, minutes: float, restart: bool, seed: int) -> dict:
+def measure(visitors: int, warm_up: float, minutes: float, restart: bool, seed: int) -> dict:
     import torch
 
     import svl_core as svl
     from svl_core.demo.questions import labelled
-    from svl_core.ui.handlers import TRACES
 
     torch.set_num_threads(1)  # the cores are the server's
     lvlm, drop = svl.load("demo"), [5, 6]
@@ -178,12 +182,13 @@ def measure(visitors: int, minutes: float, restart: bool, seed: int) -> dict:
             crowd = Crowd(server.url, asked, lvlm.num_layers, drop, visitors, seed=seed)
             began = time.monotonic()
             crowd.run()
+            time.sleep(60 * warm_up)  # every visitor has been there and the server's stores are full
+            warm, turns = time.monotonic() - watch.began, sum(crowd.done)
+            crowd.forget_times()
             time.sleep(60 * minutes)
-            full = next((at for at, found in watch.samples if found["analyses"] >= TRACES), None)  # from then on an analysis takes another's place
-            warm = max(full or 0.0, 60 * minutes / 4)
-            made = {"visitors": visitors, "minutes": minutes, "pictures": len(asked), "turns": sum(crowd.done), "analyse_s": quantiles(crowd.times["analyse"]), "compare_s": quantiles(crowd.times["compare"]),
-                    "visitors_served": sum(n > 0 for n in crowd.done), "polite_refusals": crowd.polite, "mb_per_minute": round(watch.mb_per_minute(after=warm), 2), "warm_s": round(warm), "store_full": full is not None,
-                    "mb": [round(watch.samples[0][1]["mb"]), round(next(found["mb"] for at, found in watch.samples if at >= warm)), round(watch.samples[-1][1]["mb"])], "threads": watch.samples[-1][1]["threads"], "open_files": watch.samples[-1][1]["files"]}
+            made = {"visitors": visitors, "minutes": minutes, "pictures": len(asked), "turns": sum(crowd.done) - turns, "analyse_s": quantiles(crowd.times["analyse"]), "compare_s": quantiles(crowd.times["compare"]),
+                    "visitors_served": sum(n > 0 for n in crowd.done), "polite_refusals": crowd.polite, "mb_per_minute": round(watch.mb_per_minute(after=warm), 2), "warm_up_minutes": warm_up, "analyses_kept": watch.samples[-1][1]["analyses"],
+                    "mb": [round(found["mb"]) for at, found in watch.samples[::12]], "threads": watch.samples[-1][1]["threads"], "open_files": watch.samples[-1][1]["files"]}
             if restart:
                 again = None
                 try:
@@ -218,7 +223,7 @@ def with_figures(text: str, made: dict) -> str:
         return text
     back = made.get("restart")
     line = (f"{made['visitors']} visitors for {made['minutes']:g} minutes on two CPU cores: {made['turns']} turns (analysis and both answers), {len(made['mixed'])} mixed-up answers, {len(made['failures'])} errors, {made['polite_refusals']} polite refusals; "
-            f"seconds with the queue, median and 95th percentile: analysis {made['analyse_s']['p50']} and {made['analyse_s']['p95']}, both answers {made['compare_s']['p50']} and {made['compare_s']['p95']}; memory {made['mb_per_minute']:+.1f} MB a minute after warm-up ({made['warm_s']} s; {made['mb'][1]} MB then, {made['mb'][2]} MB at the end).")
+            f"seconds with the queue, median and 95th percentile: analysis {made['analyse_s']['p50']} and {made['analyse_s']['p95']}, both answers {made['compare_s']['p50']} and {made['compare_s']['p95']}; memory {made['mb_per_minute']:+.1f} MB a minute after {made['warm_up_minutes']:g} minutes of warm-up (MB, minute by minute: {', '.join(map(str, made['mb']))}).")
     if back:
         line += f" Killed and started again under that load: ready after {back['ready_s']} s, {back['visitors_back']} of {made['visitors']} visitors had right answers again after {back['all_back_s']} s."
     return before + mark + line + "\n" + END + rest.partition(END)[2]
@@ -227,11 +232,12 @@ def with_figures(text: str, made: dict) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--visitors", type=int, default=50)
+    parser.add_argument("--warm-up", type=float, default=4, metavar="MINUTES", help="visitors come and go so long before anything is measured (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--no-restart", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    made = measure(options.visitors, options.minutes, not options.no_restart, options.seed)
+    made = measure(options.visitors, options.warm_up, options.minutes, not options.no_restart, options.seed)
     print(json.dumps(made, indent=1))
     if (options.visitors, options.minutes) == (50, 5):
         RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
