@@ -87,6 +87,24 @@ def guard_inputs(page: gr.Blocks) -> None:
     page.preprocess_data = preprocess_data
 
 
+def keep_identities(page: gr.Blocks) -> None:
+    """Have a component that gradio makes anew for an update keep its number.
+
+    (gradio 6 gives it a new one, and then files the next value in the session under that too: every update of a session would be kept until the session ends.)
+    """
+    inner = page.postprocess_data
+
+    async def postprocess_data(block_fn, predictions, state, *rest, **more):
+        try:
+            return await inner(block_fn, predictions, state, *rest, **more)
+        finally:
+            for block in block_fn.outputs if state is not None else ():
+                if (held := state.blocks_config.blocks.get(block._id)) is not None:
+                    held._id = block._id
+
+    page.postprocess_data = postprocess_data
+
+
 def _harmless(value: Any, depth: int) -> None:
     if depth < 0:
         raise gr.Error("Found a value nested too deeply; expected what the page's controls send; reload the page.", print_exception=False)

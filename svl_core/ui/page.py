@@ -48,6 +48,7 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
     desk.brought = lambda path: path in page.upload_file_set and path not in c["image"].keep_in_cache
     desk.guests.deleted = page.upload_file_set.discard  # else gradio remembers every upload's name for ever
     guard.guard_inputs(page)
+    guard.keep_identities(page)
     models.request(models.first)  # last: its thread imports torch and transformers, which nothing above needs
     return page.queue(max_size=limits.queue, default_concurrency_limit=8)
 

@@ -17,7 +17,8 @@ from svl_core.ui.handlers import Desk
 from svl_core.ui.limits import PUBLIC
 from svl_core.ui.settings import Settings
 from svl_core.ui.store import Models
-from tiny import picture
+from tiny import LAYERS, picture
+from visitor import Visitor
 
 DROP = [5, 6]
 
@@ -79,3 +80,14 @@ def test_nothing_grows_with_the_number_of_analyses(tiny, tmp_path, monkeypatch):
     last = samples[-1][1]
     assert (last["stored_files"], last["sessions"], last["analyses_kept"]) == (0, 0, 0)
     assert abs(grown(samples)["threads"]) < 30 and samples[-1][1]["objects"] - samples[1][1]["objects"] < 300, samples
+
+
+def test_a_session_holds_one_value_of_each_part_however_often_it_asks(public_site, png):
+    url, page = public_site
+    visitor = Visitor(url)
+    path = visitor.upload(png)
+    for prompt in ("what?", "where?"):
+        assert visitor.ask(path, prompt)["ok"] and visitor.compare(LAYERS, [1], answer_length=2)["ok"]
+    held = page.state_holder.session_data[visitor.session].blocks_config.blocks
+    assert set(held) == set(page.blocks) and all(block._id == number for number, block in held.items())
+    visitor.leave()
