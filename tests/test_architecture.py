@@ -56,6 +56,24 @@ def test_a_room_imports_only_what_its_row_names(path):
     assert others - {room} <= MAY_IMPORT[room], f"{room} may not import {sorted(others - {room} - MAY_IMPORT[room])}"
 
 
+PAGE = {  # part of the page -> the other parts it may name; what lies in no folder is "look"
+    "state": set(),
+    "service": {"state"},
+    "look": {"state", "service"},
+    "sections": {"state", "service", "look"},
+}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "ui").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE / "ui")))
+def test_the_page_is_layered_too(path):
+    inside = path.relative_to(PACKAGE / "ui").parts
+    part = inside[0] if len(inside) > 1 else "look"
+    named = {name.split(".")[2] for name in imports(path) if name.startswith("svl_core.ui.")}
+    others = {name if name in PAGE else "look" for name in named} - {part}
+    if inside not in (("__init__.py",), ("page.py",)):  # these two put it together
+        assert others <= PAGE[part], f"{part} may not import {sorted(others - PAGE[part])}"
+
+
 def test_only_the_page_imports_gradio():
     users = [p for p in SOURCES if any(name.split(".")[0] == "gradio" for name in imports(p))]
     assert all(room_of(p) == "ui" for p in users), users

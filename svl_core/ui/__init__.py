@@ -1,11 +1,11 @@
 """The page: layout, handlers, parts and theme. No maths."""
 
-from svl_core.ui.start import briskly, without_stubs
+from svl_core.ui.service.start import briskly, without_stubs
 
 with briskly(), without_stubs():
-    from svl_core.ui.guests import upload_folder
-    from svl_core.ui.limits import from_environment
-    from svl_core.ui.logs import structured
+    from svl_core.ui.service.guests import upload_folder
+    from svl_core.ui.service.limits import from_environment
+    from svl_core.ui.service.logs import structured
     from svl_core.ui.page import build, launch_options
 
 __all__ = ["build", "from_environment", "launch_options", "structured", "upload_folder"]

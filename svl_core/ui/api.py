@@ -20,10 +20,11 @@ from gradio.utils import get_upload_folder
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui import drawing, examples, guard, tasks
+from svl_core.ui import drawing, examples
 from svl_core.ui.handlers import Desk, session_of
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Analysis
+from svl_core.ui.service import guard, tasks
+from svl_core.ui.service.store import Analysis
+from svl_core.ui.state.settings import Settings
 
 NAMES = ("analyse", "compare", "sweep", "evaluate")
 SCENES_SEED = 20_000  # of `evaluate`: a stream that nothing is fitted on

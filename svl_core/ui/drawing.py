@@ -9,9 +9,9 @@ import numpy as np
 import svl_core as svl
 from svl_core import figures
 from svl_core.ui import texts, views
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Analysis
-from svl_core.ui.strip import in_words, ranked_by
+from svl_core.ui.service.store import Analysis
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import in_words, ranked_by
 
 CURVES = {"important": "svl", "all": "svl-all", "visual": "svl-visual", "textual": "svl-textual", "last": "svl-last"}
 PCA_TOKENS = 512  # drawn at most, evenly spaced among the important ones

@@ -20,13 +20,15 @@ import svl_core as svl
 from svl_core.comparison.calibration import encode_all
 from svl_core.demo.scenes import PLACES
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui import drawing, examples, exports, grounds, guard, parts, recipes, tasks, texts, views
-from svl_core.ui.bench import bench_for, paced, set_key, told
-from svl_core.ui.guests import Guests
-from svl_core.ui.limits import Limits
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Analysis, Bounded, Models
-from svl_core.ui.strip import ranked_by, strip_value
+from svl_core.ui import drawing, examples, parts, texts, views
+from svl_core.ui.service import guard, tasks
+from svl_core.ui.service.bench import bench_for, paced, set_key, told
+from svl_core.ui.service.guests import Guests
+from svl_core.ui.service.limits import Limits
+from svl_core.ui.service.store import Analysis, Bounded, Models
+from svl_core.ui.state import exports, grounds, recipes
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import ranked_by, strip_value
 
 TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
 DRAWS = 2**32  # seeds of scenes drawn at random

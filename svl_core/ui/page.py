@@ -8,12 +8,14 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core.demo.scenes import PLACES
-from svl_core.ui import ablations, api, calibration, checkpoint, difference, examples, guard, lesson, parts, presets, sections, stability, sweeps, texts, variants, views
+from svl_core.ui import api, examples, headings, parts, texts, views
 from svl_core.ui.handlers import Desk
-from svl_core.ui.limits import Limits, on_zero_gpu
-from svl_core.ui.settings import Settings
-from svl_core.ui.start import libraries
-from svl_core.ui.store import Models, picker
+from svl_core.ui.sections import ablations, calibration, checkpoint, difference, lesson, presets, stability, sweeps, variants
+from svl_core.ui.service import guard
+from svl_core.ui.service.limits import Limits, on_zero_gpu
+from svl_core.ui.service.start import libraries
+from svl_core.ui.service.store import Models, picker
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import CONTROLS, QUICK, Wiring, picked
 
@@ -73,7 +75,7 @@ def _layout(models: Models, limits: Limits) -> dict:
         with gr.Column(scale=3, min_width=280):
             c["model"] = gr.Dropdown(names, value=models.first, label="Model", info="Or type a Hugging Face id or a local folder" if limits.any_model else None, allow_custom_value=limits.any_model, elem_id="model")
 
-    sections.step(1, "ask")
+    headings.step(1, "ask")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=4):
             c["image"] = gr.Image(examples.example_image(0), type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Image", alt_text="The image you ask about", height=360, elem_id="image", elem_classes="card")
@@ -89,18 +91,18 @@ def _layout(models: Models, limits: Limits) -> dict:
             shown = [(views.data_url(examples.example_image(k).resize((160, 160))), examples.example(k)[1]) for k in range(len(examples.EXAMPLES))]
             c["examples"] = parts.view("examples", views.examples(shown))
 
-    sections.step(2, "look")
+    headings.step(2, "look")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=4):
-            sections.figure_head("overlay")
+            headings.figure_head("overlay")
             c["overlay"] = parts.picture("overlay")
             c["scale"] = parts.view("scale")
             c["overlay-note"] = parts.view("overlay-note")
-            sections.why("overlay")
+            headings.why("overlay")
         with gr.Column(scale=5):
-            sections.figure_head("tokens")
+            headings.figure_head("tokens")
             c["tokens"] = parts.view("tokens", classes="card")
-            sections.why("tokens")
+            headings.why("tokens")
             with gr.Group():
                 c["all_layers"] = gr.Checkbox(default.all_layers, label="All layers (average)", elem_id="all-layers")
                 c["layer"] = gr.Slider(0, 15, default.layer, step=1, label="Layer", info="Moving it shows one layer alone, all layers on one colour scale", elem_id="layer")
@@ -108,30 +110,30 @@ def _layout(models: Models, limits: Limits) -> dict:
                 c["opacity"] = gr.Slider(0, 1, default.opacity, step=0.05, label="Overlay opacity", elem_id="opacity")
             c["token-curve"] = parts.plot("token-curve", "Click a patch or a token for its importance layer by layer.")
 
-    sections.step(3, "layers")
+    headings.step(3, "layers")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=5):
-            sections.plot("redundancy", c)
+            headings.plot("redundancy", c)
         with gr.Column(scale=4):
-            sections.plot("similarity", c)
+            headings.plot("similarity", c)
             c["token_set"] = gr.Dropdown(list(texts.TOKEN_SETS), value=default.token_set, label="Tokens of the heatmaps", elem_id="token-set")
     with gr.Accordion("Choose otherwise: whole blocks, other criteria", open=False, elem_id="choose") as c["choose"]:
         with gr.Row(elem_classes="pair"):
             with gr.Column(scale=5):
-                sections.plot("blocks", c)
+                headings.plot("blocks", c)
             with gr.Column(scale=5):
-                sections.figure_head("criteria")
+                headings.figure_head("criteria")
                 c["criteria"] = parts.view("criteria", classes="card")
-                sections.why("criteria")
+                headings.why("criteria")
 
-    sections.step(4, "gap")
+    headings.step(4, "gap")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=5):
-            sections.plot("gap", c)
+            headings.plot("gap", c)
         with gr.Column(scale=4):
-            sections.plot("pca", c)
+            headings.plot("pca", c)
 
-    sections.step(5, "answers")
+    headings.step(5, "answers")
     with gr.Column(elem_id="dock"):
         with gr.Row():
             with gr.Column(scale=3, min_width=220):
@@ -171,19 +173,19 @@ def _layout(models: Models, limits: Limits) -> dict:
         with gr.Column(scale=5):
             c["metrics"] = parts.view("metrics", classes="card")
         with gr.Column(scale=5):
-            sections.figure_head("odds")
+            headings.figure_head("odds")
             c["odds"] = parts.view("odds", classes="card")
-            sections.why("odds")
+            headings.why("odds")
     difference.layout(c)
     variants.layout(c)
 
-    sections.step(6, "evidence")
+    headings.step(6, "evidence")
     calibration.layout(c, limits.calibration_samples)
     stability.layout(c)
     sweeps.layout(c, limits.calibration_samples)
     ablations.layout(c)
 
-    sections.step(7, "share")
+    headings.step(7, "share")
     c["link"] = parts.link("link")
     with gr.Row(elem_id="take"):
         c["report"] = gr.Button("Download the report (HTML)", elem_id="report")

@@ -215,10 +215,6 @@ def milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
 
 
-def duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
-
-
 def times(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}×"
 

@@ -8,9 +8,9 @@ from dataclasses import fields
 
 import gradio as gr
 
-from svl_core.ui import guard
 from svl_core.ui.handlers import RANKING, Desk
-from svl_core.ui.settings import Settings
+from svl_core.ui.service import guard
+from svl_core.ui.state.settings import Settings
 
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
 CONTROLS = [field.name for field in fields(Settings)]

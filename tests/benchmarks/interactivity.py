@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,7 +133,7 @@ def main() -> None:
     torch.set_num_threads(1)
     import svl_core as svl
     from svl_core.ui.page import build
-    from svl_core.ui.store import Analysis
+    from svl_core.ui.service.store import Analysis
 
     made: dict = {}
     for which in AIMS:

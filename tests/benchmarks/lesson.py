@@ -19,8 +19,8 @@ from svl_core.comparison.ablation import ablate_questions  # noqa: E402
 from svl_core.comparison.evaluation import answer_batch, normalise  # noqa: E402
 from svl_core.demo.evaluation import questions  # noqa: E402
 from svl_core.demo.questions import calibration  # noqa: E402
-from svl_core.ui.grounds import SEED as CALIBRATION_SEED  # noqa: E402
-from svl_core.ui.settings import Settings  # noqa: E402
+from svl_core.ui.state.grounds import SEED as CALIBRATION_SEED  # noqa: E402
+from svl_core.ui.state.settings import Settings  # noqa: E402
 
 OUT = Path(svl.__file__).with_name("ui") / "static" / "lesson.json"
 ASKED, SEED, MOST, BLOCK = 390, 3, 10, 3  # questions, their seed, layers dropped at most, layers skipped together

@@ -71,9 +71,9 @@ def measure(analyses: int, seed: int) -> dict:
     import svl_core as svl
     from svl_core.demo.scenes import random_scene, render
     from svl_core.ui.handlers import Desk
-    from svl_core.ui.limits import PUBLIC
-    from svl_core.ui.settings import Settings
-    from svl_core.ui.store import Models
+    from svl_core.ui.service.limits import PUBLIC
+    from svl_core.ui.state.settings import Settings
+    from svl_core.ui.service.store import Models
 
     rng = np.random.default_rng(seed)
 

@@ -19,12 +19,12 @@ from tiny import LAYERS, picture, tiny_llava
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.families import family_of
-from svl_core.ui.bench import Bench
 from svl_core.ui.handlers import Desk
-from svl_core.ui.limits import PUBLIC
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Models
-from svl_core.ui.zero import ZeroBench
+from svl_core.ui.service.bench import Bench
+from svl_core.ui.service.limits import PUBLIC
+from svl_core.ui.service.store import Models
+from svl_core.ui.service.zero import ZeroBench
+from svl_core.ui.state.settings import Settings
 
 
 def model(name, seed=0):

@@ -11,9 +11,9 @@ from gradio import route_utils
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm import loading
-from svl_core.ui import guard
-from svl_core.ui.guests import Guests
-from svl_core.ui.limits import PUBLIC
+from svl_core.ui.service import guard
+from svl_core.ui.service.guests import Guests
+from svl_core.ui.service.limits import PUBLIC
 from tiny import LAYERS, tiny_llava
 from visitor import Visitor
 

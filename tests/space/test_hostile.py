@@ -10,10 +10,11 @@ import pytest
 from hostile import DEEP, PATHS, PROMPTS, QUERIES, STRIPS, VALUES, damaged_pictures, whole_pictures
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
-from svl_core.ui import exports, guard
 from svl_core.ui.handlers import Desk
-from svl_core.ui.limits import PUBLIC
-from svl_core.ui.store import Models
+from svl_core.ui.service import guard
+from svl_core.ui.service.limits import PUBLIC
+from svl_core.ui.service.store import Models
+from svl_core.ui.state import exports
 from tiny import LAYERS
 from visitor import Visitor
 

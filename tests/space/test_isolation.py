@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from svl_core.ui.logs import JsonLines, _Scrub
+from svl_core.ui.service.logs import JsonLines, _Scrub
 from tiny import LAYERS
 from visitor import Visitor
 
@@ -102,7 +102,7 @@ def test_log_lines_never_quote():
         raise ValueError(secret)
     except ValueError as error:
         info = (type(error), error, error.__traceback__)
-    own = logging.LogRecord("svl_core.ui.guard", logging.ERROR, __file__, 1, "unexpected error", (), info)
+    own = logging.LogRecord("svl_core.ui.service.guard", logging.ERROR, __file__, 1, "unexpected error", (), info)
     line = json.loads(JsonLines().format(own))
     assert line["event"] == "unexpected error" and line["error"] == "ValueError" and secret not in json.dumps(line)
     foreign = logging.LogRecord("uvicorn.error", logging.ERROR, __file__, 7, "failed on %s", (secret,), info)

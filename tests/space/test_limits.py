@@ -11,12 +11,13 @@ from PIL import Image
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
-from svl_core.ui import calibration, grounds
-from svl_core.ui.guests import Guests, upload_folder
 from svl_core.ui.handlers import Desk
-from svl_core.ui.limits import PUBLIC, Limits, from_environment
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Analysis, Models, picker
+from svl_core.ui.sections import calibration
+from svl_core.ui.service.guests import Guests, upload_folder
+from svl_core.ui.service.limits import PUBLIC, Limits, from_environment
+from svl_core.ui.service.store import Analysis, Models, picker
+from svl_core.ui.state import grounds
+from svl_core.ui.state.settings import Settings
 from tiny import LAYERS
 from visitor import Visitor
 

@@ -14,9 +14,9 @@ from load import Crowd, prepare
 from soak import grown, soak
 from svl_core.demo.questions import labelled
 from svl_core.ui.handlers import Desk
-from svl_core.ui.limits import PUBLIC
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Models
+from svl_core.ui.service.limits import PUBLIC
+from svl_core.ui.service.store import Models
+from svl_core.ui.state.settings import Settings
 from tiny import LAYERS, picture
 from visitor import Visitor
 

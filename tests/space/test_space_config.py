@@ -14,7 +14,7 @@ import pytest
 
 from space_config.deploy import PROFILES, ROOT, StageError, _dependencies, check, hardware_names, hardware_of, main, requirements, stage
 from svl_core.lvlm.catalogue import catalogue
-from svl_core.ui.limits import from_environment
+from svl_core.ui.service.limits import from_environment
 from visitor import Visitor
 
 git = pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="staging reads git's list of files")

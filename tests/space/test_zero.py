@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import svl_core as svl
-from svl_core.ui import border
-from svl_core.ui.settings import Settings
-from svl_core.ui.zero import seconds
+from svl_core.ui.service import border
+from svl_core.ui.service.zero import seconds
+from svl_core.ui.state.settings import Settings
 from tiny import LAYERS
 
 HERE = Path(__file__).parent

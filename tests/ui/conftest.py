@@ -3,7 +3,7 @@
 import pytest
 
 from svl_core.ui.handlers import Desk
-from svl_core.ui.store import Models
+from svl_core.ui.service.store import Models
 from updates import LINK, last, settings
 
 

@@ -9,8 +9,9 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import svl_core as svl
-from svl_core.ui import exports, parts
-from svl_core.ui.store import Bounded
+from svl_core.ui import parts
+from svl_core.ui.service.store import Bounded
+from svl_core.ui.state import exports
 from updates import LINK, last, settings
 
 DEFAULT = settings()

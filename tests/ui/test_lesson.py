@@ -6,8 +6,9 @@ import json
 import pytest
 
 import svl_core as svl
-from svl_core.ui import examples, lesson, snapshots
-from svl_core.ui.settings import Settings
+from svl_core.ui import examples
+from svl_core.ui.sections import lesson, snapshots
+from svl_core.ui.state.settings import Settings
 
 DATA = {
     "layers": 6, "block": 2, "questions": 40, "calibration": [4, 7], "rankings": {"svl": [3, 2, 4, 1], "svl-all": [2, 3, 4, 1]},

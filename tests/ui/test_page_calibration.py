@@ -6,8 +6,9 @@ import pytest
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.ui import calibration, exports, grounds
-from svl_core.ui.settings import Settings
+from svl_core.ui.sections import calibration
+from svl_core.ui.state import exports, grounds
+from svl_core.ui.state.settings import Settings
 from tiny import picture
 from updates import last, settings
 

@@ -17,8 +17,8 @@ from svl_core.comparison.ablation import ablate
 from svl_core.comparison.calibration import split
 from svl_core.comparison.sweep import SweepRow, sweep
 from svl_core.errors import InputError
-from svl_core.ui import ablations, calibration, stability, sweeps
 from svl_core.ui.handlers import EVIDENCE
+from svl_core.ui.sections import ablations, calibration, stability, sweeps
 from tiny import picture
 from updates import last, settings
 
@@ -127,7 +127,7 @@ def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(desk, analysed, m
 
 def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path, monkeypatch):
     from svl_core.ui.handlers import Desk
-    from svl_core.ui.store import Models
+    from svl_core.ui.service.store import Models
     from updates import LINK
 
     desk = Desk(Models(tiny), frozenset({"tiny"}))

@@ -6,8 +6,9 @@ import gradio as gr
 import pytest
 
 import svl_core as svl
-from svl_core.ui import calibration, presets, recipes
-from svl_core.ui.settings import Settings
+from svl_core.ui.sections import calibration, presets
+from svl_core.ui.state import recipes
+from svl_core.ui.state.settings import Settings
 from tiny import picture
 from updates import last, settings
 

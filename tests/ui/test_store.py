@@ -6,7 +6,7 @@ import numpy as np
 
 import svl_core as svl
 from svl_core.ui.handlers import Desk
-from svl_core.ui.store import MEMO_BYTES, Analysis, Bounded, Models, nbytes
+from svl_core.ui.service.store import MEMO_BYTES, Analysis, Bounded, Models, nbytes
 from updates import LINK, last, settings
 
 

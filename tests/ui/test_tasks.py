@@ -6,9 +6,9 @@ import time
 import pytest
 
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui import tasks, views
-from svl_core.ui.bench import paced
-from svl_core.ui.store import Bounded, Models
+from svl_core.ui.service import tasks
+from svl_core.ui.service.bench import paced
+from svl_core.ui.service.store import Bounded, Models
 
 
 def test_emits_then_result():
@@ -106,4 +106,4 @@ def test_time_left_is_told_once_the_pace_is_known():
     assert at(304, 0.54) == "; about 5 min left"  # 0.50 in 300 s, 0.46 to go
     assert at(310, None) == "" and at(320, 0.9) == "" and said[-1] == ("Sweeping", 0.9)  # unknown in between: a piece of its own
     assert at(324, 0.96) == "; about 3 s left" and at(325, 1.0) == ""
-    assert views.duration(40) == "40 s"
+    assert tasks.duration(40) == "40 s"

@@ -8,8 +8,9 @@ import pytest
 from updates import last, settings
 
 from svl_core.errors import InputError
-from svl_core.ui import drawing, snapshots, variants
-from svl_core.ui.settings import Settings
+from svl_core.ui import drawing
+from svl_core.ui.sections import snapshots, variants
+from svl_core.ui.state.settings import Settings
 
 DEFAULT, SHORT = settings(), settings(max_new_tokens=4)
 

@@ -8,8 +8,8 @@ import pytest
 
 from svl_core.errors import InputError
 from svl_core.ui import views
-from svl_core.ui.settings import Settings
-from svl_core.ui.strip import follows_ranking, in_words, strip_value
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import follows_ranking, in_words, strip_value
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 

@@ -1,6 +1,6 @@
 """What handlers take and give: the controls' values, and updates put together."""
 
-from svl_core.ui.settings import Settings
+from svl_core.ui.state.settings import Settings
 
 LINK = ("", None)  # origin of the image, layers that a link asks for
 

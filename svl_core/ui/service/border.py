@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import svl_core as svl
-from svl_core.ui.settings import Settings
+from svl_core.ui.state.settings import Settings
 
 CLASSES = {cls.__name__: cls for cls in (svl.Answer, svl.AttentionStatistics, svl.Comparison, svl.DropPlan, svl.PatchGeometry, svl.Sample, svl.SampleTrace, svl.Trace, Settings)}
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size: numpy knows no bfloat16

@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl, urlencode
 
 import svl_core as svl
 from svl_core.figures import runs_of
-from svl_core.ui import grounds
-from svl_core.ui.settings import Settings
-from svl_core.ui.strip import ranked_by
+from svl_core.ui.state import grounds
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import ranked_by
 
 def query(state: Mapping, strip: Mapping, now: Settings) -> str:
     """The page's whole state as an address's query: model, scene, prompt, plan and every setting that is not the default."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from svl_core.ui import examples, texts, views
 from svl_core.ui.handlers import GENERIC_QUESTIONS, Desk
-from svl_core.ui.settings import Settings
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import CONTROLS
 
 RESTORED = ["image", "prompt", "truth", "chips", "composer", "photo-note", "origin", "model", "wanted", *CONTROLS]  # what `restore` writes

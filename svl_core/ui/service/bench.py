@@ -16,10 +16,11 @@ from typing import Any
 import svl_core as svl
 from svl_core.errors import Cancelled
 from svl_core.lvlm.stopping import stoppable
-from svl_core.ui import grounds, tasks, views
-from svl_core.ui.limits import Limits, on_zero_gpu
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Bounded, Models
+from svl_core.ui.service import tasks
+from svl_core.ui.service.limits import Limits, on_zero_gpu
+from svl_core.ui.service.store import Bounded, Models
+from svl_core.ui.state import grounds
+from svl_core.ui.state.settings import Settings
 
 Tell = Callable[..., None]  # tell(text, share=None): what is being done, and how much of it is
 Show = Callable[[Sequence, Sequence[int]], None]  # show(answers of (full, pruned), those still growing)
@@ -28,7 +29,7 @@ Show = Callable[[Sequence, Sequence[int]], None]  # show(answers of (full, prune
 def load_options(name: str) -> dict[str, str]:
     """For `svl.load` in the page's process, where its defaults will not do."""
     if on_zero_gpu():
-        from svl_core.ui import zero
+        from svl_core.ui.service import zero
 
         return zero.load_options(name)
     return {}
@@ -37,7 +38,7 @@ def load_options(name: str) -> dict[str, str]:
 def bench_for(models: Models, world: frozenset[str], limits: Limits) -> Bench:
     """The bench that suits this machine."""
     if on_zero_gpu():
-        from svl_core.ui.zero import ZeroBench
+        from svl_core.ui.service.zero import ZeroBench
 
         return ZeroBench(models, world, limits)
     return Bench(models, world, limits)
@@ -205,7 +206,7 @@ def paced(tell: Tell, pace: tasks.Pace | None = None) -> Tell:
 
     def tell_paced(text: str, share: float | None = None) -> None:
         left = pace.left(share)
-        tell(text if left is None else f"{text}; about {views.duration(left)} left", share)
+        tell(text if left is None else f"{text}; about {tasks.duration(left)} left", share)
     return tell_paced
 
 

@@ -42,6 +42,11 @@ class Deadline(threading.Event):
         return InputError(f"Found a request that takes longer than {self.seconds:.0f} s, so it was stopped; expected a shorter one; choose a smaller model, a smaller image or a shorter answer.")
 
 
+def duration(seconds: float) -> str:
+    """In words, for a line that says how long something still takes."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
 class Pace:
     """How long a piece of work still takes, by the share of it that its time so far has done. A share that falls begins another piece."""
 

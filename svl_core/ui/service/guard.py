@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from svl_core.errors import SVLError
-from svl_core.ui.limits import Limits
-from svl_core.ui.logs import where
+from svl_core.ui.service.limits import Limits
+from svl_core.ui.service.logs import where
 
 LOG = logging.getLogger(__name__)
 DEPTH = 32  # of lists and objects in a request

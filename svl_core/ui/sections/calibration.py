@@ -8,9 +8,10 @@ from pathlib import Path
 import gradio as gr
 
 from svl_core.comparison.calibration import DEFAULT_PROMPT
-from svl_core.ui import grounds, sections
+from svl_core.ui import headings
 from svl_core.ui.handlers import Desk, session_of
-from svl_core.ui.settings import Settings
+from svl_core.ui.state import grounds
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
 
@@ -19,7 +20,7 @@ def layout(c: dict, most: int) -> None:
     default = Settings()
     c["own"] = gr.State("")
     with gr.Accordion("Calibration set: what ranks the layers, what compensation is fitted on", open=False, elem_id="calibration-section"):
-        sections.figure_head("calibration")
+        headings.figure_head("calibration")
         with gr.Row():
             with gr.Column(scale=5):
                 c["calibration"] = gr.Radio(list(grounds.SOURCES), value=default.calibration, label="Rank and fit on", info="Automatic: this image ranks the layers; compensation is fitted on the bundled set where the model knows its scenes, else on this image", elem_id="calibration")
@@ -27,7 +28,7 @@ def layout(c: dict, most: int) -> None:
             with gr.Column(scale=5):
                 c["calibration-files"] = gr.File(file_count="multiple", file_types=["image", ".jsonl"], label=f"Your files: up to {most} images, and if you like one .jsonl of image and prompt", height=150, elem_id="calibration-files")
                 c["calibration-prompt"] = gr.Textbox(DEFAULT_PROMPT, label="Prompt for images without one", elem_id="calibration-prompt")
-        sections.why("calibration")
+        headings.why("calibration")
 
 
 def wire(w: Wiring) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 
 import svl_core as svl
-from svl_core.ui.limits import Limits
-from svl_core.ui.start import libraries
+from svl_core.ui.service.limits import Limits
+from svl_core.ui.service.start import libraries
 
 MEMO_BYTES = 4 * 2**20  # of results derived from one analysis, at least
 
@@ -184,7 +184,7 @@ class Models:
         return made
 
     def _from_disk_or_hub(self, name: str) -> Any:
-        from svl_core.ui.bench import load_options
+        from svl_core.ui.service.bench import load_options
 
         def tell(share: float, what: str) -> None:
             self.told[name] = share, what

@@ -13,7 +13,7 @@ import svl_core as svl
 from svl_core.comparison.calibration import DEFAULT_PROMPT, IMAGE_SUFFIXES
 from svl_core.comparison.jsonl import has_text, read_rows
 from svl_core.errors import InputError
-from svl_core.ui.settings import Settings
+from svl_core.ui.state.settings import Settings
 
 THIS, BUNDLED, OWN, AUTO = "this", "bundled", "own", "auto"
 SOURCES = (("Automatic", AUTO), ("This image", THIS), ("Bundled set", BUNDLED), ("Your files", OWN))

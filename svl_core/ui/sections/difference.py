@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gradio as gr
 
-from svl_core.ui import drawing, parts, sections
-from svl_core.ui.settings import Settings
+from svl_core.ui import drawing, headings, parts
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
 
 def layout(c: dict) -> None:
     with gr.Column(elem_id="difference-section"):
-        sections.figure_head("difference")
+        headings.figure_head("difference")
         c["difference"] = parts.view("difference", classes="card")
-        sections.why("difference")
+        headings.why("difference")
 
 
 def wire(w: Wiring) -> None:

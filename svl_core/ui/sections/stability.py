@@ -8,9 +8,10 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import figures
-from svl_core.ui import drawing, grounds, parts, sections, views
+from svl_core.ui import drawing, headings, parts, views
 from svl_core.ui.handlers import EVIDENCE, Desk
-from svl_core.ui.settings import Settings
+from svl_core.ui.state import grounds
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
 WRITES = ["stability-note", "plot-stability", "plot-overlap"]
@@ -22,9 +23,9 @@ def layout(c: dict) -> None:
         c["stability-note"] = parts.view("stability-note")
         with gr.Row(elem_classes="pair"):
             with gr.Column(scale=6):
-                sections.plot("stability", c)
+                headings.plot("stability", c)
             with gr.Column(scale=4):
-                sections.plot("overlap", c)
+                headings.plot("overlap", c)
 
 
 def wire(w: Wiring) -> None:

@@ -8,10 +8,11 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.ui import parts, sections, snapshots, views
+from svl_core.ui import headings, parts, views
 from svl_core.ui.handlers import Desk
-from svl_core.ui.settings import Settings
-from svl_core.ui.strip import follows_ranking
+from svl_core.ui.sections import snapshots
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import follows_ranking
 from svl_core.ui.wiring import QUICK, Wiring
 
 MOST = 6  # cards a session keeps
@@ -21,7 +22,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def layout(c: dict) -> None:
     c["kept"] = gr.State([])
     with gr.Column(elem_id="variants-section"):
-        sections.figure_head("variants")
+        headings.figure_head("variants")
         with gr.Row(elem_id="variants-tools"):
             c["keep"] = gr.Button("Keep this variant", elem_id="keep", scale=0, min_width=200)
         c["variants"] = parts.view("variants", cards([]))

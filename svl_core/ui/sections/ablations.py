@@ -8,10 +8,11 @@ import gradio as gr
 
 from svl_core import figures
 from svl_core.errors import InputError
-from svl_core.ui import drawing, grounds, parts, sections, views
-from svl_core.ui.bench import paced
+from svl_core.ui import drawing, headings, parts, views
 from svl_core.ui.handlers import EVIDENCE, Desk, session_of
-from svl_core.ui.settings import Settings
+from svl_core.ui.service.bench import paced
+from svl_core.ui.state import grounds
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
 WORLD, SAMPLES = "world", "samples"
@@ -31,7 +32,7 @@ def layout(c: dict) -> None:
             c["ablation-run"] = gr.Button("Measure the map", elem_id="ablation-run")
             c["ablation-stop"] = gr.Button("Stop", elem_id="ablation-stop")
         c["ablation-status"] = parts.view("ablation-status")
-        sections.plot("ablation", c)
+        headings.plot("ablation", c)
 
 
 def wire(w: Wiring) -> None:

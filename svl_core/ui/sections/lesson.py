@@ -15,9 +15,10 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import figures
-from svl_core.ui import parts, snapshots
+from svl_core.ui import parts
 from svl_core.ui.handlers import Desk
-from svl_core.ui.settings import Settings
+from svl_core.ui.sections import snapshots
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
 STEPS = 6

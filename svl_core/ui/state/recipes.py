@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import svl_core as svl
-from svl_core.ui import grounds
-from svl_core.ui.settings import Settings
-from svl_core.ui.strip import ranked_by
+from svl_core.ui.state import grounds
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import ranked_by
 
 CUSTOM = "custom"
 CHOICES = (("Custom", CUSTOM), *((preset.title, name) for name, preset in svl.PRESETS.items()))

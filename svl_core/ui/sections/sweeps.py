@@ -15,10 +15,11 @@ import svl_core as svl
 from svl_core import figures
 from svl_core.comparison.calibration import encode_all, split
 from svl_core.errors import InputError
-from svl_core.ui import drawing, grounds, parts, sections, views
-from svl_core.ui.bench import paced, told
+from svl_core.ui import drawing, headings, parts, views
 from svl_core.ui.handlers import EVIDENCE, Desk, session_of
-from svl_core.ui.settings import Settings
+from svl_core.ui.service.bench import paced, told
+from svl_core.ui.state import grounds
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
 SHOWN = ["sweep-status", "sweep", "sweep-measure", "plot-sweep", "plot-pareto"]
@@ -42,9 +43,9 @@ def layout(c: dict, most: int) -> None:
         c["sweep-status"] = parts.view("sweep-status")
         with gr.Row(elem_classes="pair"):
             with gr.Column():
-                sections.plot("sweep", c)
+                headings.plot("sweep", c)
             with gr.Column():
-                sections.plot("pareto", c)
+                headings.plot("pareto", c)
         with gr.Row():
             c["sweep-json"] = gr.Button("Download JSON", elem_id="sweep-json")
             c["sweep-csv"] = gr.Button("Download CSV", elem_id="sweep-csv")

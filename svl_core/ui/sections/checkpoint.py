@@ -15,8 +15,8 @@ import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.ui import views
 from svl_core.ui.handlers import Desk, session_of
-from svl_core.ui.settings import Settings
-from svl_core.ui.strip import ranked_by
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import ranked_by
 from svl_core.ui.wiring import Wiring
 
 CLICK = "() => { setTimeout(() => (document.querySelector('#checkpoint-file a') ?? document.querySelector('#checkpoint-file')).click(), 300) }"

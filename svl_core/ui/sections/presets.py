@@ -9,9 +9,10 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.ui import parts, recipes
+from svl_core.ui import parts
 from svl_core.ui.handlers import RANKING, Desk
-from svl_core.ui.settings import Settings
+from svl_core.ui.state import recipes
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
 SET = ["criterion", "compensation", "rank", "strength", "attention_target", "top_p", "mode", "causal_correction", "text_self", "calibration", "calibration_size"]  # controls that a preset writes

@@ -20,11 +20,11 @@ import torch
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError, SVLError
-from svl_core.ui import border, guard, tasks
-from svl_core.ui.bench import Bench, Show, Tell
-from svl_core.ui.limits import Limits
-from svl_core.ui.settings import Settings
-from svl_core.ui.store import Models
+from svl_core.ui.service import border, guard, tasks
+from svl_core.ui.service.bench import Bench, Show, Tell
+from svl_core.ui.service.limits import Limits
+from svl_core.ui.service.store import Models
+from svl_core.ui.state.settings import Settings
 
 TASKS = ("trace", "compare")  # of `Bench`, which a call may name
 NEAR = frozenset({"demo"})  # models small enough for the page's own CPU: answered at once, on nobody's GPU time
