@@ -158,11 +158,9 @@ def main() -> None:
     rows.sort(key=lambda row: row["positions"])
     how = "one thread's processor time" if options.shared_machine else "wall time"
     stored.write_text(json.dumps({"rows": rows, "layers": LAYERS, "width": WIDTH, "time": how, "cores": os.cpu_count(), "machine": platform.machine()}, indent=1) + "\n", encoding="utf-8")
-    readme = HERE.parents[1] / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if BEGIN in text:
-        before, rest = text.split(BEGIN)
-        readme.write_text(before + BEGIN + "\n" + table(rows) + "\n" + END + rest.split(END)[1], encoding="utf-8")
+    from marks import rewrite
+
+    rewrite(BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":

@@ -148,11 +148,9 @@ def main() -> None:
         print(which, json.dumps(made[f"{which}_ms"]), json.dumps(made[f"{which}_bytes"]), flush=True)
     made |= {"time": "processor time of the server, one thread", "machine": platform.machine(), "python": platform.python_version()}
     (HERE / "results" / "interactivity.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    readme = HERE.parents[1] / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if BEGIN in text:
-        before, rest = text.split(BEGIN)
-        readme.write_text(before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1], encoding="utf-8")
+    from marks import rewrite
+
+    rewrite(BEGIN, END, table(made))
 
 
 if __name__ == "__main__":

@@ -145,11 +145,9 @@ def main() -> None:
         made[name] = ways[name]()
         print(name, json.dumps(made[name]), flush=True)
     stored.write_text(json.dumps({**made, "time": "one thread's processor time" if options.shared_machine else "wall time", "cores": os.cpu_count(), "machine": platform.machine()}, indent=1) + "\n", encoding="utf-8")
-    readme = HERE.parents[1] / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if BEGIN in text:
-        before, rest = text.split(BEGIN)
-        readme.write_text(before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1], encoding="utf-8")
+    from marks import rewrite
+
+    rewrite(BEGIN, END, table(made))
 
 
 if __name__ == "__main__":

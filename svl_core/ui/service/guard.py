@@ -1,4 +1,4 @@
-"""Between the visitor and the page: what is refused before gradio acts on it, `/health`, and errors as harmless sentences."""
+"""Between the visitor and the page: what is refused before gradio acts on it, what a session keeps, `/health`, and errors as harmless sentences."""
 
 from __future__ import annotations
 
