@@ -12,6 +12,7 @@ from svl_core.ui import api, examples, headings, parts, texts, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.sections import ablations, calibration, checkpoint, difference, lesson, presets, stability, sweeps, variants
 from svl_core.ui.service import guard
+from svl_core.ui.service.guests import Uploads
 from svl_core.ui.service.limits import Limits, on_zero_gpu
 from svl_core.ui.service.start import libraries
 from svl_core.ui.service.store import Models, picker
@@ -48,6 +49,9 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
         page.unload(desk.leave)
     page.desk = desk
     desk.brought = lambda path: path in page.upload_file_set and path not in c["image"].keep_in_cache
+    page.temp_file_sets.remove(page.upload_file_set)
+    page.temp_file_sets.append(uploads := Uploads(desk.guests.arrived))
+    page.upload_file_set = uploads
     desk.guests.deleted = page.upload_file_set.discard  # else gradio remembers every upload's name for ever
     guard.guard_inputs(page)
     guard.keep_identities(page)

@@ -13,7 +13,7 @@ from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
 from svl_core.ui.handlers import Desk
 from svl_core.ui.sections import calibration
-from svl_core.ui.service.guests import Guests, upload_folder
+from svl_core.ui.service.guests import Guests, Uploads, upload_folder
 from svl_core.ui.service.limits import PUBLIC, Limits, from_environment
 from svl_core.ui.service.store import Analysis, Models, picker
 from svl_core.ui.state import grounds
@@ -85,14 +85,34 @@ def test_a_picture_brought_again_waits_for_its_second_visitor(tmp_path):
     guests, file = Guests(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
     file.parent.mkdir()
     file.write_bytes(b"x")
+    uploads = Uploads(guests.arrived)
+    uploads.update([str(file)])
     guests.hold("one", file)
-    time.sleep(0.05)
-    file.write_bytes(b"x")  # the second visitor's upload
+    uploads.update([str(file)])  # the second visitor's upload
+    guests.hold("one", file)  # another question about the same picture
     guests.leave("one")
     assert file.exists()
     guests.hold("two", file)
     guests.leave("two")
     assert not file.exists()
+
+
+def test_a_picture_nobody_came_back_for_goes_after_a_while(tmp_path, monkeypatch):
+    guests, files = Guests(lambda key: None, lambda: tmp_path), [tmp_path / name / "x.png" for name in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(b"x")
+        guests.arrived(str(file))
+        guests.arrived(str(file))
+    guests.hold("one", files[0])
+    guests.leave("nobody")
+    assert all(file.exists() for file in files)
+    monkeypatch.setattr("svl_core.ui.service.guests.WAITS_S", -1)
+    for _ in range(2):  # an upload each
+        guests.leave("nobody")
+    assert [file.exists() for file in files] == [True, False]
+    guests.leave("one")
+    assert not files[0].exists()
 
 
 def test_large_pictures_are_counted_where_they_are_kept(tiny, image, tmp_path):

@@ -34,12 +34,12 @@ def serve(demo, tmp_path, monkeypatch):
     """Starts the public page at one and the same port; returns the page."""
     from svl_core.ui import build, launch_options
 
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port, pages = free.getsockname()[1], []
 
     def start():
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / f"uploads-{len(pages)}"))  # empty, as `app.py` has it: a page that closes deletes what it was sent
         page = build(demo, limits=PUBLIC)
         page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", server_port=port, **launch_options(PUBLIC))
         pages.append(page)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 
 CUT_OFF_S = 600  # an upload that takes longer has ended
+WAITS_S = 900  # nobody waits longer for a turn with what was uploaded
 
 
 def upload_folder(name: object) -> Path:
@@ -27,11 +28,17 @@ def upload_folder(name: object) -> Path:
     return folder
 
 
-def _newer(path: Path, than: float) -> bool:
-    try:
-        return path.stat().st_mtime > than
-    except OSError:
-        return False
+class Uploads(set):
+    """The paths that a page knows as uploaded, in the place of gradio's own set: each upload's end is told to `arrived`."""
+
+    def __init__(self, arrived: Callable[[str], None]) -> None:
+        super().__init__()
+        self._arrived = arrived
+
+    def update(self, *paths) -> None:
+        for path in set().union(*paths):
+            self.add(path)
+            self._arrived(path)
 
 
 class Guests:
@@ -44,24 +51,43 @@ class Guests:
         self._forget, self._folder = forget, folder
         self.deleted: Callable[[str], None] = lambda path: None  # told of each file that went
         self._lock = threading.Lock()
-        self._held: dict[str, dict[Hashable, float]] = {}  # and since when, in seconds of the clock that files go by
+        self._held: dict[str, set[Hashable]] = {}
+        self._waiting: dict[Path, list[float]] = {}  # uploads that no session has claimed yet: when they ended, monotonic seconds
+
+    def arrived(self, path: str) -> None:
+        """An upload has ended: whoever brought it waits for its turn, so the file stays, though an equal one's holder may leave meanwhile."""
+        with self._lock:
+            self._waiting.setdefault(Path(path), []).append(time.monotonic())
 
     def hold(self, session: str, *things: Hashable) -> None:
         """Paths (as `Path`) and keys that a session uses from now on."""
         with self._lock:
-            self._held.setdefault(session, {}).update(dict.fromkeys(things, time.time()))
+            mine = self._held.setdefault(session, set())
+            for thing in things:
+                if thing not in mine and thing in self._waiting:
+                    self._claim(thing)
+                mine.add(thing)
 
     def leave(self, session: str) -> None:
         """Delete and forget what only this session held; a file that somebody has brought again meanwhile, and waits with, stays."""
         with self._lock:
-            mine = self._held.pop(session, {})
-            for thing in mine.keys() - set().union(*self._held.values()):
-                if isinstance(thing, Path):
-                    if not _newer(thing, mine[thing]):
-                        self._delete(thing)
-                else:
+            mine = self._held.pop(session, set())
+            for thing in mine - set().union(*self._held.values()):
+                if not isinstance(thing, Path):
                     self._forget(thing)
+                elif thing not in self._waiting:
+                    self._delete(thing)
+            for path, since in list(self._waiting.items()):
+                if time.monotonic() - since[0] > WAITS_S:
+                    self._claim(path)
+                    if path not in self._waiting and not any(path in held for held in self._held.values()):
+                        self._delete(path)
         self._sweep()
+
+    def _claim(self, path: Path) -> None:
+        self._waiting[path].pop(0)
+        if not self._waiting[path]:
+            del self._waiting[path]
 
     def _sweep(self) -> None:
         """Delete what uploads that were cut off left behind: files right in the folder, where finished uploads never lie."""
