@@ -11,7 +11,7 @@ from svl_core.demo.scenes import PLACES
 from svl_core.ui import api, examples, headings, parts, texts, views
 from svl_core.ui.handlers import Desk
 from svl_core.ui.sections import ablations, calibration, checkpoint, difference, lesson, presets, stability, sweeps, variants
-from svl_core.ui.service import guard
+from svl_core.ui.service import guard, sessions
 from svl_core.ui.service.guests import Uploads
 from svl_core.ui.service.limits import Limits, on_zero_gpu
 from svl_core.ui.service.start import libraries
@@ -46,7 +46,12 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
         c = _layout(models, limits)
         _wire(page, c, desk)
         api.publish(desk)
-        page.unload(desk.leave)
+
+        def leave(request: gr.Request) -> None:
+            desk.leave(request)
+            sessions.forget(page, request.session_hash)
+
+        page.unload(leave)
     page.desk = desk
     desk.brought = lambda path: path in page.upload_file_set and path not in c["image"].keep_in_cache
     page.temp_file_sets.remove(page.upload_file_set)
@@ -54,9 +59,10 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
     page.upload_file_set = uploads
     desk.guests.deleted = page.upload_file_set.discard  # else gradio remembers every upload's name for ever
     guard.guard_inputs(page)
-    guard.keep_identities(page)
+    page.queue(max_size=limits.queue, default_concurrency_limit=8)
+    sessions.lighten(page)
     models.request(models.first)  # last: its thread imports torch and transformers, which nothing above needs
-    return page.queue(max_size=limits.queue, default_concurrency_limit=8)
+    return page
 
 
 # ---------------------------------------------------------------------- layout

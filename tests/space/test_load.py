@@ -1,10 +1,12 @@
 """Load and soak, short versions of tests/benchmarks/load.py and soak.py: right answers for each visitor, also after a restart, and nothing left behind."""
 
+import asyncio
 import socket
 import sys
 import time
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -82,12 +84,35 @@ def test_nothing_grows_with_the_number_of_analyses(tiny, tmp_path, monkeypatch):
     assert abs(grown(samples)["threads"]) < 30 and samples[-1][1]["objects"] - samples[1][1]["objects"] < 300, samples
 
 
-def test_a_session_holds_one_value_of_each_part_however_often_it_asks(public_site, png):
+def test_a_session_holds_its_own_values_only_and_goes_with_its_visitor(public_site, png):
+    """No description of the page for each visitor, one component for each part however often it is updated, and nothing after the visit."""
     url, page = public_site
     visitor = Visitor(url)
     path = visitor.upload(png)
     for prompt in ("what?", "where?"):
         assert visitor.ask(path, prompt)["ok"] and visitor.compare(LAYERS, [1], answer_length=2)["ok"]
-    held = page.state_holder.session_data[visitor.session].blocks_config.blocks
-    assert set(held) == set(page.blocks) and all(block._id == number for number, block in held.items())
+    held = page.state_holder.session_data[visitor.session]
+    assert set(held.blocks_config.blocks) == set(page.blocks) and all(block._id == number for number, block in held.blocks_config.blocks.items())
+    assert not held.config_values and held.state_data and len(page._queue.event_analytics) <= 1
+    visitor.leave()
+    until = time.monotonic() + 60
+    while visitor.session in page.state_holder.session_data and time.monotonic() < until:
+        time.sleep(0.1)
+    assert visitor.session not in page.state_holder.session_data
+
+
+def test_outputs_left_as_they_are_are_not_made_again(public_site):
+    """What the page sends is the same with and without gradio's own way of remaking skipped outputs, which this page goes round."""
+    url, page = public_site
+    visitor = Visitor(url)
+    fn = page.fns[visitor.functions["compare"]["id"]]
+    values = [gr.skip() for _ in fn.outputs]
+    values[1] = "<p>words</p>"
+    state = page.state_holder[visitor.session]
+    short = asyncio.run(page.postprocess_data(fn, list(values), state))
+    assert all(state[block._id] is page.blocks[block._id] for block in fn.outputs if not block.stateful)
+    own = asyncio.run(type(page).postprocess_data(page, fn, list(values), state))
+    assert short[1] == own[1] == "<p>words</p>" and any(state[block._id] is not page.blocks[block._id] for block in fn.outputs)
+    for block, mine, gradios in zip(fn.outputs, short, own):
+        assert block is fn.outputs[1] or mine == (gradios and {key: each for key, each in gradios.items() if key != "props"}), block  # it marks the props of HTML as an update too
     visitor.leave()

@@ -1,4 +1,4 @@
-"""Between the visitor and the page: what is refused before gradio acts on it, what a session keeps, `/health`, and errors as harmless sentences."""
+"""Between the visitor and the page: what is refused before gradio acts on it, `/health`, and errors as harmless sentences."""
 
 from __future__ import annotations
 
@@ -85,24 +85,6 @@ def guard_inputs(page: gr.Blocks) -> None:
             raise gr.Error("Found a value that this page does not take; expected what its controls offer; reload the page.", print_exception=False) from None
 
     page.preprocess_data = preprocess_data
-
-
-def keep_identities(page: gr.Blocks) -> None:
-    """Have a component that gradio makes anew for an update keep its number.
-
-    (gradio 6 gives it a new one, and then files the next value in the session under that too: every update of a session would be kept until the session ends.)
-    """
-    inner = page.postprocess_data
-
-    async def postprocess_data(block_fn, predictions, state, *rest, **more):
-        try:
-            return await inner(block_fn, predictions, state, *rest, **more)
-        finally:
-            for block in block_fn.outputs if state is not None else ():
-                if (held := state.blocks_config.blocks.get(block._id)) is not None:
-                    held._id = block._id
-
-    page.postprocess_data = postprocess_data
 
 
 def _harmless(value: Any, depth: int) -> None:
