@@ -178,8 +178,13 @@ def _top_p(args: argparse.Namespace) -> TopP:
     return TopP(args.top_p, args.top_p_mode)
 
 
+def _weighing(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of `importance`."""
+    return {"causal_correction": args.causal_correction, "text_self": args.text_self}
+
+
 def _importance(args: argparse.Namespace, traced: Trace):
-    return importance(traced, causal_correction=args.causal_correction, text_self=args.text_self)
+    return importance(traced, **_weighing(args))
 
 
 def _scores(args: argparse.Namespace, traced: Trace, weights, criterion: str, lvlm: LVLM, samples: Sequence[Sample]):
@@ -370,6 +375,7 @@ def _sweep(args: argparse.Namespace) -> tuple[dict, str]:
         draws=args.draws,
         seed=args.seed,
         top_p=_top_p(args),
+        importance_settings=_weighing(args),
         protect_ends=not args.unprotect_ends,
         compensation_settings=_compensation_settings(args),
         max_new_tokens=args.max_new_tokens,

@@ -145,6 +145,8 @@ def test_sweep(svl, tmp_path):
     found = result(svl("sweep", *ASK, *options, "--compensation", "none,scp", "--json", "-"))
     assert [(r["criterion"], r["compensation"], r["drop"]) for r in found["rows"]] == [(c, k, d) for c in ("svl", "random") for k in ("none", "scp") for d in (0, 1, 3)]
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 13 and (tmp_path / "r.json").exists()
+    code, _, err = svl("sweep", *ASK, *options, "--compensation", "none,scp", "--causal-correction")
+    assert code == 2 and "other settings" in err  # rows ranked on other tokens
     code, out, err = svl("sweep", "--model", "model", *SET, "--measure", "q.jsonl", "--data", "q.jsonl", "--drop", "2", "--max-new-tokens", "2")
     assert code == 0 and "accuracy" in out and "cliff" in out, err
 

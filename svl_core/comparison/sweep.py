@@ -12,14 +12,14 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from svl_core.analysis.importance import TopP, importance
-from svl_core.analysis.redundancy import CRITERIA, redundancy
+from svl_core.analysis.redundancy import CRITERIA, LayerScores, redundancy
 from svl_core.analysis.trace import trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import Question, answer_batch, evaluate
@@ -75,10 +75,11 @@ MEASURES = ("kl", "agreement", "exact", "accuracy")
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """All rows of a sweep, with what they were made from: `header` holds model, samples and settings."""
+    """All rows of a sweep, with what they were made from: `header` holds model, samples and settings, `rankings` each criterion's own (of the first draw)."""
 
     header: Mapping[str, Any]
     rows: tuple[SweepRow, ...]
+    rankings: Mapping[str, LayerScores] = field(default_factory=dict)
 
     def curve(self, criterion: str, compensation: str) -> tuple[SweepRow, ...]:
         """The rows of one recipe by drop count."""
@@ -157,6 +158,7 @@ def sweep(
     draws: int = 3,
     seed: int = 0,
     top_p: TopP = TopP(),
+    importance_settings: Mapping[str, Any] | None = None,
     protect_ends: bool = True,
     compensation_settings: Mapping[str, Any] | None = None,
     max_new_tokens: int = 64,
@@ -172,12 +174,12 @@ def sweep(
     """Prunes and measures every (criterion, compensation, drop count); `drops` defaults to 0 .. all droppable layers.
 
     `fit` samples that are also measured are left out of the fit, unless `allow_shared` (the header then says so). `questions` add the accuracy on labelled questions.
-    `draws`: how many seeds the random criterion is averaged over. `spool`: as for `trace`, of the fit. `resume`: a JSON file that is written after every row and
-    read first, so that a stopped sweep goes on where it was, or a sweep in memory to go on with. each: called with all rows so far after
+    `importance_settings`: options of `importance`. `draws`: how many seeds the random criterion is averaged over. `spool`: as for `trace`, of the fit. `resume`: a JSON file that is written after every row and
+    read first, so that a stopped sweep goes on where it was, or a sweep in memory to go on with, rankings and all. each: called with all rows so far after
     every new one. Raises InputError for unknown names, drop counts out of
     range, nothing to measure or fit on, or a `resume` file of another sweep; Cancelled.
     """
-    work = _Work(lvlm, list(measured), list(fit), tuple(criteria), tuple(compensations), questions, draws, seed, top_p, protect_ends,
+    work = _Work(lvlm, list(measured), list(fit), tuple(criteria), tuple(compensations), questions, draws, seed, top_p, dict((importance_settings or {}).items() - importance.__kwdefaults__.items()), protect_ends,
                  dict(compensation_settings or {}), max_new_tokens, batch_size, repeats, spool, allow_shared, progress or (lambda fraction, what: None), cancel)
     known = resume if isinstance(resume, Sweep) else None
     return work.run(drops, Path(resume).expanduser() if resume and known is None else None, known, each)
@@ -196,6 +198,7 @@ class _Work:
     draws: int
     seed: int
     top_p: TopP
+    weighing: dict[str, Any]  # options of `importance` that are not its defaults
     protect_ends: bool
     settings: dict[str, Any]
     max_new_tokens: int
@@ -211,8 +214,8 @@ class _Work:
         self.fit = self.fit if self.allow_shared else disjoint(self.fit, self.measured)
         self.report(0.0, "tracing the calibration set")
         self.traced = trace(self.lvlm, self.fit, mlp=any(COMPENSATIONS[c].needs_mlp for c in self.compensations), spool=self.spool, cancel=self.cancel)
-        self.weights = importance(self.traced)
-        self._rankings: dict[tuple[str, int], Any] = {}
+        self.weights = importance(self.traced, **self.weighing)
+        self._rankings: dict[tuple[str, int], LayerScores] = {(name, self.seed): ranking for name, ranking in (known.rankings if known else {}).items()}
         self._speedups: dict[tuple[int, int], Speedup] = {}
         drops = self._checked(drops)
         header = self._header(drops)
@@ -233,11 +236,15 @@ class _Work:
             if file:
                 _write(file, header, rows)
             if each is not None:
-                each(Sweep(header, tuple(rows)))
+                each(Sweep(header, tuple(rows), self.rankings))
         self.report(1.0, "sweep complete")
         order = {key: i for i, key in enumerate(todo)}
         rows = sorted((r for r in rows if (r.criterion, r.compensation, r.drop) in order), key=lambda r: order[r.criterion, r.compensation, r.drop])
-        return Sweep(header, tuple(rows))
+        return Sweep(header, tuple(rows), self.rankings)
+
+    @property
+    def rankings(self) -> dict[str, LayerScores]:
+        return {name: ranking for (name, seed), ranking in self._rankings.items() if seed == self.seed}
 
     def _check_names(self) -> None:
         if not self.measured:
@@ -271,7 +278,7 @@ class _Work:
             "fit": {"samples": len(self.fit), "digest": digest(s.key for s in self.fit), "measured_too": len({s.key for s in self.fit} & {s.key for s in self.measured})},
             "questions": {"n": len(asked), "digest": digest(asked)} if asked else None,
             "settings": {"seed": self.seed, "draws": self.draws, "top_p": asdict(self.top_p), "protect_ends": self.protect_ends,
-                         "compensation": self.settings, "max_new_tokens": self.max_new_tokens},
+                         "compensation": self.settings, "max_new_tokens": self.max_new_tokens, **({"importance": self.weighing} if self.weighing else {})},
         }
 
     def _answer(self) -> None:

@@ -95,6 +95,27 @@ def test_resume_goes_on_where_it_stopped(tiny, sets, tmp_path):
         sweep(tiny, *sets, drops=[1], seed=9, resume=file, **QUICK)
 
 
+def test_tokens_weigh_as_asked(tiny, sets, tmp_path):
+    """Rankings are those of the importance that is asked for, and rows of another one are not put beside them."""
+    measured, fit = sets
+    traced = trace(tiny, fit)
+    for asked in ({}, {"causal_correction": True, "text_self": "given"}):
+        found = sweep(tiny, measured, fit, criteria=["svl", "shortgpt"], drops=[1], importance_settings=asked, resume=tmp_path / f"{len(asked)}.json", **QUICK)
+        true = redundancy(traced, importance(traced, **asked), "svl")
+        np.testing.assert_array_equal(found.rankings["svl"].scores, true.scores)
+        assert found.rows[0].layers == true.chosen(1) and set(found.rankings) == {"svl", "shortgpt"}
+    sweep(tiny, measured, fit, drops=[1], importance_settings={"causal_correction": False}, resume=tmp_path / "0.json", **QUICK)
+    with pytest.raises(InputError, match="other settings"):
+        sweep(tiny, measured, fit, drops=[1], resume=tmp_path / "2.json", **QUICK)
+
+
+def test_a_sweep_in_memory_is_not_ranked_again(tiny, sets, monkeypatch):
+    first = sweep(tiny, *sets, criteria=["greedy-kl"], drops=[1], **QUICK)
+    monkeypatch.setattr("svl_core.comparison.sweep.redundancy", None)
+    more = sweep(tiny, *sets, criteria=["greedy-kl"], drops=[1, 2], resume=first, **QUICK)
+    assert more.rows[0] is first.rows[0] and more.rows[1].layers == tuple(sorted(first.rankings["greedy-kl"].chosen(2))) and more.rankings == first.rankings
+
+
 def test_resume_refuses_other_files(tiny, sets, tmp_path):
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(InputError, match="no sweep"):
