@@ -28,7 +28,7 @@ from svl_core.ui.service.limits import Limits
 from svl_core.ui.service.store import Analysis, Bounded, Models
 from svl_core.ui.state import exports, grounds, recipes
 from svl_core.ui.state.settings import Settings
-from svl_core.ui.state.strip import ranked_by, strip_value
+from svl_core.ui.state.strip import droppable, ranked_by, strip_value
 
 TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
 DRAWS = 2**32  # seeds of scenes drawn at random
@@ -315,9 +315,7 @@ class Desk:
             except Exception:
                 emit({name: strip[name] for name in ("criterion", "calibration") if name in strip})  # what the strip still follows
                 raise
-            count = min(len(strip["drop"]), scores.most)
-            new = self.strip(analysis, scores, scores.chosen(count), now)
-            return {"strip": new, "drop": gr.update(maximum=max(1, scores.most), value=count), **self.redrawn(analysis, now, focus, new, state)}
+            return self.redrawn(analysis, now, focus, self.strip(analysis, scores, scores.chosen(min(len(strip["drop"]), scores.most)), now), state)
 
         yield from self._guard(work, request, RANKING)
 
@@ -358,8 +356,8 @@ class Desk:
         return strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, drop, blocks=scores.blocks, criterion=scores.criterion, calibration=now.calibration, rounds=scores.settings.get("rounds"))
 
     def redrawn(self, analysis: Analysis, now: Settings, focus: dict | None, strip: dict, state: dict) -> Update:
-        """All that follows from a new ranking."""
-        return {**drawing.look(analysis, now, focus), **self._figures(analysis, now, strip, state)}
+        """A new ranking, and all that follows from it."""
+        return {"strip": strip, "drop": gr.update(maximum=max(1, droppable(strip)), value=len(strip["drop"])), **drawing.look(analysis, now, focus), **self._figures(analysis, now, strip, state)}
 
     def _figures(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """All figures that show the plan, and what can be taken along of it."""

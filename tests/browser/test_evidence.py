@@ -1,5 +1,6 @@
 """Presets, calibration sets and what many samples say, in Chromium: few visits, several things in each."""
 
+import svl_core as svl
 from test_page import answered, dropped, idle, slide
 
 from tiny import picture
@@ -104,9 +105,18 @@ def test_stability_sweep_and_ablation(page):
     with page.expect_download() as taken:
         page.locator("#sweep-csv").click()
     assert taken.value.suggested_filename == "short-lvlm-sweep.csv" and len(open(taken.value.path()).readlines()) == 17
-    press(page, page.locator("#plot-sweep .scatterlayer .trace").first.locator(".points path").nth(2))
-    page.wait_for_function("document.querySelectorAll('#strip .gone').length === 2")
+    last = page.evaluate("document.querySelector('#plot-sweep .svl-canvas').data.findIndex(t => t.mode.startsWith('lines') && String(t.customdata[0]).startsWith('shortgpt,scp'))")
+    press(page, page.locator("#plot-sweep .scatterlayer .trace").nth(last).locator(".points path").nth(2))
+    criterion, compensation, _ = page.evaluate("document.querySelector('#plot-sweep .svl-canvas')._hoverdata[0].customdata")  # points may lie on each other
+    said(page, "calibration-note", "ranked on the bundled set (4 scenes)")
+    assert page.locator("#criterion input").input_value() == svl.CRITERIA[criterion].title and page.locator("#compensation input").input_value() == svl.COMPENSATIONS[compensation].title
+    assert len(dropped(page)) == 2 and page.locator("#drop input[type=number]").input_value() == "2" and "by the ranking" in page.locator("#plan-line").inner_text()
     answered(page, 2)
+    idle(page)
+    slide(page, "drop", 1)
+    answered(page, 3)
+    said(page, "plan-line", "by the ranking")
+    assert page.locator("#criterion input").input_value() == svl.CRITERIA[criterion].title
 
     unfold(page, "ablation")
     choose(page, "ablation-source", "This image")

@@ -17,10 +17,13 @@ from svl_core.comparison.ablation import ablate
 from svl_core.comparison.calibration import split
 from svl_core.comparison.sweep import SweepRow, sweep
 from svl_core.errors import InputError
-from svl_core.ui.handlers import EVIDENCE
+from svl_core.ui.handlers import EVIDENCE, Desk
 from svl_core.ui.sections import ablations, calibration, stability, sweeps
+from svl_core.ui.service.store import Models
+from svl_core.ui.state.settings import RECIPE, Settings
+from svl_core.ui.state.strip import ranked_by
 from tiny import picture
-from updates import last, settings
+from updates import LINK, last, settings
 
 
 @pytest.fixture
@@ -103,11 +106,43 @@ def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(desk, analy
     table = list(csv.DictReader(io.StringIO(Path(sweeps.written(desk, out["sweep"], "csv", None)["sweep-file"]).read_text())))
     assert len(table) == 6 and {row["compensation"] for row in table} == {"none", "scp"}
     assert len(json.loads(Path(sweeps.written(desk, out["sweep"], "json", None)["sweep-file"]).read_text())["rows"]) == 6
-    row = true.rows[-1]
-    loaded = sweeps.load(desk, out["sweep"], strip, {"data": [row.criterion, row.compensation, row.drop]})
-    assert loaded["strip"]["drop"] == list(row.layers) and loaded["compensation"] == "scp"
-    assert sweeps.load(desk, out["sweep"], strip, {"data": None}) == {}
     assert len(json.loads(sweeps.drawn(desk, out["sweep"], "kl")["plot-sweep"]["figure"])["data"]) >= 2
+
+
+def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
+    """Every control of the recipe, and a strip that is ranked as the sweep was: its slider goes on along the point's curve, without running the model for it again."""
+    desk = Desk(Models(tiny), frozenset({"tiny"}))
+    swept = {"calibration_size": 3, "rank": 2, "top_p": 0.3, "causal_correction": True, "protect_ends": False, "max_new_tokens": 3}
+    first = last(desk.analyse("tiny", path, "what?", None, None, *LINK, *settings(**swept)))
+    state, strip = first["state"], first["strip"]
+    shown = last(sweeps.run(desk, ["svl-visual", "greedy-kl", "streamline"], ["lstsq"], 2, 2, "kl", state, strip, *settings(**swept)))["sweep"]
+    fit = desk.samples_of("tiny", "bundled", None, calibration.Settings(**swept), lambda item: None, None)
+    trace = svl.trace(tiny, fit)
+    monkeypatch.setattr(desk.bench, "rank", None)  # greedy KL is not measured again
+    for name in ("svl-visual", "greedy-kl", "streamline"):
+        out = last(sweeps.load(desk, shown, state, strip, None, *settings(visual_share=0.5), event={"data": [name, "lstsq", 2]}))
+        true = svl.redundancy(trace, svl.importance(trace, causal_correction=True), name, top_p=svl.TopP(0.3), protect_ends=False, lvlm=tiny, samples=fit)
+        made = Settings(**{field: out[field] for field in RECIPE})
+        assert made == Settings(**{**swept, "max_new_tokens": 64, "criterion": name, "compensation": "lstsq", "calibration": "bundled"})
+        assert out["strip"]["drop"] == sorted(true.chosen(2)) and ranked_by(out["strip"]) == name and out["drop"]["value"] == 2
+        assert out["strip"]["ranking"] == list(true.ranking) and out["strip"]["blocks"] == (true.blocks and [sorted(block) for block in true.blocks])
+        assert "ranked on the bundled set (3 scenes), compensation is fitted on the same" in out["calibration-note"]
+    assert last(sweeps.load(desk, shown, state, strip, None, *settings(), event={"data": None})) == {}
+    with pytest.raises(InputError, match="run the sweep again"):
+        last(sweeps.load(desk, shown, {**state, "model": "another"}, strip, None, *settings(), event={"data": ["svl-visual", "lstsq", 2]}))
+
+
+def test_layers_of_a_point_stay_where_the_page_ranks_on_more_samples(desk, analysed, own):
+    """Of a visitor's own set a sweep ranks on one half, the page on all: the layers are the point's, and the slider then follows the criterion."""
+    state, strip = analysed["state"], analysed["strip"]
+    shown = last(sweeps.run(desk, ["random"], ["none"], 2, 8, "kl", state, strip, *own))["sweep"]
+    row = sweeps._sweep(desk, shown).rows[-1]
+    monkey = replace(row, layers=(1, 4) if row.layers != (1, 4) else (1, 3))
+    desk.sweeps.put(shown["key"], replace(desk.sweeps.get(shown["key"]), rows=(monkey,)))
+    out = last(sweeps.load(desk, shown, state, strip, None, *own, event={"data": ["random", "none", 2]}))
+    assert out["strip"]["drop"] == list(monkey.layers) and out["criterion"] == out["strip"]["criterion"] == "random" and out["calibration"] == "own" and "your own choice" in out["plan-line"]
+    out = last(sweeps.load(desk, shown, state, strip, None, *settings(), event={"data": ["random", "none", 2]}))
+    assert out["calibration"] == "auto"  # the files went meanwhile
 
 
 def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(desk, analysed, monkeypatch):
@@ -126,10 +161,6 @@ def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(desk, analysed, m
 
 
 def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path, monkeypatch):
-    from svl_core.ui.handlers import Desk
-    from svl_core.ui.service.store import Models
-    from updates import LINK
-
     desk = Desk(Models(tiny), frozenset({"tiny"}))
     now = settings(calibration_size=3)
     state = last(desk.analyse("tiny", path, "what?", None, None, *LINK, *now))["state"]

@@ -12,10 +12,8 @@ from svl_core.errors import InputError
 from svl_core.ui import parts
 from svl_core.ui.handlers import RANKING, Desk
 from svl_core.ui.state import recipes
-from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.settings import RECIPE, Settings
 from svl_core.ui.wiring import QUICK, Wiring
-
-SET = ["criterion", "compensation", "rank", "strength", "attention_target", "top_p", "mode", "causal_correction", "text_self", "calibration", "calibration_size"]  # controls that a preset writes
 
 
 def layout(c: dict) -> None:
@@ -26,7 +24,7 @@ def layout(c: dict) -> None:
 
 def wire(w: Wiring) -> None:
     c, desk = w.c, w.desk
-    outputs = ["status", "strip", "drop", *SET, *w.look, *w.figures]
+    outputs = ["status", "strip", "drop", *RECIPE, *w.look, *w.figures]
 
     def chosen(name, *values, request: gr.Request | None = None):
         yield from choose(desk, name, *values, request=request)
@@ -63,7 +61,7 @@ def choose(desk: Desk, name: str, state: dict | None, strip: dict | None, focus:
         new = desk.strip(analysis, scores, scores.chosen(min(count, scores.most)), used)
         if won:
             new["preset"] = [won, *new["drop"]]
-        return {**made, "criterion": scores.criterion, "strip": new, "drop": gr.update(maximum=max(1, scores.most), value=len(new["drop"])), **desk.redrawn(analysis, used, focus, new, state)}
+        return {**made, "criterion": scores.criterion, **desk.redrawn(analysis, used, focus, new, state)}
 
     yield from desk._guard(work, request, RANKING)
 

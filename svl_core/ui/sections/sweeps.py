@@ -16,10 +16,10 @@ from svl_core import figures
 from svl_core.comparison.calibration import encode_all, split
 from svl_core.errors import InputError
 from svl_core.ui import drawing, headings, parts, views
-from svl_core.ui.handlers import EVIDENCE, Desk, session_of
+from svl_core.ui.handlers import EVIDENCE, RANKING, Desk, session_of
 from svl_core.ui.service.bench import paced, told
 from svl_core.ui.state import grounds
-from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.settings import RECIPE, Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
 SHOWN = ["sweep-status", "sweep", "sweep-measure", "plot-sweep", "plot-pareto"]
@@ -58,13 +58,16 @@ def wire(w: Wiring) -> None:
     def running(*values, request: gr.Request | None = None):
         yield from run(desk, *values, request=request)
 
+    def loaded(*values, event: dict, request: gr.Request | None = None):
+        yield from load(desk, *values, event=event, request=request)
+
     asked = [c["sweep-criteria"], c["sweep-compensations"], c["sweep-most"], c["sweep-size"], c["sweep-measure"], *w.plan_in]
     w.on(w.on(c["sweep-run"].click, lambda request: desk.stop(request, EVIDENCE), [], ["status"], queue=False).then, running, asked, SHOWN,
          concurrency_id="evidence", concurrency_limit=desk.limits.heavy_jobs, trigger_mode="multiple")
     w.on(c["sweep-stop"].click, lambda request: desk.stop(request, EVIDENCE), [], ["status"], queue=False)
     w.on(c["sweep-measure"].input, lambda measure, shown: drawn(desk, shown, measure), [c["sweep-measure"], c["sweep"]], SHOWN[2:], **QUICK)
     for plot in (c["plot-sweep"], c["plot-pareto"]):
-        w.then_live(w.on(w.on(plot.pick, lambda shown, strip, event: load(desk, shown, strip, event), [c["sweep"], c["strip"]], ["strip", "compensation"], **QUICK).success, desk.plan_changed, w.plan_in, ["drop", *w.figures], **QUICK))
+        w.then_live(w.on(plot.pick, loaded, [c["sweep"], *w.select_in], ["status", "strip", "drop", *RECIPE, *w.look, *w.figures], **{**QUICK, "trigger_mode": "multiple"}))
     for kind in ("json", "csv"):
         w.on(c[f"sweep-{kind}"].click, lambda shown, request, kind=kind: written(desk, shown, kind, request), [c["sweep"]], ["sweep-file"], **QUICK).success(None, js=CLICK, show_progress="hidden", api_visibility="private")
 
@@ -104,7 +107,9 @@ def run(desk: Desk, criteria: Sequence[str], compensations: Sequence[str], most:
         total = len(criteria) * len(compensations) * len(drops)
         desk.limits.check("sweep_points", total, "pruned models in the sweep")
         key = ("sweep", model, tuple(s.key for s in fit), tuple(s.key for s in measured), now.key_tokens, now.rank, now.strength, now.attention_target, now.protect_ends, now.max_new_tokens)
-        shown.update(key=key, criteria=list(criteria), compensations=list(compensations), most=drops[-1], sentence=sentence, total=total)
+        used = desk.basis(model, now)
+        made = {name: getattr(now, name) for name in RECIPE} | {"visual_share": 1.0, "calibration": now.calibration if used.rank == used.fit else used.fit}  # a sweep ranks on what it fits on
+        shown.update(key=key, criteria=list(criteria), compensations=list(compensations), most=drops[-1], sentence=sentence, total=total, made=made)
         desk.guests.hold(session_of(request), key)
         kept, tell = desk.sweeps.get(key), paced(lambda text, share: emit({"sweep-status": views.progress(text, share)}))
 
@@ -118,7 +123,7 @@ def run(desk: Desk, criteria: Sequence[str], compensations: Sequence[str], most:
 
         if kept:
             emit({"sweep": dict(shown), **drawn(desk, shown, measure)})
-        options = {"criteria": tuple(criteria), "compensations": tuple(compensations), "drops": drops, "top_p": drawing.top_p_of(now), "protect_ends": now.protect_ends, "max_new_tokens": now.max_new_tokens, "questions": asked, "resume": kept,
+        options = {"criteria": tuple(criteria), "compensations": tuple(compensations), "drops": drops, "top_p": drawing.top_p_of(now), "importance_settings": {"causal_correction": now.causal_correction, "text_self": now.text_self}, "protect_ends": now.protect_ends, "max_new_tokens": now.max_new_tokens, "questions": asked, "resume": kept,
                    "compensation_settings": {"rank": now.rank, "strength": now.strength, "targets": ("mlp", "attention") if now.attention_target else ("mlp",)}, "allow_shared": fit == measured}
         done = desk.bench.sweep(model, measured, fit, options, each, counted, cancel)
         if not kept or len(done.rows) > len(kept.rows):
@@ -172,13 +177,30 @@ def drawn(desk: Desk, shown: dict | None, measure: str) -> dict:
     }
 
 
-def load(desk: Desk, shown: dict | None, strip: dict | None, event: dict) -> dict:
-    """The plan of a clicked point, into the strip."""
+def load(desk: Desk, shown: dict | None, state: dict | None, strip: dict | None, focus: dict | None, *settings, event: dict, request: gr.Request | None = None) -> Iterator[dict]:
+    """A clicked point: its layers into the strip, what it was made with into the controls. The layers are ranked by its criterion, so that the slider goes on along its curve."""
     found, point = _sweep(desk, shown), event.get("data")
     row = next((row for row in found.rows if [row.criterion, row.compensation, row.drop] == point), None) if found else None
-    if row is None or not strip or (row.layers and row.layers[-1] >= len(strip["ids"])):
-        return {}
-    return {"strip": {**strip, "drop": sorted(row.layers)}, "compensation": row.compensation}
+    if row is None or not state or not strip:
+        return
+    _, model, fit, *_ = shown["key"]
+    if model != state["model"]:
+        raise InputError(f"Found a sweep of {model!r}; expected one of the model that is on the page; run the sweep again, or go back to that model.")
+    before = Settings.of(settings)
+    made = {**shown["made"], "criterion": row.criterion, "compensation": row.compensation}
+    if made["calibration"] == grounds.OWN and not before.own:
+        made["calibration"] = before.calibration
+    now = replace(before, **made)
+    desk.stop(request, RANKING)
+
+    def work(emit, cancel):
+        analysis = desk.analysis_of(state)
+        ground = desk.ground(model, desk.basis(model, now).rank, analysis, now, emit, cancel)
+        if svl.CRITERIA[row.criterion].needs == "model" and tuple(sample.key for sample in ground.samples) == fit:
+            ground.memo.put(drawing.scores_key(row.criterion, now), found.rankings[row.criterion])  # the sweep ran the model for it
+        return {**made, **desk.redrawn(analysis, now, focus, desk.strip(analysis, desk.scores(ground, now, emit, cancel), row.layers, now), state)}
+
+    yield from desk._guard(work, request, RANKING)
 
 
 def written(desk: Desk, shown: dict | None, kind: str, request: gr.Request | None) -> dict:

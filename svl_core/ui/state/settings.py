@@ -6,6 +6,9 @@ from dataclasses import dataclass, fields
 
 from svl_core.errors import InputError
 
+# The fields of `Settings` that make a pruned model: which layers go, and what closes the gap, fitted on which samples.
+RECIPE = ("criterion", "protect_ends", "top_p", "mode", "causal_correction", "text_self", "calibration", "calibration_size", "compensation", "rank", "strength", "attention_target", "visual_share")
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -22,6 +22,11 @@ def follows_ranking(value: dict) -> bool:
     return (blocks[count] if blocks and count < len(blocks) else sorted(value["ranking"][:count])) == value["drop"]
 
 
+def droppable(value: dict) -> int:
+    """The largest number of layers that can go."""
+    return len(value["blocks"]) - 1 if value["blocks"] else len(value["ranking"])
+
+
 def ranked_by(value: dict) -> str:
     """The criterion that the plan follows, "manual" for one's own choice."""
     return value.get("criterion", "manual") if follows_ranking(value) else "manual"
