@@ -16,6 +16,7 @@ from typing import Any
 
 import transformers
 
+from svl_core.analysis.greedy import PARTING
 from svl_core.analysis.importance import TopP, importance
 from svl_core.analysis.redundancy import CRITERIA, redundancy, similarity
 from svl_core.analysis.stability import stability
@@ -272,7 +273,7 @@ def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
     }
     sure = None
     if args.stability is not None:
-        sure = stability(traced, ranking_weights, args.criterion, drop=args.stability, seed=args.seed, top_p=_top_p(args), protect_ends=not args.unprotect_ends, lvlm=lvlm, samples=samples)
+        sure = stability(traced, ranking_weights, args.criterion, drop=args.stability, seed=args.seed, top_p=_top_p(args), protect_ends=not args.unprotect_ends, measured=chosen.measured)
         result["stability"] = sure.to_json()
     place = {layer: i + 1 for i, layer in enumerate(chosen.ranking)}
     rows = [("layer", args.criterion, "drop order") + ((f"{sure.level:.0%} interval", "dropped in") if sure else ())]
@@ -281,7 +282,7 @@ def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
         rows.append((str(layer), f"{score:.4f}", "protected" if layer not in place else "-" if math.isnan(score) else str(place[layer]), *more))
     grid = f" ({sample.geometry.grid[0]} x {sample.geometry.grid[1]})" if sample.geometry.grid else ""
     head = f"{lvlm.name}: {lvlm.num_layers} decoder layers, {len(sample.visual)} visual{grid} and {len(sample.textual)} text tokens, {result['timing_ms']:.0f} ms"
-    told = f"\n\n{sure.draws} resamples of {len(traced.samples)} samples: {sure.overlap:.0%} of the {sure.drop} layers in common with all samples, rank correlation {sure.rank_correlation:.2f}" if sure else ""
+    told = f"\n\n{sure.draws} resamples of {len(traced.samples)} samples: {sure.overlap:.0%} of the {sure.drop} layers in common with all samples, rank correlation {sure.rank_correlation:.2f}{'; ' + PARTING if chosen.path else ''}" if sure else ""
     return result, f"{head}\n\n{_table(rows)}{told}"
 
 

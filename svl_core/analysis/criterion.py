@@ -63,7 +63,7 @@ class Measured:
         """The mean with each sample taken `times` (n,) times (once by default); NaN where nothing counts."""
         times = np.ones(len(self.counts)) if times is None else times
         total = float(times @ self.counts)
-        return np.tensordot(times, self.sums, 1) / total if total else np.full(self.sums.shape[1:], np.nan)
+        return (times.reshape(-1, *[1] * (self.sums.ndim - 1)) * self.sums).sum(0) / total if total else np.full(self.sums.shape[1:], np.nan)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Criterion:
 
     direction: which end of the published measure is redundant. cost_forward_passes: per calibration sample. needs: "trace" only,
     the "model" with its samples, or the user's "layers". measure and select: where the scores follow from a mean over samples,
-    that mean and what follows from it, so that it can be resampled; function(request) does all.
+    that mean and what follows from it, so that it can be resampled; whole: for the others, all at once.
     """
 
     name: str
@@ -85,6 +85,3 @@ class Criterion:
     measure: Callable[[Request], Measured] | None = field(default=None, repr=False)
     select: Callable[[np.ndarray, Request], Scored] | None = field(default=None, repr=False)
     whole: Callable[[Request], Scored] | None = field(default=None, repr=False)
-
-    def function(self, request: Request) -> Scored:
-        return self.whole(request) if self.whole is not None else self.select(self.measure(request).mean(), request)

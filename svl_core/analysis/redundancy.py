@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svl_core.analysis.blocks import best_blocks
-from svl_core.analysis.criterion import Criterion, Request, Scored
+from svl_core.analysis.criterion import Criterion, Measured, Request, Scored
+from svl_core.analysis.greedy import follow
 from svl_core.analysis.importance import TokenImportance, TopP
 from svl_core.analysis.tokens import token_positions
 from svl_core.errors import InputError
@@ -27,7 +28,8 @@ class LayerScores:
     """scores: (L,) float64, higher = more redundant. ranking: the droppable layers, most redundant first. protected: layers that stay.
 
     blocks: for contiguous criteria the layers that go for each drop count 0, 1, ..; None: dropping n takes the ranking's first n,
-    so drop sets are nested. path: for greedy criteria their measure after each layer of `ranking` is gone.
+    so drop sets are nested. path: for greedy criteria their measure after each layer of `ranking` is gone. measured: for criteria that run
+    the model what they found on each sample, so that resampling does not run it again.
     """
 
     criterion: str
@@ -37,6 +39,7 @@ class LayerScores:
     settings: Mapping[str, Any] = field(default_factory=dict)
     blocks: tuple[tuple[int, ...], ...] | None = None
     path: tuple[float, ...] | None = None
+    measured: Measured | None = None
 
     def __post_init__(self):
         self.scores.setflags(write=False)
@@ -112,8 +115,10 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType({row.name: row for row in (
               measure=_on("last", "angular_distances"), select=_angular),
     Criterion("streamline", "LLM-Streamline (block)", "LLM-Streamline, arXiv 2403.19135 (selection only)", "mean over all tokens of cos(H[s], H[s+n]); one block of n layers", HIGH, "1",
               measure=_on("all", "matrix_sums"), select=lambda mean, request: best_blocks(mean, request.protected)),
-    Criterion("sleb", "SLEB (greedy on loss)", "SLEB, arXiv 2402.09025", "mean loss of the answers' tokens with the layer skipped; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model", whole=_running("by_loss")),
-    Criterion("greedy-kl", "Greedy on KL", "this project", "mean KL(full || skipped) on the answers' tokens; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model", whole=_running("by_kl")),
+    Criterion("sleb", "SLEB (greedy on loss)", "SLEB, arXiv 2402.09025", "mean loss of the answers' tokens with the layer skipped; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model",
+              measure=_running("by_loss"), select=follow),
+    Criterion("greedy-kl", "Greedy on KL", "this project", "mean KL(full || skipped) on the answers' tokens; greedy, re-scored", LOW, "up to L (L + 1) / 2", "model",
+              measure=_running("by_kl"), select=follow),
     Criterion("shortv", "ShortV (layer contribution)", "ShortV, arXiv 2504.00502 (ranking only)", "KL(full || the layer's update of visual tokens undone) at the last token", LOW, "L + 1", "model",
               measure=_running("frozen_divergence"), select=lambda mean, request: Scored(0.0 - mean)),
     Criterion("random", "Random", "-", "a seeded draw", "-", "0", whole=lambda request: Scored(np.random.default_rng(request.seed).random(request.trace.num_layers))),
@@ -154,7 +159,9 @@ def redundancy(trace: Trace, importance: TokenImportance | None = None, criterio
     check_needs(row, trace, lvlm, samples)
     request = Request(trace, importance, top_p, seed, protected_layers(trace, protect_ends), trace.protected, lvlm, samples, answers, layers, rounds, progress, cancel)
     settings = {"top_p": top_p.p, "top_p_mode": top_p.mode, "protect_ends": protect_ends, "seed": seed, "samples": len(samples if row.needs == "model" else trace.samples)}
-    return layer_scores(row, row.function(request), request, settings | ({"rounds": rounds} if rounds is not None else {}))
+    measured = None if row.measure is None else row.measure(request)
+    found = row.whole(request) if measured is None else row.select(measured.mean(), request)
+    return layer_scores(row, found, request, settings | ({"rounds": rounds} if rounds is not None else {}), measured if row.needs == "model" else None)
 
 
 def check_needs(row: Criterion, trace: Trace, lvlm: LVLM | None, samples: Sequence[Sample]) -> None:
@@ -165,11 +172,11 @@ def check_needs(row: Criterion, trace: Trace, lvlm: LVLM | None, samples: Sequen
         raise InputError(f"Found a model of {lvlm.num_layers} layers for a trace of {trace.num_layers}; expected the traced model; trace it again.")
 
 
-def layer_scores(row: Criterion, found: Scored, request: Request, settings: Mapping[str, Any]) -> LayerScores:
+def layer_scores(row: Criterion, found: Scored, request: Request, settings: Mapping[str, Any], measured: Measured | None = None) -> LayerScores:
     """A criterion's findings as a ranking of the droppable layers."""
     protected = tuple(sorted({*request.protected, *found.kept}))
     scores = np.asarray(found.scores, np.float64)
-    return LayerScores(row.name, scores, ranked(scores, protected) if found.ranking is None else found.ranking, protected, settings, found.blocks, found.path)
+    return LayerScores(row.name, scores, ranked(scores, protected) if found.ranking is None else found.ranking, protected, settings, found.blocks, found.path, measured)
 
 
 def similarity(trace: Trace, importance: TokenImportance | None = None, tokens: str = "important", *, top_p: TopP = TopP()) -> np.ndarray:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from svl_core.analysis.criterion import Measured, Request, Scored
+from svl_core.analysis.criterion import Measured, Request
+from svl_core.analysis.greedy import lowest
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
@@ -46,22 +47,25 @@ def own_answer(lvlm: LVLM, sample: Sample, limit: int, cancel: threading.Event |
         decoding.feed(torch.tensor([ids[-1:]], device=decoding.logits.device))
 
 
-def by_loss(request: Request) -> Scored:
+def by_loss(request: Request) -> Measured:
     """SLEB: greedy on the mean loss (nats/token) of the answers' tokens."""
     answers, beginnings = answers_of(request), Beginnings(request.lvlm)
-    return _greedy(request, lambda part: _mean(part, request, answers, beginnings, lambda i, logits: token_losses(logits, answers[i])))
+    return _greedy(request, lambda part: _each(part, request, answers, beginnings, lambda i, logits: token_losses(logits, answers[i])))
 
 
-def by_kl(request: Request) -> Scored:
+def by_kl(request: Request) -> Measured:
     """Greedy on the mean KL(full || without), nats/token, over the answers' tokens."""
     answers, beginnings = answers_of(request), Beginnings(request.lvlm)
     reference = forced_logits(request.lvlm, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings)
-    return _greedy(request, lambda part: _mean(part, request, answers, beginnings, lambda i, logits: kl_per_token(reference[i], logits)))
+    return _greedy(request, lambda part: _each(part, request, answers, beginnings, lambda i, logits: kl_per_token(reference[i], logits)))
 
 
-def _mean(part: LVLM, request: Request, answers: Sequence, beginnings: Beginnings, value: Callable[[int, torch.Tensor], torch.Tensor]) -> float:
-    """Mean over samples of the mean over an answer's tokens: every answer weighs the same."""
-    return float(np.mean([float(value(i, logits).mean()) for i, logits in iterate_forced(part, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings)]))
+def _each(part: LVLM, request: Request, answers: Sequence, beginnings: Beginnings, value: Callable[[int, torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """(n,) for each sample the mean over its answer's tokens: every answer weighs the same."""
+    means = np.empty(len(request.samples))
+    for i, logits in iterate_forced(part, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings):
+        means[i] = float(value(i, logits).mean())
+    return means
 
 
 def without(lvlm: LVLM, layers: Sequence[int]) -> LVLM:
@@ -70,39 +74,27 @@ def without(lvlm: LVLM, layers: Sequence[int]) -> LVLM:
     return lvlm.with_model(skeleton.with_layers(lvlm.model, keep), [lvlm.layer_ids[layer] for layer in keep], lvlm.provenance)
 
 
-def _greedy(request: Request, measure: Callable[[LVLM], float]) -> Scored:
-    """Drops, round by round, the layer whose absence leaves the lowest measure; all others are measured again each round.
+def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured:
+    """Drops, round by round, the layer whose absence leaves the lowest mean measure; all others are measured again each round.
 
-    scores: minus the measure with that layer alone skipped (NaN for layers that the model cannot lose). After `rounds` rounds
-    the rest is ranked by the last round's measure; ties go to the later layer.
+    sums (n, R, L): each sample's measure in each of the rounds without that layer and those gone before; NaN where it was not tried. The
+    first round tries protected layers too, but for those that the model cannot lose. Read by `greedy.follow`.
     """
-    depth = request.lvlm.num_layers
+    depth, n = request.lvlm.num_layers, len(request.samples)
     free = [layer for layer in range(depth) if layer not in request.protected]
-    rounds = len(free) if request.rounds is None else min(max(request.rounds, 1), len(free))
-    scores, dropped, path = np.full(depth, np.nan), [], []
-    total, done = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed), 0
-
-    def value(layer: int) -> float:
-        nonlocal done
-        _check(request.cancel)
-        if request.progress:
-            request.progress(done / total, f"{len(dropped)} layers gone, trying layer {layer}")
-        done += 1
-        return measure(without(request.lvlm, [*dropped, layer])) if len(dropped) + 1 < depth else float("inf")
-
-    for layer in set(request.protected) - set(request.fixed):
-        scores[layer] = -value(layer)
-    last: dict[int, float] = {}
+    rounds = max(1, min(len(free) if request.rounds is None else request.rounds, len(free), depth - 1))
+    total, done, gone, rows = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed), 0, [], []
     for _ in range(rounds):
-        last = {layer: value(layer) for layer in free if layer not in dropped}
-        if not dropped:
-            for layer, found in last.items():
-                scores[layer] = -found
-        best = min(last, key=lambda layer: (last[layer], -layer))
-        dropped.append(best)
-        path.append(last.pop(best))
-    ranking = (*dropped, *sorted(last, key=lambda layer: (last[layer], -layer)))
-    return Scored(scores, tuple(ranking), path=tuple(path))
+        row, left = np.full((n, depth), np.nan), [layer for layer in free if layer not in gone]
+        for layer in left if gone else sorted({*free, *request.protected} - {*request.fixed}):
+            _check(request.cancel)
+            if request.progress:
+                request.progress(done / total, f"{len(gone)} layers gone, trying layer {layer}")
+            row[:, layer] = measure(without(request.lvlm, [*gone, layer]))
+            done += 1
+        gone += lowest(Measured(row, np.ones(n)).mean(), left)[:1]
+        rows.append(row)
+    return Measured(np.stack(rows, 1), np.ones(n))
 
 
 @torch.inference_mode()

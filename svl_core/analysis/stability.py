@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svl_core.analysis.criterion import Request
+from svl_core.analysis.criterion import Measured, Request
 from svl_core.analysis.importance import TokenImportance, TopP, importance as score
 from svl_core.analysis.redundancy import LayerScores, check_needs, criterion_of, layer_scores, protected_layers
 from svl_core.analysis.trace import Trace
@@ -27,7 +27,8 @@ class Stability:
     scores: the ranking from all samples. deviation: (L,) standard deviation of each score. interval: (L, 2) percentile interval of
     `level`. dropped: (L,) share 0..1 of resamples that drop the layer when `drop` go. overlap: mean share 0..1 of the drop
     set that a resample and all samples have in common (1 for drop 0). rank_correlation: mean Spearman correlation of a resample's
-    order of the droppable layers with that of all samples, -1..1.
+    order of the droppable layers with that of all samples, -1..1. Of a greedy criterion the scores are those of its first round, each layer
+    skipped alone; a resample goes along the rounds of all samples until it drops another layer than they do, see `greedy.follow`.
     """
 
     scores: LayerScores
@@ -68,20 +69,24 @@ def spearman(one: Sequence[int], other: Sequence[int]) -> float:
 
 
 def stability(trace: Trace, importance: TokenImportance | None = None, criterion: str = "svl", *, drop: int, draws: int = DRAWS, level: float = LEVEL, seed: int = 0, top_p: TopP = TopP(),
-              protect_ends: bool = True, lvlm: LVLM | None = None, samples: Sequence[Sample] = (), progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Stability:
+              protect_ends: bool = True, lvlm: LVLM | None = None, samples: Sequence[Sample] = (), rounds: int | None = None, measured: Measured | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Stability:
     """Resample the calibration samples with replacement, `draws` times, and rank anew each time. No sample is measured twice.
 
-    Raises InputError for a criterion that is not a mean over samples (greedy ones, "random", "manual"), for fewer than two samples
-    and for a drop count out of range; Cancelled.
+    Greedy criteria are resampled along the one path that was run: the chance that a resample drops the same first layers, and what it drops
+    where it parts from them, are those of a bootstrap; the layers that it drops afterwards are taken as that round ranks them, for without
+    them nothing was measured. lvlm, samples, rounds: as for `redundancy`; measured: of a ranking made before, instead of running the model.
+    Raises InputError for a criterion that is no mean over samples ("random", "manual"), for fewer than two samples and for a drop
+    count out of range; Cancelled.
     """
     row = criterion_of(criterion)
     if row.measure is None:
         raise InputError(f"Found the criterion {criterion!r}, which is no mean over samples; expected one that can be resampled; choose 'svl' for example.")
     samples = [samples] if isinstance(samples, Sample) else list(samples)
-    check_needs(row, trace, lvlm, samples)
+    if measured is None:
+        check_needs(row, trace, lvlm, samples)
     fixed = protected_layers(trace, protect_ends)
-    request = Request(trace, importance or score(trace), top_p, seed, fixed, trace.protected, lvlm, samples, progress=progress, cancel=cancel)
-    measured = row.measure(request)
+    request = Request(trace, importance or score(trace), top_p, seed, fixed, trace.protected, lvlm, samples, rounds=rounds, progress=progress, cancel=cancel)
+    measured = row.measure(request) if measured is None else measured
     n = len(measured.counts)
     if n < 2 or draws < 2 or not 0 < level < 1:
         raise InputError(f"Found {n} samples, {draws} draws and level {level}; expected at least two samples and draws and a level between 0 and 1; use a calibration set.")

@@ -122,19 +122,18 @@ class Desk:
         rounds: of a greedy criterion, all by default; a ranking of all rounds serves for fewer. most: samples that a criterion which runs the model sees.
         """
         name = criterion or now.criterion
-        if svl.CRITERIA[name].needs != "model":
-            return drawing.scores_of(ground, now, name)
-        samples = ground.samples[:most]
-        key = drawing.scores_key(name, now) if len(samples) == len(ground.samples) else (*drawing.scores_key(name, now), "first", most)
-        found = ground.memo.get(key)
-        if found is None and rounds is not None:
-            key = (*key, rounds)
-            found = ground.memo.get(key)
+        found = self.ranked(ground, now, name, rounds, most)
         if found is None:
             self._model(ground.model, emit, cancel)
-            found = self.bench.rank(ground.model, samples, ground.trace, name, now.protect_ends, rounds, self.telling(emit), cancel)
-            ground.memo.put(key, found)
+            found = self.bench.rank(ground.model, ground.samples[:most], ground.trace, name, now.protect_ends, rounds, self.telling(emit), cancel)
+            ground.memo.put(_ranking(ground, now, name, rounds, most), found)
         return found
+
+    def ranked(self, ground: Analysis, now: Settings, name: str, rounds: int | None = None, most: int | None = None) -> svl.LayerScores | None:
+        """`scores` where the model need not run for them; None where it must."""
+        if svl.CRITERIA[name].needs != "model":
+            return drawing.scores_of(ground, now, name)
+        return ground.memo.get(_ranking(ground, now, name, None, most)) or ground.memo.get(_ranking(ground, now, name, rounds, most))
 
     def basis(self, name: str, now: Settings) -> grounds.Basis:
         return grounds.basis(name, self.world, now)
@@ -179,8 +178,8 @@ class Desk:
         return self.analysis_of(state).memo.get(("comparison", tuple(strip["drop"]), now.key_prune)) if state and strip else None
 
     def telling(self, emit: tasks.Emit) -> Callable[..., None]:
-        """What the bench says, as the status pill, with the time left."""
-        return paced(lambda text, share=None: emit({"status": views.status(text, share)}))
+        """What the bench says, with the time left: as the status pill, and as "doing" for a section that shows it in its own place."""
+        return paced(lambda text, share=None: emit({"status": views.status(text, share), "doing": (text, share)}))
 
     # ------------------------------------------------------------------ events that need the model
     def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, origin: str, wanted: list[int] | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
@@ -454,6 +453,11 @@ class Desk:
 
 
 GENERIC_QUESTIONS = ("describe the picture.", "what is in the center?", "how many objects are there?")
+
+
+def _ranking(ground: Analysis, now: Settings, name: str, rounds: int | None, most: int | None) -> tuple:
+    """Under which a ranking by a criterion that runs the model is stored."""
+    return *drawing.scores_key(name, now), *(() if most is None or most >= len(ground.samples) else ("first", most)), *(() if rounds is None else (rounds,))
 
 
 def session_of(request: gr.Request | None) -> str:

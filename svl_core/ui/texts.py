@@ -50,7 +50,7 @@ FIGURES |= {
 
 FIGURES |= {
     "stability": ("How sure is the ranking?", "Bars are 95 % intervals over resampled sets. <strong>Where bars of a kept and a dropped layer overlap, another set might choose otherwise.</strong> Green diamonds: this image alone.",
-                  "The samples of the set are drawn again with replacement, 1,000 times, and the layers are ranked anew each time; no sample is measured twice for it. Criteria that re-score after every drop are no means over samples and cannot be resampled so; for them SVL's own is shown."),
+                  "The samples of the set are drawn again with replacement, 1,000 times, and the layers are ranked anew each time; no sample is measured twice for it. A criterion that re-scores after every drop (SLEB, greedy KL) is resampled along the layers that all samples drop: the bars are those of its first round, and a resample that would drop another layer in some round drops it and takes the rest as that round ranks them, for without that layer nothing was measured. A random order has nothing to resample; for it SVL's own is shown."),
     "overlap": ("This image against the set", "At each number of layers: how many of them both would drop. <strong>On the dotted line</strong> the image says no more than a draw of lots.",
                 "Dropping most layers makes any two choices agree, so chance rises with the number. What counts is the distance above the dotted line at the number that you drop."),
     "sweep": ("Where is the cliff?", "<strong>Higher is better for agreement, lower for KL.</strong> A triangle marks the steepest fall of a line, if it is at least a tenth. Click a point to load its plan and settings.",

@@ -1,6 +1,7 @@
 """Bootstrap of rankings against scipy, scikit-learn and the textbook's standard error."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from sklearn.metrics import jaccard_score
 import svl_core as svl
 from svl_core.analysis.measures import layer_cosines
 from svl_core.analysis.redundancy import LayerScores
+from svl_core.analysis.skipping import own_answer
 from svl_core.analysis.stability import overlap, overlap_curve, spearman, stability
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
+from test_criteria import log_probabilities, lvlm_of
 from test_importance import A, traced
 from tiny import picture
 
@@ -77,6 +80,60 @@ def test_shortv_is_resampled_without_measuring_again(tiny):
     assert found.deviation[0] > 0 and found.deviation[5] == 0
 
 
+@pytest.mark.parametrize("criterion", ["sleb", "greedy-kl"])
+def test_greedy_criteria_are_resampled_along_their_path(criterion):
+    """Against brute force, sample by sample and draw by draw, with passes of its own; and where a resample stays on the path, against a greedy run on the resample itself."""
+    lvlm = lvlm_of(6, seed=2)
+    samples = [lvlm.encode(picture(seed=k), prompt) for k, prompt in enumerate(("a cat", "how many apples are there ?", "what is in the top left ?", "yes"))]
+    n, free, answers = len(samples), (1, 2, 3, 4), [own_answer(lvlm, sample, 32) for sample in samples]
+    full = [log_probabilities(lvlm, sample, ids) for sample, ids in zip(samples, answers)]
+
+    @functools.cache
+    def measure(i, skipped):
+        found = log_probabilities(lvlm, samples[i], answers[i], skipped)
+        return float(-found.gather(1, torch.tensor(answers[i])[:, None]).mean() if criterion == "sleb" else (full[i].exp() * (full[i] - found)).sum(1).mean())
+
+    def costs(members, gone):
+        return {layer: np.mean([measure(i, tuple(sorted((*gone, layer)))) for i in members]) for layer in free if layer not in gone}
+
+    path = []
+    while len(path) < 3:
+        found = costs(range(n), path)
+        path.append(min(found, key=found.get))
+    sure = stability(svl.trace(lvlm, samples), criterion=criterion, drop=2, rounds=3, draws=60, lvlm=lvlm, samples=samples)
+    assert list(sure.scores.ranking[:3]) == path
+    rng, scores, orders, stayed = np.random.default_rng(0), [], [], []
+    for _ in range(60):
+        members, gone = rng.integers(n, size=n), []
+        scores.append([-np.mean([measure(i, (layer,)) for i in members]) for layer in range(6)])
+        for place in range(3):
+            found = costs(members, path[:place])
+            gone.append(min(found, key=found.get))
+            if gone[-1] != path[place]:
+                break
+        else:
+            stayed.append((members, gone))
+        orders.append([*gone, *sorted((layer for layer in free if layer not in gone), key=found.get)])
+    assert 0 < len(stayed) < 60  # both kinds are there
+    np.testing.assert_allclose(sure.dropped, [np.mean([layer in order[:2] for order in orders]) for layer in range(6)])
+    assert sure.overlap == pytest.approx(np.mean([len({*order[:2]} & {*path[:2]}) / 2 for order in orders]))
+    assert sure.rank_correlation == pytest.approx(np.mean([stats.spearmanr(np.argsort(order), np.argsort(sure.scores.ranking)).statistic for order in orders]))
+    np.testing.assert_allclose(sure.deviation, np.std(scores, axis=0, ddof=1), atol=1e-5)
+    np.testing.assert_allclose(sure.interval, np.quantile(scores, [0.025, 0.975], axis=0).T, atol=1e-4)
+    for members, gone in stayed[:2]:
+        resample = [samples[i] for i in members]
+        assert list(svl.redundancy(svl.trace(lvlm, resample), criterion=criterion, lvlm=lvlm, samples=resample, rounds=3).ranking[:3]) == gone
+
+
+def test_what_was_measured_is_not_measured_again(tiny):
+    samples = [tiny.encode(picture(seed=k), "a cat") for k in range(3)]
+    trace = svl.trace(tiny, samples)
+    for criterion in ("greedy-kl", "shortv"):
+        ranking = svl.redundancy(trace, criterion=criterion, lvlm=tiny, samples=samples, rounds=2)
+        again, known = stability(trace, criterion=criterion, drop=2, draws=20, lvlm=tiny, samples=samples, rounds=2), stability(trace, criterion=criterion, drop=2, draws=20, measured=ranking.measured)
+        assert known.to_json() == again.to_json() and known.scores.ranking == ranking.ranking and known.scores.path == ranking.path
+
+
 def test_spearman_against_scipy():
     rng = np.random.default_rng(0)
     for n in (2, 5, 12):
@@ -98,7 +155,7 @@ def test_overlap_on_paper_and_against_jaccard():
 
 def test_what_cannot_be_resampled_is_refused(tiny, tiny_sample):
     trace = svl.trace(tiny, [tiny_sample] * 2)
-    for criterion in ("random", "sleb", "greedy-kl", "manual"):
+    for criterion in ("random", "manual"):
         with pytest.raises(InputError, match="no mean over samples"):
             stability(trace, criterion=criterion, drop=1)
     with pytest.raises(InputError, match="at least two samples"):

@@ -22,6 +22,7 @@ from svl_core.ui.sections import ablations, calibration, stability, sweeps
 from svl_core.ui.service.store import Models
 from svl_core.ui.state.settings import RECIPE, Settings
 from svl_core.ui.state.strip import ranked_by
+from svl_core.ui.wiring import CONTROLS
 from tiny import picture
 from updates import LINK, last, settings
 
@@ -52,6 +53,22 @@ def test_stability_is_that_of_the_set(desk, analysed, own, tiny):
     assert len(json.loads(out["plot-overlap"]["figure"])["data"]) == 3
     with pytest.raises(gr.Error, match="calibration set"):
         last(stability.resample(desk, analysed["state"], analysed["strip"], *settings()))
+
+
+def test_a_criterion_that_runs_the_model_is_resampled_once_it_is_wanted(desk, analysed, tiny, own):
+    """Opening the fold runs no model for it; then its layers' measure on each sample serves every number of layers."""
+    state, strip, asked = analysed["state"], {**analysed["strip"], "drop": [1, 2]}, list(own)
+    asked[CONTROLS.index("criterion")] = "greedy-kl"
+    waiting = last(stability.resample(desk, state, strip, *asked, wanted=False))
+    assert "Press “Resample the set”" in waiting["stability-note"] and waiting["plot-stability"] is None
+    out = last(stability.resample(desk, state, strip, *asked))
+    samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))]
+    found = svl.stability(svl.trace(tiny, samples), criterion="greedy-kl", drop=2, lvlm=tiny, samples=samples)
+    assert f"{100 * found.overlap:.0f} % of the 2" in out["stability-note"] and "takes the rest as that round ranks them" in out["stability-note"] and "Greedy on KL: scores" in out["plot-stability"]["alt"]
+    assert last(stability.resample(desk, state, strip, *asked, wanted=False)) == out
+    assert "of the 3 dropped" in last(stability.resample(desk, state, {**strip, "drop": [1, 2, 3]}, *asked, wanted=False))["stability-note"]
+    asked[CONTROLS.index("criterion")] = "random"
+    assert "Random cannot be resampled" in last(stability.resample(desk, state, strip, *asked, wanted=False))["stability-note"]
 
 
 def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(desk, analysed, own, tiny, monkeypatch):

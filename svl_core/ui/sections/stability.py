@@ -8,6 +8,7 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import figures
+from svl_core.analysis.greedy import PARTING
 from svl_core.ui import drawing, headings, parts, views
 from svl_core.ui.handlers import EVIDENCE, Desk
 from svl_core.ui.state import grounds
@@ -32,36 +33,42 @@ def wire(w: Wiring) -> None:
     def resampled(*values, request: gr.Request | None = None):
         yield from resample(w.desk, *values, request=request)
 
-    for event in (w.c["stability"].expand, w.c["stability-run"].click):
-        w.on(event, resampled, w.plan_in, WRITES, **{**QUICK, "trigger_mode": "multiple"})
+    def at_once(*values, request: gr.Request | None = None):
+        yield from resample(w.desk, *values, wanted=False, request=request)
+
+    for event, method in ((w.c["stability"].expand, at_once), (w.c["stability-run"].click, resampled)):
+        w.on(event, method, w.plan_in, WRITES, **{**QUICK, "trigger_mode": "multiple"})
 
 
-def resample(desk: Desk, state: dict | None, strip: dict | None, *settings, request: gr.Request | None = None) -> Iterator[dict]:
-    """Error bars of the criterion's scores on the calibration set, and how much of its choice this image shares."""
+def resample(desk: Desk, state: dict | None, strip: dict | None, *settings, wanted: bool = True, request: gr.Request | None = None) -> Iterator[dict]:
+    """Error bars of the criterion's scores on the calibration set, and how much of its choice this image shares. A criterion that has to run the model for it waits until it is wanted."""
     if not state or not strip:
         return
     now = Settings.of(settings)
 
     def emit_here(emit):
-        return lambda item: emit({"stability-note": views.progress("Reading the set …", 0.1)} if "status" in item else item)
+        return lambda item: emit({"stability-note": views.progress(*item["doing"])} if "doing" in item else item)
 
     def work(emit, cancel):
-        analysis, which = desk.analysis_of(state), desk.set_for(state, now)
-        ground = desk.ground(state["model"], which, analysis, now, emit_here(emit), cancel)
-        name = now.criterion if svl.CRITERIA[now.criterion].measure is not None and svl.CRITERIA[now.criterion].needs == "trace" else "svl"
-        own, whole = drawing.scores_of(analysis, now, name), drawing.scores_of(ground, now, name)
+        analysis, which, emit = desk.analysis_of(state), desk.set_for(state, now), emit_here(emit)
+        ground = desk.ground(state["model"], which, analysis, now, emit, cancel)
+        name = now.criterion if svl.CRITERIA[now.criterion].measure is not None else "svl"
+        title, said = svl.CRITERIA[name].title, grounds.words(which, len(ground.samples))
+        if not wanted and not all(desk.ranked(each, now, name) for each in (analysis, ground)):
+            return {"stability-note": views.read(f"{title} runs the model many times over {said}. Press “Resample the set”."), "plot-stability": None, "plot-overlap": None}  # nothing old stays under a new criterion's name
+        own, whole = (desk.scores(each, now, emit, cancel, name) for each in (analysis, ground))
         count = min(len(strip["drop"]), whole.most)
         found = ground.once(("stability", drawing.scores_key(name, now), count), lambda: svl.stability(
-            ground.trace, drawing.importance_of(ground, now), name, drop=count, top_p=drawing.top_p_of(now), protect_ends=now.protect_ends, cancel=cancel))
+            ground.trace, drawing.importance_of(ground, now), name, drop=count, top_p=drawing.top_p_of(now), protect_ends=now.protect_ends, measured=whole.measured, cancel=cancel))
         shares, ids = svl.overlap_curve(own, whole), analysis.trace.layer_ids
-        said = grounds.words(which, len(ground.samples))
         mine = round(float(shares[min(count, len(shares) - 1)]) * count)
-        other = "" if name == now.criterion else f" {svl.CRITERIA[now.criterion].title} cannot be resampled, so this is {svl.CRITERIA[name].title}."
+        parting = f" {PARTING[0].upper()}{PARTING[1:]}." if whole.path else ""
+        other = "" if name == now.criterion else f" {svl.CRITERIA[now.criterion].title} cannot be resampled, so this is {title}."
         return {
             "stability-note": views.read(f"{found.draws:,} resamples of {said}: on average {100 * found.overlap:.0f} % of the {count} dropped layers are those of the whole set, and the orders' rank correlation is "
-                                         f"{found.rank_correlation:.2f}. This image alone would drop {mine} of the same {count} layers.{other}"),
+                                         f"{found.rank_correlation:.2f}. This image alone would drop {mine} of the same {count} layers.{parting}{other}"),
             "plot-stability": drawing.figure(figures.stability_curve(found.scores.scores, found.interval, found.dropped, found.scores.chosen(count), own.scores, ids=ids),
-                                             f"{svl.CRITERIA[name].title}: scores of {len(ids)} layers on {said} with 95 % intervals, and those of this image."),
+                                             f"{title}: scores of {len(ids)} layers on {said} with 95 % intervals, and those of this image."),
             "plot-overlap": drawing.figure(figures.overlap_figure(shares, len(whole.ranking), count), f"Layers that this image and the set both drop, in percent, for 1 to {len(shares) - 1} layers; {mine} of {count} at the plan."),
         }
 
