@@ -271,6 +271,13 @@ def test_as_a_process(world):
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
+def test_torch_s_threads_sleep_while_they_wait():
+    """Said to OpenMP before torch loads it."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")} | {"OMP_DISPLAY_ENV": "TRUE"}
+    done = subprocess.run([sys.executable, "-c", "from svl_core.__main__ import main; main(['--version']); import torch"], capture_output=True, text=True, env=env)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
 def test_presets_rounds_and_a_chosen_rank(svl):
     found = result(svl("compare", *ASK, *SET, "--drop", "1", "--preset", "best", "--rounds", "1", "--max-new-tokens", "3", "--json", "-"))
     best = PRESETS["best"]
