@@ -21,8 +21,9 @@ def main() -> None:
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait for each other: spinning, on cores that others want too, makes passes twenty times as long
     if env.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401  (before anything that may touch CUDA)
-    from svl_core.ui import build, from_environment, launch_options, structured, upload_folder  # after the arguments, so that --help is instant
+    from svl_core.ui import build, few_arenas, from_environment, launch_options, structured, upload_folder  # after the arguments, so that --help is instant
 
+    few_arenas()
     limits = from_environment(options.public)
     if options.public:
         structured()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from svl_core.errors import Cancelled, InputError
+from svl_core.ui.service import heap
 
 BEAT = 0.25  # seconds between two signs of life, so that a closed tab or Stop is noticed
 
@@ -109,6 +110,7 @@ def run(work: Callable[[Emit, threading.Event], object], jobs: Jobs, session: st
             events.put(("done", work(lambda item: events.put(("item", item)), cancel)))
         except BaseException as error:  # handed to the caller, which raises it
             events.put(("error", error))
+        heap.give_back()
 
     here = contextvars.copy_context()  # a lent GPU is charged to the visitor whose request this is
     thread = threading.Thread(target=here.run, args=(body,), name="svl-task", daemon=True)
