@@ -82,7 +82,7 @@ def _calibrating(default: str) -> argparse.ArgumentParser:
     group = calibrating.add_argument_group("calibration: what layers are ranked and compensations fitted on")
     group.add_argument("--calibration", default=default, metavar="SET", help="'demo' (bundled scenes), 'this' (the sample asked about), a FILE.jsonl or a folder of images (default: %(default)s)")
     group.add_argument("--calibration-size", type=int, default=16, metavar="N", help="samples used of it (default: %(default)s)")
-    group.add_argument("--spool", metavar="DIR", help="keep the calibration set's features in files of this folder instead of in memory; they are gone afterwards")
+    group.add_argument("--spool", metavar="DIR", help="keep the calibration set, its features and all that is made of them in files of this folder instead of in memory, so that its size does not matter; they are gone afterwards")
     return calibrating
 
 

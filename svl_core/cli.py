@@ -124,13 +124,13 @@ def _pairs(source: str, size: int, seed: int, draw_seed: int | None) -> list:
     return draw(calibration(max(size, 1), seed), size)
 
 
-def _calibration(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()) -> list[Sample]:
+def _calibration(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()) -> Sequence[Sample]:
     """The samples to rank and fit on; never those measured, unless `--calibration this` says so."""
     if args.calibration == THIS:
         if len(measured) != 1:
             raise InputError("Found --calibration this; expected a set, for this command asks about many images; use demo, a file or a folder.")
         return list(measured)
-    samples = encode_all(lvlm, _readable(lvlm, args.calibration, _pairs(args.calibration, args.calibration_size, args.seed, args.seed)), progress=_progress(args))
+    samples = encode_all(lvlm, _readable(lvlm, args.calibration, _pairs(args.calibration, args.calibration_size, args.seed, args.seed)), spool=args.spool, progress=_progress(args))
     return disjoint(samples, measured)
 
 
@@ -139,7 +139,7 @@ def _readable(lvlm: LVLM, source: str, pairs: list) -> list:
     return pairs if lvlm.sees or source != BUNDLED else [(None, prompt) for prompt in dict.fromkeys(prompt for _, prompt in pairs)]
 
 
-def _measured(args: argparse.Namespace) -> tuple[LVLM, list[Sample]]:
+def _measured(args: argparse.Namespace) -> tuple[LVLM, Sequence[Sample]]:
     """The model and the samples to measure on: the question asked, or the set of `--measure`."""
     if args.images or args.prompt is not None:
         lvlm, sample = _asked(args)
@@ -148,7 +148,7 @@ def _measured(args: argparse.Namespace) -> tuple[LVLM, list[Sample]]:
 
     pairs = _pairs(args.measure, args.measure_size, MEASURED_SEED, None)
     lvlm = _load(args)
-    return lvlm, encode_all(lvlm, _readable(lvlm, args.measure, pairs), progress=_progress(args))
+    return lvlm, encode_all(lvlm, _readable(lvlm, args.measure, pairs), spool=getattr(args, "spool", None), progress=_progress(args))
 
 
 # Pruning
@@ -212,7 +212,7 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
     if layers is not None:
         chosen = manual_plan(layers, lvlm.num_layers, lvlm.protected)
     elif ranks and getattr(args, "preset", None) and preset_of(args.preset).rivals:
-        fitted = Fitted(preset_of(args.preset), lvlm, tuple(samples), traced, weights, args.spool)
+        fitted = Fitted(preset_of(args.preset), lvlm, samples, traced, weights)
         chosen = fitted.plan(args.drop, seed=args.seed, rounds=args.rounds, progress=_progress(args))
     elif ranks:
         chosen = plan(_scores(args, traced, weights, args.criterion, lvlm, samples), args.drop)
@@ -230,7 +230,7 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
 
 def _plan_text(found: Forecast) -> str:
     """Every item of a forecast, a line each."""
-    held = {"weights": "weights", "one_pass": "working memory of one pass", "traces": f"traces of {found.samples} sample(s): features, statistics, inner products", "key_value_cache": "key and value cache of one answer",
+    held = {"weights": "weights", "one_pass": "working memory of one pass", "traces": f"traces of {found.samples} sample(s): features, statistics, inner products (with --spool: on the disk)", "key_value_cache": "key and value cache of one answer",
             "compensation": "fit of a compensation (d x d sums)", "pruned_view_each_run": "pruned model's own: edited weights of each dropped run", "usual_maps": "not made: attention maps and hidden states of one pass"}
     spent = {"one_pass": "one pass (image and prompt)", "trace_one_sample": "its analysis", "trace_all": f"analysis of {found.samples} sample(s)", "each_answer_token": "each token of an answer"}
     rows = [("memory", ""), *((held[name], readable(size, "B")) for name, size in found.memory.items()), ("time, estimated", ""), *((spent[name], readable(s, "s")) for name, s in found.seconds.items())]

@@ -73,6 +73,14 @@ def test_analyze_for_people_and_by_a_calibration_set(svl):
     assert code == 0 and err == "" and "6 decoder layers" in out and "random" in out and "protected" in out
 
 
+def test_a_calibration_set_in_files_gives_the_same(svl, tmp_path):
+    ask = ("analyze", *ASK, *SET, "--stability", "2", "--json", "-")
+    held, filed = result(svl(*ask)), result(svl(*ask, "--spool", tmp_path))
+    assert {**held, "timing_ms": 0} == {**filed, "timing_ms": 0} and not list(tmp_path.iterdir())
+    code, out, err = svl("prune", "--model", "model", "--drop", "2", *SET, "--out", tmp_path / "out", "--spool", tmp_path / "absent")
+    assert code == 2 and "no room" in err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("compensation", ["none", "scp", "lstsq"])
 def test_compare(svl, compensation, tmp_path):
     file = tmp_path / "out.json"

@@ -61,9 +61,9 @@ class Measured:
 
     def mean(self, times: np.ndarray | None = None) -> np.ndarray:
         """The mean with each sample taken `times` (n,) times (once by default); NaN where nothing counts."""
-        times = np.ones(len(self.counts)) if times is None else times
-        total = float(times @ self.counts)
-        return (times.reshape(-1, *[1] * (self.sums.ndim - 1)) * self.sums).sum(0) / total if total else np.full(self.sums.shape[1:], np.nan)
+        total = float(self.counts.sum() if times is None else times @ self.counts)
+        taken = self.sums if times is None else times.reshape(-1, *[1] * (self.sums.ndim - 1)) * self.sums
+        return taken.sum(0) / total if total else np.full(self.sums.shape[1:], np.nan)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def runs_of(drop: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((first, last) for first, last in found)
 
 
-def gram_of_difference(trace: Trace, positions: tuple[np.ndarray, ...], first: int, last: int) -> np.ndarray:
+def gram_of_difference(trace: Trace, positions: Sequence[np.ndarray], first: int, last: int) -> np.ndarray:
     """(d, d) float64 Gram matrix of H[last+1] - H[first] over the given tokens: memory d x d however many samples."""
     gram = torch.zeros(trace.hidden_size, trace.hidden_size, dtype=torch.float64)
     for sample, at in zip(trace.samples, positions, strict=True):
@@ -70,13 +70,13 @@ def gram_of_difference(trace: Trace, positions: tuple[np.ndarray, ...], first: i
     return gram.numpy()
 
 
-def gap_rows(trace: Trace, positions: tuple[np.ndarray, ...], first: int, last: int) -> torch.Tensor:
+def gap_rows(trace: Trace, positions: Sequence[np.ndarray], first: int, last: int) -> torch.Tensor:
     """(n, d) float64: H[last+1] - H[first] at the given tokens; for fewer tokens than dimensions, where it is smaller than the Gram matrix."""
     indices = [torch.as_tensor(np.array(at)) for at in positions]
     return torch.cat([sample.features[last + 1, index].double() - sample.features[first, index].double() for sample, index in zip(trace.samples, indices, strict=True)])
 
 
-def spectrum(trace: Trace, positions: tuple[np.ndarray, ...], first: int, last: int) -> np.ndarray:
+def spectrum(trace: Trace, positions: Sequence[np.ndarray], first: int, last: int) -> np.ndarray:
     """(min(n, d),) singular values of H[last+1] - H[first], falling, from the smaller of its two Gram matrices."""
     count = sum(map(len, positions))
     if count < trace.hidden_size:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from svl_core.errors import InputError
+from svl_core.lvlm.spool import shelf
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import SampleTrace, Trace
@@ -49,13 +52,13 @@ class TopP:
 
 @dataclass(frozen=True, eq=False)
 class TokenImportance:
-    """TIS of every sample: `visual[i]` (L, V) and `text[i]` (L, T), non-negative, one row a layer (NaN: a layer without self-attention)."""
+    """TIS of every sample: `visual[i]` (L, V) and `text[i]` (L, T), non-negative, one row a layer (NaN: a layer without self-attention); kept where the trace is."""
 
-    visual: tuple[np.ndarray, ...]
-    text: tuple[np.ndarray, ...]
+    visual: Sequence[np.ndarray]
+    text: Sequence[np.ndarray]
 
     def __post_init__(self):
-        for array in self.visual + self.text:
+        for array in chain(self.visual, self.text):
             array.setflags(write=False)
 
     def layer(self, sample: int, layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,8 +81,10 @@ def importance(trace: Trace, *, causal_correction: bool = False, text_self: str 
     """
     if text_self not in TEXT_SELF:
         raise InputError(f"Found text_self={text_self!r}; expected one of {', '.join(TEXT_SELF)}; choose one.")
-    visual, text = zip(*(_sample(sample, causal_correction, text_self) for sample in trace.samples))
-    return TokenImportance(visual, text)
+    visual, text = (shelf(len(trace.samples), trace.spool) for _ in range(2))
+    for number, sample in enumerate(trace.samples):
+        visual[number], text[number] = _sample(sample, causal_correction, text_self)
+    return TokenImportance(tuple(visual), tuple(text)) if trace.spool is None else TokenImportance(visual, text)
 
 
 def _sample(sample: SampleTrace, corrected: bool, text_self: str) -> tuple[np.ndarray, np.ndarray]:

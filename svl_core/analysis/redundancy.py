@@ -59,7 +59,7 @@ class LayerScores:
         return self.ranking[:drop] if self.blocks is None else self.blocks[drop]
 
 
-def _positions(request: Request, tokens: str) -> tuple[np.ndarray, ...]:
+def _positions(request: Request, tokens: str) -> Sequence[np.ndarray]:
     return token_positions(request.trace, request.importance, tokens, request.top_p)
 
 
@@ -155,7 +155,7 @@ def redundancy(trace: Trace, importance: TokenImportance | None = None, criterio
     Raises InputError for an unknown criterion or one whose needs are not met; Cancelled.
     """
     row = criterion_of(criterion)
-    samples = [samples] if isinstance(samples, Sample) else list(samples or ())
+    samples = [samples] if isinstance(samples, Sample) else samples or ()
     check_needs(row, trace, lvlm, samples)
     request = Request(trace, importance, top_p, seed, protected_layers(trace, protect_ends), trace.protected, lvlm, samples, answers, layers, rounds, progress, cancel)
     settings = {"top_p": top_p.p, "top_p_mode": top_p.mode, "protect_ends": protect_ends, "seed": seed, "samples": len(samples if row.needs == "model" else trace.samples)}

@@ -20,6 +20,7 @@ from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
 from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.spool import room
 
 MAX_ANSWER = 32  # tokens of an answer that is not given
 BATCH = 32  # samples in one forward pass
@@ -56,7 +57,7 @@ def by_loss(request: Request) -> Measured:
 def by_kl(request: Request) -> Measured:
     """Greedy on the mean KL(full || without), nats/token, over the answers' tokens."""
     answers, beginnings = answers_of(request), Beginnings(request.lvlm)
-    reference = forced_logits(request.lvlm, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings)
+    reference = forced_logits(request.lvlm, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings, spool=request.trace.spool)
     return _greedy(request, lambda part: _each(part, request, answers, beginnings, lambda i, logits: kl_per_token(reference[i], logits)))
 
 
@@ -83,9 +84,10 @@ def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured
     depth, n = request.lvlm.num_layers, len(request.samples)
     free = [layer for layer in range(depth) if layer not in request.protected]
     rounds = max(1, min(len(free) if request.rounds is None else request.rounds, len(free), depth - 1))
-    total, done, gone, rows = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed), 0, [], []
-    for _ in range(rounds):
-        row, left = np.full((n, depth), np.nan), [layer for layer in free if layer not in gone]
+    total, done, gone = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed), 0, []
+    sums = room((n, rounds, depth), torch.float64, request.trace.spool).fill_(torch.nan).numpy()
+    for row in sums.swapaxes(0, 1):
+        left = [layer for layer in free if layer not in gone]
         for layer in left if gone else sorted({*free, *request.protected} - {*request.fixed}):
             _check(request.cancel)
             if request.progress:
@@ -93,8 +95,7 @@ def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured
             row[:, layer] = measure(without(request.lvlm, [*gone, layer]))
             done += 1
         gone += lowest(Measured(row, np.ones(n)).mean(), left)[:1]
-        rows.append(row)
-    return Measured(np.stack(rows, 1), np.ones(n))
+    return Measured(sums, np.ones(n))
 
 
 @torch.inference_mode()

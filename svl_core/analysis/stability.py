@@ -81,7 +81,7 @@ def stability(trace: Trace, importance: TokenImportance | None = None, criterion
     row = criterion_of(criterion)
     if row.measure is None:
         raise InputError(f"Found the criterion {criterion!r}, which is no mean over samples; expected one that can be resampled; choose 'svl' for example.")
-    samples = [samples] if isinstance(samples, Sample) else list(samples)
+    samples = [samples] if isinstance(samples, Sample) else samples
     if measured is None:
         check_needs(row, trace, lvlm, samples)
     fixed = protected_layers(trace, protect_ends)

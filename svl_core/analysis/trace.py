@@ -7,8 +7,7 @@ normed.) Hooks and statistics listen to their own thread only, so a shared model
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.spool import shelf
 
 
 SLICE = 2**22  # numbers of features copied at a time
@@ -37,7 +37,7 @@ class SampleTrace:
     visual, textual: positions, as in `Sample`.
     logits_last: (vocabulary,) float32, for the token after the prompt.
     mlp: (L, S, d) outputs of the MLPs' down-projections, where they were asked for.
-    sample: what was traced, for fits that run the model again. spooled: features and mlp lie in a file, so nothing made of them is kept either.
+    sample: what was traced, for fits that run the model again.
     """
 
     features: torch.Tensor
@@ -48,29 +48,21 @@ class SampleTrace:
     key: str
     mlp: torch.Tensor | None = None
     sample: Sample | None = None
-    spooled: bool = False
 
     @property
     def length(self) -> int:
         return self.features.shape[1]
 
     @property
-    def products(self) -> np.ndarray:
-        """(S, L+1, L+1) float64: the inner products of H[i] and H[j] at every position. Cosines, steps and gaps on any set of tokens follow
-        from them, so the features are read once; a slice of positions at a time is copied."""
-        return self._products() if self.spooled else self._kept_products
-
-    @property
     def derived_bytes(self) -> int:
         """What `products` take in memory from when they are first asked for."""
         depths, length, _ = self.features.shape
-        return 0 if self.spooled else 8 * length * depths * depths
+        return 8 * length * depths * depths
 
     @cached_property
-    def _kept_products(self) -> np.ndarray:
-        return self._products()
-
-    def _products(self) -> np.ndarray:
+    def products(self) -> np.ndarray:
+        """(S, L+1, L+1) float64: the inner products of H[i] and H[j] at every position. Cosines, steps and gaps on any set of tokens follow
+        from them, so the features are read once; a slice of positions at a time is copied."""
         depths, length, width = self.features.shape
         made, step = np.empty((length, depths, depths)), max(1, SLICE // (depths * width))
         for start in range(0, length, step):
@@ -88,13 +80,17 @@ class SampleTrace:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Passes of one model over some samples. `layer_ids` name the layers in the original model; `protected` cannot go."""
+    """Passes of one model over some samples. `layer_ids` name the layers in the original model; `protected` cannot go.
 
-    samples: tuple[SampleTrace, ...]
+    spool: the folder in whose files `samples` lie, if any: each is then made anew when it is asked for, and what is made of all of them goes there too.
+    """
+
+    samples: Sequence[SampleTrace]
     model_name: str
     layer_ids: tuple[int, ...]
     protected: tuple[int, ...]
     timing_ms: float
+    spool: str | Path | None = None
 
     def __post_init__(self):
         if not self.samples:
@@ -119,39 +115,25 @@ def down_projection(layer: torch.nn.Module) -> torch.nn.Linear:
 def trace(lvlm: LVLM, samples: Sample | Sequence[Sample], *, mlp: bool = False, spool: str | Path | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Trace:
     """Run every sample through the model once, unpadded, and keep what the analysis needs.
 
-    mlp: keep the MLP outputs too (for compensation "lstsq"). spool: a folder on a disk where the features are kept instead of in memory, whatever the
-    number of samples; they go with the trace. The model is left as it was. Raises Cancelled, and InputError where the folder has no room.
+    mlp: keep the MLP outputs too (for compensation "lstsq"). spool: a folder on a disk where all that is kept lies instead of in memory, so that any
+    number of samples (encoded into the same folder, see `encode_all`) takes the memory of one; it goes with the trace. The model is left as it
+    was. Raises Cancelled, and InputError where the folder has no room.
     """
-    samples = [samples] if isinstance(samples, Sample) else list(samples)
+    samples = [samples] if isinstance(samples, Sample) else samples
     began = time.perf_counter()
-    made = []
+    made = shelf(len(samples), spool)
+    room = torch.empty if spool is None else made.room
     for number, sample in enumerate(samples):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped.")
-        made.append(_pass(lvlm, sample, mlp, spool))
+        made[number] = _pass(lvlm, sample if spool is None else dataclasses.replace(sample, images=()), mlp, room)
         if progress:
             progress((number + 1) / len(samples), f"{number + 1} of {len(samples)} samples")
-    return Trace(tuple(made), lvlm.name, lvlm.layer_ids, lvlm.protected, 1000 * (time.perf_counter() - began))
+    return Trace(tuple(made) if spool is None else made, lvlm.name, lvlm.layer_ids, lvlm.protected, 1000 * (time.perf_counter() - began), spool)
 
 
-def _room(shape: tuple[int, ...], dtype: torch.dtype, spool: str | Path | None) -> torch.Tensor:
-    """An empty tensor in memory, or in a file of the folder `spool` that has no name any more and goes with the tensor."""
-    if spool is None:
-        return torch.empty(shape, dtype=dtype)
-    size = torch.Size(shape).numel()
-    try:
-        handle, name = tempfile.mkstemp(prefix="svl-", dir=Path(spool).expanduser())
-        try:
-            os.posix_fallocate(handle, 0, max(size * dtype.itemsize, 1))  # now, not when a page of it is first written
-            return torch.from_file(name, shared=True, size=size, dtype=dtype).view(shape)
-        finally:
-            os.close(handle)
-            os.unlink(name)
-    except OSError as error:
-        raise InputError(f"Found no room for {size * dtype.itemsize / 1e9:.2f} GB of features in {str(spool)!r} ({error.strerror}); expected an existing folder on a disk with enough of it; give another or fewer samples.") from None
-
-
-def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> SampleTrace:
+def _pass(lvlm: LVLM, sample: Sample, mlp: bool, room: Callable[..., torch.Tensor]) -> SampleTrace:
+    """room: makes an empty tensor of a shape and `dtype`."""
     layers, here = lvlm.layers, threading.get_ident()
     features = outputs = None  # made once their dtype is known, and filled as the pass goes: each feature is held once
     ran: set[int] = set()
@@ -160,7 +142,7 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> Sa
         nonlocal features
         if threading.get_ident() == here:
             entered = residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0]
-            features = _room((len(layers) + 1, *entered.shape), entered.dtype, spool)
+            features = room((len(layers) + 1, *entered.shape), dtype=entered.dtype)
             features[0].copy_(entered)
 
     def leaving(number):
@@ -175,7 +157,7 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> Sa
             nonlocal outputs
             if threading.get_ident() == here:
                 rows = output.reshape(-1, output.shape[-1])
-                outputs = _room((len(layers), *rows.shape), rows.dtype, spool) if outputs is None else outputs
+                outputs = room((len(layers), *rows.shape), dtype=rows.dtype) if outputs is None else outputs
                 outputs[number].copy_(rows)
         return hook
 
@@ -198,5 +180,4 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, spool: str | Path | None) -> Sa
     statistics = collector.statistics()
     if np.isnan(statistics.text_to_text).all():
         raise InputError(f"Found no attention to watch in {lvlm.name}; expected one that goes through transformers' attention interface; choose another model.")
-    return SampleTrace(features, sample.visual, sample.textual, statistics, logits[0, -1].float().cpu().numpy(), sample.key,
-                       outputs, sample, spool is not None)
+    return SampleTrace(features, sample.visual, sample.textual, statistics, logits[0, -1].float().cpu().numpy(), sample.key, outputs, sample)

@@ -247,9 +247,7 @@ def ablate(
         raise InputError(f"Found block sizes {sizes}; expected some from 1 to {lvlm.num_layers - 1}; change them.")
     report = progress or (lambda fraction, what: None)
     report(0.0, "answering with the full model")
-    ids = []
-    for start in range(0, len(samples), batch_size):
-        ids += answer_batch(lvlm, samples[start : start + batch_size], max_new_tokens=max_new_tokens, cancel=cancel)
+    ids = answer_batch(lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, cancel=cancel)
     beginnings = Beginnings(lvlm)
     reference = forced_logits(lvlm, samples, ids, batch_size=batch_size, cancel=cancel, beginnings=beginnings)
     rows = []

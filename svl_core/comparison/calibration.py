@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from svl_core.comparison.jsonl import has_text, image_path, read_rows
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.spool import picked, shelf
 
 if TYPE_CHECKING:
     from svl_core.lvlm.model import LVLM
@@ -66,39 +68,45 @@ def encode_all(
     lvlm: LVLM,
     pairs: Iterable[Pair],
     *,
+    spool: str | Path | None = None,
     progress: Callable[[float, str], None] | None = None,
     cancel: threading.Event | None = None,
-) -> list[Sample]:
-    """Samples of (image, prompt) pairs, in order. Raises InputError for a bad image or prompt, Cancelled."""
-    pairs, samples = list(pairs), []
+) -> Sequence[Sample]:
+    """Samples of (image, prompt) pairs, in order. spool: a folder in a file of which they lie instead of in memory, without their images.
+
+    Raises InputError for a bad image or prompt and where the folder has no room, Cancelled.
+    """
+    pairs = list(pairs)
+    samples = shelf(len(pairs), spool)
     for i, (image, prompt) in enumerate(pairs):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before the calibration set was read.")
         if progress:
             progress(i / len(pairs), f"reading calibration sample {i + 1} of {len(pairs)}")
-        samples.append(lvlm.encode(image, prompt))
+        sample = lvlm.encode(image, prompt)
+        samples[i] = sample if spool is None else dataclasses.replace(sample, images=())
     return samples
 
 
-def disjoint(fit: Sequence[Sample], measured: Sequence[Sample]) -> list[Sample]:
+def disjoint(fit: Sequence[Sample], measured: Sequence[Sample]) -> Sequence[Sample]:
     """The `fit` samples that are not measured: what is fitted and what is measured never share a sample.
 
     Raises InputError when nothing is left to fit on.
     """
     keys = {sample.key for sample in measured}
-    left = [sample for sample in fit if sample.key not in keys]
+    left = picked(fit, [i for i, sample in enumerate(fit) if sample.key not in keys])
     if not left:
         raise InputError(f"Found all {len(fit)} calibration samples among those measured; expected others; give another calibration set.")
     return left
 
 
-def split(samples: Sequence[Sample], fit: float = 0.5, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Sample], fit: float = 0.5, seed: int = 0) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Shares distinct samples out at random into (fit, measured), at least one in each. Raises InputError for fewer than two."""
-    distinct = list({sample.key: sample for sample in samples}.values())
+    distinct = list({sample.key: i for i, sample in enumerate(samples)}.values())
     if len(distinct) < 2:
         raise InputError(f"Found {len(distinct)} distinct sample(s); expected at least two, one to fit on and one to measure; add samples.")
     if not 0 < fit < 1:
         raise InputError(f"Found a share of {fit} to fit on; expected one between 0 and 1; change it.")
     order = np.random.default_rng(seed).permutation(len(distinct))
     n = min(max(round(fit * len(distinct)), 1), len(distinct) - 1)
-    return [distinct[i] for i in sorted(order[:n])], [distinct[i] for i in sorted(order[n:])]
+    return picked(samples, [distinct[i] for i in sorted(order[:n])]), picked(samples, [distinct[i] for i in sorted(order[n:])])

@@ -154,10 +154,10 @@ def normalise(text: str) -> str:
 
 
 @torch.inference_mode()
-def answer_batch(lvlm: LVLM, samples: Sequence[Sample], *, max_new_tokens: int = 64, cancel: threading.Event | None = None) -> list[tuple[int, ...]]:
-    """Greedy token ids for each of several samples, decoded together; each ends with its end-of-sequence token if it got there."""
+def answer_batch(lvlm: LVLM, samples: Sequence[Sample], *, batch_size: int = 32, max_new_tokens: int = 64, cancel: threading.Event | None = None) -> list[tuple[int, ...]]:
+    """Greedy token ids for each of several samples, `batch_size` decoded together; each ends with its end-of-sequence token if it got there."""
     found: dict[int, tuple[int, ...]] = {}
-    for members in batches(samples, batch_size=max(len(samples), 1)):
+    for members in batches(samples, batch_size):
         found |= zip(members, _decode_group(lvlm, [samples[i] for i in members], max_new_tokens, cancel))
     return [found[i] for i in range(len(samples))]
 
@@ -220,7 +220,7 @@ def evaluate(
                 raise Cancelled("Stopped before all questions were answered.")
             sample = lvlm.encode(questions[i].image, questions[i].question)
             samples.append(prepare(sample) if prepare else sample)
-        for i, ids in zip(members, answer_batch(lvlm, samples, max_new_tokens=max_new_tokens, cancel=cancel)):
+        for i, ids in zip(members, answer_batch(lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, cancel=cancel)):
             answers[i] = lvlm.tokenizer.decode(ids, skip_special_tokens=True)
     if progress:
         progress(1.0, "all questions answered")

@@ -46,9 +46,8 @@ class Preset:
         from svl_core.analysis.importance import importance
         from svl_core.analysis.trace import trace
 
-        samples = list(samples)
         traced = trace(lvlm, samples, mlp=COMPENSATIONS[self.compensation].needs_mlp, spool=spool, progress=progress, cancel=cancel)
-        return Fitted(self, lvlm, tuple(samples), traced, importance(traced), spool)
+        return Fitted(self, lvlm, samples, traced, importance(traced))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +56,9 @@ class Fitted:
 
     preset: Preset
     lvlm: LVLM
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     trace: Trace
     importance: TokenImportance
-    spool: str | Path | None = None  # where further traces keep their features
 
     def rank(self, criterion: str | None = None, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> LayerScores:
         """The layers by the preset's criterion (or another one); `rounds` as in `redundancy`."""
@@ -72,7 +70,7 @@ class Fitted:
         """The best of the criterion's and the rivals' plans, see `choose_plan`."""
         from svl_core.comparison.ranks import choose_plan
 
-        return choose_plan(self.lvlm, plans, self.preset.compensation, self.samples, seed=seed, settings={"top_p": self.preset.top_p, **self.preset.settings}, spool=self.spool, progress=progress, cancel=cancel)
+        return choose_plan(self.lvlm, plans, self.preset.compensation, self.samples, seed=seed, settings={"top_p": self.preset.top_p, **self.preset.settings}, spool=self.trace.spool, progress=progress, cancel=cancel)
 
     def plan(self, drop: int, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
         """`drop` layers by the preset's criterion, or by whichever of it and its rivals does best. Raises InputError, Cancelled."""

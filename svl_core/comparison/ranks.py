@@ -74,7 +74,7 @@ def held_out(lvlm: LVLM, options: Iterable[tuple[str, DropPlan, Mapping[str, Any
     traced = trace(lvlm, fit, mlp=COMPENSATIONS[compensation].needs_mlp, spool=spool, cancel=cancel)
     answers = answer_batch(lvlm, held, max_new_tokens=max_new_tokens, cancel=cancel)
     beginnings = Beginnings(lvlm)
-    reference = forced_logits(lvlm, held, answers, cancel=cancel, beginnings=beginnings)
+    reference = forced_logits(lvlm, held, answers, cancel=cancel, beginnings=beginnings, spool=spool)
     options, found, report = list(options), [], progress or (lambda share, what: None)
     for number, (what, plan, settings) in enumerate(options):
         if cancel is not None and cancel.is_set():

@@ -174,12 +174,13 @@ def sweep(
     """Prunes and measures every (criterion, compensation, drop count); `drops` defaults to 0 .. all droppable layers.
 
     `fit` samples that are also measured are left out of the fit, unless `allow_shared` (the header then says so). `questions` add the accuracy on labelled questions.
-    `importance_settings`: options of `importance`. `draws`: how many seeds the random criterion is averaged over. `spool`: as for `trace`, of the fit. `resume`: a JSON file that is written after every row and
+    `importance_settings`: options of `importance`. `draws`: how many seeds the random criterion is averaged over. `spool`: as for `trace`, of the fit and of the
+    predictions that rows are measured against. `resume`: a JSON file that is written after every row and
     read first, so that a stopped sweep goes on where it was, or a sweep in memory to go on with, rankings and all. each: called with all rows so far after
     every new one. Raises InputError for unknown names, drop counts out of
     range, nothing to measure or fit on, or a `resume` file of another sweep; Cancelled.
     """
-    work = _Work(lvlm, list(measured), list(fit), tuple(criteria), tuple(compensations), questions, draws, seed, top_p, dict((importance_settings or {}).items() - importance.__kwdefaults__.items()), protect_ends,
+    work = _Work(lvlm, measured, fit, tuple(criteria), tuple(compensations), questions, draws, seed, top_p, dict((importance_settings or {}).items() - importance.__kwdefaults__.items()), protect_ends,
                  dict(compensation_settings or {}), max_new_tokens, batch_size, repeats, spool, allow_shared, progress or (lambda fraction, what: None), cancel)
     known = resume if isinstance(resume, Sweep) else None
     return work.run(drops, Path(resume).expanduser() if resume and known is None else None, known, each)
@@ -190,8 +191,8 @@ class _Work:
     """One sweep in progress: the inputs, and what is computed once for all rows."""
 
     lvlm: LVLM
-    measured: list[Sample]
-    fit: list[Sample]
+    measured: Sequence[Sample]
+    fit: Sequence[Sample]
     criteria: tuple[str, ...]
     compensations: tuple[str, ...]
     questions: Sequence[Question] | None
@@ -284,12 +285,9 @@ class _Work:
     def _answer(self) -> None:
         """The full model's answers and predictions, which every row is measured against."""
         self.report(0.0, "answering with the full model")
-        self.ids = []
-        for start in range(0, len(self.measured), self.batch_size):
-            part = self.measured[start : start + self.batch_size]
-            self.ids += answer_batch(self.lvlm, part, max_new_tokens=self.max_new_tokens, cancel=self.cancel)
+        self.ids = answer_batch(self.lvlm, self.measured, batch_size=self.batch_size, max_new_tokens=self.max_new_tokens, cancel=self.cancel)
         self.beginnings = Beginnings(self.lvlm)
-        self.reference = forced_logits(self.lvlm, self.measured, self.ids, batch_size=self.batch_size, cancel=self.cancel, beginnings=self.beginnings)
+        self.reference = forced_logits(self.lvlm, self.measured, self.ids, batch_size=self.batch_size, cancel=self.cancel, beginnings=self.beginnings, spool=self.spool)
 
     def _ranking(self, criterion: str, seed: int):
         if (criterion, seed) not in self._rankings:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 from PIL import Image
@@ -163,7 +163,8 @@ def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> QA |
 
 @dataclass(frozen=True)
 class Labelled:
-    """One labelled question of a data set; `image` is drawn or opened when asked for, so thousands cost no memory."""
+    """One labelled question of a data set; `image` is drawn or opened when asked for, so thousands cost no memory. Taken apart, it is an
+    (image, question) pair."""
 
     open: Callable[[], Image.Image]
     question: str
@@ -173,6 +174,9 @@ class Labelled:
     @property
     def image(self) -> Image.Image:
         return self.open()
+
+    def __iter__(self) -> Iterator:
+        return iter((self.image, self.question))
 
 
 def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
@@ -192,9 +196,9 @@ def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
 MEASURED_SEED = 1_000_000  # a stream that no calibration seed of ordinary size draws from
 
 
-def calibration(n: int = 32, seed: int = 7) -> list[tuple[Image.Image, str]]:
+def calibration(n: int = 32, seed: int = 7) -> list[Labelled]:
     """`n` (image, question) pairs on fresh scenes: what the bundled model's layers are ranked and compensated on."""
-    return [(one.image, one.question) for one in labelled(n, 1_000_000 + seed)]
+    return labelled(n, 1_000_000 + seed)
 
 
 def measured_questions(n: int) -> list[Labelled]:

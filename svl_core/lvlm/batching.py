@@ -46,6 +46,7 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
 def batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
     """Indices of samples that fit into one batch, at most `batch_size` a batch, lengths alike within a batch."""
     groups: dict[tuple, list[int]] = {}
-    for i in sorted(range(len(samples)), key=lambda i: samples[i].length):
-        groups.setdefault(shape_key(samples[i]), []).append(i)
+    kinds = [(sample.length, shape_key(sample)) for sample in samples]
+    for i in sorted(range(len(kinds)), key=lambda i: kinds[i][0]):
+        groups.setdefault(kinds[i][1], []).append(i)
     return [members[start : start + batch_size] for members in groups.values() for start in range(0, len(members), batch_size)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.prefix import Beginning, common_depth
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.spool import shelf
 
 
 class Beginnings:
@@ -50,13 +52,17 @@ def forced_logits(
     batch_size: int = 32,
     cancel: threading.Event | None = None,
     beginnings: Beginnings | None = None,
-) -> list[torch.Tensor]:
+    spool: str | Path | None = None,
+) -> Sequence[torch.Tensor]:
     """For each sample the logits (n, vocab), in the model's dtype, with which it predicts each of its answer's n token ids.
 
-    beginnings: of the full model on these very samples, shared by many models. Raises InputError for an empty answer, Cancelled.
+    beginnings: of the full model on these very samples, shared by many models. spool: a folder in a file of which the logits lie instead of in
+    memory. Raises InputError for an empty answer and where the folder has no room, Cancelled.
     """
-    found = dict(iterate_forced(lvlm, samples, answers, batch_size=batch_size, cancel=cancel, beginnings=beginnings))
-    return [found[i] for i in range(len(samples))]
+    found = shelf(len(samples), spool)
+    for i, logits in iterate_forced(lvlm, samples, answers, batch_size=batch_size, cancel=cancel, beginnings=beginnings):
+        found[i] = logits
+    return found
 
 
 @torch.inference_mode()

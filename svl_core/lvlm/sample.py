@@ -60,7 +60,7 @@ class Sample:
     textual: (T,) every other position; V + T = S.
     prompt_positions: (P,) the part of `textual` that is the user's own words rather than marks of the chat template.
     tokens: S printable strings.
-    images: the images as the model's processor got them: RGB, upright.
+    images: the images as the model's processor got them: RGB, upright; none where the sample lies in a file.
     key: sha256 of model, images and prompt, for caches.
     """
 

@@ -7,7 +7,7 @@ behind the layer instead: its parameters are counted, and a plain checkpoint can
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,8 +28,8 @@ class Fit:
     """What a compensation is fitted on and its settings; `positions` are the tokens of each sample, `weights` one number a token (or None)."""
 
     trace: Trace
-    positions: tuple[np.ndarray, ...]
-    weights: tuple[np.ndarray, ...] | None
+    positions: Sequence[np.ndarray]
+    weights: Sequence[np.ndarray] | None
     rank: int
     strength: float
     ridge: float

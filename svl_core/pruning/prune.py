@@ -10,9 +10,10 @@ import numpy as np
 
 from svl_core.analysis.importance import TokenImportance, TopP, importance as score
 from svl_core.analysis.tokens import token_positions
-from svl_core.analysis.trace import Trace
+from svl_core.analysis.trace import SampleTrace, Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.spool import kept
 from svl_core.pruning.compensation import COMPENSATIONS, TARGETS, Fit
 from svl_core.pruning.edits import apply, attach, projection
 from svl_core.pruning.plan import DropPlan
@@ -74,12 +75,12 @@ def prune(lvlm: LVLM, plan: DropPlan, compensation: str = "none", calibration: T
     return dataclasses.replace(pruned, provenance={**pruned.provenance, **record})
 
 
-def _weights(trace: Trace, importance: TokenImportance, positions: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+def _weights(trace: Trace, importance: TokenImportance, positions: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """TIS (mean over layers) of each chosen token, visual and textual scores each scaled to mean 1 within a sample."""
-    made = []
-    for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
+    def of(sample: SampleTrace, scored: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         full = np.zeros(sample.length)
-        for where, scores in zip((sample.visual, sample.textual), importance.averaged(number)):
+        for where, scores in zip((sample.visual, sample.textual), scored):
             full[where] = scores / max(scores.mean(), 1e-30) if len(scores) else scores
-        made.append(full[at])
-    return tuple(made)
+        return full
+
+    return kept((of(sample, importance.averaged(number))[at] for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True))), len(trace.samples), trace.spool)

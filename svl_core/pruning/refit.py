@@ -8,7 +8,7 @@ depth, on the prompts and the model's own answers to them, with weight on the po
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,22 +20,22 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.skeleton import assign, real
 from svl_core.lvlm.replay import Recording, record
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.spool import kept, shelf
 
 MAX_ANSWER = 32  # tokens of an answer that the fit reads
 EXTENDED = {"input_ids": None, "attention_mask": 1}  # inputs with an entry a position that an answer lengthens: by its ids, by ones
 
 
-def answered(lvlm: LVLM, sample: Sample, cancel: threading.Event | None = None) -> tuple[dict[str, torch.Tensor], int]:
-    """Inputs of the prompt with the model's own greedy answer behind it (its last token left out), and the answer's n tokens."""
+def lengthened(sample: Sample, ids: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Inputs of the prompt with the token `ids` of an answer behind it, the last one left out."""
     if any(value.ndim >= 2 and value.shape[:2] == (1, sample.length) and name not in EXTENDED for name, value in sample.inputs.items()):
-        raise InputError(f"Found inputs of {lvlm.name} that an answer cannot lengthen; expected only ids and a mask with an entry a position; choose 'lstsq', 'scp' or 'none'.")
-    ids = own_answer(lvlm, sample, MAX_ANSWER, cancel)
+        raise InputError("Found inputs of this model that an answer cannot lengthen; expected only ids and a mask with an entry a position; choose 'lstsq', 'scp' or 'none'.")
     inputs = dict(sample.inputs)
     for name, value in EXTENDED.items():
         if name in inputs:
             more = inputs[name].new_tensor([ids[:-1]]) if value is None else inputs[name].new_full((1, len(ids) - 1), value)
             inputs[name] = torch.cat([inputs[name], more], dim=1)
-    return inputs, len(ids)
+    return inputs
 
 
 def check_floating(module: torch.nn.Module) -> None:
@@ -51,22 +51,26 @@ def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tenso
 
 ANSWERING = 0.8  # of refit's progress: the full model's answers, which take most of the time
 ALIKE = 16  # samples in one pass at most; they are of equal length, so that nothing is padded
-_recorded: WeakKeyDictionary[Trace, list[tuple[Recording, tuple[int, ...]]]] = WeakKeyDictionary()  # a trace's samples with answers, as long as it lives
+_recorded: WeakKeyDictionary[Trace, Sequence[tuple[Recording, tuple[int, ...]]]] = WeakKeyDictionary()  # a trace's samples with answers, as long as it lives
 
 
-def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = None, progress: Callable[[float], None] = lambda share: None) -> list[tuple[Recording, tuple[int, ...]]]:
-    """The full model's passes over the calibration samples and their answers, samples of equal length together, each with its answers' numbers of tokens.
-    Raises InputError, Cancelled."""
+def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = None, progress: Callable[[float], None] = lambda share: None) -> Sequence[tuple[Recording, tuple[int, ...]]]:
+    """The full model's passes over the calibration samples and their answers, samples of equal length together, each with its answers' numbers of tokens;
+    kept where the trace is. Raises InputError, Cancelled."""
     if calibration not in _recorded:
-        if any(one.sample is None for one in calibration.samples):
-            raise InputError("Found a calibration trace without its samples; expected them for compensation 'refit'; trace them again.")
-        alike: dict[tuple, list[tuple[dict, int]]] = {}
+        alike: dict[tuple, list[tuple[int, tuple[int, ...]]]] = {}
         for number, one in enumerate(calibration.samples):
+            if one.sample is None:
+                raise InputError("Found a calibration trace without its samples; expected them for compensation 'refit'; trace them again.")
             progress(number / len(calibration.samples))
-            inputs, n = answered(full, one.sample, cancel)
-            alike.setdefault(tuple((name, *value.shape) for name, value in sorted(inputs.items())), []).append((inputs, n))
+            ids = own_answer(full, one.sample, MAX_ANSWER, cancel)
+            alike.setdefault(tuple((name, *value.shape) for name, value in sorted(lengthened(one.sample, ids).items())), []).append((number, ids))
         passes = [members[start : start + ALIKE] for members in alike.values() for start in range(0, len(members), ALIKE)]
-        _recorded[calibration] = [(record(full, {name: torch.cat([inputs[name] for inputs, _ in one]) for name in one[0][0]}), tuple(n for _, n in one)) for one in passes]
+        made = shelf(len(passes), calibration.spool)
+        for place, members in enumerate(passes):
+            inputs = [lengthened(calibration.samples[number].sample, ids) for number, ids in members]
+            made[place] = record(full, {name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}), tuple(len(ids) for _, ids in members)
+        _recorded[calibration] = made
     return _recorded[calibration]
 
 
@@ -76,7 +80,7 @@ def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_
 
     W <- W + D^T, D = argmin sum_t w_t |a_t D - r_t|^2 + ridge |D|^2 with a (f) what enters the projection, r what then still lacks to
     the full model's feature at the depth reached (behind the dropped run, where one follows). w = 1 for each position, and
-    `answer_weight` more, shared among those that predict the answer's tokens. Memory: features of all layers and samples. A run at
+    `answer_weight` more, shared among those that predict the answer's tokens. Memory: features of all layers and samples, in files where the trace is. A run at
     the start has no layer before it: there the first retained layer is the first to be fitted. Raises InputError, Cancelled.
     """
     ids, keep = full.layer_ids, [full.layer_ids.index(ident) for ident in pruned.layer_ids]
@@ -84,36 +88,39 @@ def refit(full: LVLM, pruned: LVLM, calibration: Trace, *, ridge: float, answer_
     first = 0 if keep[0] else next((k for k, after in enumerate(depth_after) if after != keep[k] + 1), None)
     if first is None:
         return []
-    passes, weights = [], []
-    for one, tokens in recordings(full, calibration, cancel, lambda share: progress(ANSWERING * share)):
-        weight = torch.ones(one.states[0].shape[:2], dtype=torch.float64)
-        for row, n in zip(weight, tokens, strict=True):
-            row[-n:] += answer_weight / n
-        passes.append(one)
-        weights.append(weight.flatten()[:, None])
-    states = [one.states[keep[first] if keep[0] == 0 else 0] for one in passes]
+    passes = recordings(full, calibration, cancel, lambda share: progress(ANSWERING * share))
+    states = kept((one.states[keep[first] if keep[0] == 0 else 0] for one, _ in passes), len(passes), calibration.spool)
     for number, (layer, after, module) in enumerate(zip(keep[first:], depth_after[first:], list(pruned.layers)[first:])):
         progress(ANSWERING + (1 - ANSWERING) * number / len(keep[first:]))
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before the model was compensated.")
-        if any(one.given[layer] is None for one in passes):  # passed over: it learns nothing
+        if any(one.given[layer] is None for one, _ in passes):  # passed over: it learns nothing
             continue
         projection = down_projection(module)
         check_floating(projection)
-        gram, cross = _moments(module, layer, after, passes, weights, states)
+        gram, cross = _moments(module, layer, after, passes, states, answer_weight)
         weight = real(projection, "weight")
         assign(projection, weight=(weight.double().cpu() + solved(gram, cross, ridge)).to(weight))
-        states = [one.step(module, layer, state) for one, state in zip(passes, states)]
+        states = kept((one.step(module, layer, state) for (one, _), state in zip(passes, states)), len(passes), calibration.spool)
     return [ids[layer] for layer in keep[first:]]
 
 
-def _moments(module, layer: int, after: int, passes, weights, states) -> tuple[torch.Tensor, torch.Tensor]:
+def _weight(shape: torch.Size, tokens: Sequence[int], answer_weight: float) -> torch.Tensor:
+    """(B x S, 1) float64: what each position of B sequences counts whose last `tokens` predict an answer."""
+    weight = torch.ones(shape, dtype=torch.float64)
+    for row, n in zip(weight, tokens, strict=True):
+        row[-n:] += answer_weight / n
+    return weight.flatten()[:, None]
+
+
+def _moments(module, layer: int, after: int, passes, states, answer_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
     """A^T A (f, f) and A^T R (f, d), weighted, over all samples, float64."""
     entered: list[torch.Tensor] = []
     handle = down_projection(module).register_forward_pre_hook(lambda _, args: entered.append(args[0]))
     gram = cross = 0.0
     try:
-        for one, weight, state in zip(passes, weights, states):
+        for (one, tokens), state in zip(passes, states):
+            weight = _weight(state.shape[:2], tokens, answer_weight)
             lacks = (one.states[after] - one.step(module, layer, state)).flatten(0, 1).double().cpu()
             given = entered.pop().flatten(0, 1).double().cpu()
             gram = gram + given.T @ (weight * given)

@@ -7,12 +7,13 @@ import pytest
 import torch
 from tiny import picture
 
+from svl_core.analysis.skipping import own_answer
 from svl_core.analysis.trace import trace
 from svl_core.errors import InputError
 from svl_core.lvlm.replay import record
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
-from svl_core.pruning.refit import answered, solved
+from svl_core.pruning.refit import lengthened, solved
 
 PROMPTS = ["what is in the top left ?", "a cat and a dog", "how many", "is the dog a cat"]
 
@@ -36,6 +37,11 @@ def test_ridge_against_scikit_learn():
     gram, cross = given.T @ (weight[:, None] * given), given.T @ (weight[:, None] * lacks)
     fitted = Ridge(alpha=0.3 * np.diag(gram).mean(), fit_intercept=False).fit(given, lacks, sample_weight=weight)
     assert np.allclose(solved(torch.tensor(gram), torch.tensor(cross), 0.3).numpy(), fitted.coef_, atol=1e-8)
+
+
+def answered(lvlm, sample):
+    ids = own_answer(lvlm, sample, 32)
+    return lengthened(sample, ids), len(ids)
 
 
 def features(full, pruned, sample, layer):
@@ -117,4 +123,4 @@ def test_refusals(tiny, calibration):
     sample = calibration.samples[0].sample
     other = dataclasses.replace(sample, inputs={**sample.inputs, "token_type_ids": torch.zeros(1, sample.length)})
     with pytest.raises(InputError, match="cannot lengthen"):
-        answered(tiny, other)
+        lengthened(other, (3, 4))

@@ -87,7 +87,7 @@ def sides(desk: Desk, state: dict, now: Settings, size: int, emit, cancel) -> tu
     fit, key = desk.samples_of(name, grounds.BUNDLED, analysis, now, emit, cancel), (name, "measured", size)
     measured = desk.encoded.get(key)
     if measured is None:
-        measured = tuple(encode_all(desk._model(name, emit, cancel), [(one.image, one.question) for one in asked], progress=told(desk.telling(emit), "Reading the scenes"), cancel=cancel))
+        measured = tuple(encode_all(desk._model(name, emit, cancel), asked, progress=told(desk.telling(emit), "Reading the scenes"), cancel=cancel))
         desk.encoded.put(key, measured)
     return fit, measured, asked, f"Ranked and fitted on the bundled set ({len(fit)} scenes), measured on {len(measured)} other scenes."
 
