@@ -77,7 +77,7 @@ def similarity_heatmap(matrix: np.ndarray, drop: Sequence[int] = (), *, ids: Seq
     }
     ticks = list(range(0, size, max(1, -(-size // 9))))
     axis = {"tickmode": "array", "tickvals": ticks, "ticktext": ["in" if k == 0 else labels[k] for k in ticks], "showgrid": False, "constrain": "domain"}
-    return drawn([cells], x="features after layer", y="features after layer", height=height, shapes=[frame(a - 0.5, b + 1.5, a - 0.5, b + 1.5) for a, b in runs_of(drop)],
+    return drawn([cells], x="features after layer", y="features after layer", height=height, colours="cosine", shapes=[frame(a - 0.5, b + 1.5, a - 0.5, b + 1.5) for a, b in runs_of(drop)],
                  xaxis={**axis, "range": [-0.5, size - 0.5], "tickangle": 0}, yaxis={**axis, "autorange": False, "range": [size - 0.5, -0.5], "scaleanchor": "x"})
 
 
@@ -173,7 +173,7 @@ def block_heatmap(matrix: np.ndarray, allowed: Sequence[int], chosen: Sequence[i
         "colorbar": COLOUR_BAR,
     }
     found = runs_of(chosen)
-    return drawn([cells], x="first layer of the block", y="layers in the block", height=height, shapes=[frame(a - 0.5, a + 0.5, b - a + 0.5, b - a + 1.5) for a, b in found] if len(found) == 1 else [],
+    return drawn([cells], x="first layer of the block", y="layers in the block", height=height, colours="cosine", shapes=[frame(a - 0.5, a + 0.5, b - a + 0.5, b - a + 1.5) for a, b in found] if len(found) == 1 else [],
                  xaxis={**layer_axis(labels), "showgrid": False}, yaxis={"showgrid": False, "dtick": max(1, len(z) // 7)})
 
 

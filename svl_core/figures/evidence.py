@@ -113,8 +113,8 @@ def ablation_map(found: AblationMap, measure: str, size: int, drop: Sequence[int
     cells = {
         "type": "heatmap", "z": np.round(z, 3), "x": list(range(z.shape[1])), "y": names, "colorscale": SEQUENTIAL, "xgap": 1, "ygap": 1, "zmin": 0, "zmax": top, "hoverongaps": False,
         "customdata": [[[k, size, blocks[k], name] for k in range(z.shape[1])] for name in shown], "hovertemplate": "without %{customdata[2]}: %{z:.3g} " + unit + "<extra>%{customdata[3]}</extra>",
-        "colorbar": {**COLOUR_BAR, "title": {**COLOUR_BAR["title"], "text": f"{title} ({unit})"}},
+        "colorbar": COLOUR_BAR,
     }
     gone = [frame(k - 0.5, k + 0.5, -0.5, len(names) - 0.5, 2.5) for k in range(z.shape[1]) if set(range(k, k + size)) <= set(drop)]
-    return drawn([cells], x="layer" if size == 1 else f"first of the {size} layers skipped", y="", height=max(height, 120 + 22 * len(names)), shapes=gone,
+    return drawn([cells], x="layer" if size == 1 else f"first of the {size} layers skipped", y="", height=max(height, 120 + 22 * len(names)), colours=f"{title} ({unit})", shapes=gone,
                  xaxis={**layer_axis(list(ids)[: z.shape[1]]), "showgrid": False}, yaxis={"showgrid": False, "type": "category", "autorange": "reversed"})

@@ -22,9 +22,9 @@ def skipped_heatmap(accuracy: Mapping[str, Sequence[float]], block: int = 1, *, 
     names = [f"layer {k}" if block == 1 else f"layers {k}-{k + block - 1}" for k in range(count)]
     cells = {
         "type": "heatmap", "z": np.round(100 * table, 1), "x": list(range(count)), "y": kinds, "customdata": [names] * len(kinds), "colorscale": SEQUENTIAL, "zmin": 0, "zmax": 100, "xgap": 1, "ygap": 1,
-        "hovertemplate": "%{y}, without %{customdata}: %{z:.0f} % right<extra></extra>", "colorbar": {**COLOUR_BAR, "title": {**COLOUR_BAR["title"], "text": "% right"}},
+        "hovertemplate": "%{y}, without %{customdata}: %{z:.0f} % right<extra></extra>", "colorbar": COLOUR_BAR,
     }
-    return drawn([cells], x="skipped layer" if block == 1 else f"first of {block} skipped layers", y="", height=height, xaxis={**layer_axis(list(range(count))), "showgrid": False},
+    return drawn([cells], x="skipped layer" if block == 1 else f"first of {block} skipped layers", y="", height=height, colours="% right", xaxis={**layer_axis(list(range(count))), "showgrid": False},
                  yaxis={"showgrid": False, "autorange": "reversed", "dtick": 1, "tickfont": {"size": 12}})
 
 

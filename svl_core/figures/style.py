@@ -16,7 +16,7 @@ REPAIRED = "#009E73"  # Okabe-Ito green: after compensation
 INK = "#7A7F87"
 GRID = "rgba(128,134,142,0.22)"
 SEQUENTIAL = "Cividis"
-COLOUR_BAR: Mapping[str, object] = {"orientation": "h", "thickness": 10, "len": 0.8, "x": 0.5, "y": 1.02, "yanchor": "bottom", "outlinewidth": 0, "title": {"text": "cosine", "side": "top", "font": {"size": 12}}, "tickfont": {"size": 11}, "nticks": 5}
+COLOUR_BAR: Mapping[str, object] = {"orientation": "h", "thickness": 10, "len": 0.8, "x": 0.5, "y": 1, "yanchor": "bottom", "outlinewidth": 0, "title": {"text": ""}, "tickfont": {"size": 11}, "nticks": 5}
 FONT = "'IBM Plex Sans', system-ui, sans-serif"
 
 # Every token set differs in colour, dash and marker, so none is told by colour alone.
@@ -29,15 +29,16 @@ TOKEN_SETS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def drawn(traces: Sequence[Mapping[str, object]], *, x: str, y: str, height: int, legend: bool = False, xaxis: Mapping[str, object] = {}, yaxis: Mapping[str, object] = {}, **more: object) -> go.Figure:
-    """A figure of `traces` in the common look; `x`, `y` are axis titles with units, `height` in pixels; `xaxis`, `yaxis`, `more`: of the layout.
+def drawn(traces: Sequence[Mapping[str, object]], *, x: str, y: str, height: int, legend: bool = False, colours: str = "", xaxis: Mapping[str, object] = {}, yaxis: Mapping[str, object] = {}, **more: object) -> go.Figure:
+    """A figure of `traces` in the common look; `x`, `y` are axis titles with units, `height` in pixels; colours: title of a `COLOUR_BAR`; `xaxis`, `yaxis`, `more`: of the layout.
 
-    Plotly would check every value at each drawing, which takes 20 times what drawing takes; a test checks all figures instead.
+    Plotly would draw the x axis's title into its ticks where a bar above the figure had a title of its own. Plotly would check every value at each drawing, which takes 20 times what drawing takes; a test checks all figures instead.
     """
+    above = {"text": colours, "xref": "paper", "yref": "paper", "x": 0.5, "y": 1, "yanchor": "bottom", "yshift": 38, "showarrow": False, "font": {"size": 12}}
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "", "automargin": True}
     layout = {
         "height": height,
-        "margin": {"l": 8, "r": 8, "t": 34 if legend else 10, "b": 8},
+        "margin": {"l": 8, "r": 8, "t": 58 if colours else 34 if legend else 10, "b": 8},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": FONT, "size": 13, "color": INK},
@@ -46,6 +47,7 @@ def drawn(traces: Sequence[Mapping[str, object]], *, x: str, y: str, height: int
         "legend": {"orientation": "h", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}, "itemsizing": "constant"},
         "template": {},
         "dragmode": False,
+        "annotations": [above] if colours else [],
         "xaxis": {"title": {"text": x, "font": {"size": 13}, "standoff": 8}, **axis, **xaxis},
         "yaxis": {"title": {"text": y, "font": {"size": 13}, "standoff": 8}, **axis, **yaxis},
         **more,

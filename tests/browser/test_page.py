@@ -274,9 +274,18 @@ def test_stop_ends_the_work_within_a_second(page, monkeypatch):
     idle(page)
 
 
+BELOW_TICKS = """id => {const of = name => [...document.querySelectorAll(`#${id} ${name}`)].map(node => node.getBoundingClientRect());
+                  return Math.min(...of('.xtitle').map(r => r.top)) - Math.max(...of('.xaxislayer-above .xtick text').map(r => r.bottom))}"""
+BEHIND_NAME = """() => {const input = document.querySelector('#model input'), pen = document.createElement('canvas').getContext('2d'), style = getComputedStyle(input);
+                  pen.font = style.font; return document.querySelector('#model .icon-wrap').getBoundingClientRect().left - input.getBoundingClientRect().left - Math.min(pen.measureText(input.value).width, input.clientWidth - parseFloat(style.paddingRight))}"""
+
+
 def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
     idle(phone)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    assert all(4 < phone.evaluate(BELOW_TICKS, name) < 12 for name in PLOTS[:3])  # axis titles keep off their ticks, under a colour bar too
+    assert phone.evaluate(BEHIND_NAME) > 1  # the model's name ends before the arrow
+    assert len({phone.locator(f"#{name}").bounding_box()["width"] for name in ("criterion", "rank", "strength", "visual-share")}) == 1  # a control a line, so that its note has room
     phone.set_viewport_size({"width": 360, "height": 740})
     phone.wait_for_timeout(500)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360

@@ -45,6 +45,7 @@ def test_heatmap_scale_leaves_out_the_diagonal_and_frames_runs():
     assert figure.data[0].zmin == 0.5 and figure.data[0].zmax == 1.0
     (frame,) = figure.layout.shapes
     assert (frame.x0, frame.x1) == (0.5, 2.5)  # H[1] to H[2]
+    assert [note.text for note in figure.layout.annotations] == ["cosine"] and not figure.data[0].colorbar.title.text  # see `drawn`
     figures.similarity_heatmap(np.ones((1, 1)))
 
 

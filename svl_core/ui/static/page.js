@@ -55,14 +55,15 @@
     return out;
   };
 
-  const enlarge = (node, by) => {  // every type size, the marks and the height of a figure
+  const enlarge = (node, by) => {  // every type size, the marks, and the height and head of a figure
     for (const [key, value] of Object.entries(node)) {
       if (value === null || typeof value !== "object" || ArrayBuffer.isView(value)) continue;
       if (/font$/.test(key)) value.size = (value.size ?? 12) * by;
       else if (key === "marker" && typeof value.size === "number") value.size *= by;
       if (!Array.isArray(value) || typeof value[0] === "object") enlarge(value, by);
     }
-    if (typeof node.height === "number") node.height *= by;
+    for (const key of ["height", "yshift"]) if (typeof node[key] === "number") node[key] *= by;
+    if (node.margin) node.margin.t *= by;
   };
 
   parts.plot = (box, state, trigger) => {
