@@ -16,7 +16,6 @@ from typing import Any
 
 import transformers
 
-from svl_core.analysis.greedy import PARTING
 from svl_core.analysis.importance import TopP, importance
 from svl_core.analysis.redundancy import CRITERIA, redundancy, similarity
 from svl_core.analysis.stability import stability
@@ -282,7 +281,8 @@ def _analyze(args: argparse.Namespace) -> tuple[dict, str]:
         rows.append((str(layer), f"{score:.4f}", "protected" if layer not in place else "-" if math.isnan(score) else str(place[layer]), *more))
     grid = f" ({sample.geometry.grid[0]} x {sample.geometry.grid[1]})" if sample.geometry.grid else ""
     head = f"{lvlm.name}: {lvlm.num_layers} decoder layers, {len(sample.visual)} visual{grid} and {len(sample.textual)} text tokens, {result['timing_ms']:.0f} ms"
-    told = f"\n\n{sure.draws} resamples of {len(traced.samples)} samples: {sure.overlap:.0%} of the {sure.drop} layers in common with all samples, rank correlation {sure.rank_correlation:.2f}{'; ' + PARTING if chosen.path else ''}" if sure else ""
+    common = "in each round, given the layers dropped before it, {0} drop the same layer; first round's" if sure and sure.by_round is not None else "{0} of the {1} layers in common with all samples,"
+    told = f"\n\n{sure.draws} resamples of {len(traced.samples)} samples: {common.format(f'{sure.overlap:.0%}', sure.drop)} rank correlation {sure.rank_correlation:.2f}" if sure else ""
     return result, f"{head}\n\n{_table(rows)}{told}"
 
 

@@ -300,8 +300,8 @@ def test_ranking_stability_is_told(svl):
     found = result(svl("analyze", *ASK, *SET, "--stability", "2", "--json", "-"))["stability"]
     assert found["drop"] == 2 and len(found["interval"]) == 6 and 0 <= found["overlap"] <= 1
     told = svl("analyze", *ASK, *SET, "--stability", "2")[1]
-    assert "2 layers in common" in told and "takes the rest" not in told
-    assert "takes the rest as that round ranks them" in svl("analyze", *ASK, *SET, "--criterion", "greedy-kl", "--rounds", "2", "--stability", "2")[1]
+    assert "2 layers in common" in told and "given the layers" not in told
+    assert "given the layers dropped before it" in svl("analyze", *ASK, *SET, "--criterion", "greedy-kl", "--rounds", "2", "--stability", "2")[1]
 
 
 def test_a_share_of_the_visual_tokens(svl):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from svl_core.analysis.criterion import Request, Scored
-
-PARTING = "where a resample drops another layer than all samples do, it takes the rest as that round ranks them"  # `follow`, for people
 
 
 def lowest(row: np.ndarray, layers: Iterable[int]) -> list[int]:
@@ -16,19 +14,14 @@ def lowest(row: np.ndarray, layers: Iterable[int]) -> list[int]:
     return sorted(layers, key=lambda layer: (row[layer], -layer))
 
 
-def follow(mean: np.ndarray, request: Request) -> Scored:
-    """The ranking by rounds (R, L) of measures: in each the layer goes that leaves the lowest; NaN marks those that are gone.
+def choices(mean: np.ndarray, free: Collection[int]) -> list[int]:
+    """The layer of `free` that goes in each of the rounds (R, L) of measures; NaN marks those that went before."""
+    return [lowest(row, (layer for layer in free if not np.isnan(row[layer])))[0] for row in mean if free]
 
-    scores: minus the first round's. After the last round the rest is ranked as it stands there. A resample has only the rounds of all samples, so
-    they end for it where it parts from them: behind a round in which it drops a layer that the next round still tries, the rest is ranked as that round stands.
-    """
-    left, gone, path = [layer for layer in range(mean.shape[1]) if layer not in request.protected], [], []
-    for row, after in zip(mean, [*mean[1:], None], strict=True):
-        if not left:
-            break
-        first, *left = lowest(row, left)
-        gone.append(first)
-        path.append(float(row[first]))
-        if after is not None and not np.isnan(after[first]):
-            break
-    return Scored(-mean[0], (*gone, *left), path=tuple(path))
+
+def follow(mean: np.ndarray, request: Request) -> Scored:
+    """The ranking by rounds (R, L) of measures: the layers in the order in which they went, the rest as the last round ranks it. scores: minus the first round's."""
+    free = [layer for layer in range(mean.shape[1]) if layer not in request.protected]
+    gone = choices(mean, free)
+    rest = lowest(mean[-1], (layer for layer in free if layer not in gone))
+    return Scored(-mean[0], (*gone, *rest), path=tuple(float(row[layer]) for row, layer in zip(mean, gone)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from svl_core.analysis.criterion import Measured, Request
+from svl_core.analysis.greedy import choices, lowest
 from svl_core.analysis.importance import TokenImportance, TopP, importance as score
 from svl_core.analysis.redundancy import LayerScores, check_needs, criterion_of, layer_scores, protected_layers
 from svl_core.analysis.trace import Trace
@@ -27,8 +28,11 @@ class Stability:
     scores: the ranking from all samples. deviation: (L,) standard deviation of each score. interval: (L, 2) percentile interval of
     `level`. dropped: (L,) share 0..1 of resamples that drop the layer when `drop` go. overlap: mean share 0..1 of the drop
     set that a resample and all samples have in common (1 for drop 0). rank_correlation: mean Spearman correlation of a resample's
-    order of the droppable layers with that of all samples, -1..1. Of a greedy criterion the scores are those of its first round, each layer
-    skipped alone; a resample goes along the rounds of all samples until it drops another layer than they do, see `greedy.follow`.
+    order of the droppable layers with that of all samples, -1..1.
+
+    A greedy criterion's scores are those of its first round, each layer skipped alone, and `rank_correlation` is that of their order. Its rounds
+    are resampled one by one, each given the layers that went before it on all samples; by_round: for each of the first `drop` rounds the
+    share 0..1 of resamples that drop the same layer in it, `overlap` their mean, `dropped` the share that drops the layer in one of them.
     """
 
     scores: LayerScores
@@ -40,6 +44,7 @@ class Stability:
     dropped: np.ndarray
     overlap: float
     rank_correlation: float
+    by_round: tuple[float, ...] | None = None
 
     def __post_init__(self):
         for array in (self.deviation, self.interval, self.dropped):
@@ -48,7 +53,7 @@ class Stability:
     def to_json(self) -> dict:
         return {"criterion": self.scores.criterion, "drop": self.drop, "draws": self.draws, "level": self.level, "samples": self.scores.settings["samples"],
                 "scores": self.scores.scores.tolist(), "deviation": self.deviation.tolist(), "interval": self.interval.tolist(),
-                "dropped": self.dropped.tolist(), "overlap": self.overlap, "rank_correlation": self.rank_correlation}
+                "dropped": self.dropped.tolist(), "overlap": self.overlap, "rank_correlation": self.rank_correlation} | ({} if self.by_round is None else {"by_round": list(self.by_round)})
 
 
 def overlap(one: Sequence[int], other: Sequence[int]) -> float:
@@ -72,10 +77,9 @@ def stability(trace: Trace, importance: TokenImportance | None = None, criterion
               protect_ends: bool = True, lvlm: LVLM | None = None, samples: Sequence[Sample] = (), rounds: int | None = None, measured: Measured | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Stability:
     """Resample the calibration samples with replacement, `draws` times, and rank anew each time. No sample is measured twice.
 
-    Greedy criteria are resampled along the one path that was run: the chance that a resample drops the same first layers, and what it drops
-    where it parts from them, are those of a bootstrap; the layers that it drops afterwards are taken as that round ranks them, for without
-    them nothing was measured. lvlm, samples, rounds: as for `redundancy`; measured: of a ranking made before, instead of running the model.
-    Raises InputError for a criterion that is no mean over samples ("random", "manual"), for fewer than two samples and for a drop
+    Greedy criteria are resampled round by round, each given the layers that all samples dropped before it: where a resample would have gone on
+    without another layer, the model was never run without that one. lvlm, samples, rounds: as for `redundancy`; measured: of a ranking made
+    before, instead of running the model. Raises InputError for a criterion that is no mean over samples ("random", "manual"), for fewer than two samples and for a drop
     count out of range; Cancelled.
     """
     row = criterion_of(criterion)
@@ -94,16 +98,21 @@ def stability(trace: Trace, importance: TokenImportance | None = None, criterion
     whole = layer_scores(row, row.select(measured.mean(), request), request, settings)
     if not 0 <= drop <= whole.most:
         raise InputError(f"Found {drop} layers to drop; expected 0 to {whole.most}; choose a number in that range.")
-    rng, scores = np.random.default_rng(seed), np.empty((draws, len(whole.scores)))
-    dropped, shared, correlation = np.zeros(len(whole.scores)), 0.0, 0.0
+    greedy, free = whole.path is not None, sorted(whole.ranking)
+    path, order = (whole.ranking[: min(drop, len(whole.path))], lowest(-whole.scores, free)) if greedy else (whole.chosen(drop), whole.ranking)
+    rng, scores, dropped, alike, correlation = np.random.default_rng(seed), np.empty((draws, len(whole.scores))), np.zeros(len(whole.scores)), [], 0.0
     for k in range(draws):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped.")
-        times = np.bincount(rng.integers(n, size=n), minlength=n).astype(float)
-        found = layer_scores(row, row.select(measured.mean(times), request), request, settings)
-        scores[k] = found.scores
-        dropped[list(found.chosen(drop))] += 1
-        shared += overlap(found.chosen(drop), whole.chosen(drop))
-        correlation += spearman(found.ranking, whole.ranking)
+        mean = measured.mean(np.bincount(rng.integers(n, size=n), minlength=n).astype(float))
+        if greedy:
+            scores[k], gone, ranking = -mean[0], choices(mean[: len(path)], free), lowest(mean[0], free)
+        else:
+            found = layer_scores(row, row.select(mean, request), request, settings)
+            scores[k], gone, ranking = found.scores, found.chosen(drop), found.ranking
+        dropped[list(set(gone))] += 1
+        alike.append(np.equal(gone, path) if greedy else overlap(gone, path))
+        correlation += spearman(ranking, order)
     tail = (1 - level) / 2
-    return Stability(whole, drop, draws, level, scores.std(0, ddof=1), np.quantile(scores, [tail, 1 - tail], axis=0).T, dropped / draws, shared / draws, correlation / draws)
+    return Stability(whole, drop, draws, level, scores.std(0, ddof=1), np.quantile(scores, [tail, 1 - tail], axis=0).T, dropped / draws, float(np.mean(alike)) if path else 1.0, correlation / draws,
+                     tuple(np.mean(alike, 0).tolist()) if greedy else None)

@@ -64,9 +64,9 @@ def test_a_criterion_that_runs_the_model_is_resampled_once_it_is_wanted(desk, an
     out = last(stability.resample(desk, state, strip, *asked))
     samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))]
     found = svl.stability(svl.trace(tiny, samples), criterion="greedy-kl", drop=2, lvlm=tiny, samples=samples)
-    assert f"{100 * found.overlap:.0f} % of the 2" in out["stability-note"] and "takes the rest as that round ranks them" in out["stability-note"] and "Greedy on KL: scores" in out["plot-stability"]["alt"]
+    assert f"given the layers dropped before it, on average {100 * found.overlap:.0f} % of them drop the same layer as the whole set ({100 * found.by_round[0]:.0f}, {100 * found.by_round[1]:.0f} %)" in out["stability-note"] and "Greedy on KL: scores" in out["plot-stability"]["alt"]
     assert last(stability.resample(desk, state, strip, *asked, wanted=False)) == out
-    assert "of the 3 dropped" in last(stability.resample(desk, state, {**strip, "drop": [1, 2, 3]}, *asked, wanted=False))["stability-note"]
+    assert "of the same 3 layers" in last(stability.resample(desk, state, {**strip, "drop": [1, 2, 3]}, *asked, wanted=False))["stability-note"]
     asked[CONTROLS.index("criterion")] = "random"
     assert "Random cannot be resampled" in last(stability.resample(desk, state, strip, *asked, wanted=False))["stability-note"]
 

@@ -8,7 +8,6 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import figures
-from svl_core.analysis.greedy import PARTING
 from svl_core.ui import drawing, headings, parts, views
 from svl_core.ui.handlers import EVIDENCE, Desk
 from svl_core.ui.state import grounds
@@ -62,11 +61,14 @@ def resample(desk: Desk, state: dict | None, strip: dict | None, *settings, want
             ground.trace, drawing.importance_of(ground, now), name, drop=count, top_p=drawing.top_p_of(now), protect_ends=now.protect_ends, measured=whole.measured, cancel=cancel))
         shares, ids = svl.overlap_curve(own, whole), analysis.trace.layer_ids
         mine = round(float(shares[min(count, len(shares) - 1)]) * count)
-        parting = f" {PARTING[0].upper()}{PARTING[1:]}." if whole.path else ""
+        if found.by_round is None:
+            alike = f"on average {100 * found.overlap:.0f} % of the {count} dropped layers are those of the whole set, and the orders' rank correlation is {found.rank_correlation:.2f}"
+        else:
+            rounds = ", ".join(f"{100 * share:.0f}" for share in found.by_round)
+            alike = f"in each round, given the layers dropped before it, on average {100 * found.overlap:.0f} % of them drop the same layer as the whole set ({rounds} %), and the first round's orders have a rank correlation of {found.rank_correlation:.2f}"
         other = "" if name == now.criterion else f" {svl.CRITERIA[now.criterion].title} cannot be resampled, so this is {title}."
         return {
-            "stability-note": views.read(f"{found.draws:,} resamples of {said}: on average {100 * found.overlap:.0f} % of the {count} dropped layers are those of the whole set, and the orders' rank correlation is "
-                                         f"{found.rank_correlation:.2f}. This image alone would drop {mine} of the same {count} layers.{parting}{other}"),
+            "stability-note": views.read(f"{found.draws:,} resamples of {said}: {alike}. This image alone would drop {mine} of the same {count} layers.{other}"),
             "plot-stability": drawing.figure(figures.stability_curve(found.scores.scores, found.interval, found.dropped, found.scores.chosen(count), own.scores, ids=ids),
                                              f"{title}: scores of {len(ids)} layers on {said} with 95 % intervals, and those of this image."),
             "plot-overlap": drawing.figure(figures.overlap_figure(shares, len(whole.ranking), count), f"Layers that this image and the set both drop, in percent, for 1 to {len(shares) - 1} layers; {mine} of {count} at the plan."),
