@@ -22,7 +22,7 @@ def test_the_zip_holds_the_pruned_model(desk, analysed, tiny, tmp_path):
 
     strip = {**analysed["strip"], "drop": [2, 3]}
     made = last(checkpoint.write(desk, analysed["state"], strip, *SHORT))
-    with zipfile.ZipFile(made["checkpoint-file"]) as packed:
+    with zipfile.ZipFile(made["packed"]) as packed:
         packed.extractall(tmp_path)
     (folder,) = tmp_path.glob("*-svl-2")
     assert (folder / "svl_plan.json").exists()

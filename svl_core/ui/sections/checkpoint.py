@@ -17,13 +17,14 @@ from svl_core.ui import views
 from svl_core.ui.handlers import Desk, session_of
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import ranked_by
-from svl_core.ui.wiring import Wiring
+from svl_core.ui.wiring import QUICK, Wiring
 
 CLICK = "() => { setTimeout(() => (document.querySelector('#checkpoint-file a') ?? document.querySelector('#checkpoint-file')).click(), 300) }"
 
 
 def layout(c: dict, allowed: bool) -> None:
     c["checkpoint"] = gr.Button("Download the pruned checkpoint (zip)", visible=allowed, elem_id="checkpoint")
+    c["packed"] = gr.State(None)
     c["checkpoint-file"] = gr.DownloadButton("Checkpoint", visible="hidden", elem_id="checkpoint-file")
 
 
@@ -31,7 +32,9 @@ def wire(w: Wiring) -> None:
     def writing(*values, request: gr.Request | None = None):
         yield from write(w.desk, *values, request=request)
 
-    w.on(w.halt(w.c["checkpoint"].click).then, writing, w.plan_in, ["status", "checkpoint-file"], trigger_mode="multiple", **w.heavy).success(None, js=CLICK, show_progress="hidden", api_visibility="private")
+    # by way of a state: the button loses a file that a generator hands it before its last item
+    packed = w.on(w.halt(w.c["checkpoint"].click).then, writing, w.plan_in, ["status", "packed"], trigger_mode="multiple", **w.heavy)
+    w.on(packed.success, lambda path: {"checkpoint-file": path}, [w.c["packed"]], ["checkpoint-file"], **QUICK).success(None, js=CLICK, show_progress="hidden", api_visibility="private")
 
 
 def write(desk: Desk, state: dict | None, strip: dict | None, *settings, request: gr.Request | None = None) -> Iterator[dict]:
@@ -63,6 +66,6 @@ def write(desk: Desk, state: dict | None, strip: dict | None, *settings, request
             shutil.rmtree(folder, ignore_errors=True)
             raise
         desk.guests.hold(session_of(request), made)
-        return {"checkpoint-file": str(made)}
+        return {"packed": str(made)}
 
     yield from desk._guard(work, request)
