@@ -108,7 +108,7 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType({row.name: row for row in (
     Criterion("svl", "SVL (important tokens)", SVL, "mean over important tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("important")),
     Criterion("svl-all", "SVL on all tokens", SVL + " (ablation)", "mean over all tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("all")),
     Criterion("svl-visual", "SVL on visual tokens", SVL + " (ablation)", "mean over visual tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("visual")),
-    Criterion("svl-textual", "SVL on textual tokens", SVL + " (ablation)", "mean over textual tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("textual")),
+    Criterion("svl-textual", "SVL on text tokens", SVL + " (ablation)", "mean over textual tokens of cos(H[l], H[l+1])", HIGH, "1", **_one_by_one("textual")),
     Criterion("svl-last", "SVL on the last token", SVL + " (ablation)", "cos(H[l], H[l+1]) at the prompt's last token", HIGH, "1", **_one_by_one("last")),
     Criterion("shortgpt", "ShortGPT (Block Influence)", "ShortGPT, arXiv 2403.03853", "1 - mean over all tokens of cos(H[l], H[l+1])", LOW, "1", **_one_by_one("all")),
     Criterion("angular", "PruneMe (angular distance of a block)", "arXiv 2403.17887", "arccos(cos(H[s], H[s+n])) / pi at the last token; one block of n layers, s >= 1", LOW, "1",

@@ -99,7 +99,7 @@ def gap_curve(per_layer: Sequence[float], drop: Sequence[int] = (), run_gaps: Ma
         name = f"layer {labels[a]}" if a == b else f"layers {labels[a]}-{labels[b]}"
         traces.append({
             "type": "scatter", "x": [a - 0.45, (a + b) / 2, b + 0.45], "y": [gap, gap, gap], "mode": "lines+text", "line": {"color": DROPPED, "width": 4},
-            "text": ["", f"{gap:.2f}", ""], "textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False,
+            "text": ["", f"{gap:.2f}" if b > a else "", ""], "textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False,
             "hovertemplate": f"{name} together: gap %{{y:.3f}}<extra></extra>",
         })
     top = max([float(np.nanmax(values)), *(run_gaps or {}).values()])
@@ -115,7 +115,7 @@ def pca_scatter(before: np.ndarray, target: np.ndarray, after: np.ndarray | None
     joined = np.full((len(target) * 3, 2), np.nan)
     joined[0::3], joined[1::3] = before if after is None else after, target
     traces: list[dict] = [{"type": "scatter", "x": joined[:, 0], "y": joined[:, 1], "mode": "lines", "line": {"color": INK, "width": 0.8}, "opacity": 0.45, "hoverinfo": "skip", "showlegend": False}]
-    looks = [(before, names[0], RETAINED, "circle", 0.45 if after is not None else 0.9), (target, names[1], DROPPED, "diamond", 0.95)]
+    looks = [(before, names[0], RETAINED, "circle", 0.7 if after is not None else 0.9), (target, names[1], DROPPED, "diamond", 0.95)]
     if after is not None:
         looks.append((after, names[2], REPAIRED, "cross", 0.95))
     for points, name, colour, symbol, opacity in looks:

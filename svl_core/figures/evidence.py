@@ -48,7 +48,7 @@ def overlap_figure(shares: np.ndarray, droppable: int, count: int, *, height: in
     """Share (N+1,) of the drop sets that this image and the set have in common at each number of layers, and what chance alone gives."""
     x = np.arange(1, len(shares))
     traces: list[dict] = [
-        {"type": "scatter", "x": x, "y": 100 * shares[1:], "name": "this image and the set", "mode": "lines+markers", "line": {"color": RETAINED, "width": 3}, "marker": {"size": 8}, "hovertemplate": "%{x} layers: %{y:.0f} % in common<extra></extra>"},
+        {"type": "scatter", "x": x, "y": 100 * shares[1:], "name": "image and set", "mode": "lines+markers", "line": {"color": RETAINED, "width": 3}, "marker": {"size": 8}, "hovertemplate": "%{x} layers: %{y:.0f} % in common<extra></extra>"},
         {"type": "scatter", "x": x, "y": 100 * x / droppable, "name": "chance", "mode": "lines", "line": {"color": INK, "dash": "dot", "width": 2}, "hovertemplate": "chance: %{y:.0f} %<extra></extra>"},
     ]
     if 0 < count < len(shares):

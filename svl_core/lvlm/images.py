@@ -24,10 +24,10 @@ def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = 40
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is `max_pixels`
-        image = source if isinstance(source, Image.Image) else _opened(source, max_bytes)
+        image = source if isinstance(source, Image.Image) else _opened(source, max_pixels, max_bytes)
         width, height = image.size
         if width * height > max_pixels:
-            raise InputError(f"Found an image of {width} x {height} pixels; expected at most {max_pixels:,} pixels; give a smaller copy.")
+            raise InputError(f"Found an image of {width:,} x {height:,} pixels; expected at most {max_pixels:,} pixels; give a smaller copy.")
         if not width * height:
             raise InputError("Found an image without pixels; expected at least 1 x 1; give another image.")
         try:
@@ -39,7 +39,7 @@ def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = 40
         return _rgb(_upright(image))
 
 
-def _opened(source: str | Path | bytes, max_bytes: int) -> Image.Image:
+def _opened(source: str | Path | bytes, max_pixels: int, max_bytes: int) -> Image.Image:
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if str(source).startswith(("http://", "https://")):
@@ -68,7 +68,7 @@ def _opened(source: str | Path | bytes, max_bytes: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError as error:
-        raise InputError(f"Found an image with far too many pixels ({_short(error)}); give a smaller copy.") from error
+        raise InputError(f"Found an image of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; expected at most {max_pixels:,} pixels; give a smaller copy.") from error
     except Exception as error:
         raise InputError(f"Found data that is not a readable image; expected {READABLE}; save it again and retry.") from error
 

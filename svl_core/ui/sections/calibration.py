@@ -26,7 +26,7 @@ def layout(c: dict, most: int) -> None:
                 c["calibration"] = gr.Radio(list(grounds.SOURCES), value=default.calibration, label="Rank and fit on", info="Automatic: this image ranks the layers; compensation is fitted on the bundled set where the model knows its scenes, else on this image", elem_id="calibration")
                 c["calibration_size"] = gr.Slider(2, min(most, grounds.MOST_SCENES), default.calibration_size, step=1, label="Scenes of the bundled set", elem_id="calibration-size")
             with gr.Column(scale=5):
-                c["calibration-files"] = gr.File(file_count="multiple", file_types=["image", ".jsonl"], label=f"Your files: up to {most} images, and if you like one .jsonl of image and prompt", height=150, elem_id="calibration-files")
+                c["calibration-files"] = gr.File(file_count="multiple", file_types=["image", ".jsonl"], label=f"Your files: up to {most} images", height=150, elem_id="calibration-files")
                 c["calibration-prompt"] = gr.Textbox(DEFAULT_PROMPT, label="Prompt for images without one", elem_id="calibration-prompt")
         headings.why("calibration")
 
