@@ -135,6 +135,14 @@ class Desk:
             return drawing.scores_of(ground, now, name)
         return ground.memo.get(_ranking(ground, now, name, None, most)) or ground.memo.get(_ranking(ground, now, name, rounds, most))
 
+    def contest(self, name: str, now: Settings) -> svl.Preset | None:
+        return recipes.contest(name, self.world, now, self.limits.calibration_samples)
+
+    def afresh(self, ground: Analysis, now: Settings, count: int, emit: tasks.Emit, cancel: threading.Event) -> svl.LayerScores:
+        """`scores` for `count` layers; where the settings are those of criteria that competed, of as few samples and rounds as they competed with."""
+        preset = self.contest(ground.model, now)
+        return self.scores(ground, now, emit, cancel, rounds=max(count, 1), most=preset.ranked_on) if preset else self.scores(ground, now, emit, cancel)
+
     def basis(self, name: str, now: Settings) -> grounds.Basis:
         return grounds.basis(name, self.world, now)
 
@@ -197,13 +205,18 @@ class Desk:
             emit({"status": views.status("Drawing …", 0.95)})
             used = self.basis(analysis.model, now)
             ground = self.ground(analysis.model, used.rank, analysis, now, emit, cancel)
-            scores = self.scores(ground, now, emit, cancel)
-            kept = drop if state and state["model"] == analysis.model and drop is not None else round(SHARE * len(scores.ranking))
+            same = state and state["model"] == analysis.model and drop is not None
+            scores = self.afresh(ground, now, len(wanted) if wanted is not None else int(drop) if same else 1, emit, cancel)
+            kept = drop if same else round(SHARE * len(scores.ranking))
             count = max(0, min(int(kept), scores.most))
             layers = analysis.trace.num_layers
             chosen = scores.chosen(count) if wanted is None else [k for k in wanted if k in scores.ranking]
             count = len(chosen)
             strip = self.strip(analysis, scores, chosen, now)
+            preset = self.contest(analysis.model, now)
+            won = ground.memo.get(recipes.contest_key(preset, count, now)) if preset else None
+            if won is not None and won.criterion == scores.criterion and sorted(won.chosen(count)) == strip["drop"]:
+                strip["preset"] = [preset.name, *strip["drop"]]
             made = {"model": analysis.model, "key": analysis.sample.key, "path": path, "prompt": prompt, "origin": origin}
             emit({
                 "state": made, "strip": strip, "focus": None, "wanted": None,
@@ -231,7 +244,7 @@ class Desk:
             lvlm = self._model(state["model"], emit, cancel)
             plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
             plan = replace(plan, criterion=ranked_by(strip))
-            full_side, pruned_side = f"{lvlm.num_layers} layers", f"{len(plan.keep)} layers, {_compensation_title(now)}"
+            full_side, pruned_side = f"{lvlm.num_layers} layers", _pruned_side(len(plan.keep), len(plan.drop), now)
 
             def show(answers, live):
                 emit({"status": views.status("Both models are answering …"), **_both(answers, full_side, pruned_side, live)})
@@ -310,7 +323,7 @@ class Desk:
             try:
                 analysis = self.analysis_of(state)
                 ground = self.ground(state["model"], self.basis(state["model"], now).rank, analysis, now, emit, cancel)
-                scores = self.scores(ground, now, emit, cancel)
+                scores = self.afresh(ground, now, len(strip["drop"]), emit, cancel)
             except Exception:
                 emit({name: strip[name] for name in ("criterion", "calibration") if name in strip})  # what the strip still follows
                 raise
@@ -372,7 +385,7 @@ class Desk:
             "preset": preset, "preset-note": views.read(recipes.told(preset, strip)),
             **drawing.plan(analysis, self.ranked_on(state, now), now, strip),
             "calibration-note": (views.note if used.fit == grounds.THIS and fits else views.read)(grounds.told(used, counts.get, now.compensation if fits else "none")),
-            "link": {"query": exports.query(state, strip, now), "own": not state.get("origin")},
+            "link": {"query": exports.query(state, strip, now), "own": not state.get("origin"), "path": state["path"]},
             "code-python": exports.snippet(state, strip, now, used),
             "code-plan": exports.plan_json(state, strip, now), "code-mergekit": exports.mergekit(state, strip),
         }
@@ -403,7 +416,7 @@ class Desk:
         answers = ""
         if result:
             left, right = views.differing_words(result.full.text, result.pruned.text)
-            cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", f"{len(strip['ids']) - len(strip['drop'])} layers, {_compensation_title(now)}", result.pruned.text, _timing(result.pruned), right)
+            cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", _pruned_side(len(strip["ids"]) - len(strip["drop"]), len(strip["drop"]), now), result.pruned.text, _timing(result.pruned), right)
             answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]), visual=drawing.visual_kept(analysis, now))}</section>'
         page = exports.report(texts.TITLE, state, strip, now, drawn["overlay"], shown, answers + variants, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
@@ -480,5 +493,6 @@ def _timing(answer) -> str:
     return f"{len(answer.token_ids)} tokens; first after {views.milliseconds(answer.prefill_ms)}{later}.{cut}"
 
 
-def _compensation_title(now: Settings) -> str:
-    return "no compensation" if now.compensation == "none" else svl.COMPENSATIONS[now.compensation].title
+def _pruned_side(kept: int, dropped: int, now: Settings) -> str:
+    """How many layers the pruned model has, and what closes its gap."""
+    return f"{kept} layers" + (f", {'no compensation' if now.compensation == 'none' else svl.COMPENSATIONS[now.compensation].title}" if dropped else "")

@@ -44,6 +44,14 @@ def test_best_lets_criteria_compete(desk, analysed, own, tiny):
     assert recipes.current("tiny", frozenset(), now, out["strip"]) == "best"
     assert recipes.current("tiny", frozenset(), now, {**out["strip"], "drop": out["strip"]["ranking"][:1]}) == "custom"
     assert recipes.current("tiny", frozenset(), replace(now, visual_share=0.5), out["strip"]) == "custom"
+    ran, rank = [], desk.bench.rank  # its link, its card and the next image find the ranking, and that it won
+    desk.bench.rank = lambda *args: ran.append(args) or rank(*args)
+    state = analysed["state"]
+    asked = settings(**own, criterion=out["criterion"], compensation="refit")
+    again = last(desk.analyse(state["model"], state["path"], state["prompt"], state, 2, "", out["strip"]["drop"], *asked))
+    assert again["preset"] == "best" and again["strip"]["drop"] == out["strip"]["drop"] and not ran
+    later = last(desk.analyse(state["model"], state["path"], state["prompt"], state, 2, "", None, *settings(**own, criterion="greedy-kl", compensation="refit")))
+    assert later["strip"]["rounds"] == 2 and not ran
 
 
 def test_best_needs_a_set(desk, analysed):

@@ -70,7 +70,7 @@ def competed(desk: Desk, preset: svl.Preset, ground, now: Settings, count: int, 
     """The ranking whose `count` layers leave the answers nearest once compensated: the preset's criterion and its rivals, fitted and tried on different samples of the set."""
     if len(ground.samples) < 2:
         raise InputError(f"Found {len(ground.samples)} sample for the preset {preset.title!r}; expected at least two, some to fit on and others to try; bring files of your own as the calibration set below.")
-    key = ("competed", preset.name, count, now.protect_ends)
+    key = recipes.contest_key(preset, count, now)
     found = ground.memo.get(key)
     if found is None:
         rankings = [desk.scores(ground, now, emit, cancel, each, rounds=max(count, 1), most=preset.ranked_on) for each in (preset.criterion, *preset.rivals)]

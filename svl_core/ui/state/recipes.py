@@ -28,15 +28,25 @@ def values(preset: svl.Preset, name: str, world: Collection[str], now: Settings,
 def current(name: str, world: Collection[str], now: Settings, strip: Mapping, most: int = grounds.MOST_SCENES) -> str:
     """The preset that the settings and the plan are, else `CUSTOM`. What competed is a preset only for the layers that won."""
     for each in svl.PRESETS.values():
-        wanted = values(each, name, world, now, most)
-        if each.rivals:
-            wanted.pop("criterion")
-            plan = strip.get("preset") == [each.name, *strip["drop"]]
-        else:
-            plan = ranked_by(strip) == each.criterion or not strip["drop"]
-        if plan and now.visual_share == 1 and all(getattr(now, field) == value for field, value in wanted.items()):
+        plan = strip.get("preset") == [each.name, *strip["drop"]] if each.rivals else ranked_by(strip) == each.criterion or not strip["drop"]
+        if plan and now.visual_share == 1 and _matches(values(each, name, world, now, most), now, "criterion" if each.rivals else ""):
             return each.name
     return CUSTOM
+
+
+def contest(name: str, world: Collection[str], now: Settings, most: int = grounds.MOST_SCENES) -> svl.Preset | None:
+    """The preset with rivals whose settings these are, the criterion being one of those that competed."""
+    fitting = (each for each in svl.PRESETS.values() if each.rivals and now.criterion in (each.criterion, *each.rivals))
+    return next((each for each in fitting if _matches(values(each, name, world, now, most), now, "criterion")), None)
+
+
+def contest_key(preset: svl.Preset, count: int, now: Settings) -> tuple:
+    """Under which the winning ranking at `count` layers is stored with the samples on which it won."""
+    return "competed", preset.name, count, now.protect_ends
+
+
+def _matches(wanted: Mapping[str, object], now: Settings, but: str = "") -> bool:
+    return all(getattr(now, field) == value for field, value in wanted.items() if field != but)
 
 
 def told(current: str, strip: Mapping) -> str:
