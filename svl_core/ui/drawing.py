@@ -135,10 +135,14 @@ def pca(analysis: Analysis, now: Settings, strip: dict):
 
 
 def difference(analysis: Analysis, now: Settings, strip: dict) -> str:
-    """Markup of the three pictures once both answers ran with this plan; empty before, and for a model without patches."""
+    """Markup of the three pictures once both answers ran with this plan; a sentence where there is nothing to compare, empty before."""
     after = analysis.memo.get(("after", tuple(strip["drop"]), now.key_prune))
     sample = analysis.sample
-    if after is None or not sample.images or not len(sample.visual):
+    if not sample.images or not len(sample.visual):
+        return views.read(texts.NO_PLACES_NOTE if sample.images else texts.NO_IMAGE_NOTE)
+    if not strip["drop"]:
+        return views.read("No layer is dropped, so both maps are the same.")
+    if after is None:
         return ""
     kept = [k for k in range(analysis.trace.num_layers) if k not in strip["drop"]]
     full = importance_of(analysis, now).visual[0][kept]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import gradio as gr
+from packaging.requirements import Requirement
 
 import svl_core as svl
 from svl_core.demo.scenes import PLACES
@@ -20,14 +21,25 @@ from svl_core.ui.state.settings import Settings
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import CONTROLS, QUICK, Wiring, picked
 
+# Taking an image away raises `input` with the image that was there; a moment later the page asks for another, or does not.
+SHOWN = "async (image, model) => { await new Promise(done => setTimeout(done, 100)); return [document.querySelector('#image button[aria-dropeffect]:not(.hidden)') ? null : image, model]; }"
 # The strip follows the slider in the browser, without a round trip.
 FROM_RANKING = "(count, strip) => strip ? svl.dropping(strip, svl.chosen(strip, count)) : strip"
 
 
 def launch_options(limits: Limits = Limits()) -> dict:
     """What `launch` needs for this page: its look, `/health`, the endpoints as MCP tools where that extra is installed, and nothing fetched from elsewhere."""
-    return {"theme": theme(), "css": parts.css(), "head": parts.head(guard.STARTED), "footer_links": ["api"], "mcp_server": importlib.util.find_spec("mcp") is not None, "run_history": False, "ssr_mode": False,
+    return {"theme": theme(), "css": parts.css(), "head": parts.head(guard.STARTED), "footer_links": ["api"], "mcp_server": _speaks_mcp(), "run_history": False, "ssr_mode": False,
             "max_file_size": limits.image_bytes, "state_session_capacity": 200, "show_error": limits.details, "app_kwargs": guard.app_options(limits)}
+
+
+def _speaks_mcp() -> bool:
+    """Whether gradio's extra `mcp` is installed, in a version that this gradio works with."""
+    wanted = next((found for found in map(Requirement, requires("gradio") or ()) if found.name == "mcp"), None)
+    try:
+        return wanted is not None and wanted.specifier.contains(version("mcp"))
+    except PackageNotFoundError:
+        return False
 
 
 def build(model: object = "demo", *, world: bool | None = None, limits: Limits = Limits()) -> gr.Blocks:
@@ -98,6 +110,7 @@ def _layout(models: Models, limits: Limits) -> dict:
             c["prompt"] = gr.Textbox(question, label="Prompt", placeholder="Ask about the image, for example: where is the cat?", lines=2, max_lines=6, elem_id="prompt", submit_btn=False)
             c["chips"] = parts.view("chips", views.chips(list(fitting)))
             c["analyze"] = gr.Button("Analyze", variant="primary", elem_id="analyze")
+            parts.stale("stale", texts.STALE)
             shown = [(views.data_url(examples.example_image(k).resize((160, 160))), examples.example(k)[1]) for k in range(len(examples.EXAMPLES))]
             c["examples"] = parts.view("examples", views.examples(shown))
 
@@ -111,7 +124,7 @@ def _layout(models: Models, limits: Limits) -> dict:
             headings.why("overlay")
         with gr.Column(scale=5):
             headings.figure_head("tokens")
-            c["tokens"] = parts.view("tokens", classes="card")
+            c["tokens"] = parts.view("tokens", classes="card", wait="Appears after the analysis.")
             headings.why("tokens")
             with gr.Group():
                 c["all_layers"] = gr.Checkbox(default.all_layers, label="All layers (average)", elem_id="all-layers")
@@ -133,7 +146,7 @@ def _layout(models: Models, limits: Limits) -> dict:
                 headings.plot("blocks", c)
             with gr.Column(scale=5):
                 headings.figure_head("criteria")
-                c["criteria"] = parts.view("criteria", classes="card")
+                c["criteria"] = parts.view("criteria", classes="card", wait="Appears after the analysis.")
                 headings.why("criteria")
 
     headings.step(4, "gap")
@@ -166,9 +179,9 @@ def _layout(models: Models, limits: Limits) -> dict:
     c["live"] = gr.Checkbox(models.first == "demo" or not isinstance(models.first, str), label="Answer again whenever the plan changes", elem_id="live")
     with gr.Accordion("Method settings", open=False, elem_id="method"):
         with gr.Row():
-            c["mode"] = gr.Radio([("share of the tokens", "fraction"), ("share of the score", "mass")], value=default.mode, label="Top-p counts a", elem_id="mode")
-            c["text_self"] = gr.Radio([("received", "received"), ("given", "given")], value=default.text_self, label="Text attention", elem_id="text-self")
-            c["max_new_tokens"] = gr.Slider(1, 256, default.max_new_tokens, step=1, label="Answer length (tokens)", elem_id="answer-length")
+            c["mode"] = gr.Radio([("share of the tokens", "fraction"), ("share of the score", "mass")], value=default.mode, label="Top-p counts a", elem_id="mode", min_width=240)
+            c["text_self"] = gr.Radio([("received", "received"), ("given", "given")], value=default.text_self, label="Text attention", elem_id="text-self", min_width=240)
+            c["max_new_tokens"] = gr.Slider(1, 256, default.max_new_tokens, step=1, label="Answer length (tokens)", elem_id="answer-length", min_width=240)
         with gr.Row():
             c["causal_correction"] = gr.Checkbox(default.causal_correction, label="Correct for causal masking", info="Divides by the number of queries that can see a key; off as published", elem_id="causal")
             c["protect_ends"] = gr.Checkbox(default.protect_ends, label="Protect the first and the last layer", elem_id="protect")
@@ -181,10 +194,10 @@ def _layout(models: Models, limits: Limits) -> dict:
             c["answer-pruned"] = parts.view("answer-pruned", views.answer("Pruned model", "", ""), classes="card")
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=5):
-            c["metrics"] = parts.view("metrics", classes="card")
+            c["metrics"] = parts.view("metrics", classes="card", wait="Appears with the answers.")
         with gr.Column(scale=5):
             headings.figure_head("odds")
-            c["odds"] = parts.view("odds", classes="card")
+            c["odds"] = parts.view("odds", classes="card", wait="Appears with the answers.")
             headings.why("odds")
     difference.layout(c)
     variants.layout(c)
@@ -244,7 +257,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     both(on(c["new-scene"].click, desk.new_scene, [], scene, **QUICK).then)
     on(c["composer"].compose, lambda style, event: desk.compose(event["items"], style), [c["style"]], scene, trigger_mode="always_last", **QUICK)
     on(c["style"].input, lambda style, value: desk.compose(value["items"], style), [c["style"], c["composer"]], scene, **QUICK)
-    on(c["image"].input, desk.uploaded, [c["image"], c["model"]], ["photo-note", "truth", "chips", "origin"], **QUICK)
+    on(c["image"].input, desk.uploaded, [c["image"], c["model"]], ["photo-note", "truth", "chips", "origin"], js=SHOWN, trigger_mode="multiple", **QUICK)
     both(on(c["chips"].pick, picked(lambda text: {"prompt": text}, str), [], ["prompt"], **QUICK).then)
 
     # importance

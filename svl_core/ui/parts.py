@@ -21,9 +21,9 @@ def _part(kind: str, value: object, elem_id: str, *, classes: str = "", wait: st
                    elem_classes=["svl-part", *classes.split()], apply_default_css=False, padding=False, **more)
 
 
-def view(elem_id: str, value: str = "", *, classes: str = "") -> gr.HTML:
-    """Markup made by `views` (escaped there); buttons with data-pick raise `pick`, or what data-event names, with their data."""
-    return _part("view", value, elem_id, classes=classes)
+def view(elem_id: str, value: str = "", *, classes: str = "", wait: str = "") -> gr.HTML:
+    """Markup made by `views` (escaped there); buttons with data-pick raise `pick`, or what data-event names, with their data. wait: shown while it is empty."""
+    return _part("view", value, elem_id, classes=classes, wait=wait)
 
 
 def plot(elem_id: str, wait: str = "Appears after the analysis.") -> gr.HTML:
@@ -45,8 +45,13 @@ def picture(elem_id: str) -> gr.HTML:
 
 
 def link(elem_id: str) -> gr.HTML:
-    """The page's address with its state in the query: {"query", "own": the image is the visitor's, so a link cannot carry it}."""
+    """The page's address with its state in the query: {"query", "own": the image is the visitor's, so a link cannot carry it, "path": of the analysed image}."""
     return _part("link", None, elem_id, classes="card")
+
+
+def stale(elem_id: str, text: str) -> gr.HTML:
+    """A note that shows while the image or the prompt on the page is not the analysed one, and nothing runs."""
+    return _part("stale", text, elem_id)
 
 
 def lesson(elem_id: str) -> gr.HTML:

@@ -6,7 +6,7 @@ TITLE = "Short-LVLM Explorer"
 LEDE = "See which layers of a vision-language model hardly change anything, drop them with a slider, and read both answers side by side."
 
 STEPS = {
-    "ask": ("Ask about an image", "Take an example, compose a scene of your own, or bring an image. Then analyse: one forward pass is all the figures below need."),
+    "ask": ("Ask about an image", "Take an example, compose a scene of your own, or bring an image. Then press Analyze: one forward pass is all the figures below need."),
     "look": ("Which patches and words matter", "Token importance scores tell which patches and words the model's attention relies on. Layers are judged on these tokens only."),
     "layers": ("Which layers are redundant", "A layer whose output points the same way as its input did little. The closer its cosine is to 1, the safer it is to drop."),
     "gap": ("What a drop tears open", "Take layers out and the next one receives features it was never trained on. The gap says how far off they are; compensation tries to close it."),
@@ -44,7 +44,7 @@ FIGURES |= {
 }
 
 FIGURES |= {
-    "calibration": ("What ranks, and what is fitted on", "<strong>Fit and measurement should not share samples.</strong> The note under the plan says what this page does now.",
+    "calibration": ("What ranks, and what is fitted on", "<strong>Fit and measurement should not share samples.</strong> The note under the plan says what this page does now. Your own files may include one .jsonl of image and prompt.",
                     "A ranking from one image is quick and fits that image; a ranking from many is the one to prune a model by. Compensation fitted on the very sample that is then measured looks better than it is: with a set of its own, the sample shown above is new to it."),
 }
 
@@ -65,6 +65,8 @@ TOKEN_SETS = (("important tokens", "important"), ("all tokens", "all"), ("visual
 
 NO_IMAGE_NOTE = "No image: the model was asked with words alone, so every figure is about its text tokens."
 NO_PLACES_NOTE = "No token of this model belongs to one part of the image, so there is nothing to draw over it: images enter by cross-attention, or each visual token sees all of them."
+
+STALE = "Not analyzed yet: everything below is still about the image and the prompt before. Press Analyze."
 
 PHOTO_NOTE = "The bundled model knows its small world of drawn objects only, and answers about photos are guesses. For a photo choose SmolVLM-256M-Instruct above: it is downloaded once (about 500 MB) and runs on a CPU."
 

@@ -186,20 +186,19 @@ def answer(title: str, side: str, text: str, meta: str = "", spans: Sequence[tup
 def differing_words(full: str, pruned: str) -> tuple[list[tuple[int, int, str]], list[tuple[int, int, str]]]:
     """Spans of the words that differ, in each text; the first of each is the divergent word."""
     left, right = ([m.span() for m in re.finditer(r"\S+", t)] for t in (full, pruned))
-    matcher = difflib.SequenceMatcher(None, [full[a:b] for a, b in left], [pruned[a:b] for a, b in right], autojunk=False)
+    ours, theirs = ([text[a:b] for a, b in spans] for text, spans in ((full, left), (pruned, right)))
+    index = next((k for k, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(left), len(right)))
     out: tuple[list, list] = ([], [])
+    if index == len(left) == len(right):
+        return out
+    matcher = difflib.SequenceMatcher(None, ours[index:], theirs[index:], autojunk=False)  # the words before it are the same, also where they come again later
     for op, a0, a1, b0, b1 in matcher.get_opcodes():
-        if op == "equal":
-            continue
-        for side, spans, first, last in ((0, left, a0, a1), (1, right, b0, b1)):
-            out[side].extend((*spans[k], "differs") for k in range(first, last))
-    index = next((k for k, (a, b) in enumerate(zip(left, right)) if full[a[0]:a[1]] != pruned[b[0]:b[1]]), None)
-    if index is None and len(left) != len(right):
-        index = min(len(left), len(right))
-    if index is not None:
-        for side, spans, text in ((0, left, full), (1, right, pruned)):
-            place = spans[index] if index < len(spans) else (len(text), len(text))
-            out[side][:] = sorted([s for s in out[side] if s[:2] != place] + [(*place, "mark")])
+        if op != "equal":
+            out[0].extend((*left[index + k], "differs") for k in range(a0, a1))
+            out[1].extend((*right[index + k], "differs") for k in range(b0, b1))
+    for side, spans, text in ((0, left, full), (1, right, pruned)):
+        place = spans[index] if index < len(spans) else (len(text), len(text))
+        out[side][:] = sorted([s for s in out[side] if s[:2] != place] + [(*place, "mark")])
     return out
 
 
@@ -234,17 +233,17 @@ def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | Non
 def metrics(comparison, dropped: int, layers: int, correct: str | None = None, visual: tuple[int, int] | None = None) -> str:
     """The table of size, speed and fidelity, under a verdict in one sentence. visual: tokens of the image that each model read, where they differ."""
     c = comparison
-    saved = c.parameters_pruned / c.parameters_full - 1
+    saved, changed = c.parameters_pruned / c.parameters_full - 1, dropped or visual  # where nothing changed, times differ by chance
     truth = ""
     if correct:
         marks = [f"{name} {'✓ right' if a.text.strip().lower().rstrip('.') == correct.lower() else '✗ wrong'}" for name, a in (("full", c.full), ("pruned", c.pruned))]
         truth = f'<p class="read">Correct answer: <strong>{esc(correct)}</strong> ({", ".join(marks)}).</p>'
     rows = [
         ("Decoder layers", "", str(layers), str(layers - dropped), f"{-dropped:+d}" if dropped else "0"),
-        ("Parameters", "the whole model", count(c.parameters_full), count(c.parameters_pruned), f"{100 * saved:+.1f} %"),
+        ("Parameters", "the whole model", count(c.parameters_full), count(c.parameters_pruned), f"{100 * saved:+.1f} %" if saved else "0"),
         *([("Visual tokens", "the pruned model's first token does not count reading and ranking them", str(visual[0]), str(visual[1]), f"{100 * (visual[1] / visual[0] - 1):+.0f} %")] if visual else []),
-        ("First token", "time from image and prompt" + (f"; the pruned model's counts {milliseconds(c.pruned.shared_ms)} that both share and the server spent once" if c.pruned.shared_ms else ""), milliseconds(c.full.prefill_ms), milliseconds(c.pruned.prefill_ms), times(c.speedup_prefill)),
-        ("Each further token", "mean", milliseconds(c.full.per_token_ms), milliseconds(c.pruned.per_token_ms), times(c.speedup_decode)),
+        ("First token", "time from image and prompt" + (f"; the pruned model's counts {milliseconds(c.pruned.shared_ms)} that both share and the server spent once" if c.pruned.shared_ms else ""), milliseconds(c.full.prefill_ms), milliseconds(c.pruned.prefill_ms), times(c.speedup_prefill) if changed else "–"),
+        ("Each further token", "mean", milliseconds(c.full.per_token_ms), milliseconds(c.pruned.per_token_ms), times(c.speedup_decode) if changed else "–"),
         ("Agreement", "same next token, reading the full model's answer", "100 %", f"{100 * c.agreement:.0f} %", ""),
         ("KL divergence", "nats per token; 0 = same predictions", "0", f"{c.kl:.3f}", ""),
     ]

@@ -1,8 +1,10 @@
 """The main job in Chromium: from the first sight of the page to both answers, by mouse, keyboard and touch."""
 
 import io
+import json
 import threading
 import time
+import zipfile
 
 import pytest
 from PIL import Image
@@ -65,6 +67,8 @@ def test_drop_slider_moves_the_strip_and_both_answers_follow(page):
     assert page.locator("#answer-pruned .meta").inner_text()
     page.locator("#drop input[type=range]").press("Home")
     answered(page, 0)
+    assert dropped(page) == []
+    page.locator("#drop input[type=number]").fill("-3")
     assert dropped(page) == []
     assert page.locator("#answer-full .text").inner_text() == page.locator("#answer-pruned .text").inner_text()
 
@@ -164,6 +168,18 @@ def test_blocks_and_criteria_choose_a_plan(page):
     answered(page, 2)
 
 
+def test_what_is_taken_along(page):
+    idle(page)
+    gone = dropped(page)
+    for button, name in (("report", "short-lvlm-report.html"), ("checkpoint", f"-svl-{len(gone)}.zip")):
+        with page.expect_download() as taken:
+            page.locator(f"#{button}").click()
+        assert taken.value.suggested_filename.endswith(name)
+    with zipfile.ZipFile(taken.value.path()) as packed:
+        plan = json.loads(packed.read(next(each for each in packed.namelist() if each.endswith("svl_plan.json"))))
+    assert gone and plan["dropped"] == gone
+
+
 def test_composer(page):
     idle(page)
     page.locator("#compose > button").click()
@@ -209,9 +225,19 @@ def test_own_photo_brings_the_advice(page, tmp_path):
     page.locator("#image input[type=file]").set_input_files(tmp_path / "photo.jpg")
     page.locator("#photo-note .note").wait_for()
     assert "SmolVLM" in page.locator("#photo-note").inner_text()
+    page.locator("#stale", has_text="Press Analyze").wait_for()  # the figures are still the first picture's
     page.locator("#analyze").click()
     page.locator("#status .pill").wait_for()
     idle(page)
+    assert page.locator("#stale").inner_text() == ""
+    asked = page.locator("#prompt textarea").input_value()
+    page.locator("#prompt textarea").fill(asked + "?")
+    page.locator("#stale", has_text="Press Analyze").wait_for()
+    page.locator("#prompt textarea").fill(asked)
+    assert page.locator("#stale").inner_text() == ""
+    page.locator("#image button[aria-label*=emove]").click()
+    page.wait_for_function("document.querySelector('#photo-note').innerText === ''")
+    assert page.locator("#stale").inner_text()
 
 
 def test_an_unknown_model_leaves_the_page_as_it_was(page, monkeypatch, site):
@@ -294,6 +320,9 @@ def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
     cell.tap()
     idle(phone)
     assert layer in dropped(phone)
+    phone.locator("#method > button").tap()
+    phone.locator("#attention-target").wait_for()
+    assert phone.evaluate("[...document.querySelectorAll('#method label')].every(e => e.getBoundingClientRect().right <= document.querySelector('#method').getBoundingClientRect().right)")
     phone.locator("#choose > button").tap()  # a block of the heatmap, by touch
     area, layers = phone.locator("#plot-blocks .nsewdrag").first, phone.locator("#strip .cells button").count()
     area.scroll_into_view_if_needed()

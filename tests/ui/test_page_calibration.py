@@ -126,7 +126,7 @@ def test_fewer_visual_tokens_for_the_pruned_model(desk, analysed, tiny):
     assert exports.read_query(exports.query(analysed["state"], strip, Settings.of(now)))["settings"]["visual_share"] == 0.25
 
 
-@pytest.mark.parametrize("changes", [{}, {"calibration": "bundled"}, {"criterion": "greedy-kl", "compensation": "refit"}, {"compensation": "none"}, {"visual_share": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"calibration": "bundled"}, {"criterion": "greedy-kl", "compensation": "refit"}, {"compensation": "bridge"}, {"compensation": "none"}, {"visual_share": 0.5}])
 def test_the_code_runs(desk, analysed, tiny, image, monkeypatch, capsys, changes):
     """What the page offers as Python gives the page's plan."""
     now = Settings(**changes)

@@ -31,6 +31,8 @@ def test_differing_words_mark_the_first_and_underline_the_rest():
     left, right = views.differing_words("a cat", "a cat sleeps")
     assert left == [(5, 5, "mark")] and right == [(6, 12, "mark")]
     assert "(ends here)" in views.answer("Full", "", "a cat", "", left)
+    left, right = views.differing_words("a coat left, a coat 5", "a coat 5")
+    assert left == [(7, 12, "mark"), (13, 14, "differs"), (15, 19, "differs")] and right == [(7, 8, "mark")]  # not the first "a coat", which both have
 
 
 def fake(full, pruned):
@@ -43,6 +45,8 @@ def test_verdict_and_table():
     assert "word 2" in views.verdict(fake("a cat", "a dog"), 2, 8)
     assert "same model" in views.verdict(fake("a", "a"), 0, 8)
     table = views.metrics(fake("a cat", "a dog"), 2, 8, correct="a cat")
+    same = views.metrics(fake("a", "a"), 0, 8)
+    assert "1.25×" not in same and "same model" in same  # times of one model differ by chance
     assert "full ✓ right, pruned ✗ wrong" in table and "1.25×" in table and "–" in table and "-20.0 %" in table
 
 

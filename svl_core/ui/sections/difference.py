@@ -12,7 +12,7 @@ from svl_core.ui.wiring import QUICK, Wiring
 def layout(c: dict) -> None:
     with gr.Column(elem_id="difference-section"):
         headings.figure_head("difference")
-        c["difference"] = parts.view("difference", classes="card")
+        c["difference"] = parts.view("difference", classes="card", wait="Appears with the answers.")
         headings.why("difference")
 
 

@@ -80,7 +80,9 @@ def snippet(state: Mapping, strip: Mapping, now: Settings, used: grounds.Basis) 
     if now.visual_share < 1:
         lines.append(f"thinned = svl.keep_visual(lvlm, sample, {now.visual_share})  # its most important visual tokens")
         asked = "thinned"
-    lines += [f"print(svl.answer(pruned, {asked}).text)", 'pruned.save("pruned")  # a plain transformers checkpoint']
+    lines.append(f"print(svl.answer(pruned, {asked}).text)")
+    if not fits or svl.COMPENSATIONS[now.compensation].exportable:
+        lines.append('pruned.save("pruned")  # a plain transformers checkpoint')
     return "\n".join(lines) + "\n"
 
 

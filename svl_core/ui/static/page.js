@@ -123,7 +123,7 @@
 
   // ---------------------------------------------------------------- the layer strip
   const dropping = ({ __type__, ...value }, drop) => ({ ...value, drop });  // without the mark that gradio leaves after an update that changed nothing
-  const chosen = (value, count) => value.blocks?.[count] ?? value.ranking.slice(0, count).sort((a, b) => a - b);  // what goes, by the ranking
+  const chosen = (value, count) => value.blocks?.[count] ?? value.ranking.slice(0, Math.max(0, count)).sort((a, b) => a - b);  // what goes, by the ranking
   parts.strip = (box, state, trigger) => {
     let focus = 0, past = [], future = [], shown = null, ground = null;
     const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -240,12 +240,35 @@
       copy.disabled = !value;
       if (!value) return;
       const kept = new URLSearchParams(location.search), query = new URLSearchParams(value.query);
+      analysed = { prompt: query.get("prompt") ?? "", path: value.path ?? "" };
+      document.dispatchEvent(new Event("svl-analysed"));
       for (const name of ["__theme", "view", "type", "lesson"]) if (kept.has(name)) query.set(name, kept.get(name));
       const address = `${location.pathname}?${query}`;
       history.replaceState(history.state, "", address);
       field.value = location.origin + address;
       hint.textContent = value.own ? "The link carries the prompt and the plan; your image stays with you." : "The link opens this image, prompt, plan and settings.";
     };
+  };
+
+  // ---------------------------------------------------------------- whether the figures are those of the image and the prompt on the page
+  let analysed = null;
+  parts.stale = (box, state) => {
+    const note = make("p", { class: "note", role: "status" });
+    const check = () => {
+      const shown = document.querySelector("#image .image-frame img")?.src ?? "", prompt = document.querySelector("#prompt textarea")?.value ?? "";
+      const other = !!analysed && (prompt.trim() !== analysed.prompt.trim() || (analysed.path ? !decodeURIComponent(shown).endsWith(analysed.path) : !!shown));
+      note.hidden = !other || !!document.querySelector("#status .pill");
+      if (note.textContent !== (note.hidden ? "" : state.value)) note.textContent = note.hidden ? "" : state.value;
+    };
+    box.append(note);
+    let watched = false;
+    document.addEventListener("svl-analysed", () => {
+      if (!watched) for (const id of ["image", "status"]) new MutationObserver(check).observe(document.getElementById(id), { childList: true, subtree: true, attributeFilter: ["src"] });
+      watched = true;
+      check();
+    });
+    document.addEventListener("input", event => { if (event.target.closest?.("#prompt")) check(); });
+    return check;
   };
 
   // ---------------------------------------------------------------- the scene composer
