@@ -8,6 +8,7 @@ of queries: memory is chunk x S, never L x H x S x S.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import weakref
@@ -16,6 +17,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -24,6 +26,10 @@ from svl_core.errors import SVLError
 from svl_core.lvlm.forecast import STEPS
 
 SWITCHES = {"sdpa": "svl_statistics", "eager": "svl_statistics_plain"}  # the model's implementation -> ours around it
+
+
+TILE = (128, 4096)  # queries and keys whose attention a processor looks at together
+LOG2E = 1 / math.log(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +74,12 @@ class Collector:
     def statistics(self) -> AttentionStatistics:
         return AttentionStatistics(**self.sums)
 
-    def add(self, layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, softcap: float | None, sinks: torch.Tensor | None = None) -> None:
-        """sinks (H,): logits of a key that is nobody, which takes a share of each row (GPT-OSS); query (1, H, S, D), key (1, H or fewer, S, D); mask None (causal), bool (True = seen) or float (added), (1, 1 or H, S, S)."""
+    def add(self, layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float, softcap: float | None, sinks: torch.Tensor | None = None, totals: torch.Tensor | None = None) -> None:
+        """query (1, H, S, D), key (1, H or fewer, S, D); mask None (causal), bool (True = seen) or float (added), (1, 1 or H, S, S).
+
+        sinks (H,): logits of a key that is nobody, which takes a share of each row (GPT-OSS). totals (1, H, S): log-sum-exp of
+        each row's scores, where the attention itself has told them; they save a softmax.
+        """
         heads, length = query.shape[1], query.shape[2]
         if query.shape[0] != 1 or length != self.length or key.shape[2] != length:
             return  # a decoding step, or cross-attention
@@ -78,50 +88,106 @@ class Collector:
         is_visual[self.visual] = True
         is_visual = is_visual.to(device)
         kinds = torch.stack([is_visual, ~is_visual]).float()  # (2, S): visual, textual
-        keys = (key[0].float() * scaling).repeat_interleave(heads // key.shape[1], 0).transpose(1, 2).contiguous()  # (H, D, S)
-        received, given = torch.zeros(2, length, device=device), torch.zeros(2, length, device=device)
-        received_seen, given_seen = torch.zeros(2, length, device=device), torch.zeros(2, length, device=device)
         if mask is None:  # causal: token j is seen by itself and all later ones
             received_seen, given_seen = kinds.flip(1).cumsum(1).flip(1), kinds.cumsum(1)
-        chunk, group = STEPS.get(device.type, STEPS["other"])
-        room = torch.empty(min(group, heads) * min(chunk, length) * length, device=device)
-        later = torch.ones(chunk, chunk, dtype=torch.bool, device=device).triu(1)  # keys of a chunk that its queries do not see
-        for start in range(0, length, chunk):
-            stop = min(start + chunk, length)
-            rows = slice(start, stop)
-            seen = None if mask is None else _seen(mask[0, :, rows, :length])  # (1 or H, chunk, S)
-            width = stop if mask is None else length  # a causal chunk needs no later key
-            total = torch.zeros(stop - start, width, device=device)  # of the heads
-            for some in (slice(first, first + group) for first in range(0, heads, group)):
-                part = query[0, some, rows].float()
-                scores = torch.bmm(part, keys[some, :, :width], out=room[:len(part) * len(total) * width].view(len(part), len(total), width))  # (group, chunk, width)
-                if softcap is not None:
-                    scores = torch.tanh(scores / softcap) * softcap
-                if mask is None:
-                    scores[:, :, start:].masked_fill_(later[:stop - start, :stop - start], float("-inf"))
-                elif mask.dtype == torch.bool:
-                    scores.masked_fill_(~_of(seen, some), float("-inf"))
-                else:
-                    scores += _of(mask[0, :, rows, :length], some).float()
-                if sinks is not None:
-                    scores = torch.cat([scores, sinks[some].float()[:, None, None].expand(-1, stop - start, 1)], -1)
-                attention = torch.softmax(scores, -1, out=scores)[:, :, :width]
-                total += attention[0] if len(attention) == 1 else attention.sum(0)
-            total /= heads
-            if mask is not None:
-                total.nan_to_num_()  # a query that sees nothing gives nothing
-            given[:, rows] = kinds[:, :width] @ total.T
-            received[:, :width] += kinds[:, rows] @ total
-            if mask is not None:
-                seen = seen.any(0).float()
-                received_seen += kinds[:, rows] @ seen
-                given_seen[:, rows] = kinds @ seen.T
+        else:
+            received_seen, given_seen = _pairs_seen(mask[0, :, :, :length], kinds)
+        if mask is None and softcap is None and sinks is None and totals is not None:
+            received, given = _causal(query[0], key[0], kinds, scaling, totals[0])
+        else:
+            received, given = _general(query[0], key[0], kinds, scaling, mask, softcap, sinks)
         for end, column, row in (("", received.cpu().numpy(), given.cpu().numpy()), ("_seen", received_seen.cpu().numpy(), given_seen.cpu().numpy())):
             self.sums["visual_from_visual" + end][layer] = column[0, self.visual]
             self.sums["visual_from_text" + end][layer] = column[1, self.visual]
             self.sums["text_from_text" + end][layer] = column[1, self.textual]
             self.sums["text_to_visual" + end][layer] = row[0, self.textual]
             self.sums["text_to_text" + end][layer] = row[1, self.textual]
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor, kinds: torch.Tensor, scaling: float, totals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each key receives from, and each query gives to, the two kinds of tokens (rows of kinds, (2, S)), mean of the heads: (2, S) each.
+
+    query (H, S, D), key (H or fewer, S, D), totals (H, S). The row totals known, no row is looked at as a whole: a tile of scores is
+    raised as it lies and read by thin products, the queries' weights being 2^-total. Totals that float32 does not hold as
+    powers are subtracted from the scores first.
+    """
+    heads, length, _ = query.shape
+    received, to_visual = torch.zeros_like(kinds), kinds.new_zeros(length)
+    tall, wide = TILE
+    room = query.new_empty(tall * min(wide, length), dtype=torch.float32)
+    less = totals * -LOG2E
+    small = bool(less.abs().max() < 110)
+    for head in range(heads):
+        queries, keys = query[head].float() * (scaling * LOG2E), key[head // (heads // len(key))].float().T
+        weights = torch.exp2(less[head]) if small else torch.ones_like(less[head])
+        shares, seen = kinds * weights, kinds.new_zeros(length)
+        for start in range(0, length, tall):
+            rows = slice(start, min(start + tall, length))
+            count = rows.stop - start
+            for first in range(0, rows.stop, wide):
+                some = slice(first, min(first + wide, rows.stop))
+                tile = room[:count * (some.stop - first)].view(count, -1)
+                if small:
+                    torch.mm(queries[rows], keys[:, some], out=tile)
+                else:
+                    torch.addmm(less[head, rows, None], queries[rows], keys[:, some], out=tile)
+                torch.exp2(tile, out=tile)
+                if some.stop > start:  # at the diagonal
+                    own = max(start, first)
+                    tile[:, own - first:].tril_(start - own)  # a query sees no later key
+                received[:, some].addmm_(shares[:, rows], tile)
+                seen[rows].addmv_(tile, kinds[0, some])
+        to_visual += seen * weights
+    to_visual /= heads
+    return received / heads, torch.stack([to_visual, 1 - to_visual])
+
+
+def _general(query: torch.Tensor, key: torch.Tensor, kinds: torch.Tensor, scaling: float, mask: torch.Tensor | None, softcap: float | None, sinks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_causal`, for any mask, soft cap and sinks, row totals unknown."""
+    heads, length, _ = query.shape
+    keys = (key.float() * scaling).repeat_interleave(heads // len(key), 0).transpose(1, 2).contiguous()  # (H, D, S)
+    received, given = torch.zeros_like(kinds), torch.zeros_like(kinds)
+    chunk, group = STEPS.get(query.device.type, STEPS["other"])
+    room = torch.empty(min(group, heads) * min(chunk, length) * length, device=query.device)
+    later = torch.full((chunk, chunk), float("-inf"), device=query.device).triu(1)  # added to keys of a chunk that its queries do not see
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        rows = slice(start, stop)
+        seen = None if mask is None else _seen(mask[0, :, rows, :length])  # (1 or H, chunk, S)
+        width = stop if mask is None else length  # a causal chunk needs no later key
+        total = torch.zeros(stop - start, width, device=query.device)  # of the heads
+        for some in (slice(first, first + group) for first in range(0, heads, group)):
+            part = query[some, rows].float()
+            scores = torch.bmm(part, keys[some, :, :width], out=room[:len(part) * len(total) * width].view(len(part), len(total), width))  # (group, chunk, width)
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if mask is None:
+                scores[:, :, start:] += later[:stop - start, :stop - start]
+            elif mask.dtype == torch.bool:
+                scores.masked_fill_(~_of(seen, some), float("-inf"))
+            else:
+                scores += _of(mask[0, :, rows, :length], some).float()
+            if sinks is not None:
+                scores = torch.cat([scores, sinks[some].float()[:, None, None].expand(-1, stop - start, 1)], -1)
+            attention = torch.softmax(scores, -1, out=scores)[:, :, :width]
+            total += attention[0] if len(attention) == 1 else attention.sum(0)
+        total /= heads
+        if mask is not None:
+            total.nan_to_num_()  # a query that sees nothing gives nothing
+        given[:, rows] = kinds[:, :width] @ total.T
+        received[:, :width] += kinds[:, rows] @ total
+    return received, given
+
+
+def _pairs_seen(mask: torch.Tensor, kinds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many queries of each kind see a key, and keys of each kind a query sees, in any head, (2, S) each; mask (1 or H, S, S)."""
+    received, given = torch.zeros_like(kinds), torch.zeros_like(kinds)
+    for start in range(0, kinds.shape[1], 512):
+        rows = slice(start, start + 512)
+        seen = _seen(mask[:, rows]).any(0).float()
+        received += kinds[:, rows] @ seen
+        given[:, rows] = kinds @ seen.T
+    return received, given
 
 
 def _seen(mask: torch.Tensor) -> torch.Tensor:
@@ -137,16 +203,34 @@ def _of(part: torch.Tensor, some: slice) -> torch.Tensor:
 _COLLECTOR: ContextVar[Collector | None] = ContextVar("svl_collector", default=None)
 
 
+class _Totals(TorchDispatchMode):
+    """While open, in this thread: keeps what PyTorch's own attention on a processor finds each row's log-sum-exp to be, (1, H, S) float32; None where another kernel ran."""
+
+    found: torch.Tensor | None = None
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator is torch.ops.aten.scaled_dot_product_attention.default:
+            with self:  # which looks into it
+                return operator.decompose(*args, **(kwargs or {}))
+        out = operator(*args, **(kwargs or {}))
+        if operator is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+            self.found = out[1]
+        return out
+
+
 def _beside(implementation: str):
     """The attention function that calls `implementation` and shows query and key to the collector of this thread."""
 
     def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
         collector = _COLLECTOR.get()
+        function = ALL_ATTENTION_FUNCTIONS[implementation] if implementation != "eager" else sys.modules[type(module).__module__].eager_attention_forward
+        totals = _Totals()
+        with totals if collector is not None and query.device.type == "cpu" else contextlib.nullcontext():
+            out = function(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
         if collector is not None:
             scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-            collector.add(module.layer_idx, query, key, attention_mask, scale, kwargs.get("softcap"), kwargs.get("s_aux"))
-        function = ALL_ATTENTION_FUNCTIONS[implementation] if implementation != "eager" else sys.modules[type(module).__module__].eager_attention_forward
-        return function(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+            collector.add(module.layer_idx, query, key, attention_mask, scale, kwargs.get("softcap"), kwargs.get("s_aux"), totals.found)
+        return out
 
     return attention
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+import svl_core as svl
+from svl_core.analysis import attention
 from svl_core.analysis.attention import SUMS, Collector
 from svl_core.analysis.importance import TokenImportance, TopP, importance
 from svl_core.analysis.tokens import token_positions
@@ -69,6 +71,53 @@ def test_heads_are_averaged_and_grouped_keys_repeat():
             row = np.exp([0.5 * float(query[0, head, i] @ key[0, head // 2, j]) for j in range(i + 1)])
             expected[i, :i + 1] += row / row.sum() / 4
     np.testing.assert_allclose(collector.statistics().visual_from_text[0], expected[[1, 3]][:, [0, 2]].sum(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("tile, size", [((128, 4096), 1.0), ((5, 7), 1.0), ((7, 4), 1.0), ((128, 4096), 40.0), ((5, 7), 40.0)])
+def test_row_totals_told_by_the_attention_change_no_sum(monkeypatch, tile, size):
+    """Whatever the tiles are, and also where scores are far beyond what float32 holds as powers; the oracle is a softmax in float64."""
+    monkeypatch.setattr(attention, "TILE", tile)
+    generator, visual = torch.Generator().manual_seed(2), np.array([0, 1, 4, 5, 6, 11])
+    query, key = size * torch.randn(1, 4, 13, 3, generator=generator), torch.randn(1, 2, 13, 3, generator=generator)
+    scores = 0.5 * (query[0].double() @ key[0].double().repeat_interleave(2, 0).transpose(1, 2)).masked_fill(torch.ones(13, 13).triu(1).bool(), float("-inf"))
+    rows, textual = scores.softmax(-1).mean(0).numpy(), np.setdiff1d(np.arange(13), visual)
+    collector = Collector(1, visual, textual)
+    collector.add(0, query, key, None, 0.5, None, totals=scores.logsumexp(-1)[None].float())
+    found = collector.statistics()
+    for name, expected in {"visual_from_visual": rows[visual][:, visual].sum(0), "visual_from_text": rows[textual][:, visual].sum(0), "text_from_text": rows[textual][:, textual].sum(0),
+                           "text_to_visual": rows[textual][:, visual].sum(1), "text_to_text": rows[textual][:, textual].sum(1)}.items():
+        np.testing.assert_allclose(getattr(found, name)[0], expected, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_processors_own_attention_tells_its_row_totals(dtype):
+    generator = torch.Generator().manual_seed(3)
+    query, key = (torch.randn(1, 4, 9, 8, generator=generator).to(dtype) for _ in range(2))
+    with torch.inference_mode(), attention._Totals() as totals:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True)
+    with torch.inference_mode():
+        assert torch.equal(out, torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True))
+    scores = (query.double() @ key.double().transpose(2, 3) / 8**0.5).masked_fill(torch.ones(9, 9).triu(1).bool(), float("-inf"))
+    assert totals.found is not None and (totals.found - scores.logsumexp(-1)).abs().max() < (1e-5 if dtype == torch.float32 else 0.05)
+
+
+def test_the_trace_takes_them(tiny, tiny_sample, monkeypatch):
+    """Else it would look at each row as a whole; same sums either way."""
+    told = []
+    own = Collector.add
+
+    def add(self, *args):
+        told.append(args[-1] is not None)
+        return own(self, *args[:-1], *([None] if plain else [args[-1]]))
+
+    monkeypatch.setattr(Collector, "add", add)
+    plain = False
+    fast = svl.trace(tiny, tiny_sample).samples[0].attention
+    plain = True
+    slow = svl.trace(tiny, tiny_sample).samples[0].attention
+    assert all(told) and told
+    for name in SUMS:
+        np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), atol=1e-5)
 
 
 @pytest.mark.parametrize("p, mode, expected", [
