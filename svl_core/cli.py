@@ -219,7 +219,7 @@ def _prune(args: argparse.Namespace, lvlm: LVLM, measured: Sequence[Sample] = ()
         chosen = DropPlan(drop=(), num_layers=lvlm.num_layers, criterion=args.criterion, settings={})
     settings["top_p"] = _top_p(args)
     if args.rank == AUTO and chosen.drop:
-        settings["rank"] = choose_rank(lvlm, chosen, args.compensation, samples, seed=args.seed, settings=settings, spool=args.spool, progress=_progress(args)).rank
+        settings["rank"] = choose_rank(lvlm, chosen, args.compensation, samples, seed=args.seed, settings=settings, traced=traced, spool=args.spool, progress=_progress(args)).rank
     pruned = prune(lvlm, chosen, args.compensation, traced, weights, **settings)
     return Pruned(pruned, chosen, args.compensation, args.calibration, len(traced.samples) if traced else 0)
 

@@ -16,7 +16,7 @@ from svl_core.analysis.criterion import Measured, Request
 from svl_core.analysis.greedy import lowest
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm import skeleton
-from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
+from svl_core.lvlm.decoding import answers_together
 from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -29,23 +29,28 @@ BATCH = 32  # samples in one forward pass
 def answers_of(request: Request) -> list[tuple[int, ...]]:
     """The request's answers, or the model's own greedy ones, at most `MAX_ANSWER` tokens. Raises InputError where counts differ."""
     if request.answers is None:
-        return [own_answer(request.lvlm, sample, MAX_ANSWER, request.cancel) for sample in request.samples]
+        return own_answers(request.lvlm, len(request.samples), request.samples.__getitem__, request.cancel)
     answers = [tuple(int(token) for token in ids) for ids in request.answers]
     if len(answers) != len(request.samples) or not all(answers):
         raise InputError(f"Found {sum(map(bool, answers))} answers for {len(request.samples)} samples; expected one of at least a token each; pass them in the same order.")
     return answers
 
 
-@torch.inference_mode()
-def own_answer(lvlm: LVLM, sample: Sample, limit: int, cancel: threading.Event | None = None) -> tuple[int, ...]:
-    """The model's greedy answer to a sample as token ids, its end token included, cut at `limit`."""
-    decoding, ids = Decoding(lvlm, sample.inputs), []
-    while True:
-        _check(cancel)
-        ids.append(int(greedy(decoding.logits, image_token_ids(lvlm))[0]))
-        if ids[-1] in lvlm.eos_token_ids or len(ids) == limit:
-            return tuple(ids)
-        decoding.feed(torch.tensor([ids[-1:]], device=decoding.logits.device))
+def own_answers(lvlm: LVLM, count: int, sample: Callable[[int], Sample], cancel: threading.Event | None = None, progress: Callable[[float], None] = lambda share: None) -> list[tuple[int, ...]]:
+    """The model's greedy answers to the samples 0 .. count - 1 as token ids, end tokens included, cut at `MAX_ANSWER`.
+
+    Samples of equal shapes are decoded together, so that nothing is padded, and asked for again when their turn comes. Raises Cancelled.
+    """
+    alike: dict[tuple, list[int]] = {}
+    for number in range(count):
+        alike.setdefault(tuple((name, *value.shape) for name, value in sorted(sample(number).inputs.items())), []).append(number)
+    found: dict[int, tuple[int, ...]] = {}
+    for group in alike.values():
+        for start in range(0, len(group), BATCH):
+            progress(len(found) / count)
+            members = group[start : start + BATCH]
+            found |= zip(members, answers_together(lvlm, [sample(number) for number in members], MAX_ANSWER, cancel))
+    return [found[number] for number in range(count)]
 
 
 def by_loss(request: Request) -> Measured:

@@ -17,8 +17,8 @@ from PIL import Image
 from svl_core.comparison.answer import room_for_answer
 from svl_core.comparison.jsonl import image_path, read_rows
 from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm.batching import batches, collate
-from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
+from svl_core.lvlm.batching import batches
+from svl_core.lvlm.decoding import answers_together
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 
@@ -158,34 +158,9 @@ def answer_batch(lvlm: LVLM, samples: Sequence[Sample], *, batch_size: int = 32,
     """Greedy token ids for each of several samples, `batch_size` decoded together; each ends with its end-of-sequence token if it got there."""
     found: dict[int, tuple[int, ...]] = {}
     for members in batches(samples, batch_size):
-        found |= zip(members, _decode_group(lvlm, [samples[i] for i in members], max_new_tokens, cancel))
+        group = [samples[i] for i in members]
+        found |= zip(members, answers_together(lvlm, group, room_for_answer(lvlm, max(sample.length for sample in group), max_new_tokens), cancel))
     return [found[i] for i in range(len(samples))]
-
-
-def _decode_group(lvlm: LVLM, samples: Sequence[Sample], max_new_tokens: int, cancel) -> list[tuple[int, ...]]:
-    tokenizer, ends = lvlm.tokenizer, lvlm.eos_token_ids
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
-    limit = room_for_answer(lvlm, max(s.length for s in samples), max_new_tokens)
-    forbidden, decoding = image_token_ids(lvlm), Decoding(lvlm, collate(samples, pad))
-    stop = torch.tensor(ends, dtype=torch.long, device=decoding.logits.device)
-    columns: list[torch.Tensor] = []
-    finished = torch.zeros(len(samples), dtype=torch.bool, device=decoding.logits.device)
-    while True:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped before all questions were answered.")
-        token = greedy(decoding.logits, forbidden).masked_fill(finished, pad)
-        columns.append(token)
-        finished |= torch.isin(token, stop)
-        if len(columns) >= limit or bool(finished.all()):
-            break
-        decoding.feed(token[:, None])
-    rows = torch.stack(columns, dim=1).tolist()
-    return [_until(row, set(ends)) for row in rows]
-
-
-def _until(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
-    """The ids up to and with the first end token."""
-    return tuple(ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))])
 
 
 def evaluate(

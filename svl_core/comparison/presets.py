@@ -70,7 +70,7 @@ class Fitted:
         """The best of the criterion's and the rivals' plans, see `choose_plan`."""
         from svl_core.comparison.ranks import choose_plan
 
-        return choose_plan(self.lvlm, plans, self.preset.compensation, self.samples, seed=seed, settings={"top_p": self.preset.top_p, **self.preset.settings}, spool=self.trace.spool, progress=progress, cancel=cancel)
+        return choose_plan(self.lvlm, plans, self.preset.compensation, self.samples, seed=seed, settings={"top_p": self.preset.top_p, **self.preset.settings}, traced=self.trace, spool=self.trace.spool, progress=progress, cancel=cancel)
 
     def plan(self, drop: int, *, seed: int = 0, rounds: int | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> DropPlan:
         """`drop` layers by the preset's criterion, or by whichever of it and its rivals does best. Raises InputError, Cancelled."""

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
+from svl_core.errors import Cancelled
 from svl_core.lvlm import prefix
+from svl_core.lvlm.batching import collate
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.prefix import Beginning
+from svl_core.lvlm.sample import Sample
 
 GROWING = ("attention_mask", "cross_attention_mask")  # inputs with one entry a position that decode steps still need
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
@@ -98,3 +102,30 @@ def greedy(logits: torch.Tensor, forbidden: tuple[int, ...] = ()) -> torch.Tenso
         logits = logits.clone()
         logits[..., forbidden] = float("-inf")
     return logits.argmax(-1)
+
+
+@torch.inference_mode()
+def answers_together(lvlm: LVLM, samples: Sequence[Sample], limit: int, cancel: threading.Event | None = None) -> list[tuple[int, ...]]:
+    """Greedy token ids for the samples of one batch (see `batching.batches`), each up to and with its end token, at most `limit`. Raises Cancelled."""
+    tokenizer, ends = lvlm.tokenizer, lvlm.eos_token_ids
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    forbidden, decoding = image_token_ids(lvlm), Decoding(lvlm, collate(samples, pad))
+    stop = torch.tensor(ends, dtype=torch.long, device=decoding.logits.device)
+    columns: list[torch.Tensor] = []
+    finished = torch.zeros(len(samples), dtype=torch.bool, device=decoding.logits.device)
+    while True:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("Stopped before all questions were answered.")
+        token = greedy(decoding.logits, forbidden).masked_fill(finished, pad)
+        columns.append(token)
+        finished |= torch.isin(token, stop)
+        if len(columns) >= limit or bool(finished.all()):
+            break
+        decoding.feed(token[:, None])
+    rows = torch.stack(columns, dim=1).tolist()
+    return [_until(row, set(ends)) for row in rows]
+
+
+def _until(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
+    """The ids up to and with the first end token."""
+    return tuple(ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))])

@@ -51,7 +51,7 @@ def prune(lvlm: LVLM, plan: DropPlan, compensation: str = "none", calibration: T
             raise InputError(f"Found no calibration trace; expected one for compensation {compensation!r}; pass calibration=trace(lvlm, samples).")
         if calibration.layer_ids != lvlm.layer_ids or calibration.hidden_size != lvlm.hidden_size:
             raise InputError(f"Found a calibration trace of {calibration.num_layers} layers of {calibration.model_name!r}; expected one of this very model; trace it again.")
-        if row.needs_mlp and any(hasattr(layer, "post_feedforward_layernorm") for layer in lvlm.layers):
+        if (row.needs_mlp or row.whole is not None) and any(hasattr(layer, "post_feedforward_layernorm") for layer in lvlm.layers):
             raise InputError(f"Found a norm behind the MLP of this model; expected its output to reach the residual stream as it is for {compensation!r}; choose 'scp' or 'none'.")
         if not row.exportable and hasattr(lvlm.text_config, "altup_active_idx"):
             raise InputError(f"Found a model with several residual streams; expected one for {compensation!r}; choose 'scp', 'lstsq' or 'none'.")

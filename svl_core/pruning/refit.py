@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from svl_core.analysis.skipping import own_answer
+from svl_core.analysis.skipping import own_answers
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.model import LVLM
@@ -22,7 +22,6 @@ from svl_core.lvlm.replay import Recording, record
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import kept, shelf
 
-MAX_ANSWER = 32  # tokens of an answer that the fit reads
 EXTENDED = {"input_ids": None, "attention_mask": 1}  # inputs with an entry a position that an answer lengthens: by its ids, by ones
 
 
@@ -49,7 +48,7 @@ def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tenso
     return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross).T
 
 
-ANSWERING = 0.8  # of refit's progress: the full model's answers, which take most of the time
+ANSWERING = 0.7  # of refit's progress: the full model's answers, which take most of the time
 ALIKE = 16  # samples in one pass at most; they are of equal length, so that nothing is padded
 _recorded: WeakKeyDictionary[Trace, Sequence[tuple[Recording, tuple[int, ...]]]] = WeakKeyDictionary()  # a trace's samples with answers, as long as it lives
 
@@ -58,17 +57,19 @@ def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = 
     """The full model's passes over the calibration samples and their answers, samples of equal length together, each with its answers' numbers of tokens;
     kept where the trace is. Raises InputError, Cancelled."""
     if calibration not in _recorded:
-        alike: dict[tuple, list[tuple[int, tuple[int, ...]]]] = {}
-        for number, one in enumerate(calibration.samples):
-            if one.sample is None:
+        def asked(number: int) -> Sample:
+            if (found := calibration.samples[number].sample) is None:
                 raise InputError("Found a calibration trace without its samples; expected them for compensation 'refit'; trace them again.")
-            progress(number / len(calibration.samples))
-            ids = own_answer(full, one.sample, MAX_ANSWER, cancel)
-            alike.setdefault(tuple((name, *value.shape) for name, value in sorted(lengthened(one.sample, ids).items())), []).append((number, ids))
+            return found
+
+        lengthened(asked(0), (0,))  # refuses such a model before the work
+        alike: dict[tuple, list[tuple[int, tuple[int, ...]]]] = {}
+        for number, ids in enumerate(own_answers(full, len(calibration.samples), asked, cancel, progress)):
+            alike.setdefault(tuple((name, *value.shape) for name, value in sorted(lengthened(asked(number), ids).items())), []).append((number, ids))
         passes = [members[start : start + ALIKE] for members in alike.values() for start in range(0, len(members), ALIKE)]
         made = shelf(len(passes), calibration.spool)
         for place, members in enumerate(passes):
-            inputs = [lengthened(calibration.samples[number].sample, ids) for number, ids in members]
+            inputs = [lengthened(asked(number), ids) for number, ids in members]
             made[place] = record(full, {name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}), tuple(len(ids) for _, ids in members)
         _recorded[calibration] = made
     return _recorded[calibration]

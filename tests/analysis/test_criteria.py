@@ -10,7 +10,7 @@ import torch
 import svl_core as svl
 from svl_core.analysis.blocks import best_blocks
 from svl_core.analysis.criterion import Measured
-from svl_core.analysis.skipping import own_answer
+from svl_core.analysis.skipping import own_answers
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.families import family_of
 from test_importance import A, traced
@@ -81,10 +81,16 @@ def test_the_idle_layer_costs_nothing(criterion):
 def test_skipping_the_idle_layer_leaves_the_loss_as_it_was():
     lvlm = lvlm_of(edit=lambda layers: silence(layers[3]))
     samples = samples_of(lvlm)
-    answers = [own_answer(lvlm, sample, 5) for sample in samples]
+    answers = [svl.answer(lvlm, sample, max_new_tokens=5).token_ids for sample in samples]
     full = np.mean([-log_probabilities(lvlm, sample, ids).gather(1, torch.tensor(ids)[:, None]).mean() for sample, ids in zip(samples, answers)])
     scores = scored(lvlm, "sleb", samples, answers=answers, rounds=1)
     assert scores.scores[3] == pytest.approx(-full, abs=1e-6) and abs(np.delete(scores.scores, 3) + full).min() > 1e-3
+
+
+def test_own_answers_are_those_of_one_at_a_time(tiny):
+    """Whatever is decoded together, in the order of the samples."""
+    samples = [tiny.encode(picture(seed=k), prompt) for k, prompt in enumerate(("a cat", PROMPT, "a dog", PROMPT, "yes"))]
+    assert own_answers(tiny, 5, samples.__getitem__) == [svl.answer(tiny, sample, max_new_tokens=32).token_ids for sample in samples]
 
 
 @pytest.mark.parametrize("criterion", ["sleb", "greedy-kl"])

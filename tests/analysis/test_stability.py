@@ -12,7 +12,6 @@ from sklearn.metrics import jaccard_score
 import svl_core as svl
 from svl_core.analysis.measures import layer_cosines
 from svl_core.analysis.redundancy import LayerScores
-from svl_core.analysis.skipping import own_answer
 from svl_core.analysis.stability import overlap, overlap_curve, spearman, stability
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
@@ -85,7 +84,7 @@ def test_greedy_criteria_are_resampled_round_by_round(criterion):
     """Against brute force, sample by sample and draw by draw, with passes of its own; and where a resample drops the same layers, against a greedy run on the resample itself."""
     lvlm = lvlm_of(6, seed=2)
     samples = [lvlm.encode(picture(seed=k), prompt) for k, prompt in enumerate(("a cat", "how many apples are there ?", "what is in the top left ?", "yes"))]
-    n, free, answers = len(samples), (1, 2, 3, 4), [own_answer(lvlm, sample, 32) for sample in samples]
+    n, free, answers = len(samples), (1, 2, 3, 4), [svl.answer(lvlm, sample, max_new_tokens=32).token_ids for sample in samples]
     full = [log_probabilities(lvlm, sample, ids) for sample, ids in zip(samples, answers)]
 
     @functools.cache

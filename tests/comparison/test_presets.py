@@ -43,6 +43,18 @@ def test_the_contest_takes_the_lowest_kl_left_out(tiny, samples):
     assert choose_plan(tiny, plans, "refit", samples).drop == plans[int(np.argmin(kl))].drop
 
 
+def test_what_was_traced_serves_the_contest(tiny, samples, monkeypatch):
+    """The same KL to the bit from the part of a trace of all samples, which is then not made again."""
+    options = [("", manual_plan((1, 2), tiny.num_layers), {}), ("", manual_plan((3, 4), tiny.num_layers), {})]
+    for compensation in ("refit", "lstsq"):
+        traced = svl.trace(tiny, samples, mlp=compensation == "lstsq")
+        alone = held_out(tiny, options, compensation, samples, share=0.5, seed=0)
+        with monkeypatch.context() as patch:
+            patch.setattr("svl_core.comparison.ranks.trace", None)
+            assert held_out(tiny, options, compensation, samples, share=0.5, seed=0, traced=traced) == alone
+    assert held_out(tiny, options, "lstsq", samples, share=0.5, seed=0, traced=svl.trace(tiny, samples)) == alone  # one without the MLP outputs does not do
+
+
 def test_unknown_names_list_the_valid_ones():
     with pytest.raises(InputError, match="as-published, best"):
         preset_of("worst")

@@ -85,7 +85,7 @@ def in_use(lvlm, files, spool):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
 def test_memory_does_not_grow_with_the_samples(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("svl_core.pruning.refit.ALIKE", 2)  # samples in one pass, however many there are
-    monkeypatch.setattr("svl_core.pruning.refit.MAX_ANSWER", 2)
+    monkeypatch.setattr("svl_core.analysis.skipping.MAX_ANSWER", 2)
     files = [tmp_path / f"{number}.png" for number in range(16)]
     for number, file in enumerate(files):
         Image.fromarray(np.full((1000, 1000, 3), number, np.uint8)).save(file)

@@ -77,7 +77,8 @@ class Bench:
 
         lvlm, chosen = self._lvlm(name), svl.PRESETS[preset]
         with self._turn(cancel, lvlm):
-            return choose_plan(lvlm, plans, chosen.compensation, [_beside(lvlm, each) for each in samples], settings={"top_p": chosen.top_p, **chosen.settings}, progress=told(tell, "Trying the plans"), cancel=cancel)
+            traced = self._traced(name, lvlm, samples, svl.COMPENSATIONS[chosen.compensation].needs_mlp, tell, cancel)
+            return choose_plan(lvlm, plans, chosen.compensation, [_beside(lvlm, each) for each in samples], settings={"top_p": chosen.top_p, **chosen.settings}, traced=traced, progress=told(tell, "Trying the plans"), cancel=cancel)
 
     def sweep(self, name: str, measured: Sequence[svl.Sample], fit: Sequence[svl.Sample], options: Mapping[str, Any], each: Callable[[Any], None], tell: Tell, cancel: threading.Event) -> Any:
         """`comparison.sweep.sweep` with `options`; others may use the models between its rows."""
