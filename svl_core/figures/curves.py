@@ -98,8 +98,8 @@ def gap_curve(per_layer: Sequence[float], drop: Sequence[int] = (), run_gaps: Ma
     for (a, b), gap in (run_gaps or {}).items():
         name = f"layer {labels[a]}" if a == b else f"layers {labels[a]}-{labels[b]}"
         traces.append({
-            "type": "scatter", "x": [a - 0.45, (a + b) / 2, b + 0.45], "y": [gap, gap, gap], "mode": "lines+text", "line": {"color": DROPPED, "width": 4},
-            "text": ["", f"{gap:.2f}" if b > a else "", ""], "textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False,
+            "type": "scatter", "x": [a - 0.45, (a + b) / 2, b + 0.45], "y": [gap, gap, gap], "mode": "lines+text" if b > a else "lines", "line": {"color": DROPPED, "width": 4},
+            "text": ["", f"{gap:.2f}", ""], "textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False,
             "hovertemplate": f"{name} together: gap %{{y:.3f}}<extra></extra>",
         })
     top = max([float(np.nanmax(values)), *(run_gaps or {}).values()])

@@ -96,7 +96,10 @@ class Desk:
                 pairs, pixels = [], 0
                 for path, prompt in self.owned[now.own]:
                     self.limits.check("prompt_chars", len(prompt), "characters in a prompt of the set")
-                    image = self._image(path)
+                    try:
+                        image = self._image(path)
+                    except InputError as error:
+                        raise InputError(f"In the file {Path(path).name[:80]!r}: {str(error)[:1].lower()}{str(error)[1:]}") from error
                     pixels += image.width * image.height
                     self.limits.check("set_pixels", pixels, "pixels or more in the images of the set")
                     pairs.append((image, prompt))
@@ -321,6 +324,8 @@ class Desk:
 
         def work(emit, cancel):
             try:
+                if now.calibration == grounds.OWN and not now.own:
+                    raise InputError("Found no files of yours; expected at least one image; bring some under “Calibration set” first.")
                 analysis = self.analysis_of(state)
                 ground = self.ground(state["model"], self.basis(state["model"], now).rank, analysis, now, emit, cancel)
                 scores = self.afresh(ground, now, len(strip["drop"]), emit, cancel)

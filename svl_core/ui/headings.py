@@ -22,8 +22,8 @@ def why(key: str) -> None:
     gr.HTML(views.why(key, texts.FIGURES[key][2]), padding=False)
 
 
-def plot(key: str, c: dict) -> None:
-    """A plotly figure under its heading, as `plot-<key>` of the page's components."""
+def plot(key: str, c: dict, wait: str = "Appears after the analysis.") -> None:
+    """A plotly figure under its heading, as `plot-<key>` of the page's components. wait: shown until it is there."""
     figure_head(key)
-    c[f"plot-{key}"] = parts.plot(f"plot-{key}")
+    c[f"plot-{key}"] = parts.plot(f"plot-{key}", wait)
     why(key)

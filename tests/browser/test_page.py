@@ -315,6 +315,10 @@ def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
     phone.set_viewport_size({"width": 360, "height": 740})
     phone.wait_for_timeout(500)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    phone.locator("#type button").tap()
+    phone.wait_for_timeout(500)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+    phone.locator("#type button").tap()
     cell = phone.locator("#strip button.kept").first
     layer = int(cell.inner_text())
     cell.tap()

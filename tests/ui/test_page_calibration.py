@@ -48,6 +48,19 @@ def test_files_become_pairs(files):
             grounds.read_files(wrong)
 
 
+def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(desk, analysed, tmp_path):
+    """No files yet, or one that is no picture: a sentence, and the control goes back to what ranks."""
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    picture(seed=1).save(tmp_path / "whole.png")
+    mark = calibration.brought(desk, [str(tmp_path / "whole.png"), str(tmp_path / "torn.png")], "what?", None)["own"]
+    for own, says in (("", "no files of yours"), (mark, "'torn.png': found data that is not a readable image")):
+        updates = []
+        with pytest.raises(gr.Error, match=says):
+            for update in desk.select(analysed["state"], analysed["strip"], None, *settings(calibration="own", own=own)):
+                updates.append(update)
+        assert {"criterion": "svl", "calibration": "auto"} in updates
+
+
 def test_own_files_rank_and_fit(desk, analysed, files, tiny):
     paths, _ = files
     state, strip = analysed["state"], analysed["strip"]

@@ -32,7 +32,7 @@ def layout(c: dict) -> None:
             c["ablation-run"] = gr.Button("Measure the map", elem_id="ablation-run")
             c["ablation-stop"] = gr.Button("Stop", elem_id="ablation-stop")
         c["ablation-status"] = parts.view("ablation-status")
-        headings.plot("ablation", c)
+        headings.plot("ablation", c, "Appears once the map is measured.")
 
 
 def wire(w: Wiring) -> None:

@@ -169,7 +169,7 @@ def _gap(data: Mapping) -> dict:
 def _repair(data: Mapping) -> dict:
     drop = PAGES[4][2]
     kept = {title: data["curves"][f"svl, {name}"][drop] for name, title in (("none", "none"), ("scp", "SCP"), ("lstsq", "least squares"), ("refit", "refit"))}
-    best = max(kept, key=kept.get)
+    best = " and ".join(name for name, value in kept.items() if _percent(value) == _percent(max(kept.values())))
     told = ", ".join(f"{name} {_percent(value)}" for name, value in kept.items())
     return {
         "title": "What compensation repairs", "anchor": "#metrics",

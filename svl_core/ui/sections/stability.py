@@ -23,9 +23,9 @@ def layout(c: dict) -> None:
         c["stability-note"] = parts.view("stability-note")
         with gr.Row(elem_classes="pair"):
             with gr.Column(scale=6):
-                headings.plot("stability", c)
+                headings.plot("stability", c, "Appears once the set is resampled.")
             with gr.Column(scale=4):
-                headings.plot("overlap", c)
+                headings.plot("overlap", c, "Appears once the set is resampled.")
 
 
 def wire(w: Wiring) -> None:

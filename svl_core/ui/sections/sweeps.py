@@ -43,9 +43,9 @@ def layout(c: dict, most: int) -> None:
         c["sweep-status"] = parts.view("sweep-status")
         with gr.Row(elem_classes="pair"):
             with gr.Column():
-                headings.plot("sweep", c)
+                headings.plot("sweep", c, "Appears with the sweep’s first points.")
             with gr.Column():
-                headings.plot("pareto", c)
+                headings.plot("pareto", c, "Appears with the sweep’s first points.")
         with gr.Row():
             c["sweep-json"] = gr.Button("Download JSON", elem_id="sweep-json")
             c["sweep-csv"] = gr.Button("Download CSV", elem_id="sweep-csv")
