@@ -38,7 +38,8 @@ class Decoding:
 
     @torch.inference_mode()
     def __init__(self, lvlm: LVLM, inputs: Mapping[str, torch.Tensor], *, keep: Collection[int] = (), begun: tuple[Beginning, int] | None = None):
-        self.model, model = lvlm.model, lvlm.model if begun is None else prefix.begun(lvlm, *begun)
+        self.lvlm, model = lvlm, lvlm.model if begun is None else prefix.begun(lvlm, *begun)
+        self.depth = 0 if begun is None else begun[1]
         self.shared_ms = 0.0 if begun is None else begun[0].entered_ms[begun[1]]
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
@@ -46,10 +47,7 @@ class Decoding:
         self._slot = "cache" if "cache" in takes else "past_key_values"  # its name before transformers 5.24
         with prefix.noting(lvlm, keep) as (states, entered_ms):
             out = model(**(inputs if begun is None else prefix.without_images(inputs)), use_cache=True, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}))
-        self._cache = getattr(out, self._slot)
-        self.logits = out.logits[:, -1]
-        caches = prefix.apart(self._cache.layers) if keep else None
-        self.beginning = Beginning(states, caches, entered_ms) if caches is not None else None
+        self._went(out, states, entered_ms)
         after = _rope_deltas(model)
         rows = self.logits.shape[0]
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
@@ -64,9 +62,15 @@ class Decoding:
         made._cache.layers = list(caches)
         return made
 
+    def _went(self, out, states: dict, entered_ms: dict) -> None:
+        self._cache = getattr(out, self._slot)
+        self.logits = out.logits[:, -1]
+        caches = prefix.apart(self._cache.layers) if states else None
+        self.beginning = Beginning(states, caches, entered_ms) if caches is not None else None
+
     @torch.inference_mode()
-    def feed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Append ids (B, n); returns the n predictions after each of them, (B, n, vocab)."""
+    def feed(self, ids: torch.Tensor, *, keep: Collection[int] = (), begun: tuple[Beginning, int] | None = None) -> torch.Tensor:
+        """Append ids (B, n); returns the n predictions after each of them, (B, n, vocab). keep, begun: as for the prompt, of the same ids behind it."""
         places = {}
         if self._deltas is not None:
             seen = self._growing["attention_mask"].sum(1, keepdim=True)
@@ -77,9 +81,10 @@ class Decoding:
         for name, value in self._growing.items():  # a new position sees what the last one saw
             new = value[:, -1:].expand(-1, ids.shape[1], *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
-        out = self.model(input_ids=ids, use_cache=True, **{self._slot: self._cache}, **self._growing, **places)
-        self._cache = getattr(out, self._slot)
-        self.logits = out.logits[:, -1]
+        model = self.lvlm.model if begun is None else prefix.begun(self.lvlm, *begun)
+        with prefix.noting(self.lvlm, keep) as (states, entered_ms):
+            out = model(input_ids=ids, use_cache=True, **{self._slot: self._cache}, **self._growing, **places)
+        self._went(out, states, entered_ms)
         return out.logits
 
 

@@ -18,14 +18,15 @@ from svl_core.lvlm.spool import shelf
 
 
 class Beginnings:
-    """The full model's passes over one list of samples, each made once for all pruned models that are read on it (see `prefix`).
+    """The full model's passes over one list of samples and their answers, each made once for all pruned models that are read on it (see `prefix`).
 
     most: bytes of what is kept; batches beyond it are run whole by every model.
     """
 
     def __init__(self, full: LVLM, most: int = 2**30):
         self.full, self.most = full, most
-        self._kept: dict[tuple[int, ...], Beginning | None] = {}
+        self._kept: dict[tuple[int, ...], Decoding | None] = {}  # behind the prompts of a batch
+        self._fed: dict[tuple[int, ...], tuple[torch.Tensor, Beginning | None]] = {}  # the answers behind them, and the pass over these
 
     def decode(self, lvlm: LVLM, members: Sequence[int], inputs: Mapping[str, torch.Tensor]) -> Decoding:
         """A decode of `lvlm` behind the batch `inputs`, which holds the samples of these indices."""
@@ -33,14 +34,29 @@ class Beginnings:
         if depth is None:
             return Decoding(lvlm, inputs)
         if key not in self._kept:
-            room = self.most - sum(each.nbytes for each in self._kept.values() if each is not None)
+            held = [each.beginning for each in self._kept.values() if each is not None] + [beginning for _, beginning in self._fed.values() if beginning is not None]
+            room = self.most - sum(each.nbytes for each in held)
             fits = (self.full.num_layers + 1) * inputs["input_ids"].numel() * self.full.hidden_size * self.full.dtype.itemsize < room
             made = Decoding(self.full, inputs, keep=range(self.full.num_layers)) if fits else None
-            self._kept[key] = made and made.beginning
+            self._kept[key] = None if made is None or made.beginning is None else made.fork()
             if made is not None and lvlm is self.full:
                 return made
-        beginning = self._kept[key]
-        return Decoding(lvlm, inputs, begun=None if beginning is None else (beginning, depth))
+        kept = self._kept[key]
+        return Decoding(lvlm, inputs, begun=None if kept is None else (kept.beginning, depth))
+
+    def feed(self, decoding: Decoding, members: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
+        """`decoding.feed(ids)` of what `decode` gave for that batch."""
+        key, layers = tuple(members), range(self.full.num_layers)
+        if self._kept.get(key) is None:
+            return decoding.feed(ids)
+        if key not in self._fed or not torch.equal(self._fed[key][0], ids):
+            source = decoding if decoding.lvlm is self.full else self._kept[key].fork()
+            out = source.feed(ids, keep=layers)
+            self._fed[key] = ids, source.beginning
+            if source is decoding:
+                return out
+        beginning = self._fed[key][1]
+        return decoding.feed(ids, begun=None if beginning is None or not decoding.depth else (beginning, decoding.depth))
 
 
 @torch.inference_mode()
@@ -79,7 +95,8 @@ def iterate_forced(lvlm: LVLM, samples, answers, *, batch_size: int = 32, cancel
         longest = max(len(answers[i]) for i in members)
         if longest > 1:  # right padding is harmless: no token sees what comes after it
             fed = [[*answers[i][:-1], *[0] * (longest - len(answers[i]))] for i in members]
-            rows = torch.cat([rows, decoding.feed(torch.tensor(fed, device=rows.device))], dim=1)
+            ids = torch.tensor(fed, device=rows.device)
+            rows = torch.cat([rows, decoding.feed(ids) if beginnings is None else beginnings.feed(decoding, members, ids)], dim=1)
         for row, i in enumerate(members):
             yield i, rows[row, : len(answers[i])].clone()  # a copy: the batch, padding and all, can go
 

@@ -55,9 +55,14 @@ def test_a_pass_begun_by_the_full_model_ends_as_a_whole_one(family):
     if depth is None:
         return
     inputs = collate([family.encode(picture(120, 80), prompt) for prompt in PROMPTS[:2]], family.tokenizer.pad_token_id)
-    beginning, alone = Decoding(family, inputs, keep=[depth]).beginning, Decoding(pruned, inputs)
+    full, alone = Decoding(family, inputs, keep=[depth]), Decoding(pruned, inputs)
+    beginning = full.beginning
     for _ in range(2):  # the first that begins there leaves it as it was
         shared = Decoding(pruned, inputs, begun=(beginning, depth))
         assert torch.equal(shared.logits, alone.logits) and 0 < shared.shared_ms == beginning.entered_ms[depth]
         ids = torch.tensor([[5, 9], [7, 11]])
-        assert torch.equal(shared.fork().feed(ids), Decoding(pruned, inputs).feed(ids)) and torch.equal(shared.logits, alone.logits)
+        whole, more, fed = Decoding(pruned, inputs), torch.tensor([[3], [2]]), full.fork()
+        fed.feed(ids, keep=[depth])
+        predicted, go_on = whole.feed(ids), shared.fork()
+        assert torch.equal(shared.fork().feed(ids), predicted) and torch.equal(shared.logits, alone.logits)
+        assert torch.equal(go_on.feed(ids, begun=(fed.beginning, depth)), predicted) and torch.equal(go_on.feed(more), whole.feed(more))  # the answer's pass begins there too
