@@ -21,7 +21,7 @@ def main() -> None:
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait for each other: spinning, on cores that others want too, makes passes twenty times as long
     if env.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401  (before anything that may touch CUDA)
-    from svl_core.ui import build, few_arenas, from_environment, launch_options, structured, upload_folder  # after the arguments, so that --help is instant
+    from svl_core.ui import build, few_arenas, from_environment, launch_options, patiently, structured, upload_folder  # after the arguments, so that --help is instant
 
     few_arenas()
     limits = from_environment(options.public)
@@ -29,7 +29,8 @@ def main() -> None:
         structured()
         env["GRADIO_TEMP_DIR"] = env.get("GRADIO_TEMP_DIR") or str(upload_folder(options.port or env.get("GRADIO_SERVER_PORT") or os.getpid()))
         print("Public:", *limits.lines(), sep="\n  ", flush=True)
-    build(options.model, limits=limits).launch(server_name=options.host, server_port=options.port, share=options.share, **launch_options(limits))
+    with patiently():
+        build(options.model, limits=limits).launch(server_name=options.host, server_port=options.port, share=options.share, **launch_options(limits))
 
 
 if __name__ == "__main__":

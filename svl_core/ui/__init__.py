@@ -1,6 +1,6 @@
 """The page: layout, handlers, parts and theme. No maths."""
 
-from svl_core.ui.service.start import briskly, without_stubs
+from svl_core.ui.service.start import briskly, patiently, without_stubs
 
 with briskly(), without_stubs():
     from svl_core.ui.service.guests import upload_folder
@@ -9,4 +9,4 @@ with briskly(), without_stubs():
     from svl_core.ui.service.logs import structured
     from svl_core.ui.page import build, launch_options
 
-__all__ = ["build", "few_arenas", "from_environment", "launch_options", "structured", "upload_folder"]
+__all__ = ["build", "few_arenas", "from_environment", "launch_options", "patiently", "structured", "upload_folder"]

@@ -142,3 +142,20 @@ def test_uploads_stop_before_the_disk_is_full(public_site, png, monkeypatch):
     monkeypatch.setattr(guard.Gate, "_stored", lambda self: PUBLIC.stored_bytes + 1)
     refused = visitor.http.post("/gradio_api/upload", files={"files": ("other.png", png)})
     assert refused.status_code == 507 and refused.json()["detail"] == guard.DISK_FULL
+
+
+def test_a_page_that_is_slow_to_answer_itself_still_starts(tiny, monkeypatch):
+    """gradio gives up after three seconds; a machine that imports torch beside other work may take longer."""
+    from gradio import networking
+
+    from svl_core.ui import build, launch_options, patiently
+
+    looked, own = [], networking.url_ok
+    monkeypatch.setattr(networking, "url_ok", lambda url: looked.append(url) or len(looked) > 3 and own(url))
+    page = build(tiny)
+    try:
+        with patiently():
+            page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options())
+        assert len(looked) == 4
+    finally:
+        page.close(verbose=False)

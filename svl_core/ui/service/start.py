@@ -40,6 +40,19 @@ def without_stubs() -> Iterator[None]:
         inspect.getfile = own
 
 
+@contextmanager
+def patiently(tries: int = 20) -> Iterator[None]:
+    """A page launched inside this looks for itself up to `tries` times before gradio gives up: on a busy machine it may not answer within gradio's three seconds while torch is imported."""
+    from gradio import networking
+
+    own = networking.url_ok
+    networking.url_ok = lambda url: any(own(url) for _ in range(tries))
+    try:
+        yield
+    finally:
+        networking.url_ok = own
+
+
 @cache
 def libraries() -> None:
     """Import all that the model's work needs, once: called by one thread at a time, for transformers' lazy imports are not thread-safe."""
