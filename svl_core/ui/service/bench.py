@@ -59,7 +59,7 @@ class Bench:
             return svl.trace(lvlm, [_beside(lvlm, sample)], progress=told(tell, "Analysing"), cancel=cancel)
 
     def traced(self, name: str, samples: Sequence[svl.Sample], mlp: bool, tell: Tell, cancel: threading.Event) -> svl.Trace:
-        """The trace of a set of samples, stored for the next one who asks; mlp: with what lstsq and refit need."""
+        """The trace of a set of samples, stored for the next one who asks; mlp: with what lstsq needs."""
         lvlm = self._lvlm(name)
         with self._turn(cancel, lvlm):
             return self._traced(name, lvlm, samples, mlp, tell, cancel)
