@@ -62,14 +62,14 @@ def similarity_heatmap(matrix: np.ndarray, drop: Sequence[int] = (), *, ids: Seq
     """Mean cosine between the features after every two layers.
 
     matrix: (L+1, L+1); row and column 0 are what enters layer 0, k is the output of layer k-1.
-    drop: every dropped layer l is framed on the diagonal, from its input H[l] to its output H[l+1].
+    `meta` names rows and columns for the table of the numbers. drop: every dropped layer l is framed on the diagonal, from its input H[l] to its output H[l+1].
     """
     size = matrix.shape[0]
     labels = ["input"] + [str(k) for k in _ids(ids, size - 1)]
     names = ["input" if k == 0 else f"layer {labels[k]}" for k in range(size)]
     off = matrix[~np.eye(size, dtype=bool)] if size > 1 else np.array([0.0])
     cells = {
-        "type": "heatmap", "z": np.round(matrix.astype(float), 4), "x": list(range(size)), "y": list(range(size)), "colorscale": SEQUENTIAL,
+        "type": "heatmap", "z": np.round(matrix.astype(float), 4), "x": list(range(size)), "y": list(range(size)), "meta": {"x": labels, "y": labels}, "colorscale": SEQUENTIAL,
         "zmin": float(np.nanmin(off)) if np.isfinite(off).any() else 0.0, "zmax": 1.0, "xgap": 0.5, "ygap": 0.5,
         "customdata": [[f"{a} / {b}" for b in names] for a in names],
         "hovertemplate": "%{customdata}: %{z:.4f}<extra></extra>",
@@ -168,7 +168,7 @@ def block_heatmap(matrix: np.ndarray, allowed: Sequence[int], chosen: Sequence[i
     z = z[: rows[-1] + 1] if len(rows) else z[:1]
     text = [[f"drop layer {labels[s]}" if n == 0 else f"drop layers {labels[s]}-{labels[min(s + n, count - 1)]}" for s in range(count)] for n in range(len(z))]
     cells = {
-        "type": "heatmap", "z": np.round(z, 4), "x": list(range(count)), "y": list(range(1, len(z) + 1)), "customdata": text, "colorscale": SEQUENTIAL, "xgap": 1, "ygap": 1, "hoverongaps": False,
+        "type": "heatmap", "z": np.round(z, 4), "x": list(range(count)), "y": list(range(1, len(z) + 1)), "meta": {"x": labels}, "customdata": text, "colorscale": SEQUENTIAL, "xgap": 1, "ygap": 1, "hoverongaps": False,
         "hovertemplate": "%{customdata}: %{z:.4f}<extra></extra>",
         "colorbar": COLOUR_BAR,
     }

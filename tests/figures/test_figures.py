@@ -46,6 +46,7 @@ def test_heatmap_scale_leaves_out_the_diagonal_and_frames_runs():
     (frame,) = figure.layout.shapes
     assert (frame.x0, frame.x1) == (0.5, 2.5)  # H[1] to H[2]
     assert [note.text for note in figure.layout.annotations] == ["cosine"] and not figure.data[0].colorbar.title.text  # see `drawn`
+    assert as_json(figures.similarity_heatmap(MATRIX, ids=[0, 2]))["data"][0]["meta"]["y"] == ["input", "0", "2"]  # the table's rows
     figures.similarity_heatmap(np.ones((1, 1)))
 
 

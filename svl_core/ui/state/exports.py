@@ -125,7 +125,7 @@ def report(title: str, state: Mapping, strip: Mapping, now: Settings, picture: M
             scripts.append(f'{{const f={drawn};f.layout.font.color=getComputedStyle(document.body).color;Plotly.newPlot("f{number}",f.data,f.layout,{{displayModeBar:false,responsive:true}})}}')
     facts = {"Model": state["model"], "Prompt": state["prompt"], "Dropped layers": ", ".join(str(strip["ids"][k]) for k in strip["drop"]) or "none"}
     facts |= {f.name.replace("_", " "): getattr(now, f.name) for f in fields(Settings)} | {f"version of {k}": v for k, v in versions().items()}
-    rows = "".join(f"<tr><th scope='row'>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items())
+    rows = "".join(f"<tr><th scope='row'>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v != "")
     image = f'<section class="card"><h2>Token importance</h2><img src="{picture["src"]}" alt="{html.escape(picture["alt"])}"></section>' if picture else ""
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{css}</style>'
             f'<body><main><h1>{html.escape(title)}</h1><p class="lede">{html.escape(state["prompt"])}</p>{answers}{image}{"".join(figures)}'

@@ -44,8 +44,8 @@
       if (trace.hoverinfo === "skip") continue;
       if (trace.type === "heatmap") {
         const named = axis => figure.layout?.[axis]?.title?.text || axis[0];
-        out.push([`${named("yaxis")} / ${named("xaxis")}`, ...trace.x.map(String)]);
-        trace.z.forEach((line, k) => out.push([String(trace.y[k]), ...Array.from(line, v => v === null || Number.isNaN(v) ? "" : (+v).toFixed(3))]));
+        out.push([`${named("yaxis")} / ${named("xaxis")}`, ...(trace.meta?.x ?? trace.x).map(String)]);
+        trace.z.forEach((line, k) => out.push([String((trace.meta?.y ?? trace.y)[k]), ...Array.from(line, v => v === null || Number.isNaN(v) ? "" : (+v).toFixed(3))]));
       } else {
         const xs = Array.from(trace.x || []), ys = Array.from(trace.y || []);
         const names = trace.type === "bar" ? xs.map((x, k) => [].concat(trace.customdata?.[k] ?? x).join(" ")) : xs.map(x => typeof x === "number" ? String(+x.toFixed(3)) : String(x));
