@@ -114,30 +114,32 @@ def _causal(query: torch.Tensor, key: torch.Tensor, kinds: torch.Tensor, scaling
     heads, length, _ = query.shape
     received, to_visual = torch.zeros_like(kinds), kinds.new_zeros(length)
     tall, wide = TILE
-    room = query.new_empty(tall * min(wide, length), dtype=torch.float32)
+    group = min(torch.get_num_threads(), heads)  # heads at a time: each thread has its own
+    room = query.new_empty(group * tall * min(wide, length), dtype=torch.float32)
     less = totals * -LOG2E
     small = bool(less.abs().max() < 110)
-    for head in range(heads):
-        queries, keys = query[head].float() * (scaling * LOG2E), key[head // (heads // len(key))].float().T
-        weights = torch.exp2(less[head]) if small else torch.ones_like(less[head])
-        shares, seen = kinds * weights, kinds.new_zeros(length)
+    for some in (range(first, min(first + group, heads)) for first in range(0, heads, group)):
+        those = slice(some.start, some.stop)
+        queries, keys = query[those].float() * (scaling * LOG2E), key[[head // (heads // len(key)) for head in some]].float().transpose(1, 2)
+        weights = torch.exp2(less[those]) if small else torch.ones_like(less[those])
+        shares, seen = kinds * weights[:, None], torch.zeros_like(weights)  # (group, 2, S), (group, S)
         for start in range(0, length, tall):
             rows = slice(start, min(start + tall, length))
-            count = rows.stop - start
             for first in range(0, rows.stop, wide):
-                some = slice(first, min(first + wide, rows.stop))
-                tile = room[:count * (some.stop - first)].view(count, -1)
+                columns = slice(first, min(first + wide, rows.stop))
+                shape = len(some), rows.stop - start, columns.stop - first
+                tile = room[:math.prod(shape)].view(shape)
                 if small:
-                    torch.mm(queries[rows], keys[:, some], out=tile)
+                    torch.bmm(queries[:, rows], keys[:, :, columns], out=tile)
                 else:
-                    torch.addmm(less[head, rows, None], queries[rows], keys[:, some], out=tile)
+                    torch.baddbmm(less[those, rows, None], queries[:, rows], keys[:, :, columns], out=tile)
                 torch.exp2(tile, out=tile)
-                if some.stop > start:  # at the diagonal
+                if columns.stop > start:  # at the diagonal
                     own = max(start, first)
-                    tile[:, own - first:].tril_(start - own)  # a query sees no later key
-                received[:, some].addmm_(shares[:, rows], tile)
-                seen[rows].addmv_(tile, kinds[0, some])
-        to_visual += seen * weights
+                    tile[:, :, own - first:].tril_(start - own)  # a query sees no later key
+                received[:, columns] += torch.bmm(shares[:, :, rows], tile).sum(0)
+                seen[:, rows] += tile.view(-1, shape[2]).mv(kinds[0, columns]).view(shape[:2])
+        to_visual += (seen * weights).sum(0)
     to_visual /= heads
     return received / heads, torch.stack([to_visual, 1 - to_visual])
 
