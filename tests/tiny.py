@@ -1,5 +1,8 @@
 """A tiny LLaVA with random weights and a real processor, built offline, and test pictures."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from PIL import Image
@@ -10,6 +13,12 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<user> {% for part in message.content %}{% if part.type == 'image' %}<image>{% endif %}{% endfor %}"
     "{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+def awaited(coroutine):
+    """Its result, also where a browser's event loop already runs in this thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def tiny_tokenizer():

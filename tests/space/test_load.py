@@ -1,6 +1,5 @@
 """Load and soak, short versions of tests/benchmarks/load.py and soak.py: right answers for each visitor, also after a restart, and nothing left behind."""
 
-import asyncio
 import os
 import socket
 import sys
@@ -21,7 +20,7 @@ from svl_core.ui.service import heap
 from svl_core.ui.service.limits import PUBLIC
 from svl_core.ui.service.store import Models
 from svl_core.ui.state.settings import Settings
-from tiny import LAYERS, picture
+from tiny import LAYERS, awaited, picture
 from visitor import Visitor
 
 DROP = [5, 6]
@@ -124,9 +123,9 @@ def test_outputs_left_as_they_are_are_not_made_again(public_site):
     values = [gr.skip() for _ in fn.outputs]
     values[1] = "<p>words</p>"
     state = page.state_holder[visitor.session]
-    short = asyncio.run(page.postprocess_data(fn, list(values), state))
+    short = awaited(page.postprocess_data(fn, list(values), state))
     assert all(state[block._id] is page.blocks[block._id] for block in fn.outputs if not block.stateful)
-    own = asyncio.run(type(page).postprocess_data(page, fn, list(values), state))
+    own = awaited(type(page).postprocess_data(page, fn, list(values), state))
     assert short[1] == own[1] == "<p>words</p>" and any(state[block._id] is not page.blocks[block._id] for block in fn.outputs)
     for block, mine, gradios in zip(fn.outputs, short, own):
         assert block is fn.outputs[1] or mine == (gradios and {key: each for key, each in gradios.items() if key != "props"}), block  # it marks the props of HTML as an update too

@@ -5,6 +5,8 @@ import asyncio
 
 import pytest
 
+from tiny import awaited
+
 pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
 
 
@@ -19,7 +21,7 @@ def asked(url: str, drop: int):
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
             return tools, await client.call_tool("compare", {"image": "example:0", "prompt": "what is in the center?", "drop": drop, "max_new_tokens": 2})
 
-    return asyncio.run(asyncio.wait_for(session(), 120))
+    return awaited(asyncio.wait_for(session(), 120))
 
 
 def test_the_page_serves_its_endpoints_as_typed_tools_and_a_call_works(tiny):
