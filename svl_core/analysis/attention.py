@@ -80,7 +80,7 @@ class Collector:
         sinks (H,): logits of a key that is nobody, which takes a share of each row (GPT-OSS). totals (1, H, S): log-sum-exp of
         each row's scores, where the attention itself has told them; they save a softmax.
         """
-        heads, length = query.shape[1], query.shape[2]
+        length = query.shape[2]
         if query.shape[0] != 1 or length != self.length or key.shape[2] != length:
             return  # a decoding step, or cross-attention
         device = query.device
