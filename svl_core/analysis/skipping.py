@@ -16,6 +16,7 @@ from svl_core.analysis.criterion import Measured, Request
 from svl_core.analysis.greedy import lowest
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm import skeleton
+from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.decoding import answers_together
 from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
@@ -41,15 +42,10 @@ def own_answers(lvlm: LVLM, count: int, sample: Callable[[int], Sample], cancel:
 
     Samples of equal shapes are decoded together, so that nothing is padded, and asked for again when their turn comes. Raises Cancelled.
     """
-    alike: dict[tuple, list[int]] = {}
-    for number in range(count):
-        alike.setdefault(tuple((name, *value.shape) for name, value in sorted(sample(number).inputs.items())), []).append(number)
     found: dict[int, tuple[int, ...]] = {}
-    for group in alike.values():
-        for start in range(0, len(group), BATCH):
-            progress(len(found) / count)
-            members = group[start : start + BATCH]
-            found |= zip(members, answers_together(lvlm, [sample(number) for number in members], MAX_ANSWER, cancel))
+    for members in unpadded((sample(number).inputs for number in range(count)), BATCH):
+        progress(len(found) / count)
+        found |= zip(members, answers_together(lvlm, [sample(number) for number in members], MAX_ANSWER, cancel))
     return [found[number] for number in range(count)]
 
 

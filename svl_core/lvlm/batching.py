@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -49,4 +49,16 @@ def batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
     kinds = [(sample.length, shape_key(sample)) for sample in samples]
     for i in sorted(range(len(kinds)), key=lambda i: kinds[i][0]):
         groups.setdefault(kinds[i][1], []).append(i)
-    return [members[start : start + batch_size] for members in groups.values() for start in range(0, len(members), batch_size)]
+    return _cut(groups.values(), batch_size)
+
+
+def unpadded(inputs: Iterable[Mapping[str, torch.Tensor]], most: int) -> list[list[int]]:
+    """Indices of inputs that go into one batch as they are, all shapes equal, at most `most` a batch; each is looked at once and let go."""
+    alike: dict[tuple, list[int]] = {}
+    for number, one in enumerate(inputs):
+        alike.setdefault(tuple((name, *value.shape) for name, value in sorted(one.items())), []).append(number)
+    return _cut(alike.values(), most)
+
+
+def _cut(groups: Iterable[list[int]], most: int) -> list[list[int]]:
+    return [members[start : start + most] for members in groups for start in range(0, len(members), most)]

@@ -16,6 +16,7 @@ import torch
 from svl_core.analysis.skipping import own_answers
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.errors import Cancelled, InputError
+from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.skeleton import assign, real
 from svl_core.lvlm.replay import Recording, record
@@ -63,14 +64,12 @@ def recordings(full: LVLM, calibration: Trace, cancel: threading.Event | None = 
             return found
 
         lengthened(asked(0), (0,))  # refuses such a model before the work
-        alike: dict[tuple, list[tuple[int, tuple[int, ...]]]] = {}
-        for number, ids in enumerate(own_answers(full, len(calibration.samples), asked, cancel, progress)):
-            alike.setdefault(tuple((name, *value.shape) for name, value in sorted(lengthened(asked(number), ids).items())), []).append((number, ids))
-        passes = [members[start : start + ALIKE] for members in alike.values() for start in range(0, len(members), ALIKE)]
+        answers = own_answers(full, len(calibration.samples), asked, cancel, progress)
+        passes = unpadded((lengthened(asked(number), ids) for number, ids in enumerate(answers)), ALIKE)
         made = shelf(len(passes), calibration.spool)
         for place, members in enumerate(passes):
-            inputs = [lengthened(asked(number), ids) for number, ids in members]
-            made[place] = record(full, {name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}), tuple(len(ids) for _, ids in members)
+            inputs = [lengthened(asked(number), answers[number]) for number in members]
+            made[place] = record(full, {name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}), tuple(len(answers[number]) for number in members)
         _recorded[calibration] = made
     return _recorded[calibration]
 
