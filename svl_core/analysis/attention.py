@@ -23,12 +23,11 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import SVLError
-from svl_core.lvlm.forecast import STEPS
+from svl_core.lvlm.forecast import steps
 
 SWITCHES = {"sdpa": "svl_statistics", "eager": "svl_statistics_plain"}  # the model's implementation -> ours around it
 
 
-TILE = (128, 4096)  # queries and keys whose attention a processor looks at together
 LOG2E = 1 / math.log(2)
 
 
@@ -107,41 +106,54 @@ class Collector:
 def _causal(query: torch.Tensor, key: torch.Tensor, kinds: torch.Tensor, scaling: float, totals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What each key receives from, and each query gives to, the two kinds of tokens (rows of kinds, (2, S)), mean of the heads: (2, S) each.
 
-    query (H, S, D), key (H or fewer, S, D), totals (H, S). The row totals known, no row is looked at as a whole: a tile of scores is
-    raised as it lies and read by thin products, the queries' weights being 2^-total. Totals that float32 does not hold as
-    powers are subtracted from the scores first.
+    query (H, S, D), key (H or fewer, S, D), totals (H, S). The row totals known, scores are raised as they lie and read by thin
+    products, the queries' weights being 2^-total; a chunk of queries of one kind is read once, and of its keys only those of the
+    rarer kind, as the rest of a row is the other's. Totals that float32 does not hold as powers are subtracted from the scores first.
     """
     heads, length, _ = query.shape
-    received, to_visual = torch.zeros_like(kinds), kinds.new_zeros(length)
-    tall, wide = TILE
-    group = min(torch.get_num_threads(), heads)  # heads at a time: each thread has its own
-    room = query.new_empty(group * tall * min(wide, length), dtype=torch.float32)
+    received, to_rare = torch.zeros_like(kinds), kinds.new_zeros(length)
+    of_kind = kinds.sum(1)
+    rare = int(of_kind[1] < of_kind[0])
+    runs = _runs(kinds[rare])
+    chunk, group = steps(query.device, heads, length)
+    room = query.new_empty(group * min(chunk, length) * length, dtype=torch.float32)
     less = totals * -LOG2E
     small = bool(less.abs().max() < 110)
     for some in (range(first, min(first + group, heads)) for first in range(0, heads, group)):
         those = slice(some.start, some.stop)
         queries, keys = query[those].float() * (scaling * LOG2E), key[[head // (heads // len(key)) for head in some]].float().transpose(1, 2)
-        weights = torch.exp2(less[those]) if small else torch.ones_like(less[those])
-        shares, seen = kinds * weights[:, None], torch.zeros_like(weights)  # (group, 2, S), (group, S)
-        for start in range(0, length, tall):
-            rows = slice(start, min(start + tall, length))
-            for first in range(0, rows.stop, wide):
-                columns = slice(first, min(first + wide, rows.stop))
-                shape = len(some), rows.stop - start, columns.stop - first
-                tile = room[:math.prod(shape)].view(shape)
-                if small:
-                    torch.bmm(queries[:, rows], keys[:, :, columns], out=tile)
-                else:
-                    torch.baddbmm(less[those, rows, None], queries[:, rows], keys[:, :, columns], out=tile)
-                torch.exp2(tile, out=tile)
-                if columns.stop > start:  # at the diagonal
-                    own = max(start, first)
-                    tile[:, :, own - first:].tril_(start - own)  # a query sees no later key
-                received[:, columns] += torch.bmm(shares[:, :, rows], tile).sum(0)
-                seen[:, rows] += tile.view(-1, shape[2]).mv(kinds[0, columns]).view(shape[:2])
-        to_visual += (seen * weights).sum(0)
-    to_visual /= heads
-    return received / heads, torch.stack([to_visual, 1 - to_visual])
+        weights = torch.exp2(less[those]) if small else torch.ones_like(less[those])  # (group, S)
+        for start in range(0, length, chunk):
+            stop = min(start + chunk, length)
+            rows = slice(start, stop)
+            scores = room[:len(some) * (stop - start) * stop].view(len(some), stop - start, stop)
+            if small:
+                torch.bmm(queries[:, rows], keys[:, :, :stop], out=scores)
+            else:
+                torch.baddbmm(less[those, rows, None], queries[:, rows], keys[:, :, :stop], out=scores)
+            torch.exp2(scores, out=scores)
+            scores[:, :, start:].tril_()  # a query sees no later key
+            flat, weighed, present = scores.view(-1, stop), weights[:, rows], kinds[:, rows].any(1)
+            if present.all():
+                received[:, :stop] += (kinds[:, None, rows] * weighed).flatten(1) @ flat
+            else:
+                received[int(present[1]), :stop] += weighed.flatten() @ flat
+            if len(runs) > 4:
+                given = flat.mv(kinds[rare, :stop]).view_as(weighed)
+            else:
+                given = torch.zeros_like(weighed)
+                for first, last in runs:
+                    given += scores[:, :, first:last].sum(2)
+            to_rare[rows] += (given * weighed).sum(0)
+    to_rare /= heads
+    to_other = (1 - to_rare).clamp_(0) * (kinds[1 - rare].cumsum(0) > 0)
+    return received / heads, torch.stack([to_other, to_rare] if rare else [to_rare, to_other])
+
+
+def _runs(kind: torch.Tensor) -> list[tuple[int, int]]:
+    """Where the ones of a row of zeros and ones (S,) begin and end."""
+    edges = torch.nn.functional.pad(kind, (1, 1)).diff()
+    return list(zip((edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist(), strict=True))
 
 
 def _general(query: torch.Tensor, key: torch.Tensor, kinds: torch.Tensor, scaling: float, mask: torch.Tensor | None, softcap: float | None, sinks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,8 +161,8 @@ def _general(query: torch.Tensor, key: torch.Tensor, kinds: torch.Tensor, scalin
     heads, length, _ = query.shape
     keys = (key.float() * scaling).repeat_interleave(heads // len(key), 0).transpose(1, 2).contiguous()  # (H, D, S)
     received, given = torch.zeros_like(kinds), torch.zeros_like(kinds)
-    chunk, group = STEPS.get(query.device.type, STEPS["other"])
-    room = torch.empty(min(group, heads) * min(chunk, length) * length, device=query.device)
+    chunk, group = steps(query.device, heads, length)
+    room = torch.empty(group * min(chunk, length) * length, device=query.device)
     later = torch.full((chunk, chunk), float("-inf"), device=query.device).triu(1)  # added to keys of a chunk that its queries do not see
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)

@@ -11,7 +11,6 @@ import torch
 from svl_core.lvlm import families
 from svl_core.lvlm.skeleton import empty
 
-STEPS = {"cpu": (128, 1), "other": (512, 512)}  # queries and heads whose attention is looked at together: what fits a processor's cache; fewer and larger steps for a GPU
 TEXT = 64  # text tokens assumed beside the image's
 POSITIONS = 2048  # of a prompt whose image tokens the config does not tell
 
@@ -41,6 +40,15 @@ class Forecast:
         return asdict(self)
 
 
+def steps(device: torch.device, heads: int, length: int) -> tuple[int, int]:
+    """Queries and heads whose attention statistics are looked at together: on a processor a head for each thread, more of short sequences, whose steps cost more than
+    their sums; fewer and larger steps for a GPU."""
+    if device.type != "cpu":
+        return 512, min(heads, 512)
+    chunk = 128 if length < 2048 else 256
+    return chunk, min(heads, max(torch.get_num_threads(), 2**20 // (chunk * length)))
+
+
 def prompt_positions(config) -> int:
     """Positions of a prompt with one image, where the config tells how many its image takes."""
     visual = getattr(config, "image_seq_length", None) or getattr(config, "mm_tokens_per_image", None)
@@ -60,12 +68,12 @@ def forecast(name: str, model_class: type, config, dtype: torch.dtype, device: t
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or width // heads
     shared = getattr(text, "num_key_value_heads", None) or heads
-    chunk, group = STEPS.get(device.type, STEPS["other"])
+    chunk, group = steps(device, heads, positions)
     inner = text.intermediate_size if isinstance(text.intermediate_size, int) else max(text.intermediate_size)
     trace = (depth + 1) * positions * width * size + positions * (depth + 1) ** 2 * 8 + 10 * depth * positions * 4 + (depth * positions * width * size if mlp else 0)
     memory = {
         "weights": count["all"] * size,
-        "one_pass": positions * (3 * inner + 4 * width) * size + (2 * min(group, heads) + 1) * min(chunk, positions) * positions * 4 + heads * head_size * positions * 4,
+        "one_pass": positions * (3 * inner + 4 * width) * size + (2 * group + 1) * min(chunk, positions) * positions * 4 + heads * head_size * positions * 4,
         "traces": samples * trace,
         "key_value_cache": 2 * depth * positions * shared * head_size * size,
         "compensation": 3 * width * width * 8,

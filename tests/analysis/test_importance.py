@@ -73,11 +73,12 @@ def test_heads_are_averaged_and_grouped_keys_repeat():
     np.testing.assert_allclose(collector.statistics().visual_from_text[0], expected[[1, 3]][:, [0, 2]].sum(0), atol=1e-6)
 
 
-@pytest.mark.parametrize("tile, size", [((128, 4096), 1.0), ((5, 7), 1.0), ((7, 4), 1.0), ((128, 4096), 40.0), ((5, 7), 40.0)])
-def test_row_totals_told_by_the_attention_change_no_sum(monkeypatch, tile, size):
-    """Whatever the tiles are, and also where scores are far beyond what float32 holds as powers; the oracle is a softmax in float64."""
-    monkeypatch.setattr(attention, "TILE", tile)
-    generator, visual = torch.Generator().manual_seed(2), np.array([0, 1, 4, 5, 6, 11])
+@pytest.mark.parametrize("chunk, group, size", [(128, 4, 1.0), (5, 1, 1.0), (7, 3, 1.0), (4, 4, 1.0), (128, 4, 40.0), (5, 3, 40.0)])
+@pytest.mark.parametrize("visual", [(0, 1, 4, 5, 6, 11), (3, 4, 5, 6, 7, 8, 9), (5,), (0, 2, 4, 6, 8, 10, 12), (1, 3, 5, 7, 9)], ids=str)
+def test_row_totals_told_by_the_attention_change_no_sum(monkeypatch, chunk, group, size, visual):
+    """Whatever the steps are and wherever the visual tokens lie, also where scores are far beyond what float32 holds as powers; the oracle is a softmax in float64."""
+    monkeypatch.setattr(attention, "steps", lambda *_: (chunk, group))
+    generator, visual = torch.Generator().manual_seed(2), np.array(visual)
     query, key = size * torch.randn(1, 4, 13, 3, generator=generator), torch.randn(1, 2, 13, 3, generator=generator)
     scores = 0.5 * (query[0].double() @ key[0].double().repeat_interleave(2, 0).transpose(1, 2)).masked_fill(torch.ones(13, 13).triu(1).bool(), float("-inf"))
     rows, textual = scores.softmax(-1).mean(0).numpy(), np.setdiff1d(np.arange(13), visual)

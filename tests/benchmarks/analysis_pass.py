@@ -1,7 +1,7 @@
 """The analysis pass against a plain forward pass, in one run: `python tests/benchmarks/analysis_pass.py` -> results/analysis_pass.json and the README.
 
 A LLaVA of 12 layers x 768 with random weights, at 640, 2,048 and 4,096 positions. For each length: time of `trace` over time of
-a plain forward pass (best of alternating repeats), and its extra peak memory (one thread) over what one hidden state a layer takes. The
+a plain forward pass right before it (median of the repeats), and its extra peak memory (one thread) over what one hidden state a layer takes. The
 usual way (eager attention with all maps and hidden states kept) stands beside it for the shortest two. With --shared-machine one
 thread's processor time is counted instead of the clock's, so that other work on the machine does not.
 """
@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import platform
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -123,7 +124,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="the others keep the figures they have")
     parser.add_argument("--shared-machine", action="store_true", help="one thread, processor time")
     options = parser.parse_args()
@@ -137,12 +138,12 @@ def main() -> None:
     for length in options.lengths:
         lvlm, sample = model_and_sample(length)
         ways = {"plain": plain, "analysis": analysis} | ({"usual": usual} if length < 4096 else {})
-        best = dict.fromkeys(ways, float("inf"))
-        for number in range(options.repeats + 1):
+        took = {name: [] for name in ways}
+        for _ in range(options.repeats + 1):
             for name, way in ways.items():
                 began = clock()
                 kept = way(lvlm, sample)
-                best[name] = min(best[name], clock() - began) if number else best[name]
+                took[name].append(clock() - began)
                 if name == "analysis":
                     last = kept.samples[0].logits_last
                 del kept
@@ -150,8 +151,9 @@ def main() -> None:
         hidden = (LAYERS + 1) * length * WIDTH * 4
         extra = {name: peak_of(length, name) for name in ways}
         over = {name: (extra[name] - extra["plain"]) / hidden for name in ways}
-        rows.append({"positions": length, "time_ratio": best["analysis"] / best["plain"], "usual_time_ratio": best["usual"] / best["plain"] if "usual" in best else None,
-                     "extra_memory_over_hidden_states": over["analysis"], "usual_extra_memory_over_hidden_states": over.get("usual"), "bit_identical": identical, "plain_s": best["plain"], "plain_peak_mb": extra["plain"] / 1e6})
+        ratios = {name: [own / beside for own, beside in zip(took[name], took["plain"], strict=True)][1:] for name in ways}  # the first round warms up
+        rows.append({"positions": length, "time_ratio": statistics.median(ratios["analysis"]), "time_ratios": sorted(ratios["analysis"]), "usual_time_ratio": statistics.median(ratios["usual"]) if "usual" in ways else None,
+                     "extra_memory_over_hidden_states": over["analysis"], "usual_extra_memory_over_hidden_states": over.get("usual"), "bit_identical": identical, "plain_s": min(took["plain"]), "plain_peak_mb": extra["plain"] / 1e6})
         print(json.dumps(rows[-1]), flush=True)
     rows.sort(key=lambda row: row["positions"])
     how = "one thread's processor time" if options.shared_machine else "wall time"
