@@ -106,6 +106,7 @@ def _pruning(required: bool) -> argparse.ArgumentParser:
     which = group.add_mutually_exclusive_group(required=required)
     which.add_argument("--drop", type=int, metavar="N", help="number of layers to drop, most redundant first")
     which.add_argument("--layers", metavar="LIST", help="drop these layers instead (0-based, such as 3,5-7)")
+    which.add_argument("--from", dest="plan_file", metavar="FILE", help="a plan made before, with its compensation and settings: the page's plan as JSON, what a command wrote with --json, or a checkpoint's svl_plan.json")
     group.add_argument("--compensation", default="none", metavar="NAME", help="its name; `svl models` lists them (default: %(default)s)")
     group.add_argument("--preset", metavar="NAME", help="a whole recipe instead of criterion, compensation and their settings: as-published or best")
     return _compensating(pruning)

@@ -43,6 +43,8 @@ BUNDLED = "demo"
 ONE_PASS = "1"  # criteria that cost no more than the trace itself
 THIS = "this"
 AUTO = "auto"
+PAGE_NAMES = {"mode": "top_p_mode"}  # settings of a plan that the page calls otherwise than the arguments
+OF_A_PLAN = ("rank", "strength", "energy", "ridge", "weighted", "tokens", "answer_weight", "top_p", "top_p_mode", "causal_correction", "text_self", "calibration_size", "visual_share", "seed")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     transformers.utils.logging.disable_progress_bar()
     _check_output(args)
     _apply_preset(args)
+    _apply_plan(args)
     for option, registry in (("criterion", CRITERIA), ("compensation", COMPENSATIONS)):
         for name in _names(getattr(args, option, None), registry) if args.command == "sweep" else [getattr(args, option, None)]:
             _check_name(option, name, registry)
@@ -67,6 +70,41 @@ def _apply_preset(args: argparse.Namespace) -> None:
     for name, value in preset.settings.items():
         setattr(args, name, ",".join(value) if name == "targets" else value)
     args.calibration_size = preset.samples or args.calibration_size
+
+
+def _apply_plan(args: argparse.Namespace) -> None:
+    """Writes the layers and settings of the plan in the file `--from`, of the page or of an earlier command, over those of the arguments. Raises InputError."""
+    name = getattr(args, "plan_file", None)
+    if name is None:
+        return
+    try:
+        found = json.loads(Path(name).expanduser().read_text(encoding="utf-8"))
+        made = found.get("plan", found)
+        layers = [int(layer) for layer in made["drop"]]
+        if "keep" in found:  # of the page
+            settings = made["settings"] | {"seed": found.get("seed", args.seed)}
+            compensation = settings["compensation"]
+        elif "layer_ids" in found:  # beside a checkpoint
+            settings = found["compensation"]
+            compensation = settings["name"]
+        else:  # a command's result
+            settings = (made["settings"]["compensation"] or {}) | {"visual_share": found.get("visual_share", 1.0)}
+            compensation = made["compensation"]
+        kept = {PAGE_NAMES.get(key, key): value for key, value in settings.items()}
+        kept = {key: value for key, value in kept.items() if key in OF_A_PLAN and value is not None and hasattr(args, key)}
+        targets = settings.get("targets") or (("mlp", "attention") if settings.get("attention_target") else ("mlp",))
+        values = {"compensation": str(compensation), "targets": ",".join(targets), **kept, "rank": str(int(settings.get("rank", 4)))}
+        if any(isinstance(getattr(args, key), float) and not isinstance(value, (int, float)) for key, value in values.items()):
+            raise ValueError
+    except OSError as error:
+        raise InputError(f"Found that {name} cannot be read ({error.strerror}); expected a plan as JSON, taken from the page or written by a command; check --from.") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"Found no plan in {name}; expected the page's plan as JSON, what a command wrote with --json, or a checkpoint's svl_plan.json; check --from.") from None
+    if found.get("model", args.model) != args.model:
+        raise InputError(f"Found a plan for the model {found['model']}; expected one for {args.model}; add --model {found['model']} or choose another plan.")
+    args.drop, args.layers = (None, ",".join(map(str, layers))) if layers else (0, None)
+    for key, value in values.items():
+        setattr(args, key, value)
 
 
 # Input

@@ -135,6 +135,36 @@ def test_prune_writes_a_plain_checkpoint(svl, world, tiny_sample, tmp_path):
     assert code == 2 and "--out" in err
 
 
+def test_a_plan_made_before_is_made_again(svl, tmp_path):
+    """From a command's result, a checkpoint's record and the page: same layers, same weights."""
+    made = ("--compensation", "scp", "--rank", "2", "--strength", "0.5", "--top-p", "0.7", "--targets", "mlp,attention", *SET)
+    first = result(svl("prune", "--model", "model", "--drop", "2", *made, "--out", tmp_path / "a", "--json", "-"))
+    (tmp_path / "result.json").write_text(json.dumps(first))
+    page = {"model": "model", "drop": first["plan"]["drop"], "keep": first["plan"]["keep"], "criterion": "svl", "visual_share": 1.0,
+            "settings": {"compensation": "scp", "rank": 2, "strength": 0.5, "top_p": 0.7, "mode": "fraction", "attention_target": True, "layer": 3, "calibration": "own", "text_self": "received", "causal_correction": False}}
+    (tmp_path / "plan.json").write_text(json.dumps(page))
+    weights = (tmp_path / "a" / "model.safetensors").read_bytes()
+    for number, file in enumerate((tmp_path / "result.json", tmp_path / "plan.json", tmp_path / "a" / "svl_plan.json")):
+        again = result(svl("prune", "--model", "model", "--from", file, *SET, "--out", tmp_path / str(number), "--json", "-"))
+        assert again["plan"]["drop"] == first["plan"]["drop"] and again["plan"]["compensation"] == "scp"
+        assert (tmp_path / str(number) / "model.safetensors").read_bytes() == weights, file
+    page |= {"drop": [], "keep": list(range(6))}
+    (tmp_path / "plan.json").write_text(json.dumps(page))
+    assert result(svl("compare", *ASK, "--from", tmp_path / "plan.json", "--max-new-tokens", "2", "--json", "-"))["kl"] == 0
+
+
+@pytest.mark.parametrize("text, said", [
+    (None, "cannot be read"), ("no JSON", "no plan"), ("[1]", "no plan"), ('{"drop": [1]}', "no plan"), ('{"drop": ["x"], "keep": [], "settings": {"compensation": "none"}}', "no plan"),
+    ('{"drop": [1], "keep": [], "settings": {"compensation": "none", "top_p": "much"}}', "no plan"), ('{"drop": [1], "keep": [], "settings": {"compensation": "none"}, "model": "other"}', "--model other"),
+    ('{"drop": [9], "keep": [], "settings": {"compensation": "none"}}', "layer"), ('{"drop": [1], "keep": [], "settings": {"compensation": "magic"}}', "magic"),
+])
+def test_a_file_that_holds_no_plan_for_this_model_is_refused(svl, tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "plan.json").write_text(text)
+    code, out, err = svl("compare", *ASK, "--from", tmp_path / "plan.json")
+    assert code == 2 and said in err and err.count("\n") == 1 and not out
+
+
 def test_text_only_and_a_prompt_without_image(svl, tmp_path):
     """A plain causal language model is analysed, compared and pruned; so is a vision-language model asked without an image."""
     for model in ("text", "model"):

@@ -172,6 +172,8 @@ class Desk:
                 store.clear()  # small: what belongs to others is made again
 
     def _image(self, path: str):
+        if not Path(path).is_file():
+            raise InputError("Found that this picture is not on the server any more, which keeps it for the visit only; expected one that is; choose it again.")
         return svl.open_image(path, max_pixels=self.limits.image_pixels, max_bytes=self.limits.image_bytes)
 
     def _settings(self, values) -> Settings:
@@ -302,10 +304,11 @@ class Desk:
         self.bench.relieve()
         guard.free_memory()
 
-    def leave(self, request: gr.Request) -> None:
+    def leave(self, session: str) -> None:
         """A session ended: its work stops, and its files and analyses go."""
-        self.stop_all(request)
-        self.guests.leave(session_of(request))
+        for lane in LANES:
+            self.jobs.cancel(session + lane)
+        self.guests.leave(session)
 
     # ------------------------------------------------------------------ events that only redraw
     def look(self, state: dict | None, focus: dict | None, *settings) -> Update:
@@ -399,7 +402,7 @@ class Desk:
     def open(self, request: gr.Request | None = None) -> Update:
         """The state that the page's address asks for, if it asks for any."""
         asked = exports.read_query(str(getattr(request, "query_params", "") or ""))
-        out: Update = dict(asked["settings"])
+        out: Update = dict(asked["settings"]) | {"visit": views.visit(session_of(request))}
         if examples.from_origin(asked.get("image", "")):
             out |= self.scene(asked["image"])
         if asked.get("prompt"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import gradio as gr
@@ -10,13 +11,14 @@ from packaging.requirements import Requirement
 import svl_core as svl
 from svl_core.demo.scenes import PLACES
 from svl_core.ui import api, examples, headings, parts, texts, views
-from svl_core.ui.handlers import Desk
+from svl_core.ui.handlers import Desk, session_of
 from svl_core.ui.sections import ablations, calibration, checkpoint, difference, lesson, presets, stability, sweeps, variants
 from svl_core.ui.service import guard, sessions
 from svl_core.ui.service.guests import Uploads
 from svl_core.ui.service.limits import Limits, on_zero_gpu
 from svl_core.ui.service.start import libraries
 from svl_core.ui.service.store import Models, picker
+from svl_core.ui.service.visits import Visits
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import CONTROLS, QUICK, Wiring, picked
@@ -59,11 +61,17 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
         _wire(page, c, desk)
         api.publish(desk)
 
-        def leave(request: gr.Request) -> None:
-            desk.leave(request)
-            sessions.forget(page, request.session_hash)
+        def end(session: str) -> None:
+            desk.leave(session)
+            sessions.forget(page, session)
 
-        page.unload(leave)
+        page.visits = Visits(end, partial(sessions.keep_open, page), limits.away_s)
+
+        def dropped(request: gr.Request) -> None:
+            desk.stop_all(request)
+            page.visits.dropped(session_of(request))
+
+        page.unload(dropped)
     page.desk = desk
     desk.brought = lambda path: path in page.upload_file_set and path not in c["image"].keep_in_cache
     page.temp_file_sets.remove(page.upload_file_set)
@@ -85,7 +93,7 @@ def _layout(models: Models, limits: Limits) -> dict:
     scene, question, answer = examples.example(0)
     fitting = examples.questions_on(scene)
     names = picker(models.first, limits)
-    c["status"] = parts.view("status")
+    c["status"], c["visit"] = parts.view("status"), parts.view("visit")
     c["state"], c["truth"], c["focus"] = gr.State(None), gr.State(fitting | {question: answer}), gr.State(None)
     c["origin"], c["wanted"] = gr.State("example:0"), gr.State(None)
     with gr.Row(elem_id="head"):
@@ -216,7 +224,7 @@ def _layout(models: Models, limits: Limits) -> dict:
         checkpoint.layout(c, limits.export)
     with gr.Accordion("Code and plan", open=False, elem_id="code"):
         c["code-python"] = gr.Code(label="Python", language="python", elem_id="code-python", interactive=False, wrap_lines=True)
-        c["code-plan"] = gr.Code(label="Plan (JSON)", language="json", elem_id="code-plan", interactive=False, wrap_lines=True)
+        c["code-plan"] = gr.Code(label="Plan (JSON), for svl prune --from plan.json", language="json", elem_id="code-plan", interactive=False, wrap_lines=True)
         c["code-mergekit"] = gr.Code(label="mergekit (YAML)", language="yaml", elem_id="code-mergekit", interactive=False, wrap_lines=True)
     with gr.Accordion("Glossary", open=False, elem_id="glossary"):
         gr.HTML(views.glossary(texts.GLOSSARY), padding=False)
@@ -245,7 +253,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     w = Wiring(c, desk)
     on, both, halt, then_live = w.on, w.both, w.halt, w.then_live
     scene = ["image", "prompt", "truth", "chips", "composer", "photo-note", "origin"]
-    both(on(page.load, desk.open, [], [*scene, "model", "wanted", *CONTROLS], **QUICK).then)
+    both(on(page.load, desk.open, [], [*scene, "model", "wanted", "visit", *CONTROLS], **QUICK).then)
     both(halt(c["analyze"].click).then)
     both(halt(c["prompt"].submit).then)
     both(halt(c["model"].input).then)

@@ -55,6 +55,11 @@ def progress(text: str, share: float | None = None) -> str:
     return f'<p class="read work" role="status">{bar}{esc(text)}</p>' if text or bar else ""
 
 
+def visit(session: str) -> str:
+    """Tells the page's script which session it is of."""
+    return f'<i data-session="{esc(session)}"></i>'
+
+
 def note(text: str) -> str:
     return f'<p class="note">{esc(text)}</p>' if text else ""
 

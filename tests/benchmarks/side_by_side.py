@@ -64,7 +64,7 @@ def prefill(repeats: int) -> dict:
     from svl_core.lvlm.decoding import Decoding
     from svl_core.lvlm.prefix import common_depth
 
-    lvlm, sample = model_and_sample(LENGTH)
+    lvlm, sample = model_and_sample("12 layers x 768", LENGTH)
     pruned = svl.pruned_view(lvlm, [layer for layer in range(lvlm.num_layers) if layer not in DROPPED])
     depth = common_depth(lvlm, pruned)
     beginning = Decoding(lvlm, sample.inputs, keep=[depth]).beginning
@@ -81,7 +81,7 @@ def decode(repeats: int) -> dict:
     import svl_core as svl
     from svl_core.lvlm.decoding import Decoding
 
-    lvlm, sample = model_and_sample(LENGTH)
+    lvlm, sample = model_and_sample("12 layers x 768", LENGTH)
     views = {"full": lvlm, "pruned": svl.pruned_view(lvlm, [layer for layer in range(lvlm.num_layers) if layer not in DROPPED]), "one": svl.pruned_view(lvlm, [0])}
     prompts = {name: Decoding(view, sample.inputs) for name, view in views.items()}
 

@@ -52,7 +52,7 @@ def soak(desk, pictures, folder: Path, analyses: int, settings: tuple, every: in
             for update in desk.compare(shown["state"], shown["strip"], None, *settings, request=request):
                 shown |= update
         if number % STAY == STAY - 1:
-            desk.leave(request)
+            desk.leave(request.session_hash)
         if (number + 1) % every == 0:
             samples.append((number + 1, measured(folder, desk)))
             tell(f"{number + 1} analyses: {samples[-1][1]}")

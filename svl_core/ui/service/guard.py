@@ -14,7 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from gradio_client.utils import is_http_url_like
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from svl_core.errors import SVLError
@@ -157,14 +157,22 @@ class Gate:
 
 
 def health(request) -> JSONResponse:
-    """State of the service: 200 once the first model answers, 503 while it loads or where it failed."""
+    """State of the service: 200 once the first model answers, 503 while it loads or where it failed. ?session=: an open page tells of itself."""
     desk = request.app.blocks.desk
+    if "session" in request.query_params:
+        request.app.blocks.visits.heard(request.query_params["session"])
     model = desk.models.state(desk.models.first)
     body = {"status": "ok" if model == "ready" else model, "model": {"name": desk.models.first, "state": model}, "loaded": desk.models.names(), "sessions": len(desk.guests),
             "analyses": len(desk.analyses), "uptime_s": round(time.time() - STARTED), "started": STARTED}
     return JSONResponse(body, 200 if model == "ready" else 503)
 
 
+def closed(request) -> Response:
+    """The page of ?session= was closed."""
+    request.app.blocks.visits.closed(request.query_params.get("session", ""))
+    return Response(status_code=204)
+
+
 def app_options(limits: Limits) -> dict:
-    """For `launch(app_kwargs=...)`: the gate and `/health`."""
-    return {"middleware": [Middleware(Gate, limits=limits)], "routes": [Route("/health", health)]}
+    """For `launch(app_kwargs=...)`: the gate, `/health` and `/closed`."""
+    return {"middleware": [Middleware(Gate, limits=limits)], "routes": [Route("/health", health), Route("/closed", closed, methods=["POST"])]}

@@ -34,6 +34,7 @@ class Limits:
     upload_bytes: int = 500_000_000  # of the files that one request uploads, each of them within image_bytes
     stored_bytes: int = 20_000_000_000  # uploads and reports of all sessions together
     keep_s: int = 86_400  # a file that no session owns is deleted after this
+    away_s: int = 1_800  # a page whose connection dropped, a sleeping phone's say, is waited for so long with all that is its own
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -76,7 +77,7 @@ def _shown(value: object) -> str:
 
 
 PUBLIC = Limits(any_model=False, pickle_weights=False, export=False, details=False, model_gb=5.0, image_bytes=10_000_000, image_pixels=20_000_000, set_pixels=80_000_000, prompt_chars=2_000, new_tokens=128,
-                calibration_samples=128, sweep_points=64, questions=200, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, stored_bytes=2_000_000_000, keep_s=3600)
+                calibration_samples=128, sweep_points=64, questions=200, request_s=120.0, queue=64, body_bytes=2_000_000, upload_bytes=60_000_000, stored_bytes=2_000_000_000, keep_s=3600, away_s=900)
 
 ZERO_GPU = replace(PUBLIC, model_gb=18.0)  # a lent GPU holds three models of that size
 

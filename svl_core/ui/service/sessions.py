@@ -67,6 +67,15 @@ def lighten(page: gr.Blocks) -> None:
     page.postprocess_data = postprocess_data
 
 
+def keep_open(page: gr.Blocks, session: str) -> bool:
+    """Whether gradio holds such a session. Its page is open: gradio, which may take it for closed and drop its values an hour later, is told so."""
+    held = getattr(page, "state_holder", None)
+    found = held.session_data.get(session) if held is not None else None
+    if found is not None:
+        found.is_closed = False
+    return found is not None
+
+
 def forget(page: gr.Blocks, session: str) -> None:
     """Drop what gradio holds of a session that has ended; it would stay until many others have come."""
     holder = getattr(page, "state_holder", None)

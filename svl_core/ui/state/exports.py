@@ -87,12 +87,12 @@ def snippet(state: Mapping, strip: Mapping, now: Settings, used: grounds.Basis) 
 
 
 def plan_json(state: Mapping, strip: Mapping, now: Settings) -> str:
-    """The plan with its provenance."""
+    """The plan with its provenance, as `svl --from` reads it. seed: of the bundled set."""
     ids = strip["ids"]
     return json.dumps({
         "model": state["model"], "layer_indices": "0-based, in the original model", "num_layers": len(ids),
         "drop": [ids[k] for k in strip["drop"]], "keep": [ids[k] for k in range(len(ids)) if k not in strip["drop"]],
-        "criterion": ranked_by(strip), "visual_share": now.visual_share, "settings": {f.name: getattr(now, f.name) for f in fields(Settings)}, "versions": versions(),
+        "criterion": ranked_by(strip), "visual_share": now.visual_share, "seed": grounds.SEED, "settings": {f.name: getattr(now, f.name) for f in fields(Settings)}, "versions": versions(),
     }, indent=2)
 
 
