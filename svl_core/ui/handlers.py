@@ -383,16 +383,19 @@ class Desk:
         """All figures that show the plan, and what can be taken along of it."""
         return {**self._layers(analysis, now, strip, state), "plot-pca": drawing.pca(analysis, now, strip)}
 
+    def _basis_told(self, state: dict, strip: dict, now: Settings) -> str:
+        """What ranks the layers and what compensation is fitted on, in a sentence."""
+        counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
+        return grounds.told(self.basis(state["model"], now), counts.get, now.compensation if strip["drop"] else "none")
+
     def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """`_figures` without the principal components."""
-        used = self.basis(state["model"], now)
-        counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
-        fits = now.compensation != "none" and bool(strip["drop"])
+        used, fits = self.basis(state["model"], now), now.compensation != "none" and bool(strip["drop"])
         preset = recipes.current(state["model"], self.world, now, strip, self.limits.calibration_samples)
         return {
             "preset": preset, "preset-note": views.read(recipes.told(preset, strip)),
             **drawing.plan(analysis, self.ranked_on(state, now), now, strip),
-            "calibration-note": (views.note if used.fit == grounds.THIS and fits else views.read)(grounds.told(used, counts.get, now.compensation if fits else "none")),
+            "calibration-note": (views.note if used.fit == grounds.THIS and fits else views.read)(self._basis_told(state, strip, now)),
             "link": {"query": exports.query(state, strip, now), "own": not state.get("origin"), "path": state["path"]},
             "code-python": exports.snippet(state, strip, now, used),
             "code-plan": exports.plan_json(state, strip, now), "code-mergekit": exports.mergekit(state, strip),
@@ -426,7 +429,7 @@ class Desk:
             left, right = views.differing_words(result.full.text, result.pruned.text)
             cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", _pruned_side(len(strip["ids"]) - len(strip["drop"]), len(strip["drop"]), now), result.pruned.text, _timing(result.pruned), right)
             answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]), visual=drawing.visual_kept(analysis, now))}</section>'
-        page = exports.report(texts.TITLE, state, strip, now, drawn["overlay"], shown, answers + variants, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
+        page = exports.report(texts.TITLE, exports.in_words(state, strip, now, self._basis_told(state, strip, now)), drawn["overlay"], shown, answers + variants, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
         path.parent.mkdir(parents=True)
         path.write_text(page, encoding="utf-8")

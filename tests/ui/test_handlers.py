@@ -164,3 +164,4 @@ def test_the_report_stands_alone(desk, analysed):
     assert "Plotly.newPlot" in text and "Pruned model" in text
     own = text.replace(parts.PLOTLY.read_text(encoding="utf-8"), "")
     assert len(own) < len(text) / 2 and "http://" not in own and "https://" not in own
+    assert "Layers are ranked on this very image" in own and svl.CRITERIA["svl"].title in own and "text self" not in own

@@ -115,19 +115,32 @@ def versions() -> dict[str, str]:
     return out
 
 
-def report(title: str, state: Mapping, strip: Mapping, now: Settings, picture: Mapping, parts: Sequence[tuple[str, str, Mapping | None]], answers: str, plotly_js: str, css: str) -> str:
-    """One HTML file that needs nothing else. parts: (heading, reading, {"figure", "alt"}); `answers` is escaped markup."""
+def in_words(state: Mapping, strip: Mapping, now: Settings, basis: str) -> dict[str, str]:
+    """What was done, for a reader who never saw the page. basis: what ranks and what is fitted on, in a sentence."""
+    ranked, row = ranked_by(strip), svl.COMPENSATIONS[now.compensation]
+    fit = [f"rank {now.rank}, strength {now.strength:g}"] if now.compensation == "scp" else [f"rank {now.rank}"] if now.compensation == "bridge" else []
+    fit += ["attention outputs edited too"] if now.attention_target and row.fitted else []
+    return {
+        "Model": state["model"], "Prompt": state["prompt"], "Dropped layers (0-based)": ", ".join(str(strip["ids"][k]) for k in strip["drop"]) or "none",
+        "Ranked by": svl.CRITERIA[ranked].title if ranked in svl.CRITERIA else "own choice of layers", "Compensation": ", ".join([row.title, *fit]) if strip["drop"] else "nothing to compensate", "Samples": basis,
+        "Important tokens": f"top-p {now.top_p:g}, a share of the {'tokens' if now.mode == 'fraction' else 'score'}; visual and text tokens apart",
+        "Attention of text tokens": f"{now.text_self}{', corrected for causal masking' if now.causal_correction else ''}", "First and last layer": "protected" if now.protect_ends else "droppable",
+        "Visual tokens that the pruned model reads": f"{100 * now.visual_share:g} %", "Answer length": f"at most {now.max_new_tokens} tokens", "Importance drawn": "mean of all layers" if now.all_layers else f"layer {now.layer}",
+    }
+
+
+def report(title: str, facts: Mapping[str, str], picture: Mapping, parts: Sequence[tuple[str, str, Mapping | None]], answers: str, plotly_js: str, css: str) -> str:
+    """One HTML file that needs nothing else. facts: of `in_words`; parts: (heading, reading, {"figure", "alt"}); `answers` is escaped markup."""
     figures, scripts = [], []
     for number, (heading, reading, figure) in enumerate(parts):
         if figure:
             figures.append(f'<section class="card"><h2>{html.escape(heading)}</h2><p class="read">{reading}</p><div id="f{number}" role="img" aria-label="{html.escape(figure["alt"])}"></div></section>')
             drawn = figure["figure"].replace("</", "<\\/")  # a token named </script> must not end the script
             scripts.append(f'{{const f={drawn};f.layout.font.color=getComputedStyle(document.body).color;Plotly.newPlot("f{number}",f.data,f.layout,{{displayModeBar:false,responsive:true}})}}')
-    facts = {"Model": state["model"], "Prompt": state["prompt"], "Dropped layers": ", ".join(str(strip["ids"][k]) for k in strip["drop"]) or "none"}
-    facts |= {f.name.replace("_", " "): getattr(now, f.name) for f in fields(Settings)} | {f"version of {k}": v for k, v in versions().items()}
-    rows = "".join(f"<tr><th scope='row'>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in facts.items() if v != "")
+    told = facts | {"Made with": ", ".join(f"{k} {v}" for k, v in versions().items())}
+    rows = "".join(f"<tr><th scope='row'>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in told.items())
     image = f'<section class="card"><h2>Token importance</h2><img src="{picture["src"]}" alt="{html.escape(picture["alt"])}"></section>' if picture else ""
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{css}</style>'
-            f'<body><main><h1>{html.escape(title)}</h1><p class="lede">{html.escape(state["prompt"])}</p>{answers}{image}{"".join(figures)}'
-            f'<section class="card"><h2>Settings</h2><table class="facts">{rows}</table></section></main><script>{plotly_js}</script><script>{";".join(scripts)}</script></body></html>')
+            f'<body><main><h1>{html.escape(title)}</h1><p class="lede">{html.escape(facts["Prompt"])}</p>{answers}{image}{"".join(figures)}'
+            f'<section class="card"><h2>What was done</h2><table class="facts done">{rows}</table></section></main><script>{plotly_js}</script><script>{";".join(scripts)}</script></body></html>')
 
