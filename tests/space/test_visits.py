@@ -1,5 +1,6 @@
 """When a session ends: a closed page at once, a dropped connection once its page has been silent for a while, a program with its connection."""
 
+import io
 import time
 from pathlib import Path
 
@@ -46,10 +47,11 @@ def test_a_silent_page_is_waited_for_and_one_that_is_heard_again_stays(ended):
     assert ended == ["silent", "awake"] and visits._timer is None
 
 
-def test_a_connection_that_drops_takes_nothing_from_an_open_page(public_site, png):
-    url, page = public_site
+def test_a_connection_that_drops_takes_nothing_from_an_open_page(public_site, image):
+    (url, page), own = public_site, io.BytesIO()  # a picture that no other visitor of this page has brought
+    image.resize((61, 67)).save(own, "PNG")
     visitor = Visitor(url)
-    path = visitor.upload(png)
+    path = visitor.upload(own.getvalue())
     assert visitor.ask(path, "a cat")["ok"]
     assert visitor.http.get("/health", params={"session": visitor.session}).status_code == 200
     visitor.leave()
