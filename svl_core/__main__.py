@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +20,20 @@ DESCRIPTION = "Layer pruning of vision-language models: see which decoder layers
 class Parser(argparse.ArgumentParser):
     """argparse, with its errors on one line like all others."""
 
+    SAID = (  # what argparse says, and what is said instead
+        (r"argument ([^:]*): invalid int value: '(.*)'", r"Found '\2' for \1; expected a whole number; correct it"),
+        (r"argument ([^:]*): invalid float value: '(.*)'", r"Found '\2' for \1; expected a number; correct it"),
+        (r"argument ([^:]*): invalid choice: '?(.*?)'? \(choose from (.*)\)", r"Found '\2' for \1; expected one of \3; choose one"),
+        (r"argument ([^:]*): not allowed with argument (.*)", r"Found both \1 and \2; expected one of them; leave the other out"),
+        (r"argument ([^:]*): expected one argument", r"Found nothing after \1; expected its value; add one"),
+        (r"one of the arguments (.*) is required", r"Found none of the options \1; expected one of them; add it"),
+        (r"the following arguments are required: (.*)", r"Found no \1; expected a value for each; add it"),
+        (r"unrecognized arguments: (.*)", r"Found '\1', which is no option here; expected those of the command; correct or drop it"),
+    )
+
     def error(self, message: str):
+        for pattern, said in self.SAID:
+            message = re.sub(f"^{pattern}$", said, message, flags=re.DOTALL)
         raise InputError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see `{self.prog} --help`.")
 
 

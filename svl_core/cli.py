@@ -111,6 +111,9 @@ def _apply_plan(args: argparse.Namespace) -> None:
 
 
 def _check_name(option: str, name: str | None, registry: Mapping[str, Any]) -> None:
+    if name in registry and getattr(registry[name], "needs", "") == "layers":
+        raise InputError(f"Found the {option} '{name}', which ranks nothing; expected the layers themselves; give them with --layers.")
+    registry = {key: row for key, row in registry.items() if getattr(row, "needs", "") != "layers"}
     if name is not None and name not in registry:
         raise InputError(f"Found the {option} '{name}'; expected one of {', '.join(registry)}; choose one.")
 
@@ -230,8 +233,8 @@ def _scores(args: argparse.Namespace, traced: Trace, weights, criterion: str, lv
 
 
 def _compensation_settings(args: argparse.Namespace) -> dict[str, Any]:
-    if args.rank != AUTO and not (args.rank.isascii() and args.rank.isdigit()):
-        raise InputError(f"Found the rank '{args.rank}'; expected a whole number or '{AUTO}'; correct --rank.")
+    if args.rank != AUTO and not (args.rank.isascii() and args.rank.isdigit() and int(args.rank)):
+        raise InputError(f"Found the rank '{args.rank}'; expected a whole number from 1, or '{AUTO}'; correct --rank.")
     rank = {} if args.rank == AUTO else {"rank": int(args.rank)}
     return rank | {"strength": args.strength, "targets": tuple(args.targets.split(",")), "ridge": args.ridge, "tokens": args.tokens, "weighted": args.weighted, "energy": args.energy, "answer_weight": args.answer_weight}
 
@@ -350,7 +353,7 @@ def _comparison_text(report: Comparison) -> str:
         row("pruned", report.pruned, report.parameters_pruned),
         ("change", f"{report.parameters_pruned / report.parameters_full - 1:+.1%}", speed(report.speedup_prefill), speed(report.speedup_decode)),
     ])
-    differs = "same answer" if report.exact else f"answers differ from token {report.first_divergence} on"
+    differs = "same answer" if report.exact else f"answers part at their token {report.first_divergence + 1}"
     return f"full:   {report.full.text}\npruned: {report.pruned.text}\n\n{table}\n\n{differs}; KL {report.kl:.4f} nats/token; top-1 agreement {report.agreement:.1%}"
 
 

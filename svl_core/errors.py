@@ -10,4 +10,6 @@ class InputError(SVLError, ValueError):
 
 
 class Cancelled(SVLError):
-    """Work was stopped through its cancel event; nothing was changed."""
+    """Work was stopped through its cancel event; nothing was changed. replaced: by other work of its kind, which follows."""
+
+    replaced = False

@@ -41,7 +41,7 @@ def redundancy_curve(curves: Mapping[str, Sequence[float]], drop: Sequence[int] 
         traces.append({
             "type": "scatter", "x": chosen, "y": np.asarray(curves[lead], dtype=float)[chosen], "name": "dropped", "mode": "markers",
             "marker": {"symbol": "x", "size": 13, "color": DROPPED, "line": {"width": 1.5, "color": EDGE}},
-            "customdata": [labels[k] for k in chosen], "hovertemplate": "layer %{customdata}: dropped<extra></extra>",
+            "customdata": [labels[k] for k in chosen], "hovertemplate": "layer %{customdata}: %{y:.4f}, dropped<extra></extra>",
         })
     table = np.array([np.asarray(values, dtype=float) for values in curves.values()])
     seen = table[:, list(focus)] if focus is not None and len(focus) else table

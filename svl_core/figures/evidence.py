@@ -52,7 +52,7 @@ def overlap_figure(shares: np.ndarray, droppable: int, count: int, *, height: in
         {"type": "scatter", "x": x, "y": 100 * x / droppable, "name": "chance", "mode": "lines", "line": {"color": INK, "dash": "dot", "width": 2}, "hovertemplate": "chance: %{y:.0f} %<extra></extra>"},
     ]
     if 0 < count < len(shares):
-        traces.append({"type": "scatter", "x": [count], "y": [100 * shares[count]], "name": "the plan", "mode": "markers", "marker": {"symbol": "x", "size": 13, "color": DROPPED, "line": {"width": 1.5, "color": EDGE}}, "hovertemplate": "%{x} layers: %{y:.0f} % in common<extra></extra>"})
+        traces.append({"type": "scatter", "x": [count], "y": [100 * shares[count]], "name": "as many as you drop", "mode": "markers", "marker": {"symbol": "x", "size": 13, "color": DROPPED, "line": {"width": 1.5, "color": EDGE}}, "hovertemplate": "%{x} layers: %{y:.0f} % in common<extra></extra>"})
     return drawn(traces, x="layers dropped", y="layers in common (%)", height=height, legend=True, yaxis={"range": [0, 106]})
 
 
@@ -115,6 +115,7 @@ def ablation_map(found: AblationMap, measure: str, size: int, drop: Sequence[int
         "customdata": [[[k, size, blocks[k], name] for k in range(z.shape[1])] for name in shown], "hovertemplate": "without %{customdata[2]}: %{z:.3g} " + unit + "<extra>%{customdata[3]}</extra>",
         "colorbar": COLOUR_BAR,
     }
+    beyond = f"; brightest: {top:.3g} and more" if bool((z[np.isfinite(z)] > top).any()) else ""
     gone = [frame(k - 0.5, k + 0.5, -0.5, len(names) - 0.5, 2.5) for k in range(z.shape[1]) if set(range(k, k + size)) <= set(drop)]
-    return drawn([cells], x="layer" if size == 1 else f"first of the {size} layers skipped", y="", height=max(height, 120 + 22 * len(names)), colours=f"{title} ({unit})", shapes=gone,
+    return drawn([cells], x="layer" if size == 1 else f"first of the {size} layers skipped", y="", height=max(height, 120 + 22 * len(names)), colours=f"{title} ({unit}){beyond}", shapes=gone,
                  xaxis={**layer_axis(list(ids)[: z.shape[1]]), "showgrid": False}, yaxis={"showgrid": False, "type": "category", "autorange": "reversed"})

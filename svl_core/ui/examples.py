@@ -19,7 +19,7 @@ EXAMPLES: tuple[tuple[Mapping[int, str], str, int, str, str], ...] = (
     ({1: "dog", 3: "rabbit", 5: "pizza", 8: "owl"}, "twemoji", 4, "how many animals are there?", "3"),
     ({0: "red circle", 4: "rocket", 6: "blue star", 8: "cactus"}, "noto", 5, "what color is the star?", "blue"),
     ({2: "violin", 3: "hammer", 7: "strawberry"}, "twemoji", 6, "which instrument is there?", "violin"),
-    ({1: "penguin", 4: "penguin", 6: "teapot", 8: "penguin"}, "noto", 7, "how many penguins are there?", "3"),
+    ({0: "penguin", 2: "penguin", 4: "teapot", 7: "penguin"}, "noto", 7, "how many penguins are there?", "3"),
     ({3: "laptop", 5: "sailboat", 7: "sunflower"}, "twemoji", 9, "is the laptop left of the sailboat?", "yes"),
 )
 

@@ -271,9 +271,9 @@ class Desk:
 
         yield from self._guard(work, request)
 
-    def stop(self, request: gr.Request | None = None, lane: str = "") -> Update:
-        """End this session's work of one lane; what is on the page stays."""
-        self.jobs.cancel(session_of(request) + lane)
+    def stop(self, request: gr.Request | None = None, lane: str = "", replaced: bool = False) -> Update:
+        """End this session's work of one lane; what is on the page stays. replaced: other work of that lane follows at once."""
+        self.jobs.cancel(session_of(request) + lane, replaced)
         return {"status": ""}
 
     def stop_all(self, request: gr.Request | None = None) -> Update:
@@ -282,19 +282,20 @@ class Desk:
             self.stop(request, lane)
         return {"status": ""}
 
-    def _guard(self, work: Callable, request: gr.Request | None, lane: str = "") -> Iterator[Update]:
-        """Run `work` off the page's thread; errors become one sentence, and the status pill always goes away. lane: what else may run at the same time."""
+    def _guard(self, work: Callable, request: gr.Request | None, lane: str = "", undone: Update = {}) -> Iterator[Update]:
+        """Run `work` off the page's thread; errors become one sentence, and the status pill always goes away. lane: what else may run at the same time.
+        undone: what the page shows again where the work fails or is stopped, but not where newer work of its lane replaces it."""
         try:
             for item in tasks.run(work, self.jobs, session_of(request) + lane, self.limits.request_s):
                 yield item or {}
             yield {"status": ""}
-        except Cancelled:
-            yield {"status": ""}
+        except Cancelled as stopped:
+            yield {"status": "", **({} if stopped.replaced else undone)}
         except Exception as error:
             if guard.out_of_memory(error):
                 error.__traceback__ = None  # its frames hold what filled the memory
                 self.relieve()
-            yield {"status": ""}
+            yield {"status": "", **undone}
             raise guard.polite(error, self.limits.details) from None
 
     def relieve(self) -> None:
@@ -326,18 +327,14 @@ class Desk:
         now = Settings.of(settings)
 
         def work(emit, cancel):
-            try:
-                if now.calibration == grounds.OWN and not now.own:
-                    raise InputError("Found no files of yours; expected at least one image; bring some under “Calibration set” first.")
-                analysis = self.analysis_of(state)
-                ground = self.ground(state["model"], self.basis(state["model"], now).rank, analysis, now, emit, cancel)
-                scores = self.afresh(ground, now, len(strip["drop"]), emit, cancel)
-            except Exception:
-                emit({name: strip[name] for name in ("criterion", "calibration") if name in strip})  # what the strip still follows
-                raise
+            if now.calibration == grounds.OWN and not now.own:
+                raise InputError("Found no files of yours; expected at least one image; bring some under “Calibration set” first.")
+            analysis = self.analysis_of(state)
+            ground = self.ground(state["model"], self.basis(state["model"], now).rank, analysis, now, emit, cancel)
+            scores = self.afresh(ground, now, len(strip["drop"]), emit, cancel)
             return self.redrawn(analysis, now, focus, self.strip(analysis, scores, scores.chosen(min(len(strip["drop"]), scores.most)), now), state)
 
-        yield from self._guard(work, request, RANKING)
+        yield from self._guard(work, request, RANKING, {name: strip[name] for name in ("criterion", "calibration") if name in strip})  # what the strip still follows
 
     def plan_changed(self, state: dict | None, strip: dict | None, *settings) -> Update:
         """Layers were dropped or put back: the figures that show the plan."""
@@ -386,7 +383,7 @@ class Desk:
     def _basis_told(self, state: dict, strip: dict, now: Settings) -> str:
         """What ranks the layers and what compensation is fitted on, in a sentence."""
         counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
-        return grounds.told(self.basis(state["model"], now), counts.get, now.compensation if strip["drop"] else "none")
+        return grounds.told(self.basis(state["model"], now), counts.get, now.compensation if strip["drop"] else "none", ranked_by(strip) != "manual")
 
     def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """`_figures` without the principal components."""
@@ -422,14 +419,18 @@ class Desk:
             raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
         analysis, now = self.analysis_of(state), Settings.of(settings)
         drawn = drawing.look(analysis, now, None) | self._figures(analysis, now, strip, state)
-        shown = [(texts.FIGURES[key][0], texts.FIGURES[key][1].split(" Click")[0], drawn[f"plot-{key}"]) for key in ("redundancy", "similarity", "gap", "pca")]
+        said = {key: (texts.FIGURES[key][0], texts.FIGURES[key][1].split(" Click")[0]) for key in ("overlay", "redundancy", "similarity", "gap", "pca")}
+        tokens = next(title for title, value in texts.TOKEN_SETS if value == now.token_set)
+        said["similarity"] = f"{said['similarity'][0]}: {tokens}", said["similarity"][1]
+        picture = drawn["overlay"] and {**drawn["overlay"], "heading": said["overlay"][0], "reading": said.pop("overlay")[1], "scale": drawn["scale"]}
+        shown = [(*words, drawn[f"plot-{key}"]) for key, words in said.items() if key != "overlay"]
         result = self.compared(state, strip, now)
         answers = ""
         if result:
             left, right = views.differing_words(result.full.text, result.pruned.text)
             cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", _pruned_side(len(strip["ids"]) - len(strip["drop"]), len(strip["drop"]), now), result.pruned.text, _timing(result.pruned), right)
             answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]), visual=drawing.visual_kept(analysis, now))}</section>'
-        page = exports.report(texts.TITLE, exports.in_words(state, strip, now, self._basis_told(state, strip, now)), drawn["overlay"], shown, answers + variants, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
+        page = exports.report(texts.TITLE, exports.in_words(state, strip, now, self._basis_told(state, strip, now)), picture, shown, answers + variants, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
         path.parent.mkdir(parents=True)
         path.write_text(page, encoding="utf-8")

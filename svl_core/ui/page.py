@@ -162,7 +162,7 @@ def _layout(models: Models, limits: Limits) -> dict:
         with gr.Column(scale=5):
             headings.plot("gap", c)
         with gr.Column(scale=4):
-            headings.plot("pca", c)
+            headings.plot("pca", c, "Appears once the image is analyzed and a layer is dropped.")
 
     headings.step(5, "answers")
     with gr.Column(elem_id="dock"):

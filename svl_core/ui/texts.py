@@ -7,7 +7,7 @@ LEDE = "See which layers of a vision-language model hardly change anything, drop
 
 STEPS = {
     "ask": ("Ask about an image", "Take an example, compose a scene of your own, or bring an image. Then press Analyze: one forward pass is all the figures below need."),
-    "look": ("Which patches and words matter", "Token importance scores tell which patches and words the model's attention relies on. Layers are judged on these tokens only."),
+    "look": ("Which patches and words matter", "Token importance scores tell which patches and words the model's attention relies on. Short-LVLM judges layers on these tokens only."),
     "layers": ("Which layers are redundant", "A layer whose output points the same way as its input did little. The closer its cosine is to 1, the safer it is to drop."),
     "gap": ("What a drop tears open", "Take layers out and the next one receives features it was never trained on. The gap says how far off they are; compensation tries to close it."),
     "answers": ("Drop layers, read both answers", "The pruned model shares every untouched weight with the full one. Both write their answers at the same time."),
@@ -35,7 +35,7 @@ FIGURES |= {
     "blocks": ("Blocks of layers", "Each cell is a block: where it starts, how many layers it has. <strong>Bright blocks change little; click one to drop it.</strong>",
                "The cell compares what enters the block with what leaves it: cos(H[s], H[s+n]), averaged over the tokens chosen for the heatmap. Methods such as PruneMe and LLM-Streamline drop one whole block; Short-LVLM may drop layers here and there."),
     "criteria": ("Every criterion's choice", "One row a criterion, at the same number of layers: gaps are dropped. <strong>Click a row to take its plan.</strong>",
-                 "All criteria see the same forward pass. Where their rows differ, they disagree about which layers do little; the answers tell who was right."),
+                 "All criteria see the same forward pass, but for those that run the model again with layers skipped. Where their rows differ, they disagree about which layers do little; the answers tell who was right."),
     "odds": ("Probability of each token", "The full model's answer, token by token: <strong>blue</strong> is its own probability, <strong>hatched orange</strong> the pruned model's. Frames mark tokens that lost more than half.",
              "Both models read the full model's answer up to each token and predict that token. KL divergence and agreement in the table are averages over these predictions."),
     "difference": ("Importance, full minus pruned", "Full and pruned model share one colour scale. On the right, <strong>blue with +</strong>: the full model relies on the patch more; <strong>orange with −</strong>: the pruned one does.",

@@ -55,7 +55,7 @@ class Wiring:
 
     def halt_ranking(self, trigger: Callable):
         """Ends a ranking that still runs, for another one is wanted."""
-        return self.on(trigger, lambda request: self.desk.stop(request, RANKING), [], ["status"], queue=False)
+        return self.on(trigger, lambda request: self.desk.stop(request, RANKING, replaced=True), [], ["status"], queue=False)
 
     def halt(self, trigger: Callable):
         """Ends this session's running work first, so that new work need not wait for it."""

@@ -361,3 +361,14 @@ def test_a_server_that_comes_back_opens_the_page_again(page):
     page.wait_for_function("document.querySelector('#prompt textarea')?.value === 'how many objects are there?'")
     page.locator("#metrics .facts").wait_for()
     assert page.locator("#svl-away").is_hidden()
+
+
+def test_tab_leaves_a_list_closed_and_shows_where_it_went(page):
+    page.locator("#criterion input").focus()
+    page.locator("[role=option]", has_text="ShortV").wait_for()
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.activeElement.closest('#compensation')")
+    page.wait_for_function("![...document.querySelectorAll('#criterion-options, [role=option]')].some(e => e.innerText.includes('ShortV') || e.innerText.includes('SVL (important'))")
+    page.locator("#drop input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -142,7 +142,7 @@ def test_what_many_samples_say_is_drawn_where_it_belongs():
     kept, gone, own = as_json(figures.stability_curve(scores, interval, np.array([1.0, 0.2, 0.0]), [0], np.array([0.5, 0.6, 0.7]), ids=[3, 5, 7]))["data"]
     assert gone["customdata"][0][0] == 3 and [c[0] for c in kept["customdata"]] == [5, 7] and own["name"] == "this image"
     overlap = as_json(figures.overlap_figure(np.array([1, 0, 0.5, 1]), 3, 2))["data"]
-    assert [t["name"] for t in overlap] == ["image and set", "chance", "the plan"]
+    assert [t["name"] for t in overlap] == ["image and set", "chance", "as many as you drop"]
     line, cliff = as_json(figures.sweep_curves({("<b>", "none"): ROWS}, {("<b>", "none"): 2}, "agreement"))["data"]
     assert line["customdata"][1] == ["<b>", "none", 1] and line["name"] == "&lt;b&gt; + none" and cliff["x"] == [2]
     front, points = as_json(figures.pareto_figure(ROWS, ROWS[1:], "kl"))["data"]

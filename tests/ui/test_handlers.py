@@ -9,7 +9,9 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import svl_core as svl
+from svl_core.errors import Cancelled
 from svl_core.ui import parts
+from svl_core.ui.handlers import RANKING
 from svl_core.ui.service.store import Bounded
 from svl_core.ui.state import exports
 from updates import LINK, last, settings
@@ -156,6 +158,33 @@ def test_exports_repeat_the_plan(desk, analysed):
     assert "manual_plan([2, 3]" in out["code-python"]
     assert json.loads(out["code-plan"])["keep"] == [0, 1, 4, 5]
     assert "layer_range: [0, 2]" in out["code-mergekit"] and "layer_range: [4, 6]" in out["code-mergekit"]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_ranking_that_is_stopped_turns_the_controls_back_unless_a_newer_choice_follows(desk, analysed, monkeypatch, replaced):
+    asked, updates = SimpleNamespace(session_hash="one"), []
+
+    def until_stopped(ground, now, count, emit, cancel):
+        emit({"status": "ranking"})
+        assert cancel.wait(20)
+        raise Cancelled("Stopped.")
+
+    monkeypatch.setattr(desk, "afresh", until_stopped)
+    for update in desk.select(analysed["state"], analysed["strip"], None, *settings(criterion="sleb"), request=asked):
+        updates.append(update)
+        if update.get("status") == "ranking":
+            desk.stop(asked, RANKING, replaced=replaced)
+    assert any(update.get("criterion") == "svl" for update in updates) is not replaced
+
+
+def test_a_plan_of_ones_own_is_not_called_ranked(desk, analysed):
+    strip = {**analysed["strip"], "drop": [2, 3]}
+    if strip["drop"] == sorted(strip["ranking"][:2]):
+        strip["drop"] = [1, 4]
+    said = desk.plan_changed(analysed["state"], strip, *settings())["calibration-note"]
+    assert "your own choice" in said and "ranked" not in said
+    text = Path(desk.report(analysed["state"], strip, *settings())["report-file"]).read_text(encoding="utf-8")
+    assert "chosen by hand" in text and "Layers are ranked" not in text
 
 
 def test_the_report_stands_alone(desk, analysed):

@@ -58,7 +58,7 @@ def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(desk, analysed, t
         with pytest.raises(gr.Error, match=says):
             for update in desk.select(analysed["state"], analysed["strip"], None, *settings(calibration="own", own=own)):
                 updates.append(update)
-        assert {"criterion": "svl", "calibration": "auto"} in updates
+        assert {"status": "", "criterion": "svl", "calibration": "auto"} in updates
 
 
 def test_own_files_rank_and_fit(desk, analysed, files, tiny):
@@ -90,7 +90,7 @@ def test_a_failed_ranking_leaves_the_controls_as_they_were(desk, analysed, tmp_p
     with pytest.raises(gr.Error, match="expected"):
         for update in desk.select(analysed["state"], analysed["strip"], None, *settings(calibration="own", own=mark, criterion="shortgpt")):
             updates.append(update)
-    assert {"criterion": "svl", "calibration": "auto"} in updates
+    assert {"status": "", "criterion": "svl", "calibration": "auto"} in updates
 
 
 def test_more_samples_than_allowed(desk, files, monkeypatch):

@@ -59,7 +59,8 @@ def test_best_needs_a_set(desk, analysed):
     with pytest.raises(gr.Error, match="at least two"):
         for update in presets.choose(desk, "best", analysed["state"], analysed["strip"], None, *settings()):
             updates.append(update)
-    assert {"preset": "as-published"} in updates and not any("strip" in update for update in updates)
+    back = next(update for update in reversed(updates) if "preset" in update)
+    assert back["preset"] == "as-published" and "SCP" in back["preset-note"] and not any("strip" in update for update in updates)
 
 
 def test_best_is_cancelled(desk, analysed, own):

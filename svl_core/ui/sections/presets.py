@@ -9,7 +9,7 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.ui import parts
+from svl_core.ui import parts, views
 from svl_core.ui.handlers import RANKING, Desk
 from svl_core.ui.state import recipes
 from svl_core.ui.state.settings import RECIPE, Settings
@@ -45,25 +45,23 @@ def choose(desk: Desk, name: str, state: dict | None, strip: dict | None, focus:
     now = replace(before, **made)
 
     def work(emit, cancel):
-        try:
-            analysis = desk.analysis_of(state)
-            ground = desk.ground(model, desk.basis(model, now).rank, analysis, now, emit, cancel)
-            count, won = len(strip["drop"]), None
-            if preset.rivals:
-                scores = competed(desk, preset, ground, now, count, emit, cancel)
-                won = preset.name
-            else:
-                scores = desk.scores(ground, now, emit, cancel)
-        except Exception:
-            emit({"preset": recipes.current(model, desk.world, before, strip, desk.limits.calibration_samples)})
-            raise
+        analysis = desk.analysis_of(state)
+        ground = desk.ground(model, desk.basis(model, now).rank, analysis, now, emit, cancel)
+        count, won = len(strip["drop"]), None
+        if preset.rivals:
+            emit({"preset-note": views.read(f"{preset.title} is being found: criteria rank the layers on {len(ground.samples)} samples, and the plan that leaves the answers nearest wins. Until then everything below is of the plan before.")})
+            scores = competed(desk, preset, ground, now, count, emit, cancel)
+            won = preset.name
+        else:
+            scores = desk.scores(ground, now, emit, cancel)
         used = replace(now, criterion=scores.criterion)
         new = desk.strip(analysis, scores, scores.chosen(min(count, scores.most)), used)
         if won:
             new["preset"] = [won, *new["drop"]]
         return {**made, "criterion": scores.criterion, **desk.redrawn(analysis, used, focus, new, state)}
 
-    yield from desk._guard(work, request, RANKING)
+    current = recipes.current(model, desk.world, before, strip, desk.limits.calibration_samples)
+    yield from desk._guard(work, request, RANKING, {"preset": current, "preset-note": views.read(recipes.told(current, strip))})
 
 
 def competed(desk: Desk, preset: svl.Preset, ground, now: Settings, count: int, emit, cancel) -> svl.LayerScores:

@@ -191,7 +191,7 @@ def load(desk: Desk, shown: dict | None, state: dict | None, strip: dict | None,
     if made["calibration"] == grounds.OWN and not before.own:
         made["calibration"] = before.calibration
     now = replace(before, **made)
-    desk.stop(request, RANKING)
+    desk.stop(request, RANKING, replaced=True)
 
     def work(emit, cancel):
         analysis = desk.analysis_of(state)

@@ -23,6 +23,7 @@ class Deadline(threading.Event):
     def __init__(self, seconds: float = math.inf) -> None:
         super().__init__()
         self.seconds, self._until = seconds, time.monotonic() + seconds
+        self.replaced = False  # set for other work of the same kind, whose outcome counts
 
     @property
     def late(self) -> bool:
@@ -39,7 +40,9 @@ class Deadline(threading.Event):
     def reason(self) -> Exception:
         """What the one who waits is told once the event is set."""
         if super().is_set() or not self.late:
-            return Cancelled("Stopped.")
+            stopped = Cancelled("Stopped.")
+            stopped.replaced = self.replaced
+            return stopped
         return InputError(f"Found a request that takes longer than {self.seconds:.0f} s, so it was stopped; expected a shorter one; choose a smaller model, a smaller image or a shorter answer.")
 
 
@@ -88,11 +91,12 @@ class Jobs:
             if not self._events.get(session):
                 self._events.pop(session, None)
 
-    def cancel(self, session: str) -> int:
-        """Ask all tasks of a session to end; returns how many."""
+    def cancel(self, session: str, replaced: bool = False) -> int:
+        """Ask all tasks of a session to end, `replaced` by others or for good; returns how many."""
         with self._lock:
             events = list(self._events.get(session, ()))
         for event in events:
+            event.replaced = replaced
             event.set()
         return len(events)
 

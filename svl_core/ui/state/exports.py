@@ -76,11 +76,11 @@ def snippet(state: Mapping, strip: Mapping, now: Settings, used: grounds.Basis) 
         lines.append(f"pruned = svl.prune(lvlm, plan, {now.compensation!r}, {fitted}, importance, rank={now.rank}, strength={now.strength}, targets={targets}, top_p=top_p)")
     else:
         lines.append("pruned = svl.prune(lvlm, plan)")
-    asked = "sample"
+    asked, most = "sample", "" if now.max_new_tokens == 64 else f", max_new_tokens={now.max_new_tokens}"
     if now.visual_share < 1:
         lines.append(f"thinned = svl.keep_visual(lvlm, sample, {now.visual_share})  # its most important visual tokens")
         asked = "thinned"
-    lines.append(f"print(svl.answer(pruned, {asked}).text)")
+    lines.append(f"print(svl.answer(pruned, {asked}{most}).text)")
     if not fits or svl.COMPENSATIONS[now.compensation].exportable:
         lines.append('pruned.save("pruned")  # a plain transformers checkpoint')
     return "\n".join(lines) + "\n"
@@ -99,7 +99,9 @@ def plan_json(state: Mapping, strip: Mapping, now: Settings) -> str:
 def mergekit(state: Mapping, strip: Mapping) -> str:
     """A mergekit passthrough recipe of the kept layers (layer_range: the end is excluded)."""
     kept = [k for k in range(len(strip["ids"])) if k not in strip["drop"]]
-    lines = ["# Kept decoder layers, uncompensated; indices are 0-based and the end of a range is excluded.", "slices:"]
+    lines = ["# Kept decoder layers, uncompensated; indices are 0-based and the end of a range is excluded."]
+    lines += ['# The bundled model lies in no folder yet: svl.load("demo").save("demo") in Python makes one.'] if state["model"] == "demo" else []
+    lines.append("slices:")
     for a, b in runs_of(kept):
         lines += ["  - sources:", f"      - model: {json.dumps(state['model'])}", f"        layer_range: [{strip['ids'][a]}, {strip['ids'][b] + 1}]"]
     return "\n".join([*lines, "merge_method: passthrough", "dtype: float32"]) + "\n"
@@ -122,7 +124,7 @@ def in_words(state: Mapping, strip: Mapping, now: Settings, basis: str) -> dict[
     fit += ["attention outputs edited too"] if now.attention_target and row.fitted else []
     return {
         "Model": state["model"], "Prompt": state["prompt"], "Dropped layers (0-based)": ", ".join(str(strip["ids"][k]) for k in strip["drop"]) or "none",
-        "Ranked by": svl.CRITERIA[ranked].title if ranked in svl.CRITERIA else "own choice of layers", "Compensation": ", ".join([row.title, *fit]) if strip["drop"] else "nothing to compensate", "Samples": basis,
+        "Ranked by": "nothing: the layers are chosen by hand" if ranked == "manual" else svl.CRITERIA[ranked].title, "Compensation": ", ".join([row.title, *fit]) if strip["drop"] else "nothing to compensate", "Samples": basis,
         "Important tokens": f"top-p {now.top_p:g}, a share of the {'tokens' if now.mode == 'fraction' else 'score'}; visual and text tokens apart",
         "Attention of text tokens": f"{now.text_self}{', corrected for causal masking' if now.causal_correction else ''}", "First and last layer": "protected" if now.protect_ends else "droppable",
         "Visual tokens that the pruned model reads": f"{100 * now.visual_share:g} %", "Answer length": f"at most {now.max_new_tokens} tokens", "Importance drawn": "mean of all layers" if now.all_layers else f"layer {now.layer}",
@@ -130,7 +132,7 @@ def in_words(state: Mapping, strip: Mapping, now: Settings, basis: str) -> dict[
 
 
 def report(title: str, facts: Mapping[str, str], picture: Mapping, parts: Sequence[tuple[str, str, Mapping | None]], answers: str, plotly_js: str, css: str) -> str:
-    """One HTML file that needs nothing else. facts: of `in_words`; parts: (heading, reading, {"figure", "alt"}); `answers` is escaped markup."""
+    """One HTML file that needs nothing else. facts: of `in_words`; picture: {"heading", "reading", "src", "alt", "scale"}; parts: (heading, reading, {"figure", "alt"}); `answers` is escaped markup."""
     figures, scripts = [], []
     for number, (heading, reading, figure) in enumerate(parts):
         if figure:
@@ -139,7 +141,7 @@ def report(title: str, facts: Mapping[str, str], picture: Mapping, parts: Sequen
             scripts.append(f'{{const f={drawn};f.layout.font.color=getComputedStyle(document.body).color;Plotly.newPlot("f{number}",f.data,f.layout,{{displayModeBar:false,responsive:true}})}}')
     told = facts | {"Made with": ", ".join(f"{k} {v}" for k, v in versions().items())}
     rows = "".join(f"<tr><th scope='row'>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in told.items())
-    image = f'<section class="card"><h2>Token importance</h2><img src="{picture["src"]}" alt="{html.escape(picture["alt"])}"></section>' if picture else ""
+    image = f'<section class="card"><h2>{picture["heading"]}</h2><p class="read">{picture["reading"]}</p><img src="{picture["src"]}" alt="{html.escape(picture["alt"])}">{picture["scale"]}</section>' if picture else ""
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{css}</style>'
             f'<body><main><h1>{html.escape(title)}</h1><p class="lede">{html.escape(facts["Prompt"])}</p>{answers}{image}{"".join(figures)}'
             f'<section class="card"><h2>What was done</h2><table class="facts done">{rows}</table></section></main><script>{plotly_js}</script><script>{";".join(scripts)}</script></body></html>')

@@ -50,12 +50,12 @@ def words(which: str, count: int) -> str:
     return {THIS: "this very image and prompt", BUNDLED: f"the bundled set ({count} scenes)", OWN: f"your set ({count} samples)"}[which]
 
 
-def told(used: Basis, counts: Callable[[str], int], compensation: str) -> str:
-    """In plain words what ranks, what is fitted on, and whether that is also what is measured."""
-    rank = f"Layers are ranked on {words(used.rank, counts(used.rank))}"
+def told(used: Basis, counts: Callable[[str], int], compensation: str, ranked: bool = True) -> str:
+    """In plain words what ranks, what is fitted on, and whether that is also what is measured. ranked: whether the plan follows the ranking."""
+    rank = f"Layers are ranked on {words(used.rank, counts(used.rank))}" if ranked else "The layers to drop are your own choice"
     if compensation == "none":
         return f"{rank}; nothing is fitted. The answers and their distance are measured on this image."
-    fit = "on the same" if used.fit == used.rank else f"on {words(used.fit, counts(used.fit))}"
+    fit = "on the same" if ranked and used.fit == used.rank else f"on {words(used.fit, counts(used.fit))}"
     if used.fit == THIS:
         return f"{rank}, and compensation is fitted {fit}: fit and measurement share the sample, so the answers and their distance below may flatter the pruned model."
     return f"{rank}, compensation is fitted {fit}. The answers and their distance are measured on this image, which is not among the samples of the fit."

@@ -295,6 +295,13 @@
     };
   };
 
+  // Tab leaves a list at once: gradio takes the key for something typed, filters the list by it and leaves it open; the list itself is no stop on the way.
+  document.addEventListener("keydown", event => {
+    if (event.key !== "Tab" || !event.target.matches?.("[role=combobox]")) return;
+    event.stopImmediatePropagation();
+    document.getElementById(event.target.getAttribute("aria-controls"))?.setAttribute("tabindex", "-1");
+  }, true);
+
   const REST = 250;  // ms without movement after which a slider counts as set
 
   window.svl = {
