@@ -99,7 +99,7 @@ def gap_curve(per_layer: Sequence[float], drop: Sequence[int] = (), run_gaps: Ma
         name = f"layer {labels[a]}" if a == b else f"layers {labels[a]}-{labels[b]}"
         traces.append({
             "type": "scatter", "x": [a - 0.45, (a + b) / 2, b + 0.45], "y": [gap, gap, gap], "mode": "lines+text" if b > a else "lines", "line": {"color": DROPPED, "width": 4},
-            "text": ["", f"{gap:.2f}", ""], "textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False,
+            "text": ["", f"{gap:.2f}", ""], "textposition": "top center", "textfont": {"size": 12}, "cliponaxis": False, "name": "dropped together", "showlegend": False, "meta": {"x": [name], "y": [gap]},
             "hovertemplate": f"{name} together: gap %{{y:.3f}}<extra></extra>",
         })
     top = max([float(np.nanmax(values)), *(run_gaps or {}).values()])
@@ -125,7 +125,7 @@ def pca_scatter(before: np.ndarray, target: np.ndarray, after: np.ndarray | None
             "hovertemplate": name + "<extra></extra>",
         })
     share = [f" ({100 * s:.0f} % of variance)" for s in explained] + ["", ""]
-    return drawn(traces, x="component 1" + share[0], y="component 2" + share[1], height=height, legend=True, xaxis={"showticklabels": False}, yaxis={"showticklabels": False})
+    return drawn(traces, x="component 1" + share[0], y="component 2" + share[1], height=height, legend=True, xaxis={"showticklabels": False}, yaxis={"showticklabels": False}, meta={"pairs": True})
 
 
 def importance_bars(tokens: Sequence[str], scores: Sequence[float], selected: Sequence[bool] | None = None, *, height: int = 260) -> go.Figure:

@@ -464,17 +464,20 @@ class Desk:
         update.pop("composer")
         return update
 
-    def uploaded(self, path: str | None, name: str, request: gr.Request | None = None) -> Update:
-        """A new image of the user's own: checked at once; the bundled model's limits are said."""
+    def uploaded(self, path: str | None, name: str, request: gr.Request | None = None) -> Iterator[Update]:
+        """A new image of the user's own: checked at once, and taken away where it is none; the bundled model's limits are said."""
+        nothing: Update = {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
         if not path:
-            return {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
+            yield nothing
+            return
         if self.brought(path):
             self.guests.hold(session_of(request), Path(path))
         try:
             self._image(path)
         except InputError as error:
+            yield nothing | {"image": None}
             raise guard.polite(error) from error
-        return {"photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "", "truth": {}, "origin": "", "chips": views.chips(GENERIC_QUESTIONS)}
+        yield {"photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "", "truth": {}, "origin": "", "chips": views.chips(GENERIC_QUESTIONS)}
 
 
 GENERIC_QUESTIONS = ("describe the picture.", "what is in the center?", "how many objects are there?")

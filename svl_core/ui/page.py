@@ -265,7 +265,7 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
     both(on(c["new-scene"].click, desk.new_scene, [], scene, **QUICK).then)
     on(c["composer"].compose, lambda style, event: desk.compose(event["items"], style), [c["style"]], scene, trigger_mode="always_last", **QUICK)
     on(c["style"].input, lambda style, value: desk.compose(value["items"], style), [c["style"], c["composer"]], scene, **QUICK)
-    on(c["image"].input, desk.uploaded, [c["image"], c["model"]], ["photo-note", "truth", "chips", "origin"], js=SHOWN, trigger_mode="multiple", **QUICK)
+    on(c["image"].input, desk.uploaded, [c["image"], c["model"]], ["image", "photo-note", "truth", "chips", "origin"], js=SHOWN, trigger_mode="multiple", **QUICK)
     both(on(c["chips"].pick, picked(lambda text: {"prompt": text}, str), [], ["prompt"], **QUICK).then)
 
     # importance

@@ -201,6 +201,7 @@ def test_a_bad_file_is_named_and_nothing_is_lost(page, tmp_path, name, content):
     toast.wait_for()
     assert "Found" in toast.inner_text() and "expected" in toast.inner_text()
     assert page.locator("#metrics .verdict").inner_text() == verdict
+    page.wait_for_function("!document.querySelector('#image img') && document.querySelector('#image input[type=file]')")  # no picture that is none, and room for another
 
 
 def test_an_empty_prompt_is_named(page):

@@ -124,8 +124,9 @@ def test_scenes_come_with_true_answers(desk):
 def test_a_bad_upload_is_named(desk, tmp_path):
     (tmp_path / "x.png").write_bytes(b"no image")
     with pytest.raises(gr.Error, match="expected"):
-        desk.uploaded(str(tmp_path / "x.png"), "demo")
-    assert desk.uploaded(None, "demo")["photo-note"] == ""
+        for update in desk.uploaded(str(tmp_path / "x.png"), "demo"):
+            assert update["image"] is None
+    assert last(desk.uploaded(None, "demo"))["photo-note"] == ""
 
 
 def test_the_page_hides_its_handlers(tiny):

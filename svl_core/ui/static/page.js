@@ -38,18 +38,21 @@
   // ---------------------------------------------------------------- figures
   const axes = layout => Object.keys(layout).filter(key => /^[xy]axis\d*$/.test(key)).map(key => layout[key]);
 
-  const rows = figure => {  // the numbers behind a figure, as rows of text
-    const out = [];
+  // the numbers behind a figure, as rows of text; a trace's meta {x, y} says what it stands for where it is drawn otherwise, a layout's meta.pairs that x is a value too
+  const rows = figure => {
+    const out = [], title = axis => figure.layout?.[axis]?.title?.text ?? axis[0];
+    let head = "";
     for (const trace of figure.data) {
       if (trace.hoverinfo === "skip") continue;
       if (trace.type === "heatmap") {
-        const named = axis => figure.layout?.[axis]?.title?.text || axis[0];
-        out.push([`${named("yaxis")} / ${named("xaxis")}`, ...(trace.meta?.x ?? trace.x).map(String)]);
+        out.push([[title("yaxis"), title("xaxis")].filter(Boolean).join(" / "), ...(trace.meta?.x ?? trace.x).map(String)]);
         trace.z.forEach((line, k) => out.push([String((trace.meta?.y ?? trace.y)[k]), ...Array.from(line, v => v === null || Number.isNaN(v) ? "" : (+v).toFixed(3))]));
       } else {
-        const xs = Array.from(trace.x || []), ys = Array.from(trace.y || []);
+        const xs = Array.from(trace.meta?.x ?? trace.x ?? []), ys = Array.from(trace.meta?.y ?? trace.y ?? []), name = trace.name || title("yaxis") || "value", pairs = figure.layout?.meta?.pairs;
         const names = trace.type === "bar" ? xs.map((x, k) => [].concat(trace.customdata?.[k] ?? x).join(" ")) : xs.map(x => typeof x === "number" ? String(+x.toFixed(3)) : String(x));
-        out.push([figure.layout?.xaxis?.title?.text || "x", ...names], [trace.name || figure.layout?.yaxis?.title?.text || "value", ...ys.map(v => v === null || Number.isNaN(v) ? "" : typeof v === "number" ? String(+v.toFixed(4)) : String(v))]);
+        const above = [pairs ? `${name}, ${title("xaxis")}` : title("xaxis") || "x", ...names];
+        if (head !== (head = above.join("\t"))) out.push(above);  // the same layers again need no line of their own
+        out.push([pairs ? `${name}, ${title("yaxis")}` : name, ...ys.map(v => v === null || Number.isNaN(v) ? "" : typeof v === "number" ? String(+v.toFixed(4)) : String(v))]);
       }
     }
     return out;
