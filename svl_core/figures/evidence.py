@@ -115,7 +115,7 @@ def ablation_map(found: AblationMap, measure: str, size: int, drop: Sequence[int
         "customdata": [[[k, size, blocks[k], name] for k in range(z.shape[1])] for name in shown], "hovertemplate": "without %{customdata[2]}: %{z:.3g} " + unit + "<extra>%{customdata[3]}</extra>",
         "colorbar": COLOUR_BAR,
     }
-    beyond = f"; brightest: {top:.3g} and more" if bool((z[np.isfinite(z)] > top).any()) else ""
+    beyond = f", top ≥ {top:.3g}" if bool((z[np.isfinite(z)] > top).any()) else ""
     gone = [frame(k - 0.5, k + 0.5, -0.5, len(names) - 0.5, 2.5) for k in range(z.shape[1]) if set(range(k, k + size)) <= set(drop)]
     return drawn([cells], x="layer" if size == 1 else f"first of the {size} layers skipped", y="", height=max(height, 120 + 22 * len(names)), colours=f"{title} ({unit}){beyond}", shapes=gone,
                  xaxis={**layer_axis(list(ids)[: z.shape[1]]), "showgrid": False}, yaxis={"showgrid": False, "type": "category", "autorange": "reversed"})
