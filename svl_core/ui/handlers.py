@@ -278,9 +278,12 @@ class Desk:
 
     def stop_all(self, request: gr.Request | None = None) -> Update:
         """End all of this session's work."""
-        for lane in LANES:
-            self.stop(request, lane)
+        self._stop_lanes(session_of(request))
         return {"status": ""}
+
+    def _stop_lanes(self, session: str) -> None:
+        for lane in LANES:
+            self.jobs.cancel(session + lane)
 
     def _guard(self, work: Callable, request: gr.Request | None, lane: str = "", undone: Update = {}) -> Iterator[Update]:
         """Run `work` off the page's thread; errors become one sentence, and the status pill always goes away. lane: what else may run at the same time.
@@ -307,8 +310,7 @@ class Desk:
 
     def leave(self, session: str) -> None:
         """A session ended: its work stops, and its files and analyses go."""
-        for lane in LANES:
-            self.jobs.cancel(session + lane)
+        self._stop_lanes(session)
         self.guests.leave(session)
 
     # ------------------------------------------------------------------ events that only redraw
@@ -419,11 +421,12 @@ class Desk:
             raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
         analysis, now = self.analysis_of(state), Settings.of(settings)
         drawn = drawing.look(analysis, now, None) | self._figures(analysis, now, strip, state)
-        said = {key: (texts.FIGURES[key][0], texts.FIGURES[key][1].split(" Click")[0]) for key in ("overlay", "redundancy", "similarity", "gap", "pca")}
         tokens = next(title for title, value in texts.TOKEN_SETS if value == now.token_set)
-        said["similarity"] = f"{said['similarity'][0]}: {tokens}", said["similarity"][1]
-        picture = drawn["overlay"] and {**drawn["overlay"], "heading": said["overlay"][0], "reading": said.pop("overlay")[1], "scale": drawn["scale"]}
-        shown = [(*words, drawn[f"plot-{key}"]) for key, words in said.items() if key != "overlay"]
+        heading = {key: texts.FIGURES[key][0] for key in ("overlay", "redundancy", "similarity", "gap", "pca")}
+        heading["similarity"] += f": {tokens}"
+        (_, title, reading), *rest = ((key, title, texts.FIGURES[key][1].split(" Click")[0]) for key, title in heading.items())
+        picture = drawn["overlay"] and {**drawn["overlay"], "heading": title, "reading": reading, "scale": drawn["scale"]}
+        shown = [(title, reading, drawn[f"plot-{key}"]) for key, title, reading in rest]
         result = self.compared(state, strip, now)
         answers = ""
         if result:
