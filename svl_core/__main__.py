@@ -160,6 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     each.add_argument("--sizes", default="1-4", metavar="LIST", help="layers skipped together, such as 1 or 1-4 (default: %(default)s)")
     out = command("prune", "write a pruned model as a plain transformers checkpoint", _pruning(True), _scoring(), _calibrating("demo"))
     out.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
+    out.set_defaults(visual_share=1.0)  # of a plan given with --from: a checkpoint cannot hold it
     command("models", "the models known to work and the methods on offer")
     return parser
 

@@ -478,7 +478,9 @@ def _prune_command(args: argparse.Namespace) -> tuple[dict, str]:
     parameters = {"full": lvlm.num_parameters, "pruned": pruned.lvlm.num_parameters}
     share = 1 - parameters["pruned"] / parameters["full"]
     text = f"{pruned.describe()}\nwrote {args.out}: {parameters['pruned'] / 1e6:.2f} of {parameters['full'] / 1e6:.2f} M parameters ({share:.1%} fewer)"
-    return {"model": lvlm.name, "out": str(out), "plan": pruned.to_json(), "parameters": parameters}, text
+    if args.visual_share != 1:
+        text += f"\nthe plan also keeps {args.visual_share:.0%} of the visual tokens, which a checkpoint cannot hold; ask the checkpoint with --visual-share {args.visual_share:g} --drop 0"
+    return {"model": lvlm.name, "out": str(out), "plan": pruned.to_json(), "visual_share": args.visual_share, "parameters": parameters}, text
 
 
 def _parameters(count: int) -> str:

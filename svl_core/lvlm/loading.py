@@ -204,9 +204,16 @@ def _download(name: str, revision: str | None, patterns: list[str], tell: Progre
             raise InputError(f"Found no room on the disk for {name}; expected enough for its files; free some, or choose a smaller model.") from error
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(cached, str):
-            raise InputError(f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be asked for it ({_short(error)}); expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
+            raise InputError(f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be asked for it ({_short(_root(error))}); expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
         return Path(cached).parent, False
     return folder, True
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error goes back to."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
 
 
 def _disk_full(error: BaseException | None) -> bool:
