@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -62,11 +63,13 @@ def _looks(recipes: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[st
     return {(a, b): (COLOURS[criteria.index(a) % len(COLOURS)], DASHES[compensations.index(b) % len(DASHES)], SYMBOLS[k % len(SYMBOLS)]) for k, (a, b) in enumerate(recipes)}
 
 
-def sweep_curves(curves: Mapping[tuple[str, str], Sequence[SweepRow]], cliffs: Mapping[tuple[str, str], int | None], measure: str = "agreement", *, height: int = 380) -> go.Figure:
-    """Fidelity against the number of dropped layers, a line for each recipe; an arrow marks the cliff. A point carries [criterion, compensation, drop]."""
+def sweep_curves(curves: Mapping[tuple[str, str], Sequence[SweepRow]], cliffs: Mapping[tuple[str, str], int | None], measure: str = "agreement", *, titles: Mapping[str, str] = {}, height: int = 380) -> go.Figure:
+    """Fidelity against the number of dropped layers, a line for each recipe; an arrow marks the cliff. A point carries [criterion, compensation, drop].
+
+    titles: of criteria and compensations, for those that are not to be called by their names."""
     traces = []
     for recipe, (colour, dash, symbol) in _looks(list(curves)).items():
-        rows, name = curves[recipe], _name(recipe)
+        rows, name = curves[recipe], _name(recipe, titles)
         spread = [(row.spread or {}).get(measure, 0.0) for row in rows]
         traces.append({
             "type": "scatter", "x": [row.drop for row in rows], "y": [getattr(row, measure) for row in rows], "name": name, "mode": "lines+markers", "line": {"color": colour, "dash": dash, "width": 2.5}, "marker": {"symbol": symbol, "size": 9, "color": colour},
@@ -78,22 +81,32 @@ def sweep_curves(curves: Mapping[tuple[str, str], Sequence[SweepRow]], cliffs: M
             traces.append({"type": "scatter", "x": [at.drop], "y": [getattr(at, measure)], "mode": "markers+text", "text": ["cliff"], "textposition": "bottom center" if measure == "kl" else "top center", "cliponaxis": False, "showlegend": False,
                            "marker": {"symbol": "triangle-down", "size": 17, "color": "rgba(0,0,0,0)", "line": {"color": colour, "width": 2.5}}, "customdata": [[*recipe, at.drop]], "hovertemplate": "the steepest fall of " + name + " ends here<extra></extra>"})
     step = max(1, -(-max((row.drop for rows in curves.values() for row in rows), default=1) // 8))
-    return drawn(traces, x="layers dropped", y=MEASURES[measure], height=height, legend=True, hovermode="closest", xaxis={"dtick": step}, yaxis={"rangemode": "tozero"})
+    lowest = min((getattr(row, measure) - (row.spread or {}).get(measure, 0.0) for rows in curves.values() for row in rows), default=0.0)
+    return drawn(traces, x="layers dropped", y=MEASURES[measure], height=height, legend=True, hovermode="closest", xaxis={"dtick": step}, yaxis=_fidelity(lowest, measure))
 
 
-def pareto_figure(rows: Sequence[SweepRow], best: Sequence[SweepRow], measure: str = "agreement", *, height: int = 380) -> go.Figure:
-    """Fidelity against measured speed-up: all rows, and the line of those that none beats in both. A point carries [criterion, compensation, drop]."""
+def pareto_figure(rows: Sequence[SweepRow], best: Sequence[SweepRow], measure: str = "agreement", *, titles: Mapping[str, str] = {}, height: int = 380) -> go.Figure:
+    """Fidelity against measured speed-up: all rows, and the line of those that none beats in both. A point carries [criterion, compensation, drop]; titles: as for `sweep_curves`."""
     traces: list[dict] = [{"type": "scatter", "x": [row.speedup for row in best], "y": [getattr(row, measure) for row in best], "name": "best trade", "mode": "lines", "line": {"color": DROPPED, "width": 5}, "opacity": 0.6, "hoverinfo": "skip"}]
     recipes = list(dict.fromkeys((row.criterion, row.compensation) for row in rows))
     for recipe, (colour, _, symbol) in _looks(recipes).items():
-        mine = [row for row in rows if (row.criterion, row.compensation) == recipe]
-        traces.append({"type": "scatter", "x": [row.speedup for row in mine], "y": [getattr(row, measure) for row in mine], "name": _name(recipe), "mode": "markers", "marker": {"symbol": symbol, "size": 10, "color": colour},
-                       "customdata": [[*recipe, row.drop] for row in mine], "hovertemplate": "%{customdata[2]} dropped: %{x:.2f}× as fast, %{y:.3f}<extra>" + _name(recipe) + "</extra>"})
-    return drawn(traces, x="speed-up of an answer (full / pruned time)", y=MEASURES[measure], height=height, legend=True, hovermode="closest", yaxis={"rangemode": "tozero"})
+        mine, name = [row for row in rows if (row.criterion, row.compensation) == recipe], _name(recipe, titles)
+        traces.append({"type": "scatter", "x": [row.speedup for row in mine], "y": [getattr(row, measure) for row in mine], "name": name, "mode": "markers", "marker": {"symbol": symbol, "size": 10, "color": colour},
+                       "customdata": [[*recipe, row.drop] for row in mine], "hovertemplate": "%{customdata[2]} dropped: %{x:.2f}× as fast, %{y:.3f}<extra>" + name + "</extra>"})
+    return drawn(traces, x="speed-up of an answer (full / pruned time)", y=MEASURES[measure], height=height, legend=True, hovermode="closest", yaxis=_fidelity(min((getattr(row, measure) for row in rows), default=0.0), measure))
 
 
-def _name(recipe: tuple[str, str]) -> str:
-    return " + ".join(map(html.escape, recipe))
+def _name(recipe: tuple[str, str], titles: Mapping[str, str]) -> str:
+    """What a legend calls a recipe: titles without what they add in brackets, and the criterion alone where nothing is compensated."""
+    return " + ".join(html.escape(titles.get(part, part).split(" (")[0]) for part in recipe if part != "none")
+
+
+def _fidelity(lowest: float, measure: str) -> dict:
+    """The axis of a measure: from 0, or where every share is above a half, from the tenth below the lowest, so that near-equal lines part."""
+    if measure == "kl" or lowest <= 0.5:
+        return {"rangemode": "tozero"}
+    base = math.floor(10 * (min(lowest, 1.0) - 0.02)) / 10
+    return {"range": [base, 1 + 0.06 * (1 - base)]}
 
 
 def ablation_map(found: AblationMap, measure: str, size: int, drop: Sequence[int] = (), *, ids: Sequence[int], scale_on: Sequence[int] | None = None, height: int = 420) -> go.Figure:

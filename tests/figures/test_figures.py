@@ -144,9 +144,19 @@ def test_what_many_samples_say_is_drawn_where_it_belongs():
     overlap = as_json(figures.overlap_figure(np.array([1, 0, 0.5, 1]), 3, 2))["data"]
     assert [t["name"] for t in overlap] == ["image and set", "chance", "as many as you drop"]
     line, cliff = as_json(figures.sweep_curves({("<b>", "none"): ROWS}, {("<b>", "none"): 2}, "agreement"))["data"]
-    assert line["customdata"][1] == ["<b>", "none", 1] and line["name"] == "&lt;b&gt; + none" and cliff["x"] == [2]
+    assert line["customdata"][1] == ["<b>", "none", 1] and line["name"] == "&lt;b&gt;" and cliff["x"] == [2]
     front, points = as_json(figures.pareto_figure(ROWS, ROWS[1:], "kl"))["data"]
     assert len(points["x"]) == 3 and len(front["x"]) == 2
+    named = as_json(figures.sweep_curves({("svl", "scp"): ROWS}, {}, titles={"svl": "SVL (important tokens)", "scp": "<SCP>"}))["data"][0]
+    assert named["name"] == "SVL + &lt;SCP&gt;" and named["customdata"][1] == ["svl", "scp", 1]
     found = AblationMap("m", 3, 4, ((1,), (1, 2)), {"kl": ("a", "<b>")}, {"kl": np.array([[0.5, 1.5], [2.0, 3.0]])})
     drawn = figures.ablation_map(found, "kl", 1, [1], ids=[0, 1, 2])
     assert np.isnan(drawn.data[0].z[:, 0]).all() and list(drawn.data[0].z[:, 1]) == [0.5, 1.5] and len(drawn.layout.shapes) == 1 and list(drawn.data[0].y) == ["a", "&lt;b&gt;"]
+
+
+@pytest.mark.parametrize("measure, values, base", [("agreement", (1.0, 0.97, 0.93), 0.9), ("accuracy", (1.0, 1.0, 1.0), 0.9), ("exact", (1.0, 0.4, 0.9), None), ("kl", (0.9, 0.8, 0.7), None)])
+def test_the_axis_of_a_sweep_parts_lines_that_lie_close_together(measure, values, base):
+    rows = [replace(row, **{measure: value}) for row, value in zip(ROWS, values, strict=True)]
+    for figure in (figures.sweep_curves({("svl", "none"): rows}, {}, measure), figures.pareto_figure(rows, rows, measure)):
+        axis = figure.layout.yaxis
+        assert axis.rangemode == ("tozero" if base is None else None) and (axis.range is None if base is None else axis.range[0] == pytest.approx(base) and axis.range[1] > 1)

@@ -192,8 +192,8 @@ def _cliff(data: Mapping) -> dict:
     fair = next((k - 1 for k in range(1, len(values)) if values[k] < 0.95 * values[0]), len(values) - 1)
     fell = f"The cliff comes at {at}: from {_percent(values[at - 1])} to {_percent(values[at])} right. One more layer, and whole skills go. Drag the slider past it and read." if at else "There is no single cliff: accuracy slides from step to step. Drag the slider and see which skill goes first."
     return {
-        "title": "The cliff", "anchor": "#dock",
-        "text": "Dropped layers cost little, and little, and then a lot. Before you drag the slider: how many layers can go while at least 95 % of what the full model gets right stays right?",
+        "title": "How many layers can go", "anchor": "#dock",
+        "text": "The first dropped layers cost little, later ones more. Before you drag the slider: how many layers can go while at least 95 % of what the full model gets right stays right?",
         "question": "How many?", "options": [_option(str(k), k == fair, f"{_percent(values[k])} are right with {k} dropped.") for k in range(1, min(len(values), 10))],
         "plot": {"figure": figures.kept_curves({"no compensation": values}, mark=at).to_json(), "alt": f"Share of right answers against the number of dropped layers. {fair} layers can go before 5 % are lost."},
         "after": f"{fair} of {data['layers']}. {fell}", "do": str(at or fair + 1),

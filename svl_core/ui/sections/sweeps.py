@@ -172,8 +172,8 @@ def drawn(desk: Desk, shown: dict | None, measure: str) -> dict:
     top = best[-1]
     return {
         **({} if known else {"sweep-measure": measure}),
-        "plot-sweep": drawing.figure(figures.sweep_curves({recipe: found.curve(*recipe) for recipe in found.recipes}, cliffs, measure), f"{figures.MEASURES[measure]} of {len(found.rows)} pruned models by number of dropped layers. Cliffs: {at}."),
-        "plot-pareto": drawing.figure(figures.pareto_figure(found.rows, best, measure), f"{figures.MEASURES[measure]} against speed-up; {len(best)} models are beaten by none, the fastest {top.speedup:.2f} times as fast at {getattr(top, measure):.3f}."),
+        "plot-sweep": drawing.figure(figures.sweep_curves({recipe: found.curve(*recipe) for recipe in found.recipes}, cliffs, measure, titles=titles), f"{figures.MEASURES[measure]} of {len(found.rows)} pruned models by number of dropped layers. Cliffs: {at}."),
+        "plot-pareto": drawing.figure(figures.pareto_figure(found.rows, best, measure, titles=titles), f"{figures.MEASURES[measure]} against speed-up; {len(best)} models are beaten by none, the fastest {top.speedup:.2f} times as fast at {getattr(top, measure):.3f}."),
     }
 
 
