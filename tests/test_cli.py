@@ -148,7 +148,12 @@ def test_a_plan_made_before_is_made_again(svl, tmp_path):
         again = result(svl("prune", "--model", "model", "--from", file, *SET, "--out", tmp_path / str(number), "--json", "-"))
         assert again["plan"]["drop"] == first["plan"]["drop"] and again["plan"]["compensation"] == "scp"
         assert (tmp_path / str(number) / "model.safetensors").read_bytes() == weights, file
+    page["settings"]["visual_share"] = 0.5
+    (tmp_path / "plan.json").write_text(json.dumps(page))
+    code, out, err = svl("prune", "--model", "model", "--from", tmp_path / "plan.json", *SET, "--out", tmp_path / "thin")
+    assert code == 0 and "50% of the visual tokens, which a checkpoint cannot hold" in out and (tmp_path / "thin" / "model.safetensors").read_bytes() == weights
     page |= {"drop": [], "keep": list(range(6))}
+    page["settings"]["visual_share"] = 1.0
     (tmp_path / "plan.json").write_text(json.dumps(page))
     assert result(svl("compare", *ASK, "--from", tmp_path / "plan.json", "--max-new-tokens", "2", "--json", "-"))["kl"] == 0
 

@@ -415,8 +415,8 @@ class Desk:
             out["wanted"] = asked["drop"]
         return out
 
-    def report(self, state: dict | None, strip: dict | None, *settings, variants: str = "", request: gr.Request | None = None) -> Update:
-        """The analysis as one HTML file that needs no network. variants: markup of the kept ones."""
+    def report(self, state: dict | None, strip: dict | None, *settings, truth: dict | None = None, variants: str = "", request: gr.Request | None = None) -> Update:
+        """The analysis as one HTML file that needs no network. truth: right answers by question; variants: markup of the kept ones."""
         if not state or not strip:
             raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
         analysis, now = self.analysis_of(state), Settings.of(settings)
@@ -432,7 +432,7 @@ class Desk:
         if result:
             left, right = views.differing_words(result.full.text, result.pruned.text)
             cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", _pruned_side(len(strip["ids"]) - len(strip["drop"]), len(strip["drop"]), now), result.pruned.text, _timing(result.pruned), right)
-            answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]), visual=drawing.visual_kept(analysis, now))}</section>'
+            answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]), (truth or {}).get(state["prompt"].strip()), drawing.visual_kept(analysis, now))}</section>'
         page = exports.report(texts.TITLE, exports.in_words(state, strip, now, self._basis_told(state, strip, now)), picture, shown, answers + variants, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
         path.parent.mkdir(parents=True)

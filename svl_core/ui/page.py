@@ -293,5 +293,5 @@ def _wire(page: gr.Blocks, c: dict, desk: Desk) -> None:
 
     for section in (presets, difference, variants, calibration, stability, sweeps, ablations, lesson, checkpoint):
         section.wire(w)
-    on(c["report"].click, lambda kept, *values, request: desk.report(*values, variants=variants.section(kept), request=request), [c["kept"], c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
+    on(c["report"].click, lambda kept, truth, *values, request: desk.report(*values, truth=truth, variants=variants.section(kept), request=request), [c["kept"], c["truth"], c["state"], c["strip"], *w.controls], ["report-file"], **{**QUICK, "show_progress": "full"}).success(
         None, js="() => { setTimeout(() => (document.querySelector('#report-file a') ?? document.querySelector('#report-file')).click(), 300) }", show_progress="hidden", api_visibility="private")

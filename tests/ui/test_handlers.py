@@ -190,7 +190,8 @@ def test_a_plan_of_ones_own_is_not_called_ranked(desk, analysed):
 
 def test_the_report_stands_alone(desk, analysed):
     last(desk.compare(analysed["state"], analysed["strip"], None, *settings(max_new_tokens=4)))
-    text = Path(desk.report(analysed["state"], analysed["strip"], *settings(max_new_tokens=4))["report-file"]).read_text(encoding="utf-8")
+    text = Path(desk.report(analysed["state"], analysed["strip"], *settings(max_new_tokens=4), truth={analysed["state"]["prompt"]: "<seven>"})["report-file"]).read_text(encoding="utf-8")
+    assert "Correct answer: <strong>&lt;seven&gt;</strong> (full ✗ wrong" in text
     assert "Plotly.newPlot" in text and "Pruned model" in text
     own = text.replace(parts.PLOTLY.read_text(encoding="utf-8"), "")
     assert len(own) < len(text) / 2 and "http://" not in own and "https://" not in own

@@ -43,7 +43,7 @@ def test_files_become_pairs(files):
     paths, listed = files
     assert grounds.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
     assert grounds.read_files([*paths, listed]) == ((paths[1], "how many apples ?"), (paths[0], grounds.DEFAULT_PROMPT))
-    for wrong, says in (([listed], "no images"), ([paths[2], listed], "own1.png"), ([*paths, listed, listed], "2 lists"), ([*paths, "x.exe"], "x.exe")):
+    for wrong, says in (([], "no images"), ([listed], "alone"), ([paths[2], listed], "own1.png"), ([*paths, listed, listed], "2 lists"), ([*paths, "x.exe"], "x.exe")):
         with pytest.raises(InputError, match=says):
             grounds.read_files(wrong)
 

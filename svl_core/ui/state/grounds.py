@@ -74,6 +74,8 @@ def read_files(paths: Sequence[str], prompt: str = "") -> Pairs:
         raise InputError(f"Found the file {strange[0][:80]!r}; expected images ({', '.join(IMAGE_SUFFIXES)}) and at most one .jsonl; leave it out.")
     if len(lists) > 1:
         raise InputError(f"Found {len(lists)} lists; expected at most one .jsonl of image and prompt; choose one.")
+    if lists and not images:
+        raise InputError(f"Found the list {Path(lists[0]).name[:80]!r} alone; expected the images that it names beside it; choose them together with it.")
     if not images:
         raise InputError("Found no images among the files; expected at least one; add some.")
     asked = prompt.strip() or DEFAULT_PROMPT
