@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,13 +10,19 @@ from PIL import Image, ImageDraw
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 
-DIVERGING = ["rgb(230, 159, 0)", "rgb(244, 244, 244)", "rgb(0, 114, 178)"]  # the pruned model's orange, the full model's blue
+DIVERGING = ("rgb(230, 159, 0)", "rgb(244, 244, 244)", "rgb(0, 114, 178)")  # the pruned model's orange, the full model's blue
 SIGNED = 0.25  # share of the largest change from which a patch carries its sign
 
 
-def _colours(shares: np.ndarray, palette: str | list[str] = "Cividis") -> np.ndarray:
+@functools.cache
+def _table(palette: str | tuple[str, ...]) -> np.ndarray:
+    """(64, 3) colours along a plotly scale."""
+    return np.array([unlabel_rgb(c) for c in sample_colorscale(palette if isinstance(palette, str) else list(palette), np.linspace(0, 1, 64).tolist())], dtype=np.float32)
+
+
+def _colours(shares: np.ndarray, palette: str | tuple[str, ...] = "Cividis") -> np.ndarray:
     """Colours of values in 0..1 on a plotly scale: (n,) -> (n, 3) uint8."""
-    table = np.array([unlabel_rgb(c) for c in sample_colorscale(palette, np.linspace(0, 1, 64).tolist())], dtype=np.float32)
+    table = _table(palette)
     at = np.clip(np.nan_to_num(shares), 0, 1) * 63
     low = np.floor(at).astype(int)
     high = np.minimum(low + 1, 63)

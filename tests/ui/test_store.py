@@ -28,6 +28,7 @@ def test_every_byte_counts(tiny, tiny_sample):
     numbers += 2 * 4 * layers * (2 * visual + 3 * textual) + kept.logits_last.nbytes + 4 * layers * (visual + textual)
     held = tiny_sample.visual.nbytes + tiny_sample.textual.nbytes + tiny_sample.prompt_positions.nbytes + tiny_sample.geometry.rects.nbytes + tiny_sample.geometry.image_index.nbytes
     held += 3 * 120 * 80 + sum(value.nbytes for value in tiny_sample.inputs.values())
+    held += sum({id(text): len(text) for text in (*tiny_sample.tokens, tiny_sample.prompt, tiny_sample.key, trace.model_name)}.values())
     assert kept.products.nbytes == 8 * length * (layers + 1) ** 2
     assert analysis.nbytes == numbers + held + analysis.memo.size and analysis.memo.size >= max(MEMO_BYTES, 2 * kept.features.nbytes)
     assert nbytes((trace, trace)) == nbytes(trace)

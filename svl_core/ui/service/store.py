@@ -101,7 +101,7 @@ class Analysis:
 
 
 def nbytes(value: Any, seen: set[int] | None = None) -> int:
-    """Bytes of the arrays, tensors and pictures in a result, each once; what a trace derives and keeps counts before it is made."""
+    """Bytes of the arrays, tensors, pictures and texts in a result, each once; what a trace derives and keeps counts before it is made."""
     seen = set() if seen is None else seen
     if id(value) in seen:
         return 0
@@ -110,6 +110,8 @@ def nbytes(value: Any, seen: set[int] | None = None) -> int:
         return len(value.getbands()) * value.width * value.height
     if isinstance(size := getattr(value, "nbytes", None), int):
         return size
+    if isinstance(value, str):
+        return len(value)
     if isinstance(value, Mapping):
         return sum(nbytes(each, seen) for each in value.values())
     if isinstance(value, (tuple, list)):

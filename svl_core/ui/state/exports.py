@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import sys
@@ -107,6 +108,7 @@ def mergekit(state: Mapping, strip: Mapping) -> str:
     return "\n".join([*lines, "merge_method: passthrough", "dtype: float32"]) + "\n"
 
 
+@functools.cache  # a plan's file says them at every move of a control, and reading them takes longer than many a figure
 def versions() -> dict[str, str]:
     out = {"svl_core": svl.__version__, "python": sys.version.split()[0]}
     for name in ("torch", "transformers", "plotly", "gradio"):
