@@ -88,6 +88,6 @@ COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for 
     Compensation("scp", "SCP (as published)", "Short-LVLM, arXiv 2507.23362", "W <- (I + strength V_k V_k^T) W, V_k from the SVD of H[b+1] - H[a]", True, function=_edit("scp")),
     Compensation("lstsq", "least squares", "after ReplaceMe, arXiv 2505.02819", "W_down <- T^T W_down, T = argmin |M T - (H[b+1] - H[a] + M)|^2 + ridge |T - I|^2", True, True, _edit("lstsq")),
     Compensation("bridge", "linear bridge (adds a module)", "this project", "H <- H + H B + c behind the layer, rank k, argmin |H[a] B + c - (H[b+1] - H[a])|^2 + ridge |B|^2", False, function=_edit("bridge")),
-    Compensation("refit", "refit of all later layers", "this project", "W_down <- W_down + D^T for every layer from the first gap on, in order; D = argmin |A D - (H_full - H_pruned)|^2 + ridge |D|^2, answers included", True,
+    Compensation("refit", "refit (all later layers)", "this project", "W_down <- W_down + D^T for every layer from the first gap on, in order; D = argmin |A D - (H_full - H_pruned)|^2 + ridge |D|^2, answers included", True,
                  whole=_refit, ridge=0.1),
 )})

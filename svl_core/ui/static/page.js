@@ -48,7 +48,7 @@
         out.push([[title("yaxis"), title("xaxis")].filter(Boolean).join(" / "), ...(trace.meta?.x ?? trace.x).map(String)]);
         trace.z.forEach((line, k) => out.push([String((trace.meta?.y ?? trace.y)[k]), ...Array.from(line, v => v === null || Number.isNaN(v) ? "" : (+v).toFixed(3))]));
       } else {
-        const xs = Array.from(trace.meta?.x ?? trace.x ?? []), ys = Array.from(trace.meta?.y ?? trace.y ?? []), name = trace.name || title("yaxis") || "value", pairs = figure.layout?.meta?.pairs;
+        const xs = Array.from(trace.meta?.x ?? trace.x ?? []), ys = Array.from(trace.meta?.y ?? trace.y ?? []), name = trace.name?.replaceAll("<br>", " ") || title("yaxis") || "value", pairs = figure.layout?.meta?.pairs;
         const names = trace.type === "bar" ? xs.map((x, k) => [].concat(trace.customdata?.[k] ?? x).join(" ")) : xs.map(x => typeof x === "number" ? String(+x.toFixed(3)) : String(x));
         const above = [pairs ? `${name}, ${title("xaxis")}` : title("xaxis") || "x", ...names];
         if (head !== (head = above.join("\t"))) out.push(above);  // the same layers again need no line of their own
@@ -57,6 +57,8 @@
     }
     return out;
   };
+
+  const folded = (name, most) => name.split(" ").reduce((lines, word) => lines.length && `${lines.at(-1)} ${word}`.length <= most ? [...lines.slice(0, -1), `${lines.at(-1)} ${word}`] : [...lines, word], []).join("<br>");
 
   const enlarge = (node, by) => {  // every type size, the marks, and the height and head of a figure
     for (const [key, value] of Object.entries(node)) {
@@ -93,8 +95,9 @@
       layout.autosize = true;
       layout.hoverlabel = { ...layout.hoverlabel, bgcolor: ink("--background-fill-primary", "#fff"), bordercolor: line, font: { ...layout.hoverlabel?.font, color: text } };
       for (const axis of axes(layout)) Object.assign(axis, { gridcolor: line, linecolor: line, tickfont: { ...axis.tickfont, color: soft } });
-      if (box.clientWidth < 480) {  // a phone: legend in two columns, smaller type
+      if (box.clientWidth < 480) {  // a phone: legend in two columns, smaller type, long names on two lines
         layout.legend = { ...layout.legend, entrywidth: 0.5, entrywidthmode: "fraction", font: { size: 11 } };
+        for (const trace of figure.data) if (trace.name) trace.name = folded(trace.name, 16);
         layout.font.size = 12;
       }
       if (svl.scale > 1) enlarge(layout, svl.scale), figure.data.forEach(trace => enlarge(trace, svl.scale));
