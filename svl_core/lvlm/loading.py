@@ -204,24 +204,21 @@ def _download(name: str, revision: str | None, patterns: list[str], tell: Progre
             raise InputError(f"Found no room on the disk for {name}; expected enough for its files; free some, or choose a smaller model.") from error
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(cached, str):
-            raise InputError(f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be asked for it ({_short(_root(error))}); expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
+            raise InputError(f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be asked for it ({_short(_back(error)[-1])}); expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
         return Path(cached).parent, False
     return folder, True
 
 
-def _root(error: BaseException) -> BaseException:
-    """What an error goes back to."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return error
+def _back(error: BaseException) -> list[BaseException]:
+    """An error and all that it goes back to, the first cause last."""
+    found = [error]
+    while (before := found[-1].__cause__ or found[-1].__context__) is not None:
+        found.append(before)
+    return found
 
 
-def _disk_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _disk_full(error: BaseException) -> bool:
+    return any(isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT) for each in _back(error))
 
 
 def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:

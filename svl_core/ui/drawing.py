@@ -50,8 +50,11 @@ def look(analysis: Analysis, now: Settings, focus: dict | None) -> Update:
     out: Update = {"overlay": None, "scale": "", "overlay-note": ""}
     if sample.images and len(visual):
         rects = np.where((sample.geometry.image_index == 0)[:, None], sample.geometry.rects, np.nan)
-        shown = "overlay", now.key_tokens, None if now.all_layers else layer, now.opacity, patch
-        source = analysis.once(shown, lambda: views.data_url(figures.overlay(sample.images[0], rects, visual, counts_visual, opacity=now.opacity, scale=span, focus=patch)))
+        wanted = now.key_tokens, None if now.all_layers else layer, now.opacity, patch
+        shown, source = analysis.memo.get("overlay") or (None, "")  # the last one alone: many would push out rankings that took passes
+        if shown != wanted:
+            source = views.data_url(figures.overlay(sample.images[0], rects, visual, counts_visual, opacity=now.opacity, scale=span, focus=patch))
+            analysis.memo.put("overlay", (wanted, source))
         rows, columns = sample.geometry.grid or (0, 0)
         where = "averaged over all layers" if now.all_layers else f"in layer {analysis.trace.layer_ids[layer]}"
         out["overlay"] = {"src": source, "rows": rows, "columns": columns,

@@ -422,11 +422,10 @@ class Desk:
         analysis, now = self.analysis_of(state), Settings.of(settings)
         drawn = drawing.look(analysis, now, None) | self._figures(analysis, now, strip, state)
         tokens = next(title for title, value in texts.TOKEN_SETS if value == now.token_set)
-        heading = {key: texts.FIGURES[key][0] for key in ("overlay", "redundancy", "similarity", "gap", "pca")}
-        heading["similarity"] += f": {tokens}"
-        (_, title, reading), *rest = ((key, title, texts.FIGURES[key][1].split(" Click")[0]) for key, title in heading.items())
-        picture = drawn["overlay"] and {**drawn["overlay"], "heading": title, "reading": reading, "scale": drawn["scale"]}
-        shown = [(title, reading, drawn[f"plot-{key}"]) for key, title, reading in rest]
+        head = {key: {"heading": texts.FIGURES[key][0], "reading": texts.FIGURES[key][1].split(" Click")[0]} for key in ("overlay", "redundancy", "similarity", "gap", "pca")}
+        head["similarity"]["heading"] += f": {tokens}"
+        picture = drawn["overlay"] and {**drawn["overlay"], **head["overlay"], "scale": drawn["scale"]}
+        shown = [(each["heading"], each["reading"], drawn[f"plot-{key}"]) for key, each in head.items() if key != "overlay"]
         result = self.compared(state, strip, now)
         answers = ""
         if result:

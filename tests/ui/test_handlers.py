@@ -188,6 +188,15 @@ def test_a_plan_of_ones_own_is_not_called_ranked(desk, analysed):
     assert "chosen by hand" in text and "Layers are ranked" not in text
 
 
+def test_looking_around_keeps_rankings_and_draws_what_is_asked(desk, analysed):
+    """A ranking that took passes outlives any number of overlays; each asks for its own picture, and the same one again is the same."""
+    analysis = desk.analysis_of(analysed["state"])
+    analysis.memo.put("a ranking", "kept")
+    seen = [desk.look_at_layer(analysed["state"], None, *settings(layer=number % 3, opacity=number / 120))["overlay"]["src"] for number in range(120)]
+    again = desk.look_at_layer(analysed["state"], None, *settings(layer=119 % 3, opacity=119 / 120))["overlay"]["src"]
+    assert analysis.memo.get("a ranking") == "kept" and again == seen[-1] and len(set(seen)) > 60
+
+
 def test_the_report_stands_alone(desk, analysed):
     last(desk.compare(analysed["state"], analysed["strip"], None, *settings(max_new_tokens=4)))
     text = Path(desk.report(analysed["state"], analysed["strip"], *settings(max_new_tokens=4), truth={analysed["state"]["prompt"]: "<seven>"})["report-file"]).read_text(encoding="utf-8")
