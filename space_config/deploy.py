@@ -1,8 +1,9 @@
-"""Publish the page as a Hugging Face Space: `python -m space_config.deploy USER/SPACE [--profile cpu|zero-gpu] [--hardware NAME] [--dry-run]`.
+"""Publish the page as a Hugging Face Space: `python -m space_config.deploy USER/SPACE [--profile
+cpu|zero-gpu] [--hardware NAME] [--dry-run]`.
 
-Stages what the Space needs in a fresh folder, checks it, and uploads it. --dry-run ends before the upload and keeps the folder.
-Profile "cpu": the bundled model at once, SmolVLM-256M already on the disk. "zero-gpu": larger models too, on a GPU that is
-lent for each request.
+Stages what the Space needs in a fresh folder, checks it, and uploads it. --dry-run ends before the
+upload and keeps the folder. Profile "cpu": the bundled model at once, SmolVLM-256M already on the
+disk. "zero-gpu": larger models too, on a GPU that is lent for each request.
 """
 
 from __future__ import annotations
@@ -20,14 +21,39 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS = ("app.py", "svl_core", "assets", "LICENSE")
-LEFT_OUT = ("svl_core/cli.py", "svl_core/__main__.py", "svl_core/demo/train.py")  # of no use to the page
+LEFT_OUT = (
+    "svl_core/cli.py",
+    "svl_core/__main__.py",
+    "svl_core/demo/train.py",
+)  # of no use to the page
 FROM_SPACE = ("gradio",)  # the builder installs it by `sdk_version`
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"
 PROFILES, ZERO_GPU = ("cpu", "zero-gpu"), "zero-a10g"
-ON_ZERO_GPU = {"torch": "torch>=2.8,<2.12", "spaces": "spaces"}  # what its machines are made for, and what lends the GPU
+ON_ZERO_GPU = {
+    "torch": "torch>=2.8,<2.12",
+    "spaces": "spaces",
+}  # what its machines are made for, and what lends the GPU
 SHORT, SPACE_MB, FILE_MB = 60, 200, 50
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
-SUFFIXES = {".py", ".json", ".md", ".txt", ".css", ".js", ".png", ".jpg", ".webp", ".svg", ".safetensors", ".jinja", ".npz", ".zip", ".parquet", ".csv", ""}
+SUFFIXES = {
+    ".py",
+    ".json",
+    ".md",
+    ".txt",
+    ".css",
+    ".js",
+    ".png",
+    ".jpg",
+    ".webp",
+    ".svg",
+    ".safetensors",
+    ".jinja",
+    ".npz",
+    ".zip",
+    ".parquet",
+    ".csv",
+    "",
+}
 
 
 class StageError(ValueError):
@@ -42,18 +68,27 @@ def hardware_names() -> list[str]:
 
 
 def hardware_of(profile: str, asked: str | None) -> str:
-    """The machine: the profile's own unless another was asked for. Raises StageError for one that does not suit the profile."""
+    """The machine: the profile's own unless another was asked for.
+
+    Raises StageError for one that does not suit the profile.
+    """
     own = _facts(profile)["suggested_hardware"]
     asked = asked or own
     if (asked == ZERO_GPU) != (profile == "zero-gpu"):
-        raise StageError(f"the profile {profile} does not run on {asked}; choose {own}, or another profile")
+        raise StageError(
+            f"the profile {profile} does not run on {asked}; choose {own}, or another profile"
+        )
     return asked
 
 
 def stage(folder: Path, profile: str = "cpu", hardware: str | None = None) -> Path:
-    """Write into the empty `folder` what the Space needs: tracked files only, the card, requirements. Returns it."""
+    """Write into the empty `folder` what the Space needs: tracked files only, the card,
+    requirements. Returns it.
+    """
     hardware = hardware_of(profile, hardware)
-    tracked = subprocess.run(["git", "ls-files", "-z", *CONTENTS], cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", *CONTENTS], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout.split("\0")
     for name in filter(None, tracked):
         if name not in LEFT_OUT and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -73,23 +108,34 @@ def card(profile: str, hardware: str) -> str:
     from huggingface_hub import SpaceCardData
 
     facts = _facts(profile) | {"sdk_version": version("gradio"), "suggested_hardware": hardware}
-    return f"---\n{SpaceCardData(**facts)}\n---\n\n{(ROOT / 'README.md').read_text(encoding='utf-8')}"
+    return (
+        f"---\n{SpaceCardData(**facts)}\n---\n\n{(ROOT / 'README.md').read_text(encoding='utf-8')}"
+    )
 
 
 def requirements(profile: str, hardware: str) -> str:
-    """The project's dependencies without what the Space brings; CPU builds of torch where there is no GPU, ZeroGPU's own where one is lent."""
+    """The project's dependencies without what the Space brings; CPU builds of torch where there is
+    no GPU, ZeroGPU's own where one is lent.
+    """
     kept = [line for line in _dependencies() if not line.startswith(FROM_SPACE)]
     if profile == "zero-gpu":
-        kept = [line for line in kept if not line.startswith(tuple(ON_ZERO_GPU))] + list(ON_ZERO_GPU.values())
+        kept = [line for line in kept if not line.startswith(tuple(ON_ZERO_GPU))] + list(
+            ON_ZERO_GPU.values()
+        )
     return "\n".join(([CPU_TORCH] if hardware.startswith("cpu") else []) + kept) + "\n"
 
 
 def _dependencies() -> list[str]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "dependencies"
+    ]
 
 
 def check(folder: Path) -> dict:
-    """Facts of a staged folder: {"files", "megabytes", "gradio", "hardware"}. Raises StageError with every fault found."""
+    """Facts of a staged folder: {"files", "megabytes", "gradio", "hardware"}.
+
+    Raises StageError with every fault found.
+    """
     from huggingface_hub import SpaceCard
 
     from svl_core.lvlm.catalogue import catalogue
@@ -97,25 +143,47 @@ def check(folder: Path) -> dict:
     faults = []
     data = SpaceCard.load(folder / "README.md").data.to_dict()
     if len(data["short_description"]) > SHORT:
-        faults.append(f"short_description has {len(data['short_description'])} characters, at most {SHORT} are shown")
+        faults.append(
+            f"short_description has {len(data['short_description'])} characters, at most {SHORT}"
+            " are shown"
+        )
     if data["sdk_version"] != version("gradio"):
-        faults.append(f"sdk_version is {data['sdk_version']}, the gradio in use {version('gradio')}")
+        faults.append(
+            f"sdk_version is {data['sdk_version']}, the gradio in use {version('gradio')}"
+        )
     if not {data["colorFrom"], data["colorTo"]} <= COLOURS:
-        faults.append(f"colours are {data['colorFrom']} and {data['colorTo']}, expected of {', '.join(sorted(COLOURS))}")
+        faults.append(
+            f"colours are {data['colorFrom']} and {data['colorTo']}, expected of"
+            f" {', '.join(sorted(COLOURS))}"
+        )
     if data["suggested_hardware"] not in hardware_names():
-        faults.append(f"suggested_hardware is {data['suggested_hardware']}, expected one of {', '.join(hardware_names())}")
-    for name in {*data["models"], *(line.split()[0] for line in data["preload_from_hub"])} - {entry.id for entry in catalogue()}:
+        faults.append(
+            f"suggested_hardware is {data['suggested_hardware']}, expected one of"
+            f" {', '.join(hardware_names())}"
+        )
+    for name in {*data["models"], *(line.split()[0] for line in data["preload_from_hub"])} - {
+        entry.id for entry in catalogue()
+    }:
         faults.append(f"the model {name} is not in the catalogue")
     if not (folder / data["app_file"]).is_file():
         faults.append(f"app_file {data['app_file']} is missing")
-    if (data["suggested_hardware"] == ZERO_GPU) != ("spaces" in (folder / "requirements.txt").read_text(encoding="utf-8").split()):
-        faults.append(f"requirements.txt and the hardware {data['suggested_hardware']} do not go together")
+    if (data["suggested_hardware"] == ZERO_GPU) != (
+        "spaces" in (folder / "requirements.txt").read_text(encoding="utf-8").split()
+    ):
+        faults.append(
+            f"requirements.txt and the hardware {data['suggested_hardware']} do not go together"
+        )
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
         name, size = path.relative_to(folder).as_posix(), path.stat().st_size / 1e6
         if size > FILE_MB:
             faults.append(f"{name} has {size:.0f} MB, at most {FILE_MB} are meant")
-        if name.split("/")[0] not in (*CONTENTS, "README.md", "requirements.txt") or path.suffix.lower() not in SUFFIXES or path.is_symlink() or "__pycache__" in name:
+        if (
+            name.split("/")[0] not in (*CONTENTS, "README.md", "requirements.txt")
+            or path.suffix.lower() not in SUFFIXES
+            or path.is_symlink()
+            or "__pycache__" in name
+        ):
             faults.append(f"{name} does not belong there")
         elif path.suffix == ".py" and not _parses(path):
             faults.append(f"{name} is no Python")
@@ -126,7 +194,12 @@ def check(folder: Path) -> dict:
         faults.append(f"all files have {total:.0f} MB, at most {SPACE_MB} are meant")
     if faults:
         raise StageError("; ".join(faults))
-    return {"files": len(files), "megabytes": round(total, 1), "gradio": data["sdk_version"], "hardware": data["suggested_hardware"]}
+    return {
+        "files": len(files),
+        "megabytes": round(total, 1),
+        "gradio": data["sdk_version"],
+        "hardware": data["suggested_hardware"],
+    }
 
 
 def _parses(path: Path) -> bool:
@@ -138,20 +211,47 @@ def _parses(path: Path) -> bool:
 
 
 def upload(folder: Path, space: str, hardware: str) -> str:
-    """Create the Space unless it is there, and make its files those of the folder; returns its address."""
+    """Create the Space unless it is there, and make its files those of the folder; returns its
+    address.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi()
-    api.create_repo(space, repo_type="space", space_sdk="gradio", space_hardware=None if hardware == "cpu-basic" else hardware, exist_ok=True)
-    api.upload_folder(folder_path=folder, repo_id=space, repo_type="space", delete_patterns="*", commit_message="Short-LVLM Explorer")
+    api.create_repo(
+        space,
+        repo_type="space",
+        space_sdk="gradio",
+        space_hardware=None if hardware == "cpu-basic" else hardware,
+        exist_ok=True,
+    )
+    api.upload_folder(
+        folder_path=folder,
+        repo_id=space,
+        repo_type="space",
+        delete_patterns="*",
+        commit_message="Short-LVLM Explorer",
+    )
     return f"https://huggingface.co/spaces/{space}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m space_config.deploy", description="Publish the page as a Hugging Face Space.")
+    parser = argparse.ArgumentParser(
+        prog="python -m space_config.deploy",
+        description="Publish the page as a Hugging Face Space.",
+    )
     parser.add_argument("space", help="USER/SPACE; log in with `hf auth login` first")
-    parser.add_argument("--profile", choices=PROFILES, default="cpu", help="what the Space offers (default: %(default)s)")
-    parser.add_argument("--hardware", choices=hardware_names(), metavar="NAME", help="the Space's machine (default: the profile's own, both free)")
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="cpu",
+        help="what the Space offers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hardware",
+        choices=hardware_names(),
+        metavar="NAME",
+        help="the Space's machine (default: the profile's own, both free)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="stage and check only")
     options = parser.parse_args(arguments)
     if options.space.count("/") != 1 or not all(options.space.split("/")):
@@ -159,7 +259,10 @@ def main(arguments: list[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="svl-space-"))
     try:
         facts = check(stage(folder, options.profile, options.hardware))
-        print(f"{folder}: {facts['files']} files, {facts['megabytes']} MB, gradio {facts['gradio']}, {facts['hardware']}")
+        print(
+            f"{folder}: {facts['files']} files, {facts['megabytes']} MB, gradio {facts['gradio']},"
+            f" {facts['hardware']}"
+        )
         if not options.dry_run:
             print(upload(folder, options.space, facts["hardware"]))
     except StageError as error:

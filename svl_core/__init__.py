@@ -1,4 +1,5 @@
-"""Layer pruning of vision-language models, from an image and a question to two answers side by side.
+"""Layer pruning of vision-language models, from an image and a question to two answers side by
+side.
 
     import svl_core as svl
     lvlm       = svl.load("demo")
@@ -49,7 +50,9 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str):
     if name not in _HOME_OF:
-        raise AttributeError(f"module 'svl_core' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'svl_core' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     value = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value

@@ -1,4 +1,7 @@
-"""The project's exceptions. A page shows an `InputError`'s sentence as it is; the command prints it and exits with 2."""
+"""The project's exceptions.
+
+A page shows an `InputError`'s sentence as it is; the command prints it and exits with 2.
+"""
 
 
 class SVLError(Exception):
@@ -6,10 +9,15 @@ class SVLError(Exception):
 
 
 class InputError(SVLError, ValueError):
-    """The user's input is wrong. The message is one sentence: what was found, what was expected, what to do."""
+    """The user's input is wrong.
+
+    The message is one sentence: what was found, what was expected, what to do.
+    """
 
 
 class Cancelled(SVLError):
-    """Work was stopped through its cancel event; nothing was changed. replaced: by other work of its kind, which follows."""
+    """Work was stopped through its cancel event; nothing was changed. replaced: by other work of
+    its kind, which follows.
+    """
 
     replaced = False

@@ -1,17 +1,29 @@
-"""Fixtures shared by all tests: a tiny LLaVA with random weights and a real processor, built offline."""
+"""Fixtures shared by all tests: a tiny LLaVA with random weights and a real processor, built
+offline.
+"""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start; see below
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for each other take twenty times as long where others want the cores too
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # threads that spin for each other take twenty times as long where others want the cores too
 
 import pytest
 import torch
-from tiny import picture, tiny_llava, tiny_tokenizer  # noqa: F401  (tests may import these from here too)
+from tiny import (
+    picture,
+    tiny_llava,
+    tiny_tokenizer,
+)  # noqa: F401  (tests may import these from here too)
 
-torch.set_num_threads(1)  # on models this small two threads mostly wait for each other: 40 times slower beside a busy browser
+torch.set_num_threads(
+    1
+    # on models this small two threads mostly wait for each other: 40 times slower beside a busy browser
+)
+
 
 @pytest.fixture(scope="session")
 def tiny():

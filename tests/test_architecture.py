@@ -1,4 +1,6 @@
-"""Import rules: rooms depend on each other one way only, only the page imports gradio, and `import svl_core` stays light."""
+"""Import rules: rooms depend on each other one way only, only the page imports gradio, and `import
+svl_core` stays light.
+"""
 
 import ast
 import subprocess
@@ -26,7 +28,9 @@ MAY_IMPORT = {  # room -> the other rooms it may name
 
 
 def imports(path: Path) -> set[str]:
-    """Dotted names of every module that the file imports, at any depth of its code; relative names made absolute."""
+    """Dotted names of every module that the file imports, at any depth of its code; relative names
+    made absolute.
+    """
     names = set()
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -51,9 +55,15 @@ SOURCES = sorted(p for p in PACKAGE.rglob("*.py"))
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_room_imports_only_what_its_row_names(path):
     room = room_of(path)
-    assert room in MAY_IMPORT, f"{room} is not a room of svl_core; expected one of {sorted(MAY_IMPORT)}"
-    others = {name.split(".")[1] for name in imports(path) if name.startswith("svl_core.")} & (EVERYTHING | {"ui", "cli", "__main__"})
-    assert others - {room} <= MAY_IMPORT[room], f"{room} may not import {sorted(others - {room} - MAY_IMPORT[room])}"
+    assert room in MAY_IMPORT, (
+        f"{room} is not a room of svl_core; expected one of {sorted(MAY_IMPORT)}"
+    )
+    others = {name.split(".")[1] for name in imports(path) if name.startswith("svl_core.")} & (
+        EVERYTHING | {"ui", "cli", "__main__"}
+    )
+    assert others - {room} <= MAY_IMPORT[room], (
+        f"{room} may not import {sorted(others - {room} - MAY_IMPORT[room])}"
+    )
 
 
 PAGE = {  # part of the page -> the other parts it may name; what lies in no folder is "look"
@@ -64,7 +74,9 @@ PAGE = {  # part of the page -> the other parts it may name; what lies in no fol
 }
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "ui").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE / "ui")))
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "ui").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE / "ui"))
+)
 def test_the_page_is_layered_too(path):
     inside = path.relative_to(PACKAGE / "ui").parts
     part = inside[0] if len(inside) > 1 else "look"
@@ -80,7 +92,11 @@ def test_only_the_page_imports_gradio():
 
 
 def test_figures_hold_no_torch():
-    users = [p for p in SOURCES if room_of(p) == "figures" and any(name.split(".")[0] == "torch" for name in imports(p))]
+    users = [
+        p
+        for p in SOURCES
+        if room_of(p) == "figures" and any(name.split(".")[0] == "torch" for name in imports(p))
+    ]
     assert not users, users
 
 
@@ -95,8 +111,15 @@ def test_app_imports_only_the_page():
 HEAVY = {"torch", "transformers", "gradio", "plotly", "sklearn"}
 
 
-@pytest.mark.parametrize("code, allowed", [("import svl_core.errors, svl_core.__main__", set()), ("import svl_core as svl; svl.CRITERIA, svl.COMPENSATIONS, svl.catalogue()", set()),
-                                           ("import svl_core.ui", {"gradio", "plotly"})], ids=["the command", "the registries", "the page"])
+@pytest.mark.parametrize(
+    "code, allowed",
+    [
+        ("import svl_core.errors, svl_core.__main__", set()),
+        ("import svl_core as svl; svl.CRITERIA, svl.COMPENSATIONS, svl.catalogue()", set()),
+        ("import svl_core.ui", {"gradio", "plotly"}),
+    ],
+    ids=["the command", "the registries", "the page"],
+)
 def test_import_is_light(code, allowed):
     """Heavy packages load when a name is used, not on import; the page is there before torch."""
     code = f"import sys; {code}; print(sorted({HEAVY - allowed} & set(sys.modules)))"

@@ -1,4 +1,6 @@
-"""The `svl` command on a tiny model in a folder: JSON keys, exit codes, one line of error, a fast --help."""
+"""The `svl` command on a tiny model in a folder: JSON keys, exit codes, one line of error, a fast
+--help.
+"""
 
 import json
 import os
@@ -20,7 +22,16 @@ def world(tiny, image, tmp_path_factory):
     """A folder with the tiny model, images, questions and a calibration set."""
     folder = tmp_path_factory.mktemp("world")
     tiny.save(folder / "model")
-    text = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=2, vocab_size=len(tiny.tokenizer), max_position_embeddings=64))
+    text = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=5,
+            num_attention_heads=2,
+            vocab_size=len(tiny.tokenizer),
+            max_position_embeddings=64,
+        )
+    )
     text.save_pretrained(folder / "text")
     tiny.tokenizer.save_pretrained(folder / "text")
     image.save(folder / "a.png")
@@ -28,7 +39,10 @@ def world(tiny, image, tmp_path_factory):
     (folder / "calibration").mkdir()
     for name in "xyz":
         image.rotate(ord(name)).save(folder / "calibration" / f"{name}.png")
-    rows = [{"image": "a.png", "question": "what is in the top left ?", "answer": "cat", "kind": "k"}, {"image": "b.png", "question": "a cat", "answer": "no", "kind": "l"}] * 2
+    rows = [
+        {"image": "a.png", "question": "what is in the top left ?", "answer": "cat", "kind": "k"},
+        {"image": "b.png", "question": "a cat", "answer": "no", "kind": "l"},
+    ] * 2
     (folder / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
@@ -61,108 +75,359 @@ def test_analyze(svl, tiny_sample):
     found = result(svl("analyze", *ASK, "--json", "-"))
     assert found["layers"] == 6 and found["visual_tokens"] == 36 and found["grid"] == [6, 6]
     assert found["visual_tokens"] + found["text_tokens"] == tiny_sample.length
-    assert {"svl", "svl-all", "shortgpt"} <= set(found["redundancy"]) and all(len(v) == 6 for v in found["redundancy"].values())
+    assert {"svl", "svl-all", "shortgpt"} <= set(found["redundancy"]) and all(
+        len(v) == 6 for v in found["redundancy"].values()
+    )
     assert sorted(found["ranking"]) == [1, 2, 3, 4]
     assert len(found["similarity"]) == 7 and all(len(row) == 7 for row in found["similarity"])
-    assert len(found["importance"]["visual"]) == 36 and len(found["importance"]["text"]) == found["text_tokens"]
+    assert (
+        len(found["importance"]["visual"]) == 36
+        and len(found["importance"]["text"]) == found["text_tokens"]
+    )
     assert found["timing_ms"] > 0 and found["calibration"] == {"set": "this", "samples": 1}
 
 
 def test_analyze_for_people_and_by_a_calibration_set(svl):
     code, out, err = svl("analyze", *ASK, *SET, "--criterion", "random", "--seed", "4")
-    assert code == 0 and err == "" and "6 decoder layers" in out and "random" in out and "protected" in out
+    assert (
+        code == 0
+        and err == ""
+        and "6 decoder layers" in out
+        and "random" in out
+        and "protected" in out
+    )
 
 
 def test_a_calibration_set_in_files_gives_the_same(svl, tmp_path):
     ask = ("analyze", *ASK, *SET, "--stability", "2", "--json", "-")
     held, filed = result(svl(*ask)), result(svl(*ask, "--spool", tmp_path))
     assert {**held, "timing_ms": 0} == {**filed, "timing_ms": 0} and not list(tmp_path.iterdir())
-    code, out, err = svl("prune", "--model", "model", "--drop", "2", *SET, "--out", tmp_path / "out", "--spool", tmp_path / "absent")
+    code, out, err = svl(
+        "prune",
+        "--model",
+        "model",
+        "--drop",
+        "2",
+        *SET,
+        "--out",
+        tmp_path / "out",
+        "--spool",
+        tmp_path / "absent",
+    )
     assert code == 2 and "no room" in err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("compensation", ["none", "scp", "lstsq"])
 def test_compare(svl, compensation, tmp_path):
     file = tmp_path / "out.json"
-    code, out, err = svl("compare", *ASK, *SET, "--drop", "2", "--compensation", compensation, "--max-new-tokens", "4", "--json", file)
+    code, out, err = svl(
+        "compare",
+        *ASK,
+        *SET,
+        "--drop",
+        "2",
+        "--compensation",
+        compensation,
+        "--max-new-tokens",
+        "4",
+        "--json",
+        file,
+    )
     assert code == 0 and "top-1 agreement" in out, err
     found = json.loads(file.read_text())
     assert len(found["plan"]["drop"]) == 2 and len(found["plan"]["keep"]) == 4
     assert (found["plan"]["criterion"], found["plan"]["compensation"]) == ("svl", compensation)
-    assert {"text", "tokens", "ms_prefill", "ms_per_token"} <= set(found["full"]) & set(found["pruned"])
-    assert found["kl"] >= 0 and 0 <= found["agreement"] <= 1 and found["parameters"]["full"] > found["parameters"]["pruned"]
-    assert found["speedup"]["prefill"] > 0 and found["plan"]["calibration"] == {"set": "calibration", "samples": 3}
+    assert {"text", "tokens", "ms_prefill", "ms_per_token"} <= set(found["full"]) & set(
+        found["pruned"]
+    )
+    assert (
+        found["kl"] >= 0
+        and 0 <= found["agreement"] <= 1
+        and found["parameters"]["full"] > found["parameters"]["pruned"]
+    )
+    assert found["speedup"]["prefill"] > 0 and found["plan"]["calibration"] == {
+        "set": "calibration",
+        "samples": 3,
+    }
 
 
 def test_dropping_nothing_changes_nothing(svl):
     found = result(svl("compare", *ASK, "--drop", "0", "--max-new-tokens", "4", "--json", "-"))
-    assert found["kl"] == 0 and found["agreement"] == 1 and found["first_divergence"] is None and found["plan"]["drop"] == []
+    assert (
+        found["kl"] == 0
+        and found["agreement"] == 1
+        and found["first_divergence"] is None
+        and found["plan"]["drop"] == []
+    )
 
 
 def test_layers_by_hand_and_this_sample(svl):
-    found = result(svl("compare", *ASK, "--layers", "1,3-4", "--compensation", "scp", "--calibration", "this", "--max-new-tokens", "2", "--json", "-"))
-    assert found["plan"]["drop"] == [1, 3, 4] and found["plan"]["criterion"] == "manual" and found["plan"]["calibration"]["set"] == "this"
-    code, out, _ = svl("compare", *ASK, "--drop", "1", "--calibration", "this", "--max-new-tokens", "2")
+    found = result(
+        svl(
+            "compare",
+            *ASK,
+            "--layers",
+            "1,3-4",
+            "--compensation",
+            "scp",
+            "--calibration",
+            "this",
+            "--max-new-tokens",
+            "2",
+            "--json",
+            "-",
+        )
+    )
+    assert (
+        found["plan"]["drop"] == [1, 3, 4]
+        and found["plan"]["criterion"] == "manual"
+        and found["plan"]["calibration"]["set"] == "this"
+    )
+    code, out, _ = svl(
+        "compare", *ASK, "--drop", "1", "--calibration", "this", "--max-new-tokens", "2"
+    )
     assert code == 0 and "the very sample asked about" in out
 
 
 def test_the_bundled_calibration_set(svl):
-    found = result(svl("compare", *ASK, "--drop", "1", "--calibration-size", "2", "--max-new-tokens", "2", "--json", "-"))
+    found = result(
+        svl(
+            "compare",
+            *ASK,
+            "--drop",
+            "1",
+            "--calibration-size",
+            "2",
+            "--max-new-tokens",
+            "2",
+            "--json",
+            "-",
+        )
+    )
     assert found["plan"]["calibration"] == {"set": "demo", "samples": 2}
 
 
 def test_evaluate(svl):
-    found = result(svl("evaluate", "--model", "model", "--data", "q.jsonl", "--max-new-tokens", "3", "--json", "-"))
+    found = result(
+        svl(
+            "evaluate",
+            "--model",
+            "model",
+            "--data",
+            "q.jsonl",
+            "--max-new-tokens",
+            "3",
+            "--json",
+            "-",
+        )
+    )
     assert found["n"] == 4 and set(found["by_kind"]) == {"k", "l"} and "accuracy_kept" not in found
-    found = result(svl("evaluate", "--model", "model", "--data", "q.jsonl", "--limit", "2", "--drop", "1", *SET, "--max-new-tokens", "3", "--json", "-"))
+    found = result(
+        svl(
+            "evaluate",
+            "--model",
+            "model",
+            "--data",
+            "q.jsonl",
+            "--limit",
+            "2",
+            "--drop",
+            "1",
+            *SET,
+            "--max-new-tokens",
+            "3",
+            "--json",
+            "-",
+        )
+    )
     assert found["n"] == 2 and "accuracy_kept" in found and len(found["plan"]["drop"]) == 1
-    code, out, _ = svl("evaluate", "--model", "model", "--limit", "3", "--drop", "1", *SET, "--max-new-tokens", "2", "--quiet")
+    code, out, _ = svl(
+        "evaluate",
+        "--model",
+        "model",
+        "--limit",
+        "3",
+        "--drop",
+        "1",
+        *SET,
+        "--max-new-tokens",
+        "2",
+        "--quiet",
+    )
     assert code == 0 and "scenes: 3 questions" in out
 
 
 def test_prune_writes_a_plain_checkpoint(svl, world, tiny_sample, tmp_path):
-    found = result(svl("prune", "--model", "model", "--drop", "2", "--compensation", "scp", *SET, "--out", tmp_path / "p", "--json", "-"))
+    found = result(
+        svl(
+            "prune",
+            "--model",
+            "model",
+            "--drop",
+            "2",
+            "--compensation",
+            "scp",
+            *SET,
+            "--out",
+            tmp_path / "p",
+            "--json",
+            "-",
+        )
+    )
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from svl_core.lvlm.loading import load
 
-    model, processor = AutoModelForImageTextToText.from_pretrained(tmp_path / "p"), AutoProcessor.from_pretrained(tmp_path / "p")
+    model, processor = (
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "p"),
+        AutoProcessor.from_pretrained(tmp_path / "p"),
+    )
     assert model.config.text_config.num_hidden_layers == 4 and processor.tokenizer is not None
     with torch.no_grad():
-        torch.testing.assert_close(model.eval()(**tiny_sample.inputs).logits, load(tmp_path / "p").model(**tiny_sample.inputs).logits, atol=0, rtol=0)
-    assert json.loads((tmp_path / "p" / "svl_plan.json").read_text())["layer_ids"] == found["plan"]["keep"]
+        torch.testing.assert_close(
+            model.eval()(**tiny_sample.inputs).logits,
+            load(tmp_path / "p").model(**tiny_sample.inputs).logits,
+            atol=0,
+            rtol=0,
+        )
+    assert (
+        json.loads((tmp_path / "p" / "svl_plan.json").read_text())["layer_ids"]
+        == found["plan"]["keep"]
+    )
     code, _, err = svl("prune", "--model", "model", "--drop", "2", *SET, "--out", tmp_path / "p")
     assert code == 2 and "--out" in err
 
 
 def test_a_plan_made_before_is_made_again(svl, tmp_path):
     """From a command's result, a checkpoint's record and the page: same layers, same weights."""
-    made = ("--compensation", "scp", "--rank", "2", "--strength", "0.5", "--top-p", "0.7", "--targets", "mlp,attention", *SET)
-    first = result(svl("prune", "--model", "model", "--drop", "2", *made, "--out", tmp_path / "a", "--json", "-"))
+    made = (
+        "--compensation",
+        "scp",
+        "--rank",
+        "2",
+        "--strength",
+        "0.5",
+        "--top-p",
+        "0.7",
+        "--targets",
+        "mlp,attention",
+        *SET,
+    )
+    first = result(
+        svl(
+            "prune",
+            "--model",
+            "model",
+            "--drop",
+            "2",
+            *made,
+            "--out",
+            tmp_path / "a",
+            "--json",
+            "-",
+        )
+    )
     (tmp_path / "result.json").write_text(json.dumps(first))
-    page = {"model": "model", "drop": first["plan"]["drop"], "keep": first["plan"]["keep"], "criterion": "svl", "visual_share": 1.0,
-            "settings": {"compensation": "scp", "rank": 2, "strength": 0.5, "top_p": 0.7, "mode": "fraction", "attention_target": True, "layer": 3, "calibration": "own", "text_self": "received", "causal_correction": False}}
+    page = {
+        "model": "model",
+        "drop": first["plan"]["drop"],
+        "keep": first["plan"]["keep"],
+        "criterion": "svl",
+        "visual_share": 1.0,
+        "settings": {
+            "compensation": "scp",
+            "rank": 2,
+            "strength": 0.5,
+            "top_p": 0.7,
+            "mode": "fraction",
+            "attention_target": True,
+            "layer": 3,
+            "calibration": "own",
+            "text_self": "received",
+            "causal_correction": False,
+        },
+    }
     (tmp_path / "plan.json").write_text(json.dumps(page))
     weights = (tmp_path / "a" / "model.safetensors").read_bytes()
-    for number, file in enumerate((tmp_path / "result.json", tmp_path / "plan.json", tmp_path / "a" / "svl_plan.json")):
-        again = result(svl("prune", "--model", "model", "--from", file, *SET, "--out", tmp_path / str(number), "--json", "-"))
-        assert again["plan"]["drop"] == first["plan"]["drop"] and again["plan"]["compensation"] == "scp"
+    for number, file in enumerate(
+        (tmp_path / "result.json", tmp_path / "plan.json", tmp_path / "a" / "svl_plan.json")
+    ):
+        again = result(
+            svl(
+                "prune",
+                "--model",
+                "model",
+                "--from",
+                file,
+                *SET,
+                "--out",
+                tmp_path / str(number),
+                "--json",
+                "-",
+            )
+        )
+        assert (
+            again["plan"]["drop"] == first["plan"]["drop"]
+            and again["plan"]["compensation"] == "scp"
+        )
         assert (tmp_path / str(number) / "model.safetensors").read_bytes() == weights, file
     page["settings"]["visual_share"] = 0.5
     (tmp_path / "plan.json").write_text(json.dumps(page))
-    code, out, err = svl("prune", "--model", "model", "--from", tmp_path / "plan.json", *SET, "--out", tmp_path / "thin")
-    assert code == 0 and "50% of the visual tokens, which a checkpoint cannot hold" in out and (tmp_path / "thin" / "model.safetensors").read_bytes() == weights
+    code, out, err = svl(
+        "prune",
+        "--model",
+        "model",
+        "--from",
+        tmp_path / "plan.json",
+        *SET,
+        "--out",
+        tmp_path / "thin",
+    )
+    assert (
+        code == 0
+        and "50% of the visual tokens, which a checkpoint cannot hold" in out
+        and (tmp_path / "thin" / "model.safetensors").read_bytes() == weights
+    )
     page |= {"drop": [], "keep": list(range(6))}
     page["settings"]["visual_share"] = 1.0
     (tmp_path / "plan.json").write_text(json.dumps(page))
-    assert result(svl("compare", *ASK, "--from", tmp_path / "plan.json", "--max-new-tokens", "2", "--json", "-"))["kl"] == 0
+    assert (
+        result(
+            svl(
+                "compare",
+                *ASK,
+                "--from",
+                tmp_path / "plan.json",
+                "--max-new-tokens",
+                "2",
+                "--json",
+                "-",
+            )
+        )["kl"]
+        == 0
+    )
 
 
-@pytest.mark.parametrize("text, said", [
-    (None, "cannot be read"), ("no JSON", "no plan"), ("[1]", "no plan"), ('{"drop": [1]}', "no plan"), ('{"drop": ["x"], "keep": [], "settings": {"compensation": "none"}}', "no plan"),
-    ('{"drop": [1], "keep": [], "settings": {"compensation": "none", "top_p": "much"}}', "no plan"), ('{"drop": [1], "keep": [], "settings": {"compensation": "none"}, "model": "other"}', "--model other"),
-    ('{"drop": [9], "keep": [], "settings": {"compensation": "none"}}', "layer"), ('{"drop": [1], "keep": [], "settings": {"compensation": "magic"}}', "magic"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (None, "cannot be read"),
+        ("no JSON", "no plan"),
+        ("[1]", "no plan"),
+        ('{"drop": [1]}', "no plan"),
+        ('{"drop": ["x"], "keep": [], "settings": {"compensation": "none"}}', "no plan"),
+        (
+            '{"drop": [1], "keep": [], "settings": {"compensation": "none", "top_p": "much"}}',
+            "no plan",
+        ),
+        (
+            '{"drop": [1], "keep": [], "settings": {"compensation": "none"}, "model": "other"}',
+            "--model other",
+        ),
+        ('{"drop": [9], "keep": [], "settings": {"compensation": "none"}}', "layer"),
+        ('{"drop": [1], "keep": [], "settings": {"compensation": "magic"}}', "magic"),
+    ],
+)
 def test_a_file_that_holds_no_plan_for_this_model_is_refused(svl, tmp_path, text, said):
     if text is not None:
         (tmp_path / "plan.json").write_text(text)
@@ -171,41 +436,135 @@ def test_a_file_that_holds_no_plan_for_this_model_is_refused(svl, tmp_path, text
 
 
 def test_text_only_and_a_prompt_without_image(svl, tmp_path):
-    """A plain causal language model is analysed, compared and pruned; so is a vision-language model asked without an image."""
+    """A plain causal language model is analysed, compared and pruned; so is a vision-language model
+    asked without an image.
+    """
     for model in ("text", "model"):
-        found = result(svl("analyze", "--model", model, "--prompt", "what is in the top left ?", "--json", "-"))
-        assert found["visual_tokens"] == 0 and found["grid"] is None and found["importance"]["visual"] == [] and len(found["importance"]["text"]) == found["text_tokens"]
-    assert all(score is None for score in found["redundancy"]["svl-visual"]) and all(found["redundancy"]["svl"])
-    found = result(svl("compare", "--model", "text", "--prompt", "a cat", "--drop", "1", "--compensation", "lstsq", "--max-new-tokens", "2", "--json", "-"))
+        found = result(
+            svl("analyze", "--model", model, "--prompt", "what is in the top left ?", "--json", "-")
+        )
+        assert (
+            found["visual_tokens"] == 0
+            and found["grid"] is None
+            and found["importance"]["visual"] == []
+            and len(found["importance"]["text"]) == found["text_tokens"]
+        )
+    assert all(score is None for score in found["redundancy"]["svl-visual"]) and all(
+        found["redundancy"]["svl"]
+    )
+    found = result(
+        svl(
+            "compare",
+            "--model",
+            "text",
+            "--prompt",
+            "a cat",
+            "--drop",
+            "1",
+            "--compensation",
+            "lstsq",
+            "--max-new-tokens",
+            "2",
+            "--json",
+            "-",
+        )
+    )
     assert found["plan"]["calibration"]["set"] == "demo" and found["kl"] > 0
-    found = result(svl("prune", "--model", "text", "--drop", "2", "--out", tmp_path / "p", "--json", "-"))
+    found = result(
+        svl("prune", "--model", "text", "--drop", "2", "--out", tmp_path / "p", "--json", "-")
+    )
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "p", output_loading_info=True)
-    assert model.config.num_hidden_layers == 3 and not report["missing_keys"] and not report["unexpected_keys"]
+    assert (
+        model.config.num_hidden_layers == 3
+        and not report["missing_keys"]
+        and not report["unexpected_keys"]
+    )
 
 
 def test_sweep(svl, tmp_path):
-    options = (*SET, "--drop", "0-1,3", "--criterion", "svl,random", "--draws", "2", "--max-new-tokens", "2", "--csv", tmp_path / "s.csv", "--resume", tmp_path / "r.json")
+    options = (
+        *SET,
+        "--drop",
+        "0-1,3",
+        "--criterion",
+        "svl,random",
+        "--draws",
+        "2",
+        "--max-new-tokens",
+        "2",
+        "--csv",
+        tmp_path / "s.csv",
+        "--resume",
+        tmp_path / "r.json",
+    )
     found = result(svl("sweep", *ASK, *options, "--compensation", "none,scp", "--json", "-"))
-    assert [(r["criterion"], r["compensation"], r["drop"]) for r in found["rows"]] == [(c, k, d) for c in ("svl", "random") for k in ("none", "scp") for d in (0, 1, 3)]
-    assert len((tmp_path / "s.csv").read_text().splitlines()) == 13 and (tmp_path / "r.json").exists()
+    assert [(r["criterion"], r["compensation"], r["drop"]) for r in found["rows"]] == [
+        (c, k, d) for c in ("svl", "random") for k in ("none", "scp") for d in (0, 1, 3)
+    ]
+    assert (
+        len((tmp_path / "s.csv").read_text().splitlines()) == 13 and (tmp_path / "r.json").exists()
+    )
     code, _, err = svl("sweep", *ASK, *options, "--compensation", "none,scp", "--causal-correction")
     assert code == 2 and "other settings" in err  # rows ranked on other tokens
-    code, out, err = svl("sweep", "--model", "model", *SET, "--measure", "q.jsonl", "--data", "q.jsonl", "--drop", "2", "--max-new-tokens", "2")
+    code, out, err = svl(
+        "sweep",
+        "--model",
+        "model",
+        *SET,
+        "--measure",
+        "q.jsonl",
+        "--data",
+        "q.jsonl",
+        "--drop",
+        "2",
+        "--max-new-tokens",
+        "2",
+    )
     assert code == 0 and "accuracy" in out and "cliff" in out, err
 
 
 def test_ablate(svl):
     found = result(svl("ablate", *ASK, "--sizes", "1-2", "--max-new-tokens", "2", "--json", "-"))
-    assert len(found["rows"]) == 6 + 5 and found["n"] == 1 and len(found["rows"][0]["token_losses"]) == 1
-    found = result(svl("ablate", "--model", "model", "--data", "q.jsonl", "--sizes", "1", "--max-new-tokens", "2", "--json", "-"))
+    assert (
+        len(found["rows"]) == 6 + 5
+        and found["n"] == 1
+        and len(found["rows"][0]["token_losses"]) == 1
+    )
+    found = result(
+        svl(
+            "ablate",
+            "--model",
+            "model",
+            "--data",
+            "q.jsonl",
+            "--sizes",
+            "1",
+            "--max-new-tokens",
+            "2",
+            "--json",
+            "-",
+        )
+    )
     assert found["kinds"] == ["k", "l"] and set(found["rows"][0]["by_kind"]) == {"k", "l"}
-    code, out, _ = svl("ablate", "--model", "model", "--measure", "calibration", "--sizes", "1", "--max-new-tokens", "2")
+    code, out, _ = svl(
+        "ablate",
+        "--model",
+        "model",
+        "--measure",
+        "calibration",
+        "--sizes",
+        "1",
+        "--max-new-tokens",
+        "2",
+    )
     assert code == 0 and "n = 3" in out
 
 
 def test_models(svl):
     found = result(svl("models", "--json", "-"))
-    assert {c["name"] for c in found["criteria"]} >= {"svl", "shortgpt", "random"} and {c["name"] for c in found["compensations"]} >= {"none", "scp", "lstsq"}
+    assert {c["name"] for c in found["criteria"]} >= {"svl", "shortgpt", "random"} and {
+        c["name"] for c in found["compensations"]
+    } >= {"none", "scp", "lstsq"}
     assert found["models"] and found["families"]
     code, out, _ = svl("models")
     assert code == 0 and "shortgpt" in out
@@ -215,7 +574,9 @@ def test_models(svl):
 def broken(world):
     (world / "corrupt.png").write_bytes((world / "a.png").read_bytes()[:300])
     (world / "text.png").write_text("not an image")
-    (world / "bad.jsonl").write_text('{"image": "a.png", "question": "q", "answer": "a"}\n{"image": "a.png"}\n')
+    (world / "bad.jsonl").write_text(
+        '{"image": "a.png", "question": "q", "answer": "a"}\n{"image": "a.png"}\n'
+    )
     (world / "empty.jsonl").write_text("\n")
     (world / "empty").mkdir()
     return world
@@ -228,14 +589,35 @@ WRONG = {
     "unknown command": (("analyse",), "analyze"),
     "unknown option": (("analyze", *ASK, "--dorp", "2"), "--dorp"),
     "no image": (("analyze", "--prompt", "what"), "--image"),
-    "image for a text-only model": (("analyze", "--model", "text", "--image", "a.png", "--prompt", "what"), "without image input"),
+    "image for a text-only model": (
+        ("analyze", "--model", "text", "--image", "a.png", "--prompt", "what"),
+        "without image input",
+    ),
     "empty prompt alone": (("analyze", "--model", "text", "--prompt", " "), "empty prompt"),
-    "images to calibrate a text-only model on": (("compare", "--model", "text", "--prompt", "what", "--drop", "1", *SET), "a text-only model"),
-    "missing image": (("analyze", "--model", "model", "--image", "none.png", "--prompt", "what"), "none.png"),
-    "corrupt image": (("analyze", "--model", "model", "--image", "corrupt.png", "--prompt", "what"), "corrupt"),
-    "not an image": (("analyze", "--model", "model", "--image", "text.png", "--prompt", "what"), "not a readable image"),
-    "empty prompt": (("analyze", "--model", "model", "--image", "a.png", "--prompt", "  "), "empty prompt"),
-    "long prompt": (("analyze", "--model", "model", "--image", "a.png", "--prompt", "what " * 400), "shorten"),
+    "images to calibrate a text-only model on": (
+        ("compare", "--model", "text", "--prompt", "what", "--drop", "1", *SET),
+        "a text-only model",
+    ),
+    "missing image": (
+        ("analyze", "--model", "model", "--image", "none.png", "--prompt", "what"),
+        "none.png",
+    ),
+    "corrupt image": (
+        ("analyze", "--model", "model", "--image", "corrupt.png", "--prompt", "what"),
+        "corrupt",
+    ),
+    "not an image": (
+        ("analyze", "--model", "model", "--image", "text.png", "--prompt", "what"),
+        "not a readable image",
+    ),
+    "empty prompt": (
+        ("analyze", "--model", "model", "--image", "a.png", "--prompt", "  "),
+        "empty prompt",
+    ),
+    "long prompt": (
+        ("analyze", "--model", "model", "--image", "a.png", "--prompt", "what " * 400),
+        "shorten",
+    ),
     "unknown folder": (("analyze", "--model", "./none", *ASKED), "none"),
     "folder without model": (("analyze", "--model", "empty", *ASKED), "config.json"),
     "unknown criterion": (("analyze", *ASK, "--criterion", "svk"), "svl, svl-all"),
@@ -244,32 +626,83 @@ WRONG = {
     "no rank": ((*PRUNE, "--drop", "1", "--rank", "0"), "from 1"),
     "layers ranked by nothing": ((*PRUNE, "--drop", "1", "--criterion", "manual"), "--layers"),
     "negative drop": ((*PRUNE, "--drop", "-1"), "0 to 4"),
-    "drop no number": ((*PRUNE, "--drop", "two"), "Found 'two' for --drop; expected a whole number"),
+    "drop no number": (
+        (*PRUNE, "--drop", "two"),
+        "Found 'two' for --drop; expected a whole number",
+    ),
     "nothing to drop": (PRUNE, "--drop"),
-    "both ways to drop": ((*PRUNE, "--drop", "1", "--layers", "2"), "Found both --layers and --drop"),
+    "both ways to drop": (
+        (*PRUNE, "--drop", "1", "--layers", "2"),
+        "Found both --layers and --drop",
+    ),
     "layers no numbers": ((*PRUNE, "--layers", "1,b"), "3,5-7"),
     "layers out of range": ((*PRUNE, "--layers", "9"), "from 0 to 5"),
     "all layers": ((*PRUNE, "--layers", "0-5"), "at least one"),
     "top-p": (("analyze", *ASK, "--top-p", "1.5"), "top-p of 1.5"),
     "text-self": (("analyze", *ASK, "--text-self", "both"), "received"),
-    "targets": ((*PRUNE, "--drop", "1", "--compensation", "scp", "--targets", "head"), "mlp, attention"),
-    "calibration folder empty": (("compare", "--model", "model", *ASKED, "--calibration", "empty", "--drop", "1"), "Found nothing in empty"),
-    "calibration missing": (("compare", "--model", "model", *ASKED, "--calibration", "none", "--drop", "1"), "no file none"),
-    "calibration size": ((*PRUNE, "--drop", "1", "--calibration-size", "0"), "calibration size of 0"),
-    "calibration is this for many": (("evaluate", "--model", "model", "--data", "q.jsonl", "--drop", "1", "--calibration", "this"), "expected a set"),
+    "targets": (
+        (*PRUNE, "--drop", "1", "--compensation", "scp", "--targets", "head"),
+        "mlp, attention",
+    ),
+    "calibration folder empty": (
+        ("compare", "--model", "model", *ASKED, "--calibration", "empty", "--drop", "1"),
+        "Found nothing in empty",
+    ),
+    "calibration missing": (
+        ("compare", "--model", "model", *ASKED, "--calibration", "none", "--drop", "1"),
+        "no file none",
+    ),
+    "calibration size": (
+        (*PRUNE, "--drop", "1", "--calibration-size", "0"),
+        "calibration size of 0",
+    ),
+    "calibration is this for many": (
+        (
+            "evaluate",
+            "--model",
+            "model",
+            "--data",
+            "q.jsonl",
+            "--drop",
+            "1",
+            "--calibration",
+            "this",
+        ),
+        "expected a set",
+    ),
     "bad line": (("evaluate", "--model", "model", "--data", "bad.jsonl"), "line 2 of bad.jsonl"),
     "no questions": (("evaluate", "--model", "model", "--data", "empty.jsonl"), "no questions"),
     "unknown data": (("evaluate", "--model", "model", "--data", "mme"), "scenes"),
-    "missing data": (("evaluate", "--model", "model", "--data", "none.jsonl"), "no file none.jsonl"),
+    "missing data": (
+        ("evaluate", "--model", "model", "--data", "none.jsonl"),
+        "no file none.jsonl",
+    ),
     "limit": (("evaluate", "--model", "model", "--data", "q.jsonl", "--limit", "0"), "at least 1"),
     "answer length": ((*PRUNE, "--drop", "1", "--max-new-tokens", "0"), "at least 1"),
     "json folder": (("analyze", *ASK, "--json", "none/x.json"), "none/x.json"),
     "json is a folder": (("analyze", *ASK, "--json", "empty"), "cannot be written"),
     "device": (("analyze", *ASK, "--device", "abacus"), "abacus"),
     "dtype": (("analyze", *ASK, "--dtype", "int3"), "int3"),
-    "not exportable": (("prune", "--model", "model", "--drop", "1", "--compensation", "bridge", *SET, "--out", "o"), "plain checkpoint"),
+    "not exportable": (
+        (
+            "prune",
+            "--model",
+            "model",
+            "--drop",
+            "1",
+            "--compensation",
+            "bridge",
+            *SET,
+            "--out",
+            "o",
+        ),
+        "plain checkpoint",
+    ),
     "device map": (("analyze", *ASK, "--device-map", "sideways"), "auto, balanced"),
-    "out that cannot be": (("prune", "--model", "model", "--drop", "1", *SET, "--out", "/proc/none/out"), "--out" if os.geteuid() else "cannot be written"),
+    "out that cannot be": (
+        ("prune", "--model", "model", "--drop", "1", *SET, "--out", "/proc/none/out"),
+        "--out" if os.geteuid() else "cannot be written",
+    ),
     "sweep drops": (("sweep", *ASK, *SET, "--drop", "0-9"), "from 0 to 4"),
     "sweep criterion": (("sweep", *ASK, *SET, "--criterion", "svl,svk"), "svl, svl-all"),
     "ablate sizes": (("ablate", *ASK, "--sizes", "9"), "block sizes"),
@@ -294,42 +727,120 @@ def test_anything_else_exits_with_1(svl, monkeypatch):
 
     monkeypatch.setitem(svl_core.cli.COMMANDS, "models", fails)
     assert svl("models")[0] == 1
-    monkeypatch.setitem(svl_core.cli.COMMANDS, "models", lambda args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setitem(
+        svl_core.cli.COMMANDS, "models", lambda args: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     assert svl("models")[0] == 1
 
 
 def test_help_and_version_are_fast_and_light():
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "svl_core", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "svl_core", "--help"],
+        capture_output=True,
+        text=True,
+    )
     took = time.perf_counter() - start
     assert done.returncode == 0 and all(command in done.stdout for command in COMMANDS)
     assert not re.search(r"\b(torch|transformers|numpy|gradio)\b", done.stderr) and took < 5
-    done = subprocess.run([sys.executable, "-m", "svl_core", "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "svl_core", "--version"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and re.match(r"svl \d", done.stdout)
 
 
 def test_as_a_process(world):
     """Exit codes and streams as a shell sees them."""
-    done = subprocess.run([sys.executable, "-m", "svl_core", "analyze", "--model", str(world / "model"), "--image", str(world / "a.png"), "--prompt", "what", "--json", "-"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "svl_core",
+            "analyze",
+            "--model",
+            str(world / "model"),
+            "--image",
+            str(world / "a.png"),
+            "--prompt",
+            "what",
+            "--json",
+            "-",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and done.stderr == "" and json.loads(done.stdout)["layers"] == 6
-    done = subprocess.run([sys.executable, "-m", "svl_core", "analyze", "--image", "none.png", "--prompt", "what"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "svl_core", "analyze", "--image", "none.png", "--prompt", "what"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
 def test_torch_s_threads_sleep_while_they_wait():
     """Said to OpenMP before torch loads it."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")} | {"OMP_DISPLAY_ENV": "TRUE"}
-    done = subprocess.run([sys.executable, "-c", "from svl_core.__main__ import main; main(['--version']); import torch"], capture_output=True, text=True, env=env)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")} | {
+        "OMP_DISPLAY_ENV": "TRUE"
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from svl_core.__main__ import main; main(['--version']); import torch",
+        ],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
 
 
 def test_presets_rounds_and_a_chosen_rank(svl):
-    found = result(svl("compare", *ASK, *SET, "--drop", "1", "--preset", "best", "--rounds", "1", "--max-new-tokens", "3", "--json", "-"))
+    found = result(
+        svl(
+            "compare",
+            *ASK,
+            *SET,
+            "--drop",
+            "1",
+            "--preset",
+            "best",
+            "--rounds",
+            "1",
+            "--max-new-tokens",
+            "3",
+            "--json",
+            "-",
+        )
+    )
     best = PRESETS["best"]
-    assert found["plan"]["criterion"] in (best.criterion, *best.rivals) and found["plan"]["compensation"] == best.compensation
-    found = result(svl("compare", *ASK, *SET, "--drop", "2", "--compensation", "scp", "--rank", "auto", "--max-new-tokens", "3", "--json", "-"))
+    assert (
+        found["plan"]["criterion"] in (best.criterion, *best.rivals)
+        and found["plan"]["compensation"] == best.compensation
+    )
+    found = result(
+        svl(
+            "compare",
+            *ASK,
+            *SET,
+            "--drop",
+            "2",
+            "--compensation",
+            "scp",
+            "--rank",
+            "auto",
+            "--max-new-tokens",
+            "3",
+            "--json",
+            "-",
+        )
+    )
     assert found["plan"]["settings"]["compensation"]["rank"] in (0, 1, 2, 4, 8, 16, 32, 64)
-    assert [svl("compare", *ASK, "--drop", "1", *more)[0] for more in (("--preset", "nonesuch"), ("--rank", "four"))] == [2, 2]
+    assert [
+        svl("compare", *ASK, "--drop", "1", *more)[0]
+        for more in (("--preset", "nonesuch"), ("--rank", "four"))
+    ] == [2, 2]
     assert "as-published" in svl("models")[1]
 
 
@@ -338,13 +849,46 @@ def test_ranking_stability_is_told(svl):
     assert found["drop"] == 2 and len(found["interval"]) == 6 and 0 <= found["overlap"] <= 1
     told = svl("analyze", *ASK, *SET, "--stability", "2")[1]
     assert "2 layers in common" in told and "given the layers" not in told
-    assert "given the layers dropped before it" in svl("analyze", *ASK, *SET, "--criterion", "greedy-kl", "--rounds", "2", "--stability", "2")[1]
+    assert (
+        "given the layers dropped before it"
+        in svl(
+            "analyze", *ASK, *SET, "--criterion", "greedy-kl", "--rounds", "2", "--stability", "2"
+        )[1]
+    )
 
 
 def test_a_share_of_the_visual_tokens(svl):
-    found = result(svl("compare", *ASK, *SET, "--drop", "0", "--visual-share", "0.25", "--max-new-tokens", "3", "--json", "-"))
+    found = result(
+        svl(
+            "compare",
+            *ASK,
+            *SET,
+            "--drop",
+            "0",
+            "--visual-share",
+            "0.25",
+            "--max-new-tokens",
+            "3",
+            "--json",
+            "-",
+        )
+    )
     assert found["visual_share"] == 0.25 and found["kl"] > 0
-    found = result(svl("evaluate", "--model", "model", "--data", "q.jsonl", "--visual-share", "0.5", "--max-new-tokens", "3", "--json", "-"))
+    found = result(
+        svl(
+            "evaluate",
+            "--model",
+            "model",
+            "--data",
+            "q.jsonl",
+            "--visual-share",
+            "0.5",
+            "--max-new-tokens",
+            "3",
+            "--json",
+            "-",
+        )
+    )
     assert found["visual_share"] == 0.5 and found["full"]["n"] == found["n"] == 4
     code, _, err = svl("compare", *ASK, *SET, "--drop", "0", "--visual-share", "1.5")
     assert code == 2 and "share of 1.5" in err
@@ -356,15 +900,38 @@ def test_unknown_quantisation_is_one_sentence(svl):
 
 
 def test_plan_needs_a_config_alone(svl, tmp_path):
-    """LLaVA-1.5-7B's published sizes: 7.06 B parameters; a feature takes 2 bytes, a cache 2 x 32 x 4096 of them a position."""
+    """LLaVA-1.5-7B's published sizes: 7.06 B parameters; a feature takes 2 bytes, a cache 2 x 32 x
+    4096 of them a position.
+    """
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    vision = CLIPVisionConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14, projection_dim=768)
-    LlavaConfig(vision_config=vision, text_config=LlamaConfig(vocab_size=32064), image_seq_length=576, dtype="bfloat16").save_pretrained(tmp_path)
-    code, out, _ = svl("analyze", "--plan", "--model", str(tmp_path), "--dtype", "bfloat16", "--json", "-")
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    )
+    LlavaConfig(
+        vision_config=vision,
+        text_config=LlamaConfig(vocab_size=32064),
+        image_seq_length=576,
+        dtype="bfloat16",
+    ).save_pretrained(tmp_path)
+    code, out, _ = svl(
+        "analyze", "--plan", "--model", str(tmp_path), "--dtype", "bfloat16", "--json", "-"
+    )
     plan = json.loads(out)["plan"]
     assert code == 0 and plan["parameters"]["all"] == 7_063_427_072 and plan["positions"] == 640
-    assert plan["memory"]["weights"] == 2 * 7_063_427_072 and plan["memory"]["key_value_cache"] == 2 * 32 * 4096 * 2 * 640
-    assert plan["memory"]["traces"] == 33 * 640 * 4096 * 2 + 640 * 33 * 33 * 8 + 10 * 32 * 640 * 4 and min(plan["seconds"].values()) > 0
+    assert (
+        plan["memory"]["weights"] == 2 * 7_063_427_072
+        and plan["memory"]["key_value_cache"] == 2 * 32 * 4096 * 2 * 640
+    )
+    assert (
+        plan["memory"]["traces"] == 33 * 640 * 4096 * 2 + 640 * 33 * 33 * 8 + 10 * 32 * 640 * 4
+        and min(plan["seconds"].values()) > 0
+    )
     code, _, err = svl("analyze", "--plan", "--model", str(tmp_path), "--positions", "0")
     assert code == 2 and "at least one" in err

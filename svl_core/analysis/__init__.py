@@ -1,1 +1,3 @@
-"""What a forward pass tells about a model's layers: attention statistics, token importance, redundancy, feature gaps."""
+"""What a forward pass tells about a model's layers: attention statistics, token importance,
+redundancy, feature gaps.
+"""

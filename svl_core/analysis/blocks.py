@@ -1,4 +1,6 @@
-"""Contiguous selection: the best block of n neighbouring layers for every n, from a measure between any two depths."""
+"""Contiguous selection: the best block of n neighbouring layers for every n, from a measure between
+any two depths.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ def free_blocks(layers: int, size: int, protected: Sequence[int]) -> list[int]:
 
 
 def best_blocks(closeness: np.ndarray, protected: Sequence[int]) -> Scored:
-    """closeness: (L+1, L+1), [s, s+n] says how little the block s..s+n-1 changes (higher = more redundant).
+    """closeness: (L+1, L+1), [s, s+n] says how little the block s..s+n-1 changes (higher = more
+    redundant).
 
-    For every n the block of n layers with the highest value; ties go to the later block. Blocks for different n need not
-    be nested. The ranking is: the best single layer, then whichever neighbour keeps the grown block's value highest.
+    For every n the block of n layers with the highest value; ties go to the later block. Blocks for
+    different n need not be nested. The ranking is: the best single layer, then whichever neighbour
+    keeps the grown block's value highest.
     """
     depth = len(closeness) - 1
     closeness = np.nan_to_num(closeness, nan=-np.inf)
@@ -32,14 +36,19 @@ def best_blocks(closeness: np.ndarray, protected: Sequence[int]) -> Scored:
     return Scored(scores, _grown(closeness, blocks, protected), tuple(blocks))
 
 
-def _grown(closeness: np.ndarray, blocks: list[tuple[int, ...]], protected: Sequence[int]) -> tuple[int, ...]:
+def _grown(
+    closeness: np.ndarray, blocks: list[tuple[int, ...]], protected: Sequence[int]
+) -> tuple[int, ...]:
     depth, order = len(closeness) - 1, list(blocks[1]) if len(blocks) > 1 else []
     left = [layer for layer in range(depth) if layer not in {*protected, *order}]
     while left:
         first, last = min(order), max(order)
         beside = [layer for layer in (first - 1, last + 1) if layer in left]
         if beside:
-            chosen = max(beside, key=lambda layer: (closeness[min(first, layer), max(last, layer) + 1], layer))
+            chosen = max(
+                beside,
+                key=lambda layer: (closeness[min(first, layer), max(last, layer) + 1], layer),
+            )
         else:  # walled in by protected layers: the rest one by one, most redundant first
             chosen = max(left, key=lambda layer: (closeness[layer, layer + 1], layer))
             order = [*order, chosen]

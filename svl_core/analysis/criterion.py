@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a criterion may use. `protected` layers stay; `fixed` are those of them that the model cannot lose at all."""
+    """What a criterion may use.
+
+    `protected` layers stay; `fixed` are those of them that the model cannot lose at all.
+    """
 
     trace: Trace
     importance: TokenImportance | None
@@ -40,8 +43,9 @@ class Request:
 class Scored:
     """What a criterion finds.
 
-    scores: (L,) higher = more redundant. ranking: its own order of droppable layers (None: by falling score). blocks: for each
-    drop count n = 0, 1, .. the n layers that go, where those are not nested. path: its measure after each layer of `ranking` is gone.
+    scores: (L,) higher = more redundant. ranking: its own order of droppable layers (None: by
+    falling score). blocks: for each drop count n = 0, 1, .. the n layers that go, where those are
+    not nested. path: its measure after each layer of `ranking` is gone.
     kept: layers that it protects beside those of the request.
     """
 
@@ -54,15 +58,23 @@ class Scored:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A mean over calibration samples, taken apart: sums (n, ...) and counts (n,) of each sample; the mean is sums.sum(0) / counts.sum()."""
+    """A mean over calibration samples, taken apart: sums (n, ...) and counts (n,) of each sample;
+    the mean is sums.sum(0) / counts.sum().
+    """
 
     sums: np.ndarray
     counts: np.ndarray
 
     def mean(self, times: np.ndarray | None = None) -> np.ndarray:
-        """The mean with each sample taken `times` (n,) times (once by default); NaN where nothing counts."""
+        """The mean with each sample taken `times` (n,) times (once by default); NaN where nothing
+        counts.
+        """
         total = float(self.counts.sum() if times is None else times @ self.counts)
-        taken = self.sums if times is None else times.reshape(-1, *[1] * (self.sums.ndim - 1)) * self.sums
+        taken = (
+            self.sums
+            if times is None
+            else times.reshape(-1, *[1] * (self.sums.ndim - 1)) * self.sums
+        )
         return taken.sum(0) / total if total else np.full(self.sums.shape[1:], np.nan)
 
 
@@ -70,9 +82,10 @@ class Measured:
 class Criterion:
     """One way to score layers.
 
-    direction: which end of the published measure is redundant. cost_forward_passes: per calibration sample. needs: "trace" only,
-    the "model" with its samples, or the user's "layers". measure and select: where the scores follow from a mean over samples,
-    that mean and what follows from it, so that it can be resampled; whole: for the others, all at once.
+    direction: which end of the published measure is redundant. cost_forward_passes: per calibration
+    sample. needs: "trace" only, the "model" with its samples, or the user's "layers". measure and
+    select: where the scores follow from a mean over samples, that mean and what follows from it, so
+    that it can be resampled; whole: for the others, all at once.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""Feature gaps: what dropping layers takes out of the residual stream, and a plane to see it in (paper, part (b) of the method figure)."""
+"""Feature gaps: what dropping layers takes out of the residual stream, and a plane to see it in
+(paper, part (b) of the method figure).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from svl_core.analysis.trace import Trace
 class RunGap:
     """The gap of one maximal run of dropped layers first..last (inclusive).
 
-    relative: mean over tokens of |H[last+1] - H[first]| / |H[last+1]|. spectrum: (min(n, d),) singular values of the (n, d) difference, where wanted.
+    relative: mean over tokens of |H[last+1] - H[first]| / |H[last+1]|. spectrum: (min(n, d),)
+    singular values of the (n, d) difference, where wanted.
     """
 
     first: int
@@ -33,7 +36,9 @@ class RunGap:
 
 @dataclass(frozen=True, eq=False)
 class GapCurve:
-    """per_layer: (L,) relative step of each layer, mean over tokens of |H[l+1] - H[l]| / |H[l+1]|; runs: the dropped runs' gaps."""
+    """per_layer: (L,) relative step of each layer, mean over tokens of |H[l+1] - H[l]| / |H[l+1]|;
+    runs: the dropped runs' gaps.
+    """
 
     per_layer: np.ndarray
     runs: tuple[RunGap, ...]
@@ -41,7 +46,9 @@ class GapCurve:
 
 @dataclass(frozen=True, eq=False)
 class GapProjection:
-    """(n, 2) coordinates on the two principal components of the features before and wanted; `explained`: their variance shares."""
+    """(n, 2) coordinates on the two principal components of the features before and wanted;
+    `explained`: their variance shares.
+    """
 
     before: np.ndarray
     target: np.ndarray
@@ -60,24 +67,39 @@ def runs_of(drop: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((first, last) for first, last in found)
 
 
-def gram_of_difference(trace: Trace, positions: Sequence[np.ndarray], first: int, last: int) -> np.ndarray:
-    """(d, d) float64 Gram matrix of H[last+1] - H[first] over the given tokens: memory d x d however many samples."""
+def gram_of_difference(
+    trace: Trace, positions: Sequence[np.ndarray], first: int, last: int
+) -> np.ndarray:
+    """(d, d) float64 Gram matrix of H[last+1] - H[first] over the given tokens: memory d x d
+    however many samples.
+    """
     gram = torch.zeros(trace.hidden_size, trace.hidden_size, dtype=torch.float64)
     for sample, at in zip(trace.samples, positions, strict=True):
         index = torch.as_tensor(np.array(at))
-        difference = sample.features[last + 1, index].double() - sample.features[first, index].double()
+        difference = (
+            sample.features[last + 1, index].double() - sample.features[first, index].double()
+        )
         gram += difference.T @ difference
     return gram.numpy()
 
 
 def gap_rows(trace: Trace, positions: Sequence[np.ndarray], first: int, last: int) -> torch.Tensor:
-    """(n, d) float64: H[last+1] - H[first] at the given tokens; for fewer tokens than dimensions, where it is smaller than the Gram matrix."""
+    """(n, d) float64: H[last+1] - H[first] at the given tokens; for fewer tokens than dimensions,
+    where it is smaller than the Gram matrix.
+    """
     indices = [torch.as_tensor(np.array(at)) for at in positions]
-    return torch.cat([sample.features[last + 1, index].double() - sample.features[first, index].double() for sample, index in zip(trace.samples, indices, strict=True)])
+    return torch.cat(
+        [
+            sample.features[last + 1, index].double() - sample.features[first, index].double()
+            for sample, index in zip(trace.samples, indices, strict=True)
+        ]
+    )
 
 
 def spectrum(trace: Trace, positions: Sequence[np.ndarray], first: int, last: int) -> np.ndarray:
-    """(min(n, d),) singular values of H[last+1] - H[first], falling, from the smaller of its two Gram matrices."""
+    """(min(n, d),) singular values of H[last+1] - H[first], falling, from the smaller of its two
+    Gram matrices.
+    """
     count = sum(map(len, positions))
     if count < trace.hidden_size:
         rows = gap_rows(trace, positions, first, last)
@@ -87,8 +109,18 @@ def spectrum(trace: Trace, positions: Sequence[np.ndarray], first: int, last: in
     return np.sqrt(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
 
 
-def feature_gap(trace: Trace, drop: Sequence[int], importance: TokenImportance | None = None, *, tokens: str = "important", top_p: TopP = TopP(), spectra: bool = True) -> GapCurve:
-    """Relative steps of all layers and, for each maximal run of `drop`, its gap and (unless not wanted: `spectra`) its spectrum, on the given token set."""
+def feature_gap(
+    trace: Trace,
+    drop: Sequence[int],
+    importance: TokenImportance | None = None,
+    *,
+    tokens: str = "important",
+    top_p: TopP = TopP(),
+    spectra: bool = True,
+) -> GapCurve:
+    """Relative steps of all layers and, for each maximal run of `drop`, its gap and (unless not
+    wanted: `spectra`) its spectrum, on the given token set.
+    """
     positions = token_positions(trace, importance, tokens, top_p)
     count = max(sum(map(len, positions)), 1)
     steps, jumps = np.zeros(trace.num_layers), {run: 0.0 for run in runs_of(drop)}
@@ -98,21 +130,32 @@ def feature_gap(trace: Trace, drop: Sequence[int], importance: TokenImportance |
         steps += _relative(products, layers, layers + 1).sum(0)
         for first, last in jumps:
             jumps[first, last] += float(_relative(products, first, last + 1).sum())
-    runs = [RunGap(first, last, total / count, spectrum(trace, positions, first, last) if spectra else None) for (first, last), total in jumps.items()]
+    runs = [
+        RunGap(
+            first, last, total / count, spectrum(trace, positions, first, last) if spectra else None
+        )
+        for (first, last), total in jumps.items()
+    ]
     return GapCurve(steps / count, tuple(runs))
 
 
 def _relative(products: np.ndarray, a: np.ndarray | int, b: np.ndarray | int) -> np.ndarray:
     """|H[b] - H[a]| / |H[b]| of each token, from inner products (n, L+1, L+1)."""
     length = products[:, b, b]
-    return np.sqrt(np.clip(length - 2 * products[:, a, b] + products[:, a, a], 0, None)) / np.sqrt(length).clip(1e-30)
+    return np.sqrt(np.clip(length - 2 * products[:, a, b] + products[:, a, a], 0, None)) / np.sqrt(
+        length
+    ).clip(1e-30)
 
 
 SMALL = 2**18  # numbers up to which a full decomposition is as quick as one of two components
 
 
-def pca_view(before: np.ndarray, target: np.ndarray, after: np.ndarray | None = None) -> GapProjection:
-    """Project (n, d) features on the two principal components of `before` and `target` together (scikit-learn's PCA)."""
+def pca_view(
+    before: np.ndarray, target: np.ndarray, after: np.ndarray | None = None
+) -> GapProjection:
+    """Project (n, d) features on the two principal components of `before` and `target` together
+    (scikit-learn's PCA).
+    """
     from sklearn.decomposition import PCA
 
     both = np.concatenate([before, target])
@@ -128,4 +171,9 @@ def pca_view(before: np.ndarray, target: np.ndarray, after: np.ndarray | None = 
 
     explained = np.zeros(2)
     explained[:parts] = np.nan_to_num(pca.explained_variance_ratio_)
-    return GapProjection(flat(before), flat(target), None if after is None else flat(after), (float(explained[0]), float(explained[1])))
+    return GapProjection(
+        flat(before),
+        flat(target),
+        None if after is None else flat(after),
+        (float(explained[0]), float(explained[1])),
+    )

@@ -1,4 +1,6 @@
-"""What criteria measure on a trace: sums over the chosen tokens of each sample, so that means can be taken over any samples."""
+"""What criteria measure on a trace: sums over the chosen tokens of each sample, so that means can
+be taken over any samples.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,18 @@ from svl_core.analysis.trace import Trace
 from svl_core.lvlm.spool import room
 
 
-def _summed(trace: Trace, positions: Sequence[np.ndarray], of: Callable[[np.ndarray], np.ndarray]) -> Measured:
+def _summed(
+    trace: Trace, positions: Sequence[np.ndarray], of: Callable[[np.ndarray], np.ndarray]
+) -> Measured:
     """For each sample the sum over its given tokens of what is made `of` its cosines (n, L+1, L+1)."""
     sums = None
     for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
         found = of(sample.cosines(np.asarray(at, np.int64))).sum(0)
-        sums = room((len(trace.samples), *found.shape), torch.float64, trace.spool).numpy() if sums is None else sums
+        sums = (
+            room((len(trace.samples), *found.shape), torch.float64, trace.spool).numpy()
+            if sums is None
+            else sums
+        )
         sums[number] = found
     return Measured(sums, np.array([len(at) for at in positions], float))
 
@@ -38,5 +46,7 @@ def matrix_sums(trace: Trace, positions: Sequence[np.ndarray]) -> Measured:
 
 
 def angular_distances(trace: Trace, positions: Sequence[np.ndarray]) -> Measured:
-    """For each sample the sum over its given tokens of arccos(cos(H[i], H[j])) / pi, 0..1: sums (n, L+1, L+1)."""
+    """For each sample the sum over its given tokens of arccos(cos(H[i], H[j])) / pi, 0..1: sums (n,
+    L+1, L+1).
+    """
     return _summed(trace, positions, lambda cosines: np.arccos(cosines.clip(-1, 1)) / np.pi)

@@ -1,6 +1,8 @@
-"""Criteria that run the model: layers skipped one by one and re-scored (SLEB, greedy KL), or frozen on visual tokens (ShortV).
+"""Criteria that run the model: layers skipped one by one and re-scored (SLEB, greedy KL), or frozen
+on visual tokens (ShortV).
 
-All are measured against given answers (token ids; by default the full model's own greedy ones), read under teacher forcing.
+All are measured against given answers (token ids; by default the full model's own greedy ones),
+read under teacher forcing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.decoding import answers_together
-from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token, token_losses
+from svl_core.lvlm.forcing import (
+    Beginnings,
+    forced_logits,
+    iterate_forced,
+    kl_per_token,
+    token_losses,
+)
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import room
@@ -28,44 +36,94 @@ BATCH = 32  # samples in one forward pass
 
 
 def answers_of(request: Request) -> list[tuple[int, ...]]:
-    """The request's answers, or the model's own greedy ones, at most `MAX_ANSWER` tokens. Raises InputError where counts differ."""
+    """The request's answers, or the model's own greedy ones, at most `MAX_ANSWER` tokens.
+
+    Raises InputError where counts differ.
+    """
     if request.answers is None:
-        return own_answers(request.lvlm, len(request.samples), request.samples.__getitem__, request.cancel)
+        return own_answers(
+            request.lvlm, len(request.samples), request.samples.__getitem__, request.cancel
+        )
     answers = [tuple(int(token) for token in ids) for ids in request.answers]
     if len(answers) != len(request.samples) or not all(answers):
-        raise InputError(f"Found {sum(map(bool, answers))} answers for {len(request.samples)} samples; expected one of at least a token each; pass them in the same order.")
+        raise InputError(
+            f"Found {sum(map(bool, answers))} answers for {len(request.samples)} samples; expected"
+            " one of at least a token each; pass them in the same order."
+        )
     return answers
 
 
-def own_answers(lvlm: LVLM, count: int, sample: Callable[[int], Sample], cancel: threading.Event | None = None, progress: Callable[[float], None] = lambda share: None) -> list[tuple[int, ...]]:
-    """The model's greedy answers to the samples 0 .. count - 1 as token ids, end tokens included, cut at `MAX_ANSWER`.
+def own_answers(
+    lvlm: LVLM,
+    count: int,
+    sample: Callable[[int], Sample],
+    cancel: threading.Event | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[tuple[int, ...]]:
+    """The model's greedy answers to the samples 0 .. count - 1 as token ids, end tokens included,
+    cut at `MAX_ANSWER`.
 
-    Samples of equal shapes are decoded together, so that nothing is padded, and asked for again when their turn comes. Raises Cancelled.
+    Samples of equal shapes are decoded together, so that nothing is padded, and asked for again
+    when their turn comes. Raises Cancelled.
     """
     found: dict[int, tuple[int, ...]] = {}
     for members in unpadded((sample(number).inputs for number in range(count)), BATCH):
         progress(len(found) / count)
-        found |= zip(members, answers_together(lvlm, [sample(number) for number in members], MAX_ANSWER, cancel))
+        found |= zip(
+            members,
+            answers_together(lvlm, [sample(number) for number in members], MAX_ANSWER, cancel),
+        )
     return [found[number] for number in range(count)]
 
 
 def by_loss(request: Request) -> Measured:
     """SLEB: greedy on the mean loss (nats/token) of the answers' tokens."""
     answers, beginnings = answers_of(request), Beginnings(request.lvlm)
-    return _greedy(request, lambda part: _each(part, request, answers, beginnings, lambda i, logits: token_losses(logits, answers[i])))
+    return _greedy(
+        request,
+        lambda part: _each(
+            part, request, answers, beginnings, lambda i, logits: token_losses(logits, answers[i])
+        ),
+    )
 
 
 def by_kl(request: Request) -> Measured:
     """Greedy on the mean KL(full || without), nats/token, over the answers' tokens."""
     answers, beginnings = answers_of(request), Beginnings(request.lvlm)
-    reference = forced_logits(request.lvlm, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings, spool=request.trace.spool)
-    return _greedy(request, lambda part: _each(part, request, answers, beginnings, lambda i, logits: kl_per_token(reference[i], logits)))
+    reference = forced_logits(
+        request.lvlm,
+        request.samples,
+        answers,
+        batch_size=BATCH,
+        cancel=request.cancel,
+        beginnings=beginnings,
+        spool=request.trace.spool,
+    )
+    return _greedy(
+        request,
+        lambda part: _each(
+            part, request, answers, beginnings, lambda i, logits: kl_per_token(reference[i], logits)
+        ),
+    )
 
 
-def _each(part: LVLM, request: Request, answers: Sequence, beginnings: Beginnings, value: Callable[[int, torch.Tensor], torch.Tensor]) -> np.ndarray:
+def _each(
+    part: LVLM,
+    request: Request,
+    answers: Sequence,
+    beginnings: Beginnings,
+    value: Callable[[int, torch.Tensor], torch.Tensor],
+) -> np.ndarray:
     """(n,) for each sample the mean over its answer's tokens: every answer weighs the same."""
     means = np.empty(len(request.samples))
-    for i, logits in iterate_forced(part, request.samples, answers, batch_size=BATCH, cancel=request.cancel, beginnings=beginnings):
+    for i, logits in iterate_forced(
+        part,
+        request.samples,
+        answers,
+        batch_size=BATCH,
+        cancel=request.cancel,
+        beginnings=beginnings,
+    ):
         means[i] = float(value(i, logits).mean())
     return means
 
@@ -73,19 +131,31 @@ def _each(part: LVLM, request: Request, answers: Sequence, beginnings: Beginning
 def without(lvlm: LVLM, layers: Sequence[int]) -> LVLM:
     """`lvlm` without some of its layers, sharing all tensors."""
     keep = [layer for layer in range(lvlm.num_layers) if layer not in set(layers)]
-    return lvlm.with_model(skeleton.with_layers(lvlm.model, keep), [lvlm.layer_ids[layer] for layer in keep], lvlm.provenance)
+    return lvlm.with_model(
+        skeleton.with_layers(lvlm.model, keep),
+        [lvlm.layer_ids[layer] for layer in keep],
+        lvlm.provenance,
+    )
 
 
 def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured:
-    """Drops, round by round, the layer whose absence leaves the lowest mean measure; all others are measured again each round.
+    """Drops, round by round, the layer whose absence leaves the lowest mean measure; all others are
+    measured again each round.
 
-    sums (n, R, L): each sample's measure in each of the rounds without that layer and those gone before; NaN where it was not tried. The
-    first round tries protected layers too, but for those that the model cannot lose. Read by `greedy.follow`.
+    sums (n, R, L): each sample's measure in each of the rounds without that layer and those gone
+    before; NaN where it was not tried. The first round tries protected layers too, but for those
+    that the model cannot lose. Read by `greedy.follow`.
     """
     depth, n = request.lvlm.num_layers, len(request.samples)
     free = [layer for layer in range(depth) if layer not in request.protected]
-    rounds = max(1, min(len(free) if request.rounds is None else request.rounds, len(free), depth - 1))
-    total, done, gone = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed), 0, []
+    rounds = max(
+        1, min(len(free) if request.rounds is None else request.rounds, len(free), depth - 1)
+    )
+    total, done, gone = (
+        sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed),
+        0,
+        [],
+    )
     sums = room((n, rounds, depth), torch.float64, request.trace.spool).fill_(torch.nan).numpy()
     for row in sums.swapaxes(0, 1):
         left = [layer for layer in free if layer not in gone]
@@ -101,8 +171,10 @@ def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured
 
 @torch.inference_mode()
 def frozen_divergence(request: Request) -> Measured:
-    """ShortV's layer contribution: KL(full || frozen) in nats at the last prompt position, with one layer's update of the visual
-    tokens undone, for each sample and layer: sums (n, L). A sample without visual tokens does not count."""
+    """ShortV's layer contribution: KL(full || frozen) in nats at the last prompt position, with one
+    layer's update of the visual tokens undone, for each sample and layer: sums (n, L). A sample
+    without visual tokens does not count.
+    """
     lvlm, rows, counts = request.lvlm, [], []
     for number, sample in enumerate(request.samples):
         visual = torch.as_tensor(np.array(sample.visual), device=lvlm.device)
@@ -112,7 +184,10 @@ def frozen_divergence(request: Request) -> Measured:
             with _frozen(lvlm.layers[layer], visual):
                 row[layer] = float(kl_per_token(full, _last_logits(lvlm, sample)))
             if request.progress:
-                request.progress((number + (layer + 1) / lvlm.num_layers) / len(request.samples), f"sample {number + 1}, layer {layer}")
+                request.progress(
+                    (number + (layer + 1) / lvlm.num_layers) / len(request.samples),
+                    f"sample {number + 1}, layer {layer}",
+                )
         rows.append(row)
         counts.append(float(len(visual) > 0))
     return Measured(np.array(rows), np.array(counts))

@@ -1,7 +1,8 @@
 """`trace`: one forward pass a sample, giving every layer's features and attention statistics.
 
-Features are the layers' raw inputs and outputs taken by hooks. (`output_hidden_states` would give the last one already
-normed.) Hooks and statistics listen to their own thread only, so a shared model can answer others meanwhile.
+Features are the layers' raw inputs and outputs taken by hooks. (`output_hidden_states` would give
+the last one already normed.) Hooks and statistics listen to their own thread only, so a shared
+model can answer others meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import shelf
 
-
 SLICE = 2**22  # numbers of features copied at a time
 
 
@@ -33,8 +33,8 @@ SLICE = 2**22  # numbers of features copied at a time
 class SampleTrace:
     """One sample's pass through L layers with S positions.
 
-    features: (L+1, S, d) in the model's dtype: H[0] enters layer 0, H[l+1] is the raw output of layer l, before the final norm.
-    visual, textual: positions, as in `Sample`.
+    features: (L+1, S, d) in the model's dtype: H[0] enters layer 0, H[l+1] is the raw output of
+    layer l, before the final norm. visual, textual: positions, as in `Sample`.
     logits_last: (vocabulary,) float32, for the token after the prompt.
     mlp: (L, S, d) outputs of the MLPs' down-projections, where they were asked for.
     sample: what was traced, for fits that run the model again.
@@ -61,18 +61,23 @@ class SampleTrace:
 
     @cached_property
     def products(self) -> np.ndarray:
-        """(S, L+1, L+1) float64: the inner products of H[i] and H[j] at every position. Cosines, steps and gaps on any set of tokens follow
-        from them, so the features are read once; a slice of positions at a time is copied."""
+        """(S, L+1, L+1) float64: the inner products of H[i] and H[j] at every position.
+
+        Cosines, steps and gaps on any set of tokens follow
+        from them, so the features are read once; a slice of positions at a time is copied.
+        """
         depths, length, width = self.features.shape
         made, step = np.empty((length, depths, depths)), max(1, SLICE // (depths * width))
         for start in range(0, length, step):
-            rows = self.features[:, start:start + step].double().transpose(0, 1)  # (step, L+1, d)
-            made[start:start + step] = (rows @ rows.transpose(1, 2)).numpy()
+            rows = self.features[:, start : start + step].double().transpose(0, 1)  # (step, L+1, d)
+            made[start : start + step] = (rows @ rows.transpose(1, 2)).numpy()
         made.setflags(write=False)
         return made
 
     def cosines(self, at: np.ndarray) -> np.ndarray:
-        """(n, L+1, L+1) float64: cos(H[i], H[j]) at each of n positions; 0 where one of them is zero."""
+        """(n, L+1, L+1) float64: cos(H[i], H[j]) at each of n positions; 0 where one of them is
+        zero.
+        """
         chosen = self.products[at]
         norms = np.sqrt(np.diagonal(chosen, axis1=1, axis2=2)).clip(1e-30)
         return chosen / (norms[:, :, None] * norms[:, None, :])
@@ -80,9 +85,12 @@ class SampleTrace:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Passes of one model over some samples. `layer_ids` name the layers in the original model; `protected` cannot go.
+    """Passes of one model over some samples.
 
-    spool: the folder in whose files `samples` lie, if any: each is then made anew when it is asked for, and what is made of all of them goes there too.
+    `layer_ids` name the layers in the original model; `protected` cannot go.
+
+    spool: the folder in whose files `samples` lie, if any: each is then made anew when it is asked
+    for, and what is made of all of them goes there too.
     """
 
     samples: Sequence[SampleTrace]
@@ -94,7 +102,9 @@ class Trace:
 
     def __post_init__(self):
         if not self.samples:
-            raise InputError("Found no samples; expected at least one image and prompt to analyse; give one.")
+            raise InputError(
+                "Found no samples; expected at least one image and prompt to analyse; give one."
+            )
         if any(sample.features.shape[0] != len(self.layer_ids) + 1 for sample in self.samples):
             raise ValueError("Each sample needs the features of all layers: L + 1 of them.")
 
@@ -108,16 +118,28 @@ class Trace:
 
 
 def down_projection(layer: torch.nn.Module) -> torch.nn.Linear:
-    """The linear map that ends a decoder layer's MLP. Raises InputError where there is no single one (mixtures of experts)."""
+    """The linear map that ends a decoder layer's MLP.
+
+    Raises InputError where there is no single one (mixtures of experts).
+    """
     return linear_map(layer, DOWN_PROJECTIONS)
 
 
-def trace(lvlm: LVLM, samples: Sample | Sequence[Sample], *, mlp: bool = False, spool: str | Path | None = None, progress: Callable[[float, str], None] | None = None, cancel: threading.Event | None = None) -> Trace:
+def trace(
+    lvlm: LVLM,
+    samples: Sample | Sequence[Sample],
+    *,
+    mlp: bool = False,
+    spool: str | Path | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Trace:
     """Run every sample through the model once, unpadded, and keep what the analysis needs.
 
-    mlp: keep the MLP outputs too (for compensation "lstsq"). spool: a folder on a disk where all that is kept lies instead of in memory, so that any
-    number of samples (encoded into the same folder, see `encode_all`) takes the memory of one; it goes with the trace. The model is left as it
-    was. Raises Cancelled, and InputError where the folder has no room.
+    mlp: keep the MLP outputs too (for compensation "lstsq"). spool: a folder on a disk where all
+    that is kept lies instead of in memory, so that any number of samples (encoded into the same
+    folder, see `encode_all`) takes the memory of one; it goes with the trace. The model is left as
+    it was. Raises Cancelled, and InputError where the folder has no room.
     """
     samples = [samples] if isinstance(samples, Sample) else samples
     began = time.perf_counter()
@@ -126,16 +148,28 @@ def trace(lvlm: LVLM, samples: Sample | Sequence[Sample], *, mlp: bool = False, 
     for number, sample in enumerate(samples):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped.")
-        made[number] = _pass(lvlm, sample if spool is None else dataclasses.replace(sample, images=()), mlp, room)
+        made[number] = _pass(
+            lvlm, sample if spool is None else dataclasses.replace(sample, images=()), mlp, room
+        )
         if progress:
             progress((number + 1) / len(samples), f"{number + 1} of {len(samples)} samples")
-    return Trace(tuple(made) if spool is None else made, lvlm.name, lvlm.layer_ids, lvlm.protected, 1000 * (time.perf_counter() - began), spool)
+    return Trace(
+        tuple(made) if spool is None else made,
+        lvlm.name,
+        lvlm.layer_ids,
+        lvlm.protected,
+        1000 * (time.perf_counter() - began),
+        spool,
+    )
 
 
 def _pass(lvlm: LVLM, sample: Sample, mlp: bool, room: Callable[..., torch.Tensor]) -> SampleTrace:
     """room: makes an empty tensor of a shape and `dtype`."""
     layers, here = lvlm.layers, threading.get_ident()
-    features = outputs = None  # made once their dtype is known, and filled as the pass goes: each feature is held once
+    features = outputs = (
+        # made once their dtype is known, and filled as the pass goes: each feature is held once
+        None
+    )
     ran: set[int] = set()
 
     def entering(module, args, kwargs):
@@ -149,7 +183,12 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, room: Callable[..., torch.Tenso
         def hook(module, args, output):
             if threading.get_ident() == here:
                 ran.add(number)
-                features[number + 1].copy_(residual(output[0] if isinstance(output, tuple) else output, lvlm.text_config)[0])
+                features[number + 1].copy_(
+                    residual(output[0] if isinstance(output, tuple) else output, lvlm.text_config)[
+                        0
+                    ]
+                )
+
         return hook
 
     def mapped(number):
@@ -157,8 +196,13 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, room: Callable[..., torch.Tenso
             nonlocal outputs
             if threading.get_ident() == here:
                 rows = output.reshape(-1, output.shape[-1])
-                outputs = room((len(layers), *rows.shape), dtype=rows.dtype) if outputs is None else outputs
+                outputs = (
+                    room((len(layers), *rows.shape), dtype=rows.dtype)
+                    if outputs is None
+                    else outputs
+                )
                 outputs[number].copy_(rows)
+
         return hook
 
     collector = Collector(len(layers), sample.visual, sample.textual)
@@ -171,13 +215,30 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, room: Callable[..., torch.Tenso
             if mlp:
                 handles.append(down_projection(layer).register_forward_hook(mapped(number)))
         stack.enter_context(collecting(lvlm.decoder, collector))
-        last = torch.tensor([sample.length - 1], device=lvlm.device)  # a number instead would let Gemma4 skip positions in its last layers
+        last = torch.tensor(
+            [sample.length - 1], device=lvlm.device
+        )  # a number instead would let Gemma4 skip positions in its last layers
         logits = lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits
-        for number in sorted(set(range(len(layers))) - ran):  # a layer that the model passes over (cross-attention without an image) hands its input on
+        for number in sorted(
+            set(range(len(layers))) - ran
+            # a layer that the model passes over (cross-attention without an image) hands its input on
+        ):
             features[number + 1].copy_(features[number])
             if outputs is not None:
                 outputs[number].zero_()
     statistics = collector.statistics()
     if np.isnan(statistics.text_to_text).all():
-        raise InputError(f"Found no attention to watch in {lvlm.name}; expected one that goes through transformers' attention interface; choose another model.")
-    return SampleTrace(features, sample.visual, sample.textual, statistics, logits[0, -1].float().cpu().numpy(), sample.key, outputs, sample)
+        raise InputError(
+            f"Found no attention to watch in {lvlm.name}; expected one that goes through"
+            " transformers' attention interface; choose another model."
+        )
+    return SampleTrace(
+        features,
+        sample.visual,
+        sample.textual,
+        statistics,
+        logits[0, -1].float().cpu().numpy(),
+        sample.key,
+        outputs,
+        sample,
+    )

@@ -15,18 +15,21 @@ from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 
-INCOMPLETE = "\ufffd"  # what a tokenizer shows for the first bytes of a character whose rest has not come yet
+# what a tokenizer shows for the first bytes of a character whose rest has not come yet
+INCOMPLETE = "\ufffd"
 
 
 @dataclass(frozen=True)
 class Answer:
     """A greedy answer, whole or still growing.
 
-    `token_ids` holds every generated token, the end-of-sequence one included. `tokens` are their pieces of `text`
-    ("" for special tokens and for the first bytes of a character), so `"".join(tokens) == text`. Times count the
-    model's work only, not the reader's: `prefill_ms` from image and prompt to the first token, `per_token_ms` the mean
-    of the later ones (None for a single token). `stopped` is None while the answer grows. `shared_ms`: the part of `prefill_ms`
-    that another model's answer beside this one had spent already (see `compare`), so that nobody waited for it twice.
+    `token_ids` holds every generated token, the end-of-sequence one included. `tokens` are their
+    pieces of `text` ("" for special tokens and for the first bytes of a character), so
+    `"".join(tokens) == text`. Times count the model's work only, not the reader's: `prefill_ms`
+    from image and prompt to the first token, `per_token_ms` the mean of the later ones (None for a
+    single token). `stopped` is None while the answer grows. `shared_ms`: the part of `prefill_ms`
+    that another model's answer beside this one had spent already (see `compare`), so that nobody
+    waited for it twice.
     """
 
     text: str
@@ -40,7 +43,10 @@ class Answer:
 
     def __post_init__(self):
         if len(self.token_ids) != len(self.tokens):
-            raise ValueError(f"found {len(self.token_ids)} token ids and {len(self.tokens)} pieces; expected as many of each")
+            raise ValueError(
+                f"found {len(self.token_ids)} token ids and {len(self.tokens)} pieces; expected as"
+                " many of each"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,32 +73,59 @@ class Detokeniser:
         return self._tokenizer.decode(self.ids, skip_special_tokens=True)
 
     def read(self, final: bool) -> tuple[str, tuple[str, ...]]:
-        """The text and its piece for each token; `final` also lets out bytes that never became a character."""
+        """The text and its piece for each token; `final` also lets out bytes that never became a
+        character.
+        """
         if not self.ids:
             return "", ()
         text = self._decode()
         text = text if final else text.rstrip(INCOMPLETE)
         ends = [min(end, len(text)) for end in self._ends]
         ends[-1] = len(text)
-        for i in range(len(ends) - 2, -1, -1):  # a tokenizer may take back a space: ends must not fall
+        for i in range(
+            len(ends) - 2, -1, -1
+        ):  # a tokenizer may take back a space: ends must not fall
             ends[i] = min(ends[i], ends[i + 1])
         return text, tuple(text[a:b] for a, b in zip([0, *ends], ends))
 
 
-def stream(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: threading.Event | None = None) -> Iterator[Answer]:
-    """Yields the growing answer, a token more each time; the last one is complete (`stopped` says why it ended).
+def stream(
+    lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: threading.Event | None = None
+) -> Iterator[Answer]:
+    """Yields the growing answer, a token more each time; the last one is complete (`stopped` says
+    why it ended).
 
-    Ends on any of the model's end-of-sequence tokens, after `max_new_tokens`, where the context is full, or within one
-    token of `cancel`. Raises InputError for `max_new_tokens` < 1 or a sample that leaves no room in the context.
+    Ends on any of the model's end-of-sequence tokens, after `max_new_tokens`, where the context is
+    full, or within one token of `cancel`. Raises InputError for `max_new_tokens` < 1 or a sample
+    that leaves no room in the context.
     """
-    return grow(lvlm, sample, lambda: Decoding(lvlm, sample.inputs), max_new_tokens=max_new_tokens, cancel=cancel)
+    return grow(
+        lvlm,
+        sample,
+        lambda: Decoding(lvlm, sample.inputs),
+        max_new_tokens=max_new_tokens,
+        cancel=cancel,
+    )
 
 
-def grow(lvlm: LVLM, sample: Sample, prompt: Callable[[], Decoding], *, max_new_tokens: int, cancel: threading.Event | None) -> Iterator[Answer]:
+def grow(
+    lvlm: LVLM,
+    sample: Sample,
+    prompt: Callable[[], Decoding],
+    *,
+    max_new_tokens: int,
+    cancel: threading.Event | None,
+) -> Iterator[Answer]:
     """`stream` behind a prompt whose pass is made, and timed, by `prompt()`."""
     if max_new_tokens < 1:
-        raise InputError(f"Found an answer length of {max_new_tokens} tokens; expected at least 1; raise it.")
-    limit, ends, forbidden = room_for_answer(lvlm, sample.length, max_new_tokens), set(lvlm.eos_token_ids), image_token_ids(lvlm)
+        raise InputError(
+            f"Found an answer length of {max_new_tokens} tokens; expected at least 1; raise it."
+        )
+    limit, ends, forbidden = (
+        room_for_answer(lvlm, sample.length, max_new_tokens),
+        set(lvlm.eos_token_ids),
+        image_token_ids(lvlm),
+    )
     detokeniser, times = Detokeniser(lvlm.tokenizer), []
     decoding, stopped = None, None
     while stopped is None:
@@ -104,8 +137,12 @@ def grow(lvlm: LVLM, sample: Sample, prompt: Callable[[], Decoding], *, max_new_
                 decoding = prompt()
             else:
                 decoding.feed(torch.tensor([[detokeniser.ids[-1]]], device=decoding.logits.device))
-            token = int(greedy(decoding.logits, forbidden))  # waits for the device, so the time is whole
-            times.append(1000 * (time.perf_counter() - start) + (0.0 if times else decoding.shared_ms))
+            token = int(
+                greedy(decoding.logits, forbidden)
+            )  # waits for the device, so the time is whole
+            times.append(
+                1000 * (time.perf_counter() - start) + (0.0 if times else decoding.shared_ms)
+            )
             detokeniser.push(token)
             stopped = "eos" if token in ends else "length" if len(times) == limit else None
         text, tokens = detokeniser.read(final=stopped is not None)
@@ -121,7 +158,9 @@ def grow(lvlm: LVLM, sample: Sample, prompt: Callable[[], Decoding], *, max_new_
         )
 
 
-def answer(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: threading.Event | None = None) -> Answer:
+def answer(
+    lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: threading.Event | None = None
+) -> Answer:
     """The complete answer of `stream`."""
     last = None
     for last in stream(lvlm, sample, max_new_tokens=max_new_tokens, cancel=cancel):
@@ -130,11 +169,17 @@ def answer(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: thre
 
 
 def room_for_answer(lvlm: LVLM, length: int, max_new_tokens: int) -> int:
-    """`max_new_tokens`, or as many as the context leaves after a prompt of `length` positions. Raises InputError for none."""
+    """`max_new_tokens`, or as many as the context leaves after a prompt of `length` positions.
+
+    Raises InputError for none.
+    """
     if lvlm.max_positions is None:
         return max_new_tokens
     if length >= lvlm.max_positions:
-        raise InputError(f"Found a prompt of {length} positions; expected fewer than the {lvlm.max_positions} that {lvlm.name} has; shorten the prompt.")
+        raise InputError(
+            f"Found a prompt of {length} positions; expected fewer than the {lvlm.max_positions}"
+            f" that {lvlm.name} has; shorten the prompt."
+        )
     return min(max_new_tokens, lvlm.max_positions - length)
 
 

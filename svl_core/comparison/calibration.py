@@ -1,4 +1,6 @@
-"""Calibration sets: images and prompts on which layers are ranked and compensations fitted, kept apart from what is measured."""
+"""Calibration sets: images and prompts on which layers are ranked and compensations fitted, kept
+apart from what is measured.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +26,36 @@ DEFAULT_PROMPT = "Describe the image."
 Pair = tuple[object, str]  # an image (or its path, or None) and a prompt
 
 
-def read_calibration(source: str | Path, *, prompt: str = DEFAULT_PROMPT, limit: int | None = None, seed: int | None = None) -> list[Pair]:
+def read_calibration(
+    source: str | Path,
+    *,
+    prompt: str = DEFAULT_PROMPT,
+    limit: int | None = None,
+    seed: int | None = None,
+) -> list[Pair]:
     """(image path, prompt) pairs of a folder of images or of a JSON Lines file.
 
-    Folder: every image in it by name; `cat.txt` beside `cat.png` holds that image's prompt, otherwise `prompt` is asked.
-    JSON Lines: `{"image": path, "prompt": text}` a line (`"question"` will do; neither: `prompt`; image null: a
-    question without one). `limit` keeps the first pairs, or with `seed` a random draw. Raises InputError for a missing or empty source, naming the line.
+    Folder: every image in it by name; `cat.txt` beside `cat.png` holds that image's prompt,
+    otherwise `prompt` is asked. JSON Lines: `{"image": path, "prompt": text}` a line (`"question"`
+    will do; neither: `prompt`; image null: a question without one). `limit` keeps the first pairs,
+    or with `seed` a random draw. Raises InputError for a missing or empty source, naming the line.
     """
     source = Path(source)
     if source.is_dir():
-        pairs = [(path, _prompt_beside(path, prompt)) for path in sorted(source.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+        pairs = [
+            (path, _prompt_beside(path, prompt))
+            for path in sorted(source.iterdir())
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
         expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
     else:
         rows = read_rows(source, ())
         pairs = [(image_path(row, source, where), _prompt_of(row, prompt)) for where, row in rows]
         expected = 'lines of {"image": path, "prompt": text}'
     if not pairs:
-        raise InputError(f"Found nothing in {source}; expected {expected}; add some or give another source.")
+        raise InputError(
+            f"Found nothing in {source}; expected {expected}; add some or give another source."
+        )
     return draw(pairs, limit, seed)
 
 
@@ -54,7 +69,9 @@ def _prompt_of(row: dict, default: str) -> str:
 
 
 def draw(pairs: Sequence, limit: int | None, seed: int | None = None) -> list:
-    """The first `limit` pairs, or `limit` drawn at random with `seed` (in their order); all of them if there are fewer."""
+    """The first `limit` pairs, or `limit` drawn at random with `seed` (in their order); all of them
+    if there are fewer.
+    """
     if limit is not None and limit < 1:
         raise InputError(f"Found a calibration size of {limit}; expected at least 1; raise it.")
     if limit is None or limit >= len(pairs):
@@ -72,7 +89,8 @@ def encode_all(
     progress: Callable[[float, str], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Sequence[Sample]:
-    """Samples of (image, prompt) pairs, in order. spool: a folder in a file of which they lie instead of in memory, without their images.
+    """Samples of (image, prompt) pairs, in order. spool: a folder in a file of which they lie
+    instead of in memory, without their images.
 
     Raises InputError for a bad image or prompt and where the folder has no room, Cancelled.
     """
@@ -89,24 +107,40 @@ def encode_all(
 
 
 def disjoint(fit: Sequence[Sample], measured: Sequence[Sample]) -> Sequence[Sample]:
-    """The `fit` samples that are not measured: what is fitted and what is measured never share a sample.
+    """The `fit` samples that are not measured: what is fitted and what is measured never share a
+    sample.
 
     Raises InputError when nothing is left to fit on.
     """
     keys = {sample.key for sample in measured}
     left = picked(fit, [i for i, sample in enumerate(fit) if sample.key not in keys])
     if not left:
-        raise InputError(f"Found all {len(fit)} calibration samples among those measured; expected others; give another calibration set.")
+        raise InputError(
+            f"Found all {len(fit)} calibration samples among those measured; expected others; give"
+            " another calibration set."
+        )
     return left
 
 
-def split(samples: Sequence[Sample], fit: float = 0.5, seed: int = 0) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """Shares distinct samples out at random into (fit, measured), at least one in each. Raises InputError for fewer than two."""
+def split(
+    samples: Sequence[Sample], fit: float = 0.5, seed: int = 0
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """Shares distinct samples out at random into (fit, measured), at least one in each.
+
+    Raises InputError for fewer than two.
+    """
     distinct = list({sample.key: i for i, sample in enumerate(samples)}.values())
     if len(distinct) < 2:
-        raise InputError(f"Found {len(distinct)} distinct sample(s); expected at least two, one to fit on and one to measure; add samples.")
+        raise InputError(
+            f"Found {len(distinct)} distinct sample(s); expected at least two, one to fit on and"
+            " one to measure; add samples."
+        )
     if not 0 < fit < 1:
-        raise InputError(f"Found a share of {fit} to fit on; expected one between 0 and 1; change it.")
+        raise InputError(
+            f"Found a share of {fit} to fit on; expected one between 0 and 1; change it."
+        )
     order = np.random.default_rng(seed).permutation(len(distinct))
     n = min(max(round(fit * len(distinct)), 1), len(distinct) - 1)
-    return picked(samples, [distinct[i] for i in sorted(order[:n])]), picked(samples, [distinct[i] for i in sorted(order[n:])])
+    return picked(samples, [distinct[i] for i in sorted(order[:n])]), picked(
+        samples, [distinct[i] for i in sorted(order[n:])]
+    )

@@ -1,4 +1,6 @@
-"""Accuracy on labelled questions: batched greedy answers, exact match, Wilson intervals, paired against the full model."""
+"""Accuracy on labelled questions: batched greedy answers, exact match, Wilson intervals, paired
+against the full model.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A labelled question; `kind` groups the results ("" = ungrouped). Anything with these attributes will do."""
+    """A labelled question; `kind` groups the results ("" = ungrouped).
+
+    Anything with these attributes will do.
+    """
 
     image: Image.Image | Path | str | None
     question: str
@@ -44,7 +49,9 @@ class Tally:
 
     def __post_init__(self):
         if not 0 <= self.correct <= self.n or self.n < 1:
-            raise ValueError(f"found {self.correct} correct of {self.n}; expected 0 <= correct <= n and n >= 1")
+            raise ValueError(
+                f"found {self.correct} correct of {self.n}; expected 0 <= correct <= n and n >= 1"
+            )
 
     @property
     def accuracy(self) -> float:
@@ -55,12 +62,20 @@ class Tally:
         return wilson(self.correct, self.n)
 
     def to_json(self) -> dict[str, Any]:
-        return {"n": self.n, "correct": self.correct, "accuracy": self.accuracy, "interval": list(self.interval)}
+        return {
+            "n": self.n,
+            "correct": self.correct,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+        }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Exact-match accuracy on a data set. `answers` and `correct` follow the questions' order; intervals are Wilson 95 %."""
+    """Exact-match accuracy on a data set.
+
+    `answers` and `correct` follow the questions' order; intervals are Wilson 95 %.
+    """
 
     data: str
     answers: tuple[str, ...]
@@ -70,7 +85,10 @@ class Evaluation:
 
     def __post_init__(self):
         if not len(self.answers) == len(self.correct) == len(self.kinds) or not self.answers:
-            raise ValueError(f"found {len(self.answers)} answers, {len(self.correct)} marks and {len(self.kinds)} kinds; expected as many of each, at least one")
+            raise ValueError(
+                f"found {len(self.answers)} answers, {len(self.correct)} marks and"
+                f" {len(self.kinds)} kinds; expected as many of each, at least one"
+            )
         tallies = {}
         for kind in sorted(set(self.kinds)):
             marks = [c for c, k in zip(self.correct, self.kinds) if k == kind]
@@ -90,15 +108,20 @@ class Evaluation:
         return self.overall.accuracy
 
     def to_json(self) -> dict[str, Any]:
-        return {"data": self.data, **self.overall.to_json(), "by_kind": {kind or "all": t.to_json() for kind, t in self.by_kind.items()}}
+        return {
+            "data": self.data,
+            **self.overall.to_json(),
+            "by_kind": {kind or "all": t.to_json() for kind, t in self.by_kind.items()},
+        }
 
 
 @dataclass(frozen=True)
 class PairedEvaluation:
     """Full and pruned model on the same questions, paired question by question.
 
-    `accuracy_kept` = pruned / full accuracy (the paper's "accuracy kept"; None if the full model has none right). Its 95 %
-    interval is Wald's on the log ratio of paired proportions, variance (lost + gained) / (full correct * pruned correct).
+    `accuracy_kept` = pruned / full accuracy (the paper's "accuracy kept"; None if the full model
+    has none right). Its 95 % interval is Wald's on the log ratio of paired proportions, variance
+    (lost + gained) / (full correct * pruned correct).
     """
 
     full: Evaluation
@@ -106,7 +129,10 @@ class PairedEvaluation:
 
     def __post_init__(self):
         if self.full.kinds != self.pruned.kinds or self.full.data != self.pruned.data:
-            raise ValueError("found evaluations of different questions; expected the same questions in the same order")
+            raise ValueError(
+                "found evaluations of different questions; expected the same questions in the same"
+                " order"
+            )
 
     @property
     def lost(self) -> int:
@@ -133,10 +159,16 @@ class PairedEvaluation:
     def to_json(self) -> dict[str, Any]:
         """The pruned model's evaluation with what it kept of the full one's, overall and by kind."""
         out = self.pruned.to_json()
-        out |= {"full": self.full.to_json(), "accuracy_kept": self.accuracy_kept, "accuracy_kept_interval": self.interval and list(self.interval)}
+        out |= {
+            "full": self.full.to_json(),
+            "accuracy_kept": self.accuracy_kept,
+            "accuracy_kept_interval": self.interval and list(self.interval),
+        }
         out |= {"lost": self.lost, "gained": self.gained}
         for kind, before in self.full.by_kind.items():
-            out["by_kind"][kind or "all"]["accuracy_kept"] = self.pruned.by_kind[kind].accuracy / before.accuracy if before.correct else None
+            out["by_kind"][kind or "all"]["accuracy_kept"] = (
+                self.pruned.by_kind[kind].accuracy / before.accuracy if before.correct else None
+            )
         return out
 
 
@@ -145,7 +177,9 @@ def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
     p, shrink = correct / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (0.0 if correct == 0 else max(0.0, centre - half)), (1.0 if correct == n else min(1.0, centre + half))
+    return (0.0 if correct == 0 else max(0.0, centre - half)), (
+        1.0 if correct == n else min(1.0, centre + half)
+    )
 
 
 def normalise(text: str) -> str:
@@ -154,12 +188,29 @@ def normalise(text: str) -> str:
 
 
 @torch.inference_mode()
-def answer_batch(lvlm: LVLM, samples: Sequence[Sample], *, batch_size: int = 32, max_new_tokens: int = 64, cancel: threading.Event | None = None) -> list[tuple[int, ...]]:
-    """Greedy token ids for each of several samples, `batch_size` decoded together; each ends with its end-of-sequence token if it got there."""
+def answer_batch(
+    lvlm: LVLM,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 64,
+    cancel: threading.Event | None = None,
+) -> list[tuple[int, ...]]:
+    """Greedy token ids for each of several samples, `batch_size` decoded together; each ends with
+    its end-of-sequence token if it got there.
+    """
     found: dict[int, tuple[int, ...]] = {}
     for members in batches(samples, batch_size):
         group = [samples[i] for i in members]
-        found |= zip(members, answers_together(lvlm, group, room_for_answer(lvlm, max(sample.length for sample in group), max_new_tokens), cancel))
+        found |= zip(
+            members,
+            answers_together(
+                lvlm,
+                group,
+                room_for_answer(lvlm, max(sample.length for sample in group), max_new_tokens),
+                cancel,
+            ),
+        )
     return [found[i] for i in range(len(samples))]
 
 
@@ -174,16 +225,23 @@ def evaluate(
     progress: Callable[[float, str], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Evaluation:
-    """Greedy answers to labelled questions, marked by exact match after `normalise`. prepare: changes every sample (visual-token pruning).
+    """Greedy answers to labelled questions, marked by exact match after `normalise`. prepare:
+    changes every sample (visual-token pruning).
 
-    Questions of one kind share batches, since their answers end together. Raises InputError for no questions or a bad image.
+    Questions of one kind share batches, since their answers end together. Raises InputError for no
+    questions or a bad image.
     """
     questions = list(questions)
     if not questions:
-        raise InputError(f"Found no questions in {data or 'the data'}; expected at least one; give another file or raise the limit.")
+        raise InputError(
+            f"Found no questions in {data or 'the data'}; expected at least one; give another file"
+            " or raise the limit."
+        )
     if batch_size < 1:
         raise InputError(f"Found a batch size of {batch_size}; expected at least 1; raise it.")
-    order = sorted(range(len(questions)), key=lambda i: (questions[i].kind, len(questions[i].question)))
+    order = sorted(
+        range(len(questions)), key=lambda i: (questions[i].kind, len(questions[i].question))
+    )
     answers = [""] * len(questions)
     for start in range(0, len(order), batch_size):
         if progress:
@@ -195,7 +253,12 @@ def evaluate(
                 raise Cancelled("Stopped before all questions were answered.")
             sample = lvlm.encode(questions[i].image, questions[i].question)
             samples.append(prepare(sample) if prepare else sample)
-        for i, ids in zip(members, answer_batch(lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, cancel=cancel)):
+        for i, ids in zip(
+            members,
+            answer_batch(
+                lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, cancel=cancel
+            ),
+        ):
             answers[i] = lvlm.tokenizer.decode(ids, skip_special_tokens=True)
     if progress:
         progress(1.0, "all questions answered")
@@ -208,9 +271,13 @@ def evaluate(
 
 
 def read_jsonl(path: str | Path) -> Iterator[Question]:
-    """Questions of a JSON Lines file: `{"image": path, "question": text, "answer": text}` a line, `"kind"` if wanted.
+    """Questions of a JSON Lines file: `{"image": path, "question": text, "answer": text}` a line,
+    `"kind"` if wanted.
 
-    Image paths are relative to the file's folder; null asks without an image. Empty lines are skipped. Raises InputError with the line's number.
+    Image paths are relative to the file's folder; null asks without an image. Empty lines are
+    skipped. Raises InputError with the line's number.
     """
     for where, row in read_rows(path, ("question", "answer")):
-        yield Question(image_path(row, path, where), row["question"], row["answer"], str(row.get("kind", "")))
+        yield Question(
+            image_path(row, path, where), row["question"], row["answer"], str(row.get("kind", ""))
+        )

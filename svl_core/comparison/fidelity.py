@@ -1,4 +1,6 @@
-"""How far a pruned model is from the full one on the same sample: distributions, answers, size and speed."""
+"""How far a pruned model is from the full one on the same sample: distributions, answers, size and
+speed.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,12 @@ Show = Callable[[tuple[Answer | None, Answer | None], tuple[int, ...]], None]
 class Comparison:
     """Two answers to one sample and what separates them.
 
-    `kl` (nats/token), `agreement` (0..1) and `token_probabilities` are teacher-forced: both models read the full model's
-    greedy answer and predict each of its n tokens. `first_divergence` is the index, in the full model's answer, of the
-    first token where the two greedy answers differ (None: identical); `first_divergent_word` the (start, end) characters, in
-    the pruned model's text, of its first word that differs ((length, length) if it stops early; None: same words).
-    Speed-ups are full / pruned times (> 1: the pruned model is faster; None: not measurable).
+    `kl` (nats/token), `agreement` (0..1) and `token_probabilities` are teacher-forced: both models
+    read the full model's greedy answer and predict each of its n tokens. `first_divergence` is the
+    index, in the full model's answer, of the first token where the two greedy answers differ (None:
+    identical); `first_divergent_word` the (start, end) characters, in the pruned model's text, of
+    its first word that differs ((length, length) if it stops early; None: same words). Speed-ups
+    are full / pruned times (> 1: the pruned model is faster; None: not measurable).
     """
 
     full: Answer
@@ -44,7 +47,10 @@ class Comparison:
 
     def __post_init__(self):
         if not (self.kl >= 0 and 0 <= self.agreement <= 1):
-            raise ValueError(f"found KL {self.kl} and agreement {self.agreement}; expected KL >= 0 and agreement in 0..1")
+            raise ValueError(
+                f"found KL {self.kl} and agreement {self.agreement}; expected KL >= 0 and agreement"
+                " in 0..1"
+            )
 
     @property
     def exact(self) -> bool:
@@ -53,7 +59,9 @@ class Comparison:
 
     @property
     def divergent_spans(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
-        """(start, end) characters of the first divergent word, in the full and in the pruned model's text."""
+        """(start, end) characters of the first divergent word, in the full and in the pruned
+        model's text.
+        """
         return divergent_words(self.full.text, self.pruned.text)
 
     def to_json(self) -> dict[str, Any]:
@@ -65,14 +73,19 @@ class Comparison:
             "first_divergence": self.first_divergence,
             "first_divergent_word": self.first_divergent_word and list(self.first_divergent_word),
             "exact": self.exact,
-            "token_probabilities": {"full": list(self.token_probabilities[0]), "pruned": list(self.token_probabilities[1])},
+            "token_probabilities": {
+                "full": list(self.token_probabilities[0]),
+                "pruned": list(self.token_probabilities[1]),
+            },
             "parameters": {"full": self.parameters_full, "pruned": self.parameters_pruned},
             "speedup": {"prefill": self.speedup_prefill, "decode": self.speedup_decode},
         }
 
 
 def first_divergence(full: Sequence, pruned: Sequence) -> int | None:
-    """Index of the first element where two sequences differ (the shorter's length if it begins the longer); None if equal."""
+    """Index of the first element where two sequences differ (the shorter's length if it begins the
+    longer); None if equal.
+    """
     for i, (a, b) in enumerate(zip(full, pruned)):
         if a != b:
             return i
@@ -80,7 +93,8 @@ def first_divergence(full: Sequence, pruned: Sequence) -> int | None:
 
 
 def divergent_words(full: str, pruned: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """(start, end) characters of the first whitespace-separated word that differs, in each text; None if there is none.
+    """(start, end) characters of the first whitespace-separated word that differs, in each text;
+    None if there is none.
 
     In a text that ends before that word the span is empty, at its end.
     """
@@ -104,13 +118,16 @@ def compare(
     pruned_sample: Sample | None = None,
     show: Show | None = None,
 ) -> Comparison:
-    """Answers with both models (unless `answers` (full, pruned) are given) and measures their distance.
+    """Answers with both models (unless `answers` (full, pruned) are given) and measures their
+    distance.
 
-    What both have in common is computed once: the image and the layers before the first dropped or edited one (see `prefix`). The pruned
-    answer's `prefill_ms` counts that part too, as the full model's pass spent it, so the speed-up is that of two separate answers.
-    pruned_sample: what the pruned model reads instead of `sample` (fewer visual tokens). show: called with both answers so far and the
-    sides (0, 1) that still grow, after each token; both then grow in turn. Without it each answers alone, after one untimed prefill of
-    each model, so that neither pays for a cold start. Raises Cancelled.
+    What both have in common is computed once: the image and the layers before the first dropped or
+    edited one (see `prefix`). The pruned answer's `prefill_ms` counts that part too, as the full
+    model's pass spent it, so the speed-up is that of two separate answers.
+    pruned_sample: what the pruned model reads instead of `sample` (fewer visual tokens). show:
+    called with both answers so far and the sides (0, 1) that still grow, after each token; both
+    then grow in turn. Without it each answers alone, after one untimed prefill of each model, so
+    that neither pays for a cold start. Raises Cancelled.
     """
     pair = Pair(full, pruned, sample, pruned_sample, cancel)
     if answers is None:

@@ -10,7 +10,9 @@ from typing import Any
 from svl_core.errors import InputError
 
 
-def read_rows(path: str | Path, keys: Sequence[str], one_of: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(
+    path: str | Path, keys: Sequence[str], one_of: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) for each line that is not empty; `where` reads "line 3 of x.jsonl".
 
     A row must hold text under each of `keys` and under at least one of `one_of`. Raises InputError.
@@ -19,9 +21,14 @@ def read_rows(path: str | Path, keys: Sequence[str], one_of: Sequence[str] = ())
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
-        raise InputError(f"Found no file {path}; expected a JSON Lines file; check the path.") from None
+        raise InputError(
+            f"Found no file {path}; expected a JSON Lines file; check the path."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Found {path}, which cannot be read ({error}); expected a JSON Lines file in UTF-8; give another file.") from None
+        raise InputError(
+            f"Found {path}, which cannot be read ({error}); expected a JSON Lines file in UTF-8;"
+            " give another file."
+        ) from None
     shape = "{" + ", ".join(f'"{key}": text' for key in (*keys, *one_of[:1])) + "}"
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -29,18 +36,26 @@ def read_rows(path: str | Path, keys: Sequence[str], one_of: Sequence[str] = ())
             yield where, _row(line, where, keys, one_of, shape)
 
 
-def _row(line: str, where: str, keys: Sequence[str], one_of: Sequence[str], shape: str) -> dict[str, Any]:
+def _row(
+    line: str, where: str, keys: Sequence[str], one_of: Sequence[str], shape: str
+) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"Found no valid JSON in {where} ({error.msg}); expected {shape}; mend the line.") from None
+        raise InputError(
+            f"Found no valid JSON in {where} ({error.msg}); expected {shape}; mend the line."
+        ) from None
     if not isinstance(row, dict):
-        raise InputError(f"Found a {type(row).__name__} in {where}; expected {shape}; mend the line.")
+        raise InputError(
+            f"Found a {type(row).__name__} in {where}; expected {shape}; mend the line."
+        )
     missing = [key for key in keys if not has_text(row, key)]
     if not missing and one_of and not any(has_text(row, key) for key in one_of):
         missing = [one_of[0]]
     if missing:
-        raise InputError(f'Found no text under "{missing[0]}" in {where}; expected {shape}; mend the line.')
+        raise InputError(
+            f'Found no text under "{missing[0]}" in {where}; expected {shape}; mend the line.'
+        )
     return row
 
 
@@ -49,12 +64,21 @@ def has_text(row: dict[str, Any], key: str) -> bool:
 
 
 def image_path(row: dict[str, Any], path: str | Path, where: str) -> Path | None:
-    """The row's image, relative to the file's folder; None where it says null. Raises InputError if there is no such file."""
+    """The row's image, relative to the file's folder; None where it says null.
+
+    Raises InputError if there is no such file.
+    """
     if "image" in row and row["image"] is None:
         return None
     if not has_text(row, "image"):
-        raise InputError(f'Found no text under "image" in {where}; expected a path relative to the file\'s folder, or null for a question without an image; mend the line.')
+        raise InputError(
+            f'Found no text under "image" in {where}; expected a path relative to the file\'s'
+            " folder, or null for a question without an image; mend the line."
+        )
     image = Path(path).parent / row["image"]
     if not image.is_file():
-        raise InputError(f"Found no image {image} for {where}; expected a path relative to the file's folder; mend the line.")
+        raise InputError(
+            f"Found no image {image} for {where}; expected a path relative to the file's folder;"
+            " mend the line."
+        )
     return image

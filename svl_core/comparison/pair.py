@@ -1,4 +1,6 @@
-"""Both models answering one sample: the image and the layers before the first change are computed once, and no time is left out."""
+"""Both models answering one sample: the image and the layers before the first change are computed
+once, and no time is left out.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,25 @@ from svl_core.lvlm.sample import Sample
 
 
 class Pair:
-    """The full and the pruned model with one sample (the pruned one may read another, of fewer visual tokens, and then shares nothing).
+    """The full and the pruned model with one sample (the pruned one may read another, of fewer
+    visual tokens, and then shares nothing).
 
-    The pruned answer's `prefill_ms` is what its prefill would take alone: the time that the full model took to where they part (`shared_ms`),
-    and its own from there on.
+    The pruned answer's `prefill_ms` is what its prefill would take alone: the time that the full
+    model took to where they part (`shared_ms`), and its own from there on.
     """
 
-    def __init__(self, full: LVLM, pruned: LVLM, sample: Sample, pruned_sample: Sample | None = None, cancel: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        full: LVLM,
+        pruned: LVLM,
+        sample: Sample,
+        pruned_sample: Sample | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
         self.asked = ((full, sample), (pruned, pruned_sample or sample))
-        self.depth = common_depth(full, pruned) if pruned_sample is None or pruned_sample is sample else None
+        self.depth = (
+            common_depth(full, pruned) if pruned_sample is None or pruned_sample is sample else None
+        )
         self.cancel = cancel
         self._prompts: list[Decoding | None] = [None, None]
         self._beginning = None
@@ -36,7 +48,11 @@ class Pair:
             made = Decoding(lvlm, sample.inputs, keep=() if self.depth is None else (self.depth,))
             self._beginning = made.beginning
         else:
-            made = Decoding(lvlm, sample.inputs, begun=None if self._beginning is None else (self._beginning, self.depth))
+            made = Decoding(
+                lvlm,
+                sample.inputs,
+                begun=None if self._beginning is None else (self._beginning, self.depth),
+            )
             self._beginning = None
         return made
 
@@ -51,9 +67,22 @@ class Pair:
             self._prompt(side)
             self.check()
 
-    def answers(self, max_new_tokens: int, in_turn: bool) -> Iterator[tuple[tuple[Answer | None, Answer | None], tuple[int, ...]]]:
-        """(both answers so far, the sides 0, 1 that still grow) after each token: a token each `in_turn`, or one answer after the other."""
-        streams = [grow(lvlm, sample, lambda side=side: self._kept(side), max_new_tokens=max_new_tokens, cancel=self.cancel) for side, (lvlm, sample) in enumerate(self.asked)]
+    def answers(
+        self, max_new_tokens: int, in_turn: bool
+    ) -> Iterator[tuple[tuple[Answer | None, Answer | None], tuple[int, ...]]]:
+        """(both answers so far, the sides 0, 1 that still grow) after each token: a token each
+        `in_turn`, or one answer after the other.
+        """
+        streams = [
+            grow(
+                lvlm,
+                sample,
+                lambda side=side: self._kept(side),
+                max_new_tokens=max_new_tokens,
+                cancel=self.cancel,
+            )
+            for side, (lvlm, sample) in enumerate(self.asked)
+        ]
         found: list[Answer | None] = [None, None]
         live = [0, 1]
         while live:
@@ -68,13 +97,23 @@ class Pair:
 
     @torch.inference_mode()
     def forced(self, ids: Sequence[int]) -> list[torch.Tensor]:
-        """Each model's logits (n, vocab) for the n tokens `ids`, read behind its prompt; the prompt's pass is that of its answer where there was one."""
+        """Each model's logits (n, vocab) for the n tokens `ids`, read behind its prompt; the
+        prompt's pass is that of its answer where there was one.
+        """
         logits = []
         for (lvlm, sample), prompt in zip(self.asked, self._prompts):
             if prompt is None:
                 logits += forced_logits(lvlm, [sample], [ids])
             else:
-                rows = [prompt.logits[:, None]] + ([prompt.fork().feed(torch.tensor([list(ids[:-1])], device=prompt.logits.device))] if len(ids) > 1 else [])
+                rows = [prompt.logits[:, None]] + (
+                    [
+                        prompt.fork().feed(
+                            torch.tensor([list(ids[:-1])], device=prompt.logits.device)
+                        )
+                    ]
+                    if len(ids) > 1
+                    else []
+                )
                 logits.append(torch.cat(rows, dim=1)[0])
             self.check()
         return logits

@@ -54,8 +54,10 @@ def _index() -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
-        raise ArtError(f"The object list {path} cannot be read ({err}). Expected the JSON file that "
-                       "ships with the repository: restore it with git checkout.") from err
+        raise ArtError(
+            f"The object list {path} cannot be read ({err}). Expected the JSON file that "
+            "ships with the repository: restore it with git checkout."
+        ) from err
 
 
 @functools.cache
@@ -72,7 +74,8 @@ def categories() -> tuple[Category, ...]:
 
 @functools.cache
 def sprites(style: str) -> tuple[Image.Image, ...]:
-    """One RGBA image of 64x64 px per object, aligned with objects(); shared, so copy before drawing.
+    """One RGBA image of 64x64 px per object, aligned with objects(); shared, so copy before
+    drawing.
 
     style is one of STYLES. "openmoji" needs npm, the package resvg-py and a network the first time.
     """
@@ -87,8 +90,10 @@ def sprites(style: str) -> tuple[Image.Image, ...]:
     except OSError as err:
         raise ArtError(f"The sprite sheet {path} cannot be read ({err}). {remedy}") from err
     if sheet.size != _sheet_size():
-        raise ArtError(f"The sprite sheet {path} is {sheet.size} px, expected {_sheet_size()} px for "
-                       f"{count} objects. {remedy}")
+        raise ArtError(
+            f"The sprite sheet {path} is {sheet.size} px, expected {_sheet_size()} px for "
+            f"{count} objects. {remedy}"
+        )
     corners = ((i % columns * cell, i // columns * cell) for i in range(count))
     return tuple(sheet.crop((x, y, x + cell, y + cell)) for x, y in corners)
 
@@ -129,24 +134,37 @@ def _fetch_openmoji(package: str) -> list[Image.Image]:
     try:
         import resvg_py
     except ImportError as err:
-        raise ArtError("The OpenMoji drawings are SVG files and the Python package resvg-py, which "
-                       "draws them, is not installed. Install the extra: pip install -e .[train]") from err
+        raise ArtError(
+            "The OpenMoji drawings are SVG files and the Python package resvg-py, which "
+            "draws them, is not installed. Install the extra: pip install -e .[train]"
+        ) from err
     npm = shutil.which("npm")
     if npm is None:
-        raise ArtError("The OpenMoji drawings are not in the cache and npm, which fetches them, was not "
-                       "found on PATH. Install Node.js (it brings npm), or use another style.")
+        raise ArtError(
+            "The OpenMoji drawings are not in the cache and npm, which fetches them, was not "
+            "found on PATH. Install Node.js (it brings npm), or use another style."
+        )
     with tempfile.TemporaryDirectory() as folder:
         try:
-            done = subprocess.run([npm, "pack", package, "--silent"], cwd=folder, timeout=600,
-                                  capture_output=True, text=True)
+            done = subprocess.run(
+                [npm, "pack", package, "--silent"],
+                cwd=folder,
+                timeout=600,
+                capture_output=True,
+                text=True,
+            )
         except subprocess.TimeoutExpired as err:
-            raise ArtError(f"npm pack {package} took over {err.timeout:.0f} s. Check the network and "
-                           "try again, or use another style.") from err
+            raise ArtError(
+                f"npm pack {package} took over {err.timeout:.0f} s. Check the network and "
+                "try again, or use another style."
+            ) from err
         archives = list(Path(folder).glob("*.tgz"))
         if done.returncode or len(archives) != 1:
             said = (done.stderr or done.stdout).strip()[-300:] or "nothing"
-            raise ArtError(f"npm pack {package} ended with status {done.returncode} and {len(archives)} "
-                           f"archives, expected 0 and 1; it said: {said}. Check the network and try again.")
+            raise ArtError(
+                f"npm pack {package} ended with status {done.returncode} and {len(archives)} "
+                f"archives, expected 0 and 1; it said: {said}. Check the network and try again."
+            )
         wanted = {f"package/color/svg/{kind.codepoint.upper()}.svg" for kind in objects()}
         with tarfile.open(archives[0]) as archive:
             found = {m.name: archive.extractfile(m).read() for m in archive if m.name in wanted}
@@ -154,8 +172,10 @@ def _fetch_openmoji(package: str) -> list[Image.Image]:
     for kind in objects():
         svg = found.get(f"package/color/svg/{kind.codepoint.upper()}.svg")
         if svg is None:
-            raise ArtError(f"{package} has no drawing of {kind.name} (color/svg/{kind.codepoint.upper()}"
-                           ".svg). Correct its codepoint or the version in objects.json.")
+            raise ArtError(
+                f"{package} has no drawing of {kind.name} (color/svg/{kind.codepoint.upper()}"
+                ".svg). Correct its codepoint or the version in objects.json."
+            )
         png = resvg_py.svg_to_bytes(svg_string=svg.decode("utf-8"), width=288, height=288)
         drawings.append(_fit(Image.open(io.BytesIO(bytes(png))).convert("RGBA")))
     return drawings
@@ -168,5 +188,7 @@ def _fit(drawing: Image.Image) -> Image.Image:
     scale = FILL / max(drawing.size)
     size = tuple(max(1, round(side * scale)) for side in drawing.size)
     out = Image.new("RGBA", (cell, cell))
-    out.paste(drawing.resize(size, Image.Resampling.LANCZOS), tuple((cell - side) // 2 for side in size))
+    out.paste(
+        drawing.resize(size, Image.Resampling.LANCZOS), tuple((cell - side) // 2 for side in size)
+    )
     return out

@@ -1,7 +1,8 @@
-"""Builds the untrained bundled model: tokenizer, processor, chat template and an ordinary LLaVA of 16 decoder layers.
+"""Builds the untrained bundled model: tokenizer, processor, chat template and an ordinary LLaVA of
+16 decoder layers.
 
-Everything is made here from the world's own words; nothing is fetched. `save` writes a folder that plain
-`AutoProcessor` and `AutoModelForImageTextToText.from_pretrained` read.
+Everything is made here from the world's own words; nothing is fetched. `save` writes a folder that
+plain `AutoProcessor` and `AutoModelForImageTextToText.from_pretrained` read.
 """
 
 from __future__ import annotations
@@ -11,67 +12,182 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from svl_core.demo import questions, scenes
 
 IMAGE_SIDE, PATCH = 144, 24  # pixels; 6 x 6 visual positions, four to each of the nine places
-BOS, EOS, PAD, IMAGE, USER, ASSISTANT = SPECIAL = ("<s>", "</s>", "<pad>", "<image>", "<user>", "<assistant>")
+BOS, EOS, PAD, IMAGE, USER, ASSISTANT = SPECIAL = (
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<image>",
+    "<user>",
+    "<assistant>",
+)
 CONTEXT = 512  # positions
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% set content = [{'type': 'text', 'text': message.content}] if message.content is string else message.content %}"
-    "{% for part in content if part.type == 'image' %}<image>{% endfor %}"
-    "{{ '<user> ' if message.role == 'user' else '<assistant> ' }}{% for part in content if part.type == 'text' %}{{ part.text | trim }}{% endfor %}"
-    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{% set content = [{'type': 'text', 'text':"
+    " message.content}] if message.content is string else message.content %}{% for part in content"
+    " if part.type == 'image' %}<image>{% endfor %}{{ '<user> ' if message.role == 'user' else"
+    " '<assistant> ' }}{% for part in content if part.type == 'text' %}{{ part.text | trim }}{%"
+    " endfor %}{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if"
+    " add_generation_prompt %}<assistant>{% endif %}"
 )
-LATER_KINDS = ("is-at", "side")  # left out of the tokenizer's corpus, so that weights from before them fit
-EASY_VQA_WORDS = "what color shape is the of in image picture does contain not no present a there gray"
+LATER_KINDS = (
+    "is-at",
+    "side",
+)  # left out of the tokenizer's corpus, so that weights from before them fit
+EASY_VQA_WORDS = (
+    "what color shape is the of in image picture does contain not no present a there gray"
+)
 
 
 def corpus() -> list[str]:
     """Every word of the world in its sentences: what the tokenizer is trained on."""
-    words = {"x": questions.all_names(), "xs": tuple(map(questions.plural, questions.all_names())), "a_x": tuple(map(questions.with_article, questions.all_names())),
-             "category": questions.all_categories(), "categories": tuple(map(questions.plural, questions.all_categories())), "a_category": tuple(map(questions.with_article, questions.all_categories())),
-             "place": scenes.PLACES, "side": questions.SIDES, "y": questions.all_names()}
-    lines = [" ".join(words[key]) for key in words] + [" ".join(scenes.COLOURS), EASY_VQA_WORDS, "yes no none nothing nowhere and , . ? " + " ".join("0123456789")]
-    lines += [wording.replace("{", " ").replace("}", " ") for kind, wordings in questions.WORDINGS.items() if kind not in LATER_KINDS for wording in wordings]
+    words = {
+        "x": questions.all_names(),
+        "xs": tuple(map(questions.plural, questions.all_names())),
+        "a_x": tuple(map(questions.with_article, questions.all_names())),
+        "category": questions.all_categories(),
+        "categories": tuple(map(questions.plural, questions.all_categories())),
+        "a_category": tuple(map(questions.with_article, questions.all_categories())),
+        "place": scenes.PLACES,
+        "side": questions.SIDES,
+        "y": questions.all_names(),
+    }
+    lines = [" ".join(words[key]) for key in words] + [
+        " ".join(scenes.COLOURS),
+        EASY_VQA_WORDS,
+        "yes no none nothing nowhere and , . ? " + " ".join("0123456789"),
+    ]
+    lines += [
+        wording.replace("{", " ").replace("}", " ")
+        for kind, wordings in questions.WORDINGS.items()
+        if kind not in LATER_KINDS
+        for wording in wordings
+    ]
     return [word for line in lines for word in line.split()] * 3 + [f" {line}" for line in lines]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Lower-casing byte-level BPE in which each of the world's words is one token; any other text falls back to pieces, so nothing is unknown."""
+    """Lower-casing byte-level BPE in which each of the world's words is one token; any other text
+    falls back to pieces, so nothing is unknown.
+    """
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=True)])
-    core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])  # an answer starts without the blank of its first word
-    core.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=2048, min_frequency=1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=list(SPECIAL), show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS, pad_token=PAD, additional_special_tokens=[IMAGE, USER, ASSISTANT],
-                                   model_max_length=CONTEXT, padding_side="left", clean_up_tokenization_spaces=False)
+    core.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Strip(" ", 1, 0)]
+    )  # an answer starts without the blank of its first word
+    core.train_from_iterator(
+        corpus(),
+        trainers.BpeTrainer(
+            vocab_size=2048,
+            min_frequency=1,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=list(SPECIAL),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[IMAGE, USER, ASSISTANT],
+        model_max_length=CONTEXT,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def image_processor():
-    """Stretch to 144 x 144 (the whole picture is seen), scale to [-1, 1]. The pillow variant: torchvision is not needed."""
+    """Stretch to 144 x 144 (the whole picture is seen), scale to [-1, 1].
+
+    The pillow variant: torchvision is not needed.
+    """
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
-    return CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False, do_convert_rgb=True, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return CLIPImageProcessorPil(
+        size=side,
+        crop_size=side,
+        do_center_crop=False,
+        do_convert_rgb=True,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
 
 
 def processor() -> LlavaProcessor:
-    return LlavaProcessor(image_processor(), tokenizer(), patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=TEMPLATE, image_token=IMAGE)
+    return LlavaProcessor(
+        image_processor(),
+        tokenizer(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+        image_token=IMAGE,
+    )
 
 
-def untrained(words: PreTrainedTokenizerFast, *, layers: int = 16, width: int = 160, seed: int = 0) -> LlavaForConditionalGeneration:
-    """CLIP 4 x 160 and Llama `layers` x `width` with tied embeddings; residual outputs start small (GPT-2's 1/sqrt(2L) rule)."""
+def untrained(
+    words: PreTrainedTokenizerFast, *, layers: int = 16, width: int = 160, seed: int = 0
+) -> LlavaForConditionalGeneration:
+    """CLIP 4 x 160 and Llama `layers` x `width` with tied embeddings; residual outputs start small
+    (GPT-2's 1/sqrt(2L) rule).
+    """
     torch.manual_seed(seed)
-    ids = {name: words.convert_tokens_to_ids(token) for name, token in (("bos_token_id", BOS), ("eos_token_id", EOS), ("pad_token_id", PAD))}
-    vision = CLIPVisionConfig(hidden_size=160, intermediate_size=640, num_hidden_layers=4, num_attention_heads=5, image_size=IMAGE_SIDE, patch_size=PATCH, projection_dim=160, hidden_act="gelu")
-    text = LlamaConfig(hidden_size=width, intermediate_size=416, num_hidden_layers=layers, num_attention_heads=5, num_key_value_heads=5, vocab_size=len(words), max_position_embeddings=CONTEXT,
-                       tie_word_embeddings=True, rms_norm_eps=1e-5, **ids)
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=words.convert_tokens_to_ids(IMAGE), vision_feature_layer=-1, vision_feature_select_strategy="default",
-                         projector_hidden_act="gelu", image_seq_length=(IMAGE_SIDE // PATCH) ** 2, tie_word_embeddings=True)
+    ids = {
+        name: words.convert_tokens_to_ids(token)
+        for name, token in (("bos_token_id", BOS), ("eos_token_id", EOS), ("pad_token_id", PAD))
+    }
+    vision = CLIPVisionConfig(
+        hidden_size=160,
+        intermediate_size=640,
+        num_hidden_layers=4,
+        num_attention_heads=5,
+        image_size=IMAGE_SIDE,
+        patch_size=PATCH,
+        projection_dim=160,
+        hidden_act="gelu",
+    )
+    text = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=416,
+        num_hidden_layers=layers,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        vocab_size=len(words),
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-5,
+        **ids,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=words.convert_tokens_to_ids(IMAGE),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+        image_seq_length=(IMAGE_SIDE // PATCH) ** 2,
+        tie_word_embeddings=True,
+    )
     model = LlavaForConditionalGeneration(config).float()
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id, model.generation_config.bos_token_id = ids["eos_token_id"], ids["pad_token_id"], ids["bos_token_id"]
+    (
+        model.generation_config.eos_token_id,
+        model.generation_config.pad_token_id,
+        model.generation_config.bos_token_id,
+    ) = (ids["eos_token_id"], ids["pad_token_id"], ids["bos_token_id"])
     model.generation_config.do_sample = False
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(0, 0.08)
@@ -93,8 +209,20 @@ def save(model: LlavaForConditionalGeneration, proc: LlavaProcessor, folder: str
 
 
 def pixels(images, out: np.ndarray | None = None) -> torch.Tensor:
-    """(n, 3, 144, 144) float32 in [-1, 1]: the processor's arithmetic without its per-image overhead, for training only (a test holds both equal)."""
+    """(n, 3, 144, 144) float32 in [-1, 1]: the processor's arithmetic without its per-image
+    overhead, for training only (a test holds both equal).
+    """
     from PIL import Image
 
-    arrays = [np.asarray(image if image.size == (IMAGE_SIDE, IMAGE_SIDE) else image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC), np.float32) for image in images]
+    arrays = [
+        np.asarray(
+            (
+                image
+                if image.size == (IMAGE_SIDE, IMAGE_SIDE)
+                else image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
+            ),
+            np.float32,
+        )
+        for image in images
+    ]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).div_(127.5).sub_(1.0).contiguous()

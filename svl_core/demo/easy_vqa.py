@@ -13,7 +13,10 @@ def _package():
     try:
         import easy_vqa
     except ImportError:
-        raise InputError("Found no package easy-vqa; expected it for this data set; install it with: pip install 'svl-explorer[train]'.") from None
+        raise InputError(
+            "Found no package easy-vqa; expected it for this data set; install it with: pip install"
+            " 'svl-explorer[train]'."
+        ) from None
     return easy_vqa
 
 
@@ -23,7 +26,9 @@ def _open(path: str) -> Image.Image:
 
 
 def grouped(split: str) -> list[tuple]:
-    """[(function that opens the 64 x 64 image, [(question, answer), ...]), ...] for "train" (4,000 images) or "test" (1,000)."""
+    """[(function that opens the 64 x 64 image, [(question, answer), ...]), ...] for "train" (4,000
+    images) or "test" (1,000).
+    """
     package = _package()
     asked = getattr(package, f"get_{split}_questions")()
     paths = getattr(package, f"get_{split}_image_paths")()

@@ -1,7 +1,9 @@
-"""Scenes of the bundled model's world: up to nine objects on a 3 x 3 grid, as frozen values that render to an image.
+"""Scenes of the bundled model's world: up to nine objects on a 3 x 3 grid, as frozen values that
+render to an image.
 
-A `Scene` holds everything its picture needs (places, jitter, ground), so one seed gives one picture and one set of
-true answers. Objects come from `art` (one drawing per style); plain coloured shapes are drawn here.
+A `Scene` holds everything its picture needs (places, jitter, ground), so one seed gives one picture
+and one set of true answers. Objects come from `art` (one drawing per style); plain coloured shapes
+are drawn here.
 """
 
 from __future__ import annotations
@@ -16,11 +18,27 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from svl_core.demo import art
 from svl_core.errors import InputError
 
-PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+PLACES = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "center",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
 SHAPES = ("circle", "rectangle", "triangle", "star")
 COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "red": (222, 45, 38), "green": (44, 160, 44), "blue": (31, 90, 214), "yellow": (250, 213, 40),
-    "black": (20, 20, 20), "gray": (136, 136, 136), "brown": (128, 78, 36), "teal": (20, 150, 150),
+    "red": (222, 45, 38),
+    "green": (44, 160, 44),
+    "blue": (31, 90, 214),
+    "yellow": (250, 213, 40),
+    "black": (20, 20, 20),
+    "gray": (136, 136, 136),
+    "brown": (128, 78, 36),
+    "teal": (20, 150, 150),
 }  # the eight colour words of easy-VQA, so that both worlds share one vocabulary
 STYLES = ("noto", "twemoji")  # the two styles of training; "openmoji" is kept for testing
 SIZE = 288  # pixels of a rendered scene's side; the model's processor resizes it
@@ -28,7 +46,10 @@ SIZE = 288  # pixels of a rendered scene's side; the model's processor resizes i
 
 @dataclass(frozen=True)
 class Item:
-    """One object of a scene. `cell` counts 0..8 row by row; `shift`, `scale` are shares of a cell; `angle` in degrees."""
+    """One object of a scene.
+
+    `cell` counts 0..8 row by row; `shift`, `scale` are shares of a cell; `angle` in degrees.
+    """
 
     name: str
     cell: int
@@ -39,7 +60,9 @@ class Item:
     flip: bool = False
     outline: bool = False  # a dark contour: a training augmentation, like the two below
     squeeze: float = 1.0  # width over height of the drawing
-    tone: tuple[float, float, float] | None = None  # (hue turn in degrees, saturation, lightness) of the drawing, and flat areas
+    tone: tuple[float, float, float] | None = (
+        None  # (hue turn in degrees, saturation, lightness) of the drawing, and flat areas
+    )
 
     @property
     def place(self) -> str:
@@ -60,7 +83,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """Items in reading order (increasing `cell`, one per cell) on a ground of one colour with a soft pattern."""
+    """Items in reading order (increasing `cell`, one per cell) on a ground of one colour with a
+    soft pattern.
+    """
 
     items: tuple[Item, ...]
     style: str = "noto"
@@ -70,7 +95,10 @@ class Scene:
     def __post_init__(self) -> None:
         cells = [item.cell for item in self.items]
         if cells != sorted(set(cells)) or any(not 0 <= cell < 9 for cell in cells):
-            raise InputError(f"Found the cells {cells}; expected at most one object in each of the places 0 to 8, in order; give each object its own place.")
+            raise InputError(
+                f"Found the cells {cells}; expected at most one object in each of the places 0 to"
+                " 8, in order; give each object its own place."
+            )
 
 
 @functools.cache
@@ -83,7 +111,10 @@ def category_of(name: str) -> str:
     try:
         return _catalogue()[name]
     except KeyError:
-        raise InputError(f"Found the object '{name}', which this world has no drawing of; expected one of: {', '.join(sorted(_catalogue()))}.") from None
+        raise InputError(
+            f"Found the object '{name}', which this world has no drawing of; expected one of:"
+            f" {', '.join(sorted(_catalogue()))}."
+        ) from None
 
 
 def _item(rng: np.random.Generator, name: str, cell: int, *, wild: bool) -> Item:
@@ -91,32 +122,59 @@ def _item(rng: np.random.Generator, name: str, cell: int, *, wild: bool) -> Item
     low, high = (0.68, 0.98) if wild else (0.78, 0.92)
     reach = 0.07 if wild else 0.04
     return Item(
-        name, cell, colour,
+        name,
+        cell,
+        colour,
         shift=tuple(np.round(rng.uniform(-reach, reach, 2), 3).tolist()),
         scale=round(float(rng.uniform(low, high)), 3),
         angle=round(float(rng.uniform(-18, 18)), 1) if wild else 0.0,
         flip=bool(wild and rng.random() < 0.5),
         outline=bool(wild and colour is None and rng.random() < 0.45),
         squeeze=round(float(rng.uniform(0.76, 1.3)), 2) if wild and colour is None else 1.0,
-        tone=(round(float(rng.normal(0, 22)), 1), round(float(rng.uniform(0.4, 1.7)), 2), round(float(rng.uniform(0.75, 1.3)), 2)) if wild and colour is None and rng.random() < 0.6 else None,
+        tone=(
+            (
+                round(float(rng.normal(0, 22)), 1),
+                round(float(rng.uniform(0.4, 1.7)), 2),
+                round(float(rng.uniform(0.75, 1.3)), 2),
+            )
+            if wild and colour is None and rng.random() < 0.6
+            else None
+        ),
     )
 
 
 def _ground(rng: np.random.Generator) -> tuple[tuple[int, int, int], str]:
     base = rng.integers(196, 256) + rng.integers(-18, 19, 3)
-    return tuple(int(v) for v in np.clip(base, 170, 255)), str(rng.choice(["plain", "plain", "stripes", "dots", "gradient"]))
+    return tuple(int(v) for v in np.clip(base, 170, 255)), str(
+        rng.choice(["plain", "plain", "stripes", "dots", "gradient"])
+    )
 
 
-def random_scene(rng: np.random.Generator, style: str | None = None, n: int | None = None, *, wild: bool = False, names: tuple[str, ...] | None = None) -> Scene:
-    """Draw a scene of `n` (default one to five) objects; `wild` adds training's turns, flips and contours; `names` limits the objects.
+def random_scene(
+    rng: np.random.Generator,
+    style: str | None = None,
+    n: int | None = None,
+    *,
+    wild: bool = False,
+    names: tuple[str, ...] | None = None,
+) -> Scene:
+    """Draw a scene of `n` (default one to five) objects; `wild` adds training's turns, flips and
+    contours; `names` limits the objects.
 
-    Objects repeat at times and often share a category, so that counting and "which" need the categories.
+    Objects repeat at times and often share a category, so that counting and "which" need the
+    categories.
     """
     style = style or str(rng.choice(STYLES))
     n = int(n or rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.2, 0.25, 0.25, 0.2]))
     pool = [k for k in art.objects() if names is None or k.name in names]
     if rng.random() < 0.45:
-        wanted = set(rng.choice(sorted({k.category for k in pool}), size=min(2, len({k.category for k in pool})), replace=False).tolist())
+        wanted = set(
+            rng.choice(
+                sorted({k.category for k in pool}),
+                size=min(2, len({k.category for k in pool})),
+                replace=False,
+            ).tolist()
+        )
         near = [k for k in pool if k.category in wanted]
         pool = near if len(near) >= 2 else pool
     chosen: list[str] = []
@@ -130,23 +188,36 @@ def random_scene(rng: np.random.Generator, style: str | None = None, n: int | No
             chosen.append(pool[int(rng.integers(len(pool)))].name)
     cells = sorted(rng.choice(9, size=n, replace=False).tolist())
     ground, pattern = _ground(rng)
-    return Scene(tuple(_item(rng, name, cell, wild=wild) for name, cell in zip(chosen, cells)), style, ground, pattern)
+    return Scene(
+        tuple(_item(rng, name, cell, wild=wild) for name, cell in zip(chosen, cells)),
+        style,
+        ground,
+        pattern,
+    )
 
 
 def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Scene:
-    """A scene from {cell 0..8: name}; a shape may carry its colour ("red circle"). Raises InputError for unknown names or places."""
+    """A scene from {cell 0..8: name}; a shape may carry its colour ("red circle").
+
+    Raises InputError for unknown names or places.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for cell in sorted(items):
         words = items[cell].lower().split()
         if not words:
-            raise InputError(f"Found no object name for place {cell}; expected a name such as 'cat'; choose one.")
+            raise InputError(
+                f"Found no object name for place {cell}; expected a name such as 'cat'; choose one."
+            )
         category_of(words[-1])
         item = _item(rng, words[-1], cell, wild=False)
         if len(words) == 2 and item.colour and words[0] in COLOURS:
             item = Item(item.name, cell, words[0], item.shift, item.scale)
         elif len(words) != 1:
-            raise InputError(f"Found the object '{items[cell]}'; expected one name, or a colour and a shape such as 'red circle'.")
+            raise InputError(
+                f"Found the object '{items[cell]}'; expected one name, or a colour and a shape such"
+                " as 'red circle'."
+            )
         made.append(item)
     ground, pattern = _ground(rng)
     return Scene(tuple(made), style, ground, pattern)
@@ -165,7 +236,13 @@ def _shape(name: str, colour: str) -> Image.Image:
         draw.polygon([(128, 20), (240, 228), (16, 228)], fill)
     else:
         radius = [118 if k % 2 == 0 else 50 for k in range(10)]
-        draw.polygon([(128 + r * np.sin(k * np.pi / 5), 132 - r * np.cos(k * np.pi / 5)) for k, r in enumerate(radius)], fill)
+        draw.polygon(
+            [
+                (128 + r * np.sin(k * np.pi / 5), 132 - r * np.cos(k * np.pi / 5))
+                for k, r in enumerate(radius)
+            ],
+            fill,
+        )
     return big.resize((64, 64), Image.Resampling.LANCZOS)
 
 
@@ -175,17 +252,23 @@ def _sprite(style: str, name: str, outline: bool) -> Image.Image:
     if not outline:
         return sprite
     rim = sprite.getchannel("A").filter(ImageFilter.MaxFilter(5))
-    drawn = Image.composite(Image.new("RGBA", sprite.size, (25, 25, 25, 255)), Image.new("RGBA", sprite.size), rim)
+    drawn = Image.composite(
+        Image.new("RGBA", sprite.size, (25, 25, 25, 255)), Image.new("RGBA", sprite.size), rim
+    )
     drawn.alpha_composite(sprite)
     return drawn
 
 
 def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image:
-    """The drawing with its hue turned, its saturation and lightness scaled, and its shades merged into flat areas."""
+    """The drawing with its hue turned, its saturation and lightness scaled, and its shades merged
+    into flat areas.
+    """
     turn, saturation, lightness = tone
     cos, sin = np.cos(np.radians(turn)) * saturation, np.sin(np.radians(turn)) * saturation
     grey = np.tile([0.213, 0.715, 0.072], (3, 1))
-    spin = np.array([[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]])  # the hue turn of SVG's feColorMatrix
+    spin = np.array(
+        [[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]]
+    )  # the hue turn of SVG's feColorMatrix
     matrix = lightness * (grey + cos * (np.eye(3) - grey) + sin * spin)
     colours = sprite.convert("RGB").convert("RGB", tuple(np.c_[matrix, np.zeros(3)].ravel()))
     colours = ImageOps.posterize(colours.filter(ImageFilter.MedianFilter(5)), 3)
@@ -200,7 +283,9 @@ def _pattern(pattern: str, size: int) -> np.ndarray:
     if pattern == "stripes":
         return (-9 * (((x + y) * 12).astype(int) % 2)).astype(np.float32)
     if pattern == "dots":
-        return (-11 * (((x * 12) % 1 - 0.5) ** 2 + ((y * 12) % 1 - 0.5) ** 2 < 0.05)).astype(np.float32)
+        return (-11 * (((x * 12) % 1 - 0.5) ** 2 + ((y * 12) % 1 - 0.5) ** 2 < 0.05)).astype(
+            np.float32
+        )
     if pattern == "gradient":
         return -14 * y
     return np.zeros((size, size), np.float32)
@@ -208,16 +293,25 @@ def _pattern(pattern: str, size: int) -> np.ndarray:
 
 def render(scene: Scene, size: int = SIZE) -> Image.Image:
     """The scene as a `size` x `size` RGB image."""
-    ground = np.clip(np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None], 0, 255)
+    ground = np.clip(
+        np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None], 0, 255
+    )
     image = Image.fromarray(ground.astype(np.uint8))
     cell = size / 3
     for item in scene.items:
-        sprite = _shape(item.name, item.colour) if item.colour else _sprite(scene.style, item.name, item.outline)
+        sprite = (
+            _shape(item.name, item.colour)
+            if item.colour
+            else _sprite(scene.style, item.name, item.outline)
+        )
         if item.flip:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if item.tone:
             sprite = _toned(sprite, item.tone)
-        width, height = (max(4, round(cell * item.scale * min(1.0, ratio))) for ratio in (item.squeeze, 1 / item.squeeze))
+        width, height = (
+            max(4, round(cell * item.scale * min(1.0, ratio)))
+            for ratio in (item.squeeze, 1 / item.squeeze)
+        )
         sprite = sprite.resize((width, height), Image.Resampling.BICUBIC)
         if item.angle:
             sprite = sprite.rotate(item.angle, Image.Resampling.BILINEAR)

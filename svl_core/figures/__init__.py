@@ -1,9 +1,46 @@
-"""Results drawn: plotly figures and image overlays, colour-blind-safe and legible in light and dark."""
+"""Results drawn: plotly figures and image overlays, colour-blind-safe and legible in light and
+dark.
+"""
 
-from svl_core.figures.curves import block_heatmap, gap_curve, importance_bars, pca_scatter, redundancy_curve, runs_of, similarity_heatmap, token_curve
-from svl_core.figures.evidence import LOST, MEASURES, ablation_map, overlap_figure, pareto_figure, stability_curve, sweep_curves
+from svl_core.figures.curves import (
+    block_heatmap,
+    gap_curve,
+    importance_bars,
+    pca_scatter,
+    redundancy_curve,
+    runs_of,
+    similarity_heatmap,
+    token_curve,
+)
+from svl_core.figures.evidence import (
+    LOST,
+    MEASURES,
+    ablation_map,
+    overlap_figure,
+    pareto_figure,
+    stability_curve,
+    sweep_curves,
+)
 from svl_core.figures.lesson import kept_curves, skipped_heatmap
 from svl_core.figures.overlay import overlay
 
-__all__ = ["LOST", "MEASURES", "ablation_map", "block_heatmap", "gap_curve", "importance_bars", "kept_curves", "overlap_figure", "overlay", "pareto_figure", "pca_scatter", "redundancy_curve", "runs_of", "similarity_heatmap",
-           "skipped_heatmap", "stability_curve", "sweep_curves", "token_curve"]
+__all__ = [
+    "LOST",
+    "MEASURES",
+    "ablation_map",
+    "block_heatmap",
+    "gap_curve",
+    "importance_bars",
+    "kept_curves",
+    "overlap_figure",
+    "overlay",
+    "pareto_figure",
+    "pca_scatter",
+    "redundancy_curve",
+    "runs_of",
+    "similarity_heatmap",
+    "skipped_heatmap",
+    "stability_curve",
+    "sweep_curves",
+    "token_curve",
+]

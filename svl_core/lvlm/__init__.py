@@ -1,1 +1,3 @@
-"""Loading vision-language models of the transformers library, encoding an image and a prompt, and where each visual token looks."""
+"""Loading vision-language models of the transformers library, encoding an image and a prompt, and
+where each visual token looks.
+"""

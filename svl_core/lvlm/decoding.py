@@ -1,7 +1,8 @@
 """The decode loop under every answer: one prefill, then tokens fed on top of the key/value cache.
 
-The loop is our own rather than `generate()`: it is a plain arg max whatever the model's generation settings say, it can
-be stopped at any token, it is timed without overhead, and the same code scores a given answer (teacher forcing).
+The loop is our own rather than `generate()`: it is a plain arg max whatever the model's generation
+settings say, it can be stopped at any token, it is timed without overhead, and the same code scores
+a given answer (teacher forcing).
 """
 
 from __future__ import annotations
@@ -20,38 +21,64 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.prefix import Beginning
 from svl_core.lvlm.sample import Sample
 
-GROWING = ("attention_mask", "cross_attention_mask")  # inputs with one entry a position that decode steps still need
+GROWING = (
+    "attention_mask",
+    "cross_attention_mask",
+)  # inputs with one entry a position that decode steps still need
 IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
 
 class Decoding:
     """A decode in flight for a batch of B prompts of equal length (left padding where they differ).
 
-    `logits` is (B, vocab): the prediction after everything fed so far. Position ids are left to the model: all
-    supported decoders use rotary (relative) positions, so left padding only shifts a row. The exception are decoders with
-    multimodal rotary positions, which number an image's positions by row and column: there each next token comes
-    `rope_deltas` away from its count. Given `position_ids` (tokens may have left the sequence) go on from the last one.
+    `logits` is (B, vocab): the prediction after everything fed so far. Position ids are left to the
+    model: all supported decoders use rotary (relative) positions, so left padding only shifts a
+    row. The exception are decoders with multimodal rotary positions, which number an image's
+    positions by row and column: there each next token comes `rope_deltas` away from its count.
+    Given `position_ids` (tokens may have left the sequence) go on from the last one.
 
-    keep: depths of layers whose input is kept, in `beginning` (None where the model's caches cannot be shared). begun: (beginning, depth)
-    of another model's decode of the same inputs: the pass starts there (see `prefix`), and `shared_ms` is the time that it spent until then.
+    keep: depths of layers whose input is kept, in `beginning` (None where the model's caches cannot
+    be shared). begun: (beginning, depth) of another model's decode of the same inputs: the pass
+    starts there (see `prefix`), and `shared_ms` is the time that it spent until then.
     """
 
     @torch.inference_mode()
-    def __init__(self, lvlm: LVLM, inputs: Mapping[str, torch.Tensor], *, keep: Collection[int] = (), begun: tuple[Beginning, int] | None = None):
+    def __init__(
+        self,
+        lvlm: LVLM,
+        inputs: Mapping[str, torch.Tensor],
+        *,
+        keep: Collection[int] = (),
+        begun: tuple[Beginning, int] | None = None,
+    ):
         self.lvlm, model = lvlm, lvlm.model if begun is None else prefix.begun(lvlm, *begun)
         self.depth = 0 if begun is None else begun[1]
         self.shared_ms = 0.0 if begun is None else begun[0].entered_ms[begun[1]]
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         takes = inspect.signature(model.forward).parameters
-        self._slot = "cache" if "cache" in takes else "past_key_values"  # its name before transformers 5.24
+        self._slot = (
+            "cache" if "cache" in takes else "past_key_values"
+        )  # its name before transformers 5.24
         with prefix.noting(lvlm, keep) as (states, entered_ms):
-            out = model(**(inputs if begun is None else prefix.without_images(inputs)), use_cache=True, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}))
+            out = model(
+                **(inputs if begun is None else prefix.without_images(inputs)),
+                use_cache=True,
+                **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}),
+            )
         self._went(out, states, entered_ms)
         after = _rope_deltas(model)
         rows = self.logits.shape[0]
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
-        self._deltas = None if after is None else after.view(rows, 1) if after is not before else torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
+        self._deltas = (
+            None
+            if after is None
+            else (
+                after.view(rows, 1)
+                if after is not before
+                else torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
+            )
+        )
 
     def fork(self) -> Decoding | None:
         """The same decode from here on, apart from this one; None where the cache cannot be shared."""
@@ -69,12 +96,22 @@ class Decoding:
         self.beginning = Beginning(states, caches, entered_ms) if caches is not None else None
 
     @torch.inference_mode()
-    def feed(self, ids: torch.Tensor, *, keep: Collection[int] = (), begun: tuple[Beginning, int] | None = None) -> torch.Tensor:
-        """Append ids (B, n); returns the n predictions after each of them, (B, n, vocab). keep, begun: as for the prompt, of the same ids behind it."""
+    def feed(
+        self,
+        ids: torch.Tensor,
+        *,
+        keep: Collection[int] = (),
+        begun: tuple[Beginning, int] | None = None,
+    ) -> torch.Tensor:
+        """Append ids (B, n); returns the n predictions after each of them, (B, n, vocab). keep,
+        begun: as for the prompt, of the same ids behind it.
+        """
         places = {}
         if self._deltas is not None:
             seen = self._growing["attention_mask"].sum(1, keepdim=True)
-            places["position_ids"] = (seen + self._deltas + torch.arange(ids.shape[1], device=ids.device)).expand(3, -1, -1)
+            places["position_ids"] = (
+                seen + self._deltas + torch.arange(ids.shape[1], device=ids.device)
+            ).expand(3, -1, -1)
         elif self._next is not None:
             places["position_ids"] = self._next + torch.arange(ids.shape[1], device=ids.device)
             self._next = self._next + ids.shape[1]
@@ -83,25 +120,37 @@ class Decoding:
             self._growing[name] = torch.cat([value, new], dim=1)
         model = self.lvlm.model if begun is None else prefix.begun(self.lvlm, *begun)
         with prefix.noting(self.lvlm, keep) as (states, entered_ms):
-            out = model(input_ids=ids, use_cache=True, **{self._slot: self._cache}, **self._growing, **places)
+            out = model(
+                input_ids=ids,
+                use_cache=True,
+                **{self._slot: self._cache},
+                **self._growing,
+                **places,
+            )
         self._went(out, states, entered_ms)
         return out.logits
 
 
 def _rope_deltas(model) -> torch.Tensor | None:
-    """What a model with multimodal rotary positions left behind at its last prefill; None for all others."""
+    """What a model with multimodal rotary positions left behind at its last prefill; None for all
+    others.
+    """
     return getattr(getattr(model, "model", model), "rope_deltas", None)
 
 
 def image_token_ids(lvlm: LVLM) -> tuple[int, ...]:
-    """Placeholder ids that stand for image features: never a valid output, so greedy choice leaves them out."""
+    """Placeholder ids that stand for image features: never a valid output, so greedy choice leaves
+    them out.
+    """
     values = (getattr(lvlm.model.config, name, None) for name in IMAGE_TOKEN_NAMES)
     return tuple(sorted({int(v) for v in values if v is not None}))
 
 
 @torch.inference_mode()
 def greedy(logits: torch.Tensor, forbidden: tuple[int, ...] = ()) -> torch.Tensor:
-    """Arg max over the vocabulary of (..., vocab) logits, `forbidden` ids left out; lowest id on ties."""
+    """Arg max over the vocabulary of (..., vocab) logits, `forbidden` ids left out; lowest id on
+    ties.
+    """
     forbidden = [i for i in forbidden if i < logits.shape[-1]]
     if forbidden:
         logits = logits.clone()
@@ -110,8 +159,12 @@ def greedy(logits: torch.Tensor, forbidden: tuple[int, ...] = ()) -> torch.Tenso
 
 
 @torch.inference_mode()
-def answers_together(lvlm: LVLM, samples: Sequence[Sample], limit: int, cancel: threading.Event | None = None) -> list[tuple[int, ...]]:
-    """Greedy token ids for the samples of one batch (see `batching.batches`), each up to and with its end token, at most `limit`. Raises Cancelled."""
+def answers_together(
+    lvlm: LVLM, samples: Sequence[Sample], limit: int, cancel: threading.Event | None = None
+) -> list[tuple[int, ...]]:
+    """Greedy token ids for the samples of one batch (see `batching.batches`), each up to and with
+    its end token, at most `limit`. Raises Cancelled.
+    """
     tokenizer, ends = lvlm.tokenizer, lvlm.eos_token_ids
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
     forbidden, decoding = image_token_ids(lvlm), Decoding(lvlm, collate(samples, pad))

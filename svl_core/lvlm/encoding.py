@@ -1,7 +1,9 @@
-"""From images and a prompt to a `Sample`: chat template, processor, visual positions, and the user's words as plain text.
+"""From images and a prompt to a `Sample`: chat template, processor, visual positions, and the
+user's words as plain text.
 
-The processor runs on a stand-in for the user's words; the words take its place only when the text is split into tokens. So
-what a user writes can neither be read as a special token nor be mistaken for an image placeholder.
+The processor runs on a stand-in for the user's words; the words take its place only when the text
+is split into tokens. So what a user writes can neither be read as a special token nor be mistaken
+for an image placeholder.
 """
 
 from __future__ import annotations
@@ -23,15 +25,26 @@ from svl_core.lvlm import families, geometry
 from svl_core.lvlm.images import open_image
 from svl_core.lvlm.sample import Sample
 
-STAND_IN = "\ue0f0\ue0f1\ue0f0"  # private-use characters: no template, tokenizer or user writes these
-BREAK = "\u2060"  # word joiner, put into a special token's text to break it; its own tokens are taken out again
-NOT_FOR_THE_MODEL = ("labels", "rows", "cols", "num_crops", "num_patches")  # what some processors return beside the model's inputs
+STAND_IN = (  # private-use characters: no template, tokenizer or user writes these
+    "\ue0f0\ue0f1\ue0f0"
+)
+# word joiner, put into a special token's text to break it; its own tokens are taken out again
+BREAK = "\u2060"
+NOT_FOR_THE_MODEL = (
+    "labels",
+    "rows",
+    "cols",
+    "num_crops",
+    "num_patches",
+)  # what some processors return beside the model's inputs
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """What reading a question takes of a model: everything but its weights. config: the whole model's; name and revision go into samples' keys."""
+    """What reading a question takes of a model: everything but its weights. config: the whole
+    model's; name and revision go into samples' keys.
+    """
 
     processor: Any
     family: families.Family
@@ -56,35 +69,74 @@ class Reader:
     def encode(self, image, prompt: str, device: torch.device, dtype: torch.dtype) -> Sample:
         """See `LVLM.encode`."""
         if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError("Found an empty prompt; expected a question or an instruction; type one.")
+            raise InputError(
+                "Found an empty prompt; expected a question or an instruction; type one."
+            )
         prompt = prompt.strip().replace(STAND_IN, "")
         images = _images(image)
         if images and not self.sees:
-            raise InputError(f"Found an image for {self.name}, a text-only model; expected a prompt alone; leave the image out or choose one of `svl models`.")
+            raise InputError(
+                f"Found an image for {self.name}, a text-only model; expected a prompt alone; leave"
+                " the image out or choose one of `svl models`."
+            )
         if not images and self.family.image_required:
-            raise InputError(f"Found no image; expected one, for {self.family.name} models answer about images only; add an image.")
+            raise InputError(
+                f"Found no image; expected one, for {self.family.name} models answer about images"
+                " only; add an image."
+            )
         words = _Words(self.tokenizer, prompt, control_ids(self))
         inputs, cuts = _processed(self, images, words)
         ids = inputs["input_ids"][0]
         if self.max_positions is not None and len(ids) >= self.max_positions:
-            raise InputError(f"Found a question of {len(ids)} positions{' with its image' * bool(images)}; expected fewer than {self.max_positions}, the model's context, so that the answer has room; shorten the prompt.")
+            raise InputError(
+                f"Found a question of {len(ids)} positions{' with its image' * bool(images)};"
+                f" expected fewer than {self.max_positions}, the model's context, so that the"
+                " answer has room; shorten the prompt."
+            )
 
         visual_id = families.image_token_id(self.config)
-        visual = (ids == visual_id).nonzero()[:, 0].numpy() if images and self.family.in_sequence and visual_id is not None else np.zeros(0, np.int64)
-        view = geometry.View(self.config, getattr(self.processor, "image_processor", None), inputs, images, cuts, len(visual))
-        on_device = {name: value.to(device, dtype) if value.is_floating_point() else value.to(device) for name, value in inputs.items()}
-        return Sample(inputs=on_device, visual=visual, textual=np.setdiff1d(np.arange(len(ids)), visual), prompt_positions=np.setdiff1d(words.places_in(ids), visual),
-                      tokens=printable(self.tokenizer, ids.tolist()), geometry=geometry.place(self.family.geometry, view), images=images, prompt=prompt, key=_key(self, images, prompt))
+        visual = (
+            (ids == visual_id).nonzero()[:, 0].numpy()
+            if images and self.family.in_sequence and visual_id is not None
+            else np.zeros(0, np.int64)
+        )
+        view = geometry.View(
+            self.config,
+            getattr(self.processor, "image_processor", None),
+            inputs,
+            images,
+            cuts,
+            len(visual),
+        )
+        on_device = {
+            name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
+            for name, value in inputs.items()
+        }
+        return Sample(
+            inputs=on_device,
+            visual=visual,
+            textual=np.setdiff1d(np.arange(len(ids)), visual),
+            prompt_positions=np.setdiff1d(words.places_in(ids), visual),
+            tokens=printable(self.tokenizer, ids.tolist()),
+            geometry=geometry.place(self.family.geometry, view),
+            images=images,
+            prompt=prompt,
+            key=_key(self, images, prompt),
+        )
 
 
 def printable(tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
-    """One readable string for each token id; a leading space is kept, since it tells where words begin."""
+    """One readable string for each token id; a leading space is kept, since it tells where words
+    begin.
+    """
     strings = []
     for piece in tokenizer.convert_ids_to_tokens(list(ids)):
         text = tokenizer.convert_tokens_to_string([piece])
         if "\ufffd" in text:
             text = piece  # part of a character: show the tokenizer's own spelling
-        strings.append(" " + text if piece[:1] in "\u2581\u0120" and not text.startswith(" ") else text)
+        strings.append(
+            " " + text if piece[:1] in "\u2581\u0120" and not text.startswith(" ") else text
+        )
     return tuple(strings)
 
 
@@ -96,7 +148,9 @@ def _images(image) -> tuple[Image.Image, ...]:
 
 
 def _key(reader: Reader, images: Sequence[Image.Image], prompt: str) -> str:
-    digest = hashlib.sha256(repr((reader.name, reader.revision, prompt, [image.size for image in images])).encode())
+    digest = hashlib.sha256(
+        repr((reader.name, reader.revision, prompt, [image.size for image in images])).encode()
+    )
     for image in images:
         digest.update(image.tobytes())
     return digest.hexdigest()
@@ -104,27 +158,48 @@ def _key(reader: Reader, images: Sequence[Image.Image], prompt: str) -> str:
 
 # Template
 
+
 def _rendered(reader: Reader, images: int) -> str:
-    """The text for the processor: chat template where there is one, with `STAND_IN` for the user's words."""
+    """The text for the processor: chat template where there is one, with `STAND_IN` for the user's
+    words.
+    """
     for owner in (reader.processor, reader.tokenizer):
         template = getattr(owner, "chat_template", None)
         if not template:
             continue
-        source = template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
-        options = {name: value for name, value in reader.family.template_options.items() if name in source}
+        source = (
+            template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
+        )
+        options = {
+            name: value for name, value in reader.family.template_options.items() if name in source
+        }
         parts = [{"type": "image"}] * images + [{"type": "text", "text": STAND_IN}]
-        for content in (parts, _image_marks(reader, images) + STAND_IN):  # some templates take a plain string only
+        for content in (
+            parts,
+            _image_marks(reader, images) + STAND_IN,
+        ):  # some templates take a plain string only
             try:
-                text = owner.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False, **options)
+                text = owner.apply_chat_template(
+                    [{"role": "user", "content": content}],
+                    add_generation_prompt=True,
+                    tokenize=False,
+                    **options,
+                )
             except Exception:
                 continue
             if text.count(STAND_IN) == 1 and (not images or _shows_images(reader, text, images)):
                 return text
-    return reader.family.plain_prompt.format(images=_image_marks(reader, images), prompt=STAND_IN).strip()
+    return reader.family.plain_prompt.format(
+        images=_image_marks(reader, images), prompt=STAND_IN
+    ).strip()
 
 
 def _image_mark(reader: Reader) -> str:
-    mark = getattr(reader.processor, "boi_token", None) if reader.family.mark == "boi" else getattr(reader.processor, "image_token", None)
+    mark = (
+        getattr(reader.processor, "boi_token", None)
+        if reader.family.mark == "boi"
+        else getattr(reader.processor, "image_token", None)
+    )
     if mark is None and (ident := families.image_token_id(reader.config)) is not None:
         mark = reader.tokenizer.convert_ids_to_tokens(ident)
     return str(mark or "")
@@ -140,18 +215,28 @@ def _shows_images(reader: Reader, text: str, images: int) -> bool:
 
 # Tokens
 
+
 class _Words:
-    """The user's words, and where they went. `__call__` stands in for the tokenizer inside the processor."""
+    """The user's words, and where they went.
+
+    `__call__` stands in for the tokenizer inside the processor.
+    """
 
     def __init__(self, tokenizer, prompt: str, control_ids: frozenset[int]):
         self._tokenizer, self._prompt, self._control_ids = tokenizer, prompt, control_ids
         self._ids, self._positions = [], np.zeros(0, np.int64)
 
     def places_in(self, ids: torch.Tensor) -> np.ndarray:
-        """Positions of the user's words in the whole sequence `ids`. Some processors put an image's tokens before the text's (BLIP-2)."""
+        """Positions of the user's words in the whole sequence `ids`.
+
+        Some processors put an image's tokens before the text's (BLIP-2).
+        """
         ahead = len(ids) - len(self._ids)
-        if ids[max(ahead, 0):].tolist() != self._ids:
-            raise SVLError("Found a processor that rearranges the text's tokens; expected them as its tokenizer gave them; this model cannot be used.")
+        if ids[max(ahead, 0) :].tolist() != self._ids:
+            raise SVLError(
+                "Found a processor that rearranges the text's tokens; expected them as its"
+                " tokenizer gave them; this model cannot be used."
+            )
         return self._positions + ahead
 
     def __getattr__(self, name):
@@ -161,42 +246,81 @@ class _Words:
         return len(self._tokenizer)
 
     def __call__(self, text=None, **options):
-        """Tokenizes `text` (a string or a list of one) with the user's words in the place of `STAND_IN`."""
+        """Tokenizes `text` (a string or a list of one) with the user's words in the place of
+        `STAND_IN`.
+        """
         single = isinstance(text, str)
         text = text if single else text[0]
-        for name in ("return_tensors", "padding", "truncation", "max_length", "pad_to_multiple_of", "return_offsets_mapping"):
+        for name in (
+            "return_tensors",
+            "padding",
+            "truncation",
+            "max_length",
+            "pad_to_multiple_of",
+            "return_offsets_mapping",
+        ):
             options.pop(name, None)
         if STAND_IN not in text:  # a part of its own, such as the image's tokens
             return self._tokenizer(text if single else [text], **options)
         start, words = text.index(STAND_IN), list(self._prompt)
         inserted = [False] * len(words)  # which characters of `words` are breaks of ours
         for _ in range(ROUNDS):
-            whole = text[:start] + "".join(words) + text[start + len(STAND_IN):]
+            whole = text[:start] + "".join(words) + text[start + len(STAND_IN) :]
             coded = self._tokenizer(whole, return_offsets_mapping=True, **options)
             pieces = list(zip(coded["input_ids"], coded["offset_mapping"]))
-            control = [start <= a < b <= start + len(words) and self._is_control(ident, whole[a:b]) for ident, (a, b) in pieces]
-            firsts = sorted({a - start for (_, (a, b)), guilty in zip(pieces, control) if guilty and b - a > 1}, reverse=True)
+            control = [
+                start <= a < b <= start + len(words) and self._is_control(ident, whole[a:b])
+                for ident, (a, b) in pieces
+            ]
+            firsts = sorted(
+                {a - start for (_, (a, b)), guilty in zip(pieces, control) if guilty and b - a > 1},
+                reverse=True,
+            )
             if not firsts:
                 break
             for first in firsts:
                 words.insert(first + 1, BREAK)
                 inserted.insert(first + 1, True)
-        keep = [not guilty and not (b > a >= start and all(inserted[a - start:b - start] or [False])) for (_, (a, b)), guilty in zip(pieces, control)]
-        kept = {name: [value for value, stays in zip(values, keep) if stays] for name, values in coded.items()}
+        keep = [
+            not guilty and not (b > a >= start and all(inserted[a - start : b - start] or [False]))
+            for (_, (a, b)), guilty in zip(pieces, control)
+        ]
+        kept = {
+            name: [value for value, stays in zip(values, keep) if stays]
+            for name, values in coded.items()
+        }
         offsets, end = kept.pop("offset_mapping"), start + len(words)
-        self._ids, self._positions = kept["input_ids"], np.array([i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64)
-        return _Coded(kept if single else {name: [values] for name, values in kept.items()}, offsets, start, len(words) - len(STAND_IN))
+        self._ids, self._positions = (
+            kept["input_ids"],
+            np.array(
+                [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64
+            ),
+        )
+        return _Coded(
+            kept if single else {name: [values] for name, values in kept.items()},
+            offsets,
+            start,
+            len(words) - len(STAND_IN),
+        )
 
     def _is_control(self, ident: int, written: str) -> bool:
-        """Whether the piece is a control token that `written` spells, rather than an unknown piece that shares its id."""
+        """Whether the piece is a control token that `written` spells, rather than an unknown piece
+        that shares its id.
+        """
         if ident not in self._control_ids:
             return False
         token = self._tokenizer.added_tokens_decoder.get(ident)
-        return token is None or ident != self._tokenizer.unk_token_id or token.content.strip().lower() == written.strip().lower()
+        return (
+            token is None
+            or ident != self._tokenizer.unk_token_id
+            or token.content.strip().lower() == written.strip().lower()
+        )
 
 
 class _Coded(BatchEncoding):
-    """A tokenizer's answer for one text, whose character positions are those of the text with the stand-in."""
+    """A tokenizer's answer for one text, whose character positions are those of the text with the
+    stand-in.
+    """
 
     def __init__(self, data, offsets, start, shift):
         super().__init__(data)
@@ -209,22 +333,41 @@ class _Coded(BatchEncoding):
 
 
 def control_ids(reader: Reader) -> frozenset[int]:
-    """Ids that a user's words must never turn into: special tokens, marks of images, tiles and turns."""
-    tokenizer, template = reader.tokenizer, str(getattr(reader.processor, "chat_template", None) or "")
+    """Ids that a user's words must never turn into: special tokens, marks of images, tiles and
+    turns.
+    """
+    tokenizer, template = (
+        reader.tokenizer,
+        str(getattr(reader.processor, "chat_template", None) or ""),
+    )
     marks = re.compile(r"image|img|vision|video|audio|row_\d|tile|patch|turn", re.IGNORECASE)
     ids = set(tokenizer.all_special_ids)
     for ident, token in tokenizer.added_tokens_decoder.items():
-        if token.special or not token.content.isspace() and (token.content in template or marks.search(token.content)):
+        if (
+            token.special
+            or not token.content.isspace()
+            and (token.content in template or marks.search(token.content))
+        ):
             ids.add(ident)
     config = reader.config
-    ids |= {value for name in dir(config) if name.endswith(("_token_id", "_token_index")) and isinstance(value := getattr(config, name, None), int)}
+    ids |= {
+        value
+        for name in dir(config)
+        if name.endswith(("_token_id", "_token_index"))
+        and isinstance(value := getattr(config, name, None), int)
+    }
     return frozenset(ids)
 
 
 # Processor
 
-def _processed(reader: Reader, images: Sequence[Image.Image], words: _Words) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
-    """The processor's tensors for a batch of one, on the CPU, and what its image processor told about cutting the images."""
+
+def _processed(
+    reader: Reader, images: Sequence[Image.Image], words: _Words
+) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
+    """The processor's tensors for a batch of one, on the CPU, and what its image processor told
+    about cutting the images.
+    """
     text, cuts = _rendered(reader, len(images)), {}
     bos = reader.tokenizer.bos_token
     options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
@@ -242,12 +385,32 @@ def _processed(reader: Reader, images: Sequence[Image.Image], words: _Words) -> 
         processor.replace_image_token = noting
         try:
             try:
-                made = processor(images=[list(images)] if images else None, text=[text], return_tensors="pt", **options)
+                made = processor(
+                    images=[list(images)] if images else None,
+                    text=[text],
+                    return_tensors="pt",
+                    **options,
+                )
             except ValueError:  # some take a flat list only (GOT-OCR)
                 if not images:
                     raise
                 made = processor(images=list(images), text=[text], return_tensors="pt", **options)
-        except (ValueError, TypeError, ZeroDivisionError, IndexError, RuntimeError, OSError) as error:
+        except (
+            ValueError,
+            TypeError,
+            ZeroDivisionError,
+            IndexError,
+            RuntimeError,
+            OSError,
+        ) as error:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
-            raise InputError(f"Found images ({sizes} pixels) that the processor of {reader.name} does not take ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try another one.") from error
-    return {name: torch.as_tensor(value) for name, value in made.items() if name not in NOT_FOR_THE_MODEL}, cuts
+            raise InputError(
+                f"Found images ({sizes} pixels) that the processor of {reader.name} does not take"
+                f" ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try"
+                " another one."
+            ) from error
+    return {
+        name: torch.as_tensor(value)
+        for name, value in made.items()
+        if name not in NOT_FOR_THE_MODEL
+    }, cuts

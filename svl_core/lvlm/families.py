@@ -1,6 +1,8 @@
-"""Model families as rows of data, and the rules they share: where the decoder is, which layers must stay, how a config is cut.
+"""Model families as rows of data, and the rules they share: where the decoder is, which layers must
+stay, how a config is cut.
 
-Everything that differs between families is named here; code elsewhere asks a row and never compares family names.
+Everything that differs between families is named here; code elsewhere asks a row and never compares
+family names.
 """
 
 from __future__ import annotations
@@ -19,14 +21,19 @@ from svl_core.errors import InputError, SVLError
 class Family:
     """What sets one family of models apart.
 
-    model_types: `config.model_type` values that belong to it; vision_types narrows it to some `vision_config.model_type`.
+    model_types: `config.model_type` values that belong to it; vision_types narrows it to some
+        `vision_config.model_type`.
     geometry: name of the function in `geometry.GEOMETRIES` that places its visual positions.
-    plain_prompt: the text when the processor brings no chat template; {images} stands for one image token per image.
+    plain_prompt: the text when the processor brings no chat template; {images} stands for one image
+        token per image.
     template_options: variables for the chat template, passed where the template names them.
     protect: name of the rule in `PROTECTION` that tells which layers cannot go.
-    mark: which of the processor's tokens the template writes for an image: its image token, or "boi", the one that opens an image.
-    in_sequence: False when images enter through cross-attention, so that no position of the sequence is visual.
-    shares: name of the rule in `SHARED_FROM` that tells from which layer on a pass may begin with another pass's states and caches.
+    mark: which of the processor's tokens the template writes for an image: its image token, or
+        "boi", the one that opens an image.
+    in_sequence: False when images enter through cross-attention, so that no position of the
+        sequence is visual.
+    shares: name of the rule in `SHARED_FROM` that tells from which layer on a pass may begin with
+        another pass's states and caches.
     """
 
     name: str
@@ -45,23 +52,67 @@ class Family:
 NO_THINKING = {"enable_thinking": False}  # ask reasoning models for the answer itself
 FAMILIES: tuple[Family, ...] = (
     Family("LLaVA", ("llava",), "square", plain_prompt="USER: {images}\n{prompt} ASSISTANT:"),
-    Family("LLaVA (Pixtral)", ("llava",), "row_breaks", vision_types=("pixtral",), plain_prompt="<s>[INST]{images}{prompt}[/INST]"),
-    Family("LLaVA-NeXT", ("llava_next",), "resolution_grids", plain_prompt="USER: {images}\n{prompt} ASSISTANT:"),
+    Family(
+        "LLaVA (Pixtral)",
+        ("llava",),
+        "row_breaks",
+        vision_types=("pixtral",),
+        plain_prompt="<s>[INST]{images}{prompt}[/INST]",
+    ),
+    Family(
+        "LLaVA-NeXT",
+        ("llava_next",),
+        "resolution_grids",
+        plain_prompt="USER: {images}\n{prompt} ASSISTANT:",
+    ),
     Family("LLaVA-OneVision", ("llava_onevision",), "resolution_grids"),
     Family("SmolVLM", ("smolvlm",), "row_column_tiles"),
     Family("Idefics3", ("idefics3",), "row_column_tiles"),
     Family("Qwen2-VL", ("qwen2_vl",), "merged_grid"),
     Family("Qwen2.5-VL", ("qwen2_5_vl",), "merged_grid"),
-    Family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), "merged_grid", protect="deepstack", shares="deepstack", template_options=NO_THINKING),
-    Family("Qwen3.5", ("qwen3_5", "qwen3_5_moe"), "merged_grid", protect="last_full_attention", shares="never", template_options=NO_THINKING),
+    Family(
+        "Qwen3-VL",
+        ("qwen3_vl", "qwen3_vl_moe"),
+        "merged_grid",
+        protect="deepstack",
+        shares="deepstack",
+        template_options=NO_THINKING,
+    ),
+    Family(
+        "Qwen3.5",
+        ("qwen3_5", "qwen3_5_moe"),
+        "merged_grid",
+        protect="last_full_attention",
+        shares="never",
+        template_options=NO_THINKING,
+    ),
     Family("InternVL", ("internvl",), "canvas_tiles"),
     Family("Aya Vision", ("aya_vision",), "canvas_tiles"),
-    Family("PaliGemma", ("paligemma",), "square", plain_prompt="{images}{prompt}", image_required=True),
+    Family(
+        "PaliGemma", ("paligemma",), "square", plain_prompt="{images}{prompt}", image_required=True
+    ),
     Family("Gemma3", ("gemma3",), "square", mark="boi"),
     Family("Gemma3n", ("gemma3n",), "square", protect="shared_keys", shares="never"),
-    Family("Gemma4", ("gemma4",), "pooled_grid", protect="shared_keys", shares="never", template_options=NO_THINKING),
-    Family("Mistral3", ("mistral3",), "row_breaks", plain_prompt="<s>[INST]{images}{prompt}[/INST]"),
-    Family("Mllama", ("mllama",), "square", in_sequence=False, protect="first", shares="never", plain_prompt="{images}<|begin_of_text|>{prompt}"),
+    Family(
+        "Gemma4",
+        ("gemma4",),
+        "pooled_grid",
+        protect="shared_keys",
+        shares="never",
+        template_options=NO_THINKING,
+    ),
+    Family(
+        "Mistral3", ("mistral3",), "row_breaks", plain_prompt="<s>[INST]{images}{prompt}[/INST]"
+    ),
+    Family(
+        "Mllama",
+        ("mllama",),
+        "square",
+        in_sequence=False,
+        protect="first",
+        shares="never",
+        plain_prompt="{images}<|begin_of_text|>{prompt}",
+    ),
 )
 GENERIC = Family("generic", (), "unplaced", shares="never")  # places are looked for as it loads
 
@@ -69,32 +120,61 @@ GENERIC = Family("generic", (), "unplaced", shares="never")  # places are looked
 def family_of(config) -> Family:
     """The row for a model's config, or `GENERIC`."""
     vision_type = getattr(getattr(config, "vision_config", None), "model_type", None)
-    matches = [row for row in FAMILIES if config.model_type in row.model_types and (not row.vision_types or vision_type in row.vision_types)]
+    matches = [
+        row
+        for row in FAMILIES
+        if config.model_type in row.model_types
+        and (not row.vision_types or vision_type in row.vision_types)
+    ]
     return max(matches, key=lambda row: bool(row.vision_types), default=GENERIC)
 
 
 # Parts of a model
 
 LAYER_LISTS = ("layers", "h")  # what decoders call the list of their layers
-DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.fc2", "fc2", "mlp.dense_4h_to_h")  # the linear map that ends a layer's MLP
-OUT_PROJECTIONS = ("self_attn.o_proj", "self_attn.out_proj", "attention.dense", "self_attention.dense")  # and the one that ends its attention
+DOWN_PROJECTIONS = (
+    "mlp.down_proj",
+    "mlp.fc2",
+    "fc2",
+    "mlp.dense_4h_to_h",
+)  # the linear map that ends a layer's MLP
+OUT_PROJECTIONS = (
+    "self_attn.o_proj",
+    "self_attn.out_proj",
+    "attention.dense",
+    "self_attention.dense",
+)  # and the one that ends its attention
 
 
 def find_decoder(model) -> torch.nn.Module:
-    """The module that holds the decoder layers: `get_decoder()`, or `.model` where that leads no further (Llama4), repeated until one does. Raises SVLError when there is none."""
+    """The module that holds the decoder layers: `get_decoder()`, or `.model` where that leads no
+    further (Llama4), repeated until one does. Raises SVLError when there is none.
+    """
     module = model
     for _ in range(5):
         if _layers(module) is not None:
             return module
         inner = module.get_decoder() if hasattr(module, "get_decoder") else None
-        module = inner if inner is not None and inner is not module else getattr(module, "model", None)
+        module = (
+            inner if inner is not None and inner is not module else getattr(module, "model", None)
+        )
         if module is None:
             break
-    raise SVLError(f"Found no list of decoder layers in {type(model).__name__}; expected get_decoder().layers; this model cannot be analysed.")
+    raise SVLError(
+        f"Found no list of decoder layers in {type(model).__name__}; expected get_decoder().layers;"
+        " this model cannot be analysed."
+    )
 
 
 def _layers(decoder) -> torch.nn.ModuleList | None:
-    return next((found for name in LAYER_LISTS if isinstance(found := getattr(decoder, name, None), torch.nn.ModuleList)), None)
+    return next(
+        (
+            found
+            for name in LAYER_LISTS
+            if isinstance(found := getattr(decoder, name, None), torch.nn.ModuleList)
+        ),
+        None,
+    )
 
 
 def decoder_layers(model) -> torch.nn.ModuleList:
@@ -103,22 +183,36 @@ def decoder_layers(model) -> torch.nn.ModuleList:
 
 
 def linear_map(layer: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
-    """The first of the dotted `names` that a decoder layer has as a linear map. Raises InputError where it has none (mixtures of experts, GPT-2)."""
+    """The first of the dotted `names` that a decoder layer has as a linear map.
+
+    Raises InputError where it has none (mixtures of experts, GPT-2).
+    """
     for name in names:
         owner, _, leaf = name.rpartition(".")
         found = getattr(getattr(layer, owner, None) if owner else layer, leaf, None)
-        if isinstance(found, torch.nn.Module) and getattr(found, "weight", None) is not None and hasattr(found, "in_features"):
+        if (
+            isinstance(found, torch.nn.Module)
+            and getattr(found, "weight", None) is not None
+            and hasattr(found, "in_features")
+        ):
             return found
-    raise InputError(f"Found no {names[0]} in {type(layer).__name__}; expected a linear map to edit; choose compensation 'none' or other targets for this model.")
+    raise InputError(
+        f"Found no {names[0]} in {type(layer).__name__}; expected a linear map to edit; choose"
+        " compensation 'none' or other targets for this model."
+    )
 
 
 def residual(hidden: torch.Tensor, text) -> torch.Tensor:
-    """The residual stream (B, S, d) in what enters or leaves a decoder layer: of stacked streams (N, B, S, d) the active one (Gemma3n)."""
+    """The residual stream (B, S, d) in what enters or leaves a decoder layer: of stacked streams
+    (N, B, S, d) the active one (Gemma3n).
+    """
     return hidden[text.altup_active_idx] if hidden.dim() == 4 else hidden
 
 
 def layers_prefix(model) -> str:
-    """Dotted name of the decoder's layer list inside the model, with the closing dot: "model.language_model.layers."."""
+    """Dotted name of the decoder's layer list inside the model, with the closing dot:
+    "model.language_model.layers.".
+    """
     layers = decoder_layers(model)
     return next(name for name, module in model.named_modules() if module is layers) + "."
 
@@ -142,60 +236,113 @@ def count_parameters(model) -> int:
 
 # Layers that cannot go
 
+
 def _deepstack(text, config) -> range:
     """The first layers, each followed by visual features of its own (Qwen3-VL)."""
     return range(len(config.vision_config.deepstack_visual_indexes))
 
 
 def _first(text, config) -> tuple[int]:
-    """The first layer: its cache counts positions, which a cross-attention layer's would not (Mllama)."""
+    """The first layer: its cache counts positions, which a cross-attention layer's would not
+    (Mllama).
+    """
     return (0,)
 
 
 def _last_full_attention(text, config) -> list[int]:
-    """The last full-attention layer of a hybrid: without one there is no cache that counts positions (Qwen3.5)."""
+    """The last full-attention layer of a hybrid: without one there is no cache that counts
+    positions (Qwen3.5).
+    """
     return [i for i, kind in enumerate(text.layer_types) if kind == "full_attention"][-1:]
 
 
 def _shared_keys(text, config) -> list[int]:
-    """Layers whose keys and values later layers use, and the last layer, whose kind is fixed (Gemma3n, Gemma4)."""
-    return [i for i, mode in enumerate(text.kv_sharing_modes) if mode == "store"] + [text.num_hidden_layers - 1]
+    """Layers whose keys and values later layers use, and the last layer, whose kind is fixed
+    (Gemma3n, Gemma4).
+    """
+    return [i for i, mode in enumerate(text.kv_sharing_modes) if mode == "store"] + [
+        text.num_hidden_layers - 1
+    ]
 
 
-PROTECTION = {"none": lambda text, config: (), "deepstack": _deepstack, "first": _first, "last_full_attention": _last_full_attention, "shared_keys": _shared_keys}
+PROTECTION = {
+    "none": lambda text, config: (),
+    "deepstack": _deepstack,
+    "first": _first,
+    "last_full_attention": _last_full_attention,
+    "shared_keys": _shared_keys,
+}
 
 
 def protected_layers(family: Family, config) -> tuple[int, ...]:
     """Indices of the layers present that must stay for this family to work."""
-    return tuple(sorted(set(PROTECTION[family.protect](config.get_text_config(decoder=True), config))))
+    return tuple(
+        sorted(set(PROTECTION[family.protect](config.get_text_config(decoder=True), config)))
+    )
 
 
-SHARED_FROM = {"any": lambda config: 0, "deepstack": lambda config: len(config.vision_config.deepstack_visual_indexes), "never": lambda config: None}
+SHARED_FROM = {
+    "any": lambda config: 0,
+    "deepstack": lambda config: len(config.vision_config.deepstack_visual_indexes),
+    "never": lambda config: None,
+}
 
 
 def shared_from(family: Family, config) -> int | None:
-    """The first layer at which a pass over a prompt may begin, its image already encoded; None: it cannot (layers that share keys, hold states that
-    are written in place, or read the image again)."""
+    """The first layer at which a pass over a prompt may begin, its image already encoded; None: it
+    cannot (layers that share keys, hold states that are written in place, or read the image again).
+    """
     return SHARED_FROM[family.shares](config)
 
 
 # Cutting a config down to the kept layers
 
-PER_LAYER = ("layer_types", "mlp_layer_types", "intermediate_size", "activation_sparsity_pattern", "no_rope_layers", "indexer_types", "kv_source_layers",
-             "layer_rope_theta")  # lists with one entry a layer
-LAYER_INDICES = ("cross_attention_layers", "full_attn_idxs", "mlp_only_layers", "moe_layers")  # lists of layer indices
+PER_LAYER = (
+    "layer_types",
+    "mlp_layer_types",
+    "intermediate_size",
+    "activation_sparsity_pattern",
+    "no_rope_layers",
+    "indexer_types",
+    "kv_source_layers",
+    "layer_rope_theta",
+)  # lists with one entry a layer
+LAYER_INDICES = (
+    "cross_attention_layers",
+    "full_attn_idxs",
+    "mlp_only_layers",
+    "moe_layers",
+)  # lists of layer indices
 KEYED_BY_LAYER = ("per_layer_config",)  # dicts from layer index
 COUNTED_FROM_THE_END = ("num_kv_shared_layers",)  # how many of the last layers
-SLICED = {"embed_tokens_per_layer.weight": 1, "per_layer_model_projection.weight": 0}  # tensors with one block a layer along this dimension
-NOT_PER_LAYER = ("architectures", "eos_token_id", "bos_token_id", "pad_token_id", "keys_to_ignore_at_inference", "mrope_section", "id2label", "label2id",
-                 "deepstack_visual_indexes", "suppress_tokens", "begin_suppress_tokens", "attribute_map", "base_model_tp_plan", "base_model_pp_plan")
+SLICED = {
+    "embed_tokens_per_layer.weight": 1,
+    "per_layer_model_projection.weight": 0,
+}  # tensors with one block a layer along this dimension
+NOT_PER_LAYER = (
+    "architectures",
+    "eos_token_id",
+    "bos_token_id",
+    "pad_token_id",
+    "keys_to_ignore_at_inference",
+    "mrope_section",
+    "id2label",
+    "label2id",
+    "deepstack_visual_indexes",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "attribute_map",
+    "base_model_tp_plan",
+    "base_model_pp_plan",
+)
 
 
 def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
-    """Edits a text config in place so that it describes only the layers `keep` (increasing indices out of `layers`).
+    """Edits a text config in place so that it describes only the layers `keep` (increasing indices
+    out of `layers`).
 
-    Raises SVLError for a list or a dict that looks like one entry a layer but is not known here: guessing would give a
-    checkpoint that loads and answers wrongly.
+    Raises SVLError for a list or a dict that looks like one entry a layer but is not known here:
+    guessing would give a checkpoint that loads and answers wrongly.
     """
     position = {old: new for new, old in enumerate(keep)}
     written = text.to_dict()
@@ -205,7 +352,10 @@ def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
     for name, value in list(vars(text).items()):
         if name in PER_LAYER and isinstance(value, (list, tuple)):
             if len(value) != layers:
-                raise SVLError(f"Found {len(value)} entries in the config's {name}; expected one for each of {layers} layers; this model cannot be pruned.")
+                raise SVLError(
+                    f"Found {len(value)} entries in the config's {name}; expected one for each of"
+                    f" {layers} layers; this model cannot be pruned."
+                )
             setattr(text, name, [value[old] for old in keep])
         elif name in LAYER_INDICES and isinstance(value, (list, tuple)):
             setattr(text, name, [position[old] for old in value if old in position])
@@ -213,12 +363,27 @@ def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
             setattr(text, name, sum(old >= layers - value for old in keep))
         elif name not in NOT_PER_LAYER + KEYED_BY_LAYER and not name.startswith("_"):
             by_layer = isinstance(value, (list, tuple)) and len(value) == layers > 1
-            by_layer |= isinstance(value, Mapping) and len(value) > 0 and {str(key) for key in value} == {str(i) for i in range(layers)}
+            by_layer |= (
+                isinstance(value, Mapping)
+                and len(value) > 0
+                and {str(key) for key in value} == {str(i) for i in range(layers)}
+            )
             if by_layer:
-                raise SVLError(f"Found an unknown setting {name!r} with {layers} entries, as many as decoder layers; expected only known ones; this model cannot be pruned.")
+                raise SVLError(
+                    f"Found an unknown setting {name!r} with {layers} entries, as many as decoder"
+                    " layers; expected only known ones; this model cannot be pruned."
+                )
     text.num_hidden_layers = len(keep)
     for name, value in keyed.items():
-        setattr(text, name, {type(old)(position[int(old)]): entry for old, entry in value.items() if int(old) in position})
+        setattr(
+            text,
+            name,
+            {
+                type(old)(position[int(old)]): entry
+                for old, entry in value.items()
+                if int(old) in position
+            },
+        )
 
 
 def cut_config(config, keep: Sequence[int], layers: int):
@@ -227,15 +392,28 @@ def cut_config(config, keep: Sequence[int], layers: int):
     cut_text_config(cut.get_text_config(decoder=True), keep, layers)
     written = cut.to_dict()
     if type(cut).from_dict(copy.deepcopy(written)).to_dict() != written:
-        raise SVLError(f"The config of {config.model_type} cut to layers {list(keep)} does not survive writing and reading; this model cannot be pruned so.")
+        raise SVLError(
+            f"The config of {config.model_type} cut to layers {list(keep)} does not survive writing"
+            " and reading; this model cannot be pruned so."
+        )
     return cut
 
 
 def check_keep(keep: Sequence[int], layers: int, protected: Sequence[int] = ()) -> tuple[int, ...]:
-    """The layers to keep, sorted. Raises InputError for an empty, repeated or out-of-range choice and for a protected layer left out."""
+    """The layers to keep, sorted.
+
+    Raises InputError for an empty, repeated or out-of-range choice and for a protected layer left
+    out.
+    """
     keep = tuple(sorted(int(i) for i in keep))
     if not keep or len(set(keep)) != len(keep) or keep[0] < 0 or keep[-1] >= layers:
-        raise InputError(f"Found layers {list(keep)} to keep; expected different indices from 0 to {layers - 1}, at least one; correct the choice.")
+        raise InputError(
+            f"Found layers {list(keep)} to keep; expected different indices from 0 to {layers - 1},"
+            " at least one; correct the choice."
+        )
     if missing := sorted(set(protected) - set(keep)):
-        raise InputError(f"Found layers {missing} among those to drop; expected them to stay, for this model cannot work without them; leave them in.")
+        raise InputError(
+            f"Found layers {missing} among those to drop; expected them to stay, for this model"
+            " cannot work without them; leave them in."
+        )
     return keep

@@ -1,4 +1,6 @@
-"""Teacher forcing: how models predict given answers, token by token, and what separates two such predictions."""
+"""Teacher forcing: how models predict given answers, token by token, and what separates two such
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.batching import batches, collate
 from svl_core.lvlm.decoding import Decoding
-from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.prefix import Beginning, common_depth
 from svl_core.lvlm.sample import Sample
@@ -18,7 +20,8 @@ from svl_core.lvlm.spool import shelf
 
 
 class Beginnings:
-    """The full model's passes over one list of samples and their answers, each made once for all pruned models that are read on it (see `prefix`).
+    """The full model's passes over one list of samples and their answers, each made once for all
+    pruned models that are read on it (see `prefix`).
 
     most: bytes of what is kept; batches beyond it are run whole by every model.
     """
@@ -26,17 +29,25 @@ class Beginnings:
     def __init__(self, full: LVLM, most: int = 2**30):
         self.full, self.most = full, most
         self._kept: dict[tuple[int, ...], Decoding | None] = {}  # behind the prompts of a batch
-        self._fed: dict[tuple[int, ...], tuple[torch.Tensor, Beginning | None]] = {}  # the answers behind them, and the pass over these
+        self._fed: dict[
+            tuple[int, ...], tuple[torch.Tensor, Beginning | None]
+        ] = {}  # the answers behind them, and the pass over these
 
-    def decode(self, lvlm: LVLM, members: Sequence[int], inputs: Mapping[str, torch.Tensor]) -> Decoding:
+    def decode(
+        self, lvlm: LVLM, members: Sequence[int], inputs: Mapping[str, torch.Tensor]
+    ) -> Decoding:
         """A decode of `lvlm` behind the batch `inputs`, which holds the samples of these indices."""
         depth, key = common_depth(self.full, lvlm), tuple(members)
         if depth is None:
             return Decoding(lvlm, inputs)
         if key not in self._kept:
-            held = [each.beginning for each in self._kept.values() if each is not None] + [beginning for _, beginning in self._fed.values() if beginning is not None]
+            held = [each.beginning for each in self._kept.values() if each is not None] + [
+                beginning for _, beginning in self._fed.values() if beginning is not None
+            ]
             room = self.most - sum(each.nbytes for each in held)
-            fits = (self.full.num_layers + 1) * inputs["input_ids"].numel() * self.full.hidden_size * self.full.dtype.itemsize < room
+            fits = (self.full.num_layers + 1) * inputs[
+                "input_ids"
+            ].numel() * self.full.hidden_size * self.full.dtype.itemsize < room
             made = Decoding(self.full, inputs, keep=range(self.full.num_layers)) if fits else None
             self._kept[key] = None if made is None or made.beginning is None else made.fork()
             if made is not None and lvlm is self.full:
@@ -56,7 +67,10 @@ class Beginnings:
             if source is decoding:
                 return out
         beginning = self._fed[key][1]
-        return decoding.feed(ids, begun=None if beginning is None or not decoding.depth else (beginning, decoding.depth))
+        return decoding.feed(
+            ids,
+            begun=None if beginning is None or not decoding.depth else (beginning, decoding.depth),
+        )
 
 
 @torch.inference_mode()
@@ -70,35 +84,69 @@ def forced_logits(
     beginnings: Beginnings | None = None,
     spool: str | Path | None = None,
 ) -> Sequence[torch.Tensor]:
-    """For each sample the logits (n, vocab), in the model's dtype, with which it predicts each of its answer's n token ids.
+    """For each sample the logits (n, vocab), in the model's dtype, with which it predicts each of
+    its answer's n token ids.
 
-    beginnings: of the full model on these very samples, shared by many models. spool: a folder in a file of which the logits lie instead of in
-    memory. Raises InputError for an empty answer and where the folder has no room, Cancelled.
+    beginnings: of the full model on these very samples, shared by many models. spool: a folder in a
+    file of which the logits lie instead of in memory. Raises InputError for an empty answer and
+    where the folder has no room, Cancelled.
     """
     found = shelf(len(samples), spool)
-    for i, logits in iterate_forced(lvlm, samples, answers, batch_size=batch_size, cancel=cancel, beginnings=beginnings):
+    for i, logits in iterate_forced(
+        lvlm, samples, answers, batch_size=batch_size, cancel=cancel, beginnings=beginnings
+    ):
         found[i] = logits
     return found
 
 
 @torch.inference_mode()
-def iterate_forced(lvlm: LVLM, samples, answers, *, batch_size: int = 32, cancel=None, beginnings: Beginnings | None = None) -> Iterator[tuple[int, torch.Tensor]]:
-    """`forced_logits` as (index, logits) pairs, batch by batch, so that one batch of logits is alive at a time."""
+def iterate_forced(
+    lvlm: LVLM,
+    samples,
+    answers,
+    *,
+    batch_size: int = 32,
+    cancel=None,
+    beginnings: Beginnings | None = None,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """`forced_logits` as (index, logits) pairs, batch by batch, so that one batch of logits is
+    alive at a time.
+    """
     if not all(answers):
-        raise InputError("Found an empty answer; expected at least one token to compare on; let the full model answer first.")
+        raise InputError(
+            "Found an empty answer; expected at least one token to compare on; let the full model"
+            " answer first."
+        )
     for members in batches(samples, batch_size):
         if cancel is not None and cancel.is_set():
             raise Cancelled("Stopped before the comparison was complete.")
         inputs = collate([samples[i] for i in members], lvlm.tokenizer.pad_token_id or 0)
-        decoding = Decoding(lvlm, inputs) if beginnings is None else beginnings.decode(lvlm, members, inputs)
+        decoding = (
+            Decoding(lvlm, inputs)
+            if beginnings is None
+            else beginnings.decode(lvlm, members, inputs)
+        )
         rows = decoding.logits[:, None]
         longest = max(len(answers[i]) for i in members)
         if longest > 1:  # right padding is harmless: no token sees what comes after it
             fed = [[*answers[i][:-1], *[0] * (longest - len(answers[i]))] for i in members]
             ids = torch.tensor(fed, device=rows.device)
-            rows = torch.cat([rows, decoding.feed(ids) if beginnings is None else beginnings.feed(decoding, members, ids)], dim=1)
+            rows = torch.cat(
+                [
+                    rows,
+                    (
+                        decoding.feed(ids)
+                        if beginnings is None
+                        else beginnings.feed(decoding, members, ids)
+                    ),
+                ],
+                dim=1,
+            )
         for row, i in enumerate(members):
-            yield i, rows[row, : len(answers[i])].clone()  # a copy: the batch, padding and all, can go
+            yield (
+                i,
+                rows[row, : len(answers[i])].clone(),
+            )  # a copy: the batch, padding and all, can go
 
 
 @torch.inference_mode()
@@ -110,6 +158,8 @@ def kl_per_token(full: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def token_losses(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
-    """-log probability of each of the n tokens `ids` under logits (n, vocab), in nats, float64, (n,)."""
+    """-log probability of each of the n tokens `ids` under logits (n, vocab), in nats, float64,
+    (n,).
+    """
     chosen = torch.tensor(list(ids), device=logits.device)
     return -logits.double().log_softmax(-1).gather(-1, chosen[:, None])[:, 0]

@@ -1,4 +1,6 @@
-"""What an analysis would take in memory and time, told from a model's config alone: nothing is downloaded but small files, no weight is read."""
+"""What an analysis would take in memory and time, told from a model's config alone: nothing is
+downloaded but small files, no weight is read.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,14 @@ POSITIONS = 2048  # of a prompt whose image tokens the config does not tell
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes by what holds them and seconds by what takes them, for `samples` calibration samples of `positions` positions each.
+    """Bytes by what holds them and seconds by what takes them, for `samples` calibration samples of
+    `positions` positions each.
 
-    Memory that is alive together: the weights, one pass, the traces kept, one compensation. `usual_maps`: what attention maps and hidden states of
-    one pass would take, which are never made. Seconds are floating-point operations over the speed that this machine shows on
-    `dtype` products (`gflops`), and weights over its memory's speed for a decoded token: an estimate, good to a factor of two.
+    Memory that is alive together: the weights, one pass, the traces kept, one compensation.
+    `usual_maps`: what attention maps and hidden states of one pass would take, which are never
+    made. Seconds are floating-point operations over the speed that this machine shows on `dtype`
+    products (`gflops`), and weights over its memory's speed for a decoded token: an estimate, good
+    to a factor of two.
     """
 
     model: str
@@ -41,8 +46,10 @@ class Forecast:
 
 
 def steps(device: torch.device, heads: int, length: int) -> tuple[int, int]:
-    """Queries and heads whose attention statistics are looked at together: on a processor a head for each thread, more of short sequences, whose steps cost more than
-    their sums; fewer and larger steps for a GPU."""
+    """Queries and heads whose attention statistics are looked at together: on a processor a head
+    for each thread, more of short sequences, whose steps cost more than their sums; fewer and
+    larger steps for a GPU.
+    """
     if device.type != "cpu":
         return 512, min(heads, 512)
     chunk = 128 if length < 2048 else 256
@@ -51,47 +58,113 @@ def steps(device: torch.device, heads: int, length: int) -> tuple[int, int]:
 
 def prompt_positions(config) -> int:
     """Positions of a prompt with one image, where the config tells how many its image takes."""
-    visual = getattr(config, "image_seq_length", None) or getattr(config, "mm_tokens_per_image", None)
+    visual = getattr(config, "image_seq_length", None) or getattr(
+        config, "mm_tokens_per_image", None
+    )
     return visual + TEXT if isinstance(visual, int) else POSITIONS
 
 
-def forecast(name: str, model_class: type, config, dtype: torch.dtype, device: torch.device, *, positions: int, samples: int = 1, mlp: bool = False, speeds: tuple[float, float] | None = None) -> Forecast:
-    """mlp: traces keep the MLPs' outputs too, for "lstsq". speeds: (GFLOP/s, bytes/s) instead of measured ones."""
+def forecast(
+    name: str,
+    model_class: type,
+    config,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    positions: int,
+    samples: int = 1,
+    mlp: bool = False,
+    speeds: tuple[float, float] | None = None,
+) -> Forecast:
+    """mlp: traces keep the MLPs' outputs too, for "lstsq". speeds: (GFLOP/s, bytes/s) instead of
+    measured ones.
+    """
     model = empty(model_class, config)
     decoder, text = families.find_decoder(model), config.get_text_config(decoder=True)
     layers = families.decoder_layers(model)
-    count = {"all": families.count_parameters(model), "layers": sum(p.numel() for p in layers.parameters())}
+    count = {
+        "all": families.count_parameters(model),
+        "layers": sum(p.numel() for p in layers.parameters()),
+    }
     head = model.get_output_embeddings()
-    count["vision_and_projector"] = count["all"] - sum({id(p): p.numel() for part in (decoder, head) if part is not None for p in part.parameters()}.values())
+    count["vision_and_projector"] = count["all"] - sum(
+        {
+            id(p): p.numel()
+            for part in (decoder, head)
+            if part is not None
+            for p in part.parameters()
+        }.values()
+    )
     del model
     size, depth, width = dtype.itemsize, len(layers), text.hidden_size
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or width // heads
     shared = getattr(text, "num_key_value_heads", None) or heads
     chunk, group = steps(device, heads, positions)
-    inner = text.intermediate_size if isinstance(text.intermediate_size, int) else max(text.intermediate_size)
-    trace = (depth + 1) * positions * width * size + positions * (depth + 1) ** 2 * 8 + 10 * depth * positions * 4 + (depth * positions * width * size if mlp else 0)
+    inner = (
+        text.intermediate_size
+        if isinstance(text.intermediate_size, int)
+        else max(text.intermediate_size)
+    )
+    trace = (
+        (depth + 1) * positions * width * size
+        + positions * (depth + 1) ** 2 * 8
+        + 10 * depth * positions * 4
+        + (depth * positions * width * size if mlp else 0)
+    )
     memory = {
         "weights": count["all"] * size,
-        "one_pass": positions * (3 * inner + 4 * width) * size + (2 * group + 1) * min(chunk, positions) * positions * 4 + heads * head_size * positions * 4,
+        "one_pass": (
+            positions * (3 * inner + 4 * width) * size
+            + (2 * group + 1) * min(chunk, positions) * positions * 4
+            + heads * head_size * positions * 4
+        ),
         "traces": samples * trace,
         "key_value_cache": 2 * depth * positions * shared * head_size * size,
         "compensation": 3 * width * width * 8,
         "pruned_view_each_run": width * inner * size,
-        "usual_maps": depth * heads * positions ** 2 * size + (depth + 1) * positions * width * size,
+        "usual_maps": depth * heads * positions**2 * size + (depth + 1) * positions * width * size,
     }
     gflops, bandwidth = speeds or measured_speeds(dtype, device)
-    attention = 2 * depth * positions ** 2 * heads * head_size  # half of the square: causal
-    passing = 2 * count["layers"] * positions + 2 * attention / 2 + 2 * count["vision_and_projector"] * positions
+    attention = 2 * depth * positions**2 * heads * head_size  # half of the square: causal
+    passing = (
+        2 * count["layers"] * positions
+        + 2 * attention / 2
+        + 2 * count["vision_and_projector"] * positions
+    )
     statistics = attention
-    seconds = {"one_pass": passing / gflops / 1e9, "trace_one_sample": (passing + statistics) / gflops / 1e9, "trace_all": samples * (passing + statistics) / gflops / 1e9,
-               "each_answer_token": memory["weights"] / bandwidth}
-    return Forecast(name, str(dtype).removeprefix("torch."), str(device), depth, width, positions, samples, count, memory, seconds, gflops)
+    seconds = {
+        "one_pass": passing / gflops / 1e9,
+        "trace_one_sample": (passing + statistics) / gflops / 1e9,
+        "trace_all": samples * (passing + statistics) / gflops / 1e9,
+        "each_answer_token": memory["weights"] / bandwidth,
+    }
+    return Forecast(
+        name,
+        str(dtype).removeprefix("torch."),
+        str(device),
+        depth,
+        width,
+        positions,
+        samples,
+        count,
+        memory,
+        seconds,
+        gflops,
+    )
 
 
-def measured_speeds(dtype: torch.dtype, device: torch.device, width: int = 1024, blocks: int = 16) -> tuple[float, float]:
-    """(GFLOP/s of products in `dtype`, bytes/s read from memory) of a device: the best of three short runs; of fewer where they are long, as in a dtype that the processor lacks."""
-    a, b, long = torch.ones(width, width, dtype=dtype, device=device), torch.ones(width, width, dtype=dtype, device=device), torch.ones(2**25, device=device)
+def measured_speeds(
+    dtype: torch.dtype, device: torch.device, width: int = 1024, blocks: int = 16
+) -> tuple[float, float]:
+    """(GFLOP/s of products in `dtype`, bytes/s read from memory) of a device: the best of three
+    short runs; of fewer where they are long, as in a dtype that the processor lacks.
+    """
+    a, b, long = (
+        torch.ones(width, width, dtype=dtype, device=device),
+        torch.ones(width, width, dtype=dtype, device=device),
+        torch.ones(2**25, device=device),
+    )
 
     def best(work) -> float:
         found = []
@@ -105,11 +178,17 @@ def measured_speeds(dtype: torch.dtype, device: torch.device, width: int = 1024,
 
     blocks = blocks if best(lambda: a @ b) < 0.05 else 1
     products = best(lambda: [a @ b for _ in range(blocks)])
-    return 2 * width**3 * blocks / products / 1e9, long.numel() * long.element_size() / best(lambda: float(long.sum()))
+    return 2 * width**3 * blocks / products / 1e9, long.numel() * long.element_size() / best(
+        lambda: float(long.sum())
+    )
 
 
 def readable(number: float, unit: str) -> str:
     """12345678901 bytes -> "12.3 GB"; 0.012 s -> "12 ms"."""
-    steps = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if unit == "B" else (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
+    steps = (
+        (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+        if unit == "B"
+        else (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
+    )
     name, step = next(((name, step) for name, step in steps if number >= step), steps[-1])
     return f"{number / step:.3g} {name}"

@@ -1,4 +1,6 @@
-"""One way of opening an image, for the page, the command and notebooks alike: checked before it is decoded, upright, RGB."""
+"""One way of opening an image, for the page, the command and notebooks alike: checked before it is
+decoded, upright, RGB.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +14,61 @@ from PIL import Image, ImageOps
 from svl_core.errors import InputError
 
 READABLE = "a PNG, JPEG, WebP, GIF, BMP or TIFF picture"
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")  # none that Pillow hands to another program, as it does EPS
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "TGA",
+    "ICO",
+)  # none that Pillow hands to another program, as it does EPS
 
 
-def open_image(source: str | Path | bytes | Image.Image, *, max_pixels: int = 40_000_000, max_bytes: int = 20_000_000) -> Image.Image:
+def open_image(
+    source: str | Path | bytes | Image.Image,
+    *,
+    max_pixels: int = 40_000_000,
+    max_bytes: int = 20_000_000,
+) -> Image.Image:
     """Returns `source` as an upright 8-bit RGB image, size (width, height) in pixels.
 
-    The EXIF turn is applied, transparency is laid onto white, 16-bit and floating-point grey is scaled to 8 bits, CMYK is
-    converted, and of an animation the first frame is taken. Size is checked from the header, before decoding.
-    Raises InputError for a missing, empty, too large, corrupt or truncated file and for anything that is no image.
+    The EXIF turn is applied, transparency is laid onto white, 16-bit and floating-point grey is
+    scaled to 8 bits, CMYK is converted, and of an animation the first frame is taken. Size is
+    checked from the header, before decoding. Raises InputError for a missing, empty, too large,
+    corrupt or truncated file and for anything that is no image.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is `max_pixels`
-        image = source if isinstance(source, Image.Image) else _opened(source, max_pixels, max_bytes)
+        warnings.simplefilter(
+            "ignore", Image.DecompressionBombWarning
+        )  # the limit here is `max_pixels`
+        image = (
+            source if isinstance(source, Image.Image) else _opened(source, max_pixels, max_bytes)
+        )
         width, height = image.size
         if width * height > max_pixels:
-            raise InputError(f"Found an image of {width:,} x {height:,} pixels; expected at most {max_pixels:,} pixels; give a smaller copy.")
+            raise InputError(
+                f"Found an image of {width:,} x {height:,} pixels; expected at most {max_pixels:,}"
+                " pixels; give a smaller copy."
+            )
         if not width * height:
-            raise InputError("Found an image without pixels; expected at least 1 x 1; give another image.")
+            raise InputError(
+                "Found an image without pixels; expected at least 1 x 1; give another image."
+            )
         try:
             if getattr(image, "is_animated", False):
                 image.seek(0)
             image.load()
         except Exception as error:  # decoders raise whatever they stumble on
-            raise InputError(f"Found an image that is corrupt or cut off ({_short(error)}); expected {READABLE}; save it again and retry.") from error
+            raise InputError(
+                f"Found an image that is corrupt or cut off ({_short(error)}); expected {READABLE};"
+                " save it again and retry."
+            ) from error
         return _rgb(_upright(image))
 
 
@@ -43,34 +76,60 @@ def _opened(source: str | Path | bytes, max_pixels: int, max_bytes: int) -> Imag
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if str(source).startswith(("http://", "https://")):
-            raise InputError("Found a web address; expected an image file; download the picture and give its path.")
+            raise InputError(
+                "Found a web address; expected an image file; download the picture and give its"
+                " path."
+            )
         try:
             size = path.stat().st_size if path.is_file() else None
         except (OSError, ValueError):  # a name that no file can have
             size = None
         if size is None:
-            raise InputError(f"Found no file {str(source)[:200]!r}; expected the path of {READABLE}; check the path.")
+            raise InputError(
+                f"Found no file {str(source)[:200]!r}; expected the path of {READABLE}; check the"
+                " path."
+            )
         if size > max_bytes:
-            raise InputError(f"Found an image file of {size / 1e6:.1f} MB; expected at most {max_bytes / 1e6:.0f} MB; give a smaller copy.")
+            raise InputError(
+                f"Found an image file of {size / 1e6:.1f} MB; expected at most"
+                f" {max_bytes / 1e6:.0f} MB; give a smaller copy."
+            )
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise InputError(f"Found a file that cannot be read ({_short(error)}); expected {READABLE}; check its permissions.") from error
+            raise InputError(
+                f"Found a file that cannot be read ({_short(error)}); expected {READABLE}; check"
+                " its permissions."
+            ) from error
     elif isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
         if len(content) > max_bytes:
-            raise InputError(f"Found image data of {len(content) / 1e6:.1f} MB; expected at most {max_bytes / 1e6:.0f} MB; give a smaller copy.")
+            raise InputError(
+                f"Found image data of {len(content) / 1e6:.1f} MB; expected at most"
+                f" {max_bytes / 1e6:.0f} MB; give a smaller copy."
+            )
     else:
-        raise InputError(f"Found {type(source).__name__}; expected a path, bytes or a PIL image; pass one of these.")
+        raise InputError(
+            f"Found {type(source).__name__}; expected a path, bytes or a PIL image; pass one of"
+            " these."
+        )
     if not content:
         raise InputError(f"Found an empty file; expected {READABLE}; save it again and retry.")
     Image.init()
     try:
-        return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+        return Image.open(
+            io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]
+        )
     except Image.DecompressionBombError as error:
-        raise InputError(f"Found an image of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; expected at most {max_pixels:,} pixels; give a smaller copy.") from error
+        raise InputError(
+            f"Found an image of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; expected at most"
+            f" {max_pixels:,} pixels; give a smaller copy."
+        ) from error
     except Exception as error:
-        raise InputError(f"Found data that is not a readable image; expected {READABLE}; save it again and retry.") from error
+        raise InputError(
+            f"Found data that is not a readable image; expected {READABLE}; save it again and"
+            " retry."
+        ) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -92,7 +151,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(grey: np.ndarray, mode: str) -> np.ndarray:
-    """Grey values of 16, 32 or floating-point bits -> uint8. Range: 16 bits where the format says so, else by what is there."""
+    """Grey values of 16, 32 or floating-point bits -> uint8.
+
+    Range: 16 bits where the format says so, else by what is there.
+    """
     grey = np.nan_to_num(grey.astype(np.float64))
     low, high = grey.min(), grey.max()
     if mode.startswith("I;16") or mode == "I" and low >= 0 and 255 < high <= 65535:

@@ -1,4 +1,7 @@
-"""Loading a model: the bundled one, a local folder, or a Hub id. The only place that touches the network."""
+"""Loading a model: the bundled one, a local folder, or a Hub id.
+
+The only place that touches the network.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,34 @@ from svl_core.lvlm.processors import load_processor
 Progress = Callable[[float, str], None]
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 SMALL = 2 * 2**30  # bytes in float32 up to which a model is kept in it on a CPU
 QUANTIZATIONS = ("4bit", "8bit")
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's ways of spreading a model
-IMAGE_SETTINGS = ("vision_config", "vq_config", "image_size")  # of a config that takes images: one of these
-MISSING_SHARE = 0.01  # of the parameters: what a checkpoint may leave out, for some leave out what is not used
-RECORD_KEYS = ("layer_ids", "model", "revision", "versions")  # of svl_plan.json; the rest is provenance
+DEVICE_MAPS = (
+    "auto",
+    "balanced",
+    "balanced_low_0",
+    "sequential",
+)  # accelerate's ways of spreading a model
+IMAGE_SETTINGS = (
+    "vision_config",
+    "vq_config",
+    "image_size",
+)  # of a config that takes images: one of these
+MISSING_SHARE = (
+    0.01  # of the parameters: what a checkpoint may leave out, for some leave out what is not used
+)
+RECORD_KEYS = (
+    "layer_ids",
+    "model",
+    "revision",
+    "versions",
+)  # of svl_plan.json; the rest is provenance
 
 
 def load(
@@ -46,38 +70,59 @@ def load(
     progress: Progress | None = None,
     cancel: threading.Event | None = None,
 ) -> LVLM:
-    """Loads a vision-language model in evaluation mode, without gradients. Code from a model's own folder is never run.
+    """Loads a vision-language model in evaluation mode, without gradients.
+
+    Code from a model's own folder is never run.
 
     name: "demo" (bundled), a folder, or a Hub id; revision: branch, tag or commit of a Hub id.
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
-    dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has twice the memory for it, because most
-        are slow at half precision; a large bfloat16 model stays so where the processor has instructions for it.
-    device_map: "auto" (or another of `DEVICE_MAPS`) spreads the model over all GPUs and the CPU (extra `large`); then `device` is not used. A dict from parts of
+    dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has
+        twice the memory for it, because most
+        are slow at half precision; a large bfloat16 model stays so where the processor has
+        instructions for it.
+    device_map: "auto" (or another of `DEVICE_MAPS`) spreads the model over all GPUs and the CPU
+    (extra `large`); then `device` is not used. A dict from parts of
         the model to devices may keep some on the "disk".
     quantize: "4bit" or "8bit" through bitsandbytes (extra `large`).
     text_only: allow a plain causal language model, as a control without images.
-    pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without running their code).
+    pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without
+        running their code).
     progress: called with the share done (0..1) and what is being done. cancel: stops a download.
-    Raises InputError for a name that leads to no model, a gated model, one without image input, one too large for the
-    memory that is free, one of no known family that fails its probes, and unknown options; Cancelled.
+    Raises InputError for a name that leads to no model, a gated model, one without image input, one
+    too large for the memory that is free, one of no known family that fails its probes, and unknown
+    options; Cancelled.
     """
     tell = progress or (lambda share, what: None)
-    for chatty in ("bitsandbytes", "accelerate.big_modeling"):  # they tell of each matrix that is cast or kept elsewhere
+    for chatty in (
+        "bitsandbytes",
+        "accelerate.big_modeling",
+    ):  # they tell of each matrix that is cast or kept elsewhere
         logging.getLogger(chatty).setLevel(logging.ERROR)
     name = str(name)
     dtype, quantize = _known_dtype(dtype), _known_quantization(quantize)
     place = None if device_map else resolve_device(device)
     if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
-        raise InputError(f"Found the device map {device_map!r}; expected one of {', '.join(DEVICE_MAPS)}; correct it.")
+        raise InputError(
+            f"Found the device map {device_map!r}; expected one of {', '.join(DEVICE_MAPS)};"
+            " correct it."
+        )
     if device_map and importlib.util.find_spec("accelerate") is None:
-        raise InputError("Found a device map, but not the package accelerate; expected it for models on several devices; install it with: pip install 'svl-explorer[large]'.")
+        raise InputError(
+            "Found a device map, but not the package accelerate; expected it for models on several"
+            " devices; install it with: pip install 'svl-explorer[large]'."
+        )
     folder, commit = locate(name, revision)
     tell(0.02, "reading the config")
     config, model_class, sees = _known_config(folder, name, text_only)
     dtype = dtype or _automatic_dtype(model_class, config, place)
     if not quantize or place is not None:
         where = "this machine" if place is None else str(place)
-        memory.check_fits(name, memory.needed_bytes(model_class, config, dtype, quantize), _free_bytes(place), where)
+        memory.check_fits(
+            name,
+            memory.needed_bytes(model_class, config, dtype, quantize),
+            _free_bytes(place),
+            where,
+        )
     folder = _with_weights(folder, name, commit, tell, cancel, pickle_weights)
     tell(0.85, "loading")
     processor = load_processor(folder, config, text_only=not sees)
@@ -87,19 +132,38 @@ def load(
     if quantize:
         from transformers import BitsAndBytesConfig
 
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=quantize == "4bit", load_in_8bit=quantize == "8bit", bnb_4bit_compute_dtype=dtype)
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=quantize == "4bit",
+            load_in_8bit=quantize == "8bit",
+            bnb_4bit_compute_dtype=dtype,
+        )
     try:
         with quiet():
             model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # unreadable files, wrong shapes, packages that are missing
-        raise InputError(f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a complete checkpoint; get it again.") from error
+        raise InputError(
+            f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a"
+            " complete checkpoint; get it again."
+        ) from error
     held = {key: tensor.numel() for key, tensor in model.named_parameters()}
     if sum(held.get(key, 0) for key in info["missing_keys"]) > MISSING_SHARE * sum(held.values()):
-        raise InputError(f"Found {name!r}, but only a part of its weights ({len(info['missing_keys'])} tensors are missing, such as {min(info['missing_keys'])}); expected a complete checkpoint; get it again.")
+        raise InputError(
+            f"Found {name!r}, but only a part of its weights ({len(info['missing_keys'])} tensors"
+            f" are missing, such as {min(info['missing_keys'])}); expected a complete checkpoint;"
+            " get it again."
+        )
     model = (model if device_map or quantize else model.to(place)).eval().requires_grad_(False)
     record = read_record(folder)
     refuse_without_layers(model, name)
-    lvlm = LVLM(model, processor, families.family_of(config), name, commit, tuple(record.get("layer_ids", ())), {key: value for key, value in record.items() if key not in RECORD_KEYS})
+    lvlm = LVLM(
+        model,
+        processor,
+        families.family_of(config),
+        name,
+        commit,
+        tuple(record.get("layer_ids", ())),
+        {key: value for key, value in record.items() if key not in RECORD_KEYS},
+    )
     if lvlm.family is families.GENERIC:
         tell(0.95, "probing a model of no known family")
         lvlm = probe(lvlm)
@@ -107,54 +171,116 @@ def load(
     return lvlm
 
 
-def foresee(name: str | Path = DEMO, *, revision: str | None = None, device: str = "auto", dtype: str | torch.dtype = "auto", positions: int | None = None, samples: int = 1) -> Forecast:
-    """What analysing `samples` prompts of `positions` positions with a model would take, from its config alone; the folder may hold nothing else.
+def foresee(
+    name: str | Path = DEMO,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    positions: int | None = None,
+    samples: int = 1,
+) -> Forecast:
+    """What analysing `samples` prompts of `positions` positions with a model would take, from its
+    config alone; the folder may hold nothing else.
 
-    Raises InputError for a name that leads to no config of a model with image input, and unknown options.
+    Raises InputError for a name that leads to no config of a model with image input, and unknown
+    options.
     """
     if min(1 if positions is None else positions, samples) < 1:
-        raise InputError(f"Found {positions} positions and {samples} samples; expected at least one of each; raise it.")
+        raise InputError(
+            f"Found {positions} positions and {samples} samples; expected at least one of each;"
+            " raise it."
+        )
     name, dtype, place = str(name), _known_dtype(dtype), resolve_device(device)
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
     dtype = dtype or _automatic_dtype(model_class, config, place)
-    return forecast(name, model_class, config, dtype, place, positions=positions or prompt_positions(config), samples=samples, mlp=samples > 1)
+    return forecast(
+        name,
+        model_class,
+        config,
+        dtype,
+        place,
+        positions=positions or prompt_positions(config),
+        samples=samples,
+        mlp=samples > 1,
+    )
 
 
 # Where a model is
 
+
 def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
-    """The local folder of a model (of a Hub id: its config and other small files) and the commit that it stands for."""
+    """The local folder of a model (of a Hub id: its config and other small files) and the commit
+    that it stands for.
+    """
     if name == DEMO:
-        folder = next((place for place in catalogue.DEMO_PLACES if (place / "config.json").is_file()), None)
+        folder = next(
+            (place for place in catalogue.DEMO_PLACES if (place / "config.json").is_file()), None
+        )
         if folder is None:
-            raise InputError("Found no bundled model; expected it in assets/demo_lvlm beside svl_core; run from a clone of the repository or name another model.")
+            raise InputError(
+                "Found no bundled model; expected it in assets/demo_lvlm beside svl_core; run from"
+                " a clone of the repository or name another model."
+            )
         return folder, None
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InputError(f"Found a folder {name!r} without config.json; expected a transformers checkpoint; give the folder that holds the model.")
+            raise InputError(
+                f"Found a folder {name!r} without config.json; expected a transformers checkpoint;"
+                " give the folder that holds the model."
+            )
         return folder, None
     if folder.exists() or name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise InputError(f"Found no folder {name!r}; expected a model's folder or a Hub id such as org/model; check the path.")
+        raise InputError(
+            f"Found no folder {name!r}; expected a model's folder or a Hub id such as org/model;"
+            " check the path."
+        )
     folder, _ = _download(name, revision, SMALL_FILES)
     return folder, folder.name
 
 
-def _with_weights(folder: Path, name: str, commit: str | None, tell: Progress, cancel: threading.Event | None, pickle_weights: bool = True) -> Path:
+def _with_weights(
+    folder: Path,
+    name: str,
+    commit: str | None,
+    tell: Progress,
+    cancel: threading.Event | None,
+    pickle_weights: bool = True,
+) -> Path:
     """The folder with its weights: as it is when it is a local one, else downloaded."""
-    refusal = f"Found {name!r}, whose weights are pickles; expected safetensors, since pickles are refused here; choose another model."
-    if commit is None and not pickle_weights and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+    refusal = (
+        f"Found {name!r}, whose weights are pickles; expected safetensors, since pickles are"
+        " refused here; choose another model."
+    )
+    if (
+        commit is None
+        and not pickle_weights
+        and not any(folder.glob("*.safetensors"))
+        and any(folder.glob("*.bin"))
+    ):
         raise InputError(refusal)
-    if commit is None or any(folder.glob("*.safetensors")) and not _missing_shards(folder) and not _cut_off(folder):
+    if (
+        commit is None
+        or any(folder.glob("*.safetensors"))
+        and not _missing_shards(folder)
+        and not _cut_off(folder)
+    ):
         return folder
     for file in _cut_off(folder):
-        file.resolve().unlink(missing_ok=True)  # what the cache holds of it, so that it is fetched anew
+        file.resolve().unlink(
+            missing_ok=True
+        )  # what the cache holds of it, so that it is fetched anew
         file.unlink(missing_ok=True)
     folder, reached = _download(name, commit, [*SMALL_FILES, "*.safetensors"], tell, cancel)
     if not any(folder.glob("*.safetensors")) or _missing_shards(folder):
         if not reached and not any(folder.glob("*.bin")):
-            raise InputError(f"Found {name!r} only in part in the local cache, and the Hub cannot be asked for the rest; expected all of its weights; try again when the Hub can be reached, or choose another model.")
+            raise InputError(
+                f"Found {name!r} only in part in the local cache, and the Hub cannot be asked for"
+                " the rest; expected all of its weights; try again when the Hub can be reached, or"
+                " choose another model."
+            )
         if not pickle_weights:
             raise InputError(refusal)
         folder, _ = _download(name, commit, [*SMALL_FILES, "*.bin"], tell, cancel)
@@ -163,21 +289,29 @@ def _with_weights(folder: Path, name: str, commit: str | None, tell: Progress, c
 
 def _missing_shards(folder: Path) -> bool:
     try:
-        listed = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"].values()
+        listed = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))[
+            "weight_map"
+        ].values()
     except (OSError, ValueError, KeyError):
         return False
     return any(not (folder / shard).exists() for shard in set(listed))
 
 
 def _cut_off(folder: Path) -> list[Path]:
-    """The safetensors files that end before their header says so, or whose header is none: half-downloaded or damaged."""
+    """The safetensors files that end before their header says so, or whose header is none:
+    half-downloaded or damaged.
+    """
     broken = []
     for file in folder.glob("*.safetensors"):
         try:
             with file.open("rb") as opened:
                 length = int.from_bytes(opened.read(8), "little")
                 header = json.loads(opened.read(length)) if length < 100_000_000 else None
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+            ends = [
+                tensor["data_offsets"][1]
+                for name, tensor in header.items()
+                if name != "__metadata__"
+            ]
             if file.stat().st_size < 8 + length + max(ends, default=0):
                 broken.append(file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -185,26 +319,58 @@ def _cut_off(folder: Path) -> list[Path]:
     return broken
 
 
-def _download(name: str, revision: str | None, patterns: list[str], tell: Progress | None = None, cancel: threading.Event | None = None) -> tuple[Path, bool]:
-    """The Hub snapshot of `name`, from the local cache where it is complete or the Hub cannot be reached, and whether it could."""
+def _download(
+    name: str,
+    revision: str | None,
+    patterns: list[str],
+    tell: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> tuple[Path, bool]:
+    """The Hub snapshot of `name`, from the local cache where it is complete or the Hub cannot be
+    reached, and whether it could.
+    """
     from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_NEEDED, tqdm_class=_bar(tell, cancel)))
+        folder = Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=NOT_NEEDED,
+                tqdm_class=_bar(tell, cancel),
+            )
+        )
     except Cancelled:
         raise
     except errors.GatedRepoError as error:
-        raise InputError(f"Found {name!r}, whose owner asks for consent first; expected access to it; accept its terms on its page, then log in with `hf auth login`.") from error
+        raise InputError(
+            f"Found {name!r}, whose owner asks for consent first; expected access to it; accept its"
+            " terms on its page, then log in with `hf auth login`."
+        ) from error
     except errors.RevisionNotFoundError as error:
-        raise InputError(f"Found no revision {revision!r} of {name!r}; expected a branch, tag or commit; check its name.") from error
+        raise InputError(
+            f"Found no revision {revision!r} of {name!r}; expected a branch, tag or commit; check"
+            " its name."
+        ) from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise InputError(f"Found no model {name!r}; expected \"demo\", a folder, or the id of a public Hub model; check the spelling or choose one of `svl models`.") from error
+        raise InputError(
+            f'Found no model {name!r}; expected "demo", a folder, or the id of a public Hub model;'
+            " check the spelling or choose one of `svl models`."
+        ) from error
     except Exception as error:  # offline, proxies, timeouts: each HTTP library has its own
         if _disk_full(error):
-            raise InputError(f"Found no room on the disk for {name}; expected enough for its files; free some, or choose a smaller model.") from error
+            raise InputError(
+                f"Found no room on the disk for {name}; expected enough for its files; free some,"
+                " or choose a smaller model."
+            ) from error
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(cached, str):
-            raise InputError(f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be asked for it ({_short(_back(error)[-1])}); expected \"demo\", a folder, or a Hub id; check the spelling and the network.") from error
+            raise InputError(
+                f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be"
+                f' asked for it ({_short(_back(error)[-1])}); expected "demo", a folder, or a Hub'
+                " id; check the spelling and the network."
+            ) from error
         return Path(cached).parent, False
     return folder, True
 
@@ -218,11 +384,15 @@ def _back(error: BaseException) -> list[BaseException]:
 
 
 def _disk_full(error: BaseException) -> bool:
-    return any(isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT) for each in _back(error))
+    return any(
+        isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT)
+        for each in _back(error)
+    )
 
 
 def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:
-    """A progress bar class that shows nothing, tells `tell` about bytes (as the share 0.05 to 0.8 of loading) and stops on `cancel`.
+    """A progress bar class that shows nothing, tells `tell` about bytes (as the share 0.05 to 0.8
+    of loading) and stops on `cancel`.
 
     Not one of huggingface_hub's own bars, which fall silent once progress bars are switched off.
     """
@@ -239,9 +409,14 @@ def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:
             if cancel is not None and cancel.is_set():
                 raise Cancelled("Stopped; what was downloaded is kept.")
             shown = super().update(n)
-            if tell is not None and self.unit == "B" and self.total and self.n > furthest:  # bytes fetched and bytes put together have a bar each
+            if (
+                tell is not None and self.unit == "B" and self.total and self.n > furthest
+            ):  # bytes fetched and bytes put together have a bar each
                 furthest = self.n
-                tell(0.05 + 0.75 * min(self.n / self.total, 1.0), f"downloading: {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB")
+                tell(
+                    0.05 + 0.75 * min(self.n / self.total, 1.0),
+                    f"downloading: {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB",
+                )
             return shown
 
     return Bar
@@ -249,22 +424,35 @@ def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:
 
 # What a model is
 
+
 def _known_config(folder: Path, name: str, text_only: bool):
-    """(config, model class, whether it takes images). Raises InputError for anything that is no usable model."""
+    """(config, model class, whether it takes images).
+
+    Raises InputError for anything that is no usable model.
+    """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    )
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        raise InputError(f"Found no readable model config at {name!r} ({_short(error)}); expected a model that the installed transformers library knows; choose one of `svl models`.") from error
+        raise InputError(
+            f"Found no readable model config at {name!r} ({_short(error)}); expected a model that"
+            " the installed transformers library knows; choose one of `svl models`."
+        ) from error
     takes_images = any(getattr(config, name, None) is not None for name in IMAGE_SETTINGS)
     if takes_images and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
         return config, found[0] if isinstance(found, (list, tuple)) else found, True
     if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], False
-    raise InputError(f"Found {name!r}, a {config.model_type} model without image input; expected one that takes images; choose one of `svl models`.")
+    raise InputError(
+        f"Found {name!r}, a {config.model_type} model without image input; expected one that takes"
+        " images; choose one of `svl models`."
+    )
 
 
 def read_record(folder: Path) -> dict:
@@ -277,19 +465,31 @@ def read_record(folder: Path) -> dict:
 
 # Options
 
+
 def resolve_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"Found the device {device!r}; expected auto, cpu, cuda, cuda:1 or mps; correct it.") from error
-    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"Found the device {device!r}, but {torch.cuda.device_count()} CUDA devices; expected one that exists; use --device cpu or auto.")
+        raise InputError(
+            f"Found the device {device!r}; expected auto, cpu, cuda, cuda:1 or mps; correct it."
+        ) from error
+    if found.type == "cuda" and (
+        not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()
+    ):
+        raise InputError(
+            f"Found the device {device!r}, but {torch.cuda.device_count()} CUDA devices; expected"
+            " one that exists; use --device cpu or auto."
+        )
     if found.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("Found the device 'mps', which this machine lacks; use --device cpu or auto.")
+        raise InputError(
+            "Found the device 'mps', which this machine lacks; use --device cpu or auto."
+        )
     if found.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"Found the device {device!r}; expected auto, cpu, cuda, cuda:1 or mps; correct it.")
+        raise InputError(
+            f"Found the device {device!r}; expected auto, cpu, cuda, cuda:1 or mps; correct it."
+        )
     return found
 
 
@@ -297,7 +497,9 @@ def _known_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if dtype not in DTYPES:
-        raise InputError(f"Found the dtype {str(dtype)!r}; expected one of {', '.join(DTYPES)}; correct it.")
+        raise InputError(
+            f"Found the dtype {str(dtype)!r}; expected one of {', '.join(DTYPES)}; correct it."
+        )
     return DTYPES[dtype]
 
 
@@ -305,19 +507,41 @@ def _known_quantization(quantize: str | None) -> str | None:
     if quantize is None:
         return None
     if quantize not in QUANTIZATIONS:
-        raise InputError(f"Found the quantisation {quantize!r}; expected one of {', '.join(QUANTIZATIONS)}; correct it.")
-    if importlib.util.find_spec("bitsandbytes") is None or importlib.util.find_spec("accelerate") is None:
-        raise InputError(f"Found {quantize} loading, but not the packages bitsandbytes and accelerate; expected both; install them with: pip install 'svl-explorer[large]'.")
+        raise InputError(
+            f"Found the quantisation {quantize!r}; expected one of {', '.join(QUANTIZATIONS)};"
+            " correct it."
+        )
+    if (
+        importlib.util.find_spec("bitsandbytes") is None
+        or importlib.util.find_spec("accelerate") is None
+    ):
+        raise InputError(
+            f"Found {quantize} loading, but not the packages bitsandbytes and accelerate; expected"
+            " both; install them with: pip install 'svl-explorer[large]'."
+        )
     return quantize
 
 
 def _automatic_dtype(model_class: type, config, device: torch.device | None) -> torch.dtype:
-    """As stored; on a CPU float32 where the weights are small, or where the processor has no bfloat16 of its own and there is twice the memory."""
-    stored = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None) or torch.float32
+    """As stored; on a CPU float32 where the weights are small, or where the processor has no
+    bfloat16 of its own and there is twice the memory.
+    """
+    stored = (
+        getattr(config, "dtype", None)
+        or getattr(config.get_text_config(decoder=True), "dtype", None)
+        or torch.float32
+    )
     stored = getattr(torch, stored) if isinstance(stored, str) else stored
     if device is not None and device.type == "cpu" and stored in (torch.bfloat16, torch.float16):
-        free, needed = memory.free_bytes(device), memory.needed_bytes(model_class, config, torch.float32)
-        if free is not None and 2 * needed < free and (needed < SMALL or not (stored == torch.bfloat16 and memory.computes_bfloat16())):
+        free, needed = (
+            memory.free_bytes(device),
+            memory.needed_bytes(model_class, config, torch.float32),
+        )
+        if (
+            free is not None
+            and 2 * needed < free
+            and (needed < SMALL or not (stored == torch.bfloat16 and memory.computes_bfloat16()))
+        ):
             return torch.float32
     return stored
 
@@ -326,7 +550,9 @@ def _free_bytes(device: torch.device | None) -> int | None:
     """Free bytes on one device, or on all GPUs and the CPU together."""
     if device is not None:
         return memory.free_bytes(device)
-    parts = [memory.free_bytes(torch.device("cuda", i)) for i in range(torch.cuda.device_count())] + [memory.free_bytes(torch.device("cpu"))]
+    parts = [
+        memory.free_bytes(torch.device("cuda", i)) for i in range(torch.cuda.device_count())
+    ] + [memory.free_bytes(torch.device("cpu"))]
     return None if None in parts else sum(parts)
 
 

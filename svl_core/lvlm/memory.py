@@ -9,7 +9,10 @@ import torch
 from svl_core.errors import InputError
 from svl_core.lvlm.skeleton import empty
 
-BYTES = {"4bit": 0.6, "8bit": 1.1}  # bytes a parameter, with the scales and the parts that stay unquantised
+BYTES = {
+    "4bit": 0.6,
+    "8bit": 1.1,
+}  # bytes a parameter, with the scales and the parts that stay unquantised
 HEADROOM = 1.15  # activations and caches of one question beside the weights
 
 
@@ -30,11 +33,17 @@ def free_bytes(device: torch.device) -> int | None:
 def check_fits(name: str, needed: int, free: int | None, where: str) -> None:
     """Raises InputError when a model needs more than there is."""
     if free is not None and needed > free:
-        raise InputError(f"Found {needed / 1e9:.1f} GB of memory needed for {name} and {free / 1e9:.1f} GB free on {where}; expected enough for the whole model; choose a smaller model, a half-precision dtype, 4-bit loading or another device.")
+        raise InputError(
+            f"Found {needed / 1e9:.1f} GB of memory needed for {name} and {free / 1e9:.1f} GB free"
+            f" on {where}; expected enough for the whole model; choose a smaller model, a"
+            " half-precision dtype, 4-bit loading or another device."
+        )
 
 
 def computes_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 by instructions of its own (Linux; elsewhere: not known, so no)."""
+    """Whether this processor multiplies bfloat16 by instructions of its own (Linux; elsewhere: not
+    known, so no).
+    """
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -45,7 +54,9 @@ def computes_bfloat16() -> bool:
 def _available() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration, ValueError):
         return None
 
@@ -54,8 +65,18 @@ def _container_rest() -> int | None:
     """What a container's limit leaves (control groups, version 2)."""
     group = Path("/sys/fs/cgroup")
     try:
-        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-        cached = next((int(line.split()[1]) for line in (group / "memory.stat").read_text().splitlines() if line.startswith("inactive_file ")), 0)
+        limit, used = (
+            (group / "memory.max").read_text().strip(),
+            int((group / "memory.current").read_text()),
+        )
+        cached = next(
+            (
+                int(line.split()[1])
+                for line in (group / "memory.stat").read_text().splitlines()
+                if line.startswith("inactive_file ")
+            ),
+            0,
+        )
         return None if limit == "max" else max(int(limit) - used + cached, 0)
     except (OSError, ValueError):
         return None

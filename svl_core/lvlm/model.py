@@ -1,4 +1,6 @@
-"""`LVLM`: a loaded vision-language model with its processor, whole or pruned; every step of the line starts from it."""
+"""`LVLM`: a loaded vision-language model with its processor, whole or pruned; every step of the
+line starts from it.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,13 @@ def quiet():
 
 @dataclass(frozen=True, eq=False)
 class LVLM:
-    """A vision-language model of the transformers library in evaluation mode. A pruned one is an `LVLM` like any other.
+    """A vision-language model of the transformers library in evaluation mode.
+
+    A pruned one is an `LVLM` like any other.
 
     layer_ids: for each decoder layer present, its index in the original, unpruned model.
-    provenance: how a pruned model was made ({} for an unpruned one); `save` writes it beside the weights.
+    provenance: how a pruned model was made ({} for an unpruned one); `save` writes it beside the
+        weights.
     """
 
     model: PreTrainedModel
@@ -60,7 +65,10 @@ class LVLM:
     def __post_init__(self):
         ids = tuple(int(i) for i in self.layer_ids) or tuple(range(self.num_layers))
         if len(ids) != self.num_layers or list(ids) != sorted(set(ids)):
-            raise ValueError(f"Found layer ids {ids} for {self.num_layers} layers; expected one each, increasing.")
+            raise ValueError(
+                f"Found layer ids {ids} for {self.num_layers} layers; expected one each,"
+                " increasing."
+            )
         object.__setattr__(self, "layer_ids", ids)
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 
@@ -135,47 +143,77 @@ class LVLM:
 
     @property
     def sees(self) -> bool:
-        """Whether it takes images; False for a plain causal language model, the control without them."""
+        """Whether it takes images; False for a plain causal language model, the control without
+        them.
+        """
         return self.reader.sees
 
     def encode(self, image, prompt: str) -> Sample:
         """Encodes a question in the model's own chat template.
 
-        image: whatever `open_image` takes, a sequence of such, or None where the family allows a prompt without image.
-        Raises InputError for an empty prompt, a missing or unreadable image, and a prompt that leaves no room in the context.
+        image: whatever `open_image` takes, a sequence of such, or None where the family allows a
+        prompt without image. Raises InputError for an empty prompt, a missing or unreadable image,
+        and a prompt that leaves no room in the context.
         """
         return self.reader.encode(image, prompt, self.device, self.dtype)
 
-    def with_model(self, model: PreTrainedModel, layer_ids: Sequence[int], provenance: Mapping[str, Any]) -> LVLM:
+    def with_model(
+        self, model: PreTrainedModel, layer_ids: Sequence[int], provenance: Mapping[str, Any]
+    ) -> LVLM:
         """The same LVLM around another model (a pruned view of this one)."""
-        return dataclasses.replace(self, model=model, layer_ids=tuple(layer_ids), provenance=provenance)
+        return dataclasses.replace(
+            self, model=model, layer_ids=tuple(layer_ids), provenance=provenance
+        )
 
     def save(self, folder: str | Path) -> Path:
-        """Writes a plain transformers checkpoint with its processor, and `svl_plan.json` when the model was pruned.
+        """Writes a plain transformers checkpoint with its processor, and `svl_plan.json` when the
+        model was pruned.
 
-        The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the same logits.
-        Raises InputError when `folder` is a file, cannot be written or is not empty, and for a model with a compensation that adds modules.
+        The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the same
+        logits. Raises InputError when `folder` is a file, cannot be written or is not empty, and
+        for a model with a compensation that adds modules.
         """
         if not self.provenance.get("compensation", {}).get("exportable", True):
-            raise InputError("Found modules that the compensation added; expected a plain model, for a checkpoint cannot hold them; prune with compensation 'lstsq', 'scp' or 'none' to save.")
+            raise InputError(
+                "Found modules that the compensation added; expected a plain model, for a"
+                " checkpoint cannot hold them; prune with compensation 'lstsq', 'scp' or 'none' to"
+                " save."
+            )
         folder = Path(folder).expanduser()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"Found something at {str(folder)!r} already; expected a new or empty folder; choose another name.")
+            raise InputError(
+                f"Found something at {str(folder)!r} already; expected a new or empty folder;"
+                " choose another name."
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with quiet(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")
+                warnings.filterwarnings(
+                    "ignore", "Attempting to save a model with offloaded modules"
+                )
                 self.model.save_pretrained(folder)
                 self.processor.save_pretrained(folder)
             if self.provenance:
-                (folder / PLAN_FILE).write_text(json.dumps(self.record(), indent=1) + "\n", encoding="utf-8")
+                (folder / PLAN_FILE).write_text(
+                    json.dumps(self.record(), indent=1) + "\n", encoding="utf-8"
+                )
         except OSError as error:  # no permission, a full disk
-            raise InputError(f"Found that {str(folder)!r} cannot be written ({error.strerror or error}); expected a folder of yours with room; choose another name.") from error
+            raise InputError(
+                f"Found that {str(folder)!r} cannot be written ({error.strerror or error});"
+                " expected a folder of yours with room; choose another name."
+            ) from error
         return folder
 
     def record(self) -> dict[str, Any]:
-        """What `svl_plan.json` holds: where the model comes from, which layers it has, and the versions used."""
+        """What `svl_plan.json` holds: where the model comes from, which layers it has, and the
+        versions used.
+        """
         import transformers
 
-        return {"model": self.name, "revision": self.revision, "layer_ids": list(self.layer_ids), **self.provenance,
-                "versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "layer_ids": list(self.layer_ids),
+            **self.provenance,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }

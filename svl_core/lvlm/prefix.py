@@ -1,8 +1,11 @@
-"""What a pruned model's pass shares with the full model's: the image's features and the layers before the first change.
+"""What a pruned model's pass shares with the full model's: the image's features and the layers
+before the first change.
 
-The full model's pass over a prompt leaves behind what entered its decoder layers and their key/value caches (`Beginning`). A
-pruned model that begins with the same layers takes these over and runs only its own, from the first dropped or edited one on, within
-its own forward pass: masks, positions, final norm and head are the model's, so its predictions are those of a whole pass, bit for bit.
+The full model's pass over a prompt leaves behind what entered its decoder layers and their
+key/value caches (`Beginning`). A pruned model that begins with the same layers takes these over and
+runs only its own, from the first dropped or edited one on, within its own forward pass: masks,
+positions, final norm and head are the model's, so its predictions are those of a whole pass, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -21,13 +24,18 @@ from svl_core.lvlm import families
 from svl_core.lvlm.model import LVLM
 
 ENCODED = ("pixel_values", "pixel_attention_mask")  # inputs that only the vision tower reads
-APART = (DynamicLayer, DynamicSlidingWindowLayer)  # caches that grow by new tensors: a shallow copy goes its own way
+APART = (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)  # caches that grow by new tensors: a shallow copy goes its own way
 
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """The full model's pass over B prompts of S positions. states: depth -> (B, S, d), what entered that layer; caches: every layer's, as they were
-    behind the prompt; entered_ms: depth -> milliseconds from the pass's start until then, image encoding included."""
+    """The full model's pass over B prompts of S positions. states: depth -> (B, S, d), what entered
+    that layer; caches: every layer's, as they were behind the prompt; entered_ms: depth ->
+    milliseconds from the pass's start until then, image encoding included.
+    """
 
     states: Mapping[int, torch.Tensor]
     caches: tuple
@@ -35,20 +43,34 @@ class Beginning:
 
     @property
     def nbytes(self) -> int:
-        held = [*self.states.values(), *(tensor for cache in self.caches for tensor in (cache.keys, cache.values))]
+        held = [
+            *self.states.values(),
+            *(tensor for cache in self.caches for tensor in (cache.keys, cache.values)),
+        ]
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def common_depth(full: LVLM, pruned: LVLM) -> int | None:
-    """How many of `pruned`'s first layers are `full`'s own, in place and untouched (at most all but one); None where its pass cannot begin there."""
+    """How many of `pruned`'s first layers are `full`'s own, in place and untouched (at most all but
+    one); None where its pass cannot begin there.
+    """
     least = families.shared_from(full.family, full.model.config)
-    if least is None or type(full.model) is not type(pruned.model) or any(hasattr(module, "_hf_hook") for module in pruned.model.modules()):
+    if (
+        least is None
+        or type(full.model) is not type(pruned.model)
+        or any(hasattr(module, "_hf_hook") for module in pruned.model.modules())
+    ):
         return None
     if not _same(_beside_layers(full), _beside_layers(pruned)):
         return None
     depth = 0
     for layer, (ident, own) in enumerate(zip(pruned.layer_ids, pruned.layers)):
-        if layer == pruned.num_layers - 1 or layer >= full.num_layers or full.layer_ids[layer] != ident or not _same(dict(full.layers[layer].named_parameters()), dict(own.named_parameters())):
+        if (
+            layer == pruned.num_layers - 1
+            or layer >= full.num_layers
+            or full.layer_ids[layer] != ident
+            or not _same(dict(full.layers[layer].named_parameters()), dict(own.named_parameters()))
+        ):
             break
         depth += 1
     return depth if depth >= least else None
@@ -56,7 +78,11 @@ def common_depth(full: LVLM, pruned: LVLM) -> int | None:
 
 def _beside_layers(lvlm: LVLM) -> dict[str, torch.Tensor]:
     prefix = families.layers_prefix(lvlm.model)
-    return {name: tensor for name, tensor in lvlm.model.named_parameters() if not name.startswith(prefix)}
+    return {
+        name: tensor
+        for name, tensor in lvlm.model.named_parameters()
+        if not name.startswith(prefix)
+    }
 
 
 def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
@@ -65,7 +91,9 @@ def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) ->
 
 @contextlib.contextmanager
 def noting(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]]:
-    """Within this block this thread's pass through `lvlm` leaves in (states, entered_ms) what enters the layers `depths`, and when."""
+    """Within this block this thread's pass through `lvlm` leaves in (states, entered_ms) what
+    enters the layers `depths`, and when.
+    """
     here, began, states, entered = threading.get_ident(), time.perf_counter(), {}, {}
 
     def hook(depth: int):
@@ -73,11 +101,17 @@ def noting(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]]:
             if threading.get_ident() == here:
                 states[depth] = (args[0] if args else kwargs["hidden_states"]).detach()
                 if len(depths) == 1 and states[depth].device.type == "cuda":
-                    torch.cuda.synchronize(states[depth].device)  # so that the time is that of the work, not of its queueing
+                    torch.cuda.synchronize(
+                        states[depth].device
+                    )  # so that the time is that of the work, not of its queueing
                 entered[depth] = 1000 * (time.perf_counter() - began)
+
         return note
 
-    handles = [lvlm.layers[depth].register_forward_pre_hook(hook(depth), with_kwargs=True) for depth in depths]
+    handles = [
+        lvlm.layers[depth].register_forward_pre_hook(hook(depth), with_kwargs=True)
+        for depth in depths
+    ]
     try:
         yield states, entered
     finally:
@@ -86,8 +120,14 @@ def noting(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]]:
 
 
 def apart(caches: Collection) -> tuple | None:
-    """Copies of cache layers that share the tensors held so far and grow apart from them; None for a kind that is written in place."""
-    return tuple(copy.copy(cache) for cache in caches) if all(type(cache) in APART for cache in caches) else None
+    """Copies of cache layers that share the tensors held so far and grow apart from them; None for
+    a kind that is written in place.
+    """
+    return (
+        tuple(copy.copy(cache) for cache in caches)
+        if all(type(cache) in APART for cache in caches)
+        else None
+    )
 
 
 class _Stand(torch.nn.Module):
@@ -110,7 +150,7 @@ class _Skipped(_Stand):
 
     def forward(self, *args, **kwargs):
         cache = next(value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
-        cache.layers[self.number:self.number + 1] = apart([self.filled])
+        cache.layers[self.number : self.number + 1] = apart([self.filled])
         return args[0] if args else kwargs["hidden_states"]
 
 
@@ -122,21 +162,32 @@ class _First(_Stand):
         self.__dict__["state"] = state
 
     def forward(self, *args, **kwargs):
-        return self.layer(self.state, *args[1:], **{name: value for name, value in kwargs.items() if name != "hidden_states"})
+        return self.layer(
+            self.state,
+            *args[1:],
+            **{name: value for name, value in kwargs.items() if name != "hidden_states"},
+        )
 
 
 def begun(lvlm: LVLM, beginning: Beginning, depth: int):
-    """A model for one pass over the prompt of `beginning`, without its image: `lvlm`'s own modules, its first `depth` layers skipped.
+    """A model for one pass over the prompt of `beginning`, without its image: `lvlm`'s own modules,
+    its first `depth` layers skipped.
 
-    Only the modules on the way to the layers are copied, shallowly, so that other threads may use the model meanwhile.
+    Only the modules on the way to the layers are copied, shallowly, so that other threads may use
+    the model meanwhile.
     """
     root = module = _shallow(lvlm.model)
     *path, layers, _ = families.layers_prefix(lvlm.model).split(".")
     for name in path:
         module._modules[name] = _shallow(module._modules[name])
         module = module._modules[name]
-    skipped = [_Skipped(layer, number, beginning.caches[number]) for number, layer in enumerate(lvlm.layers[:depth])]
-    module._modules[layers] = torch.nn.ModuleList([*skipped, _First(lvlm.layers[depth], beginning.states[depth]), *lvlm.layers[depth + 1:]])
+    skipped = [
+        _Skipped(layer, number, beginning.caches[number])
+        for number, layer in enumerate(lvlm.layers[:depth])
+    ]
+    module._modules[layers] = torch.nn.ModuleList(
+        [*skipped, _First(lvlm.layers[depth], beginning.states[depth]), *lvlm.layers[depth + 1 :]]
+    )
     return root
 
 

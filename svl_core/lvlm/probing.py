@@ -1,7 +1,9 @@
-"""Tests a model of no known family as it loads, so that it is served in full or refused with the reason.
+"""Tests a model of no known family as it loads, so that it is served in full or refused with the
+reason.
 
-Places are found by trying: each way of cutting an image is proposed, and one is taken only if changing the pixels of a
-rectangle changes that very position. Where none fits, positions have no place, rather than a wrong one.
+Places are found by trying: each way of cutting an image is proposed, and one is taken only if
+changing the pixels of a rectangle changes that very position. Where none fits, positions have no
+place, rather than a wrong one.
 """
 
 from __future__ import annotations
@@ -26,28 +28,50 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.stopping import reaching
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}  # of the logits' spread
+TOLERANCE = {
+    torch.float32: 1e-3,
+    torch.float16: 5e-2,
+    torch.bfloat16: 2e-1,
+}  # of the logits' spread
 QUESTION = "What is this?"
-SHAPES = ((168, 392), (392, 168))  # of the pictures that places are tried on, in pixels: crops, paddings and tiles differ most there
-TRIED, HIT_SHARE = 8, 0.7  # positions tried in each picture; the share of them that must answer to their own rectangle
+SHAPES = (
+    (168, 392),
+    (392, 168),
+    # of the pictures that places are tried on, in pixels: crops, paddings and tiles differ most there
+)
+TRIED, HIT_SHARE = (
+    8,
+    0.7,
+)  # positions tried in each picture; the share of them that must answer to their own rectangle
 
 
 def probe(lvlm: LVLM) -> LVLM:
-    """Looks for decoder layers, encodes a test picture (a text-only model gets the question alone), looks for visual positions
-    that follow the picture and for attention that can be watched, and checks that a pruned forward pass equals one with the
-    layers skipped, that generation with the cache equals generation without, and that left padding changes nothing.
+    """Looks for decoder layers, encodes a test picture (a text-only model gets the question alone),
+    looks for visual positions that follow the picture and for attention that can be watched, and
+    checks that a pruned forward pass equals one with the layers skipped, that generation with the
+    cache equals generation without, and that left padding changes nothing.
 
-    Returns the model with the places of its visual positions, where they could be found. Raises InputError naming the probe that failed.
+    Returns the model with the places of its visual positions, where they could be found. Raises
+    InputError naming the probe that failed.
     """
     found: dict[str, Sample] = {}
 
     def encodes():
-        found["sample"] = lvlm.encode(noise(224, 224), QUESTION) if lvlm.sees else lvlm.encode(None, QUESTION)
+        found["sample"] = (
+            lvlm.encode(noise(224, 224), QUESTION) if lvlm.sees else lvlm.encode(None, QUESTION)
+        )
 
-    steps = [("decoder layers", lambda: _decoder(lvlm.model)), ("picture and question" if lvlm.sees else "question", encodes)]
+    steps = [
+        ("decoder layers", lambda: _decoder(lvlm.model)),
+        ("picture and question" if lvlm.sees else "question", encodes),
+    ]
     steps += [("visual positions", lambda: _visual(lvlm, found["sample"]))] * lvlm.sees
-    steps += [("attention", lambda: _attention(lvlm, found["sample"])), ("pruning equals skipping", lambda: _pruning(lvlm, found["sample"])),
-              ("generation with a cache", lambda: _cache(lvlm, found["sample"])), ("left padding", lambda: _padding(lvlm, found["sample"]))]
+    steps += [
+        ("attention", lambda: _attention(lvlm, found["sample"])),
+        ("pruning equals skipping", lambda: _pruning(lvlm, found["sample"])),
+        ("generation with a cache", lambda: _cache(lvlm, found["sample"])),
+        ("left padding", lambda: _padding(lvlm, found["sample"])),
+    ]
     for name, step in steps:
         try:
             step()
@@ -57,12 +81,17 @@ def probe(lvlm: LVLM) -> LVLM:
 
 
 def noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def _refusal(name: str, model, step: str, error: Exception) -> InputError:
     reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
-    return InputError(f"Found {name}, a {model.config.model_type} model of no known family, which fails the probe \"{step}\" ({reason}); expected one that passes; choose a model of `svl models`.")
+    return InputError(
+        f"Found {name}, a {model.config.model_type} model of no known family, which fails the probe"
+        f' "{step}" ({reason}); expected one that passes; choose a model of `svl models`.'
+    )
 
 
 def refuse_without_layers(model, name: str) -> None:
@@ -84,7 +113,11 @@ def _visual(lvlm: LVLM, sample: Sample) -> None:
     if not len(sample.visual):
         raise SVLError("no position of the sequence holds the image token")
     other = lvlm.encode(_inverted(sample.images[0]), QUESTION)
-    if not (entering(lvlm, other) != entering(lvlm, sample)).any(dim=1)[torch.tensor(sample.visual)].any():
+    if (
+        not (entering(lvlm, other) != entering(lvlm, sample))
+        .any(dim=1)[torch.tensor(sample.visual)]
+        .any()
+    ):
         raise SVLError("another picture changes nothing at the positions of the image token")
 
 
@@ -122,10 +155,15 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
 
 def _pruning(lvlm: LVLM, sample: Sample) -> None:
     last = lvlm.num_layers - 1
-    for dropped in {(last // 2,), tuple(sorted({1, last // 2, last - 1}))}:  # the second needs five layers to differ
+    for dropped in {
+        (last // 2,),
+        tuple(sorted({1, last // 2, last - 1})),
+    }:  # the second needs five layers to differ
         if len(dropped) == lvlm.num_layers:
             continue
-        view = skeleton.with_layers(lvlm.model, [i for i in range(lvlm.num_layers) if i not in dropped])
+        view = skeleton.with_layers(
+            lvlm.model, [i for i in range(lvlm.num_layers) if i not in dropped]
+        )
 
         def hand_on(module, args, kwargs, output):
             hidden = args[0] if args else kwargs["hidden_states"]
@@ -134,18 +172,38 @@ def _pruning(lvlm: LVLM, sample: Sample) -> None:
         with torch.inference_mode(), contextlib.ExitStack() as stack:
             pruned = view(**sample.inputs, use_cache=False).logits
             for index in dropped:
-                stack.callback(lvlm.layers[index].register_forward_hook(hand_on, with_kwargs=True).remove)
+                stack.callback(
+                    lvlm.layers[index].register_forward_hook(hand_on, with_kwargs=True).remove
+                )
             skipped = lvlm.model(**sample.inputs, use_cache=False).logits
         _equal(lvlm, pruned, skipped)
 
 
 @torch.inference_mode()
 def _cache(lvlm: LVLM, sample: Sample) -> None:
-    """Three ordinary tokens, whole and with the last layer but one dropped: predictions with the cache equal those of a whole pass each."""
-    pruned = dataclasses.replace(lvlm, model=skeleton.with_layers(lvlm.model, [i for i in range(lvlm.num_layers) if i != lvlm.num_layers - 2]), layer_ids=())
+    """Three ordinary tokens, whole and with the last layer but one dropped: predictions with the
+    cache equal those of a whole pass each.
+    """
+    pruned = dataclasses.replace(
+        lvlm,
+        model=skeleton.with_layers(
+            lvlm.model, [i for i in range(lvlm.num_layers) if i != lvlm.num_layers - 2]
+        ),
+        layer_ids=(),
+    )
     for one in (lvlm, pruned):
         banned = sorted({*control_ids(one.reader), *decoding.image_token_ids(one)})
-        slow = one.model.generate(**sample.inputs, use_cache=False, max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0, suppress_tokens=banned or None, return_dict_in_generate=True, output_logits=True)
+        slow = one.model.generate(
+            **sample.inputs,
+            use_cache=False,
+            max_new_tokens=3,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            suppress_tokens=banned or None,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
         quick = decoding.Decoding(one, sample.inputs)
         for step, expected in enumerate(slow.logits):
             _equal(lvlm, quick.logits, expected)
@@ -153,9 +211,14 @@ def _cache(lvlm: LVLM, sample: Sample) -> None:
 
 
 def _padding(lvlm: LVLM, sample: Sample) -> None:
-    """In a batch with a longer question, predictions equal those alone, before and after a further token."""
+    """In a batch with a longer question, predictions equal those alone, before and after a further
+    token.
+    """
     longer = lvlm.encode(sample.images or None, f"{QUESTION} {QUESTION}")
-    batch, alone = (decoding.Decoding(lvlm, inputs) for inputs in (collate([sample, longer], lvlm.tokenizer.pad_token_id or 0), sample.inputs))
+    batch, alone = (
+        decoding.Decoding(lvlm, inputs)
+        for inputs in (collate([sample, longer], lvlm.tokenizer.pad_token_id or 0), sample.inputs)
+    )
     for _ in range(2):
         _equal(lvlm, batch.logits[:1], alone.logits)
         first = alone.logits.argmax(-1, keepdim=True)
@@ -172,14 +235,21 @@ def _equal(lvlm: LVLM, found: torch.Tensor, expected: torch.Tensor) -> None:
 
 # Places
 
+
 def entering(lvlm: LVLM, sample: Sample) -> torch.Tensor:
     """What enters layer 0, (S, d) float32 on the CPU; the decoder itself does not run."""
     args, kwargs = reaching(lvlm, lvlm.layers[0], sample)
-    return families.residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0].float().cpu()
+    return (
+        families.residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0]
+        .float()
+        .cpu()
+    )
 
 
 def _inverted(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Image.Image:
-    """The picture with each colour in `box` (x0, y0, x1, y1; default: everywhere) at the far end of its range."""
+    """The picture with each colour in `box` (x0, y0, x1, y1; default: everywhere) at the far end of
+    its range.
+    """
     x0, y0, x1, y1 = box or (0, 0, *image.size)
     pixels = np.array(image)
     pixels[y0:y1, x0:x1] = 255 * (pixels[y0:y1, x0:x1] < 128)
@@ -187,9 +257,13 @@ def _inverted(image: Image.Image, box: tuple[int, int, int, int] | None = None) 
 
 
 def _placed(lvlm: LVLM) -> LVLM:
-    """The model with the first way of cutting images whose places hold on every test picture, or with none."""
+    """The model with the first way of cutting images whose places hold on every test picture, or
+    with none.
+    """
     for name, rule in GEOMETRIES.items():
-        tried = dataclasses.replace(lvlm, family=dataclasses.replace(families.GENERIC, geometry=name))
+        tried = dataclasses.replace(
+            lvlm, family=dataclasses.replace(families.GENERIC, geometry=name)
+        )
         try:
             if rule is not unplaced and all(places_hold(tried, noise(*shape)) for shape in SHAPES):
                 return tried
@@ -199,14 +273,18 @@ def _placed(lvlm: LVLM) -> LVLM:
 
 
 def places_hold(lvlm: LVLM, image: Image.Image) -> bool:
-    """Whether changing the pixels of a position's rectangle changes that position most, among those of like size."""
+    """Whether changing the pixels of a position's rectangle changes that position most, among those
+    of like size.
+    """
     sample = lvlm.encode(image, QUESTION)
     visual, rects = torch.tensor(sample.visual), sample.geometry.rects
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     placed = np.flatnonzero(~np.isnan(areas))
     if len(placed) < max(4, len(visual) / 4):  # too few to tell a rule from chance
         return False
-    whole = placed[areas[placed] > 0.6 * np.median(areas[placed])]  # not the slivers at the border of a crop
+    whole = placed[
+        areas[placed] > 0.6 * np.median(areas[placed])
+    ]  # not the slivers at the border of a crop
     chosen = whole[np.unique(np.linspace(0, len(whole) - 1, TRIED).astype(int))]
     before, hits = entering(lvlm, sample)[visual], 0
     for index in chosen:

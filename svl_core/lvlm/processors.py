@@ -1,7 +1,9 @@
-"""Loading a model's processor, also where torchvision is not installed: images need pillow only, videos are never read.
+"""Loading a model's processor, also where torchvision is not installed: images need pillow only,
+videos are never read.
 
-Stock processors of several families ask for torchvision (or num2words, timm) at construction because of their video half.
-Here they are then built without that half; its settings are kept, so that saving loses nothing.
+Stock processors of several families ask for torchvision (or num2words, timm) at construction
+because of their video half. Here they are then built without that half; its settings are kept, so
+that saving loses nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +23,25 @@ from transformers.processing_utils import ProcessorMixin
 
 from svl_core.errors import InputError
 
-WITHOUT_VIDEO = {"SmolVLMProcessor": "Idefics3Processor"}  # stock class -> the class of the same form that reads no videos
-KEPT, LEFT_OUT = ("image_processor", "tokenizer"), ("video_processor", "feature_extractor", "audio_processor")
+WITHOUT_VIDEO = {
+    "SmolVLMProcessor": "Idefics3Processor"
+}  # stock class -> the class of the same form that reads no videos
+KEPT, LEFT_OUT = (
+    ("image_processor", "tokenizer"),
+    (
+        "video_processor",
+        "feature_extractor",
+        "audio_processor",
+    ),
+)
 PROCESSOR_FILE, VIDEO_FILE = "processor_config.json", "video_preprocessor_config.json"
 
 
 def load_processor(folder: str | Path, config, *, text_only: bool = False):
-    """The processor in `folder` (a tokenizer for a text-only model). Raises InputError when it cannot be built."""
+    """The processor in `folder` (a tokenizer for a text-only model).
+
+    Raises InputError when it cannot be built.
+    """
     folder = Path(folder)
     try:
         if text_only:
@@ -41,20 +55,32 @@ def load_processor(folder: str | Path, config, *, text_only: bool = False):
                 raise stock from None
     except Exception as error:
         reason = " ".join(str(error).split()).split(". ")[0][:300]
-        remedy = "install what it asks for" if isinstance(error, ImportError) else "get the complete model folder"
-        raise InputError(f"Found no usable processor beside the model ({reason}); expected its tokenizer and image processor; {remedy}.") from error
+        remedy = (
+            "install what it asks for"
+            if isinstance(error, ImportError)
+            else "get the complete model folder"
+        )
+        raise InputError(
+            f"Found no usable processor beside the model ({reason}); expected its tokenizer and"
+            f" image processor; {remedy}."
+        ) from error
 
 
 class _Lenient(ProcessorMixin):
     """Takes None for the halves that are left out; sits between a stock class and `ProcessorMixin`."""
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*(arg for arg in args if arg is not None), **{name: value for name, value in kwargs.items() if value is not None})
+        super().__init__(
+            *(arg for arg in args if arg is not None),
+            **{name: value for name, value in kwargs.items() if value is not None},
+        )
 
 
 @functools.lru_cache
 def still_class(name: str) -> type:
-    """The processor class `name` for still images: without its video and audio halves, under its own name."""
+    """The processor class `name` for still images: without its video and audio halves, under its
+    own name.
+    """
     stock = _class(WITHOUT_VIDEO.get(name, name))
     halves = stock.get_attributes()
 
@@ -72,7 +98,9 @@ def still_class(name: str) -> type:
             written = super().save_pretrained(save_directory, **kwargs)
             for file, left_out in getattr(self, "_left_out", {}).items():
                 path = Path(save_directory) / file
-                path.write_text(json.dumps({**_read(path), **left_out}, indent=2) + "\n", encoding="utf-8")
+                path.write_text(
+                    json.dumps({**_read(path), **left_out}, indent=2) + "\n", encoding="utf-8"
+                )
             return written
 
     Still.__name__ = Still.__qualname__ = stock.__name__
@@ -81,33 +109,59 @@ def still_class(name: str) -> type:
 
 def _still(folder: Path, config):
     settings = _read(folder / PROCESSOR_FILE)
-    listed = settings.get("processor_class") or _read(folder / "preprocessor_config.json").get("processor_class") or PROCESSOR_MAPPING_NAMES[config.model_type]
-    processor = still_class(listed if isinstance(listed, str) else listed[0]).from_pretrained(folder)
-    left_out = {PROCESSOR_FILE: {name: value for name, value in settings.items() if name in LEFT_OUT}, VIDEO_FILE: _read(folder / VIDEO_FILE)}
+    listed = (
+        settings.get("processor_class")
+        or _read(folder / "preprocessor_config.json").get("processor_class")
+        or PROCESSOR_MAPPING_NAMES[config.model_type]
+    )
+    processor = still_class(listed if isinstance(listed, str) else listed[0]).from_pretrained(
+        folder
+    )
+    left_out = {
+        PROCESSOR_FILE: {name: value for name, value in settings.items() if name in LEFT_OUT},
+        VIDEO_FILE: _read(folder / VIDEO_FILE),
+    }
     processor._left_out = {file: values for file, values in left_out.items() if values}
     return processor
 
 
 def _class(name: str) -> type:
-    """A processor class by name, from its own module: the package's top level hides those whose requirements are missing."""
-    modules = [model_type_to_module_name(model_type) for model_type, listed in PROCESSOR_MAPPING_NAMES.items() if name in ((listed,) if isinstance(listed, str) else listed)]
+    """A processor class by name, from its own module: the package's top level hides those whose
+    requirements are missing.
+    """
+    modules = [
+        model_type_to_module_name(model_type)
+        for model_type, listed in PROCESSOR_MAPPING_NAMES.items()
+        if name in ((listed,) if isinstance(listed, str) else listed)
+    ]
     for module in dict.fromkeys([name.removesuffix("Processor").lower(), *modules]):
         path = f"transformers.models.{module}"
-        if importlib.util.find_spec(path) is None or importlib.util.find_spec(f"{path}.processing_{module}") is None:
+        if (
+            importlib.util.find_spec(path) is None
+            or importlib.util.find_spec(f"{path}.processing_{module}") is None
+        ):
             continue
         with _pillow_stand_in(path, module):
             found = getattr(importlib.import_module(f"{path}.processing_{module}"), name, None)
         if found is not None:
             return found
-    raise InputError(f"Found the processor class {name!r}, which the installed transformers library lacks; update it.")
+    raise InputError(
+        f"Found the processor class {name!r}, which the installed transformers library lacks;"
+        " update it."
+    )
 
 
 @contextlib.contextmanager
 def _pillow_stand_in(path: str, module: str):
-    """While a processor's module is imported without torchvision, the pillow image processor's module answers for the
-    torchvision one, whose helper functions it also has (Pixtral)."""
+    """While a processor's module is imported without torchvision, the pillow image processor's
+    module answers for the torchvision one, whose helper functions it also has (Pixtral).
+    """
     needed, pillow = f"{path}.image_processing_{module}", f"{path}.image_processing_pil_{module}"
-    stands_in = needed not in sys.modules and importlib.util.find_spec("torchvision") is None and importlib.util.find_spec(pillow) is not None
+    stands_in = (
+        needed not in sys.modules
+        and importlib.util.find_spec("torchvision") is None
+        and importlib.util.find_spec(pillow) is not None
+    )
     if stands_in:
         sys.modules[needed] = importlib.import_module(pillow)
     try:

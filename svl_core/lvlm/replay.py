@@ -1,4 +1,6 @@
-"""One recorded pass, replayed layer by layer: what each decoder layer was given, so that edited layers run alone on other states."""
+"""One recorded pass, replayed layer by layer: what each decoder layer was given, so that edited
+layers run alone on other states.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ from svl_core.lvlm.model import LVLM
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """states: L + 1 tensors (B, S, d), what enters each layer and the last one's raw output; given: the other arguments of each layer's
-    call, None for a layer that the model passes over (cross-attention without an image)."""
+    """states: L + 1 tensors (B, S, d), what enters each layer and the last one's raw output; given:
+    the other arguments of each layer's call, None for a layer that the model passes over
+    (cross-attention without an image).
+    """
 
     states: tuple[torch.Tensor, ...]
     given: tuple[tuple[tuple, Mapping] | None, ...]
@@ -46,17 +50,23 @@ def record(lvlm: LVLM, inputs: Mapping[str, torch.Tensor]) -> Recording:
                 kwargs = dict(kwargs)
                 states[number] = args[0] if args else kwargs.pop("hidden_states")
                 given[number] = args[1:], kwargs
+
         return hook
 
     def leaving(number):
         def hook(module, args, output):
             if threading.get_ident() == here:
-                states[number + 1] = hidden_of(output)  # until the next layer is entered, with more than that perhaps (Qwen3-VL)
+                states[number + 1] = hidden_of(
+                    output
+                )  # until the next layer is entered, with more than that perhaps (Qwen3-VL)
+
         return hook
 
     with contextlib.ExitStack() as stack:
         for number, layer in enumerate(lvlm.layers):
-            stack.callback(layer.register_forward_pre_hook(entering(number), with_kwargs=True).remove)
+            stack.callback(
+                layer.register_forward_pre_hook(entering(number), with_kwargs=True).remove
+            )
             stack.callback(layer.register_forward_hook(leaving(number)).remove)
         lvlm.model(**inputs, use_cache=False, logits_to_keep=1)
     for number in range(count):

@@ -1,4 +1,6 @@
-"""One image (or several) and one prompt, encoded for one model: what goes in, which positions look at the image, and where."""
+"""One image (or several) and one prompt, encoded for one model: what goes in, which positions look
+at the image, and where.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def _frozen_array(values, dtype) -> np.ndarray:
 class PatchGeometry:
     """Where each of the V visual positions lies in the original images.
 
-    rects: (V, 4) float32 x0, y0, x1, y1 as shares (0..1) of the upright original image; a row of NaN is a visual
+    rects: (V, 4) float32 x0, y0, x1, y1 as shares (0..1) of the upright original image; a row of
+    NaN is a visual
         position without a place, such as a newline token between rows of patches.
     image_index: (V,) int64, which of the sample's images.
     grid: (rows, columns) when the positions are one full grid, row by row; otherwise None.
@@ -39,12 +42,22 @@ class PatchGeometry:
         object.__setattr__(self, "rects", rects)
         object.__setattr__(self, "image_index", _frozen_array(self.image_index, np.int64))
         if self.image_index.shape != (len(rects),):
-            raise ValueError(f"Found {self.image_index.shape} image indices for {len(rects)} rectangles; expected one each.")
+            raise ValueError(
+                f"Found {self.image_index.shape} image indices for {len(rects)} rectangles;"
+                " expected one each."
+            )
         placed = rects[~np.isnan(rects).any(axis=1)]
-        if placed.size and (placed.min() < 0 or placed.max() > 1 or (placed[:, 2:] <= placed[:, :2]).any()):
-            raise ValueError("Found a rectangle outside the image or without area; expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1.")
+        if placed.size and (
+            placed.min() < 0 or placed.max() > 1 or (placed[:, 2:] <= placed[:, :2]).any()
+        ):
+            raise ValueError(
+                "Found a rectangle outside the image or without area; expected 0 <= x0 < x1 <= 1"
+                " and 0 <= y0 < y1 <= 1."
+            )
         if self.grid is not None and self.grid[0] * self.grid[1] != len(rects):
-            raise ValueError(f"Found {len(rects)} rectangles for a grid of {self.grid}; expected rows x columns.")
+            raise ValueError(
+                f"Found {len(rects)} rectangles for a grid of {self.grid}; expected rows x columns."
+            )
 
     @classmethod
     def empty(cls) -> PatchGeometry:
@@ -58,9 +71,11 @@ class Sample:
     inputs: a batch of one for `model(**inputs)`, on the model's device.
     visual: (V,) positions that hold visual features, increasing.
     textual: (T,) every other position; V + T = S.
-    prompt_positions: (P,) the part of `textual` that is the user's own words rather than marks of the chat template.
+    prompt_positions: (P,) the part of `textual` that is the user's own words rather than marks of
+        the chat template.
     tokens: S printable strings.
-    images: the images as the model's processor got them: RGB, upright; none where the sample lies in a file.
+    images: the images as the model's processor got them: RGB, upright; none where the sample lies
+        in a file.
     key: sha256 of model, images and prompt, for caches.
     """
 
@@ -79,12 +94,20 @@ class Sample:
         for name in ("visual", "textual", "prompt_positions"):
             object.__setattr__(self, name, _frozen_array(getattr(self, name), np.int64))
         object.__setattr__(self, "tokens", tuple(self.tokens))
-        if not np.array_equal(np.sort(np.concatenate([self.visual, self.textual])), np.arange(len(self.tokens))):
-            raise ValueError("Visual and textual positions must share out the sequence: each position in exactly one of them.")
+        if not np.array_equal(
+            np.sort(np.concatenate([self.visual, self.textual])), np.arange(len(self.tokens))
+        ):
+            raise ValueError(
+                "Visual and textual positions must share out the sequence: each position in exactly"
+                " one of them."
+            )
         if not np.isin(self.prompt_positions, self.textual).all():
             raise ValueError("Prompt positions must be textual positions.")
         if len(self.geometry.rects) != len(self.visual):
-            raise ValueError(f"Found {len(self.geometry.rects)} rectangles for {len(self.visual)} visual positions; expected one each.")
+            raise ValueError(
+                f"Found {len(self.geometry.rects)} rectangles for {len(self.visual)} visual"
+                " positions; expected one each."
+            )
 
     @property
     def length(self) -> int:

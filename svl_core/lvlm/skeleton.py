@@ -1,7 +1,8 @@
-"""A model with fewer decoder layers that shares every tensor with the full one: a skeleton without weights, pointed at
-the full model's tensors.
+"""A model with fewer decoder layers that shares every tensor with the full one: a skeleton without
+weights, pointed at the full model's tensors.
 
-Made on torch's meta device, it costs a fraction of a second and no memory whatever the model's size.
+Made on torch's meta device, it costs a fraction of a second and no memory whatever the model's
+size.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ def empty(model_class: type, config):
 
 
 def with_layers(model, keep: Sequence[int]):
-    """A model of `model`'s class with only the decoder layers `keep` (increasing), sharing its tensors.
+    """A model of `model`'s class with only the decoder layers `keep` (increasing), sharing its
+    tensors.
 
-    Works on quantised models (their special modules are shared too) and on models spread over devices by accelerate.
-    Raises SVLError for a config or a tensor whose meaning per layer is not known, InputError for layers that something was added to.
+    Works on quantised models (their special modules are shared too) and on models spread over
+    devices by accelerate. Raises SVLError for a config or a tensor whose meaning per layer is not
+    known, InputError for layers that something was added to.
     """
     prefix, layers = families.layers_prefix(model), len(families.decoder_layers(model))
     view = empty(type(model), families.cut_config(model.config, keep, layers))
@@ -39,25 +42,53 @@ def with_layers(model, keep: Sequence[int]):
             copied.add(full)
             tensor = source.get(full)
             if tensor is None:
-                raise SVLError(f"Found no tensor {full} in {type(model).__name__}; expected it for {name} of the pruned model; this model cannot be pruned.")
+                raise SVLError(
+                    f"Found no tensor {full} in {type(model).__name__}; expected it for {name} of"
+                    " the pruned model; this model cannot be pruned."
+                )
             owner, _, leaf = name.rpartition(".")
             if tensor.shape != placeholder.shape:
-                tensor = _sliced(name, real(model.get_submodule(_full_name(owner, prefix, keep)), leaf), keep, layers)
+                tensor = _sliced(
+                    name,
+                    real(model.get_submodule(_full_name(owner, prefix, keep)), leaf),
+                    keep,
+                    layers,
+                )
             if tensor.shape != placeholder.shape:
-                raise SVLError(f"Found {name} of shape {tuple(tensor.shape)}; expected {tuple(placeholder.shape)} for the layers kept; this model cannot be pruned.")
+                raise SVLError(
+                    f"Found {name} of shape {tuple(tensor.shape)}; expected"
+                    f" {tuple(placeholder.shape)} for the layers kept; this model cannot be pruned."
+                )
             getattr(modules[owner], slot)[leaf] = tensor
-        if added := [name for name in source if name.startswith(prefix) and int(name[len(prefix):].split(".")[0]) in keep and name not in copied]:
-            raise InputError(f"Found {added[0]}, added to the model's own layers; expected none, for it would be lost; prune the model without it, all layers at once.")
+        if added := [
+            name
+            for name in source
+            if name.startswith(prefix)
+            and int(name[len(prefix) :].split(".")[0]) in keep
+            and name not in copied
+        ]:
+            raise InputError(
+                f"Found {added[0]}, added to the model's own layers; expected none, for it would be"
+                " lost; prune the model without it, all layers at once."
+            )
     view.generation_config = copy.deepcopy(model.generation_config)
     view.train(model.training)
-    for attribute in ("quantization_method", "hf_quantizer", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"):
+    for attribute in (
+        "quantization_method",
+        "hf_quantizer",
+        "is_quantized",
+        "is_loaded_in_4bit",
+        "is_loaded_in_8bit",
+    ):
         if attribute in vars(model):
             setattr(view, attribute, getattr(model, attribute))
     return _dispatched(model, view, prefix, keep)
 
 
 def _tensors(model, slot: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) of all parameters or buffers, tied ones under each name; an empty one where accelerate keeps the real one elsewhere."""
+    """(name, tensor) of all parameters or buffers, tied ones under each name; an empty one where
+    accelerate keeps the real one elsewhere.
+    """
     for path, module in model.named_modules(remove_duplicate=False):
         for leaf, tensor in getattr(module, slot).items():
             if tensor is not None:
@@ -65,23 +96,44 @@ def _tensors(model, slot: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def real(module: torch.nn.Module, leaf: str) -> torch.Tensor | None:
-    """A module's parameter or buffer; where accelerate keeps it in memory or on the disk until it is used, the one kept."""
-    tensor, kept = getattr(module, leaf, None), getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-    return kept[leaf] if tensor is not None and tensor.device.type == "meta" and kept is not None else tensor
+    """A module's parameter or buffer; where accelerate keeps it in memory or on the disk until it
+    is used, the one kept.
+    """
+    tensor, kept = (
+        getattr(module, leaf, None),
+        getattr(getattr(module, "_hf_hook", None), "weights_map", None),
+    )
+    return (
+        kept[leaf]
+        if tensor is not None and tensor.device.type == "meta" and kept is not None
+        else tensor
+    )
 
 
 def running_device(module: torch.nn.Module) -> torch.device:
-    """The device on which a module computes, also where accelerate brings its weights there only then."""
-    where = (getattr(getattr(part, "_hf_hook", None), "execution_device", None) for part in module.modules())
+    """The device on which a module computes, also where accelerate brings its weights there only
+    then.
+    """
+    where = (
+        getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        for part in module.modules()
+    )
     found = next((device for device in where if device is not None), None)
     return next(module.parameters()).device if found is None else torch.device(found)
 
 
 def assign(module: torch.nn.Module, **parameters: torch.Tensor) -> None:
-    """Gives a module of a view new parameters; those that it shares stay as they are. One that accelerate keeps elsewhere comes to stay."""
+    """Gives a module of a view new parameters; those that it shares stay as they are.
+
+    One that accelerate keeps elsewhere comes to stay.
+    """
     hook = getattr(module, "_hf_hook", None)
     if getattr(hook, "offload", False):
-        parameters = {leaf: real(module, leaf) for leaf, tensor in module._parameters.items() if tensor is not None} | parameters
+        parameters = {
+            leaf: real(module, leaf)
+            for leaf, tensor in module._parameters.items()
+            if tensor is not None
+        } | parameters
     for leaf, tensor in parameters.items():
         setattr(module, leaf, torch.nn.Parameter(tensor, requires_grad=False))
     if getattr(hook, "offload", False):
@@ -89,7 +141,9 @@ def assign(module: torch.nn.Module, **parameters: torch.Tensor) -> None:
 
 
 def _hooked(module: torch.nn.Module, hook, **changes) -> None:
-    """Puts a copy of another module's accelerate hook on `module`; it takes its weights from where that hook takes them."""
+    """Puts a copy of another module's accelerate hook on `module`; it takes its weights from where
+    that hook takes them.
+    """
     from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 
     copied = copy.copy(hook)
@@ -99,7 +153,9 @@ def _hooked(module: torch.nn.Module, hook, **changes) -> None:
 
 
 def _share_special_modules(model, view, prefix: str, keep: Sequence[int]) -> None:
-    """Where the full model holds another kind of module than the skeleton (quantised linear maps), a shallow copy of it."""
+    """Where the full model holds another kind of module than the skeleton (quantised linear maps),
+    a shallow copy of it.
+    """
     full = dict(model.named_modules(remove_duplicate=False))
     for name, placeholder in list(view.named_modules()):
         source = full[_full_name(name, prefix, keep)]
@@ -111,11 +167,19 @@ def _share_special_modules(model, view, prefix: str, keep: Sequence[int]) -> Non
 
 
 def _sliced(name: str, tensor: torch.Tensor, keep: Sequence[int], layers: int) -> torch.Tensor:
-    """For a tensor that holds one block a layer, a copy of the kept layers' blocks; any other as it is."""
-    dimension = next((dimension for ending, dimension in families.SLICED.items() if name.endswith(ending)), None)
+    """For a tensor that holds one block a layer, a copy of the kept layers' blocks; any other as it
+    is.
+    """
+    dimension = next(
+        (dimension for ending, dimension in families.SLICED.items() if name.endswith(ending)), None
+    )
     if dimension is None:
         return tensor
-    blocks = tensor.unflatten(dimension, (layers, -1)).index_select(dimension, torch.tensor(keep, device=tensor.device)).flatten(dimension, dimension + 1)
+    blocks = (
+        tensor.unflatten(dimension, (layers, -1))
+        .index_select(dimension, torch.tensor(keep, device=tensor.device))
+        .flatten(dimension, dimension + 1)
+    )
     return torch.nn.Parameter(blocks, requires_grad=tensor.requires_grad)
 
 
@@ -123,12 +187,14 @@ def _full_name(name: str, prefix: str, keep: Sequence[int]) -> str:
     """The full model's name for a part of the view: layers.{new} stands for layers.{keep[new]}."""
     if not name.startswith(prefix):
         return name
-    index, dot, rest = name[len(prefix):].partition(".")
+    index, dot, rest = name[len(prefix) :].partition(".")
     return f"{prefix}{keep[int(index)]}{dot}{rest}"
 
 
 def _dispatched(model, view, prefix: str, keep: Sequence[int]):
-    """Runs each part of the view where the full model's runs; nothing is copied, and what accelerate keeps in memory or on the disk stays there."""
+    """Runs each part of the view where the full model's runs; nothing is copied, and what
+    accelerate keeps in memory or on the disk stays there.
+    """
     device_map = getattr(model, "hf_device_map", None)
     if not device_map:
         return view
@@ -136,7 +202,7 @@ def _dispatched(model, view, prefix: str, keep: Sequence[int]):
     mapped = {}
     for name, device in device_map.items():
         if name.startswith(prefix):
-            index, dot, rest = name[len(prefix):].partition(".")
+            index, dot, rest = name[len(prefix) :].partition(".")
             if index not in new:
                 continue
             name = f"{prefix}{new[index]}{dot}{rest}"
@@ -146,6 +212,8 @@ def _dispatched(model, view, prefix: str, keep: Sequence[int]):
         for name, module in list(view.named_modules()):
             hook = getattr(model.get_submodule(_full_name(name, prefix, keep)), "_hf_hook", None)
             if hook is not None:
-                here = getattr(hook, "offload", False) and all(tensor.device.type != "meta" for tensor in module.parameters(recurse=False))
+                here = getattr(hook, "offload", False) and all(
+                    tensor.device.type != "meta" for tensor in module.parameters(recurse=False)
+                )
                 _hooked(module, hook, **({"offload": False, "weights_map": None} if here else {}))
     return view

@@ -1,4 +1,6 @@
-"""Any number of values in the memory of one: each lies in an unnamed file of a folder and is made again whenever it is asked for."""
+"""Any number of values in the memory of one: each lies in an unnamed file of a folder and is made
+again whenever it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ MAPPED = 2**24  # bytes of tensors from which a value's are the file's own pages
 
 
 class _File:
-    """A file without a name, written at its end only, that goes with this object. Raises InputError where the folder has no room."""
+    """A file without a name, written at its end only, that goes with this object.
+
+    Raises InputError where the folder has no room.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder, self.end = str(folder), 0
@@ -43,13 +48,23 @@ class _File:
         try:
             yield
         except OSError as error:
-            raise InputError(f"Found no room for {(self.end + size) / 1e9:.2f} GB of calibration data in {self.folder!r} ({error.strerror}); expected an existing folder on a disk with enough of it; give another or fewer samples.") from None
+            raise InputError(
+                f"Found no room for {(self.end + size) / 1e9:.2f} GB of calibration data in"
+                f" {self.folder!r} ({error.strerror}); expected an existing folder on a disk with"
+                " enough of it; give another or fewer samples."
+            ) from None
 
     def take(self, size: int) -> int:
-        """Where the next `size` bytes begin: on a page, and there for certain (not only when one of them is first written)."""
+        """Where the next `size` bytes begin: on a page, and there for certain (not only when one of
+        them is first written).
+        """
         at = -(-self.end // PAGE) * PAGE
         with self._told(size):
-            getattr(os, "posix_fallocate", lambda handle, begin, length: os.truncate(handle, begin + length))(self.handle, at, max(size, 1))  # macOS has none: there a full disk is noticed later
+            getattr(
+                os,
+                "posix_fallocate",
+                lambda handle, begin, length: os.truncate(handle, begin + length),
+            )(self.handle, at, max(size, 1))  # macOS has none: there a full disk is noticed later
         self.end = at + size
         return at
 
@@ -64,7 +79,9 @@ class _File:
         """(size,) uint8: the file itself from `at`, the start of a page."""
         import torch
 
-        return torch.frombuffer(mmap.mmap(self.handle, max(size, 1), offset=at), dtype=torch.uint8)[:size]
+        return torch.frombuffer(mmap.mmap(self.handle, max(size, 1), offset=at), dtype=torch.uint8)[
+            :size
+        ]
 
     def read(self, at: int, size: int) -> torch.Tensor:
         """(size,) uint8: the same, copied where it is small."""
@@ -79,16 +96,24 @@ class _File:
 
 
 class Spooled(Sequence):
-    """`size` values in a file of `folder`, set one after the other; each access makes the value anew and keeps nothing of it.
+    """`size` values in a file of `folder`, set one after the other; each access makes the value
+    anew and keeps nothing of it.
 
-    A value is whatever pickles; its tensors come back on their device, those of a large one as pages of the file (not to be written to).
-    Raises InputError where the folder has no room.
+    A value is whatever pickles; its tensors come back on their device, those of a large one as
+    pages of the file (not to be written to). Raises InputError where the folder has no room.
     """
 
     def __init__(self, folder: str | Path, size: int):
         self._file = _File(folder)
-        self._places = np.zeros((size, 3), np.int64)  # of each value: where its tensors begin, where they end and its pickle begins, where that ends
-        self._next: dict[int, tuple[torch.Tensor, tuple]] = {}  # tensors of the next value that have their place already, by identity
+        self._places = np.zeros(
+            (size, 3),
+            np.int64,
+            # of each value: where its tensors begin, where they end and its pickle begins, where that
+            # ends
+        )
+        self._next: dict[
+            int, tuple[torch.Tensor, tuple]
+        ] = {}  # tensors of the next value that have their place already, by identity
 
     def room(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """A tensor to be filled in the file, for the value that is set next."""
@@ -103,14 +128,27 @@ class Spooled(Sequence):
 
         if id(tensor) not in self._next:
             flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            self._next[id(tensor)] = tensor, (self._file.append(memoryview(flat)), len(flat), tensor.dtype, tuple(tensor.shape), str(tensor.device))
+            self._next[id(tensor)] = (
+                tensor,
+                (
+                    self._file.append(memoryview(flat)),
+                    len(flat),
+                    tensor.dtype,
+                    tuple(tensor.shape),
+                    str(tensor.device),
+                ),
+            )
         return self._next[id(tensor)][1]
 
     def __setitem__(self, index: int, value: Any) -> None:
         stream = io.BytesIO()
         _Pickler(stream, self._placed).dump(value)
         at = self._file.append(stream.getbuffer())
-        self._places[index] = min((place[0] for _, place in self._next.values()), default=at), at, self._file.end
+        self._places[index] = (
+            min((place[0] for _, place in self._next.values()), default=at),
+            at,
+            self._file.end,
+        )
         self._next = {}
 
     def __getitem__(self, index):
@@ -118,7 +156,9 @@ class Spooled(Sequence):
             return self.picked(range(*index.indices(len(self))))
         begin, middle, end = self._places[index].tolist()
         tensors = self._file.read(begin, middle - begin)
-        return _Unpickler(io.BytesIO(self._file.read(middle, end - middle).numpy()), tensors, begin).load()
+        return _Unpickler(
+            io.BytesIO(self._file.read(middle, end - middle).numpy()), tensors, begin
+        ).load()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -135,7 +175,10 @@ def _read_only(mapping: dict) -> MappingProxyType:
 
 
 class _Pickler(pickle.Pickler):
-    dispatch_table = {**copyreg.dispatch_table, MappingProxyType: lambda mapping: (_read_only, (dict(mapping),))}
+    dispatch_table = {
+        **copyreg.dispatch_table,
+        MappingProxyType: lambda mapping: (_read_only, (dict(mapping),)),
+    }
 
     def __init__(self, stream, place):
         import torch
@@ -155,7 +198,12 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, place):
         if place not in self.made:  # what the value holds twice is one tensor again
             at, size, dtype, shape, device = place
-            self.made[place] = self.tensors[at - self.begin:at - self.begin + size].view(dtype).view(shape).to(device)
+            self.made[place] = (
+                self.tensors[at - self.begin : at - self.begin + size]
+                .view(dtype)
+                .view(shape)
+                .to(device)
+            )
         return self.made[place]
 
 
@@ -176,9 +224,15 @@ def room(shape: Sequence[int], dtype: torch.dtype, spool: str | Path | None) -> 
     """A tensor to be filled: in memory, or in a file of the folder `spool` that goes with it."""
     import torch
 
-    return torch.empty(shape, dtype=dtype) if spool is None else Spooled(spool, 0).room(shape, dtype)
+    return (
+        torch.empty(shape, dtype=dtype) if spool is None else Spooled(spool, 0).room(shape, dtype)
+    )
 
 
 def picked(values: Sequence, indices: Iterable[int]) -> Sequence:
     """Some of the values, in this order; those in a file stay there."""
-    return values.picked(indices) if isinstance(values, Spooled) else [values[index] for index in indices]
+    return (
+        values.picked(indices)
+        if isinstance(values, Spooled)
+        else [values[index] for index in indices]
+    )

@@ -1,4 +1,6 @@
-"""Stopping a model in the middle of a pass: at its next decoder layer once somebody wants it to, or where what is wanted is known."""
+"""Stopping a model in the middle of a pass: at its next decoder layer once somebody wants it to, or
+where what is wanted is known.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def stoppable(lvlm: LVLM, cancel: threading.Event) -> Iterator[None]:
-    """Within this block every pass that this thread runs through `lvlm` raises Cancelled at the first decoder layer after `cancel` is set."""
+    """Within this block every pass that this thread runs through `lvlm` raises Cancelled at the
+    first decoder layer after `cancel` is set.
+    """
     here = threading.get_ident()
 
     def check(module, args):
@@ -38,7 +42,10 @@ class _Reached(Exception):
 
 
 def reaching(lvlm: LVLM, module: torch.nn.Module, sample: Sample) -> tuple[tuple, dict]:
-    """What a pass over `sample` first calls `module` with (args, kwargs); the pass ends there. Other threads' passes go on."""
+    """What a pass over `sample` first calls `module` with (args, kwargs); the pass ends there.
+
+    Other threads' passes go on.
+    """
     import torch
 
     seen, here = [], threading.get_ident()

@@ -1,7 +1,8 @@
 """Compensations: training-free edits of the retained layer before each dropped run, as a registry.
 
-Merged ones edit that layer's output weights, so the pruned model keeps its shape and its cost. The bridge adds a small module
-behind the layer instead: its parameters are counted, and a plain checkpoint cannot hold it.
+Merged ones edit that layer's output weights, so the pruned model keeps its shape and its cost. The
+bridge adds a small module behind the layer instead: its parameters are counted, and a plain
+checkpoint cannot hold it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ TARGETS = ("mlp", "attention")
 
 @dataclass(frozen=True)
 class Fit:
-    """What a compensation is fitted on and its settings; `positions` are the tokens of each sample, `weights` one number a token (or None)."""
+    """What a compensation is fitted on and its settings; `positions` are the tokens of each sample,
+    `weights` one number a token (or None).
+    """
 
     trace: Trace
     positions: Sequence[np.ndarray]
@@ -40,7 +43,9 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What bridges one run: a (d, d) map for each target projection of the layer before it, or a module behind that layer; and the rank used."""
+    """What bridges one run: a (d, d) map for each target projection of the layer before it, or a
+    module behind that layer; and the rank used.
+    """
 
     maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
     bridge: Bridge | None = None
@@ -49,8 +54,10 @@ class Edit:
 
 @dataclass(frozen=True)
 class Compensation:
-    """`function(fit, first, last)` gives the edit of the layer before the run first..last; `whole(full, pruned, fit, cancel, progress)` edits a
-    pruned view as a whole and gives the ids of the layers edited. exportable: a plain checkpoint holds it. ridge: the default one."""
+    """`function(fit, first, last)` gives the edit of the layer before the run first..last;
+    `whole(full, pruned, fit, cancel, progress)` edits a pruned view as a whole and gives the ids of
+    the layers edited. exportable: a plain checkpoint holds it. ridge: the default one.
+    """
 
     name: str
     title: str
@@ -59,7 +66,10 @@ class Compensation:
     exportable: bool
     needs_mlp: bool = False
     function: Callable[[Fit, int, int], Edit] | None = field(default=None, repr=False)
-    whole: Callable[[LVLM, LVLM, Fit, threading.Event | None, Callable[[float], None]], list[int]] | None = field(default=None, repr=False)
+    whole: (
+        Callable[[LVLM, LVLM, Fit, threading.Event | None, Callable[[float], None]], list[int]]
+        | None
+    ) = field(default=None, repr=False)
     ridge: float = 0.01
 
     @property
@@ -70,24 +80,76 @@ class Compensation:
 
 def _edit(name: str) -> Callable[[Fit, int, int], Edit]:
     """A fit by its name in `edits`, which brings torch: the registry alone is read without it."""
+
     def fitted(fit: Fit, first: int, last: int) -> Edit:
         from svl_core.pruning import edits
 
         return getattr(edits, name)(fit, first, last)
+
     return fitted
 
 
-def _refit(full: LVLM, pruned: LVLM, fit: Fit, cancel: threading.Event | None, progress: Callable[[float], None]) -> list[int]:
+def _refit(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    cancel: threading.Event | None,
+    progress: Callable[[float], None],
+) -> list[int]:
     from svl_core.pruning.refit import refit
 
-    return refit(full, pruned, fit.trace, ridge=fit.ridge, answer_weight=fit.answer_weight, cancel=cancel, progress=progress)
+    return refit(
+        full,
+        pruned,
+        fit.trace,
+        ridge=fit.ridge,
+        answer_weight=fit.answer_weight,
+        cancel=cancel,
+        progress=progress,
+    )
 
 
-COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for row in (
-    Compensation("none", "none", "-", "W unchanged", True),
-    Compensation("scp", "SCP (as published)", "Short-LVLM, arXiv 2507.23362", "W <- (I + strength V_k V_k^T) W, V_k from the SVD of H[b+1] - H[a]", True, function=_edit("scp")),
-    Compensation("lstsq", "least squares", "after ReplaceMe, arXiv 2505.02819", "W_down <- T^T W_down, T = argmin |M T - (H[b+1] - H[a] + M)|^2 + ridge |T - I|^2", True, True, _edit("lstsq")),
-    Compensation("bridge", "linear bridge (adds a module)", "this project", "H <- H + H B + c behind the layer, rank k, argmin |H[a] B + c - (H[b+1] - H[a])|^2 + ridge |B|^2", False, function=_edit("bridge")),
-    Compensation("refit", "refit (all later layers)", "this project", "W_down <- W_down + D^T for every layer from the first gap on, in order; D = argmin |A D - (H_full - H_pruned)|^2 + ridge |D|^2, answers included", True,
-                 whole=_refit, ridge=0.1),
-)})
+COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            Compensation("none", "none", "-", "W unchanged", True),
+            Compensation(
+                "scp",
+                "SCP (as published)",
+                "Short-LVLM, arXiv 2507.23362",
+                "W <- (I + strength V_k V_k^T) W, V_k from the SVD of H[b+1] - H[a]",
+                True,
+                function=_edit("scp"),
+            ),
+            Compensation(
+                "lstsq",
+                "least squares",
+                "after ReplaceMe, arXiv 2505.02819",
+                "W_down <- T^T W_down, T = argmin |M T - (H[b+1] - H[a] + M)|^2 + ridge |T - I|^2",
+                True,
+                True,
+                _edit("lstsq"),
+            ),
+            Compensation(
+                "bridge",
+                "linear bridge (adds a module)",
+                "this project",
+                "H <- H + H B + c behind the layer, rank k, argmin |H[a] B + c - (H[b+1] - H[a])|^2"
+                " + ridge |B|^2",
+                False,
+                function=_edit("bridge"),
+            ),
+            Compensation(
+                "refit",
+                "refit (all later layers)",
+                "this project",
+                "W_down <- W_down + D^T for every layer from the first gap on, in order; D = argmin"
+                " |A D - (H_full - H_pruned)|^2 + ridge |D|^2, answers included",
+                True,
+                whole=_refit,
+                ridge=0.1,
+            ),
+        )
+    }
+)

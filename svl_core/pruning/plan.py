@@ -1,4 +1,7 @@
-"""`DropPlan`: which decoder layers go. Indices are 0-based positions among the layers of the model that is pruned."""
+"""`DropPlan`: which decoder layers go.
+
+Indices are 0-based positions among the layers of the model that is pruned.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from svl_core.errors import InputError
 
 @dataclass(frozen=True)
 class DropPlan:
-    """drop: sorted 0-based indices out of `num_layers`; criterion and settings tell where the choice comes from."""
+    """drop: sorted 0-based indices out of `num_layers`; criterion and settings tell where the
+    choice comes from.
+    """
 
     drop: tuple[int, ...]
     num_layers: int
@@ -25,10 +30,18 @@ class DropPlan:
     def __post_init__(self):
         object.__setattr__(self, "drop", tuple(sorted(int(layer) for layer in self.drop)))
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        if len(set(self.drop)) != len(self.drop) or any(not 0 <= layer < self.num_layers for layer in self.drop):
-            raise InputError(f"Found the layers {list(self.drop)} to drop; expected different indices from 0 to {self.num_layers - 1}; correct the choice.")
+        if len(set(self.drop)) != len(self.drop) or any(
+            not 0 <= layer < self.num_layers for layer in self.drop
+        ):
+            raise InputError(
+                f"Found the layers {list(self.drop)} to drop; expected different indices from 0 to"
+                f" {self.num_layers - 1}; correct the choice."
+            )
         if len(self.drop) >= self.num_layers:
-            raise InputError(f"Found all {self.num_layers} layers to drop; expected at least one to stay; drop fewer.")
+            raise InputError(
+                f"Found all {self.num_layers} layers to drop; expected at least one to stay; drop"
+                " fewer."
+            )
 
     @property
     def keep(self) -> tuple[int, ...]:
@@ -40,31 +53,55 @@ class DropPlan:
         return runs_of(self.drop)
 
     def to_json(self) -> dict[str, Any]:
-        return {"drop": list(self.drop), "keep": list(self.keep), "num_layers": self.num_layers, "criterion": self.criterion, "settings": dict(self.settings)}
+        return {
+            "drop": list(self.drop),
+            "keep": list(self.keep),
+            "num_layers": self.num_layers,
+            "criterion": self.criterion,
+            "settings": dict(self.settings),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DropPlan:
         """Reads what `to_json` wrote. Raises InputError where a key is missing."""
         try:
-            return cls(tuple(data["drop"]), int(data["num_layers"]), str(data.get("criterion", "manual")), data.get("settings", {}))
+            return cls(
+                tuple(data["drop"]),
+                int(data["num_layers"]),
+                str(data.get("criterion", "manual")),
+                data.get("settings", {}),
+            )
         except (KeyError, TypeError) as error:
-            raise InputError(f"Found a plan without a usable {error}; expected the keys 'drop' and 'num_layers'; use a plan written by this project.") from None
+            raise InputError(
+                f"Found a plan without a usable {error}; expected the keys 'drop' and 'num_layers';"
+                " use a plan written by this project."
+            ) from None
 
 
 def plan(scores: LayerScores, drop: int) -> DropPlan:
     """The `drop` most redundant layers; for a contiguous criterion its best block of `drop` layers.
 
-    Plans of one `scores` are nested, except those of contiguous criteria. Raises InputError outside 0..`scores.most`.
+    Plans of one `scores` are nested, except those of contiguous criteria. Raises InputError outside
+    0..`scores.most`.
     """
     if not 0 <= drop <= scores.most:
-        raise InputError(f"Found {drop} layers to drop; expected 0 to {scores.most} ({len(scores.protected)} of {len(scores.scores)} layers are protected); choose a number in that range.")
+        raise InputError(
+            f"Found {drop} layers to drop; expected 0 to {scores.most} ({len(scores.protected)} of"
+            f" {len(scores.scores)} layers are protected); choose a number in that range."
+        )
     if any(math.isnan(scores.scores[layer]) for layer in scores.chosen(drop)):
-        raise InputError(f"Found no scores of the criterion {scores.criterion!r} to drop by; expected tokens of its kind in the samples; choose another criterion, or samples with an image.")
+        raise InputError(
+            f"Found no scores of the criterion {scores.criterion!r} to drop by; expected tokens of"
+            " its kind in the samples; choose another criterion, or samples with an image."
+        )
     return DropPlan(scores.chosen(drop), len(scores.scores), scores.criterion, scores.settings)
 
 
 def manual_plan(layers: Sequence[int], num_layers: int, protected: Sequence[int] = ()) -> DropPlan:
     """A plan of one's own choice. Raises InputError for a protected, repeated or missing layer."""
     if held := sorted(set(layers) & set(protected)):
-        raise InputError(f"Found the protected layers {held} among those to drop; expected them to stay; leave them out.")
+        raise InputError(
+            f"Found the protected layers {held} among those to drop; expected them to stay; leave"
+            " them out."
+        )
     return DropPlan(tuple(layers), num_layers)

@@ -1,8 +1,8 @@
 """The pruned view of an LVLM: fewer layers, every tensor shared with the full model.
 
-The view is an ordinary model of the same class with its own config, hooks and attention setting, so the full model is never
-touched, both can run at once, and saving writes a plain checkpoint. To change a weight of a view, assign a new Parameter:
-writing in place would reach the full model.
+The view is an ordinary model of the same class with its own config, hooks and attention setting, so
+the full model is never touched, both can run at once, and saving writes a plain checkpoint. To
+change a weight of a view, assign a new Parameter: writing in place would reach the full model.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from svl_core.lvlm.model import LVLM
 
 
 def pruned_view(lvlm: LVLM, keep: Sequence[int]) -> LVLM:
-    """`lvlm` with only the decoder layers `keep` (0-based indices into the layers present, any order), sharing all tensors.
+    """`lvlm` with only the decoder layers `keep` (0-based indices into the layers present, any
+    order), sharing all tensors.
 
-    Works on an already pruned LVLM; `layer_ids` go on naming the original model's layers and provenance lists those
-    "dropped". Raises InputError for an empty, repeated or out-of-range choice or one that drops a protected layer, and
-    SVLError for a model whose config has settings per layer that are not known here.
+    Works on an already pruned LVLM; `layer_ids` go on naming the original model's layers and
+    provenance lists those "dropped". Raises InputError for an empty, repeated or out-of-range
+    choice or one that drops a protected layer, and SVLError for a model whose config has settings
+    per layer that are not known here.
     """
     keep = families.check_keep(keep, lvlm.num_layers, lvlm.protected)
     ids = [lvlm.layer_ids[i] for i in keep]
     dropped = sorted({*lvlm.provenance.get("dropped", ()), *lvlm.layer_ids} - set(ids))
-    return lvlm.with_model(skeleton.with_layers(lvlm.model, keep), ids, {**lvlm.provenance, "dropped": dropped} if dropped else lvlm.provenance)
+    return lvlm.with_model(
+        skeleton.with_layers(lvlm.model, keep),
+        ids,
+        {**lvlm.provenance, "dropped": dropped} if dropped else lvlm.provenance,
+    )

@@ -1,8 +1,10 @@
-"""The page's public endpoints: the same analysis, comparison, sweep and evaluation for programs, within the same limits.
+"""The page's public endpoints: the same analysis, comparison, sweep and evaluation for programs,
+within the same limits.
 
-Usable with `gradio_client`, and as MCP tools where gradio's extra `mcp` is installed. Every endpoint yields
-{"doing", "progress", "left_s"} while it works and its result last, so that a client sees progress, can cancel, and keeps what came.
-Annotations must be real types here, for gradio reads them.
+Usable with `gradio_client`, and as MCP tools where gradio's extra `mcp` is installed. Every
+endpoint yields {"doing", "progress", "left_s"} while it works and its result last, so that a client
+sees progress, can cancel, and keeps what came. Annotations must be real types here, for gradio
+reads them.
 """
 
 import base64
@@ -37,17 +39,30 @@ class Service:
         self.desk = desk
 
     # ------------------------------------------------------------------ endpoints
-    def analyse(self, image: str | dict, prompt: str, model: str = "", criterion: str = "svl", top_p: float = 0.5, request: gr.Request | None = None) -> dict:
-        """Which decoder layers of a vision-language model are redundant for an image and a prompt, from one forward pass.
+    def analyse(
+        self,
+        image: str | dict,
+        prompt: str,
+        model: str = "",
+        criterion: str = "svl",
+        top_p: float = 0.5,
+        request: gr.Request | None = None,
+    ) -> dict:
+        """Which decoder layers of a vision-language model are redundant for an image and a prompt,
+        from one forward pass.
 
         Parameters:
-            image: a picture: a data address (data:image/png;base64,...), a scene of the bundled world ("example:0" to "example:5", "draw:SEED", "compose:noto:0=cat,4=red circle"), or an upload (gradio_client.handle_file)
+            image: a picture: a data address (data:image/png;base64,...), a scene of the bundled
+                world ("example:0" to "example:5", "draw:SEED", "compose:noto:0=cat,4=red circle"),
+                or an upload (gradio_client.handle_file)
             prompt: the question about the picture
             model: name of a model on the page's list; empty: the page's own
             criterion: what ranks the layers, such as svl, shortgpt or svl-textual
             top_p: share of the tokens, above 0 and at most 1, that count as important
         Returns:
-            model, layers, visual_tokens, text_tokens, grid, criterion, ranking (0-based layers, most redundant first), protected, redundancy (cosine of every layer by criterion), similarity ((L+1) x (L+1)), importance (visual, text), tokens
+            model, layers, visual_tokens, text_tokens, grid, criterion, ranking (0-based layers,
+            most redundant first), protected, redundancy (cosine of every layer by criterion),
+            similarity ((L+1) x (L+1)), importance (visual, text), tokens
         """
         now = self._settings(criterion=criterion, top_p=top_p)
 
@@ -58,17 +73,43 @@ class Service:
             visual, text = importance.averaged(0)
             names = [name for name, each in svl.CRITERIA.items() if each.needs == "trace"]
             return {
-                "model": analysis.model, "layers": analysis.trace.num_layers, "visual_tokens": len(sample.visual), "text_tokens": len(sample.textual), "grid": sample.geometry.grid and list(sample.geometry.grid),
-                "criterion": criterion, "ranking": [int(k) for k in chosen.ranking], "protected": [int(k) for k in chosen.protected],
-                "redundancy": {name: _floats(drawing.scores_of(analysis, now, name).scores) for name in names} | {criterion: _floats(chosen.scores)},
-                "similarity": [_floats(row) for row in drawing.matrix_of(analysis, now, "important")], "importance": {"visual": _floats(visual), "text": _floats(text)}, "tokens": list(sample.tokens),
+                "model": analysis.model,
+                "layers": analysis.trace.num_layers,
+                "visual_tokens": len(sample.visual),
+                "text_tokens": len(sample.textual),
+                "grid": sample.geometry.grid and list(sample.geometry.grid),
+                "criterion": criterion,
+                "ranking": [int(k) for k in chosen.ranking],
+                "protected": [int(k) for k in chosen.protected],
+                "redundancy": (
+                    {name: _floats(drawing.scores_of(analysis, now, name).scores) for name in names}
+                    | {criterion: _floats(chosen.scores)}
+                ),
+                "similarity": [
+                    _floats(row) for row in drawing.matrix_of(analysis, now, "important")
+                ],
+                "importance": {"visual": _floats(visual), "text": _floats(text)},
+                "tokens": list(sample.tokens),
             }
 
         yield from self._run(work, request)
 
-    def compare(self, image: str | dict, prompt: str, drop: int = 4, layers: list[int] | None = None, model: str = "", criterion: str = "svl", compensation: str = "none", rank: int = 4, strength: float = 1.0,
-                max_new_tokens: int = 64, request: gr.Request | None = None) -> dict:
-        """Drops decoder layers and lets the full and the pruned model answer: both texts, how far apart they are, size and speed.
+    def compare(
+        self,
+        image: str | dict,
+        prompt: str,
+        drop: int = 4,
+        layers: list[int] | None = None,
+        model: str = "",
+        criterion: str = "svl",
+        compensation: str = "none",
+        rank: int = 4,
+        strength: float = 1.0,
+        max_new_tokens: int = 64,
+        request: gr.Request | None = None,
+    ) -> dict:
+        """Drops decoder layers and lets the full and the pruned model answer: both texts, how far
+        apart they are, size and speed.
 
         Parameters:
             image: a picture, as for analyse
@@ -82,20 +123,48 @@ class Service:
             strength: of scp, 1 as published
             max_new_tokens: longest answer
         Returns:
-            plan (drop, keep, criterion, compensation), full and pruned (text, tokens, times in ms), kl (nats per token), agreement (0 to 1), exact, first_divergence, token_probabilities, parameters, speedup
+            plan (drop, keep, criterion, compensation), full and pruned (text, tokens, times in ms),
+            kl (nats per token), agreement (0 to 1), exact, first_divergence, token_probabilities,
+            parameters, speedup
         """
-        now = self._settings(criterion=criterion, compensation=compensation, rank=rank, strength=strength, max_new_tokens=max_new_tokens)
+        now = self._settings(
+            criterion=criterion,
+            compensation=compensation,
+            rank=rank,
+            strength=strength,
+            max_new_tokens=max_new_tokens,
+        )
 
         def work(emit, cancel):
             analysis = self._analysis(image, prompt, model, request, emit, cancel)
             plan = self._plan(analysis, now, drop, layers, emit, cancel)
-            result, _ = self.desk.bench.compare(analysis.model, analysis.sample, plan, now, self._fit(analysis, now, emit, cancel), self.desk.telling(emit), lambda answers, live: None, cancel)
+            result, _ = self.desk.bench.compare(
+                analysis.model,
+                analysis.sample,
+                plan,
+                now,
+                self._fit(analysis, now, emit, cancel),
+                self.desk.telling(emit),
+                lambda answers, live: None,
+                cancel,
+            )
             return {"model": analysis.model, "plan": _plan_json(plan, now), **result.to_json()}
 
         yield from self._run(work, request)
 
-    def sweep(self, image: str | dict, prompt: str, criteria: list[str] = ["svl"], compensations: list[str] = ["none"], drops: list[int] | None = None, model: str = "", max_new_tokens: int = 32, request: gr.Request | None = None) -> dict:  # noqa: B006 (gradio shows the default)
-        """Fidelity and speed at every number of dropped layers, for each criterion with each compensation, on one image and prompt.
+    def sweep(
+        self,
+        image: str | dict,
+        prompt: str,
+        criteria: list[str] = ["svl"],
+        compensations: list[str] = ["none"],
+        drops: list[int] | None = None,
+        model: str = "",
+        max_new_tokens: int = 32,
+        request: gr.Request | None = None,
+    ) -> dict:  # noqa: B006 (gradio shows the default)
+        """Fidelity and speed at every number of dropped layers, for each criterion with each
+        compensation, on one image and prompt.
 
         Parameters:
             image: a picture, as for analyse
@@ -106,43 +175,80 @@ class Service:
             model: name of a model on the page's list; empty: the page's own
             max_new_tokens: longest answer
         Returns:
-            rows (criterion, compensation, drop, layers, kl, agreement, exact, speedup), cliffs, pareto; while it runs, the rows so far
+            rows (criterion, compensation, drop, layers, kl, agreement, exact, speedup), cliffs,
+            pareto; while it runs, the rows so far
         """
         now = self._settings(max_new_tokens=max_new_tokens)
 
         def work(emit, cancel):
-            for what, names, known in (("criterion", criteria, svl.CRITERIA), ("compensation", compensations, svl.COMPENSATIONS)):
+            for what, names, known in (
+                ("criterion", criteria, svl.CRITERIA),
+                ("compensation", compensations, svl.COMPENSATIONS),
+            ):
                 for name in names:
                     _known(what, name, known)
             analysis = self._analysis(image, prompt, model, request, emit, cancel)
             counts = list(drops) if drops else list(range(analysis.trace.num_layers))
-            self.desk.limits.check("sweep_points", len(criteria) * len(compensations) * len(counts), "pruned models in the sweep")
+            self.desk.limits.check(
+                "sweep_points",
+                len(criteria) * len(compensations) * len(counts),
+                "pruned models in the sweep",
+            )
             fit = self._fit(analysis, replace(now, compensation="scp"), emit, cancel)
-            options = {"criteria": tuple(criteria), "compensations": tuple(compensations), "drops": tuple(drops) if drops else None, "max_new_tokens": max_new_tokens, "allow_shared": len(fit) == 1}
-            made = self.desk.bench.sweep(analysis.model, analysis.samples, fit, options, lambda so_far: emit({"rows": [row.to_json() for row in so_far.rows]}), self.desk.telling(emit), cancel)
+            options = {
+                "criteria": tuple(criteria),
+                "compensations": tuple(compensations),
+                "drops": tuple(drops) if drops else None,
+                "max_new_tokens": max_new_tokens,
+                "allow_shared": len(fit) == 1,
+            }
+            made = self.desk.bench.sweep(
+                analysis.model,
+                analysis.samples,
+                fit,
+                options,
+                lambda so_far: emit({"rows": [row.to_json() for row in so_far.rows]}),
+                self.desk.telling(emit),
+                cancel,
+            )
             return made.to_json()
 
         yield from self._run(work, request)
 
-    def evaluate(self, drop: int = 0, questions: int = 100, seed: int = 0, model: str = "", criterion: str = "svl", compensation: str = "none", request: gr.Request | None = None) -> dict:
-        """Share of right answers to labelled questions about fresh scenes of the bundled world, of the full model and of a pruned one.
+    def evaluate(
+        self,
+        drop: int = 0,
+        questions: int = 100,
+        seed: int = 0,
+        model: str = "",
+        criterion: str = "svl",
+        compensation: str = "none",
+        request: gr.Request | None = None,
+    ) -> dict:
+        """Share of right answers to labelled questions about fresh scenes of the bundled world, of
+        the full model and of a pruned one.
 
         Parameters:
-            drop: how many layers to drop, the most redundant over the bundled calibration set first; 0: the full model alone
+            drop: how many layers to drop, the most redundant over the bundled calibration set
+                first; 0: the full model alone
             questions: how many to ask, thirteen kinds in turn
             seed: of the questions; same seed, same questions
             model: name of a model on the page's list; empty: the page's own
             criterion: what ranks the layers
             compensation: what repairs the gap
         Returns:
-            data, n, accuracy, interval (95 %), by_kind; with layers dropped also full, accuracy_kept, lost, gained
+            data, n, accuracy, interval (95 %), by_kind; with layers dropped also full,
+            accuracy_kept, lost, gained
         """
         now = self._settings(criterion=criterion, compensation=compensation)
 
         def work(emit, cancel):
             self.desk.limits.check("questions", questions, "questions")
             if questions < 1 or drop < 0:
-                raise InputError(f"Found {questions} questions and {drop} layers to drop; expected at least 1 and 0; change them.")
+                raise InputError(
+                    f"Found {questions} questions and {drop} layers to drop; expected at least 1"
+                    " and 0; change them."
+                )
             from svl_core.demo.questions import calibration, labelled
 
             name = self._name(model)
@@ -150,9 +256,28 @@ class Service:
             plan, fit = svl.manual_plan([], lvlm.num_layers), ()
             if drop:
                 fit = tuple(lvlm.encode(*pair) for pair in calibration(now.calibration_size))
-                trace = self.desk.bench.traced(name, fit, svl.COMPENSATIONS[compensation].needs_mlp, self.desk.telling(emit), cancel)
-                plan = svl.plan(self.desk.scores(Analysis(name, fit, trace, svl.importance(trace)), now, emit, cancel), drop)
-            found = self.desk.bench.evaluate(name, labelled(questions, SCENES_SEED + seed), plan, now, fit, self.desk.telling(emit), cancel)
+                trace = self.desk.bench.traced(
+                    name,
+                    fit,
+                    svl.COMPENSATIONS[compensation].needs_mlp,
+                    self.desk.telling(emit),
+                    cancel,
+                )
+                plan = svl.plan(
+                    self.desk.scores(
+                        Analysis(name, fit, trace, svl.importance(trace)), now, emit, cancel
+                    ),
+                    drop,
+                )
+            found = self.desk.bench.evaluate(
+                name,
+                labelled(questions, SCENES_SEED + seed),
+                plan,
+                now,
+                fit,
+                self.desk.telling(emit),
+                cancel,
+            )
             return {"model": name, "plan": _plan_json(plan, now), **found.to_json()}
 
         yield from self._run(work, request)
@@ -162,45 +287,106 @@ class Service:
         try:
             for what, known in (("criterion", svl.CRITERIA), ("compensation", svl.COMPENSATIONS)):
                 _known(what, given.get(what), known)
-            now = Settings(**{"max_new_tokens": min(Settings.max_new_tokens, self.desk.limits.new_tokens), **given})
-            self.desk.limits.check("new_tokens", now.max_new_tokens, "tokens as the answer's length")
+            now = Settings(
+                **{
+                    "max_new_tokens": min(Settings.max_new_tokens, self.desk.limits.new_tokens),
+                    **given,
+                }
+            )
+            self.desk.limits.check(
+                "new_tokens", now.max_new_tokens, "tokens as the answer's length"
+            )
             return now
         except (InputError, TypeError, ValueError) as error:
-            raise self._polite(error if isinstance(error, InputError) else InputError(f"Found {given}; expected numbers and names; see the endpoint's description.")) from None
+            raise self._polite(
+                error
+                if isinstance(error, InputError)
+                else InputError(
+                    f"Found {given}; expected numbers and names; see the endpoint's description."
+                )
+            ) from None
 
     def _name(self, model: str) -> str:
         return (model or "").strip() or self.desk.models.first
 
-    def _analysis(self, image: object, prompt: str, model: str, request: gr.Request | None, emit: tasks.Emit, cancel) -> Analysis:
+    def _analysis(
+        self,
+        image: object,
+        prompt: str,
+        model: str,
+        request: gr.Request | None,
+        emit: tasks.Emit,
+        cancel,
+    ) -> Analysis:
         with tempfile.TemporaryDirectory(prefix="svl-") as folder:
-            found = self.desk._analysis(self._name(model), _path(image, Path(folder), self.desk.limits.image_bytes), prompt, emit, cancel)
+            found = self.desk._analysis(
+                self._name(model),
+                _path(image, Path(folder), self.desk.limits.image_bytes),
+                prompt,
+                emit,
+                cancel,
+            )
         self.desk.guests.hold(session_of(request), (found.model, found.sample.key))
         return found
 
     def _scores(self, analysis: Analysis, now: Settings, emit: tasks.Emit, cancel):
         used = self.desk.basis(analysis.model, now)
-        return self.desk.scores(self.desk.ground(analysis.model, used.rank, analysis, now, emit, cancel), now, emit, cancel)
+        return self.desk.scores(
+            self.desk.ground(analysis.model, used.rank, analysis, now, emit, cancel),
+            now,
+            emit,
+            cancel,
+        )
 
-    def _plan(self, analysis: Analysis, now: Settings, drop: int, layers: list[int] | None, emit: tasks.Emit, cancel):
+    def _plan(
+        self,
+        analysis: Analysis,
+        now: Settings,
+        drop: int,
+        layers: list[int] | None,
+        emit: tasks.Emit,
+        cancel,
+    ):
         if layers is not None:
             return svl.manual_plan(layers, analysis.trace.num_layers)
         return svl.plan(self._scores(analysis, now, emit, cancel), drop)
 
     def _fit(self, analysis: Analysis, now: Settings, emit: tasks.Emit, cancel) -> tuple:
-        """What compensation is fitted on: the bundled set where the model knows it, else the sample itself."""
-        return () if now.compensation == "none" else self.desk.samples_of(analysis.model, self.desk.basis(analysis.model, now).fit, analysis, now, emit, cancel)
+        """What compensation is fitted on: the bundled set where the model knows it, else the sample
+        itself.
+        """
+        return (
+            ()
+            if now.compensation == "none"
+            else self.desk.samples_of(
+                analysis.model,
+                self.desk.basis(analysis.model, now).fit,
+                analysis,
+                now,
+                emit,
+                cancel,
+            )
+        )
 
     def _run(self, work: Callable, request: gr.Request | None):
         """Progress while `work` runs, its result last; errors as one sentence."""
-        desk, pace, now = self.desk, tasks.Pace(), {"doing": "Starting", "progress": 0.0, "left_s": None}
+        desk, pace, now = (
+            self.desk,
+            tasks.Pace(),
+            {"doing": "Starting", "progress": 0.0, "left_s": None},
+        )
         lane = f"/api-{secrets.token_hex(4)}"  # a program may ask for several things at once
         try:
             result = None
-            for item in tasks.run(work, desk.jobs, session_of(request) + lane, desk.limits.request_s):
+            for item in tasks.run(
+                work, desk.jobs, session_of(request) + lane, desk.limits.request_s
+            ):
                 if item is not None and "status" not in item:
                     result = item
                 now = _told(item, now, pace)
-                if result is not None and "rows" in result and "model" not in result:  # a sweep's rows so far
+                if (
+                    result is not None and "rows" in result and "model" not in result
+                ):  # a sweep's rows so far
                     yield {**now, **result}
                 elif result is None:
                     yield now
@@ -218,54 +404,88 @@ class Service:
 
 
 def publish(desk: Desk) -> None:
-    """Declare the endpoints; call inside the page's Blocks. They share the heavy work's queue with the page."""
+    """Declare the endpoints; call inside the page's Blocks.
+
+    They share the heavy work's queue with the page.
+    """
     service = Service(desk)
     for name in NAMES:
-        gr.api(getattr(service, name), api_name=name, concurrency_id="model", concurrency_limit=desk.limits.heavy_jobs)
+        gr.api(
+            getattr(service, name),
+            api_name=name,
+            concurrency_id="model",
+            concurrency_limit=desk.limits.heavy_jobs,
+        )
 
 
 # ---------------------------------------------------------------------- values
 def _known(what: str, name: str | None, known) -> None:
     if name is not None and name not in known:
-        raise InputError(f"Found the {what} {name!r}; expected one of {', '.join(known)}; choose one.")
+        raise InputError(
+            f"Found the {what} {name!r}; expected one of {', '.join(known)}; choose one."
+        )
 
 
 def _path(image: object, folder: Path, most: int) -> str:
-    """A file of the picture: an upload where it lies, anything else written into `folder`. Raises InputError; reads nothing outside the upload folder."""
+    """A file of the picture: an upload where it lies, anything else written into `folder`.
+
+    Raises InputError; reads nothing outside the upload folder.
+    """
     if isinstance(image, dict):
-        path, uploads = Path(str(image.get("path") or "")).resolve(), Path(get_upload_folder()).resolve()
+        path, uploads = (
+            Path(str(image.get("path") or "")).resolve(),
+            Path(get_upload_folder()).resolve(),
+        )
         if uploads not in path.parents:
-            raise InputError("Found a file outside the upload folder; expected an uploaded picture; pass it through gradio_client.handle_file.")
+            raise InputError(
+                "Found a file outside the upload folder; expected an uploaded picture; pass it"
+                " through gradio_client.handle_file."
+            )
         return str(path)
     text = str(image or "").strip()
     if text.startswith("data:"):
         head, _, body = text.partition(",")
         if ";base64" not in head or len(body) > 2 * most:
-            raise InputError(f"Found a data address that is no base64 or too long; expected a picture of at most {most:,} bytes; send a smaller one.")
+            raise InputError(
+                "Found a data address that is no base64 or too long; expected a picture of at most"
+                f" {most:,} bytes; send a smaller one."
+            )
         try:
             content = base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError):
-            raise InputError("Found a data address that is no base64; expected data:image/png;base64, and the picture's bytes; encode it again.") from None
+            raise InputError(
+                "Found a data address that is no base64; expected data:image/png;base64, and the"
+                " picture's bytes; encode it again."
+            ) from None
         file = folder / "picture"
         file.write_bytes(content)
         return str(file)
     scene = examples.from_origin(text)
     if scene is None:
-        raise InputError("Found no picture; expected a data address, an upload, or a scene such as example:0, draw:7 or compose:noto:0=cat; see the endpoint's description.")
+        raise InputError(
+            "Found no picture; expected a data address, an upload, or a scene such as example:0,"
+            " draw:7 or compose:noto:0=cat; see the endpoint's description."
+        )
     file = folder / "scene.png"
     examples.render(scene[0]).save(file)
     return str(file)
 
 
 def _told(item: dict | None, before: dict, pace: tasks.Pace) -> dict:
-    """The status pill's markup in an update as {"doing", "progress", "left_s"}: 0..1, and seconds left by the pace so far."""
+    """The status pill's markup in an update as {"doing", "progress", "left_s"}: 0..1, and seconds
+    left by the pace so far.
+    """
     markup = (item or {}).get("status")
     if not markup:
         return before
     share = re.search(r"--v:([\d.]+)", markup)
     progress = float(share.group(1)) if share else before["progress"]
     left = pace.left(progress if share else None)
-    return {"doing": html.unescape(re.sub(r"<[^>]+>", "", markup)), "progress": progress, "left_s": None if left is None else round(left, 1)}
+    return {
+        "doing": html.unescape(re.sub(r"<[^>]+>", "", markup)),
+        "progress": progress,
+        "left_s": None if left is None else round(left, 1),
+    }
 
 
 def _floats(values) -> list:
@@ -273,4 +493,9 @@ def _floats(values) -> list:
 
 
 def _plan_json(plan: "svl.DropPlan", now: Settings) -> dict:
-    return {"drop": [int(k) for k in plan.drop], "keep": [int(k) for k in plan.keep], "criterion": plan.criterion, "compensation": now.compensation}
+    return {
+        "drop": [int(k) for k in plan.drop],
+        "keep": [int(k) for k in plan.keep],
+        "criterion": plan.criterion,
+        "compensation": now.compensation,
+    }

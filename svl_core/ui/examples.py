@@ -1,4 +1,6 @@
-"""Example scenes of the bundled model's world, the composer's choices and questions that fit a scene."""
+"""Example scenes of the bundled model's world, the composer's choices and questions that fit a
+scene.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,51 @@ from svl_core.demo.scenes import COLOURS, SHAPES, STYLES, Scene, compose, random
 
 # places -> objects, art style, seed of the small variations, question, true answer
 EXAMPLES: tuple[tuple[Mapping[int, str], str, int, str, str], ...] = (
-    ({0: "cat", 2: "bus", 4: "apple", 7: "guitar"}, "noto", 3, "describe the picture.", "a cat in the top left, a bus in the top right, an apple in the center and a guitar in the bottom"),
-    ({1: "dog", 3: "rabbit", 5: "pizza", 8: "owl"}, "twemoji", 4, "how many animals are there?", "3"),
-    ({0: "red circle", 4: "rocket", 6: "blue star", 8: "cactus"}, "noto", 5, "what color is the star?", "blue"),
-    ({2: "violin", 3: "hammer", 7: "strawberry"}, "twemoji", 6, "which instrument is there?", "violin"),
-    ({0: "penguin", 2: "penguin", 4: "teapot", 7: "penguin"}, "noto", 7, "how many penguins are there?", "3"),
-    ({3: "laptop", 5: "sailboat", 7: "sunflower"}, "twemoji", 9, "is the laptop left of the sailboat?", "yes"),
+    (
+        {0: "cat", 2: "bus", 4: "apple", 7: "guitar"},
+        "noto",
+        3,
+        "describe the picture.",
+        (
+            "a cat in the top left, a bus in the top right, an apple in the center and a guitar in"
+            " the bottom"
+        ),
+    ),
+    (
+        {1: "dog", 3: "rabbit", 5: "pizza", 8: "owl"},
+        "twemoji",
+        4,
+        "how many animals are there?",
+        "3",
+    ),
+    (
+        {0: "red circle", 4: "rocket", 6: "blue star", 8: "cactus"},
+        "noto",
+        5,
+        "what color is the star?",
+        "blue",
+    ),
+    (
+        {2: "violin", 3: "hammer", 7: "strawberry"},
+        "twemoji",
+        6,
+        "which instrument is there?",
+        "violin",
+    ),
+    (
+        {0: "penguin", 2: "penguin", 4: "teapot", 7: "penguin"},
+        "noto",
+        7,
+        "how many penguins are there?",
+        "3",
+    ),
+    (
+        {3: "laptop", 5: "sailboat", 7: "sunflower"},
+        "twemoji",
+        9,
+        "is the laptop left of the sailboat?",
+        "yes",
+    ),
 )
 
 
@@ -44,7 +85,9 @@ def random_example(rng: np.random.Generator) -> tuple[Scene, str, str]:
 
 
 def composed(items: Mapping[int, str], style: str) -> Scene:
-    """A composed scene; its small variations follow from its content, so that the same choice gives the same picture."""
+    """A composed scene; its small variations follow from its content, so that the same choice gives
+    the same picture.
+    """
     seed = int(hashlib.sha256(origin_of(items, style).encode()).hexdigest()[:8], 16)
     return compose(items, style, seed)
 
@@ -54,7 +97,9 @@ def origin_of(items: Mapping[int, str], style: str) -> str:
 
 
 def from_origin(origin: str) -> tuple[Scene, str, str] | None:
-    """Scene, question and answer ("" where open) of "example:3", "draw:123" or "compose:noto:0=cat,4=red circle"; None for anything else."""
+    """Scene, question and answer ("" where open) of "example:3", "draw:123" or
+    "compose:noto:0=cat,4=red circle"; None for anything else.
+    """
     kind, _, rest = origin.partition(":")
     try:
         if kind == "example" and rest.isdecimal():
@@ -63,7 +108,14 @@ def from_origin(origin: str) -> tuple[Scene, str, str] | None:
             return random_example(np.random.default_rng(int(rest)))
         if kind == "compose":
             style, _, items = rest.partition(":")
-            return composed({int(k): name for k, name in (pair.split("=") for pair in items.split(","))}, style if style in STYLES else STYLES[0]), "", ""
+            return (
+                composed(
+                    {int(k): name for k, name in (pair.split("=") for pair in items.split(","))},
+                    style if style in STYLES else STYLES[0],
+                ),
+                "",
+                "",
+            )
     except (ValueError, IndexError):  # InputError is a ValueError
         pass
     return None
@@ -84,13 +136,18 @@ def items_of(scene: Scene) -> dict[str, str]:
 
 
 def questions_on(scene: Scene, seed: int = 0, tries: int = 6, limit: int = 5) -> dict[str, str]:
-    """{question: true answer} for a scene, of different kinds, each in the shortest of a few wordings."""
+    """{question: true answer} for a scene, of different kinds, each in the shortest of a few
+    wordings.
+    """
     rng = np.random.default_rng(seed)
     found = {}
     for kind in ("what-at", "where", "count-category", "relation", "which", "colour", "caption"):
-        drawn = [qa for qa in (ask(scene, rng, kind) for _ in range(tries)) if qa is not None and qa.answer not in ("nothing", "nowhere", "none")]
+        drawn = [
+            qa
+            for qa in (ask(scene, rng, kind) for _ in range(tries))
+            if qa is not None and qa.answer not in ("nothing", "nowhere", "none")
+        ]
         if drawn:
             best = min(drawn, key=lambda qa: len(qa.question))
             found[best.question] = best.answer
     return dict(list(found.items())[:limit])
-

@@ -1,7 +1,8 @@
-"""What the page does on each event: plain methods and generators from values to {component name: value}.
+"""What the page does on each event: plain methods and generators from values to {component name:
+value}.
 
-No maths and no layout here. Results that need the model come from `analyse` and `compare`; everything a slider
-changes is derived from the stored trace.
+No maths and no layout here. Results that need the model come from `analyse` and `compare`;
+everything a slider changes is derived from the stored trace.
 """
 
 from __future__ import annotations
@@ -42,14 +43,26 @@ Update = drawing.Update
 class Desk:
     """All handlers, over the models and the store of analyses that sessions share by content."""
 
-    def __init__(self, models: Models, world: frozenset[str] = frozenset({"demo"}), limits: Limits = Limits()) -> None:
-        self.models, self.world = models, world  # world: models that know the bundled scenes, and are calibrated on them
+    def __init__(
+        self, models: Models, world: frozenset[str] = frozenset({"demo"}), limits: Limits = Limits()
+    ) -> None:
+        self.models, self.world = (
+            models,
+            world,
+        )  # world: models that know the bundled scenes, and are calibrated on them
         self.analyses, self.jobs = Bounded(TRACES, TRACE_BYTES), tasks.Jobs()
         self.sweeps = Bounded(16)
-        self.grounds, self.encoded, self.owned = Bounded(4, 4 * grounds.MOST_BYTES), Bounded(4, 2 * grounds.MOST_BYTES), {}  # sets: as traced; as the model reads them; the visitors' own by digest
+        self.grounds, self.encoded, self.owned = (
+            Bounded(4, 4 * grounds.MOST_BYTES),
+            Bounded(4, 2 * grounds.MOST_BYTES),
+            {},
+        )  # sets: as traced; as the model reads them; the visitors' own by digest
         self.bench = bench_for(models, world, limits)
         self.limits, self.guests = limits, Guests(self._forget, get_upload_folder)
-        self.brought: Callable[[str], bool] = lambda path: False  # whether a file is a visitor's upload; the pictures that every page opens with are nobody's
+        self.brought: Callable[[str], bool] = (
+            lambda path: False
+            # whether a file is a visitor's upload; the pictures that every page opens with are nobody's
+        )
 
     # ------------------------------------------------------------------ the model's work
     def _model(self, name: str, emit: tasks.Emit, cancel: threading.Event):
@@ -57,18 +70,32 @@ class Desk:
         future, tell = self.models.request(name), self.telling(emit)
         while not future.done():
             share, what = self.models.told.get(name, (None, ""))
-            tell(f"Loading {'the bundled model' if name == 'demo' else name} … {what}".rstrip(), share)
+            tell(
+                f"Loading {'the bundled model' if name == 'demo' else name} … {what}".rstrip(),
+                share,
+            )
             if cancel.wait(0.5):
                 raise Cancelled("Stopped.")
         return future.result()
 
-    def _analysis(self, name: str, path: str | None, prompt: str, emit: tasks.Emit, cancel: threading.Event) -> Analysis:
+    def _analysis(
+        self, name: str, path: str | None, prompt: str, emit: tasks.Emit, cancel: threading.Event
+    ) -> Analysis:
         """The stored analysis of an image and prompt, or a new one: one forward pass."""
         if not path and name in self.world:
-            raise InputError("Found no image; expected one; upload, paste or photograph an image, or pick an example.")
+            raise InputError(
+                "Found no image; expected one; upload, paste or photograph an image, or pick an"
+                " example."
+            )
         self.limits.check("prompt_chars", len(prompt or ""), "characters in the prompt")
         lvlm = self._model(name, emit, cancel)
-        emit({"status": views.status("Reading the image …" if path else "Reading the prompt …", 0.05)})
+        emit(
+            {
+                "status": views.status(
+                    "Reading the image …" if path else "Reading the prompt …", 0.05
+                )
+            }
+        )
         sample = lvlm.encode(self._image(path) if path else None, prompt or "")
         found = self.analyses.get((name, sample.key))
         if found is None:
@@ -77,88 +104,190 @@ class Desk:
             self.analyses.put((name, sample.key), found)
         return found
 
-    def samples_of(self, name: str, which: str, analysis: Analysis | None, now: Settings, emit: tasks.Emit, cancel: threading.Event) -> tuple[svl.Sample, ...]:
+    def samples_of(
+        self,
+        name: str,
+        which: str,
+        analysis: Analysis | None,
+        now: Settings,
+        emit: tasks.Emit,
+        cancel: threading.Event,
+    ) -> tuple[svl.Sample, ...]:
         """The samples of a source (`grounds.Basis`), encoded once."""
         if which == grounds.THIS:
             return analysis.samples
         key = (name, which, now.own if which == grounds.OWN else now.calibration_size)
         found = self.encoded.get(key)
         if found is None:
-            count = now.calibration_size if which == grounds.BUNDLED else len(self.owned.get(now.own, ()))
+            count = (
+                now.calibration_size
+                if which == grounds.BUNDLED
+                else len(self.owned.get(now.own, ()))
+            )
             self.limits.check("calibration_samples", count, "calibration samples")
             if which == grounds.BUNDLED:
                 from svl_core.demo.questions import calibration
 
                 pairs = calibration(count, grounds.SEED)
             elif not count:
-                raise InputError("Found none of your files any more; expected the set that was uploaded; upload it again.")
+                raise InputError(
+                    "Found none of your files any more; expected the set that was uploaded; upload"
+                    " it again."
+                )
             else:
                 pairs, pixels = [], 0
                 for path, prompt in self.owned[now.own]:
-                    self.limits.check("prompt_chars", len(prompt), "characters in a prompt of the set")
+                    self.limits.check(
+                        "prompt_chars", len(prompt), "characters in a prompt of the set"
+                    )
                     try:
                         image = self._image(path)
                     except InputError as error:
-                        raise InputError(f"In the file {Path(path).name[:80]!r}: {str(error)[:1].lower()}{str(error)[1:]}") from error
+                        raise InputError(
+                            f"In the file {Path(path).name[:80]!r}:"
+                            f" {str(error)[:1].lower()}{str(error)[1:]}"
+                        ) from error
                     pixels += image.width * image.height
-                    self.limits.check("set_pixels", pixels, "pixels or more in the images of the set")
+                    self.limits.check(
+                        "set_pixels", pixels, "pixels or more in the images of the set"
+                    )
                     pairs.append((image, prompt))
-            found = tuple(encode_all(self._model(name, emit, cancel), pairs, progress=told(self.telling(emit), "Reading the samples"), cancel=cancel))
+            found = tuple(
+                encode_all(
+                    self._model(name, emit, cancel),
+                    pairs,
+                    progress=told(self.telling(emit), "Reading the samples"),
+                    cancel=cancel,
+                )
+            )
             self.encoded.put(key, found)
         return found
 
-    def ground(self, name: str, which: str, analysis: Analysis, now: Settings, emit: tasks.Emit, cancel: threading.Event) -> Analysis:
+    def ground(
+        self,
+        name: str,
+        which: str,
+        analysis: Analysis,
+        now: Settings,
+        emit: tasks.Emit,
+        cancel: threading.Event,
+    ) -> Analysis:
         """A source, traced: the analysis itself or a set."""
         if which == grounds.THIS:
             return analysis
         samples = self.samples_of(name, which, analysis, now, emit, cancel)
         found = self.grounds.get(set_key(name, samples))
         if found is None:
-            trace = self.bench.traced(name, samples, svl.COMPENSATIONS[now.compensation].needs_mlp, self.telling(emit), cancel)
+            trace = self.bench.traced(
+                name,
+                samples,
+                svl.COMPENSATIONS[now.compensation].needs_mlp,
+                self.telling(emit),
+                cancel,
+            )
             found = Analysis(name, samples, trace, svl.importance(trace))
             self.grounds.put(set_key(name, samples), found)
         return found
 
-    def scores(self, ground: Analysis, now: Settings, emit: tasks.Emit, cancel: threading.Event, criterion: str | None = None, rounds: int | None = None, most: int | None = None) -> svl.LayerScores:
-        """The ranking by a criterion (the settings' by default) on `ground`, running the model where the criterion needs it, once for each content.
+    def scores(
+        self,
+        ground: Analysis,
+        now: Settings,
+        emit: tasks.Emit,
+        cancel: threading.Event,
+        criterion: str | None = None,
+        rounds: int | None = None,
+        most: int | None = None,
+    ) -> svl.LayerScores:
+        """The ranking by a criterion (the settings' by default) on `ground`, running the model
+        where the criterion needs it, once for each content.
 
-        rounds: of a greedy criterion, all by default; a ranking of all rounds serves for fewer. most: samples that a criterion which runs the model sees.
+        rounds: of a greedy criterion, all by default; a ranking of all rounds serves for fewer.
+        most: samples that a criterion which runs the model sees.
         """
         name = criterion or now.criterion
         found = self.ranked(ground, now, name, rounds, most)
         if found is None:
             self._model(ground.model, emit, cancel)
-            found = self.bench.rank(ground.model, ground.samples[:most], ground.trace, name, now.protect_ends, rounds, self.telling(emit), cancel)
+            found = self.bench.rank(
+                ground.model,
+                ground.samples[:most],
+                ground.trace,
+                name,
+                now.protect_ends,
+                rounds,
+                self.telling(emit),
+                cancel,
+            )
             ground.memo.put(_ranking(ground, now, name, rounds, most), found)
         return found
 
-    def ranked(self, ground: Analysis, now: Settings, name: str, rounds: int | None = None, most: int | None = None) -> svl.LayerScores | None:
+    def ranked(
+        self,
+        ground: Analysis,
+        now: Settings,
+        name: str,
+        rounds: int | None = None,
+        most: int | None = None,
+    ) -> svl.LayerScores | None:
         """`scores` where the model need not run for them; None where it must."""
         if svl.CRITERIA[name].needs != "model":
             return drawing.scores_of(ground, now, name)
-        return ground.memo.get(_ranking(ground, now, name, None, most)) or ground.memo.get(_ranking(ground, now, name, rounds, most))
+        return ground.memo.get(_ranking(ground, now, name, None, most)) or ground.memo.get(
+            _ranking(ground, now, name, rounds, most)
+        )
 
     def contest(self, name: str, now: Settings) -> svl.Preset | None:
         return recipes.contest(name, self.world, now, self.limits.calibration_samples)
 
-    def afresh(self, ground: Analysis, now: Settings, count: int, emit: tasks.Emit, cancel: threading.Event) -> svl.LayerScores:
-        """`scores` for `count` layers; where the settings are those of criteria that competed, of as few samples and rounds as they competed with."""
+    def afresh(
+        self, ground: Analysis, now: Settings, count: int, emit: tasks.Emit, cancel: threading.Event
+    ) -> svl.LayerScores:
+        """`scores` for `count` layers; where the settings are those of criteria that competed, of
+        as few samples and rounds as they competed with.
+        """
         preset = self.contest(ground.model, now)
-        return self.scores(ground, now, emit, cancel, rounds=max(count, 1), most=preset.ranked_on) if preset else self.scores(ground, now, emit, cancel)
+        return (
+            self.scores(ground, now, emit, cancel, rounds=max(count, 1), most=preset.ranked_on)
+            if preset
+            else self.scores(ground, now, emit, cancel)
+        )
 
     def basis(self, name: str, now: Settings) -> grounds.Basis:
         return grounds.basis(name, self.world, now)
 
     def ranked_on(self, state: dict, now: Settings) -> Analysis:
-        """What the layers of the session's analysis are ranked on, computed anew where the store has dropped it."""
-        return self.ground(state["model"], self.basis(state["model"], now).rank, self.analysis_of(state), now, lambda item: None, tasks.Deadline(self.limits.request_s))
+        """What the layers of the session's analysis are ranked on, computed anew where the store
+        has dropped it.
+        """
+        return self.ground(
+            state["model"],
+            self.basis(state["model"], now).rank,
+            self.analysis_of(state),
+            now,
+            lambda item: None,
+            tasks.Deadline(self.limits.request_s),
+        )
 
     def set_for(self, state: dict, now: Settings) -> str:
-        """The set that stands beside this image: the one that ranks, else the bundled one or the visitor's own. Raises InputError for none."""
+        """The set that stands beside this image: the one that ranks, else the bundled one or the
+        visitor's own. Raises InputError for none.
+        """
         used = self.basis(state["model"], now)
-        which = used.rank if used.rank != grounds.THIS else grounds.BUNDLED if state["model"] in self.world else grounds.OWN if now.own else ""
+        which = (
+            used.rank
+            if used.rank != grounds.THIS
+            else grounds.BUNDLED
+            if state["model"] in self.world
+            else grounds.OWN
+            if now.own
+            else ""
+        )
         if not which:
-            raise InputError("Found no calibration set for this model; expected at least two samples; bring files of your own under “Calibration set”.")
+            raise InputError(
+                "Found no calibration set for this model; expected at least two samples; bring"
+                " files of your own under “Calibration set”."
+            )
         return which
 
     def _forget(self, key) -> None:
@@ -173,8 +302,13 @@ class Desk:
 
     def _image(self, path: str):
         if not Path(path).is_file():
-            raise InputError("Found that this picture is not on the server any more, which keeps it for the visit only; expected one that is; choose it again.")
-        return svl.open_image(path, max_pixels=self.limits.image_pixels, max_bytes=self.limits.image_bytes)
+            raise InputError(
+                "Found that this picture is not on the server any more, which keeps it for the"
+                " visit only; expected one that is; choose it again."
+            )
+        return svl.open_image(
+            path, max_pixels=self.limits.image_pixels, max_bytes=self.limits.image_bytes
+        )
 
     def _settings(self, values) -> Settings:
         now = Settings.of(values)
@@ -184,95 +318,215 @@ class Desk:
     def analysis_of(self, state: dict) -> Analysis:
         """The session's analysis, computed anew where the store has dropped it."""
         found = self.analyses.get((state["model"], state["key"]))
-        return found or self._analysis(state["model"], state["path"], state["prompt"], lambda item: None, tasks.Deadline(self.limits.request_s))
+        return found or self._analysis(
+            state["model"],
+            state["path"],
+            state["prompt"],
+            lambda item: None,
+            tasks.Deadline(self.limits.request_s),
+        )
 
     def compared(self, state: dict | None, strip: dict | None, now: Settings):
         """The comparison that the page shows for this plan, None before the answers ran."""
-        return self.analysis_of(state).memo.get(("comparison", tuple(strip["drop"]), now.key_prune)) if state and strip else None
+        return (
+            self.analysis_of(state).memo.get(("comparison", tuple(strip["drop"]), now.key_prune))
+            if state and strip
+            else None
+        )
 
     def telling(self, emit: tasks.Emit) -> Callable[..., None]:
-        """What the bench says, with the time left: as the status pill, and as "doing" for a section that shows it in its own place."""
-        return paced(lambda text, share=None: emit({"status": views.status(text, share), "doing": (text, share)}))
+        """What the bench says, with the time left: as the status pill, and as "doing" for a section
+        that shows it in its own place.
+        """
+        return paced(
+            lambda text, share=None: emit(
+                {"status": views.status(text, share), "doing": (text, share)}
+            )
+        )
 
     # ------------------------------------------------------------------ events that need the model
-    def analyse(self, name: str, path: str | None, prompt: str, state: dict | None, drop: int | None, origin: str, wanted: list[int] | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
-        """Image and prompt -> every figure. The drop count is kept for the same model; `wanted` layers of a link are dropped instead."""
+    def analyse(
+        self,
+        name: str,
+        path: str | None,
+        prompt: str,
+        state: dict | None,
+        drop: int | None,
+        origin: str,
+        wanted: list[int] | None,
+        *settings,
+        request: gr.Request | None = None,
+    ) -> Iterator[Update]:
+        """Image and prompt -> every figure.
+
+        The drop count is kept for the same model; `wanted` layers of a link are dropped instead.
+        """
         now = self._settings(settings)
 
         def work(emit, cancel):
             try:
-                analysis = self._analysis((name or "").strip() or self.models.first, path, prompt, emit, cancel)
+                analysis = self._analysis(
+                    (name or "").strip() or self.models.first, path, prompt, emit, cancel
+                )
             except Exception:
                 if state and name != state["model"] and not self.models.ready(name):
                     emit({"model": state["model"]})  # back to the model that works
                 raise
-            self.guests.hold(session_of(request), (analysis.model, analysis.sample.key), *([Path(path)] if path and self.brought(path) else []))
+            self.guests.hold(
+                session_of(request),
+                (analysis.model, analysis.sample.key),
+                *([Path(path)] if path and self.brought(path) else []),
+            )
             emit({"status": views.status("Drawing …", 0.95)})
             used = self.basis(analysis.model, now)
             ground = self.ground(analysis.model, used.rank, analysis, now, emit, cancel)
             same = state and state["model"] == analysis.model and drop is not None
-            scores = self.afresh(ground, now, len(wanted) if wanted is not None else int(drop) if same else 1, emit, cancel)
+            scores = self.afresh(
+                ground,
+                now,
+                len(wanted) if wanted is not None else int(drop) if same else 1,
+                emit,
+                cancel,
+            )
             kept = drop if same else round(SHARE * len(scores.ranking))
             count = max(0, min(int(kept), scores.most))
             layers = analysis.trace.num_layers
-            chosen = scores.chosen(count) if wanted is None else [k for k in wanted if k in scores.ranking]
+            chosen = (
+                scores.chosen(count)
+                if wanted is None
+                else [k for k in wanted if k in scores.ranking]
+            )
             count = len(chosen)
             strip = self.strip(analysis, scores, chosen, now)
             preset = self.contest(analysis.model, now)
             won = ground.memo.get(recipes.contest_key(preset, count, now)) if preset else None
-            if won is not None and won.criterion == scores.criterion and sorted(won.chosen(count)) == strip["drop"]:
+            if (
+                won is not None
+                and won.criterion == scores.criterion
+                and sorted(won.chosen(count)) == strip["drop"]
+            ):
                 strip["preset"] = [preset.name, *strip["drop"]]
-            made = {"model": analysis.model, "key": analysis.sample.key, "path": path, "prompt": prompt, "origin": origin}
-            emit({
-                "state": made, "strip": strip, "focus": None, "wanted": None,
-                "drop": gr.update(maximum=max(1, scores.most), value=count, interactive=True),
-                "sweep-most": gr.update(maximum=max(1, scores.most)),
-                "layer": gr.update(maximum=max(1, layers - 1), value=min(now.layer, layers - 1)),
-                "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
-                "calibration": gr.update(choices=grounds.choices(analysis.model, self.world), value=now.calibration if now.calibration in (used.rank, grounds.AUTO) else grounds.AUTO),
-                "answer-full": views.answer("Full model", f"{layers} layers", ""), "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""), "glance": "", "metrics": "", "odds": "", "difference": "",
-                **drawing.look(analysis, now, None), **self._layers(analysis, now, strip, made),
-            })
-            return {"plot-pca": drawing.pca(analysis, now, strip)}  # last: the first one of the server waits for scikit-learn
+            made = {
+                "model": analysis.model,
+                "key": analysis.sample.key,
+                "path": path,
+                "prompt": prompt,
+                "origin": origin,
+            }
+            emit(
+                {
+                    "state": made,
+                    "strip": strip,
+                    "focus": None,
+                    "wanted": None,
+                    "drop": gr.update(maximum=max(1, scores.most), value=count, interactive=True),
+                    "sweep-most": gr.update(maximum=max(1, scores.most)),
+                    "layer": gr.update(
+                        maximum=max(1, layers - 1), value=min(now.layer, layers - 1)
+                    ),
+                    "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
+                    "calibration": gr.update(
+                        choices=grounds.choices(analysis.model, self.world),
+                        value=(
+                            now.calibration
+                            if now.calibration in (used.rank, grounds.AUTO)
+                            else grounds.AUTO
+                        ),
+                    ),
+                    "answer-full": views.answer("Full model", f"{layers} layers", ""),
+                    "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""),
+                    "glance": "",
+                    "metrics": "",
+                    "odds": "",
+                    "difference": "",
+                    **drawing.look(analysis, now, None),
+                    **self._layers(analysis, now, strip, made),
+                }
+            )
+            return {
+                "plot-pca": drawing.pca(analysis, now, strip)
+            }  # last: the first one of the server waits for scikit-learn
 
         yield from self._guard(work, request)
 
-    def compare(self, state: dict | None, strip: dict | None, truth: dict | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
+    def compare(
+        self,
+        state: dict | None,
+        strip: dict | None,
+        truth: dict | None,
+        *settings,
+        request: gr.Request | None = None,
+    ) -> Iterator[Update]:
         """The plan of the strip -> both answers as they grow, then the table."""
         now = self._settings(settings)
 
         def work(emit, cancel):
             if not state or not strip:
-                raise InputError("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.")
+                raise InputError(
+                    "Found nothing analysed yet; expected an analysed image and prompt; press"
+                    " Analyze first."
+                )
             emit({"status": views.status("Preparing the pruned model …")})
             analysis = self.analysis_of(state)
             lvlm = self._model(state["model"], emit, cancel)
             plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
             plan = replace(plan, criterion=ranked_by(strip))
-            full_side, pruned_side = f"{lvlm.num_layers} layers", _pruned_side(len(plan.keep), len(plan.drop), now)
+            full_side, pruned_side = (
+                f"{lvlm.num_layers} layers",
+                _pruned_side(len(plan.keep), len(plan.drop), now),
+            )
 
             def show(answers, live):
-                emit({"status": views.status("Both models are answering …"), **_both(answers, full_side, pruned_side, live)})
+                emit(
+                    {
+                        "status": views.status("Both models are answering …"),
+                        **_both(answers, full_side, pruned_side, live),
+                    }
+                )
 
-            fit = self.samples_of(state["model"], self.basis(state["model"], now).fit, analysis, now, emit, cancel) if now.compensation != "none" else ()
-            result, after = self.bench.compare(state["model"], analysis.sample, plan, now, fit, self.telling(emit), show, cancel)
+            fit = (
+                self.samples_of(
+                    state["model"], self.basis(state["model"], now).fit, analysis, now, emit, cancel
+                )
+                if now.compensation != "none"
+                else ()
+            )
+            result, after = self.bench.compare(
+                state["model"], analysis.sample, plan, now, fit, self.telling(emit), show, cancel
+            )
             if after is not None:
                 analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after)
             analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
             left, right = views.differing_words(result.full.text, result.pruned.text)
             correct = (truth or {}).get(state["prompt"].strip())
             return {
-                "answer-full": views.answer("Full model", full_side, result.full.text, _timing(result.full), left),
-                "answer-pruned": views.answer("Pruned model", pruned_side, result.pruned.text, _timing(result.pruned), right),
-                "metrics": views.metrics(result, len(strip["drop"]), lvlm.num_layers, correct, drawing.visual_kept(analysis, now)),
+                "answer-full": views.answer(
+                    "Full model", full_side, result.full.text, _timing(result.full), left
+                ),
+                "answer-pruned": views.answer(
+                    "Pruned model", pruned_side, result.pruned.text, _timing(result.pruned), right
+                ),
+                "metrics": views.metrics(
+                    result,
+                    len(strip["drop"]),
+                    lvlm.num_layers,
+                    correct,
+                    drawing.visual_kept(analysis, now),
+                ),
                 "odds": views.odds(result.full.tokens, *result.token_probabilities),
-                "glance": views.glance(result.full.text, result.pruned.text), "plot-pca": drawing.pca(analysis, now, strip), "difference": drawing.difference(analysis, now, strip),
+                "glance": views.glance(result.full.text, result.pruned.text),
+                "plot-pca": drawing.pca(analysis, now, strip),
+                "difference": drawing.difference(analysis, now, strip),
             }
 
         yield from self._guard(work, request)
 
-    def stop(self, request: gr.Request | None = None, lane: str = "", replaced: bool = False) -> Update:
-        """End this session's work of one lane; what is on the page stays. replaced: other work of that lane follows at once."""
+    def stop(
+        self, request: gr.Request | None = None, lane: str = "", replaced: bool = False
+    ) -> Update:
+        """End this session's work of one lane; what is on the page stays. replaced: other work of
+        that lane follows at once.
+        """
         self.jobs.cancel(session_of(request) + lane, replaced)
         return {"status": ""}
 
@@ -285,11 +539,18 @@ class Desk:
         for lane in LANES:
             self.jobs.cancel(session + lane)
 
-    def _guard(self, work: Callable, request: gr.Request | None, lane: str = "", undone: Update = {}) -> Iterator[Update]:
-        """Run `work` off the page's thread; errors become one sentence, and the status pill always goes away. lane: what else may run at the same time.
-        undone: what the page shows again where the work fails or is stopped, but not where newer work of its lane replaces it."""
+    def _guard(
+        self, work: Callable, request: gr.Request | None, lane: str = "", undone: Update = {}
+    ) -> Iterator[Update]:
+        """Run `work` off the page's thread; errors become one sentence, and the status pill always
+        goes away. lane: what else may run at the same time.
+        undone: what the page shows again where the work fails or is stopped, but not where newer
+        work of its lane replaces it.
+        """
         try:
-            for item in tasks.run(work, self.jobs, session_of(request) + lane, self.limits.request_s):
+            for item in tasks.run(
+                work, self.jobs, session_of(request) + lane, self.limits.request_s
+            ):
                 yield item or {}
             yield {"status": ""}
         except Cancelled as stopped:
@@ -320,41 +581,87 @@ class Desk:
 
     def look_at_layer(self, state: dict | None, focus: dict | None, *settings) -> Update:
         """The layer slider moved: that layer alone."""
-        return {"all_layers": False, **drawing.look(self.analysis_of(state), replace(Settings.of(settings), all_layers=False), focus)} if state else {}
+        return (
+            {
+                "all_layers": False,
+                **drawing.look(
+                    self.analysis_of(state), replace(Settings.of(settings), all_layers=False), focus
+                ),
+            }
+            if state
+            else {}
+        )
 
-    def select(self, state: dict | None, strip: dict | None, focus: dict | None, *settings, request: gr.Request | None = None) -> Iterator[Update]:
-        """Top-p, criterion, calibration set or a method setting changed, so the ranking may change; only criteria that need it run the model."""
+    def select(
+        self,
+        state: dict | None,
+        strip: dict | None,
+        focus: dict | None,
+        *settings,
+        request: gr.Request | None = None,
+    ) -> Iterator[Update]:
+        """Top-p, criterion, calibration set or a method setting changed, so the ranking may change;
+        only criteria that need it run the model.
+        """
         if not state:
             return
         now = Settings.of(settings)
 
         def work(emit, cancel):
             if now.calibration == grounds.OWN and not now.own:
-                raise InputError("Found no files of yours; expected at least one image; bring some under “Calibration set” first.")
+                raise InputError(
+                    "Found no files of yours; expected at least one image; bring some under"
+                    " “Calibration set” first."
+                )
             analysis = self.analysis_of(state)
-            ground = self.ground(state["model"], self.basis(state["model"], now).rank, analysis, now, emit, cancel)
+            ground = self.ground(
+                state["model"], self.basis(state["model"], now).rank, analysis, now, emit, cancel
+            )
             scores = self.afresh(ground, now, len(strip["drop"]), emit, cancel)
-            return self.redrawn(analysis, now, focus, self.strip(analysis, scores, scores.chosen(min(len(strip["drop"]), scores.most)), now), state)
+            return self.redrawn(
+                analysis,
+                now,
+                focus,
+                self.strip(
+                    analysis, scores, scores.chosen(min(len(strip["drop"]), scores.most)), now
+                ),
+                state,
+            )
 
-        yield from self._guard(work, request, RANKING, {name: strip[name] for name in ("criterion", "calibration") if name in strip})  # what the strip still follows
+        yield from self._guard(
+            work,
+            request,
+            RANKING,
+            {name: strip[name] for name in ("criterion", "calibration") if name in strip},
+        )  # what the strip still follows
 
     def plan_changed(self, state: dict | None, strip: dict | None, *settings) -> Update:
         """Layers were dropped or put back: the figures that show the plan."""
         if not state or not strip:
             return {}
-        return {"drop": gr.update(value=len(strip["drop"])), **self._figures(self.analysis_of(state), Settings.of(settings), strip, state)}
+        return {
+            "drop": gr.update(value=len(strip["drop"])),
+            **self._figures(self.analysis_of(state), Settings.of(settings), strip, state),
+        }
 
     def heatmap(self, state: dict | None, strip: dict | None, *settings) -> Update:
         if not state:
             return {}
         analysis, now = self.analysis_of(state), Settings.of(settings)
-        return {"plot-similarity": drawing.similarity(analysis, now, strip), "plot-blocks": drawing.blocks(analysis, now, strip)}
+        return {
+            "plot-similarity": drawing.similarity(analysis, now, strip),
+            "plot-blocks": drawing.blocks(analysis, now, strip),
+        }
 
     def pick_block(self, strip: dict | None, event: dict) -> Update:
         """A cell of the block heatmap: x the first layer, y the number of layers."""
         if not strip:
             return {}
-        block = [k for k in range(int(event["x"]), int(event["x"]) + int(event["y"])) if k in strip["ranking"]]
+        block = [
+            k
+            for k in range(int(event["x"]), int(event["x"]) + int(event["y"]))
+            if k in strip["ranking"]
+        ]
         return {"strip": {**strip, "drop": block}}
 
     def pick_patch(self, state: dict | None, event: dict) -> dict | None:
@@ -362,7 +669,12 @@ class Desk:
         if not state:
             return None
         rects = self.analysis_of(state).sample.geometry.rects
-        inside = (rects[:, 0] <= event["x"]) & (event["x"] < rects[:, 2]) & (rects[:, 1] <= event["y"]) & (event["y"] < rects[:, 3])
+        inside = (
+            (rects[:, 0] <= event["x"])
+            & (event["x"] < rects[:, 2])
+            & (rects[:, 1] <= event["y"])
+            & (event["y"] < rects[:, 3])
+        )
         found = np.flatnonzero(inside)
         if not len(found):
             return None
@@ -370,34 +682,77 @@ class Desk:
         return {"kind": "patch", "index": int(found[np.argmin(area)])}
 
     # ------------------------------------------------------------------ drawing
-    def strip(self, analysis: Analysis, scores: svl.LayerScores, drop: Sequence[int], now: Settings) -> dict:
+    def strip(
+        self, analysis: Analysis, scores: svl.LayerScores, drop: Sequence[int], now: Settings
+    ) -> dict:
         """The strip's value for a ranking and the layers that go."""
-        return strip_value(analysis.trace.layer_ids, scores.ranking, scores.protected, drop, blocks=scores.blocks, criterion=scores.criterion, calibration=now.calibration, rounds=scores.settings.get("rounds"))
+        return strip_value(
+            analysis.trace.layer_ids,
+            scores.ranking,
+            scores.protected,
+            drop,
+            blocks=scores.blocks,
+            criterion=scores.criterion,
+            calibration=now.calibration,
+            rounds=scores.settings.get("rounds"),
+        )
 
-    def redrawn(self, analysis: Analysis, now: Settings, focus: dict | None, strip: dict, state: dict) -> Update:
+    def redrawn(
+        self, analysis: Analysis, now: Settings, focus: dict | None, strip: dict, state: dict
+    ) -> Update:
         """A new ranking, and all that follows from it."""
-        return {"strip": strip, "drop": gr.update(maximum=max(1, droppable(strip)), value=len(strip["drop"])), **drawing.look(analysis, now, focus), **self._figures(analysis, now, strip, state)}
+        return {
+            "strip": strip,
+            "drop": gr.update(maximum=max(1, droppable(strip)), value=len(strip["drop"])),
+            **drawing.look(analysis, now, focus),
+            **self._figures(analysis, now, strip, state),
+        }
 
     def _figures(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """All figures that show the plan, and what can be taken along of it."""
-        return {**self._layers(analysis, now, strip, state), "plot-pca": drawing.pca(analysis, now, strip)}
+        return {
+            **self._layers(analysis, now, strip, state),
+            "plot-pca": drawing.pca(analysis, now, strip),
+        }
 
     def _basis_told(self, state: dict, strip: dict, now: Settings) -> str:
         """What ranks the layers and what compensation is fitted on, in a sentence."""
-        counts = {grounds.BUNDLED: now.calibration_size, grounds.OWN: len(self.owned.get(now.own, ())), grounds.THIS: 1}
-        return grounds.told(self.basis(state["model"], now), counts.get, now.compensation if strip["drop"] else "none", ranked_by(strip) != "manual")
+        counts = {
+            grounds.BUNDLED: now.calibration_size,
+            grounds.OWN: len(self.owned.get(now.own, ())),
+            grounds.THIS: 1,
+        }
+        return grounds.told(
+            self.basis(state["model"], now),
+            counts.get,
+            now.compensation if strip["drop"] else "none",
+            ranked_by(strip) != "manual",
+        )
 
     def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """`_figures` without the principal components."""
-        used, fits = self.basis(state["model"], now), now.compensation != "none" and bool(strip["drop"])
-        preset = recipes.current(state["model"], self.world, now, strip, self.limits.calibration_samples)
+        used, fits = (
+            self.basis(state["model"], now),
+            now.compensation != "none" and bool(strip["drop"]),
+        )
+        preset = recipes.current(
+            state["model"], self.world, now, strip, self.limits.calibration_samples
+        )
         return {
-            "preset": preset, "preset-note": views.read(recipes.told(preset, strip)),
+            "preset": preset,
+            "preset-note": views.read(recipes.told(preset, strip)),
             **drawing.plan(analysis, self.ranked_on(state, now), now, strip),
-            "calibration-note": (views.note if used.fit == grounds.THIS and fits else views.read)(self._basis_told(state, strip, now)),
-            "link": {"query": exports.query(state, strip, now), "own": not state.get("origin"), "path": state["path"]},
+            "calibration-note": (views.note if used.fit == grounds.THIS and fits else views.read)(
+                self._basis_told(state, strip, now)
+            ),
+            "link": {
+                "query": exports.query(state, strip, now),
+                "own": not state.get("origin"),
+                "path": state["path"],
+            },
             "code-python": exports.snippet(state, strip, now, used),
-            "code-plan": exports.plan_json(state, strip, now), "code-mergekit": exports.mergekit(state, strip),
+            "code-plan": exports.plan_json(state, strip, now),
+            "code-mergekit": exports.mergekit(state, strip),
         }
 
     # ------------------------------------------------------------------ links and reports
@@ -409,30 +764,83 @@ class Desk:
             out |= self.scene(asked["image"])
         if asked.get("prompt"):
             out["prompt"] = asked["prompt"]
-        if asked.get("model") and (self.limits.any_model or asked["model"] in {entry.id for entry in self.limits.offered()}):
+        if asked.get("model") and (
+            self.limits.any_model or asked["model"] in {entry.id for entry in self.limits.offered()}
+        ):
             out["model"] = asked["model"]
         if "drop" in asked:
             out["wanted"] = asked["drop"]
         return out
 
-    def report(self, state: dict | None, strip: dict | None, *settings, truth: dict | None = None, variants: str = "", request: gr.Request | None = None) -> Update:
-        """The analysis as one HTML file that needs no network. truth: right answers by question; variants: markup of the kept ones."""
+    def report(
+        self,
+        state: dict | None,
+        strip: dict | None,
+        *settings,
+        truth: dict | None = None,
+        variants: str = "",
+        request: gr.Request | None = None,
+    ) -> Update:
+        """The analysis as one HTML file that needs no network. truth: right answers by question;
+        variants: markup of the kept ones.
+        """
         if not state or not strip:
-            raise gr.Error("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.", print_exception=False)
+            raise gr.Error(
+                "Found nothing analysed yet; expected an analysed image and prompt; press Analyze"
+                " first.",
+                print_exception=False,
+            )
         analysis, now = self.analysis_of(state), Settings.of(settings)
         drawn = drawing.look(analysis, now, None) | self._figures(analysis, now, strip, state)
         tokens = next(title for title, value in texts.TOKEN_SETS if value == now.token_set)
-        head = {key: {"heading": texts.FIGURES[key][0], "reading": texts.FIGURES[key][1].split(" Click")[0]} for key in ("overlay", "redundancy", "similarity", "gap", "pca")}
+        head = {
+            key: {
+                "heading": texts.FIGURES[key][0],
+                "reading": texts.FIGURES[key][1].split(" Click")[0],
+            }
+            for key in ("overlay", "redundancy", "similarity", "gap", "pca")
+        }
         head["similarity"]["heading"] += f": {tokens}"
-        picture = drawn["overlay"] and {**drawn["overlay"], **head["overlay"], "scale": drawn["scale"]}
-        shown = [(each["heading"], each["reading"], drawn[f"plot-{key}"]) for key, each in head.items() if key != "overlay"]
+        picture = drawn["overlay"] and {
+            **drawn["overlay"],
+            **head["overlay"],
+            "scale": drawn["scale"],
+        }
+        shown = [
+            (each["heading"], each["reading"], drawn[f"plot-{key}"])
+            for key, each in head.items()
+            if key != "overlay"
+        ]
         result = self.compared(state, strip, now)
         answers = ""
         if result:
             left, right = views.differing_words(result.full.text, result.pruned.text)
-            cards = views.answer("Full model", f"{len(strip['ids'])} layers", result.full.text, _timing(result.full), left) + views.answer("Pruned model", _pruned_side(len(strip["ids"]) - len(strip["drop"]), len(strip["drop"]), now), result.pruned.text, _timing(result.pruned), right)
-            answers = f'<div class="two">{cards}</div><section class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]), (truth or {}).get(state["prompt"].strip()), drawing.visual_kept(analysis, now))}</section>'
-        page = exports.report(texts.TITLE, exports.in_words(state, strip, now, self._basis_told(state, strip, now)), picture, shown, answers + variants, parts.PLOTLY.read_text(encoding="utf-8"), (parts.STATIC / "report.css").read_text(encoding="utf-8"))
+            cards = views.answer(
+                "Full model",
+                f"{len(strip['ids'])} layers",
+                result.full.text,
+                _timing(result.full),
+                left,
+            ) + views.answer(
+                "Pruned model",
+                _pruned_side(len(strip["ids"]) - len(strip["drop"]), len(strip["drop"]), now),
+                result.pruned.text,
+                _timing(result.pruned),
+                right,
+            )
+            answers = (
+                f'<div class="two">{cards}</div><section'
+                f' class="card">{views.metrics(result, len(strip["drop"]), len(strip["ids"]), (truth or {}).get(state["prompt"].strip()), drawing.visual_kept(analysis, now))}</section>'
+            )
+        page = exports.report(
+            texts.TITLE,
+            exports.in_words(state, strip, now, self._basis_told(state, strip, now)),
+            picture,
+            shown,
+            answers + variants,
+            parts.PLOTLY.read_text(encoding="utf-8"),
+            (parts.STATIC / "report.css").read_text(encoding="utf-8"),
+        )
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
         path.parent.mkdir(parents=True)
         path.write_text(page, encoding="utf-8")
@@ -441,12 +849,26 @@ class Desk:
 
     # ------------------------------------------------------------------ images and scenes
     def scene(self, origin: str) -> Update:
-        """A composed or drawn scene as the page's image, with questions that fit it and their answers."""
+        """A composed or drawn scene as the page's image, with questions that fit it and their
+        answers.
+        """
         scene, question, answer = examples.from_origin(origin)
         fitting = examples.questions_on(scene)
         truth = fitting | ({question: answer} if question else {})
-        out: Update = {"image": examples.render(scene), "truth": truth, "chips": views.chips(list(fitting)), "photo-note": "", "origin": origin,
-                       "composer": gr.update(value={"groups": examples.groups(), "places": list(PLACES), "items": examples.items_of(scene)})}
+        out: Update = {
+            "image": examples.render(scene),
+            "truth": truth,
+            "chips": views.chips(list(fitting)),
+            "photo-note": "",
+            "origin": origin,
+            "composer": gr.update(
+                value={
+                    "groups": examples.groups(),
+                    "places": list(PLACES),
+                    "items": examples.items_of(scene),
+                }
+            ),
+        }
         if question:
             out["prompt"] = question
         return out
@@ -466,8 +888,12 @@ class Desk:
         update.pop("composer")
         return update
 
-    def uploaded(self, path: str | None, name: str, request: gr.Request | None = None) -> Iterator[Update]:
-        """A new image of the user's own: checked at once, and taken away where it is none; the bundled model's limits are said."""
+    def uploaded(
+        self, path: str | None, name: str, request: gr.Request | None = None
+    ) -> Iterator[Update]:
+        """A new image of the user's own: checked at once, and taken away where it is none; the
+        bundled model's limits are said.
+        """
         nothing: Update = {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
         if not path:
             yield nothing
@@ -479,37 +905,69 @@ class Desk:
         except InputError as error:
             yield nothing | {"image": None}
             raise guard.polite(error) from error
-        yield {"photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "", "truth": {}, "origin": "", "chips": views.chips(GENERIC_QUESTIONS)}
+        yield {
+            "photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "",
+            "truth": {},
+            "origin": "",
+            "chips": views.chips(GENERIC_QUESTIONS),
+        }
 
 
-GENERIC_QUESTIONS = ("describe the picture.", "what is in the center?", "how many objects are there?")
+GENERIC_QUESTIONS = (
+    "describe the picture.",
+    "what is in the center?",
+    "how many objects are there?",
+)
 
 
-def _ranking(ground: Analysis, now: Settings, name: str, rounds: int | None, most: int | None) -> tuple:
+def _ranking(
+    ground: Analysis, now: Settings, name: str, rounds: int | None, most: int | None
+) -> tuple:
     """Under which a ranking by a criterion that runs the model is stored."""
-    return *drawing.scores_key(name, now), *(() if most is None or most >= len(ground.samples) else ("first", most)), *(() if rounds is None else (rounds,))
+    return (
+        *drawing.scores_key(name, now),
+        *(() if most is None or most >= len(ground.samples) else ("first", most)),
+        *(() if rounds is None else (rounds,)),
+    )
 
 
 def session_of(request: gr.Request | None) -> str:
     """The key of a visitor's session."""
-    return getattr(request, "session_hash", None) or f"once-{secrets.token_hex(8)}"  # a call without a session shares nothing
+    return (
+        getattr(request, "session_hash", None) or f"once-{secrets.token_hex(8)}"
+    )  # a call without a session shares nothing
 
 
 def _both(answers, full_side: str, pruned_side: str, live: list[int]) -> Update:
     out = {}
-    for side, (name, title, detail) in enumerate((("answer-full", "Full model", full_side), ("answer-pruned", "Pruned model", pruned_side))):
+    for side, (name, title, detail) in enumerate(
+        (("answer-full", "Full model", full_side), ("answer-pruned", "Pruned model", pruned_side))
+    ):
         if answers[side] is not None:
-            out[name] = views.answer(title, detail, answers[side].text, _timing(answers[side]), growing=side in live)
+            out[name] = views.answer(
+                title, detail, answers[side].text, _timing(answers[side]), growing=side in live
+            )
     out["glance"] = views.glance(*(a.text if a else "" for a in answers))
     return out
 
 
 def _timing(answer) -> str:
-    later = f", then {views.milliseconds(answer.per_token_ms)} a token" if answer.per_token_ms is not None else ""
+    later = (
+        f", then {views.milliseconds(answer.per_token_ms)} a token"
+        if answer.per_token_ms is not None
+        else ""
+    )
     cut = " Cut at the answer length." if answer.stopped == "length" else ""
-    return f"{len(answer.token_ids)} tokens; first after {views.milliseconds(answer.prefill_ms)}{later}.{cut}"
+    return (
+        f"{len(answer.token_ids)} tokens; first after"
+        f" {views.milliseconds(answer.prefill_ms)}{later}.{cut}"
+    )
 
 
 def _pruned_side(kept: int, dropped: int, now: Settings) -> str:
     """How many layers the pruned model has, and what closes its gap."""
-    return f"{kept} layers" + (f", {'no compensation' if now.compensation == 'none' else svl.COMPENSATIONS[now.compensation].title}" if dropped else "")
+    return f"{kept} layers" + (
+        f", {'no compensation' if now.compensation == 'none' else svl.COMPENSATIONS[now.compensation].title}"
+        if dropped
+        else ""
+    )

@@ -1,4 +1,6 @@
-"""What every section of the page is built of: a numbered heading, a figure's heading with its reading, and the "why" that unfolds."""
+"""What every section of the page is built of: a numbered heading, a figure's heading with its
+reading, and the "why" that unfolds.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def why(key: str) -> None:
 
 
 def plot(key: str, c: dict, wait: str = "Appears after the analysis.") -> None:
-    """A plotly figure under its heading, as `plot-<key>` of the page's components. wait: shown until it is there."""
+    """A plotly figure under its heading, as `plot-<key>` of the page's components. wait: shown
+    until it is there.
+    """
     figure_head(key)
     c[f"plot-{key}"] = parts.plot(f"plot-{key}", wait)
     why(key)

@@ -1,6 +1,8 @@
-"""Page parts made of gr.HTML: a plot without remount, a safe HTML view, the layer strip, the composer, the overlay.
+"""Page parts made of gr.HTML: a plot without remount, a safe HTML view, the layer strip, the
+composer, the overlay.
 
-The scripts live in static/page.js; templates here are constant, so no user or model text is ever evaluated.
+The scripts live in static/page.js; templates here are constant, so no user or model text is ever
+evaluated.
 """
 
 from __future__ import annotations
@@ -14,20 +16,42 @@ STATIC = Path(__file__).with_name("static")
 PLOTLY = Path(importlib.util.find_spec("plotly").origin).with_name("package_data") / "plotly.min.js"
 
 
-def _part(kind: str, value: object, elem_id: str, *, classes: str = "", wait: str = "Appears after the analysis.", **more: object) -> gr.HTML:
+def _part(
+    kind: str,
+    value: object,
+    elem_id: str,
+    *,
+    classes: str = "",
+    wait: str = "Appears after the analysis.",
+    **more: object,
+) -> gr.HTML:
     # The names in quotes are the events that Python may listen to.
-    script = f"/* 'pick' 'toggle' 'compose' 'step' 'remove' */ svl.mount('{kind}', element, props, watch, trigger);"
-    return gr.HTML(value, html_template=f'<div class="svl-{kind}" data-wait="{wait}"></div>', js_on_load=script, elem_id=elem_id,
-                   elem_classes=["svl-part", *classes.split()], apply_default_css=False, padding=False, **more)
+    script = (
+        f"/* 'pick' 'toggle' 'compose' 'step' 'remove' */ svl.mount('{kind}', element, props,"
+        " watch, trigger);"
+    )
+    return gr.HTML(
+        value,
+        html_template=f'<div class="svl-{kind}" data-wait="{wait}"></div>',
+        js_on_load=script,
+        elem_id=elem_id,
+        elem_classes=["svl-part", *classes.split()],
+        apply_default_css=False,
+        padding=False,
+        **more,
+    )
 
 
 def view(elem_id: str, value: str = "", *, classes: str = "", wait: str = "") -> gr.HTML:
-    """Markup made by `views` (escaped there); buttons with data-pick raise `pick`, or what data-event names, with their data. wait: shown while it is empty."""
+    """Markup made by `views` (escaped there); buttons with data-pick raise `pick`, or what
+    data-event names, with their data. wait: shown while it is empty.
+    """
     return _part("view", value, elem_id, classes=classes, wait=wait)
 
 
 def plot(elem_id: str, wait: str = "Appears after the analysis.") -> gr.HTML:
-    """A plotly figure drawn in place, in the page's ink; the value is {"figure": JSON, "alt": str} or None.
+    """A plotly figure drawn in place, in the page's ink; the value is {"figure": JSON, "alt": str}
+    or None.
 
     A click on a point raises `pick` with x, y.
     """
@@ -35,27 +59,37 @@ def plot(elem_id: str, wait: str = "Appears after the analysis.") -> gr.HTML:
 
 
 def strip(elem_id: str) -> gr.HTML:
-    """The decoder layers as buttons: click or Space toggles, arrow keys move; see `strip.strip_value` for the value."""
+    """The decoder layers as buttons: click or Space toggles, arrow keys move; see
+    `strip.strip_value` for the value.
+    """
     return _part("strip", None, elem_id)
 
 
 def picture(elem_id: str) -> gr.HTML:
-    """An image with a place to pick: the value is {"src", "alt", "rows", "columns"}; `pick` gives x, y in 0..1."""
+    """An image with a place to pick: the value is {"src", "alt", "rows", "columns"}; `pick` gives
+    x, y in 0..1.
+    """
     return _part("picture", None, elem_id, classes="card")
 
 
 def link(elem_id: str) -> gr.HTML:
-    """The page's address with its state in the query: {"query", "own": the image is the visitor's, so a link cannot carry it, "path": of the analysed image}."""
+    """The page's address with its state in the query: {"query", "own": the image is the visitor's,
+    so a link cannot carry it, "path": of the analysed image}.
+    """
     return _part("link", None, elem_id, classes="card")
 
 
 def stale(elem_id: str, text: str) -> gr.HTML:
-    """A note that shows while the image or the prompt on the page is not the analysed one, and nothing runs."""
+    """A note that shows while the image or the prompt on the page is not the analysed one, and
+    nothing runs.
+    """
     return _part("stale", text, elem_id)
 
 
 def lesson(elem_id: str) -> gr.HTML:
-    """The guided lesson: raises `step` with {"step": 0-based or -1 to leave, "do": what to try}; the value is `lesson.content`."""
+    """The guided lesson: raises `step` with {"step": 0-based or -1 to leave, "do": what to try};
+    the value is `lesson.content`.
+    """
     return _part("lesson", None, elem_id)
 
 
@@ -65,26 +99,46 @@ def large_type(elem_id: str) -> gr.HTML:
 
 
 def bridge(sliders: list[str]) -> gr.HTML:
-    """Invisible; raises `settle_<id>` a moment after a slider came to rest, moved by mouse, touch or keyboard."""
+    """Invisible; raises `settle_<id>` a moment after a slider came to rest, moved by mouse, touch
+    or keyboard.
+    """
     names = " ".join(f"'settle_{name.replace('-', '_')}'" for name in sliders)
     script = f"/* {names} */ svl.settle({sliders}, trigger);"
-    return gr.HTML("", html_template="<div></div>", js_on_load=script, elem_id="bridge", apply_default_css=False, padding=False)
+    return gr.HTML(
+        "",
+        html_template="<div></div>",
+        js_on_load=script,
+        elem_id="bridge",
+        apply_default_css=False,
+        padding=False,
+    )
 
 
-def composer(elem_id: str, groups: list[tuple[str, list[str]]], places: list[str], items: dict[str, str]) -> gr.HTML:
+def composer(
+    elem_id: str, groups: list[tuple[str, list[str]]], places: list[str], items: dict[str, str]
+) -> gr.HTML:
     """Nine native pickers, one a place; any change raises `compose` with {"items": {place: name}}."""
     return _part("composer", {"groups": groups, "places": places, "items": items}, elem_id)
 
 
 def head(started: float) -> str:
-    """Markup for the document's head: the page's scripts (`page.js` first), the frame's styles, the address of the bundled plotly and which start of the server this is."""
+    """Markup for the document's head: the page's scripts (`page.js` first), the frame's styles, the
+    address of the bundled plotly and which start of the server this is.
+    """
     gr.set_static_paths([PLOTLY])
     scripts = sorted(STATIC.glob("*.js"), key=lambda file: (file.stem != "page", file.stem))
     frame = f"<style>{(STATIC / 'frame.css').read_text(encoding='utf-8')}</style>"
-    return f"<meta name='svl-plotly' content='{PLOTLY}'><meta name='svl-started' content='{started}'>{frame}" + "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
+    return (
+        f"<meta name='svl-plotly' content='{PLOTLY}'><meta name='svl-started'"
+        f" content='{started}'>{frame}"
+        + "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
+    )
 
 
 def css() -> str:
     """The page's styles: every sheet but the frame's and the report's own, `page.css` first."""
-    sheets = sorted((file for file in STATIC.glob("*.css") if file.stem not in ("frame", "report")), key=lambda file: (file.stem != "page", file.stem))
+    sheets = sorted(
+        (file for file in STATIC.glob("*.css") if file.stem not in ("frame", "report")),
+        key=lambda file: (file.stem != "page", file.stem),
+    )
     return "\n".join(file.read_text(encoding="utf-8") for file in sheets)

@@ -1,4 +1,6 @@
-"""From events to handlers: a handler returns {component name: value}, and the names that it leaves out stay as they are."""
+"""From events to handlers: a handler returns {component name: value}, and the names that it leaves
+out stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -17,33 +19,98 @@ CONTROLS = [field.name for field in fields(Settings)]
 
 
 class Wiring:
-    """The page's components by name, the groups of them that handlers read and write, and the chains that start the model's work."""
+    """The page's components by name, the groups of them that handlers read and write, and the
+    chains that start the model's work.
+    """
 
     def __init__(self, c: dict, desk: Desk) -> None:
         self.c, self.desk = c, desk
         self.controls = [c[name] for name in CONTROLS]
         self.heavy = {"concurrency_id": "model", "concurrency_limit": desk.limits.heavy_jobs}
-        self.figures = ["plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks", "criteria", "plan-line", "link", "code-python", "code-plan", "code-mergekit", "calibration-note", "preset", "preset-note"]
+        self.figures = [
+            "plot-redundancy",
+            "plot-similarity",
+            "plot-gap",
+            "plot-pca",
+            "plot-blocks",
+            "criteria",
+            "plan-line",
+            "link",
+            "code-python",
+            "code-plan",
+            "code-mergekit",
+            "calibration-note",
+            "preset",
+            "preset-note",
+        ]
         self.look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
         answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds", "difference"]
-        self.analysed = ["status", "model", "state", "strip", "focus", "wanted", "drop", "layer", "rank", "calibration", "sweep-most", *answers, *self.look, *self.figures]
+        self.analysed = [
+            "status",
+            "model",
+            "state",
+            "strip",
+            "focus",
+            "wanted",
+            "drop",
+            "layer",
+            "rank",
+            "calibration",
+            "sweep-most",
+            *answers,
+            *self.look,
+            *self.figures,
+        ]
         self.compared = ["status", *answers, "plot-pca"]
         self.look_in = [c["state"], c["focus"], *self.controls]
         self.plan_in = [c["state"], c["strip"], *self.controls]
         self.select_in = [c["state"], c["strip"], c["focus"], *self.controls]
         self.compare_in = [c["state"], c["strip"], c["truth"], *self.controls]
 
-    def on(self, trigger: Callable, method: Callable, inputs: Sequence, outputs: Sequence[str], **options):
+    def on(
+        self,
+        trigger: Callable,
+        method: Callable,
+        inputs: Sequence,
+        outputs: Sequence[str],
+        **options,
+    ):
         """Attach a handler that returns {name: value}; it is no public endpoint."""
-        return trigger(mapped(method, outputs, self.desk.limits.details), list(inputs), [self.c[name] for name in outputs], api_visibility="private", **{"show_progress": "hidden", **options})
+        return trigger(
+            mapped(method, outputs, self.desk.limits.details),
+            list(inputs),
+            [self.c[name] for name in outputs],
+            api_visibility="private",
+            **{"show_progress": "hidden", **options},
+        )
 
     def analyse(self, trigger: Callable):
         c = self.c
-        inputs = [c["model"], c["image"], c["prompt"], c["state"], c["drop"], c["origin"], c["wanted"], *self.controls]
-        return self.on(trigger, self.desk.analyse, inputs, self.analysed, trigger_mode="multiple", **self.heavy)
+        inputs = [
+            c["model"],
+            c["image"],
+            c["prompt"],
+            c["state"],
+            c["drop"],
+            c["origin"],
+            c["wanted"],
+            *self.controls,
+        ]
+        return self.on(
+            trigger, self.desk.analyse, inputs, self.analysed, trigger_mode="multiple", **self.heavy
+        )
 
-    def compare(self, trigger: Callable, method: Callable | None = None, inputs: Sequence | None = None):
-        return self.on(trigger, method or self.desk.compare, inputs or self.compare_in, self.compared, trigger_mode="multiple", **self.heavy)
+    def compare(
+        self, trigger: Callable, method: Callable | None = None, inputs: Sequence | None = None
+    ):
+        return self.on(
+            trigger,
+            method or self.desk.compare,
+            inputs or self.compare_in,
+            self.compared,
+            trigger_mode="multiple",
+            **self.heavy,
+        )
 
     def both(self, trigger: Callable):
         """Analyse, then let both models answer."""
@@ -51,11 +118,23 @@ class Wiring:
 
     def rank(self, trigger: Callable, **options):
         """Rank the layers by the settings and drop as many as before."""
-        return self.on(trigger, self.desk.select, self.select_in, ["status", "strip", "drop", "criterion", "calibration", *self.look, *self.figures], **{**QUICK, "trigger_mode": "multiple", **options})
+        return self.on(
+            trigger,
+            self.desk.select,
+            self.select_in,
+            ["status", "strip", "drop", "criterion", "calibration", *self.look, *self.figures],
+            **{**QUICK, "trigger_mode": "multiple", **options},
+        )
 
     def halt_ranking(self, trigger: Callable):
         """Ends a ranking that still runs, for another one is wanted."""
-        return self.on(trigger, lambda request: self.desk.stop(request, RANKING, replaced=True), [], ["status"], queue=False)
+        return self.on(
+            trigger,
+            lambda request: self.desk.stop(request, RANKING, replaced=True),
+            [],
+            ["status"],
+            queue=False,
+        )
 
     def halt(self, trigger: Callable):
         """Ends this session's running work first, so that new work need not wait for it."""
@@ -63,11 +142,14 @@ class Wiring:
 
     def then_live(self, event):
         """After `event`, answer again where the page's checkbox says so."""
+
         def compare_live(live: bool, *values, request: gr.Request | None = None):
             if live:
                 yield from self.desk.compare(*values, request=request)
 
-        return self.compare(self.halt(event.then).then, compare_live, [self.c["live"], *self.compare_in])
+        return self.compare(
+            self.halt(event.then).then, compare_live, [self.c["live"], *self.compare_in]
+        )
 
 
 def mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
@@ -83,27 +165,41 @@ def mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
         return method(*map(_unmarked, values), **extra)
 
     def ordered(update: dict) -> list:
-        return [update.get(name, gr.skip()) for name in outputs] if len(outputs) > 1 else update.get(outputs[0], gr.skip())
+        return (
+            [update.get(name, gr.skip()) for name in outputs]
+            if len(outputs) > 1
+            else update.get(outputs[0], gr.skip())
+        )
 
     if inspect.isgeneratorfunction(method):
+
         def handler(request: gr.Request, event: gr.EventData, *values):
             try:
                 for update in call(values, request, event):
                     yield ordered(update)
             except Exception as error:
                 raise guard.polite(error, details) from None
+
     else:
+
         def handler(request: gr.Request, event: gr.EventData, *values):
             try:
                 return ordered(call(values, request, event))
             except Exception as error:
                 raise guard.polite(error, details) from None
+
     return handler
 
 
 def _unmarked(value):
-    """A part's value without the mark that gradio's page leaves in it after an update that changed nothing; with it, it would come back as an update."""
-    return {key: each for key, each in value.items() if key != "__type__"} if isinstance(value, dict) else value
+    """A part's value without the mark that gradio's page leaves in it after an update that changed
+    nothing; with it, it would come back as an update.
+    """
+    return (
+        {key: each for key, each in value.items() if key != "__type__"}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def picked(method: Callable, kind: type) -> Callable:

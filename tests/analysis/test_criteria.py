@@ -1,4 +1,6 @@
-"""Criteria beyond the one-shot cosines, on models where the right answer is known on paper, and greedy ones against brute force."""
+"""Criteria beyond the one-shot cosines, on models where the right answer is known on paper, and
+greedy ones against brute force.
+"""
 
 import copy
 import threading
@@ -6,6 +8,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from test_importance import A, traced
+from tiny import picture, tiny_llava
 
 import svl_core as svl
 from svl_core.analysis.blocks import best_blocks
@@ -13,8 +17,6 @@ from svl_core.analysis.criterion import Measured
 from svl_core.analysis.skipping import own_answers
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.families import family_of
-from test_importance import A, traced
-from tiny import picture, tiny_llava
 
 PROMPT = "how many apples are there ?"
 
@@ -25,7 +27,10 @@ def lvlm_of(layers=6, seed=5, edit=None, mlp_bias=False):
         config = copy.deepcopy(model.config)
         config.text_config.mlp_bias = True
         biased = type(model)(config).eval().requires_grad_(False)
-        assert all("bias" in name for name in biased.load_state_dict(model.state_dict(), strict=False).missing_keys)
+        assert all(
+            "bias" in name
+            for name in biased.load_state_dict(model.state_dict(), strict=False).missing_keys
+        )
         biased.generation_config = model.generation_config
         for layer in biased.get_decoder().layers:
             for part in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj):
@@ -47,15 +52,22 @@ def samples_of(lvlm, n=2):
 
 
 def scored(lvlm, criterion, samples, **options):
-    return svl.redundancy(svl.trace(lvlm, samples), criterion=criterion, lvlm=lvlm, samples=samples, **options)
+    return svl.redundancy(
+        svl.trace(lvlm, samples), criterion=criterion, lvlm=lvlm, samples=samples, **options
+    )
 
 
 def log_probabilities(lvlm, sample, ids, skipped=()):
-    """An oracle of its own: one pass over prompt and answer in which skipped layers hand their input on. (n, vocab) float64."""
+    """An oracle of its own: one pass over prompt and answer in which skipped layers hand their
+    input on. (n, vocab) float64.
+    """
+
     def hand_on(module, args, kwargs, output):
         return args[0] if args else kwargs["hidden_states"]
 
-    handles = [lvlm.layers[layer].register_forward_hook(hand_on, with_kwargs=True) for layer in skipped]
+    handles = [
+        lvlm.layers[layer].register_forward_hook(hand_on, with_kwargs=True) for layer in skipped
+    ]
     inputs = dict(sample.inputs)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([list(ids)])], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -75,22 +87,39 @@ def log_probabilities(lvlm, sample, ids, skipped=()):
 def test_the_idle_layer_costs_nothing(criterion):
     lvlm = lvlm_of(edit=lambda layers: silence(layers[3]))
     scores = scored(lvlm, criterion, samples_of(lvlm), rounds=1)
-    assert scores.ranking[0] == 3 and scores.scores[3] == pytest.approx(0, abs=1e-9) and np.delete(scores.scores, [3, 5]).max() < -1e-6  # the last layer cannot matter to shortv
+    assert (
+        scores.ranking[0] == 3
+        and scores.scores[3] == pytest.approx(0, abs=1e-9)
+        and np.delete(scores.scores, [3, 5]).max() < -1e-6
+    )  # the last layer cannot matter to shortv
 
 
 def test_skipping_the_idle_layer_leaves_the_loss_as_it_was():
     lvlm = lvlm_of(edit=lambda layers: silence(layers[3]))
     samples = samples_of(lvlm)
     answers = [svl.answer(lvlm, sample, max_new_tokens=5).token_ids for sample in samples]
-    full = np.mean([-log_probabilities(lvlm, sample, ids).gather(1, torch.tensor(ids)[:, None]).mean() for sample, ids in zip(samples, answers)])
+    full = np.mean(
+        [
+            -log_probabilities(lvlm, sample, ids).gather(1, torch.tensor(ids)[:, None]).mean()
+            for sample, ids in zip(samples, answers)
+        ]
+    )
     scores = scored(lvlm, "sleb", samples, answers=answers, rounds=1)
-    assert scores.scores[3] == pytest.approx(-full, abs=1e-6) and abs(np.delete(scores.scores, 3) + full).min() > 1e-3
+    assert (
+        scores.scores[3] == pytest.approx(-full, abs=1e-6)
+        and abs(np.delete(scores.scores, 3) + full).min() > 1e-3
+    )
 
 
 def test_own_answers_are_those_of_one_at_a_time(tiny):
     """Whatever is decoded together, in the order of the samples."""
-    samples = [tiny.encode(picture(seed=k), prompt) for k, prompt in enumerate(("a cat", PROMPT, "a dog", PROMPT, "yes"))]
-    assert own_answers(tiny, 5, samples.__getitem__) == [svl.answer(tiny, sample, max_new_tokens=32).token_ids for sample in samples]
+    samples = [
+        tiny.encode(picture(seed=k), prompt)
+        for k, prompt in enumerate(("a cat", PROMPT, "a dog", PROMPT, "yes"))
+    ]
+    assert own_answers(tiny, 5, samples.__getitem__) == [
+        svl.answer(tiny, sample, max_new_tokens=32).token_ids for sample in samples
+    ]
 
 
 @pytest.mark.parametrize("criterion", ["sleb", "greedy-kl"])
@@ -104,7 +133,13 @@ def test_greedy_equals_brute_force_on_five_layers(criterion):
         each = []
         for sample, ids, reference in zip(samples, answers, full):
             found = log_probabilities(lvlm, sample, ids, skipped)
-            each.append(float(-found.gather(1, torch.tensor(ids)[:, None]).mean() if criterion == "sleb" else (reference.exp() * (reference - found)).sum(1).mean()))
+            each.append(
+                float(
+                    -found.gather(1, torch.tensor(ids)[:, None]).mean()
+                    if criterion == "sleb"
+                    else (reference.exp() * (reference - found)).sum(1).mean()
+                )
+            )
         return np.mean(each)
 
     gone, path = [], []
@@ -121,7 +156,9 @@ def test_greedy_equals_brute_force_on_five_layers(criterion):
 def test_stopping_early_ranks_the_rest_as_it_stands():
     lvlm = lvlm_of(5, seed=2)
     samples, answers = samples_of(lvlm, 1), [(7, 30, 9)]
-    whole, short = (scored(lvlm, "sleb", samples, answers=answers, rounds=rounds) for rounds in (None, 1))
+    whole, short = (
+        scored(lvlm, "sleb", samples, answers=answers, rounds=rounds) for rounds in (None, 1)
+    )
     by_first_round = sorted((1, 2, 3), key=lambda layer: -whole.scores[layer])
     assert list(short.ranking) == by_first_round and len(short.path) == 1 and len(whole.path) == 3
 
@@ -151,12 +188,25 @@ def test_layers_that_cancel_go_together():
 
 def test_a_layer_for_visual_tokens_and_one_for_text():
     features = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    features[1, [1, 3]] = features[0, [1, 3]]  # layer 0 moves visual tokens only (positions 0, 2), layer 1 textual ones only
+    features[1, [1, 3]] = features[
+        0, [1, 3]
+    ]  # layer 0 moves visual tokens only (positions 0, 2), layer 1 textual ones only
     features[2, [0, 2]] = features[1, [0, 2]]
     trace = traced([A, A], features)
-    textual, visual = (svl.redundancy(trace, criterion=name, protect_ends=False) for name in ("svl-textual", "svl-visual"))
-    assert textual.ranking == (0, 1) and textual.scores[0] == pytest.approx(1) and textual.scores[1] < 0.99
-    assert visual.ranking == (1, 0) and visual.scores[1] == pytest.approx(1) and visual.scores[0] < 0.99
+    textual, visual = (
+        svl.redundancy(trace, criterion=name, protect_ends=False)
+        for name in ("svl-textual", "svl-visual")
+    )
+    assert (
+        textual.ranking == (0, 1)
+        and textual.scores[0] == pytest.approx(1)
+        and textual.scores[1] < 0.99
+    )
+    assert (
+        visual.ranking == (1, 0)
+        and visual.scores[1] == pytest.approx(1)
+        and visual.scores[0] < 0.99
+    )
 
 
 def test_shortv_finds_the_layer_that_leaves_visual_tokens_alone():
@@ -174,8 +224,12 @@ def test_shortv_finds_the_layer_that_leaves_visual_tokens_alone():
         scores = scored(lvlm, "shortv", samples)
     finally:
         handle.remove()
-    assert scores.ranking[0] == 2 and scores.scores[2] == 0 and scores.scores[[0, 1, 3, 4]].max() < 0
-    assert scores.scores[5] == 0  # what the last layer does to visual tokens reaches no text token any more
+    assert (
+        scores.ranking[0] == 2 and scores.scores[2] == 0 and scores.scores[[0, 1, 3, 4]].max() < 0
+    )
+    assert (
+        scores.scores[5] == 0
+    )  # what the last layer does to visual tokens reaches no text token any more
     assert not lvlm.layers[2]._forward_hooks
 
 
@@ -189,7 +243,14 @@ def test_shortv_without_an_image_knows_nothing(tiny):
 
 def test_blocks_on_paper():
     closeness = np.full((6, 6), 0.1)
-    for (s, e), value in {(1, 2): 0.5, (2, 3): 0.9, (3, 4): 0.6, (1, 3): 0.7, (2, 4): 0.4, (1, 4): 0.3}.items():
+    for (s, e), value in {
+        (1, 2): 0.5,
+        (2, 3): 0.9,
+        (3, 4): 0.6,
+        (1, 3): 0.7,
+        (2, 4): 0.4,
+        (1, 4): 0.3,
+    }.items():
         closeness[s, e] = value
     found = best_blocks(closeness, (0, 4))
     assert found.blocks == ((), (2,), (1, 2), (1, 2, 3))
@@ -212,7 +273,10 @@ def test_blocks_need_not_be_nested_and_never_hold_a_protected_layer():
 def test_angular_on_paper():
     features = torch.zeros(4, 4, 2)
     for depth, degrees in enumerate((0.0, 60.0, 90.0, 150.0)):
-        features[depth, :, 0], features[depth, :, 1] = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        features[depth, :, 0], features[depth, :, 1] = (
+            np.cos(np.radians(degrees)),
+            np.sin(np.radians(degrees)),
+        )
     features[:, :3] = 1.0  # only the last token counts
     scores = svl.redundancy(traced([A, A, A], features), criterion="angular", protect_ends=False)
     np.testing.assert_allclose(scores.scores, 1 - np.array([60, 30, 60]) / 180, atol=1e-6)
@@ -221,7 +285,10 @@ def test_angular_on_paper():
 
 def test_streamline_takes_the_mean_over_all_tokens(tiny, tiny_sample):
     trace = svl.trace(tiny, [tiny_sample])
-    scores, matrix = svl.redundancy(trace, criterion="streamline"), svl.similarity(trace, tokens="all")
+    scores, matrix = (
+        svl.redundancy(trace, criterion="streamline"),
+        svl.similarity(trace, tokens="all"),
+    )
     for n in range(1, 5):
         best = max(range(1, 6 - n), key=lambda s: matrix[s, s + n])
         assert svl.plan(scores, n).drop == tuple(range(best, best + n))
@@ -232,8 +299,12 @@ def test_streamline_takes_the_mean_over_all_tokens(tiny, tiny_sample):
 
 def test_needs_are_stated(tiny, tiny_sample):
     trace = svl.trace(tiny, tiny_sample)
-    for words, options in (("no model", {}), ("no samples", {"lvlm": tiny}), ("traced model", {"lvlm": svl.pruned_view(tiny, range(5)), "samples": tiny_sample}),
-                           ("0 answers", {"lvlm": tiny, "samples": tiny_sample, "answers": [()]})):
+    for words, options in (
+        ("no model", {}),
+        ("no samples", {"lvlm": tiny}),
+        ("traced model", {"lvlm": svl.pruned_view(tiny, range(5)), "samples": tiny_sample}),
+        ("0 answers", {"lvlm": tiny, "samples": tiny_sample, "answers": [()]}),
+    ):
         with pytest.raises(InputError, match=words):
             svl.redundancy(trace, criterion="sleb", **options)
     with pytest.raises(InputError, match="pass layers="):
@@ -253,7 +324,15 @@ def test_greedy_stops_and_reports(tiny, tiny_sample):
             stop.set()
 
     with pytest.raises(Cancelled):
-        svl.redundancy(svl.trace(tiny, tiny_sample), criterion="sleb", lvlm=tiny, samples=tiny_sample, answers=[(5,)], progress=progress, cancel=stop)
+        svl.redundancy(
+            svl.trace(tiny, tiny_sample),
+            criterion="sleb",
+            lvlm=tiny,
+            samples=tiny_sample,
+            answers=[(5,)],
+            progress=progress,
+            cancel=stop,
+        )
     assert told == sorted(told) and 0 <= told[0] and told[-1] < 1 and len(told) <= 4
 
 
@@ -261,6 +340,10 @@ def test_the_full_model_is_untouched(tiny, tiny_sample):
     before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
     trace = svl.trace(tiny, tiny_sample)
     for criterion in ("sleb", "greedy-kl", "shortv"):
-        svl.redundancy(trace, criterion=criterion, lvlm=tiny, samples=tiny_sample, answers=[(5, 6)], rounds=1)
-    assert all(torch.equal(before[name], tensor) for name, tensor in tiny.model.state_dict().items())
+        svl.redundancy(
+            trace, criterion=criterion, lvlm=tiny, samples=tiny_sample, answers=[(5, 6)], rounds=1
+        )
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in tiny.model.state_dict().items()
+    )
     assert not any(layer._forward_hooks for layer in tiny.layers) and tiny.num_layers == 6

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from test_importance import A, traced
+from tiny import picture, tiny_llava
 
 import svl_core as svl
 from svl_core.analysis.gap import feature_gap, gram_of_difference, pca_view, runs_of
 from svl_core.analysis.measures import layer_cosines
 from svl_core.analysis.redundancy import CRITERIA, ranked, similarity
 from svl_core.errors import InputError
-from test_importance import A, traced
-from tiny import picture, tiny_llava
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,20 @@ def idle():
     return svl.LVLM(model, processor, family_of(model.config), "idle")
 
 
-@pytest.mark.parametrize("criterion", [name for name, row in CRITERIA.items() if row.needs == "trace" and name != "random"])
+@pytest.mark.parametrize(
+    "criterion",
+    [name for name, row in CRITERIA.items() if row.needs == "trace" and name != "random"],
+)
 def test_the_idle_layer_is_found(idle, criterion):
-    trace = svl.trace(idle, [idle.encode(picture(seed=k), "how many apples are there ?") for k in range(2)])
+    trace = svl.trace(
+        idle, [idle.encode(picture(seed=k), "how many apples are there ?") for k in range(2)]
+    )
     scores = svl.redundancy(trace, criterion=criterion)
-    assert scores.ranking[0] == 3 and scores.scores[3] == pytest.approx(1, abs=1e-6) and max(np.delete(scores.scores, 3)) < 0.999
+    assert (
+        scores.ranking[0] == 3
+        and scores.scores[3] == pytest.approx(1, abs=1e-6)
+        and max(np.delete(scores.scores, 3)) < 0.999
+    )
 
 
 def test_cosines_on_paper():
@@ -43,8 +52,12 @@ def test_cosines_on_paper():
     every = (np.arange(4),)
     np.testing.assert_allclose(layer_cosines(trace, every), [1.0, 0.15], atol=1e-12)
     np.testing.assert_allclose(layer_cosines(trace, (np.array([0, 3]),)), [1.0, 0.8], atol=1e-12)
-    np.testing.assert_allclose(similarity(trace, tokens="all"), [[1, 1, 0.15], [1, 1, 0.15], [0.15, 0.15, 1]], atol=1e-6)
-    np.testing.assert_allclose(similarity(trace, tokens="visual"), [[1, 1, -0.2], [1, 1, -0.2], [-0.2, -0.2, 1]], atol=1e-6)
+    np.testing.assert_allclose(
+        similarity(trace, tokens="all"), [[1, 1, 0.15], [1, 1, 0.15], [0.15, 0.15, 1]], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        similarity(trace, tokens="visual"), [[1, 1, -0.2], [1, 1, -0.2], [-0.2, -0.2, 1]], atol=1e-6
+    )
 
 
 def test_similarity_next_to_the_diagonal_is_the_redundancy_curve(tiny, tiny_sample):
@@ -69,7 +82,10 @@ def test_protected_layers_never_go(tiny, tiny_sample):
 def test_random_is_seeded(tiny, tiny_sample):
     trace = svl.trace(tiny, tiny_sample)
     draws = [svl.redundancy(trace, criterion="random", seed=s).ranking for s in range(20)]
-    assert draws[3] == svl.redundancy(trace, criterion="random", seed=3).ranking and len(set(draws)) > 5
+    assert (
+        draws[3] == svl.redundancy(trace, criterion="random", seed=3).ranking
+        and len(set(draws)) > 5
+    )
     with pytest.raises(InputError, match="svl-last, shortgpt, angular"):
         svl.redundancy(trace, criterion="best")
 
@@ -94,8 +110,14 @@ def test_gap_on_paper():
 def test_gram_gives_the_singular_values_of_the_difference(tiny, tiny_sample):
     trace = svl.trace(tiny, tiny_sample)
     at = (np.arange(10),)
-    difference = (trace.samples[0].features[4, :10] - trace.samples[0].features[2, :10]).double().numpy()
-    np.testing.assert_allclose(np.sqrt(np.linalg.eigvalsh(gram_of_difference(trace, at, 2, 3))[::-1][:10]), np.linalg.svd(difference, compute_uv=False), rtol=1e-6)
+    difference = (
+        (trace.samples[0].features[4, :10] - trace.samples[0].features[2, :10]).double().numpy()
+    )
+    np.testing.assert_allclose(
+        np.sqrt(np.linalg.eigvalsh(gram_of_difference(trace, at, 2, 3))[::-1][:10]),
+        np.linalg.svd(difference, compute_uv=False),
+        rtol=1e-6,
+    )
 
 
 def test_pca_view_against_a_plain_svd():
@@ -104,7 +126,10 @@ def test_pca_view_against_a_plain_svd():
     view = pca_view(before, target, before + 1)
     both = np.concatenate([before, target])
     _, values, directions = np.linalg.svd(both - both.mean(0), full_matrices=False)
-    ours, plain = np.concatenate([view.before, view.target]), (both - both.mean(0)) @ directions[:2].T
+    ours, plain = (
+        np.concatenate([view.before, view.target]),
+        (both - both.mean(0)) @ directions[:2].T,
+    )
     np.testing.assert_allclose(np.abs(ours), np.abs(plain), atol=1e-5)
     np.testing.assert_allclose(view.explained, (values**2 / (values**2).sum())[:2], atol=1e-9)
     assert view.after.shape == (20, 2)

@@ -1,4 +1,6 @@
-"""The one-pass trace against an independent eager forward pass, and that it leaves no mark on the model."""
+"""The one-pass trace against an independent eager forward pass, and that it leaves no mark on the
+model.
+"""
 
 import dataclasses
 import threading
@@ -6,10 +8,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from tiny import picture
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
-from tiny import picture
 
 
 def eager_oracle(lvlm, sample):
@@ -34,8 +36,11 @@ def test_attention_sums_equal_those_of_eager_maps(tiny, tiny_sample, traced):
     maps, stats = eager_oracle(tiny, tiny_sample), traced.samples[0].attention
     v, t = tiny_sample.visual, tiny_sample.textual
     expected = {
-        "visual_from_visual": maps[:, v][:, :, v].sum(1), "visual_from_text": maps[:, t][:, :, v].sum(1),
-        "text_to_visual": maps[:, t][:, :, v].sum(2), "text_from_text": maps[:, t][:, :, t].sum(1), "text_to_text": maps[:, t][:, :, t].sum(2),
+        "visual_from_visual": maps[:, v][:, :, v].sum(1),
+        "visual_from_text": maps[:, t][:, :, v].sum(1),
+        "text_to_visual": maps[:, t][:, :, v].sum(2),
+        "text_from_text": maps[:, t][:, :, t].sum(1),
+        "text_to_text": maps[:, t][:, :, t].sum(2),
     }
     for name, values in expected.items():
         np.testing.assert_allclose(getattr(stats, name), values, atol=1e-5, err_msg=name)
@@ -44,7 +49,11 @@ def test_attention_sums_equal_those_of_eager_maps(tiny, tiny_sample, traced):
     np.testing.assert_array_equal(stats.text_to_text_seen[-1], causal[t][:, t].sum(1))
 
 
-@pytest.mark.parametrize("steps", [(7, 1), (512, 512), (13, 3)], ids=["head by head", "all at once", "the last group smaller"])
+@pytest.mark.parametrize(
+    "steps",
+    [(7, 1), (512, 512), (13, 3)],
+    ids=["head by head", "all at once", "the last group smaller"],
+)
 def test_steps_do_not_change_the_sums(tiny, tiny_sample, traced, monkeypatch, steps):
     monkeypatch.setattr("svl_core.analysis.attention.steps", lambda *_: steps)
     again = svl.trace(tiny, tiny_sample).samples[0].attention
@@ -59,7 +68,9 @@ def test_features_are_the_raw_layer_outputs(tiny, tiny_sample, traced):
     assert features.shape == (tiny.num_layers + 1, tiny_sample.length, tiny.hidden_size)
     for layer in range(tiny.num_layers):
         torch.testing.assert_close(features[layer], out.hidden_states[layer][0], atol=0, rtol=0)
-    torch.testing.assert_close(tiny.decoder.norm(features[-1]), out.hidden_states[-1][0], atol=0, rtol=0)
+    torch.testing.assert_close(
+        tiny.decoder.norm(features[-1]), out.hidden_states[-1][0], atol=0, rtol=0
+    )
     assert not torch.equal(features[-1], out.hidden_states[-1][0])
     with torch.no_grad():
         last = tiny.model(**tiny_sample.inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
@@ -71,15 +82,22 @@ def test_mlp_outputs_complete_the_residual_stream(tiny, traced):
     sample, layer = traced.samples[0], tiny.layers[2]
     with torch.no_grad():
         middle = sample.features[3] - sample.mlp[2]
-        torch.testing.assert_close(layer.mlp(layer.post_attention_layernorm(middle)), sample.mlp[2], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            layer.mlp(layer.post_attention_layernorm(middle)), sample.mlp[2], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_the_model_is_left_as_it_was(tiny, tiny_sample):
     def logits():
         with torch.no_grad():
             return tiny.model(**tiny_sample.inputs, use_cache=False).logits
+
     def hooks():
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for layer in tiny.layers for m in layer.modules())
+        return sum(
+            len(m._forward_hooks) + len(m._forward_pre_hooks)
+            for layer in tiny.layers
+            for m in layer.modules()
+        )
 
     before, hooked = logits(), hooks()
     broken = {**tiny_sample.inputs, "input_ids": tiny_sample.inputs["input_ids"] * 0 + 10**6}
@@ -92,7 +110,9 @@ def test_the_model_is_left_as_it_was(tiny, tiny_sample):
 
 
 def test_threads_do_not_mix(tiny, tiny_sample):
-    samples = [tiny.encode(picture(seed=k), "how many apples are there ?" * (1 + k % 3)) for k in range(4)]
+    samples = [
+        tiny.encode(picture(seed=k), "how many apples are there ?" * (1 + k % 3)) for k in range(4)
+    ]
     alone = [svl.trace(tiny, sample).samples[0] for sample in samples]
     together = [None] * 4
 
@@ -107,7 +127,9 @@ def test_threads_do_not_mix(tiny, tiny_sample):
         thread.join()
     for one, two in zip(alone, together):
         assert torch.allclose(one.features, two.features, atol=1e-5)
-        np.testing.assert_allclose(one.attention.text_to_visual, two.attention.text_to_visual, atol=1e-5)
+        np.testing.assert_allclose(
+            one.attention.text_to_visual, two.attention.text_to_visual, atol=1e-5
+        )
     assert tiny.decoder.config._attn_implementation == "sdpa"
 
 
@@ -127,10 +149,17 @@ def test_progress_counts_samples(tiny, tiny_sample):
 
 
 def test_features_in_files_are_those_in_memory(tiny, tiny_sample, tmp_path):
-    held, filed = svl.trace(tiny, tiny_sample, mlp=True), svl.trace(tiny, [tiny_sample], mlp=True, spool=tmp_path)
+    held, filed = (
+        svl.trace(tiny, tiny_sample, mlp=True),
+        svl.trace(tiny, [tiny_sample], mlp=True, spool=tmp_path),
+    )
     assert list(tmp_path.iterdir()) == []  # no name is left to clean up
     one, other = held.samples[0], filed.samples[0]
-    assert torch.equal(one.features, other.features) and torch.equal(one.mlp, other.mlp) and np.array_equal(one.products, other.products)
+    assert (
+        torch.equal(one.features, other.features)
+        and torch.equal(one.mlp, other.mlp)
+        and np.array_equal(one.products, other.products)
+    )
     plan = svl.manual_plan([2, 3], 6)
     a, b = (svl.prune(tiny, plan, "lstsq", trace).model.state_dict() for trace in (held, filed))
     assert all(torch.equal(value, b[name]) for name, value in a.items())

@@ -1,7 +1,9 @@
-"""What each layer of the bundled model is for, as the page shows it at once: `python tests/benchmarks/ablation_map.py [--limit 390]`.
+"""What each layer of the bundled model is for, as the page shows it at once: `python
+tests/benchmarks/ablation_map.py [--limit 390]`.
 
-Skips every layer and every block of two to four, asks fresh scene questions of every kind, and writes assets/demo_lvlm/ablation.json with
-what it was made from. The page uses it only while the weights' hash matches, and measures anew otherwise.
+Skips every layer and every block of two to four, asks fresh scene questions of every kind, and
+writes assets/demo_lvlm/ablation.json with what it was made from. The page uses it only while the
+weights' hash matches, and measures anew otherwise.
 """
 
 import argparse
@@ -19,7 +21,12 @@ SEED = 5  # of the questions; no calibration or evaluation by default draws it
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, default=390, help="questions, of the thirteen kinds in turn (default: %(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=390,
+        help="questions, of the thirteen kinds in turn (default: %(default)s)",
+    )
     options = parser.parse_args()
 
     import svl_core as svl
@@ -28,10 +35,26 @@ def main() -> None:
 
     folder = ROOT / "assets" / "demo_lvlm"
     lvlm = svl.load("demo")
-    found = ablate_questions(lvlm, questions("scenes", options.limit, SEED), data="scenes", sizes=SIZES, progress=lambda share, what: print(f"{share:4.0%} {what}", flush=True))
-    made = {"weights": weights_hash(folder), "data": "scenes", "seed": SEED, "sizes": list(SIZES), "versions": {"svl_core": svl.__version__}, "made": date.today().isoformat(),
-            "command": f"python tests/benchmarks/ablation_map.py --limit {options.limit}", **replace(found.map(), model="demo").to_json()}
-    (folder / "ablation.json").write_text(json.dumps(made, separators=(",", ":")) + "\n", encoding="utf-8")
+    found = ablate_questions(
+        lvlm,
+        questions("scenes", options.limit, SEED),
+        data="scenes",
+        sizes=SIZES,
+        progress=lambda share, what: print(f"{share:4.0%} {what}", flush=True),
+    )
+    made = {
+        "weights": weights_hash(folder),
+        "data": "scenes",
+        "seed": SEED,
+        "sizes": list(SIZES),
+        "versions": {"svl_core": svl.__version__},
+        "made": date.today().isoformat(),
+        "command": f"python tests/benchmarks/ablation_map.py --limit {options.limit}",
+        **replace(found.map(), model="demo").to_json(),
+    }
+    (folder / "ablation.json").write_text(
+        json.dumps(made, separators=(",", ":")) + "\n", encoding="utf-8"
+    )
     print(folder / "ablation.json")
 
 

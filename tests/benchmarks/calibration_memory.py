@@ -1,10 +1,13 @@
-"""Memory against the size of the calibration set: `python tests/benchmarks/calibration_memory.py` -> results/calibration_memory.json and the README.
+"""Memory against the size of the calibration set: `python tests/benchmarks/calibration_memory.py`
+-> results/calibration_memory.json and the README.
 
-The bundled model on 25, 100 and 400 scenes: encoded, traced (MLP outputs too), ranked by SVL and by LLM-Streamline, 4 layers dropped and
-compensated by SCP and by least squares, the full model's predictions of the true answers kept. Each in a process of its own, with all of it in
-memory and in files (`spool`); counted is the most of anonymous memory, every 10 ms, above what there was with the model loaded and one scene gone
-through. Pages of files do not count: they go when others want the room. Freed blocks of 64 kB and more go back to the system at once here
-(MALLOC_MMAP_THRESHOLD_), so that what is counted is in use.
+The bundled model on 25, 100 and 400 scenes: encoded, traced (MLP outputs too), ranked by SVL and by
+LLM-Streamline, 4 layers dropped and compensated by SCP and by least squares, the full model's
+predictions of the true answers kept. Each in a process of its own, with all of it in memory and in
+files (`spool`); counted is the most of anonymous memory, every 10 ms, above what there was with the
+model loaded and one scene gone through. Pages of files do not count: they go when others want the
+room. Freed blocks of 64 kB and more go back to the system at once here (MALLOC_MMAP_THRESHOLD_), so
+that what is counted is in use.
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ import threading
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- calibration: tests/benchmarks/calibration_memory.py -->", "<!-- end of calibration -->"
+BEGIN, END = (
+    "<!-- calibration: tests/benchmarks/calibration_memory.py -->",
+    "<!-- end of calibration -->",
+)
 SIZES, DROP, BATCH = (25, 100, 400), 4, 8
 
 
@@ -33,14 +39,28 @@ def work(lvlm, size: int, spool: str | None) -> list:
     trace = svl.trace(lvlm, samples, mlp=True, spool=spool)
     importance = svl.importance(trace)
     scores = [svl.redundancy(trace, importance, name) for name in ("svl", "streamline")]
-    pruned = [svl.prune(lvlm, svl.plan(scores[0], DROP), name, trace, importance) for name in ("scp", "lstsq")]
+    pruned = [
+        svl.prune(lvlm, svl.plan(scores[0], DROP), name, trace, importance)
+        for name in ("scp", "lstsq")
+    ]
     answers = [lvlm.tokenizer(scene.answer)["input_ids"] for scene in scenes]
-    return [samples, trace, importance, scores, pruned, forced_logits(lvlm, samples, answers, batch_size=BATCH, spool=spool)]
+    return [
+        samples,
+        trace,
+        importance,
+        scores,
+        pruned,
+        forced_logits(lvlm, samples, answers, batch_size=BATCH, spool=spool),
+    ]
 
 
 def anonymous() -> int:
     """Bytes of this process that are no file's (Linux)."""
-    return next(1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return next(
+        1024 * int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("RssAnon")
+    )
 
 
 def measured(size: int, spool: str | None, pipe) -> None:
@@ -71,9 +91,16 @@ def measured(size: int, spool: str | None, pipe) -> None:
 def table(rows: list[dict]) -> str:
     """The README's figures as Markdown."""
     found = {(row["samples"], row["spooled"]): row["mb"] for row in rows}
-    lines = ["| calibration samples | " + " | ".join(map(str, SIZES)) + " |", "| --- |" + " --- |" * len(SIZES)]
+    lines = [
+        "| calibration samples | " + " | ".join(map(str, SIZES)) + " |",
+        "| --- |" + " --- |" * len(SIZES),
+    ]
     for name, spooled in (("in memory", False), ("in files (`--spool`)", True)):
-        lines.append(f"| memory added, {name} | " + " | ".join(f"{found[size, spooled]:,.0f} MB" for size in SIZES) + " |")
+        lines.append(
+            f"| memory added, {name} | "
+            + " | ".join(f"{found[size, spooled]:,.0f} MB" for size in SIZES)
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -84,12 +111,16 @@ def main() -> None:
         for spooled in (False, True):
             with tempfile.TemporaryDirectory() as folder:
                 here, there = context.Pipe()
-                process = context.Process(target=measured, args=(size, folder if spooled else None, there))
+                process = context.Process(
+                    target=measured, args=(size, folder if spooled else None, there)
+                )
                 process.start()
                 rows.append(here.recv())
                 process.join()
             print(json.dumps(rows[-1]), flush=True)
-    (HERE / "results" / "calibration_memory.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    (HERE / "results" / "calibration_memory.json").write_text(
+        json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
     from marks import rewrite
 
     rewrite(BEGIN, END, table(rows))

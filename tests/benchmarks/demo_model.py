@@ -1,7 +1,9 @@
-"""Measures the bundled model and writes the figures into its card and the README: `python tests/benchmarks/demo_model.py [--limit N]`.
+"""Measures the bundled model and writes the figures into its card and the README: `python
+tests/benchmarks/demo_model.py [--limit N]`.
 
-Fresh scenes in the styles of training, the same in a style never seen, and easy-VQA's whole test set, each asked by
-greedy generation, exact match; then the scenes again with layers dropped. Results go to results/demo_model.json.
+Fresh scenes in the styles of training, the same in a style never seen, and easy-VQA's whole test
+set, each asked by greedy generation, exact match; then the scenes again with layers dropped.
+Results go to results/demo_model.json.
 """
 
 from __future__ import annotations
@@ -26,10 +28,21 @@ BEGIN, END = "<!-- figures: tests/benchmarks/demo_model.py -->", "<!-- end of fi
 
 def measure(limit: int | None, pruned_limit: int) -> dict:
     lvlm = svl.load("demo")
-    made = {"seed": SEED, "layers": lvlm.num_layers, "parameters": lvlm.num_parameters, "full": {}, "pruned": []}
+    made = {
+        "seed": SEED,
+        "layers": lvlm.num_layers,
+        "parameters": lvlm.num_parameters,
+        "full": {},
+        "pruned": [],
+    }
     for data in DATA:
         began = time.perf_counter()
-        found = svl.evaluate(lvlm, questions(data, limit, SEED), data=data, progress=lambda share, what: print(f"\r{data} {share:.0%}", end="", file=sys.stderr))
+        found = svl.evaluate(
+            lvlm,
+            questions(data, limit, SEED),
+            data=data,
+            progress=lambda share, what: print(f"\r{data} {share:.0%}", end="", file=sys.stderr),
+        )
         made["full"][data] = found.to_json() | {"seconds": round(time.perf_counter() - began)}
     asked = questions("scenes", pruned_limit, SEED + 1)
     full = svl.evaluate(lvlm, asked, data="scenes").accuracy
@@ -39,7 +52,16 @@ def measure(limit: int | None, pruned_limit: int) -> dict:
         for compensation in COMPENSATIONS:
             pruned = svl.prune(lvlm, svl.plan(scores, drop), compensation, trace)
             accuracy = svl.evaluate(pruned, asked, data="scenes").accuracy
-            made["pruned"].append({"drop": drop, "layers": list(scores.ranking[:drop]), "compensation": compensation, "n": len(asked), "accuracy": accuracy, "accuracy_kept": accuracy / full})
+            made["pruned"].append(
+                {
+                    "drop": drop,
+                    "layers": list(scores.ranking[:drop]),
+                    "compensation": compensation,
+                    "n": len(asked),
+                    "accuracy": accuracy,
+                    "accuracy_kept": accuracy / full,
+                }
+            )
             print(f"\rdrop {drop} {compensation} {accuracy / full:.3f}", file=sys.stderr)
     return made
 
@@ -48,18 +70,48 @@ def table(made: dict) -> str:
     """The card's figures as Markdown."""
     full = made["full"]
     lines = ["| questions | n | exact (95 % interval) |", "| --- | --- | --- |"]
-    names = {"scenes": "fresh scenes, art styles of training", "openmoji": "fresh scenes, OpenMoji art (never seen)", "easy-vqa": "easy-VQA test set"}
+    names = {
+        "scenes": "fresh scenes, art styles of training",
+        "openmoji": "fresh scenes, OpenMoji art (never seen)",
+        "easy-vqa": "easy-VQA test set",
+    }
     for data, found in full.items():
         low, high = found["interval"]
-        lines.append(f"| {names[data]} | {found['n']} | **{found['accuracy']:.1%}** ({low:.1%} to {high:.1%}) |")
-    lines += ["", "| kind | " + " | ".join(names[d] for d in ("scenes", "openmoji")) + " |", "| --- | --- | --- |"]
+        lines.append(
+            f"| {names[data]} | {found['n']} | **{found['accuracy']:.1%}** ({low:.1%} to"
+            f" {high:.1%}) |"
+        )
+    lines += [
+        "",
+        "| kind | " + " | ".join(names[d] for d in ("scenes", "openmoji")) + " |",
+        "| --- | --- | --- |",
+    ]
     for kind, found in full["scenes"]["by_kind"].items():
-        lines.append(f"| {kind} | {found['accuracy']:.1%} | {full['openmoji']['by_kind'][kind]['accuracy']:.1%} |")
-    lines += ["", f"Accuracy kept when the most redundant layers are dropped (criterion `svl`, {made['pruned'][0]['n']} scene questions, {made['layers']} layers):", "",
-              "| dropped | no compensation | SCP | least squares |", "| --- | --- | --- | --- |"]
+        lines.append(
+            f"| {kind} | {found['accuracy']:.1%} |"
+            f" {full['openmoji']['by_kind'][kind]['accuracy']:.1%} |"
+        )
+    lines += [
+        "",
+        (
+            "Accuracy kept when the most redundant layers are dropped (criterion `svl`,"
+            f" {made['pruned'][0]['n']} scene questions, {made['layers']} layers):"
+        ),
+        "",
+        "| dropped | no compensation | SCP | least squares |",
+        "| --- | --- | --- | --- |",
+    ]
     for drop in DROPS:
-        kept = {row["compensation"]: row["accuracy_kept"] for row in made["pruned"] if row["drop"] == drop}
-        lines.append(f"| {drop} ({drop / made['layers']:.0%}) | " + " | ".join(f"{kept[c]:.1%}" for c in COMPENSATIONS) + " |")
+        kept = {
+            row["compensation"]: row["accuracy_kept"]
+            for row in made["pruned"]
+            if row["drop"] == drop
+        }
+        lines.append(
+            f"| {drop} ({drop / made['layers']:.0%}) | "
+            + " | ".join(f"{kept[c]:.1%}" for c in COMPENSATIONS)
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -71,8 +123,12 @@ def with_figures(text: str, made: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, help="questions of each data set (default: the full numbers)")
-    parser.add_argument("--pruned-limit", type=int, default=660, help="scene questions for the pruned models")
+    parser.add_argument(
+        "--limit", type=int, help="questions of each data set (default: the full numbers)"
+    )
+    parser.add_argument(
+        "--pruned-limit", type=int, default=660, help="scene questions for the pruned models"
+    )
     args = parser.parse_args()
     made = measure(args.limit, args.pruned_limit)
     if args.limit is None:

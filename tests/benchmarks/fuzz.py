@@ -1,7 +1,9 @@
-"""Hostile input, long version: `python tests/benchmarks/fuzz.py [--pictures 3000] [--seed 0]` -> results/fuzz.json.
+"""Hostile input, long version: `python tests/benchmarks/fuzz.py [--pictures 3000] [--seed 0]` ->
+results/fuzz.json.
 
-Damaged pictures of every format that Pillow writes, and files that begin like those it only reads, go through the project's only way of opening one; prompts go through the
-bundled model's encoder. Each must end as a picture (a sample) or as one sentence. The short version, with the page's
+Damaged pictures of every format that Pillow writes, and files that begin like those it only reads,
+go through the project's only way of opening one; prompts go through the bundled model's encoder.
+Each must end as a picture (a sample) or as one sentence. The short version, with the page's
 requests, is tests/space/test_hostile.py.
 """
 
@@ -12,7 +14,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (1, 2)] + [str(Path(__file__).resolve().parents[1] / "space")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (1, 2)] + [
+    str(Path(__file__).resolve().parents[1] / "space")
+]
 
 from hostile import PROMPTS, damaged_pictures  # noqa: E402
 
@@ -22,7 +26,9 @@ START, END = "<!-- fuzz: tests/benchmarks/fuzz.py -->\n", "<!-- end of fuzz -->"
 
 
 def measure(pictures: int, seed: int) -> dict:
-    """Counts of outcomes; `failures` names everything that was neither opened nor refused in a sentence, or hung."""
+    """Counts of outcomes; `failures` names everything that was neither opened nor refused in a
+    sentence, or hung.
+    """
     import svl_core as svl
     from svl_core.errors import InputError
     from svl_core.ui.service.limits import PUBLIC
@@ -32,7 +38,9 @@ def measure(pictures: int, seed: int) -> dict:
         formats.add(name.split("/")[0]) if "/" in name else None
         start = time.process_time()
         try:
-            image = svl.open_image(content, max_pixels=PUBLIC.image_pixels, max_bytes=PUBLIC.image_bytes)
+            image = svl.open_image(
+                content, max_pixels=PUBLIC.image_pixels, max_bytes=PUBLIC.image_bytes
+            )
             outcomes["opened"] += 1
             assert image.mode == "RGB"
         except InputError:
@@ -43,7 +51,9 @@ def measure(pictures: int, seed: int) -> dict:
         if time.process_time() - start > HANG_S:
             failures.append(f"{name}: {HANG_S} s")
     lvlm = svl.load("demo")
-    white = svl.open_image(next(content for name, content in damaged_pictures(500) if name == "PNG/RGB"))
+    white = svl.open_image(
+        next(content for name, content in damaged_pictures(500) if name == "PNG/RGB")
+    )
     plain = lvlm.encode(white, "what?")
     special = set(lvlm.tokenizer.all_special_ids)
     marks = sum(int(each) in special for each in plain.inputs["input_ids"][0])
@@ -51,20 +61,34 @@ def measure(pictures: int, seed: int) -> dict:
         try:
             sample = lvlm.encode(white, prompt)
             outcomes["prompts read"] += 1
-            if sample.visual.tolist() != plain.visual.tolist() or sum(int(each) in special for each in sample.inputs["input_ids"][0]) != marks:
+            if (
+                sample.visual.tolist() != plain.visual.tolist()
+                or sum(int(each) in special for each in sample.inputs["input_ids"][0]) != marks
+            ):
                 failures.append(f"prompt {name}: became a mark")
         except InputError:
             outcomes["prompts refused"] += 1
         except BaseException as error:
             failures.append(f"prompt {name}: {type(error).__name__}")
-    return {"pictures": pictures, "formats": sorted(formats), "seed": seed, **{key.replace(" ", "_"): count for key, count in sorted(outcomes.items())}, "slowest_s": round(slowest, 2), "failures": failures}
+    return {
+        "pictures": pictures,
+        "formats": sorted(formats),
+        "seed": seed,
+        **{key.replace(" ", "_"): count for key, count in sorted(outcomes.items())},
+        "slowest_s": round(slowest, 2),
+        "failures": failures,
+    }
 
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with its fuzz sentence made anew."""
     before, _, rest = text.partition(START)
-    line = (f"{made['pictures']:,} damaged pictures of {len(made['formats'])} formats: {made['opened']:,} opened, {made['refused']:,} refused in a sentence, slowest {made['slowest_s']} s; "
-            f"{made['prompts_read'] + made['prompts_refused']} hostile prompts; {len(made['failures'])} crashes, hangs or marks let through.\n")
+    line = (
+        f"{made['pictures']:,} damaged pictures of {len(made['formats'])} formats:"
+        f" {made['opened']:,} opened, {made['refused']:,} refused in a sentence, slowest"
+        f" {made['slowest_s']} s; {made['prompts_read'] + made['prompts_refused']} hostile prompts;"
+        f" {len(made['failures'])} crashes, hangs or marks let through.\n"
+    )
     return before + START + line + END + rest.partition(END)[2] if rest else text
 
 

@@ -1,8 +1,10 @@
-"""Measures what the page's lesson tells: `python tests/benchmarks/lesson.py` -> svl_core/ui/static/lesson.json.
+"""Measures what the page's lesson tells: `python tests/benchmarks/lesson.py` ->
+svl_core/ui/static/lesson.json.
 
-On the bundled model: accuracy by kind of question with each block of three layers skipped, and accuracy against the number of dropped layers
-for two token sets and every exportable compensation. Layers are ranked and compensations fitted on calibration scenes,
-accuracy is measured on other questions.
+On the bundled model: accuracy by kind of question with each block of three layers skipped, and
+accuracy against the number of dropped layers for two token sets and every exportable compensation.
+Layers are ranked and compensations fitted on calibration scenes, accuracy is measured on other
+questions.
 """
 
 from __future__ import annotations
@@ -23,11 +25,18 @@ from svl_core.ui.state.grounds import SEED as CALIBRATION_SEED  # noqa: E402
 from svl_core.ui.state.settings import Settings  # noqa: E402
 
 OUT = Path(svl.__file__).with_name("ui") / "static" / "lesson.json"
-ASKED, SEED, MOST, BLOCK = 390, 3, 10, 3  # questions, their seed, layers dropped at most, layers skipped together
+ASKED, SEED, MOST, BLOCK = (
+    390,
+    3,
+    10,
+    3,
+)  # questions, their seed, layers dropped at most, layers skipped together
 
 
 def measure(asked: int = ASKED, most: int = MOST, log=functools.partial(print, flush=True)) -> dict:
-    """{"ablation": accuracy by kind and first layer of the skipped block, "curves": accuracy by recipe and drop count, and what they were made from}."""
+    """{"ablation": accuracy by kind and first layer of the skipped block, "curves": accuracy by
+    recipe and drop count, and what they were made from}.
+    """
     lvlm = svl.load("demo")
     pairs = questions("scenes", asked, SEED)
     log(f"{len(pairs)} questions; skipping each block in turn")
@@ -36,22 +45,60 @@ def measure(asked: int = ASKED, most: int = MOST, log=functools.partial(print, f
     full = {kind: skipped.tally(skipped.full, kind).accuracy for kind in skipped.columns}
 
     samples = [lvlm.encode(pair.image, pair.question) for pair in pairs]
-    ids = [tokens for start in range(0, asked, 32) for tokens in answer_batch(lvlm, samples[start : start + 32])]
-    right = [normalise(lvlm.tokenizer.decode(tokens, skip_special_tokens=True)) == normalise(pair.answer) for tokens, pair in zip(ids, pairs)]
-    fitted = svl.trace(lvlm, [lvlm.encode(*pair) for pair in calibration(Settings.calibration_size, CALIBRATION_SEED)], mlp=True)
+    ids = [
+        tokens
+        for start in range(0, asked, 32)
+        for tokens in answer_batch(lvlm, samples[start : start + 32])
+    ]
+    right = [
+        normalise(lvlm.tokenizer.decode(tokens, skip_special_tokens=True)) == normalise(pair.answer)
+        for tokens, pair in zip(ids, pairs)
+    ]
+    fitted = svl.trace(
+        lvlm,
+        [lvlm.encode(*pair) for pair in calibration(Settings.calibration_size, CALIBRATION_SEED)],
+        mlp=True,
+    )
     weights = svl.importance(fitted)
-    recipes = [("svl", "none"), ("svl-all", "none"), ("svl", "scp"), ("svl", "lstsq"), ("svl", "refit")]
+    recipes = [
+        ("svl", "none"),
+        ("svl-all", "none"),
+        ("svl", "scp"),
+        ("svl", "lstsq"),
+        ("svl", "refit"),
+    ]
     curves, layers = {}, {}
     for criterion, compensation in recipes:
         log(f"{criterion}, {compensation}")
         scores = svl.redundancy(fitted, weights, criterion)
-        pruned = [svl.prune(lvlm, svl.plan(scores, drop), compensation, fitted, weights) for drop in range(most + 1)]
+        pruned = [
+            svl.prune(lvlm, svl.plan(scores, drop), compensation, fitted, weights)
+            for drop in range(most + 1)
+        ]
         marks = svl.exact_marks(lvlm, pruned, samples, ids)
-        curves[f"{criterion}, {compensation}"] = [round(float(row[right].sum()) / asked, 4) for row in marks]
+        curves[f"{criterion}, {compensation}"] = [
+            round(float(row[right].sum()) / asked, 4) for row in marks
+        ]
         layers[criterion] = [int(k) for k in scores.ranking[:most]]
-    return {"made_by": "python tests/benchmarks/lesson.py", "model": "assets/demo_lvlm", "layers": lvlm.num_layers, "questions": asked, "seed": SEED, "calibration": [Settings.calibration_size, CALIBRATION_SEED],
-            "block": BLOCK, "full": {"accuracy": sum(right) / asked, "by_kind": {kind: round(value, 4) for kind, value in full.items()}},
-            "ablation": {kind: [round(float(v), 4) for v in table[:, k]] for k, kind in enumerate(skipped.columns)}, "rankings": layers, "curves": curves}
+    return {
+        "made_by": "python tests/benchmarks/lesson.py",
+        "model": "assets/demo_lvlm",
+        "layers": lvlm.num_layers,
+        "questions": asked,
+        "seed": SEED,
+        "calibration": [Settings.calibration_size, CALIBRATION_SEED],
+        "block": BLOCK,
+        "full": {
+            "accuracy": sum(right) / asked,
+            "by_kind": {kind: round(value, 4) for kind, value in full.items()},
+        },
+        "ablation": {
+            kind: [round(float(v), 4) for v in table[:, k]]
+            for k, kind in enumerate(skipped.columns)
+        },
+        "rankings": layers,
+        "curves": curves,
+    }
 
 
 if __name__ == "__main__":

@@ -10,4 +10,6 @@ def rewrite(begin: str, end: str, figures: str, readme: Path = README) -> None:
     text = readme.read_text(encoding="utf-8")
     if begin in text:
         before, rest = text.split(begin)
-        readme.write_text(before + begin + "\n" + figures + "\n" + end + rest.split(end)[1], encoding="utf-8")
+        readme.write_text(
+            before + begin + "\n" + figures + "\n" + end + rest.split(end)[1], encoding="utf-8"
+        )

@@ -1,7 +1,8 @@
 """Times the page as its user meets it: `python tests/benchmarks/page.py` -> results/page.json.
 
-Starts `python app.py`, opens it in headless Chromium and measures: page usable (first analysis drawn), both first answers, analysing a new
-image, both answers, a slider move (server side, and until the page rests), and the process's memory.
+Starts `python app.py`, opens it in headless Chromium and measures: page usable (first analysis
+drawn), both first answers, analysing a new image, both answers, a slider move (server side, and
+until the page rests), and the process's memory.
 """
 
 from __future__ import annotations
@@ -78,10 +79,22 @@ def server_side() -> dict[str, float]:
 
 def table(made: dict) -> str:
     """The README's figures as Markdown."""
-    rows = (("page served after `python app.py`", "served_s"), ("page usable: opened, model loaded, first analysis drawn", "usable_s"), ("first two answers shown, compensation fitted on 32 scenes", "answered_s"), ("new picture: analysis and both answers on the page", "new_scene_with_answers_s"),
-            ("drop slider moved: figures and both new answers on the page", "slider_move_with_answers_s"), ("analysis alone, in Python", "core_analyse_s"), ("figures' data after a slider move, in Python", "core_slider_s"),
-            ("prune, answer twice and compare, in Python", "core_answers_s"))
-    lines = ["| | seconds |", "| --- | --- |"] + [f"| {what} | {made[name]:.2g} |" for what, name in rows]
+    rows = (
+        ("page served after `python app.py`", "served_s"),
+        ("page usable: opened, model loaded, first analysis drawn", "usable_s"),
+        ("first two answers shown, compensation fitted on 32 scenes", "answered_s"),
+        ("new picture: analysis and both answers on the page", "new_scene_with_answers_s"),
+        (
+            "drop slider moved: figures and both new answers on the page",
+            "slider_move_with_answers_s",
+        ),
+        ("analysis alone, in Python", "core_analyse_s"),
+        ("figures' data after a slider move, in Python", "core_slider_s"),
+        ("prune, answer twice and compare, in Python", "core_answers_s"),
+    )
+    lines = ["| | seconds |", "| --- | --- |"] + [
+        f"| {what} | {made[name]:.2g} |" for what, name in rows
+    ]
     return "\n".join(lines + ["", f"Memory of the server process: {made['memory_mb']:.0f} MB."])
 
 
@@ -96,7 +109,12 @@ def main() -> None:
 
     port = free_port()
     began = time.perf_counter()
-    server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         while True:
             try:
@@ -106,7 +124,9 @@ def main() -> None:
                 time.sleep(0.05)
         served = time.perf_counter() - began
         with sync_playwright() as play:
-            chromium = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+            chromium = play.chromium.launch(
+                executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+            )
             page = chromium.new_page(viewport={"width": 1440, "height": 900})
             page.set_default_timeout(120_000)
             page.goto(f"http://127.0.0.1:{port}/")
@@ -117,17 +137,40 @@ def main() -> None:
             rest(page)
             scenes, moves = [], []
             for _ in range(REPEATS):
-                scenes.append(timed(lambda: (page.locator("#new-scene").click(), page.wait_for_timeout(100), rest(page))))
+                scenes.append(
+                    timed(
+                        lambda: (
+                            page.locator("#new-scene").click(),
+                            page.wait_for_timeout(100),
+                            rest(page),
+                        )
+                    )
+                )
                 knob = page.locator("#drop input[type=range]")
                 knob.focus()
-                moves.append(timed(lambda: (knob.press("ArrowRight"), page.wait_for_timeout(300), rest(page))))
+                moves.append(
+                    timed(
+                        lambda: (knob.press("ArrowRight"), page.wait_for_timeout(300), rest(page))
+                    )
+                )
             chromium.close()
-        made = {"served_s": served, "usable_s": usable, "answered_s": answered, "new_scene_with_answers_s": statistics.median(scenes), "slider_move_with_answers_s": statistics.median(moves), "memory_mb": resident_mb(server.pid)}
+        made = {
+            "served_s": served,
+            "usable_s": usable,
+            "answered_s": answered,
+            "new_scene_with_answers_s": statistics.median(scenes),
+            "slider_move_with_answers_s": statistics.median(moves),
+            "memory_mb": resident_mb(server.pid),
+        }
     finally:
         server.terminate()
         server.wait(20)
     made |= {"core_" + name + "_s": seconds for name, seconds in server_side().items()}
-    made = {name: round(value, 3) for name, value in made.items()} | {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    made = {name: round(value, 3) for name, value in made.items()} | {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "page.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     readme = ROOT / "README.md"

@@ -1,4 +1,6 @@
-"""`python app.py --public` as a process of its own, for the benchmarks that load it: started, watched, killed and started again."""
+"""`python app.py --public` as a process of its own, for the benchmarks that load it: started,
+watched, killed and started again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that the system gives to outgoing connections: it must stay free while the server starts."""
+    """A port that nobody listens on, below those that the system gives to outgoing connections: it
+    must stay free while the server starts.
+    """
     for port in random.sample(range(20_000, 32_000), 100):
         with socket.socket() as probe:
             try:
@@ -45,7 +49,14 @@ class Server:
     def __init__(self, folder: Path, **env: str) -> None:
         self.port, self.folder = free_port(), Path(folder)
         self.url = f"http://127.0.0.1:{self.port}"
-        self.env = {**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(self.folder), "GRADIO_TEMP_DIR": "", "PYTHONPATH": str(ROOT), **env}
+        self.env = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "TMPDIR": str(self.folder),
+            "GRADIO_TEMP_DIR": "",
+            "PYTHONPATH": str(ROOT),
+            **env,
+        }
         self.log = self.folder / "server.log"
         self.process: subprocess.Popen | None = None
 
@@ -53,10 +64,18 @@ class Server:
         """Returns the seconds until the first model was ready."""
         began = time.monotonic()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "app.py", "--public", "--port", str(self.port)], cwd=ROOT, env=self.env, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "app.py", "--public", "--port", str(self.port)],
+                cwd=ROOT,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+            )
         while time.monotonic() < began + patience:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended: {self.log.read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(
+                    f"the server ended: {self.log.read_text(errors='replace')[-2000:]}"
+                )
             try:
                 with urllib.request.urlopen(self.url + "/health", timeout=5):
                     return time.monotonic() - began
@@ -70,13 +89,23 @@ class Server:
         self.process.wait()
 
     def measured(self) -> dict[str, float]:
-        """{"mb": resident memory, "threads", "files": open descriptors, "uploads": files in its folder, "analyses": kept}."""
+        """{"mb": resident memory, "threads", "files": open descriptors, "uploads": files in its
+        folder, "analyses": kept}.
+        """
         proc = Path(f"/proc/{self.process.pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
-        uploads = sum(1 for path in self.folder.rglob("*") if path.is_file() and "svl-uploads" in str(path))
+        uploads = sum(
+            1 for path in self.folder.rglob("*") if path.is_file() and "svl-uploads" in str(path)
+        )
         with urllib.request.urlopen(self.url + "/health", timeout=30) as answer:
             kept = json.load(answer)["analyses"]
-        return {"analyses": kept, "mb": int(status["VmRSS"].split()[0]) / 1000, "threads": int(status["Threads"]), "files": len(list((proc / "fd").iterdir())), "uploads": uploads}
+        return {
+            "analyses": kept,
+            "mb": int(status["VmRSS"].split()[0]) / 1000,
+            "threads": int(status["Threads"]),
+            "files": len(list((proc / "fd").iterdir())),
+            "uploads": uploads,
+        }
 
     def __enter__(self) -> Server:
         self.start()

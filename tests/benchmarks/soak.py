@@ -1,8 +1,9 @@
-"""Two thousand analyses in one process: `python tests/benchmarks/soak.py [--analyses 2000]` -> results/soak.json.
+"""Two thousand analyses in one process: `python tests/benchmarks/soak.py [--analyses 2000]` ->
+results/soak.json.
 
-Sessions come, bring pictures, analyse them, now and then let both models answer, and leave: through the page's own handlers,
-with the public limits. Whatever grows with their number is a leak: memory, Python objects, threads, open files, stored files.
-The short version is in tests/space/test_load.py.
+Sessions come, bring pictures, analyse them, now and then let both models answer, and leave: through
+the page's own handlers, with the public limits. Whatever grows with their number is a leak: memory,
+Python objects, threads, open files, stored files. The short version is in tests/space/test_load.py.
 """
 
 from __future__ import annotations
@@ -26,18 +27,38 @@ from served import slope  # noqa: E402
 
 RESULTS, README = HERE / "results" / "soak.json", HERE.parents[1] / "README.md"
 BEGIN, END = "<!-- soak: tests/benchmarks/soak.py -->", "<!-- end of soak -->"
-STAY, COMPARE_EVERY, MEASURE_EVERY, PROMPT = 5, 10, 50, "describe the picture."  # analyses a session makes; both answers at each tenth
+STAY, COMPARE_EVERY, MEASURE_EVERY, PROMPT = (
+    5,
+    10,
+    50,
+    "describe the picture.",
+)  # analyses a session makes; both answers at each tenth
 WARM = 0.25  # share of the analyses after which nothing may grow
 
 
 def measured(folder: Path, desk) -> dict[str, float]:
     gc.collect()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {"mb": int(status["VmRSS"].split()[0]) / 1000, "objects": len(gc.get_objects()), "threads": threading.active_count(), "open_files": len(list(Path("/proc/self/fd").iterdir())),
-            "stored_files": sum(path.is_file() for path in folder.rglob("*")), "analyses_kept": len(desk.analyses), "sessions": len(desk.guests)}
+    return {
+        "mb": int(status["VmRSS"].split()[0]) / 1000,
+        "objects": len(gc.get_objects()),
+        "threads": threading.active_count(),
+        "open_files": len(list(Path("/proc/self/fd").iterdir())),
+        "stored_files": sum(path.is_file() for path in folder.rglob("*")),
+        "analyses_kept": len(desk.analyses),
+        "sessions": len(desk.guests),
+    }
 
 
-def soak(desk, pictures, folder: Path, analyses: int, settings: tuple, every: int = MEASURE_EVERY, tell=lambda line: None) -> list[tuple[int, dict[str, float]]]:
+def soak(
+    desk,
+    pictures,
+    folder: Path,
+    analyses: int,
+    settings: tuple,
+    every: int = MEASURE_EVERY,
+    tell=lambda line: None,
+) -> list[tuple[int, dict[str, float]]]:
     """(analyses done, measures) along the way. pictures: an iterator of PIL images."""
     desk.brought, samples = lambda path: True, []
     for number in range(analyses):
@@ -46,10 +67,22 @@ def soak(desk, pictures, folder: Path, analyses: int, settings: tuple, every: in
         place.mkdir()
         next(pictures).save(place / "picture.png")
         shown = {}
-        for update in desk.analyse(desk.models.first, str(place / "picture.png"), PROMPT, None, None, "", None, *settings, request=request):
+        for update in desk.analyse(
+            desk.models.first,
+            str(place / "picture.png"),
+            PROMPT,
+            None,
+            None,
+            "",
+            None,
+            *settings,
+            request=request,
+        ):
             shown |= update
         if number % COMPARE_EVERY == 0:
-            for update in desk.compare(shown["state"], shown["strip"], None, *settings, request=request):
+            for update in desk.compare(
+                shown["state"], shown["strip"], None, *settings, request=request
+            ):
                 shown |= update
         if number % STAY == STAY - 1:
             desk.leave(request.session_hash)
@@ -62,7 +95,10 @@ def soak(desk, pictures, folder: Path, analyses: int, settings: tuple, every: in
 def grown(samples: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
     """What each measure grows by in a thousand analyses, after warm-up."""
     warm = [sample for sample in samples if sample[0] > WARM * samples[-1][0]]
-    return {name: round(1000 * slope([(at, found[name]) for at, found in warm]), 3) for name in samples[0][1]}
+    return {
+        name: round(1000 * slope([(at, found[name]) for at, found in warm]), 3)
+        for name in samples[0][1]
+    }
 
 
 def measure(analyses: int, seed: int) -> dict:
@@ -72,8 +108,8 @@ def measure(analyses: int, seed: int) -> dict:
     from svl_core.demo.scenes import random_scene, render
     from svl_core.ui.handlers import Desk
     from svl_core.ui.service.limits import PUBLIC
-    from svl_core.ui.state.settings import Settings
     from svl_core.ui.service.store import Models
+    from svl_core.ui.state.settings import Settings
 
     rng = np.random.default_rng(seed)
 
@@ -84,8 +120,22 @@ def measure(analyses: int, seed: int) -> dict:
     with tempfile.TemporaryDirectory(prefix="svl-soak-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         desk, began = Desk(Models(svl.load("demo")), frozenset({"demo"}), PUBLIC), time.monotonic()
-        samples = soak(desk, pictures(), Path(folder), analyses, tuple(vars(Settings(max_new_tokens=16)).values()), tell=lambda line: print(line, flush=True))
-    return {"analyses": analyses, "seconds": round(time.monotonic() - began), "grown_per_1000": grown(samples), "first": samples[0][1], "warm": next(found for at, found in samples if at > WARM * analyses), "last": samples[-1][1]}
+        samples = soak(
+            desk,
+            pictures(),
+            Path(folder),
+            analyses,
+            tuple(vars(Settings(max_new_tokens=16)).values()),
+            tell=lambda line: print(line, flush=True),
+        )
+    return {
+        "analyses": analyses,
+        "seconds": round(time.monotonic() - began),
+        "grown_per_1000": grown(samples),
+        "first": samples[0][1],
+        "warm": next(found for at, found in samples if at > WARM * analyses),
+        "last": samples[-1][1],
+    }
 
 
 def with_figures(text: str, made: dict) -> str:
@@ -94,8 +144,13 @@ def with_figures(text: str, made: dict) -> str:
     if not mark:
         return text
     found, last = made["grown_per_1000"], made["last"]
-    line = (f"{made['analyses']:,} analyses of new pictures by {made['analyses'] // STAY} sessions in one process: after warm-up, memory {found['mb']:+.1f} MB, Python objects {found['objects']:+,.0f}, threads {found['threads']:+.1f} and "
-            f"open files {found['open_files']:+.1f} for each thousand; {last['stored_files']} uploads and {last['sessions']} sessions were left.\n")
+    line = (
+        f"{made['analyses']:,} analyses of new pictures by {made['analyses'] // STAY} sessions in"
+        f" one process: after warm-up, memory {found['mb']:+.1f} MB, Python objects"
+        f" {found['objects']:+,.0f}, threads {found['threads']:+.1f} and open files"
+        f" {found['open_files']:+.1f} for each thousand; {last['stored_files']} uploads and"
+        f" {last['sessions']} sessions were left.\n"
+    )
     return before + mark + line + END + rest.partition(END)[2]
 
 

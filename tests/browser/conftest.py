@@ -1,4 +1,7 @@
-"""The page, served in this process, in a headless Chromium. The bundled model where its weights are, else the tiny one."""
+"""The page, served in this process, in a headless Chromium.
+
+The bundled model where its weights are, else the tiny one.
+"""
 
 from pathlib import Path
 
@@ -29,14 +32,18 @@ def site(request, browser):
 
     bundled = (BUNDLED / "model.safetensors").exists()
     blocks = build("demo") if bundled else build(request.getfixturevalue("tiny"), world=True)
-    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options())
+    _, url, _ = blocks.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options()
+    )
     yield url, blocks
     blocks.close()
 
 
 @pytest.fixture
 def page(browser, site):
-    """The page at 1440 x 900, analysed; afterwards nothing foreign was asked for and no script failed."""
+    """The page at 1440 x 900, analysed; afterwards nothing foreign was asked for and no script
+    failed.
+    """
     yield from opened(browser, site[0], 1440, 900)
 
 
@@ -53,11 +60,16 @@ def second(browser, site):
 
 
 def opened(browser, url, width, height, **options):
-    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, reduced_motion="reduce", **options
+    )
     tab = context.new_page()
     tab.set_default_timeout(PATIENCE)
     foreign, broken = [], []
-    tab.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else foreign.append(r.url))
+    tab.on(
+        "request",
+        lambda r: None if r.url.startswith((url, "data:", "blob:")) else foreign.append(r.url),
+    )
     tab.on("pageerror", lambda e: broken.append(str(e)))
     tab.goto(url)
     tab.locator("#metrics .facts").wait_for()

@@ -1,7 +1,9 @@
-"""Take the page's pictures: `python tests/browser/screenshots.py FOLDER [--model NAME] [--only STEP ...] [--readme]`.
+"""Take the page's pictures: `python tests/browser/screenshots.py FOLDER [--model NAME] [--only STEP
+...] [--readme]`.
 
-Writes every step of the page, light and dark, 1440 and 390 pixels wide, each as its visitor comes to see it: folds open, a small
-sweep run, two variants kept, the lesson at its second step, large type. --readme also makes the README's picture anew.
+Writes every step of the page, light and dark, 1440 and 390 pixels wide, each as its visitor comes
+to see it: folds open, a small sweep run, two variants kept, the lesson at its second step, large
+type. --readme also makes the README's picture anew.
 """
 
 import argparse
@@ -24,7 +26,10 @@ def rest(page: Page) -> None:
         if calm >= 10:
             return
         page.wait_for_timeout(100)
-    raise SystemExit("Found a page that never comes to rest; expected an end of its work; look at the server's log.")
+    raise SystemExit(
+        "Found a page that never comes to rest; expected an end of its work; look at the server's"
+        " log."
+    )
 
 
 def unfold(page: Page, fold: str) -> None:
@@ -48,7 +53,10 @@ def sweep(page: Page) -> None:
         page.locator(f"#{name} input[type=number]").fill(value)
         page.locator(f"#{name} input[type=number]").press("Tab")
     page.locator("#sweep-run").click()
-    page.wait_for_function("document.getElementById('sweep-status').innerText.includes('models measured')", timeout=600_000)
+    page.wait_for_function(
+        "document.getElementById('sweep-status').innerText.includes('models measured')",
+        timeout=600_000,
+    )
 
 
 def ablate(page: Page) -> None:
@@ -80,11 +88,29 @@ def curve(page: Page) -> None:
 
 # name: (what is at the top of the picture, what to do first); None: where the page is
 STEPS = {
-    "first": (None, None), "ask": ("#image", None), "compose": ("#compose", lambda page: unfold(page, "compose")), "look": ("#overlay", curve), "layers": ("#plot-redundancy", None), "choose": ("#choose", lambda page: unfold(page, "choose")),
-    "gap": ("#plot-gap", None), "plan": ("#dock", None), "presets": ("#preset-section", lambda page: unfold(page, "method")), "answers": ("#answer-full", None), "metrics": ("#metrics", None),
-    "difference": ("#difference-section", None), "variants": ("#variants-section", keep_two), "calibration": ("#calibration-section", lambda page: unfold(page, "calibration-section")),
-    "stability": ("#stability", lambda page: unfold(page, "stability")), "sweep": ("#sweep", sweep), "sweep-figures": ("#sweep-go", None), "ablation": ("#ablation", ablate), "share": ("#link", lambda page: unfold(page, "code")),
-    "glossary": ("#glossary", lambda page: unfold(page, "glossary")), "lesson": (None, lecture), "large": (None, end_lecture), "large-plan": ("#dock", None),
+    "first": (None, None),
+    "ask": ("#image", None),
+    "compose": ("#compose", lambda page: unfold(page, "compose")),
+    "look": ("#overlay", curve),
+    "layers": ("#plot-redundancy", None),
+    "choose": ("#choose", lambda page: unfold(page, "choose")),
+    "gap": ("#plot-gap", None),
+    "plan": ("#dock", None),
+    "presets": ("#preset-section", lambda page: unfold(page, "method")),
+    "answers": ("#answer-full", None),
+    "metrics": ("#metrics", None),
+    "difference": ("#difference-section", None),
+    "variants": ("#variants-section", keep_two),
+    "calibration": ("#calibration-section", lambda page: unfold(page, "calibration-section")),
+    "stability": ("#stability", lambda page: unfold(page, "stability")),
+    "sweep": ("#sweep", sweep),
+    "sweep-figures": ("#sweep-go", None),
+    "ablation": ("#ablation", ablate),
+    "share": ("#link", lambda page: unfold(page, "code")),
+    "glossary": ("#glossary", lambda page: unfold(page, "glossary")),
+    "lesson": (None, lecture),
+    "large": (None, end_lecture),
+    "large-plan": ("#dock", None),
 }
 
 
@@ -92,8 +118,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--only", nargs="+", choices=[f"{scheme}-{width}" for scheme in ("light", "dark") for width in (1440, 390)], help="some of the four looks")
-    parser.add_argument("--readme", action="store_true", help=f"also write {README.relative_to(README.parents[2])}")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[f"{scheme}-{width}" for scheme in ("light", "dark") for width in (1440, 390)],
+        help="some of the four looks",
+    )
+    parser.add_argument(
+        "--readme", action="store_true", help=f"also write {README.relative_to(README.parents[2])}"
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
 
@@ -102,13 +135,20 @@ def main() -> None:
     blocks = build(options.model)
     _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        chromium = play.chromium.launch(
+            executable_path="/usr/bin/chromium",
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+        )
         for width, height in ((1440, 900), (390, 844)):
             for scheme in ("light", "dark"):
                 look = f"{scheme}-{width}"
                 if options.only and look not in options.only:
                     continue
-                page = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce").new_page()
+                page = chromium.new_context(
+                    viewport={"width": width, "height": height},
+                    color_scheme=scheme,
+                    reduced_motion="reduce",
+                ).new_page()
                 page.set_default_timeout(180_000)
                 page.goto(url)
                 page.locator("#metrics .facts").wait_for()
@@ -117,15 +157,24 @@ def main() -> None:
                     if before:
                         before(page)
                     if anchor:
-                        page.locator(anchor).first.evaluate("(e, above) => scrollTo(0, e.getBoundingClientRect().top + scrollY - (innerWidth > 900 && !e.closest('#dock') ? document.getElementById('dock').offsetHeight : 0) - above)", HEAD)
+                        page.locator(anchor).first.evaluate(
+                            "(e, above) => scrollTo(0, e.getBoundingClientRect().top + scrollY -"
+                            " (innerWidth > 900 && !e.closest('#dock') ?"
+                            " document.getElementById('dock').offsetHeight : 0) - above)",
+                            HEAD,
+                        )
                     page.wait_for_timeout(700)
                     page.screenshot(path=options.folder / f"{look}-{number:02}-{step}.png")
                     if step == "first" and options.readme and look == "light-1440":
-                        page.set_viewport_size({"width": width, "height": 990})  # the examples whole, above the dock
+                        page.set_viewport_size(
+                            {"width": width, "height": 990}
+                        )  # the examples whole, above the dock
                         page.wait_for_timeout(700)
                         page.screenshot(path=README)
                         page.set_viewport_size({"width": width, "height": height})
-                page.evaluate("document.getElementById('dock').style.position = 'static'; scrollTo(0, 0)")  # a whole page has no edge to stick to
+                page.evaluate(
+                    "document.getElementById('dock').style.position = 'static'; scrollTo(0, 0)"
+                )  # a whole page has no edge to stick to
                 page.screenshot(path=options.folder / f"{look}-page.png", full_page=True)
                 page.context.close()
                 print(options.folder / f"{look}-*.png", flush=True)

@@ -1,9 +1,11 @@
-"""Presets, calibration sets and what many samples say, in Chromium: few visits, several things in each."""
+"""Presets, calibration sets and what many samples say, in Chromium: few visits, several things in
+each.
+"""
+
+from test_page import answered, dropped, idle, slide
+from tiny import picture
 
 import svl_core as svl
-from test_page import answered, dropped, idle, slide
-
-from tiny import picture
 
 
 def unfold(page, elem_id):
@@ -11,7 +13,10 @@ def unfold(page, elem_id):
 
 
 def said(page, elem_id, words):
-    page.wait_for_function("([id, words]) => document.getElementById(id).innerText.includes(words)", arg=[elem_id, words])
+    page.wait_for_function(
+        "([id, words]) => document.getElementById(id).innerText.includes(words)",
+        arg=[elem_id, words],
+    )
 
 
 def choose(page, elem_id, words):
@@ -35,7 +40,9 @@ def test_calibration_sets_presets_and_visual_tokens(page, tmp_path):
     said(page, "calibration-note", "ranked on the bundled set (4 scenes)")
     for k in range(3):
         picture(seed=k).save(tmp_path / f"own{k}.png")
-    page.locator("#calibration-files input[type=file]").set_input_files([tmp_path / f"own{k}.png" for k in range(3)])
+    page.locator("#calibration-files input[type=file]").set_input_files(
+        [tmp_path / f"own{k}.png" for k in range(3)]
+    )
     said(page, "calibration-note", "ranked on your set (3 samples)")
     idle(page)
     choose(page, "calibration", "This image")
@@ -46,13 +53,18 @@ def test_calibration_sets_presets_and_visual_tokens(page, tmp_path):
     idle(page)
     slide(page, "drop", 1 - len(dropped(page)))
     answered(page, 1)
-    choose(page, "calibration", "Your files")  # few samples: of the bundled world the preset takes 256
+    choose(
+        page, "calibration", "Your files"
+    )  # few samples: of the bundled world the preset takes 256
     said(page, "calibration-note", "ranked on your set (3 samples)")
     idle(page)
     choose(page, "preset", "Best found")
     said(page, "preset-note", "winner")
     idle(page)
-    assert page.locator("#compensation input").input_value().startswith("refit") and page.locator("#preset input:checked").get_attribute("value") == "best"
+    assert (
+        page.locator("#compensation input").input_value().startswith("refit")
+        and page.locator("#preset input:checked").get_attribute("value") == "best"
+    )
     slide(page, "visual-share", -10)
     said(page, "metrics", "visual tokens read")
     idle(page)
@@ -65,7 +77,9 @@ def test_calibration_sets_presets_and_visual_tokens(page, tmp_path):
 def few(page):
     """A calibration set of four scenes, so that many samples are few."""
     idle(page)
-    page.evaluate("document.getElementById('dock').style.position = 'static'")  # it would cover the figures
+    page.evaluate(
+        "document.getElementById('dock').style.position = 'static'"
+    )  # it would cover the figures
     four_scenes(page)
     idle(page)
 
@@ -100,17 +114,43 @@ def test_stability_sweep_and_ablation(page):
     page.locator("#sweep-stop").click()
     said(page, "sweep-status", "Stopped after")
     page.locator("#sweep-run").click()
-    said(page, "sweep-status", "16 pruned models measured. Ranked and fitted on the bundled set (4 scenes), measured on 4 other scenes.")
-    page.wait_for_function("document.querySelector('#plot-pareto .svl-canvas').ariaLabel.includes('beaten by none')")
+    said(
+        page,
+        "sweep-status",
+        "16 pruned models measured. Ranked and fitted on the bundled set (4 scenes), measured on 4"
+        " other scenes.",
+    )
+    page.wait_for_function(
+        "document.querySelector('#plot-pareto .svl-canvas').ariaLabel.includes('beaten by none')"
+    )
     with page.expect_download() as taken:
         page.locator("#sweep-csv").click()
-    assert taken.value.suggested_filename == "short-lvlm-sweep.csv" and len(open(taken.value.path()).readlines()) == 17
-    last = page.evaluate("document.querySelector('#plot-sweep .svl-canvas').data.findIndex(t => t.mode.startsWith('lines') && String(t.customdata[0]).startsWith('shortgpt,scp'))")
-    press(page, page.locator("#plot-sweep .scatterlayer .trace").nth(last).locator(".points path").nth(2))
-    criterion, compensation, _ = page.evaluate("document.querySelector('#plot-sweep .svl-canvas')._hoverdata[0].customdata")  # points may lie on each other
+    assert (
+        taken.value.suggested_filename == "short-lvlm-sweep.csv"
+        and len(open(taken.value.path()).readlines()) == 17
+    )
+    last = page.evaluate(
+        "document.querySelector('#plot-sweep .svl-canvas').data.findIndex(t =>"
+        " t.mode.startsWith('lines') && String(t.customdata[0]).startsWith('shortgpt,scp'))"
+    )
+    press(
+        page,
+        page.locator("#plot-sweep .scatterlayer .trace").nth(last).locator(".points path").nth(2),
+    )
+    criterion, compensation, _ = page.evaluate(
+        "document.querySelector('#plot-sweep .svl-canvas')._hoverdata[0].customdata"
+    )  # points may lie on each other
     said(page, "calibration-note", "ranked on the bundled set (4 scenes)")
-    assert page.locator("#criterion input").input_value() == svl.CRITERIA[criterion].title and page.locator("#compensation input").input_value() == svl.COMPENSATIONS[compensation].title
-    assert len(dropped(page)) == 2 and page.locator("#drop input[type=number]").input_value() == "2" and "by the ranking" in page.locator("#plan-line").inner_text()
+    assert (
+        page.locator("#criterion input").input_value() == svl.CRITERIA[criterion].title
+        and page.locator("#compensation input").input_value()
+        == svl.COMPENSATIONS[compensation].title
+    )
+    assert (
+        len(dropped(page)) == 2
+        and page.locator("#drop input[type=number]").input_value() == "2"
+        and "by the ranking" in page.locator("#plan-line").inner_text()
+    )
     answered(page, 2)
     idle(page)
     slide(page, "drop", 1)
@@ -123,16 +163,28 @@ def test_stability_sweep_and_ablation(page):
     said(page, "ablation-status", "Measure the map")
     page.locator("#ablation-run").click()
     page.locator("#plot-ablation .main-svg").first.wait_for()
-    said(page, "ablation-status", "58 blocks" if page.locator("#strip .cells button").count() == 16 else "blocks of one to four layers")
+    said(
+        page,
+        "ablation-status",
+        (
+            "58 blocks"
+            if page.locator("#strip .cells button").count() == 16
+            else "blocks of one to four layers"
+        ),
+    )
     choose(page, "ablation-block", "2")
     area = page.locator("#plot-ablation .nsewdrag").first
     area.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('#plot-ablation .svl-canvas').ariaLabel.includes('block of 2')")
+    page.wait_for_function(
+        "document.querySelector('#plot-ablation .svl-canvas').ariaLabel.includes('block of 2')"
+    )
     page.wait_for_timeout(500)
     box, layers = area.bounding_box(), page.locator("#strip .cells button").count()
     page.mouse.move(box["x"] + box["width"] * 2.5 / (layers - 1), box["y"] + 20)
     page.wait_for_timeout(300)
     page.mouse.down()
     page.mouse.up()
-    page.wait_for_function("[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '2,3'")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '2,3'"
+    )
     idle(page)

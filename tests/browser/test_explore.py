@@ -1,4 +1,6 @@
-"""Variants, the lesson, large type, links and accessibility, through the real page by mouse, keyboard and touch."""
+"""Variants, the lesson, large type, links and accessibility, through the real page by mouse,
+keyboard and touch.
+"""
 
 import json
 import shutil
@@ -11,12 +13,20 @@ from test_page import dropped, idle
 
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory):
-    """axe-core's script, from npm's package into a temporary folder; skips where npm or its registry is not there."""
+    """axe-core's script, from npm's package into a temporary folder; skips where npm or its
+    registry is not there.
+    """
     npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("axe")
     if npm is None:
         pytest.skip("npm is not there")
     try:
-        packed = subprocess.run([npm, "pack", "axe-core@4", "--silent"], cwd=folder, capture_output=True, text=True, timeout=60)
+        packed = subprocess.run(
+            [npm, "pack", "axe-core@4", "--silent"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     except subprocess.TimeoutExpired:
         pytest.skip("npm's registry does not answer")
     files = list(folder.glob("axe-core-*.tgz"))
@@ -27,10 +37,17 @@ def axe(tmp_path_factory):
 
 
 def findings(page, axe):
-    """What axe calls serious or critical: (rule, the first places). Figures are left out: plotly's drawing stands behind one label each, checked apart."""
+    """What axe calls serious or critical: (rule, the first places).
+
+    Figures are left out: plotly's drawing stands behind one label each, checked apart.
+    """
     page.wait_for_timeout(500)  # colours move to a new theme's in a moment
     page.evaluate(axe)
-    found = page.evaluate("async () => (await axe.run({exclude: ['.js-plotly-plot']}, {resultTypes: ['violations']})).violations.map(v => [v.impact, v.id, v.nodes.slice(0, 4).map(n => n.html.slice(0, 160))])")
+    found = page.evaluate(
+        "async () => (await axe.run({exclude: ['.js-plotly-plot']}, {resultTypes:"
+        " ['violations']})).violations.map(v => [v.impact, v.id, v.nodes.slice(0, 4).map(n =>"
+        " n.html.slice(0, 160))])"
+    )
     return [each for each in found if each[0] in ("serious", "critical")]
 
 
@@ -39,14 +56,19 @@ def test_axe_finds_nothing_serious_on_the_unfolded_page_light_dark_wide_and_narr
     page.locator("#keep").click()
     page.locator("#variants article").wait_for()
     page.evaluate("document.getElementById('dock').style.position = 'static'")
-    page.evaluate("document.querySelectorAll('button.label-wrap:not(.open)').forEach(fold => fold.click())")
+    page.evaluate(
+        "document.querySelectorAll('button.label-wrap:not(.open)').forEach(fold => fold.click())"
+    )
     page.locator("#plot-ablation .js-plotly-plot").wait_for()
     idle(page)
     page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true })")
     drawn = page.locator(".svl-plot .svl-canvas.js-plotly-plot:visible").all()
     assert len(drawn) > 5
     for canvas in drawn:
-        assert len(canvas.get_attribute("aria-label")) > 20 and canvas.locator("xpath=..").locator(".svl-numbers tr").count() >= 2
+        assert (
+            len(canvas.get_attribute("aria-label")) > 20
+            and canvas.locator("xpath=..").locator(".svl-numbers tr").count() >= 2
+        )
     assert page.locator("img:not([alt])").count() == 0
     assert findings(page, axe) == []
     ink = "document.querySelector('#plot-redundancy .xtick text').style.fill"
@@ -72,16 +94,28 @@ def test_axe_finds_nothing_serious_on_the_unfolded_page_light_dark_wide_and_narr
 
 
 def chosen_from_list(page, name, option):
-    """Opens a dropdown, checks that its list lies at its field and as wide, and takes the option of that number; the option's words."""
+    """Opens a dropdown, checks that its list lies at its field and as wide, and takes the option of
+    that number; the option's words.
+    """
     field = page.locator(f"#{name} .wrap-inner")
     page.locator(f"#{name} input").click()
     page.locator(f"#{name} .option-list [role=option]").nth(option).wait_for()
     shown, there = page.locator(f"#{name} .option-list").bounding_box(), field.bounding_box()
-    gap = min(abs(shown["y"] - there["y"] - there["height"]), abs(there["y"] - shown["y"] - shown["height"]))  # below the field, or above it
-    assert gap < 6 and abs(shown["x"] - there["x"]) < 4 and abs(shown["width"] - there["width"]) < 6, (shown, there)
-    words = page.locator(f"#{name} .option-list [role=option]").nth(option).inner_text().strip("✓ \n")
+    gap = min(
+        abs(shown["y"] - there["y"] - there["height"]),
+        abs(there["y"] - shown["y"] - shown["height"]),
+    )  # below the field, or above it
+    assert (
+        gap < 6 and abs(shown["x"] - there["x"]) < 4 and abs(shown["width"] - there["width"]) < 6
+    ), (shown, there)
+    words = (
+        page.locator(f"#{name} .option-list [role=option]").nth(option).inner_text().strip("✓ \n")
+    )
     page.locator(f"#{name} .option-list [role=option]").nth(option).click()
-    page.wait_for_function("([name, words]) => document.querySelector(`#${name} input`).value === words", arg=[name, words])
+    page.wait_for_function(
+        "([name, words]) => document.querySelector(`#${name} input`).value === words",
+        arg=[name, words],
+    )
     idle(page)
     return words
 
@@ -91,7 +125,9 @@ def test_variants_links_and_large_type(page, second, site):
     page.evaluate("document.getElementById('dock').style.position = 'static'")
     page.locator("#choose > button").click()  # a fold opened late shows its figure at once
     page.locator("#plot-blocks .main-svg").first.wait_for()
-    assert page.locator("#difference img").count() == 3 and all(page.locator("#difference img").nth(k).get_attribute("alt") for k in range(3))
+    assert page.locator("#difference img").count() == 3 and all(
+        page.locator("#difference img").nth(k).get_attribute("alt") for k in range(3)
+    )
     mine = dropped(page)
     page.locator("#keep").click()
     page.locator("#variants article").wait_for()
@@ -102,26 +138,38 @@ def test_variants_links_and_large_type(page, second, site):
     page.locator("#variants article").nth(1).wait_for()
     page.locator("#variants [data-pick=A]:not([data-event])").focus()
     page.keyboard.press("Enter")
-    page.wait_for_function("n => document.querySelectorAll('#strip .gone').length === n", arg=len(mine))
+    page.wait_for_function(
+        "n => document.querySelectorAll('#strip .gone').length === n", arg=len(mine)
+    )
     idle(page)
     assert dropped(page) == mine != other
     page.locator("#variants [data-event=remove]").first.click()
     page.wait_for_function("document.querySelectorAll('#variants article').length === 1")
     chosen_from_list(page, "token-set", 1)
-    # large type: lists lie at their fields, a click on a figure still lands, and the link carries it
+    # large type: lists lie at their fields, a click on a figure still lands, and the link carries
+    # it
     before = page.locator("#title h1").bounding_box()["height"]
     page.locator("#type button").click()
-    page.wait_for_function("document.querySelector('#type button').getAttribute('aria-pressed') === 'true'")
+    page.wait_for_function(
+        "document.querySelector('#type button').getAttribute('aria-pressed') === 'true'"
+    )
     assert page.locator("#title h1").bounding_box()["height"] > 1.2 * before
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     chosen_from_list(page, "token-set", 0)
     chosen_from_list(page, "compensation", 0)
-    area, layers = page.locator("#plot-blocks .nsewdrag").first, page.locator("#strip .cells button").count()
+    area, layers = (
+        page.locator("#plot-blocks .nsewdrag").first,
+        page.locator("#strip .cells button").count(),
+    )
     area.scroll_into_view_if_needed()
     page.wait_for_timeout(700)  # the figure is drawn anew in its larger size
     box = area.bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 1.6 / layers, box["y"] + box["height"] * (1 - 1.5 / (layers - 2)))
-    page.wait_for_function("[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'")
+    page.mouse.click(
+        box["x"] + box["width"] * 1.6 / layers, box["y"] + box["height"] * (1 - 1.5 / (layers - 2))
+    )
+    page.wait_for_function(
+        "[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'"
+    )
     idle(page)
     link = page.locator("#link input").input_value()
     assert "type=large" in link
@@ -129,7 +177,9 @@ def test_variants_links_and_large_type(page, second, site):
     second.locator("#metrics .facts").wait_for()
     idle(second)
     assert dropped(second) == [1, 2]
-    assert second.locator("#link input").input_value() == link and second.evaluate("document.documentElement.classList.contains('svl-large')")
+    assert second.locator("#link input").input_value() == link and second.evaluate(
+        "document.documentElement.classList.contains('svl-large')"
+    )
 
 
 def test_lesson_and_touch_on_a_phone(phone, site):
@@ -152,22 +202,37 @@ def test_lesson_and_touch_on_a_phone(phone, site):
     for step in range(2, 7):
         phone.locator(".svl-next").focus()
         phone.keyboard.press("Enter")
-        phone.wait_for_function("n => document.querySelector('.svl-panel h2 small').innerText.includes(`step ${n} of 6`)", arg=step)
+        phone.wait_for_function(
+            "n => document.querySelector('.svl-panel h2 small').innerText.includes(`step ${n}"
+            " of 6`)",
+            arg=step,
+        )
         idle(phone)
         assert phone.locator(".svl-after").count() == 0  # nothing is told before it is asked
         phone.locator(".svl-options button").first.tap()
         idle(phone)
         if step == 5:
             phone.locator(".svl-options button").nth(1).tap()
-            phone.wait_for_function("[...document.querySelectorAll('.svl-log td')].length === 4 && ![...document.querySelectorAll('.svl-log td')].some(c => c.innerText === '…')")
+            phone.wait_for_function(
+                "[...document.querySelectorAll('.svl-log td')].length === 4 &&"
+                " ![...document.querySelectorAll('.svl-log td')].some(c => c.innerText === '…')"
+            )
             phone.locator(".svl-panel .svl-look").tap()
         phone.locator(".svl-after").wait_for()
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     assert "lesson=6" in phone.url
     title.focus()
     phone.keyboard.press("Escape")
-    phone.wait_for_function("prompt => document.querySelector('#prompt textarea').value === prompt", arg=before[1])
-    phone.wait_for_function("n => document.querySelectorAll('#strip .gone').length === n", arg=len(before[0]))
+    phone.wait_for_function(
+        "prompt => document.querySelector('#prompt textarea').value === prompt", arg=before[1]
+    )
+    phone.wait_for_function(
+        "n => document.querySelectorAll('#strip .gone').length === n", arg=len(before[0])
+    )
     idle(phone)
-    assert dropped(phone) == before[0] and "lesson" not in phone.url and phone.locator(".svl-panel").is_hidden()
+    assert (
+        dropped(phone) == before[0]
+        and "lesson" not in phone.url
+        and phone.locator(".svl-panel").is_hidden()
+    )
     assert json.loads(phone.evaluate("JSON.stringify(svl.plan.drop)")) == before[0]

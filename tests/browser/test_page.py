@@ -1,4 +1,6 @@
-"""The main job in Chromium: from the first sight of the page to both answers, by mouse, keyboard and touch."""
+"""The main job in Chromium: from the first sight of the page to both answers, by mouse, keyboard
+and touch.
+"""
 
 import io
 import json
@@ -10,8 +12,11 @@ import pytest
 from PIL import Image
 
 PLOTS = ("plot-redundancy", "plot-similarity", "plot-gap", "plot-pca")
-IDS = ("model image prompt examples new-scene analyze drop strip criterion compensation run stop answer-full answer-pruned metrics "
-       "overlay tokens layer top-p plot-redundancy plot-similarity plot-gap plot-pca").split()
+IDS = (
+    "model image prompt examples new-scene analyze drop strip criterion compensation run stop"
+    " answer-full answer-pruned metrics overlay tokens layer top-p plot-redundancy plot-similarity"
+    " plot-gap plot-pca"
+).split()
 
 
 def dropped(page):
@@ -19,7 +24,9 @@ def dropped(page):
 
 
 def idle(page):
-    """Wait until nothing runs: no status pill for a second (a slider counts as set after a quarter of one)."""
+    """Wait until nothing runs: no status pill for a second (a slider counts as set after a quarter
+    of one).
+    """
     calm = 0
     for _ in range(600):
         calm = calm + 1 if page.locator("#status .pill").count() == 0 else 0
@@ -42,7 +49,9 @@ def slide(page, elem_id, steps):
 def answered(page, count):
     """Wait for the answers to a plan that drops `count` layers."""
     said = f"{count} of " if count else "same model"
-    page.wait_for_function("said => document.querySelector('#metrics .verdict')?.innerText.includes(said)", arg=said)
+    page.wait_for_function(
+        "said => document.querySelector('#metrics .verdict')?.innerText.includes(said)", arg=said
+    )
     idle(page)
 
 
@@ -60,7 +69,9 @@ def test_drop_slider_moves_the_strip_and_both_answers_follow(page):
     idle(page)
     before = dropped(page)
     slide(page, "drop", 1)
-    page.wait_for_function("n => document.querySelectorAll('#strip button.gone').length === n", arg=len(before) + 1)
+    page.wait_for_function(
+        "n => document.querySelectorAll('#strip button.gone').length === n", arg=len(before) + 1
+    )
     after = dropped(page)
     assert set(before) < set(after)  # nested in the number of layers
     answered(page, len(after))
@@ -70,7 +81,10 @@ def test_drop_slider_moves_the_strip_and_both_answers_follow(page):
     assert dropped(page) == []
     page.locator("#drop input[type=number]").fill("-3")
     assert dropped(page) == []
-    assert page.locator("#answer-full .text").inner_text() == page.locator("#answer-pruned .text").inner_text()
+    assert (
+        page.locator("#answer-full .text").inner_text()
+        == page.locator("#answer-pruned .text").inner_text()
+    )
 
 
 def test_run_button(page):
@@ -102,7 +116,9 @@ def test_strip_by_mouse_and_keyboard(page):
     page.locator("#strip [data-tool=undo]").click()
     answered(page, count + 1)
     page.locator("#strip [data-tool=ranking]").click()
-    page.wait_for_function("document.querySelector('#plan-line').innerText.includes('by the ranking')")
+    page.wait_for_function(
+        "document.querySelector('#plan-line').innerText.includes('by the ranking')"
+    )
     fixed = page.locator("#strip button.fixed").first
     assert fixed.get_attribute("aria-disabled") == "true"
     fixed.click(force=True)
@@ -117,7 +133,9 @@ def test_importance_controls(page):
     assert not page.locator("#all-layers input").is_checked()
     outlined = page.locator("#tokens button:not(.out)").count()
     slide(page, "top-p", 9)
-    page.wait_for_function("n => document.querySelectorAll('#tokens button:not(.out)').length > n", arg=outlined)
+    page.wait_for_function(
+        "n => document.querySelectorAll('#tokens button:not(.out)').length > n", arg=outlined
+    )
 
 
 def test_patch_and_token_curves(page):
@@ -132,14 +150,20 @@ def test_examples_scenes_and_questions(page):
     idle(page)
     page.locator("#examples button").nth(1).click()
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('animals')")
-    page.wait_for_function("document.querySelector('#metrics').innerText.includes('Correct answer: 3')")
+    page.wait_for_function(
+        "document.querySelector('#metrics').innerText.includes('Correct answer: 3')"
+    )
     page.locator("#new-scene").click()
-    page.wait_for_function("!document.querySelector('#prompt textarea').value.includes('how many animals are there?')")
+    page.wait_for_function(
+        "!document.querySelector('#prompt textarea').value.includes('how many animals are there?')"
+    )
     idle(page)
     chip = page.locator("#chips button").first
     question = chip.inner_text()
     chip.click()
-    page.wait_for_function("q => document.querySelector('#prompt textarea').value === q", arg=question)
+    page.wait_for_function(
+        "q => document.querySelector('#prompt textarea').value === q", arg=question
+    )
     idle(page)
 
 
@@ -150,7 +174,11 @@ def test_blocks_and_criteria_choose_a_plan(page):
     rows.nth(1).wait_for()
     name = rows.nth(2).get_attribute("data-pick")
     rows.nth(2).click()
-    page.wait_for_function("name => document.querySelector(`#criteria button[data-pick=${name}]`)?.getAttribute('aria-pressed') === 'true'", arg=name)
+    page.wait_for_function(
+        "name => document.querySelector(`#criteria"
+        " button[data-pick=${name}]`)?.getAttribute('aria-pressed') === 'true'",
+        arg=name,
+    )
     idle(page)
     area = page.locator("#plot-blocks .nsewdrag").first
     area.scroll_into_view_if_needed()
@@ -158,25 +186,34 @@ def test_blocks_and_criteria_choose_a_plan(page):
     # the block of two layers from layer 1 on: second column, second row from below
     layers = page.locator("#strip .cells button").count()
     x = box["x"] + box["width"] * (1 + 0.6) / layers
-    page.evaluate("document.getElementById('dock').style.position = 'static'")  # it would cover the figure
+    page.evaluate(
+        "document.getElementById('dock').style.position = 'static'"
+    )  # it would cover the figure
     box = area.bounding_box()
     y = box["y"] + box["height"] * (1 - 1.5 / (layers - 2))
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.up()
-    page.wait_for_function("[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'"
+    )
     answered(page, 2)
 
 
 def test_what_is_taken_along(page):
     idle(page)
     gone = dropped(page)
-    for button, name in (("report", "short-lvlm-report.html"), ("checkpoint", f"-svl-{len(gone)}.zip")):
+    for button, name in (
+        ("report", "short-lvlm-report.html"),
+        ("checkpoint", f"-svl-{len(gone)}.zip"),
+    ):
         with page.expect_download() as taken:
             page.locator(f"#{button}").click()
         assert taken.value.suggested_filename.endswith(name)
     with zipfile.ZipFile(taken.value.path()) as packed:
-        plan = json.loads(packed.read(next(each for each in packed.namelist() if each.endswith("svl_plan.json"))))
+        plan = json.loads(
+            packed.read(next(each for each in packed.namelist() if each.endswith("svl_plan.json")))
+        )
     assert gone and plan["dropped"] == gone
 
 
@@ -185,15 +222,25 @@ def test_composer(page):
     page.locator("#compose > button").click()
     before = page.locator("#image img").get_attribute("src")
     page.locator("#composer select").first.select_option("owl")
-    page.wait_for_function("old => document.querySelector('#image img')?.src && document.querySelector('#image img').src !== old", arg=before)
+    page.wait_for_function(
+        "old => document.querySelector('#image img')?.src && document.querySelector('#image"
+        " img').src !== old",
+        arg=before,
+    )
 
 
-@pytest.mark.parametrize("name, content", [("broken.png", b"\x89PNG\r\n\x1a\n then nothing"), ("notes.jpg", b"these are words")])
+@pytest.mark.parametrize(
+    "name, content",
+    [("broken.png", b"\x89PNG\r\n\x1a\n then nothing"), ("notes.jpg", b"these are words")],
+)
 def test_a_bad_file_is_named_and_nothing_is_lost(page, tmp_path, name, content):
     idle(page)
     verdict = page.locator("#metrics .verdict").inner_text()
     (tmp_path / name).write_bytes(content)
-    clear = page.locator("#image button[aria-label*=lear], #image button[title*=lear], #image button[aria-label*=emove]")
+    clear = page.locator(
+        "#image button[aria-label*=lear], #image button[title*=lear], #image"
+        " button[aria-label*=emove]"
+    )
     if clear.count():
         clear.first.click()
     page.locator("#image input[type=file]").set_input_files(tmp_path / name)
@@ -201,7 +248,9 @@ def test_a_bad_file_is_named_and_nothing_is_lost(page, tmp_path, name, content):
     toast.wait_for()
     assert "Found" in toast.inner_text() and "expected" in toast.inner_text()
     assert page.locator("#metrics .verdict").inner_text() == verdict
-    page.wait_for_function("!document.querySelector('#image img') && document.querySelector('#image input[type=file]')")  # no picture that is none, and room for another
+    page.wait_for_function(
+        "!document.querySelector('#image img') && document.querySelector('#image input[type=file]')"
+    )  # no picture that is none, and room for another
 
 
 def test_an_empty_prompt_is_named(page):
@@ -220,13 +269,18 @@ def test_own_photo_brings_the_advice(page, tmp_path):
     buffer = io.BytesIO()
     Image.effect_noise((200, 120), 60).convert("RGB").save(buffer, "JPEG")
     (tmp_path / "photo.jpg").write_bytes(buffer.getvalue())
-    clear = page.locator("#image button[aria-label*=lear], #image button[title*=lear], #image button[aria-label*=emove]")
+    clear = page.locator(
+        "#image button[aria-label*=lear], #image button[title*=lear], #image"
+        " button[aria-label*=emove]"
+    )
     if clear.count():
         clear.first.click()
     page.locator("#image input[type=file]").set_input_files(tmp_path / "photo.jpg")
     page.locator("#photo-note .note").wait_for()
     assert "SmolVLM" in page.locator("#photo-note").inner_text()
-    page.locator("#stale", has_text="Press Analyze").wait_for()  # the figures are still the first picture's
+    page.locator(
+        "#stale", has_text="Press Analyze"
+    ).wait_for()  # the figures are still the first picture's
     page.locator("#analyze").click()
     page.locator("#status .pill").wait_for()
     idle(page)
@@ -246,7 +300,9 @@ def test_an_unknown_model_leaves_the_page_as_it_was(page, monkeypatch, site):
     from svl_core.errors import InputError
 
     def refuse(name):
-        raise InputError(f"Found no model '{name}'; expected a Hugging Face id; check the spelling.")
+        raise InputError(
+            f"Found no model '{name}'; expected a Hugging Face id; check the spelling."
+        )
 
     monkeypatch.setattr(site[1].desk.models, "_load", refuse)
     box = page.locator("#model input")
@@ -310,9 +366,19 @@ BEHIND_NAME = """() => {const input = document.querySelector('#model input'), pe
 def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
     idle(phone)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
-    assert all(4 < phone.evaluate(BELOW_TICKS, name) < 12 for name in PLOTS[:3])  # axis titles keep off their ticks, under a colour bar too
+    assert all(
+        4 < phone.evaluate(BELOW_TICKS, name) < 12 for name in PLOTS[:3]
+    )  # axis titles keep off their ticks, under a colour bar too
     assert phone.evaluate(BEHIND_NAME) > 1  # the model's name ends before the arrow
-    assert len({phone.locator(f"#{name}").bounding_box()["width"] for name in ("criterion", "rank", "strength", "visual-share")}) == 1  # a control a line, so that its note has room
+    assert (
+        len(
+            {
+                phone.locator(f"#{name}").bounding_box()["width"]
+                for name in ("criterion", "rank", "strength", "visual-share")
+            }
+        )
+        == 1
+    )  # a control a line, so that its note has room
     phone.set_viewport_size({"width": 360, "height": 740})
     phone.wait_for_timeout(500)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
@@ -327,14 +393,24 @@ def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
     assert layer in dropped(phone)
     phone.locator("#method > button").tap()
     phone.locator("#attention-target").wait_for()
-    assert phone.evaluate("[...document.querySelectorAll('#method label')].every(e => e.getBoundingClientRect().right <= document.querySelector('#method').getBoundingClientRect().right)")
+    assert phone.evaluate(
+        "[...document.querySelectorAll('#method label')].every(e => e.getBoundingClientRect().right"
+        " <= document.querySelector('#method').getBoundingClientRect().right)"
+    )
     phone.locator("#choose > button").tap()  # a block of the heatmap, by touch
-    area, layers = phone.locator("#plot-blocks .nsewdrag").first, phone.locator("#strip .cells button").count()
+    area, layers = (
+        phone.locator("#plot-blocks .nsewdrag").first,
+        phone.locator("#strip .cells button").count(),
+    )
     area.scroll_into_view_if_needed()
     idle(phone)
     box = area.bounding_box()
-    phone.touchscreen.tap(box["x"] + box["width"] * 1.6 / layers, box["y"] + box["height"] * (1 - 1.5 / (layers - 2)))
-    phone.wait_for_function("[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'")
+    phone.touchscreen.tap(
+        box["x"] + box["width"] * 1.6 / layers, box["y"] + box["height"] * (1 - 1.5 / (layers - 2))
+    )
+    phone.wait_for_function(
+        "[...document.querySelectorAll('#strip .gone')].map(e => e.innerText).join() === '1,2'"
+    )
 
 
 def test_two_visitors_do_not_mix(page, second):
@@ -355,11 +431,15 @@ def test_a_server_that_comes_back_opens_the_page_again(page):
             page.evaluate("window.dispatchEvent(new Event('online'))")
     page.locator("#svl-away", has_text="The server is away").wait_for(state="visible")
     page.unroute("**/health*")
-    page.route("**/health*", lambda route: route.fulfill(json={"started": 1.0}))  # another server than before
+    page.route(
+        "**/health*", lambda route: route.fulfill(json={"started": 1.0})
+    )  # another server than before
     page.evaluate("window.dispatchEvent(new Event('online'))")
     page.wait_for_function("window.before === undefined")
     page.unroute("**/health*")
-    page.wait_for_function("document.querySelector('#prompt textarea')?.value === 'how many objects are there?'")
+    page.wait_for_function(
+        "document.querySelector('#prompt textarea')?.value === 'how many objects are there?'"
+    )
     page.locator("#metrics .facts").wait_for()
     assert page.locator("#svl-away").is_hidden()
 
@@ -369,7 +449,10 @@ def test_tab_leaves_a_list_closed_and_shows_where_it_went(page):
     page.locator("[role=option]", has_text="ShortV").wait_for()
     page.keyboard.press("Tab")
     page.wait_for_function("document.activeElement.closest('#compensation')")
-    page.wait_for_function("![...document.querySelectorAll('#criterion-options, [role=option]')].some(e => e.innerText.includes('ShortV') || e.innerText.includes('SVL (important'))")
+    page.wait_for_function(
+        "![...document.querySelectorAll('#criterion-options, [role=option]')].some(e =>"
+        " e.innerText.includes('ShortV') || e.innerText.includes('SVL (important'))"
+    )
     page.locator("#drop input[type=range]").focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -1,4 +1,6 @@
-"""The tiny model, with weights under which greedy answers vary from token to token and from question to question."""
+"""The tiny model, with weights under which greedy answers vary from token to token and from
+question to question.
+"""
 
 import copy
 

@@ -1,4 +1,6 @@
-"""Greedy answers: the decode loop against `generate()` and against uncached passes, ends, cancel, detokenisation, times."""
+"""Greedy answers: the decode loop against `generate()` and against uncached passes, ends, cancel,
+detokenisation, times.
+"""
 
 import threading
 from types import SimpleNamespace
@@ -25,20 +27,39 @@ def uncached_greedy(lvlm, sample, n):
     inputs, ids = dict(sample.inputs), []
     with torch.no_grad():
         for _ in range(n):
-            ids.append(int(greedy(lvlm.model(**inputs, use_cache=False).logits[0, -1], image_token_ids(lvlm))))
+            ids.append(
+                int(
+                    greedy(
+                        lvlm.model(**inputs, use_cache=False).logits[0, -1], image_token_ids(lvlm)
+                    )
+                )
+            )
             inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([[ids[-1]]])], 1)
-            inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(1, 1, dtype=torch.long)], 1)
+            inputs["attention_mask"] = torch.cat(
+                [inputs["attention_mask"], torch.ones(1, 1, dtype=torch.long)], 1
+            )
     return tuple(ids)
 
 
 def test_cached_equals_uncached(tiny, tiny_sample, never_ends):
-    assert answer(tiny, tiny_sample, max_new_tokens=12).token_ids == uncached_greedy(tiny, tiny_sample, 12)
+    assert answer(tiny, tiny_sample, max_new_tokens=12).token_ids == uncached_greedy(
+        tiny, tiny_sample, 12
+    )
 
 
 def test_equals_generate(tiny, tiny_sample, never_ends):
     with torch.no_grad():
-        out = tiny.model.generate(**tiny_sample.inputs, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0, suppress_tokens=list(image_token_ids(tiny)))
-    assert answer(tiny, tiny_sample, max_new_tokens=12).token_ids == tuple(out[0, tiny_sample.length :].tolist())
+        out = tiny.model.generate(
+            **tiny_sample.inputs,
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            suppress_tokens=list(image_token_ids(tiny)),
+        )
+    assert answer(tiny, tiny_sample, max_new_tokens=12).token_ids == tuple(
+        out[0, tiny_sample.length :].tolist()
+    )
 
 
 def test_stream_grows_a_token_at_a_time_and_ends_complete(tiny, tiny_sample, never_ends):
@@ -91,7 +112,12 @@ def test_cancelled_before_it_starts(tiny, tiny_sample):
     cancel = threading.Event()
     cancel.set()
     (only,) = stream(tiny, tiny_sample, cancel=cancel)
-    assert only.stopped == "cancelled" and only.text == "" and only.token_ids == () and only.total_ms == 0
+    assert (
+        only.stopped == "cancelled"
+        and only.text == ""
+        and only.token_ids == ()
+        and only.total_ms == 0
+    )
 
 
 def test_times_add_up(tiny, tiny_sample, never_ends):
@@ -113,7 +139,11 @@ def test_greedy_leaves_out_image_tokens():
     assert greedy(torch.tensor([0.0, 3.0, 2.0]), (1, 99)).item() == 2
 
 
-BYTES = SimpleNamespace(decode=lambda ids, skip_special_tokens: bytes(i for i in ids if i < 256).decode("utf-8", errors="replace"))
+BYTES = SimpleNamespace(
+    decode=lambda ids, skip_special_tokens: bytes(i for i in ids if i < 256).decode(
+        "utf-8", errors="replace"
+    )
+)
 
 
 def test_characters_of_several_tokens_appear_whole():
@@ -143,7 +173,9 @@ def test_special_tokens_have_empty_pieces():
 
 def test_a_tokenizer_that_takes_back_a_space():
     texts = {1: "left", 2: "left ", 3: "left, right"}
-    detokeniser = Detokeniser(SimpleNamespace(decode=lambda ids, skip_special_tokens: texts[len(ids)]))
+    detokeniser = Detokeniser(
+        SimpleNamespace(decode=lambda ids, skip_special_tokens: texts[len(ids)])
+    )
     for token in range(3):
         detokeniser.push(token)
     text, pieces = detokeniser.read(final=True)

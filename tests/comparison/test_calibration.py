@@ -1,11 +1,20 @@
-"""Calibration sets: folders and JSON Lines, draws, and the wall between what is fitted and what is measured."""
+"""Calibration sets: folders and JSON Lines, draws, and the wall between what is fitted and what is
+measured.
+"""
 
 import json
 from types import SimpleNamespace
 
 import pytest
 
-from svl_core.comparison.calibration import DEFAULT_PROMPT, disjoint, draw, encode_all, read_calibration, split
+from svl_core.comparison.calibration import (
+    DEFAULT_PROMPT,
+    disjoint,
+    draw,
+    encode_all,
+    read_calibration,
+    split,
+)
 from svl_core.errors import InputError
 
 
@@ -23,15 +32,27 @@ def folder(tmp_path, image):
 
 
 def test_folder(folder):
-    assert read_calibration(folder) == [(folder / "a.PNG", DEFAULT_PROMPT), (folder / "b.png", "how many?"), (folder / "c.png", DEFAULT_PROMPT)]
+    assert read_calibration(folder) == [
+        (folder / "a.PNG", DEFAULT_PROMPT),
+        (folder / "b.png", "how many?"),
+        (folder / "c.png", DEFAULT_PROMPT),
+    ]
     assert read_calibration(folder, prompt="what?", limit=1) == [(folder / "a.PNG", "what?")]
 
 
 def test_jsonl(folder):
-    rows = [{"image": "b.png", "prompt": "p"}, {"image": "c.png", "question": "q"}, {"image": "c.png"}]
+    rows = [
+        {"image": "b.png", "prompt": "p"},
+        {"image": "c.png", "question": "q"},
+        {"image": "c.png"},
+    ]
     path = folder / "c.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert [prompt for _, prompt in read_calibration(path, prompt="default")] == ["p", "q", "default"]
+    assert [prompt for _, prompt in read_calibration(path, prompt="default")] == [
+        "p",
+        "q",
+        "default",
+    ]
     path.write_text(json.dumps(rows[0]) + "\n" + json.dumps({"image": "none.png"}))
     with pytest.raises(InputError, match="line 2 of c.jsonl"):
         read_calibration(path)
@@ -61,7 +82,9 @@ def test_fit_and_measurement_share_no_sample():
     with pytest.raises(InputError, match="among those measured"):
         disjoint(samples("a"), samples("a"))
     fit, measured = split(samples(*"abcdefa"), 0.5, seed=1)
-    assert {s.key for s in fit} | {s.key for s in measured} == set("abcdef") and len(fit) == len(measured) == 3
+    assert {s.key for s in fit} | {s.key for s in measured} == set("abcdef") and len(fit) == len(
+        measured
+    ) == 3
     assert not {s.key for s in fit} & {s.key for s in measured}
     fit, measured = split(samples("a", "b"), 0.99)
     assert len(fit) == len(measured) == 1

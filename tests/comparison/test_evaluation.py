@@ -1,4 +1,6 @@
-"""Evaluation: batched against one by one, marks, Wilson against scipy, pairing by hand, the JSON Lines reader."""
+"""Evaluation: batched against one by one, marks, Wilson against scipy, pairing by hand, the JSON
+Lines reader.
+"""
 
 import json
 import threading
@@ -7,10 +9,24 @@ import pytest
 from scipy.stats import binomtest
 
 from svl_core.comparison.answer import answer
-from svl_core.comparison.evaluation import Evaluation, PairedEvaluation, Question, answer_batch, evaluate, normalise, read_jsonl, wilson
+from svl_core.comparison.evaluation import (
+    Evaluation,
+    PairedEvaluation,
+    Question,
+    answer_batch,
+    evaluate,
+    normalise,
+    read_jsonl,
+    wilson,
+)
 from svl_core.errors import Cancelled, InputError
 
-PROMPTS = ["what", "what is in the picture", "a cat and a dog and a cat and a dog", "is the dog a cat"]
+PROMPTS = [
+    "what",
+    "what is in the picture",
+    "a cat and a dog and a cat and a dog",
+    "is the dog a cat",
+]
 
 
 def test_left_padded_batch_equals_one_by_one(tiny, image):
@@ -36,13 +52,25 @@ def test_evaluate_marks_by_kind_in_the_questions_order(tiny, image):
     questions = [Question(image, p, a, k) for p, a, k in zip(PROMPTS, right, "abab")]
     questions[1] = Question(image, PROMPTS[1], "surely not this", "b")
     seen = []
-    result = evaluate(tiny, questions, data="mine", batch_size=3, max_new_tokens=4, progress=lambda f, what: seen.append(f))
+    result = evaluate(
+        tiny,
+        questions,
+        data="mine",
+        batch_size=3,
+        max_new_tokens=4,
+        progress=lambda f, what: seen.append(f),
+    )
     assert result.answers == tuple(right)
     assert result.correct == (True, False, True, True) and result.n == 4 and result.accuracy == 0.75
     assert result.by_kind["a"].accuracy == 1 and result.by_kind["b"].accuracy == 0.5
     assert seen == sorted(seen) and seen[-1] == 1
     out = json.loads(json.dumps(result.to_json()))
-    assert out["data"] == "mine" and out["by_kind"]["b"] == {"n": 2, "correct": 1, "accuracy": 0.5, "interval": list(wilson(1, 2))}
+    assert out["data"] == "mine" and out["by_kind"]["b"] == {
+        "n": 2,
+        "correct": 1,
+        "accuracy": 0.5,
+        "interval": list(wilson(1, 2)),
+    }
 
 
 def test_evaluate_refuses_nothing_and_can_be_cancelled(tiny, image):
@@ -81,7 +109,11 @@ def test_pairing_by_hand():
     low, high = pair.interval  # exp(ln 0.75 -+ 1.96 * sqrt(3 / 12))
     assert (low, high) == pytest.approx((0.75 * 0.375318, 0.75 / 0.375318), rel=1e-5)
     out = pair.to_json()
-    assert out["accuracy"] == 0.6 and out["full"]["accuracy"] == 0.8 and out["by_kind"]["k"]["accuracy_kept"] == pytest.approx(0.75)
+    assert (
+        out["accuracy"] == 0.6
+        and out["full"]["accuracy"] == 0.8
+        and out["by_kind"]["k"]["accuracy_kept"] == pytest.approx(0.75)
+    )
 
 
 def test_pairing_without_any_right_answer():
@@ -99,14 +131,26 @@ def folder(tmp_path, image):
 
 def write(folder, *lines):
     path = folder / "q.jsonl"
-    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
+    path.write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines),
+        encoding="utf-8",
+    )
     return path
 
 
 def test_read_jsonl(folder):
-    path = write(folder, {"image": "a.png", "question": "what?", "answer": "a cat", "kind": "x"}, "", {"image": "a.png", "question": "h\u2028m?", "answer": "é"})
+    path = write(
+        folder,
+        {"image": "a.png", "question": "what?", "answer": "a cat", "kind": "x"},
+        "",
+        {"image": "a.png", "question": "h\u2028m?", "answer": "é"},
+    )
     one, two = read_jsonl(path)
-    assert (one.question, one.answer, one.kind) == ("what?", "a cat", "x") and one.image == folder / "a.png"
+    assert (one.question, one.answer, one.kind) == (
+        "what?",
+        "a cat",
+        "x",
+    ) and one.image == folder / "a.png"
     assert (two.answer, two.kind) == ("é", "")
 
 

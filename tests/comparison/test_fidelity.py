@@ -1,4 +1,6 @@
-"""Fidelity: KL by hand and against scipy, divergence on hand-made lists, a model against itself and against another."""
+"""Fidelity: KL by hand and against scipy, divergence on hand-made lists, a model against itself and
+against another.
+"""
 
 import copy
 import dataclasses
@@ -29,7 +31,9 @@ def test_kl_by_hand():
 def test_kl_against_scipy():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 5, 11))
-    expected = [entropy(np.exp(x) / np.exp(x).sum(), np.exp(y) / np.exp(y).sum()) for x, y in zip(a, b)]
+    expected = [
+        entropy(np.exp(x) / np.exp(x).sum(), np.exp(y) / np.exp(y).sum()) for x, y in zip(a, b)
+    ]
     np.testing.assert_allclose(kl_per_token(torch.tensor(a), torch.tensor(b)), expected, rtol=1e-10)
 
 
@@ -40,7 +44,14 @@ def test_kl_with_an_impossible_token():
 
 @pytest.mark.parametrize(
     "full, pruned, index",
-    [([1, 2, 3], [1, 2, 3], None), ([1, 2, 3], [1, 9, 3], 1), ([1, 2, 3], [1, 2], 2), ([1], [1, 2], 1), ([1], [2], 0), ([], [], None)],
+    [
+        ([1, 2, 3], [1, 2, 3], None),
+        ([1, 2, 3], [1, 9, 3], 1),
+        ([1, 2, 3], [1, 2], 2),
+        ([1], [1, 2], 1),
+        ([1], [2], 0),
+        ([], [], None),
+    ],
 )
 def test_first_divergence(full, pruned, index):
     assert first_divergence(full, pruned) == index
@@ -73,18 +84,26 @@ def test_forced_logits_equal_one_uncached_pass(tiny, tiny_sample):
     ids = [5, 9, 7, 11]
     inputs = dict(tiny_sample.inputs)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
-    inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(1, 4, dtype=torch.long)], 1)
+    inputs["attention_mask"] = torch.cat(
+        [inputs["attention_mask"], torch.ones(1, 4, dtype=torch.long)], 1
+    )
     with torch.no_grad():
         oracle = tiny.model(**inputs, use_cache=False).logits[0, tiny_sample.length - 1 : -1]
-    torch.testing.assert_close(forced_logits(tiny, [tiny_sample], [ids])[0], oracle, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        forced_logits(tiny, [tiny_sample], [ids])[0], oracle, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_forcing_a_batch_equals_one_by_one(tiny, image):
-    samples = [tiny.encode(image, p) for p in ("what", "what is in the picture ?", "a cat and a dog")]
+    samples = [
+        tiny.encode(image, p) for p in ("what", "what is in the picture ?", "a cat and a dog")
+    ]
     answers = [[5, 9, 7, 11], [6], [8, 12]]
     together = forced_logits(tiny, samples, answers, batch_size=2)
     for found, sample, ids in zip(together, samples, answers):
-        torch.testing.assert_close(found, forced_logits(tiny, [sample], [ids])[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            found, forced_logits(tiny, [sample], [ids])[0], atol=1e-4, rtol=1e-4
+        )
         assert len(found) == len(ids)
 
 
@@ -100,26 +119,62 @@ def test_report_of_a_pruned_model_follows_its_definitions(tiny, tiny_sample):
     a, b = (forced_logits(m, [tiny_sample], [ids])[0].double() for m in (tiny, pruned))
     expected = np.mean([entropy(x.softmax(-1), y.softmax(-1)) for x, y in zip(a, b)])
     assert report.kl == pytest.approx(expected, rel=1e-5) and report.kl > 0
-    assert report.token_probabilities[1] == pytest.approx([float(y.softmax(-1)[i]) for y, i in zip(b, ids)], rel=1e-4)
+    assert report.token_probabilities[1] == pytest.approx(
+        [float(y.softmax(-1)[i]) for y, i in zip(b, ids)], rel=1e-4
+    )
     assert report.parameters_pruned < report.parameters_full
     assert report.first_divergence == first_divergence(ids, report.pruned.token_ids)
     keys = {"full", "pruned", "kl", "agreement", "first_divergence", "parameters", "speedup"}
-    assert keys <= set(report.to_json()) and {"text", "tokens", "ms_prefill", "ms_per_token"} <= set(report.to_json()["full"])
+    assert keys <= set(report.to_json()) and {
+        "text",
+        "tokens",
+        "ms_prefill",
+        "ms_per_token",
+    } <= set(report.to_json()["full"])
 
 
-@pytest.mark.parametrize("keep, compensation", [([0, 1, 2, 5], "none"), ([0, 1, 4, 5], "scp"), ([1, 2, 3], "none"), (range(6), "none"), ([0, 1, 2, 3], "bridge")])
+@pytest.mark.parametrize(
+    "keep, compensation",
+    [
+        ([0, 1, 2, 5], "none"),
+        ([0, 1, 4, 5], "scp"),
+        ([1, 2, 3], "none"),
+        (range(6), "none"),
+        ([0, 1, 2, 3], "bridge"),
+    ],
+)
 def test_sharing_the_beginning_changes_nothing_but_the_wait(tiny, tiny_sample, keep, compensation):
     traced = trace(tiny, tiny_sample)
     pruned = prune(tiny, manual_plan(sorted(set(range(6)) - set(keep)), 6), compensation, traced)
     shown = []
-    report = compare(tiny, pruned, tiny_sample, max_new_tokens=6, show=lambda answers, live: shown.append((answers, live)))
-    assert [a.token_ids for a in (report.full, report.pruned)] == [answer(m, tiny_sample, max_new_tokens=6).token_ids for m in (tiny, pruned)]
-    assert 0 < report.pruned.shared_ms < min(report.full.prefill_ms, report.pruned.prefill_ms) and report.full.shared_ms == 0
+    report = compare(
+        tiny,
+        pruned,
+        tiny_sample,
+        max_new_tokens=6,
+        show=lambda answers, live: shown.append((answers, live)),
+    )
+    assert [a.token_ids for a in (report.full, report.pruned)] == [
+        answer(m, tiny_sample, max_new_tokens=6).token_ids for m in (tiny, pruned)
+    ]
+    assert (
+        0 < report.pruned.shared_ms < min(report.full.prefill_ms, report.pruned.prefill_ms)
+        and report.full.shared_ms == 0
+    )
     logits = [forced_logits(m, [tiny_sample], [report.full.token_ids])[0] for m in (tiny, pruned)]
     assert report.kl == float(kl_per_token(*logits).mean())
     assert shown[-1] == ((report.full, report.pruned), ()) and len(shown[0][0][1].token_ids) == 1
-    alone = compare(tiny, pruned.with_model(copy.deepcopy(pruned.model), pruned.layer_ids, pruned.provenance), tiny_sample, max_new_tokens=6)  # another model's tensors: nothing to share
-    assert alone.pruned.shared_ms == 0 and alone.pruned.token_ids == report.pruned.token_ids and alone.kl == report.kl
+    alone = compare(
+        tiny,
+        pruned.with_model(copy.deepcopy(pruned.model), pruned.layer_ids, pruned.provenance),
+        tiny_sample,
+        max_new_tokens=6,
+    )  # another model's tensors: nothing to share
+    assert (
+        alone.pruned.shared_ms == 0
+        and alone.pruned.token_ids == report.pruned.token_ids
+        and alone.kl == report.kl
+    )
 
 
 def test_given_answers_are_not_made_again(tiny, tiny_sample):

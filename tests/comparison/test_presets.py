@@ -1,4 +1,6 @@
-"""Presets: settings that the registries know, plans by the criterion or by the contest under compensation."""
+"""Presets: settings that the registries know, plans by the criterion or by the contest under
+compensation.
+"""
 
 import numpy as np
 import pytest
@@ -18,12 +20,18 @@ def samples(tiny):
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_each_preset_prunes(tiny, samples, preset):
-    assert {preset.criterion, *preset.rivals} <= set(svl.CRITERIA) and preset.compensation in svl.COMPENSATIONS
+    assert {preset.criterion, *preset.rivals} <= set(
+        svl.CRITERIA
+    ) and preset.compensation in svl.COMPENSATIONS
     fitted = preset.fit(tiny, samples)
     chosen = fitted.plan(2)
     pruned = fitted.prune(chosen)
-    assert pruned.num_layers == 4 and pruned.provenance["compensation"]["name"] == preset.compensation
-    assert chosen.drop in [svl.plan(fitted.rank(name), 2).drop for name in (preset.criterion, *preset.rivals)]
+    assert (
+        pruned.num_layers == 4 and pruned.provenance["compensation"]["name"] == preset.compensation
+    )
+    assert chosen.drop in [
+        svl.plan(fitted.rank(name), 2).drop for name in (preset.criterion, *preset.rivals)
+    ]
 
 
 def test_without_rivals_the_criterion_decides(tiny, samples):
@@ -33,7 +41,10 @@ def test_without_rivals_the_criterion_decides(tiny, samples):
 
 def test_criteria_that_run_the_model_rank_on_a_few_samples(tiny, samples):
     fitted = Preset("p", "p", "", "greedy-kl", "none", ranked_on=2).fit(tiny, samples)
-    assert fitted.rank(rounds=1).settings["samples"] == 2 and fitted.rank("svl").settings["samples"] == 4
+    assert (
+        fitted.rank(rounds=1).settings["samples"] == 2
+        and fitted.rank("svl").settings["samples"] == 4
+    )
 
 
 def test_the_contest_takes_the_lowest_kl_left_out(tiny, samples):
@@ -45,14 +56,25 @@ def test_the_contest_takes_the_lowest_kl_left_out(tiny, samples):
 
 def test_what_was_traced_serves_the_contest(tiny, samples, monkeypatch):
     """The same KL to the bit from the part of a trace of all samples, which is then not made again."""
-    options = [("", manual_plan((1, 2), tiny.num_layers), {}), ("", manual_plan((3, 4), tiny.num_layers), {})]
+    options = [
+        ("", manual_plan((1, 2), tiny.num_layers), {}),
+        ("", manual_plan((3, 4), tiny.num_layers), {}),
+    ]
     for compensation in ("refit", "lstsq"):
         traced = svl.trace(tiny, samples, mlp=compensation == "lstsq")
         alone = held_out(tiny, options, compensation, samples, share=0.5, seed=0)
         with monkeypatch.context() as patch:
             patch.setattr("svl_core.comparison.ranks.trace", None)
-            assert held_out(tiny, options, compensation, samples, share=0.5, seed=0, traced=traced) == alone
-    assert held_out(tiny, options, "lstsq", samples, share=0.5, seed=0, traced=svl.trace(tiny, samples)) == alone  # one without the MLP outputs does not do
+            assert (
+                held_out(tiny, options, compensation, samples, share=0.5, seed=0, traced=traced)
+                == alone
+            )
+    assert (
+        held_out(
+            tiny, options, "lstsq", samples, share=0.5, seed=0, traced=svl.trace(tiny, samples)
+        )
+        == alone
+    )  # one without the MLP outputs does not do
 
 
 def test_unknown_names_list_the_valid_ones():

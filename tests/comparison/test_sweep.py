@@ -25,12 +25,33 @@ QUICK = {"max_new_tokens": 4, "repeats": 1, "batch_size": 2}
 @pytest.fixture(scope="module")
 def sets(tiny, image):
     """(measured, fit) samples."""
-    asked = [tiny.encode(image, p) for p in ("what is in the top left ?", "a cat", "how many apples are there", "where is the guitar ?")]
+    asked = [
+        tiny.encode(image, p)
+        for p in (
+            "what is in the top left ?",
+            "a cat",
+            "how many apples are there",
+            "where is the guitar ?",
+        )
+    ]
     return asked[:2], asked[2:]
 
 
 def row(drop, agreement, speedup=1.0, kl=0.0, accuracy=None, criterion="svl"):
-    return SweepRow(criterion, "none", drop, tuple(range(drop)), kl, agreement, 0.0, accuracy, speedup, 1.0, 1.0, 100)
+    return SweepRow(
+        criterion,
+        "none",
+        drop,
+        tuple(range(drop)),
+        kl,
+        agreement,
+        0.0,
+        accuracy,
+        speedup,
+        1.0,
+        1.0,
+        100,
+    )
 
 
 def test_rows_equal_compare(tiny, sets):
@@ -40,7 +61,14 @@ def test_rows_equal_compare(tiny, sets):
     pruned = prune(tiny, plan(redundancy(traced, importance(traced), "shortgpt"), 2))
     reports = [compare(tiny, pruned, sample, max_new_tokens=4) for sample in measured]
     zero, two = found.rows
-    assert (zero.kl, zero.agreement, zero.exact, zero.drop, zero.layers, zero.speedup) == (0, 1, 1, 0, (), 1)
+    assert (zero.kl, zero.agreement, zero.exact, zero.drop, zero.layers, zero.speedup) == (
+        0,
+        1,
+        1,
+        0,
+        (),
+        1,
+    )
     assert two.kl == pytest.approx(np.mean([r.kl for r in reports]), rel=1e-3)
     assert two.agreement == pytest.approx(np.mean([r.agreement for r in reports]))
     assert two.exact == np.mean([r.exact for r in reports])
@@ -49,12 +77,25 @@ def test_rows_equal_compare(tiny, sets):
 
 def test_every_combination_once_and_json(tiny, sets):
     seen = []
-    found = sweep(tiny, *sets, criteria=["svl", "random"], compensations=["none", "scp"], drops=[1, 2], draws=2, progress=lambda f, what: seen.append(f), **QUICK)
-    assert [(r.criterion, r.compensation, r.drop) for r in found.rows] == [(c, k, d) for c in ("svl", "random") for k in ("none", "scp") for d in (1, 2)]
+    found = sweep(
+        tiny,
+        *sets,
+        criteria=["svl", "random"],
+        compensations=["none", "scp"],
+        drops=[1, 2],
+        draws=2,
+        progress=lambda f, what: seen.append(f),
+        **QUICK,
+    )
+    assert [(r.criterion, r.compensation, r.drop) for r in found.rows] == [
+        (c, k, d) for c in ("svl", "random") for k in ("none", "scp") for d in (1, 2)
+    ]
     assert all((r.spread is None) == (r.criterion != "random") for r in found.rows)
     assert seen == sorted(seen) and seen[-1] == 1
     out = json.loads(json.dumps(found.to_json()))
-    assert {"criterion", "compensation", "drop", "kl", "agreement", "exact", "speedup"} <= set(out["rows"][0])
+    assert {"criterion", "compensation", "drop", "kl", "agreement", "exact", "speedup"} <= set(
+        out["rows"][0]
+    )
     assert len(out["cliffs"]) == 4 and out["pareto"] and out["layers"] == 6
 
 
@@ -64,14 +105,25 @@ def test_default_drop_counts_are_all_droppable_layers(tiny, sets):
 
 def test_accuracy_on_labelled_questions(tiny, sets, image):
     text = answer(tiny, tiny.encode(image, "what"), max_new_tokens=4).text
-    found = sweep(tiny, *sets, drops=[0], questions=[Question(image, "what", text), Question(image, "what", "no")], **QUICK)
+    found = sweep(
+        tiny,
+        *sets,
+        drops=[0],
+        questions=[Question(image, "what", text), Question(image, "what", "no")],
+        **QUICK,
+    )
     assert found.rows[0].accuracy == 0.5
 
 
 def test_random_rows_are_means_over_draws(tiny, sets):
     both = sweep(tiny, *sets, criteria=["random"], drops=[2], draws=2, seed=3, **QUICK).rows[0]
-    each = [sweep(tiny, *sets, criteria=["random"], drops=[2], draws=1, seed=s, **QUICK).rows[0] for s in (3, 4)]
-    assert both.kl == pytest.approx(np.mean([r.kl for r in each])) and both.spread["kl"] == pytest.approx(np.std([r.kl for r in each], ddof=1))
+    each = [
+        sweep(tiny, *sets, criteria=["random"], drops=[2], draws=1, seed=s, **QUICK).rows[0]
+        for s in (3, 4)
+    ]
+    assert both.kl == pytest.approx(np.mean([r.kl for r in each])) and both.spread[
+        "kl"
+    ] == pytest.approx(np.std([r.kl for r in each], ddof=1))
 
 
 def test_resume_goes_on_where_it_stopped(tiny, sets, tmp_path):
@@ -82,12 +134,29 @@ def test_resume_goes_on_where_it_stopped(tiny, sets, tmp_path):
             cancel.set()
 
     with pytest.raises(Cancelled):
-        sweep(tiny, *sets, drops=[1, 2, 3, 4], resume=file, progress=stop_at_third, cancel=cancel, **QUICK)
+        sweep(
+            tiny,
+            *sets,
+            drops=[1, 2, 3, 4],
+            resume=file,
+            progress=stop_at_third,
+            cancel=cancel,
+            **QUICK,
+        )
     written = json.loads(file.read_text())["rows"]
     assert 1 <= len(written) < 4
     steps = []
-    found = sweep(tiny, *sets, drops=[1, 2, 3, 4], resume=file, progress=lambda f, what: steps.append(what), **QUICK)
-    assert [r.drop for r in found.rows] == [1, 2, 3, 4] and [r.to_json() for r in found.rows[: len(written)]] == written
+    found = sweep(
+        tiny,
+        *sets,
+        drops=[1, 2, 3, 4],
+        resume=file,
+        progress=lambda f, what: steps.append(what),
+        **QUICK,
+    )
+    assert [r.drop for r in found.rows] == [1, 2, 3, 4] and [
+        r.to_json() for r in found.rows[: len(written)]
+    ] == written
     assert not any(what.startswith("svl, none, 1 of") for what in steps)
     more = sweep(tiny, *sets, criteria=["svl", "shortgpt"], drops=[1], resume=file, **QUICK)
     assert len(more.rows) == 2 and len(json.loads(file.read_text())["rows"]) == 5
@@ -96,15 +165,34 @@ def test_resume_goes_on_where_it_stopped(tiny, sets, tmp_path):
 
 
 def test_tokens_weigh_as_asked(tiny, sets, tmp_path):
-    """Rankings are those of the importance that is asked for, and rows of another one are not put beside them."""
+    """Rankings are those of the importance that is asked for, and rows of another one are not put
+    beside them.
+    """
     measured, fit = sets
     traced = trace(tiny, fit)
     for asked in ({}, {"causal_correction": True, "text_self": "given"}):
-        found = sweep(tiny, measured, fit, criteria=["svl", "shortgpt"], drops=[1], importance_settings=asked, resume=tmp_path / f"{len(asked)}.json", **QUICK)
+        found = sweep(
+            tiny,
+            measured,
+            fit,
+            criteria=["svl", "shortgpt"],
+            drops=[1],
+            importance_settings=asked,
+            resume=tmp_path / f"{len(asked)}.json",
+            **QUICK,
+        )
         true = redundancy(traced, importance(traced, **asked), "svl")
         np.testing.assert_array_equal(found.rankings["svl"].scores, true.scores)
         assert found.rows[0].layers == true.chosen(1) and set(found.rankings) == {"svl", "shortgpt"}
-    sweep(tiny, measured, fit, drops=[1], importance_settings={"causal_correction": False}, resume=tmp_path / "0.json", **QUICK)
+    sweep(
+        tiny,
+        measured,
+        fit,
+        drops=[1],
+        importance_settings={"causal_correction": False},
+        resume=tmp_path / "0.json",
+        **QUICK,
+    )
     with pytest.raises(InputError, match="other settings"):
         sweep(tiny, measured, fit, drops=[1], resume=tmp_path / "2.json", **QUICK)
 
@@ -113,7 +201,11 @@ def test_a_sweep_in_memory_is_not_ranked_again(tiny, sets, monkeypatch):
     first = sweep(tiny, *sets, criteria=["greedy-kl"], drops=[1], **QUICK)
     monkeypatch.setattr("svl_core.comparison.sweep.redundancy", None)
     more = sweep(tiny, *sets, criteria=["greedy-kl"], drops=[1, 2], resume=first, **QUICK)
-    assert more.rows[0] is first.rows[0] and more.rows[1].layers == tuple(sorted(first.rankings["greedy-kl"].chosen(2))) and more.rankings == first.rankings
+    assert (
+        more.rows[0] is first.rows[0]
+        and more.rows[1].layers == tuple(sorted(first.rankings["greedy-kl"].chosen(2)))
+        and more.rankings == first.rankings
+    )
 
 
 def test_resume_refuses_other_files(tiny, sets, tmp_path):
@@ -143,7 +235,9 @@ def test_nothing_is_measured_on_what_it_was_fitted(tiny, sets):
         sweep(tiny, measured, measured)
     with pytest.raises(InputError, match="measure on"):
         sweep(tiny, [], fit)
-    assert sweep(tiny, measured, [*fit, measured[0]], drops=[1], **QUICK).header["fit"]["samples"] == 2
+    assert (
+        sweep(tiny, measured, [*fit, measured[0]], drops=[1], **QUICK).header["fit"]["samples"] == 2
+    )
 
 
 def test_cliff_by_hand():
@@ -157,11 +251,22 @@ def test_cliff_by_hand():
 
 
 def test_pareto_by_hand():
-    rows = [row(0, 1.0, 1.0), row(1, 0.9, 1.2), row(1, 0.95, 1.2), row(2, 0.5, 1.1), row(3, 0.7, 1.5), row(4, 0.7, 1.4)]
+    rows = [
+        row(0, 1.0, 1.0),
+        row(1, 0.9, 1.2),
+        row(1, 0.95, 1.2),
+        row(2, 0.5, 1.1),
+        row(3, 0.7, 1.5),
+        row(4, 0.7, 1.4),
+    ]
     assert [(r.agreement, r.speedup) for r in pareto(rows)] == [(1.0, 1.0), (0.95, 1.2), (0.7, 1.5)]
 
 
 def test_csv(tiny, sets):
     lines = list(csv.DictReader(io.StringIO(sweep(tiny, *sets, drops=[0, 2], **QUICK).to_csv())))
-    assert [line["drop"] for line in lines] == ["0", "2"] and lines[0]["layers"] == "" and len(lines[1]["layers"].split()) == 2
+    assert (
+        [line["drop"] for line in lines] == ["0", "2"]
+        and lines[0]["layers"] == ""
+        and len(lines[1]["layers"].split()) == 2
+    )
     assert lines[0]["accuracy"] == "" and float(lines[0]["kl"]) == 0

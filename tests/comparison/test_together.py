@@ -1,4 +1,6 @@
-"""Many models at once: the marks are those of generating each answer with each model, whatever is shared between them."""
+"""Many models at once: the marks are those of generating each answer with each model, whatever is
+shared between them.
+"""
 
 import threading
 
@@ -13,36 +15,59 @@ from svl_core.errors import Cancelled, InputError
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
 
-PROMPTS = ["what", "what is in the picture", "a cat and a dog and a cat and a dog", "is the dog a cat", "how many"]
+PROMPTS = [
+    "what",
+    "what is in the picture",
+    "a cat and a dog and a cat and a dog",
+    "is the dog a cat",
+    "how many",
+]
 
 
 @pytest.fixture(scope="module")
 def samples(tiny):
     """Five questions about one picture and three about others."""
-    return [tiny.encode(picture(), prompt) for prompt in PROMPTS] + [tiny.encode(picture(seed=seed), PROMPTS[seed]) for seed in (1, 2, 2)]
+    return [tiny.encode(picture(), prompt) for prompt in PROMPTS] + [
+        tiny.encode(picture(seed=seed), PROMPTS[seed]) for seed in (1, 2, 2)
+    ]
 
 
 @pytest.fixture(scope="module")
 def models(tiny, samples):
     traced = trace(tiny, samples[:4], mlp=True)
     plans = [manual_plan(layers, tiny.num_layers) for layers in ((), (2,), (2, 3), (1, 4), (4,))]
-    return [prune(tiny, plan, compensation, traced, rank=2) for plan in plans for compensation in ("none", "scp", "lstsq", "bridge")]
+    return [
+        prune(tiny, plan, compensation, traced, rank=2)
+        for plan in plans
+        for compensation in ("none", "scp", "lstsq", "bridge")
+    ]
 
 
 def test_marks_are_those_of_generation(tiny, models, samples):
     generated = [answer_batch(model, samples, max_new_tokens=5) for model in models]
-    assert len({ids for answers in generated for ids in answers}) > 2 * len(samples)  # the models differ, and so do the questions
+    assert len({ids for answers in generated for ids in answers}) > 2 * len(
+        samples
+    )  # the models differ, and so do the questions
     for reference in (generated[0], generated[5], generated[-1]):
-        wanted = np.array([[ids == true for ids, true in zip(answers, reference)] for answers in generated])
+        wanted = np.array(
+            [[ids == true for ids, true in zip(answers, reference)] for answers in generated]
+        )
         assert wanted.any() and not wanted.all()
         for positions, row in ((4096, 256), (200, 256), (1, 1)):
-            assert (exact_marks(tiny, models, samples, reference, batch_positions=positions, longest_row=row) == wanted).all()
+            assert (
+                exact_marks(
+                    tiny, models, samples, reference, batch_positions=positions, longest_row=row
+                )
+                == wanted
+            ).all()
 
 
 def test_a_last_token_that_differs_is_seen(tiny, samples):
     answers = [list(ids) for ids in answer_batch(tiny, samples, max_new_tokens=4)]
     answers[3][-1] = (answers[3][-1] + 1) % 300
-    assert exact_marks(tiny, [tiny], samples, answers)[0].tolist() == [True] * 3 + [False] + [True] * (len(samples) - 4)
+    assert exact_marks(tiny, [tiny], samples, answers)[0].tolist() == [True] * 3 + [False] + [
+        True
+    ] * (len(samples) - 4)
 
 
 def test_equal_beginnings_are_one_branch_and_equal_edits_one_node(tiny, models):
@@ -51,7 +76,9 @@ def test_equal_beginnings_are_one_branch_and_equal_edits_one_node(tiny, models):
 
     assert nodes(_tree(tiny, [tiny, tiny, models[0]])) == tiny.num_layers
     without = prune(tiny, manual_plan((4,), tiny.num_layers))
-    assert nodes(_tree(tiny, [tiny, without])) == tiny.num_layers + 1  # layer 5 again, after layer 3
+    assert (
+        nodes(_tree(tiny, [tiny, without])) == tiny.num_layers + 1
+    )  # layer 5 again, after layer 3
     scp = models[5]
     assert nodes(_tree(tiny, [scp, models[5]])) == scp.num_layers
 
@@ -59,7 +86,9 @@ def test_equal_beginnings_are_one_branch_and_equal_edits_one_node(tiny, models):
 def test_one_pictures_questions_share_its_positions(samples):
     rows = _rows(samples, [(1, 2)] * len(samples), 256)
     assert sorted(sorted(row.questions) for row in rows) == [[0, 1, 2, 3, 4], [5], [6, 7]]
-    assert sorted(i for row in _rows(samples, [(1, 2)] * len(samples), 60) for i in row.questions) == list(range(len(samples)))
+    assert sorted(
+        i for row in _rows(samples, [(1, 2)] * len(samples), 60) for i in row.questions
+    ) == list(range(len(samples)))
 
 
 def test_refusals(tiny, samples):

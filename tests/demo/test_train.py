@@ -1,4 +1,6 @@
-"""Training: what the packed sequence computes is what inference computes, and a stopped run resumes."""
+"""Training: what the packed sequence computes is what inference computes, and a stopped run
+resumes.
+"""
 
 import json
 
@@ -9,7 +11,9 @@ import torch
 
 from svl_core.demo import build, scenes, train
 
-SMALL = train.Recipe(align_steps=2, align_batch=3, steps=3, batch=2, text_length=80, warmup=1, easy_vqa_share=0.0)
+SMALL = train.Recipe(
+    align_steps=2, align_batch=3, steps=3, batch=2, text_length=80, warmup=1, easy_vqa_share=0.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,10 @@ def batch():
 
 
 def test_training_pixels_are_the_processors():
-    images = [scenes.render(scenes.random_scene(np.random.default_rng(k)), size) for k, size in enumerate((144, 288, 64))]
+    images = [
+        scenes.render(scenes.random_scene(np.random.default_rng(k)), size)
+        for k, size in enumerate((144, 288, 64))
+    ]
     expected = build.image_processor()(images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(build.pixels(images), expected, atol=1e-6, rtol=0)
 
@@ -36,11 +43,23 @@ def test_a_packed_question_gets_the_logits_it_gets_alone(batch):
         for row in range(2):
             for group in (0, 1, 2):
                 inside = batch["groups"][row] == group
-                ids = torch.cat([torch.tensor([words.bos_token_id] + [words.convert_tokens_to_ids(build.IMAGE)] * train.VISUAL), batch["ids"][row][inside]])[None]
-                alone = model(input_ids=ids, pixel_values=batch["pixel_values"][row:row + 1]).logits[0, 1 + train.VISUAL:]
+                ids = torch.cat(
+                    [
+                        torch.tensor(
+                            [words.bos_token_id]
+                            + [words.convert_tokens_to_ids(build.IMAGE)] * train.VISUAL
+                        ),
+                        batch["ids"][row][inside],
+                    ]
+                )[None]
+                alone = model(
+                    input_ids=ids, pixel_values=batch["pixel_values"][row : row + 1]
+                ).logits[0, 1 + train.VISUAL :]
                 answer = batch["labels"][row][inside] != train.IGNORE
                 assert answer.any()
-                torch.testing.assert_close(packed[row][inside][answer], alone[answer], atol=2e-4, rtol=1e-4)
+                torch.testing.assert_close(
+                    packed[row][inside][answer], alone[answer], atol=2e-4, rtol=1e-4
+                )
 
 
 def test_packed_text_reads_as_the_chat_template_writes_it(batch):
@@ -48,7 +67,11 @@ def test_packed_text_reads_as_the_chat_template_writes_it(batch):
     inside = batch["groups"][0] == 0
     text = words.decode(batch["ids"][0][inside])
     question, answer = text.removeprefix("<user>").removesuffix("</s>").split("<assistant>")
-    chat = words.apply_chat_template([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], tokenize=False, chat_template=build.TEMPLATE)
+    chat = words.apply_chat_template(
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+        tokenize=False,
+        chat_template=build.TEMPLATE,
+    )
     assert words(chat, add_special_tokens=False).input_ids[1:] == batch["ids"][0][inside].tolist()
 
 
@@ -66,9 +89,22 @@ def test_a_stopped_run_resumes_and_writes_a_model(tmp_path, monkeypatch):
     state["state"].update(stage="answer", step=1)
     torch.save(state, tmp_path / "checkpoint.pt")
     train.train(tmp_path, SMALL, log=lambda *a, **k: None)
-    steps = [(line["stage"], line["step"]) for line in map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())]
+    steps = [
+        (line["stage"], line["step"])
+        for line in map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    ]
     assert steps[-1] == ("answer", 2) and ("answer", 0) in steps and ("align", 0) in steps
     assert (tmp_path / "model" / "model.safetensors").stat().st_size < 30e6
-    train.train(tmp_path / "more", train.Recipe(**{**SMALL.__dict__, "steps": 1, "lr": 0.0}), init=tmp_path / "model", log=lambda *a, **k: None)
-    first, more = (safetensors.torch.load_file(folder / "model" / "model.safetensors") for folder in (tmp_path, tmp_path / "more"))
-    assert all(torch.equal(first[name], more[name]) for name in first)  # at a rate of zero, going on changes nothing
+    train.train(
+        tmp_path / "more",
+        train.Recipe(**{**SMALL.__dict__, "steps": 1, "lr": 0.0}),
+        init=tmp_path / "model",
+        log=lambda *a, **k: None,
+    )
+    first, more = (
+        safetensors.torch.load_file(folder / "model" / "model.safetensors")
+        for folder in (tmp_path, tmp_path / "more")
+    )
+    assert all(
+        torch.equal(first[name], more[name]) for name in first
+    )  # at a rate of zero, going on changes nothing

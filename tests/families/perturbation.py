@@ -29,8 +29,10 @@ def entering(lvlm, sample):
 
 
 def hits(lvlm, images, positions=7):
-    """For some positions of each image: whether its own rectangle moves it most among those of like size in its image, and
-    whether what moves most of all overlaps the rectangle and belongs to the same image."""
+    """For some positions of each image: whether its own rectangle moves it most among those of like
+    size in its image, and whether what moves most of all overlaps the rectangle and belongs to the
+    same image.
+    """
     sample = lvlm.encode(images, "what is in the top left ?")
     rects, index = sample.geometry.rects, sample.geometry.image_index
     before, found = entering(lvlm, sample), []
@@ -39,13 +41,23 @@ def hits(lvlm, images, positions=7):
         placed = np.flatnonzero(~np.isnan(areas) & (index == number))
         full = placed[areas[placed] > 0.6 * np.median(areas[placed])]
         for position in full[np.unique(np.linspace(0, len(full) - 1, positions).astype(int))]:
-            x0, y0, x1, y1 = (rects[position] * np.array([*image.size, *image.size])).round().astype(int)
+            x0, y0, x1, y1 = (
+                (rects[position] * np.array([*image.size, *image.size])).round().astype(int)
+            )
             pixels = np.array(image)
             pixels[y0:y1, x0:x1] = 255 * (pixels[y0:y1, x0:x1] < 128)
-            changed = lvlm.encode([*images[:number], Image.fromarray(pixels), *images[number + 1:]], "what is in the top left ?")
+            changed = lvlm.encode(
+                [*images[:number], Image.fromarray(pixels), *images[number + 1 :]],
+                "what is in the top left ?",
+            )
             moved = torch.linalg.vector_norm(entering(lvlm, changed) - before, dim=1).numpy()
             alike = placed[np.abs(areas[placed] / areas[position] - 1) < 0.3]
             most = np.where(np.isnan(areas), 0, moved).argmax()
             (x, y, right, bottom), own = rects[most], rects[position]
-            found.append(alike[moved[alike].argmax()] == position and index[most] == number and min(right, own[2]) > max(x, own[0]) and min(bottom, own[3]) > max(y, own[1]))
+            found.append(
+                alike[moved[alike].argmax()] == position
+                and index[most] == number
+                and min(right, own[2]) > max(x, own[0])
+                and min(bottom, own[3]) > max(y, own[1])
+            )
     return found

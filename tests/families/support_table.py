@@ -1,4 +1,6 @@
-"""Runs the family suite and prints the README's support table from its results: `python tests/families/support_table.py`."""
+"""Runs the family suite and prints the README's support table from its results: `python
+tests/families/support_table.py`.
+"""
 
 import re
 import subprocess
@@ -22,7 +24,13 @@ def results(report: Path) -> dict[str, dict[str, list[str]]]:
     for case in xml.parse(report).iter("testcase"):
         match = re.fullmatch(r"(test_\w+)\[([\w.-]+?)(-\[\(.*\)\])?\]", case.get("name", ""))
         if match:
-            outcome = "failed" if case.find("failure") is not None or case.find("error") is not None else "skipped" if case.find("skipped") is not None else "passed"
+            outcome = (
+                "failed"
+                if case.find("failure") is not None or case.find("error") is not None
+                else "skipped"
+                if case.find("skipped") is not None
+                else "passed"
+            )
             found.setdefault(match[2], {}).setdefault(match[1], []).append(outcome)
     return found
 
@@ -30,15 +38,36 @@ def results(report: Path) -> dict[str, dict[str, list[str]]]:
 def table(found: dict[str, dict[str, list[str]]]) -> str:
     import builders
 
-    lines = ["| family (`model type` on `decoder`) | " + " | ".join(COLUMNS) + " | layers that stay |", "|---" * (len(COLUMNS) + 2) + "|"]
+    lines = [
+        "| family (`model type` on `decoder`) | " + " | ".join(COLUMNS) + " | layers that stay |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
     for family, tests in found.items():
         if family not in builders.BUILDERS:  # a family of `unlisted`
             continue
         lvlm, cells = builders.build(family), []
         for parts in COLUMNS.values():
-            outcomes = [outcome for name, listed in tests.items() if any(part in name for part in parts) for outcome in listed]
-            cells.append("no" if "failed" in outcomes or "passed" not in outcomes else "yes" if lvlm.family.in_sequence or parts != COLUMNS["places"] else "none in the sequence")
-        lines.append(f"| {lvlm.family.name} (`{lvlm.model.config.model_type}` on `{lvlm.model.config.get_text_config().model_type}`) | " + " | ".join(cells) + f" | {lvlm.family.protect.replace('_', ' ')} |")
+            outcomes = [
+                outcome
+                for name, listed in tests.items()
+                if any(part in name for part in parts)
+                for outcome in listed
+            ]
+            cells.append(
+                "no"
+                if "failed" in outcomes or "passed" not in outcomes
+                else (
+                    "yes"
+                    if lvlm.family.in_sequence or parts != COLUMNS["places"]
+                    else "none in the sequence"
+                )
+            )
+        lines.append(
+            f"| {lvlm.family.name} (`{lvlm.model.config.model_type}` on"
+            f" `{lvlm.model.config.get_text_config().model_type}`) | "
+            + " | ".join(cells)
+            + f" | {lvlm.family.protect.replace('_', ' ')} |"
+        )
     return "\n".join(lines)
 
 
@@ -47,5 +76,10 @@ if __name__ == "__main__":
     sys.path[:0] = [str(here), str(here.parent), str(here.parents[1])]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        subprocess.run([sys.executable, "-m", "pytest", "-q", str(here), f"--junitxml={report}"], cwd=here.parents[1], stdout=sys.stderr, check=False)
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", str(here), f"--junitxml={report}"],
+            cwd=here.parents[1],
+            stdout=sys.stderr,
+            check=False,
+        )
         print(table(results(report)))

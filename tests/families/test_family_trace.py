@@ -1,4 +1,6 @@
-"""One traced pass in every family, against a separate model run with eager attention and plain hooks."""
+"""One traced pass in every family, against a separate model run with eager attention and plain
+hooks.
+"""
 
 import copy
 
@@ -19,21 +21,32 @@ def plain_pass(model, layers, sample, **options):
     """Every layer's input and output by hooks of the test's own, and the model's output."""
     seen = []
     handles = [layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))]
-    handles += [layer.register_forward_hook(lambda module, args, output: seen.append(output)) for layer in layers]
+    handles += [
+        layer.register_forward_hook(lambda module, args, output: seen.append(output))
+        for layer in layers
+    ]
     with torch.inference_mode():
         output = model(**sample.inputs, use_cache=False, **options)
     for handle in handles:
         handle.remove()
-    streams = [hidden if hidden.dim() == 3 else hidden[model.config.get_text_config().altup_active_idx] for hidden in seen]
+    streams = [
+        hidden if hidden.dim() == 3 else hidden[model.config.get_text_config().altup_active_idx]
+        for hidden in seen
+    ]
     return torch.stack([hidden[0] for hidden in streams]), output
 
 
 def test_layer_outputs_are_exact(family, sample):
     trace = svl.trace(family, [sample])
-    features, output = plain_pass(family.model, family.layers, sample, logits_to_keep=torch.tensor([sample.length - 1]))
+    features, output = plain_pass(
+        family.model, family.layers, sample, logits_to_keep=torch.tensor([sample.length - 1])
+    )
     assert torch.equal(trace.samples[0].features, features)
     assert np.array_equal(trace.samples[0].logits_last, output.logits[0, -1].numpy())
-    assert family.model.config.get_text_config()._attn_implementation not in ("svl_statistics", "svl_statistics_plain")
+    assert family.model.config.get_text_config()._attn_implementation not in (
+        "svl_statistics",
+        "svl_statistics_plain",
+    )
 
 
 def test_attention_statistics_equal_eager(family, sample):
@@ -44,7 +57,9 @@ def test_attention_statistics_equal_eager(family, sample):
     for index, layer in enumerate(model.get_decoder().layers):
         attention = getattr(layer, "self_attn", None)
         if attention is not None:
-            attention.register_forward_hook(lambda module, args, output, index=index: maps.__setitem__(index, output[1]))
+            attention.register_forward_hook(
+                lambda module, args, output, index=index: maps.__setitem__(index, output[1])
+            )
     with torch.inference_mode():
         model(**sample.inputs, use_cache=False, output_attentions=True)
     visual, textual = sample.visual, sample.textual
@@ -53,9 +68,16 @@ def test_attention_statistics_equal_eager(family, sample):
             assert np.isnan(statistics.text_from_text[index]).all()
             continue
         a = maps[index][0].float().mean(0).numpy()
-        for name, expected in (("visual_from_visual", a[np.ix_(visual, visual)].sum(0)), ("visual_from_text", a[np.ix_(textual, visual)].sum(0)), ("text_to_visual", a[np.ix_(textual, visual)].sum(1)),
-                               ("text_from_text", a[np.ix_(textual, textual)].sum(0)), ("text_to_text", a[np.ix_(textual, textual)].sum(1))):
-            assert np.abs(getattr(statistics, name)[index] - expected).max(initial=0) < 1e-5 * max(1, np.abs(expected).max(initial=0)), (index, name)
+        for name, expected in (
+            ("visual_from_visual", a[np.ix_(visual, visual)].sum(0)),
+            ("visual_from_text", a[np.ix_(textual, visual)].sum(0)),
+            ("text_to_visual", a[np.ix_(textual, visual)].sum(1)),
+            ("text_from_text", a[np.ix_(textual, textual)].sum(0)),
+            ("text_to_text", a[np.ix_(textual, textual)].sum(1)),
+        ):
+            assert np.abs(getattr(statistics, name)[index] - expected).max(initial=0) < 1e-5 * max(
+                1, np.abs(expected).max(initial=0)
+            ), (index, name)
 
 
 def test_the_line_runs_to_a_comparison(family, sample):
@@ -66,4 +88,7 @@ def test_the_line_runs_to_a_comparison(family, sample):
     pruned = svl.prune(family, svl.plan(scores, drop=1))
     report = svl.compare(family, pruned, sample, max_new_tokens=3)
     assert report.kl >= 0 and report.parameters_pruned < report.parameters_full
-    assert svl.trace(pruned, [pruned.encode(picture(120, 80), "a cat")]).num_layers == family.num_layers - 1
+    assert (
+        svl.trace(pruned, [pruned.encode(picture(120, 80), "a cat")]).num_layers
+        == family.num_layers - 1
+    )

@@ -1,4 +1,6 @@
-"""Families outside the table: served in full by the general rules, places found by trying, or refused by the probe that fails."""
+"""Families outside the table: served in full by the general rules, places found by trying, or
+refused by the probe that fails.
+"""
 
 import numpy as np
 import pytest
@@ -27,7 +29,9 @@ def test_served_in_full(builder, tmp_path):
     images = [picture(300, 110), picture(90, 200, seed=1)]
     sample = lvlm.encode(images, "what is in the top left ?")
     placed = ~np.isnan(sample.geometry.rects[:, 0])
-    assert len(sample.visual) and (placed.sum() > 8 if lvlm.family.geometry != "unplaced" else not placed.any())
+    assert len(sample.visual) and (
+        placed.sum() > 8 if lvlm.family.geometry != "unplaced" else not placed.any()
+    )
     if placed.any():
         assert all(hits(lvlm, images))
     with torch.inference_mode():
@@ -37,7 +41,9 @@ def test_served_in_full(builder, tmp_path):
         assert not np.isnan(trace.samples[0].attention.text_to_visual).any()
         pruned = svl.prune(lvlm, plan)
         pruned.save(tmp_path / "pruned")
-        model, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "pruned", output_loading_info=True)
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            tmp_path / "pruned", output_loading_info=True
+        )
         assert not report["missing_keys"] and not report["unexpected_keys"]
         assert torch.equal(model.eval()(**lone.inputs).logits, pruned.model(**lone.inputs).logits)
     assert svl.compare(lvlm, pruned, lone, max_new_tokens=2).kl > 0
@@ -45,7 +51,9 @@ def test_served_in_full(builder, tmp_path):
 
 @pytest.mark.parametrize("builder", unlisted.REFUSED, ids=lambda builder: builder.__name__)
 def test_refused_by_the_probe_that_fails(builder, tmp_path):
-    with pytest.raises(InputError, match=f'no known family, which fails the probe "{unlisted.REFUSED[builder]}"'):
+    with pytest.raises(
+        InputError, match=f'no known family, which fails the probe "{unlisted.REFUSED[builder]}"'
+    ):
         svl.load(saved(builder, tmp_path / "model"))
 
 
@@ -53,5 +61,9 @@ def test_places_that_do_not_hold_are_not_taken(tmp_path, monkeypatch):
     """With only wrong rules on offer, positions have no place rather than a wrong one."""
     from svl_core.lvlm import probing
 
-    monkeypatch.setattr(probing, "GEOMETRIES", {name: rule for name, rule in probing.GEOMETRIES.items() if name != "square"})
+    monkeypatch.setattr(
+        probing,
+        "GEOMETRIES",
+        {name: rule for name, rule in probing.GEOMETRIES.items() if name != "square"},
+    )
     assert svl.load(saved(unlisted.vipllava, tmp_path / "model")).family.geometry == "unplaced"

@@ -1,4 +1,6 @@
-"""The catalogue: complete, consistent with the family table, and the bundled model counted from its own files."""
+"""The catalogue: complete, consistent with the family table, and the bundled model counted from its
+own files.
+"""
 
 from svl_core.lvlm import catalogue as module
 from svl_core.lvlm.catalogue import ENTRIES, catalogue
@@ -9,7 +11,13 @@ def test_entries_are_consistent():
     names = {row.name for row in FAMILIES}
     assert len({entry.id for entry in ENTRIES}) == len(ENTRIES)
     for entry in ENTRIES:
-        assert entry.family in names and entry.id.count("/") == 1 and entry.layers >= 16 and entry.licence and entry.good_for
+        assert (
+            entry.family in names
+            and entry.id.count("/") == 1
+            and entry.layers >= 16
+            and entry.licence
+            and entry.good_for
+        )
         assert abs(entry.memory_gb * 1e9 - 2 * entry.parameters) < 1e7
 
 

@@ -1,4 +1,6 @@
-"""Encoding a question: positions, the user's words, and what happens when they look like special tokens."""
+"""Encoding a question: positions, the user's words, and what happens when they look like special
+tokens.
+"""
 
 import numpy as np
 import pytest
@@ -12,15 +14,21 @@ PROMPT = "what is in the top left ?"
 def test_positions_share_out_the_sequence(tiny, tiny_sample):
     ids = tiny_sample.inputs["input_ids"][0]
     assert tiny_sample.length == len(ids) == len(tiny_sample.visual) + len(tiny_sample.textual)
-    assert (ids[torch.tensor(tiny_sample.visual)] == tiny.model.config.image_token_id).all() and len(tiny_sample.visual) == 36
+    assert (
+        ids[torch.tensor(tiny_sample.visual)] == tiny.model.config.image_token_id
+    ).all() and len(tiny_sample.visual) == 36
     assert not (ids[torch.tensor(tiny_sample.textual)] == tiny.model.config.image_token_id).any()
 
 
 def test_equals_the_stock_processor(tiny, image):
-    """The stand-in for the user's words leaves no trace: ids and pixels are those of the processor called by hand."""
+    """The stand-in for the user's words leaves no trace: ids and pixels are those of the processor
+    called by hand.
+    """
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
     text = tiny.processor.apply_chat_template(messages, add_generation_prompt=True)
-    expected = tiny.processor(images=image, text=text, return_tensors="pt", add_special_tokens=False)
+    expected = tiny.processor(
+        images=image, text=text, return_tensors="pt", add_special_tokens=False
+    )
     sample = tiny.encode(image, PROMPT)
     assert set(sample.inputs) == set(expected)
     for name, value in expected.items():
@@ -31,7 +39,20 @@ def test_prompt_positions_are_the_users_words(tiny_sample):
     assert "".join(tiny_sample.tokens[i] for i in tiny_sample.prompt_positions).strip() == PROMPT
 
 
-@pytest.mark.parametrize("words", ["<image>", "what is <image><image> here", "</s>", "<s> <pad> <user> hi <assistant>", "a<image>b", "  <image>  ", "\ue0f0\ue0f1\ue0f0 hi", "\u2060", "<im\u2060age>"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<image>",
+        "what is <image><image> here",
+        "</s>",
+        "<s> <pad> <user> hi <assistant>",
+        "a<image>b",
+        "  <image>  ",
+        "\ue0f0\ue0f1\ue0f0 hi",
+        "\u2060",
+        "<im\u2060age>",
+    ],
+)
 def test_special_tokens_in_the_prompt_are_plain_text(tiny, image, words):
     plain = tiny.encode(image, "x")
     sample = tiny.encode(image, words)
@@ -46,7 +67,10 @@ def test_special_tokens_in_the_prompt_are_plain_text(tiny, image, words):
 def test_other_scripts_and_line_breaks(tiny, image):
     words = "где кот? 猫はどこ\n\n🐈‍⬛ \t ok"
     sample = tiny.encode(image, words)
-    assert tiny.tokenizer.decode(sample.inputs["input_ids"][0][sample.prompt_positions]).strip() == words
+    assert (
+        tiny.tokenizer.decode(sample.inputs["input_ids"][0][sample.prompt_positions]).strip()
+        == words
+    )
 
 
 @pytest.mark.parametrize("prompt", ["", "   \n\t", None, 7])
@@ -72,7 +96,11 @@ def test_a_bad_image_is_told(tiny):
 
 def test_no_image_and_two_images(tiny, image):
     alone = tiny.encode(None, PROMPT)
-    assert len(alone.visual) == 0 and alone.geometry.rects.shape == (0, 4) and "pixel_values" not in alone.inputs
+    assert (
+        len(alone.visual) == 0
+        and alone.geometry.rects.shape == (0, 4)
+        and "pixel_values" not in alone.inputs
+    )
     two = tiny.encode([image, image.rotate(90)], PROMPT)
     assert len(two.visual) == 72 and two.geometry.grid is None
     assert two.geometry.image_index.tolist() == [0] * 36 + [1] * 36
@@ -80,7 +108,12 @@ def test_no_image_and_two_images(tiny, image):
 
 
 def test_key_tells_samples_apart(tiny, image):
-    keys = {tiny.encode(image, "a").key, tiny.encode(image, "b").key, tiny.encode(image.rotate(180), "a").key, tiny.encode(None, "a").key}
+    keys = {
+        tiny.encode(image, "a").key,
+        tiny.encode(image, "b").key,
+        tiny.encode(image.rotate(180), "a").key,
+        tiny.encode(None, "a").key,
+    }
     assert len(keys) == 4 and tiny.encode(image, "a").key in keys
 
 
@@ -101,4 +134,6 @@ def test_no_chat_template(tiny, image):
     processor.chat_template = None
     sample = dataclasses.replace(tiny, processor=processor).encode(image, PROMPT)
     assert len(sample.visual) == 36
-    assert "".join(sample.tokens[i] for i in sample.textual).strip() == f"USER: \n{PROMPT} ASSISTANT:"
+    assert (
+        "".join(sample.tokens[i] for i in sample.textual).strip() == f"USER: \n{PROMPT} ASSISTANT:"
+    )

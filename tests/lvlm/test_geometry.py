@@ -15,7 +15,9 @@ from svl_core.lvlm.sample import PatchGeometry
 def test_grid_of_two_by_three():
     rects = grid_rects(2, 3)
     assert rects.shape == (6, 4)
-    assert rects[0].tolist() == pytest.approx([0, 0, 1 / 3, 1 / 2]) and rects[5].tolist() == pytest.approx([2 / 3, 1 / 2, 1, 1])
+    assert rects[0].tolist() == pytest.approx([0, 0, 1 / 3, 1 / 2]) and rects[
+        5
+    ].tolist() == pytest.approx([2 / 3, 1 / 2, 1, 1])
 
 
 def test_cells_outside_the_image_have_no_place():
@@ -24,10 +26,18 @@ def test_cells_outside_the_image_have_no_place():
     assert np.isnan(clipped(np.array([[0.5, 0.5, 0.5, 0.9]]))).all()
 
 
-@pytest.mark.parametrize(("size", "box"), [((336, 672), (0, 0.25, 1, 0.75)), ((672, 336), (0.25, 0, 0.75, 1)), ((50, 50), (0, 0, 1, 1))])
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [((336, 672), (0, 0.25, 1, 0.75)), ((672, 336), (0.25, 0, 0.75, 1)), ((50, 50), (0, 0, 1, 1))],
+)
 def test_centre_crop_shows_the_middle(size, box):
     class Clip:
-        do_resize, size, do_center_crop, crop_size = True, {"shortest_edge": 336}, True, {"height": 336, "width": 336}
+        do_resize, size, do_center_crop, crop_size = (
+            True,
+            {"shortest_edge": 336},
+            True,
+            {"height": 336, "width": 336},
+        )
 
     assert processed_box(Clip, Image.new("RGB", size), 336, 336) == pytest.approx(box)
 
@@ -49,13 +59,19 @@ def test_bad_geometry_is_refused():
 @pytest.mark.parametrize("crop", [False, True])
 @pytest.mark.parametrize("size", [(96, 96), (240, 96), (90, 200)])
 def test_changing_a_rectangle_changes_its_own_feature_most(tiny, size, crop):
-    """Patch embeddings, before attention mixes them: only the features of positions that overlap the change move."""
+    """Patch embeddings, before attention mixes them: only the features of positions that overlap
+    the change move.
+    """
     from tiny import picture
 
     if crop:
         processor = copy.copy(tiny.processor)
         processor.image_processor = copy.copy(processor.image_processor)
-        processor.image_processor.size = type(processor.image_processor.size)(shortest_edge=96) if not isinstance(processor.image_processor.size, dict) else {"shortest_edge": 96}
+        processor.image_processor.size = (
+            type(processor.image_processor.size)(shortest_edge=96)
+            if not isinstance(processor.image_processor.size, dict)
+            else {"shortest_edge": 96}
+        )
         processor.image_processor.do_center_crop = True
         tiny = dataclasses.replace(tiny, processor=processor)
     image = picture(*size)
@@ -65,6 +81,15 @@ def test_changing_a_rectangle_changes_its_own_feature_most(tiny, size, crop):
     for index in (0, 7, 20, 35):
         x0, y0, x1, y1 = sample.geometry.rects[index] * np.array([*size, *size])
         changed = np.array(image)
-        changed[round(y0):max(round(y1), round(y0) + 1), round(x0):max(round(x1), round(x0) + 1)] = 255 - changed[round(y0):max(round(y1), round(y0) + 1), round(x0):max(round(x1), round(x0) + 1)]
-        after = embed(tiny.encode(Image.fromarray(changed), "x").inputs["pixel_values"]).flatten(2)[0].T
+        changed[
+            round(y0) : max(round(y1), round(y0) + 1), round(x0) : max(round(x1), round(x0) + 1)
+        ] = (
+            255
+            - changed[
+                round(y0) : max(round(y1), round(y0) + 1), round(x0) : max(round(x1), round(x0) + 1)
+            ]
+        )
+        after = (
+            embed(tiny.encode(Image.fromarray(changed), "x").inputs["pixel_values"]).flatten(2)[0].T
+        )
         assert int(torch.linalg.vector_norm(after - before, dim=1).argmax()) == index

@@ -19,15 +19,25 @@ def file_of(image, format="PNG", **options):
 
 
 def checker(width=8, height=6):
-    return Image.fromarray((np.indices((height, width)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    return Image.fromarray((np.indices((height, width)).sum(0) % 2 * 255).astype(np.uint8)).convert(
+        "RGB"
+    )
 
 
 def bomb(side=60_000):
     """A PNG whose header promises side x side pixels, in a few bytes."""
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_path_bytes_and_image_agree(tmp_path):
@@ -51,13 +61,27 @@ def test_transparent_is_laid_onto_white():
 
 def test_sixteen_bit_grey_is_scaled_not_clipped():
     grey = np.array([[0, 257, 32896, 65535]], np.uint16)
-    assert np.asarray(open_image(file_of(Image.fromarray(grey))))[0, :, 0].tolist() == [0, 1, 128, 255]
-    assert np.asarray(open_image(file_of(Image.fromarray(grey), "TIFF")))[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert np.asarray(open_image(file_of(Image.fromarray(grey))))[0, :, 0].tolist() == [
+        0,
+        1,
+        128,
+        255,
+    ]
+    assert np.asarray(open_image(file_of(Image.fromarray(grey), "TIFF")))[0, :, 0].tolist() == [
+        0,
+        1,
+        128,
+        255,
+    ]
 
 
 def test_floating_point_grey():
-    assert np.asarray(open_image(Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))))[0, :, 0].tolist() == [0, 128, 255]
-    assert np.asarray(open_image(Image.fromarray(np.array([[-10.0, np.nan, 10.0]], np.float32))))[0, :, 0].tolist() == [0, 128, 255]
+    assert np.asarray(open_image(Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))))[
+        0, :, 0
+    ].tolist() == [0, 128, 255]
+    assert np.asarray(open_image(Image.fromarray(np.array([[-10.0, np.nan, 10.0]], np.float32))))[
+        0, :, 0
+    ].tolist() == [0, 128, 255]
 
 
 def test_cmyk_jpeg_is_converted():
@@ -71,7 +95,9 @@ def test_animation_gives_its_first_frame():
     frames = [Image.new("P", (4, 4), i) for i in range(3)]
     for i, frame in enumerate(frames):
         frame.putpalette([80 * i, 0, 0] * 256)
-    image = Image.open(io.BytesIO(file_of(frames[0], "GIF", save_all=True, append_images=frames[1:], loop=0)))
+    image = Image.open(
+        io.BytesIO(file_of(frames[0], "GIF", save_all=True, append_images=frames[1:], loop=0))
+    )
     image.seek(2)  # even when someone has leafed through it
     assert open_image(image).getpixel((0, 0))[0] < 40
 
@@ -126,7 +152,9 @@ def test_limits_are_settings(tmp_path):
         open_image(path.read_bytes(), max_bytes=10)
 
 
-@pytest.mark.parametrize("source", ["no/such/file.png", "https://example.org/a.png", "", "a\0b", 7, None])
+@pytest.mark.parametrize(
+    "source", ["no/such/file.png", "https://example.org/a.png", "", "a\0b", 7, None]
+)
 def test_no_image_at_all(source):
     with pytest.raises(InputError):
         open_image(source)

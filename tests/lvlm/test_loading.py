@@ -19,9 +19,13 @@ def saved(tiny, tmp_path_factory):
 def test_a_folder_comes_back_the_same(tiny, saved, tiny_sample, image):
     again = svl.load(saved)
     sample = again.encode(image, tiny_sample.prompt)
-    assert all(torch.equal(sample.inputs[name], value) for name, value in tiny_sample.inputs.items())
+    assert all(
+        torch.equal(sample.inputs[name], value) for name, value in tiny_sample.inputs.items()
+    )
     assert torch.equal(again.model(**sample.inputs).logits, tiny.model(**tiny_sample.inputs).logits)
-    assert again.layer_ids == tiny.layer_ids and again.provenance == {} and again.family is tiny.family
+    assert (
+        again.layer_ids == tiny.layer_ids and again.provenance == {} and again.family is tiny.family
+    )
     assert not again.model.training and not any(p.requires_grad for p in again.model.parameters())
 
 
@@ -31,17 +35,34 @@ def test_dtype(saved):
         svl.load(saved, dtype="float64")
 
 
-@pytest.mark.parametrize("stored, own, free_gb, small, wanted", [
-    ("bfloat16", True, 100, 0, "bfloat16"), ("bfloat16", False, 100, 0, "float32"), ("bfloat16", False, 1e-6, 0, "bfloat16"), ("bfloat16", True, 100, 2**31, "float32"),
-    ("float16", True, 100, 0, "float32"), ("float32", True, 100, 0, "float32"),
-], ids=["large, processor has it", "large, processor has it not", "no memory for float32", "small", "float16 is slow on every processor", "as stored"])
+@pytest.mark.parametrize(
+    "stored, own, free_gb, small, wanted",
+    [
+        ("bfloat16", True, 100, 0, "bfloat16"),
+        ("bfloat16", False, 100, 0, "float32"),
+        ("bfloat16", False, 1e-6, 0, "bfloat16"),
+        ("bfloat16", True, 100, 2**31, "float32"),
+        ("float16", True, 100, 0, "float32"),
+        ("float32", True, 100, 0, "float32"),
+    ],
+    ids=[
+        "large, processor has it",
+        "large, processor has it not",
+        "no memory for float32",
+        "small",
+        "float16 is slow on every processor",
+        "as stored",
+    ],
+)
 def test_automatic_dtype_on_a_processor(tiny, monkeypatch, stored, own, free_gb, small, wanted):
     config = copy.deepcopy(tiny.model.config)
     config.dtype = config.text_config.dtype = stored
     monkeypatch.setattr(memory, "computes_bfloat16", lambda: own)
     monkeypatch.setattr(memory, "free_bytes", lambda device: int(free_gb * 1e9))
     monkeypatch.setattr(loading, "SMALL", small)
-    assert loading._automatic_dtype(type(tiny.model), config, torch.device("cpu")) == getattr(torch, wanted)
+    assert loading._automatic_dtype(type(tiny.model), config, torch.device("cpu")) == getattr(
+        torch, wanted
+    )
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
@@ -50,7 +71,18 @@ def test_device(saved, device):
         svl.load(saved, device=device)
 
 
-@pytest.mark.parametrize("name", ["no-such-owner/no-such-model", "no-such-model", "not a valid id!", "./no/such/folder", "/no/such/folder", "a/b/c", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no-such-owner/no-such-model",
+        "no-such-model",
+        "not a valid id!",
+        "./no/such/folder",
+        "/no/such/folder",
+        "a/b/c",
+        "",
+    ],
+)
 def test_a_name_that_leads_nowhere(name):
     with pytest.raises(InputError, match="expected"):
         svl.load(name)
@@ -86,7 +118,16 @@ def test_a_text_only_model(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = tiny_tokenizer()
-    LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, vocab_size=len(tokenizer), max_position_embeddings=64)).save_pretrained(tmp_path)
+    LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="without image input"):
         svl.load(tmp_path)
@@ -114,7 +155,11 @@ def test_the_record_of_a_pruned_model(tiny, tmp_path):
     view = svl.pruned_view(tiny, [0, 2, 3, 5])
     folder = view.save(tmp_path / "out")
     record = json.loads((folder / "svl_plan.json").read_text())
-    assert record["layer_ids"] == [0, 2, 3, 5] and record["dropped"] == [1, 4] and record["versions"]["transformers"]
+    assert (
+        record["layer_ids"] == [0, 2, 3, 5]
+        and record["dropped"] == [1, 4]
+        and record["versions"]["transformers"]
+    )
     assert svl.load(folder).layer_ids == (0, 2, 3, 5)
 
 
@@ -136,12 +181,18 @@ def test_a_model_too_large_for_the_memory(saved, monkeypatch):
 def test_needed_memory_comes_from_the_config(tiny):
     from svl_core.lvlm import memory
 
-    assert memory.needed_bytes(type(tiny.model), tiny.model.config, torch.float32) == int(4 * tiny.num_parameters * memory.HEADROOM)
-    assert memory.needed_bytes(type(tiny.model), tiny.model.config, torch.bfloat16, "4bit") == int(tiny.num_parameters * memory.BYTES["4bit"] * memory.HEADROOM)
+    assert memory.needed_bytes(type(tiny.model), tiny.model.config, torch.float32) == int(
+        4 * tiny.num_parameters * memory.HEADROOM
+    )
+    assert memory.needed_bytes(type(tiny.model), tiny.model.config, torch.bfloat16, "4bit") == int(
+        tiny.num_parameters * memory.BYTES["4bit"] * memory.HEADROOM
+    )
     assert memory.free_bytes(torch.device("cpu")) > 0
 
 
-@pytest.mark.parametrize("option", [{"quantize": "3bit"}, {"quantize": "4bit"}, {"device_map": "auto"}], ids=str)
+@pytest.mark.parametrize(
+    "option", [{"quantize": "3bit"}, {"quantize": "4bit"}, {"device_map": "auto"}], ids=str
+)
 def test_options_that_need_packages(saved, monkeypatch, option):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="expected"):
@@ -149,35 +200,79 @@ def test_options_that_need_packages(saved, monkeypatch, option):
 
 
 def test_a_model_spread_by_accelerate(tiny, saved, tiny_sample, tmp_path):
-    """Every second layer and the head on the disk: the same numbers at every step of the line, and the disk's part stays there."""
+    """Every second layer and the head on the disk: the same numbers at every step of the line, and
+    the disk's part stays there.
+    """
     pytest.importorskip("accelerate")
-    parts = ["model.vision_tower", "model.multi_modal_projector", *(f"model.language_model.{part}" for part in ("embed_tokens", "norm", "rotary_emb")), *(f"model.language_model.layers.{i}" for i in range(6)), "lm_head"]
-    spread = svl.load(saved, device_map={part: "disk" if part[-1] in "135d" and part != "model.vision_tower" else "cpu" for part in parts})
-    offloaded = {name for name, parameter in spread.model.named_parameters() if parameter.device.type == "meta"}
-    assert any(".layers.3." in name for name in offloaded) and "lm_head.weight" in offloaded and spread.device.type == "cpu"
+    parts = [
+        "model.vision_tower",
+        "model.multi_modal_projector",
+        *(f"model.language_model.{part}" for part in ("embed_tokens", "norm", "rotary_emb")),
+        *(f"model.language_model.layers.{i}" for i in range(6)),
+        "lm_head",
+    ]
+    spread = svl.load(
+        saved,
+        device_map={
+            part: "disk" if part[-1] in "135d" and part != "model.vision_tower" else "cpu"
+            for part in parts
+        },
+    )
+    offloaded = {
+        name
+        for name, parameter in spread.model.named_parameters()
+        if parameter.device.type == "meta"
+    }
+    assert (
+        any(".layers.3." in name for name in offloaded)
+        and "lm_head.weight" in offloaded
+        and spread.device.type == "cpu"
+    )
     traces = [svl.trace(one, [tiny_sample], mlp=True) for one in (spread, tiny)]
     assert torch.equal(traces[0].samples[0].features, traces[1].samples[0].features)
     plan = svl.manual_plan([2, 4], 6)  # edits a layer on the disk, 1 and 3
     for compensation in ("none", "lstsq", "refit", "bridge"):
-        pruned, expected = (svl.prune(one, plan, compensation, trace) for one, trace in zip((spread, tiny), traces))
-        assert torch.equal(pruned.model(**tiny_sample.inputs).logits, expected.model(**tiny_sample.inputs).logits), compensation
-        assert svl.answer(pruned, tiny_sample, max_new_tokens=3).token_ids == svl.answer(expected, tiny_sample, max_new_tokens=3).token_ids
-        assert pruned.num_parameters == expected.num_parameters and any(parameter.device.type == "meta" for parameter in pruned.model.parameters())
+        pruned, expected = (
+            svl.prune(one, plan, compensation, trace) for one, trace in zip((spread, tiny), traces)
+        )
+        assert torch.equal(
+            pruned.model(**tiny_sample.inputs).logits, expected.model(**tiny_sample.inputs).logits
+        ), compensation
+        assert (
+            svl.answer(pruned, tiny_sample, max_new_tokens=3).token_ids
+            == svl.answer(expected, tiny_sample, max_new_tokens=3).token_ids
+        )
+        assert pruned.num_parameters == expected.num_parameters and any(
+            parameter.device.type == "meta" for parameter in pruned.model.parameters()
+        )
     svl.prune(spread, plan, "lstsq", traces[0]).save(tmp_path / "out")
-    assert torch.equal(svl.load(tmp_path / "out").model(**tiny_sample.inputs).logits, svl.prune(tiny, plan, "lstsq", traces[1]).model(**tiny_sample.inputs).logits)
-    assert torch.equal(spread.model(**tiny_sample.inputs).logits, tiny.model(**tiny_sample.inputs).logits)
-    assert {name for name, parameter in spread.model.named_parameters() if parameter.device.type == "meta"} == offloaded
+    assert torch.equal(
+        svl.load(tmp_path / "out").model(**tiny_sample.inputs).logits,
+        svl.prune(tiny, plan, "lstsq", traces[1]).model(**tiny_sample.inputs).logits,
+    )
+    assert torch.equal(
+        spread.model(**tiny_sample.inputs).logits, tiny.model(**tiny_sample.inputs).logits
+    )
+    assert {
+        name
+        for name, parameter in spread.model.named_parameters()
+        if parameter.device.type == "meta"
+    } == offloaded
 
 
 class FakeHub:
-    """Stands in for the Hub: raises what it is told to, or copies a folder into the cache with progress."""
+    """Stands in for the Hub: raises what it is told to, or copies a folder into the cache with
+    progress.
+    """
 
     def __init__(self, monkeypatch, answer):
         import huggingface_hub
 
         self.asked = []
 
-        def snapshot_download(name, *, revision=None, allow_patterns=None, ignore_patterns=None, tqdm_class=None):
+        def snapshot_download(
+            name, *, revision=None, allow_patterns=None, ignore_patterns=None, tqdm_class=None
+        ):
             self.asked.append((name, revision, tuple(allow_patterns)))
             if isinstance(answer, Exception):
                 raise answer
@@ -197,7 +292,14 @@ def refusal(kind):
     return getattr(errors, kind)("no", response=response)
 
 
-@pytest.mark.parametrize(("kind", "found"), [("GatedRepoError", "consent"), ("RepositoryNotFoundError", "no model"), ("RevisionNotFoundError", "no revision")])
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("GatedRepoError", "consent"),
+        ("RepositoryNotFoundError", "no model"),
+        ("RevisionNotFoundError", "no revision"),
+    ],
+)
 def test_refusals_of_the_hub(monkeypatch, kind, found):
     FakeHub(monkeypatch, refusal(kind))
     with pytest.raises(InputError, match=found):
@@ -257,14 +359,27 @@ def test_eight_bits(tiny, saved, tiny_sample, tmp_path):
     assert full.quantized and not tiny.quantized and full.num_parameters == tiny.num_parameters
     whole, keep = full.model(**tiny_sample.inputs).logits, (0, 2, 5)
     pruned = svl.pruned_view(full, keep).model(**tiny_sample.inputs).logits
-    handles = [layer.register_forward_hook(lambda module, args, output: args[0]) for i, layer in enumerate(full.layers) if i not in keep]
+    handles = [
+        layer.register_forward_hook(lambda module, args, output: args[0])
+        for i, layer in enumerate(full.layers)
+        if i not in keep
+    ]
     skipped = full.model(**tiny_sample.inputs, use_cache=False).logits
     for handle in handles:
         handle.remove()
-    assert torch.equal(pruned, skipped) and torch.equal(full.model(**tiny_sample.inputs).logits, whole)
+    assert torch.equal(pruned, skipped) and torch.equal(
+        full.model(**tiny_sample.inputs).logits, whole
+    )
     trace, plan = svl.trace(full, [tiny_sample], mlp=True), svl.manual_plan([2], 6)
     for compensation in ("scp", "lstsq", "refit"):
         with pytest.raises(InputError, match="Found quantised weights"):
             svl.prune(full, plan, compensation, trace)
-    assert torch.isfinite(svl.prune(full, plan, "bridge", trace).model(**tiny_sample.inputs).logits).all()
-    assert torch.equal(svl.load(svl.pruned_view(full, keep).save(tmp_path / "out"), device="cpu").model(**tiny_sample.inputs).logits, pruned)
+    assert torch.isfinite(
+        svl.prune(full, plan, "bridge", trace).model(**tiny_sample.inputs).logits
+    ).all()
+    assert torch.equal(
+        svl.load(svl.pruned_view(full, keep).save(tmp_path / "out"), device="cpu")
+        .model(**tiny_sample.inputs)
+        .logits,
+        pruned,
+    )

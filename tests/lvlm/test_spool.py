@@ -1,4 +1,6 @@
-"""Values in a file: they come back as they were, one at a time, whatever they hold, and leave nothing behind."""
+"""Values in a file: they come back as they were, one at a time, whatever they hold, and leave
+nothing behind.
+"""
 
 import os
 from types import MappingProxyType
@@ -14,20 +16,46 @@ from svl_core.lvlm.spool import Spooled, kept, picked, room
 def value(seed):
     rng = torch.Generator().manual_seed(seed)
     wide = torch.randn(3, 5, generator=rng)
-    return {"wide": wide, "again": wide, "turned": wide.T, "half": wide.to(torch.bfloat16), "true": wide > 0, "none": wide[:0], "one": wide.sum(), "array": wide.numpy(), "more": MappingProxyType({"at": (seed, "words")})}
+    return {
+        "wide": wide,
+        "again": wide,
+        "turned": wide.T,
+        "half": wide.to(torch.bfloat16),
+        "true": wide > 0,
+        "none": wide[:0],
+        "one": wide.sum(),
+        "array": wide.numpy(),
+        "more": MappingProxyType({"at": (seed, "words")}),
+    }
 
 
 def same(one, other):
-    return all(torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one if isinstance(one[name], torch.Tensor)) and np.array_equal(one["array"], other["array"]) and one["more"] == other["more"]
+    return (
+        all(
+            torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype
+            for name in one
+            if isinstance(one[name], torch.Tensor)
+        )
+        and np.array_equal(one["array"], other["array"])
+        and one["more"] == other["more"]
+    )
 
 
 @pytest.mark.parametrize("mapped", [0, 2**24], ids=["as pages", "read"])
 def test_values_come_back_as_they_were(tmp_path, monkeypatch, mapped):
     monkeypatch.setattr("svl_core.lvlm.spool.MAPPED", mapped)
     held = kept(map(value, range(5)), 5, tmp_path)
-    assert list(tmp_path.iterdir()) == [] and len(held) == 5 and all(same(one, value(seed)) for seed, one in enumerate(held))
-    assert held[1]["wide"] is not held[1]["wide"] and (one := held[1])["wide"] is one["again"]  # made anew each time, twice the same within
-    assert [each["more"]["at"][0] for each in picked(held, (4, 0, -1))] == [4, 0, 4] and [each["more"]["at"][0] for each in held[1::2]] == [1, 3]
+    assert (
+        list(tmp_path.iterdir()) == []
+        and len(held) == 5
+        and all(same(one, value(seed)) for seed, one in enumerate(held))
+    )
+    assert (
+        held[1]["wide"] is not held[1]["wide"] and (one := held[1])["wide"] is one["again"]
+    )  # made anew each time, twice the same within
+    assert [each["more"]["at"][0] for each in picked(held, (4, 0, -1))] == [4, 0, 4] and [
+        each["more"]["at"][0] for each in held[1::2]
+    ] == [1, 3]
     some = held[3:]
     del held
     assert same(some[0], value(3))  # a part keeps the file
@@ -39,7 +67,10 @@ def test_a_tensor_filled_in_place_is_not_written_twice(tmp_path):
         filled = held.room((1000, 1000), torch.float32)
         filled.fill_(number + 1)
         held[number] = {"filled": filled, "beside": torch.tensor([number])}
-    assert [(each["filled"].unique().tolist(), int(each["beside"])) for each in held] == [([1.0], 0), ([2.0], 1)]
+    assert [(each["filled"].unique().tolist(), int(each["beside"])) for each in held] == [
+        ([1.0], 0),
+        ([2.0], 1),
+    ]
     assert os.stat(held._file.handle).st_size < 2 * 4e6 + 2**16
 
 

@@ -17,6 +17,7 @@ def test_a_pass_ends_at_the_next_layer(tiny, tiny_sample):
             reached.append(number)
             if number == 2:
                 cancel.set()
+
         return hook
 
     handles = [layer.register_forward_pre_hook(watch(k)) for k, layer in enumerate(tiny.layers)]
@@ -38,7 +39,9 @@ def test_a_pass_ends_at_the_next_layer(tiny, tiny_sample):
 
 
 def test_a_pass_ends_where_what_is_wanted_is_known(tiny, tiny_sample):
-    """The layer's input is what a whole pass gives it, no later layer runs, and a pass of another thread meanwhile is not ended."""
+    """The layer's input is what a whole pass gives it, no later layer runs, and a pass of another
+    thread meanwhile is not ended.
+    """
     with torch.inference_mode():
         whole = tiny.model(**tiny_sample.inputs, output_hidden_states=True)
     ran, elsewhere = [], []
@@ -46,7 +49,9 @@ def test_a_pass_ends_where_what_is_wanted_is_known(tiny, tiny_sample):
     def watch(module, args, output):
         ran.append(threading.current_thread())
         if len(ran) == 1:
-            other = threading.Thread(target=lambda: elsewhere.append(tiny.model(**tiny_sample.inputs).logits))
+            other = threading.Thread(
+                target=lambda: elsewhere.append(tiny.model(**tiny_sample.inputs).logits)
+            )
             other.start()
             other.join()
 
@@ -55,5 +60,7 @@ def test_a_pass_ends_where_what_is_wanted_is_known(tiny, tiny_sample):
         args, kwargs = reaching(tiny, tiny.layers[2], tiny_sample)
     finally:
         handle.remove()
-    assert torch.equal(args[0] if args else kwargs["hidden_states"], whole.hidden_states[2]) and torch.equal(elsewhere[0], whole.logits)
+    assert torch.equal(
+        args[0] if args else kwargs["hidden_states"], whole.hidden_states[2]
+    ) and torch.equal(elsewhere[0], whole.logits)
     assert len(ran) == 2 and not tiny.layers[2]._forward_pre_hooks

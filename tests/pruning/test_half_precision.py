@@ -1,14 +1,16 @@
-"""A bfloat16 model on a CPU: traced, scored, pruned and asked in its own dtype, without float32 copies of weights or features."""
+"""A bfloat16 model on a CPU: traced, scored, pruned and asked in its own dtype, without float32
+copies of weights or features.
+"""
 
 import numpy as np
 import pytest
 import torch
+from tiny import HIDDEN, LAYERS, tiny_llava
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import svl_core as svl
 from svl_core.lvlm.families import family_of
 from svl_core.lvlm.model import LVLM
-from tiny import HIDDEN, LAYERS, tiny_llava
 
 
 class Wide(TorchDispatchMode):
@@ -31,24 +33,42 @@ def half(tiny):
 
 
 def test_nothing_is_widened(half, tiny, tiny_sample, image, monkeypatch):
-    monkeypatch.setattr("svl_core.analysis.attention.steps", lambda *_: (16, 1))  # scores are float32, some heads and queries at a time; here smaller than so small a model's weights
+    monkeypatch.setattr(
+        "svl_core.analysis.attention.steps",
+        lambda *_: (16, 1),
+        # scores are float32, some heads and queries at a time; here smaller than so small a model's
+        # weights
+    )
     sample = half.encode(image, tiny_sample.prompt)
     weights = min(weight.numel() for weight in half.layers[0].mlp.parameters())
     with Wide() as seen:
         trace = svl.trace(half, sample, mlp=True)
         plain = svl.answer(half, sample, max_new_tokens=4)
     kept = trace.samples[0]
-    assert kept.features.dtype == kept.mlp.dtype == torch.bfloat16 and kept.features.nbytes == 2 * (LAYERS + 1) * sample.length * HIDDEN
-    assert 0 < seen.most < weights and seen.most < kept.features.numel() / LAYERS * 2  # one layer's at most
+    assert (
+        kept.features.dtype == kept.mlp.dtype == torch.bfloat16
+        and kept.features.nbytes == 2 * (LAYERS + 1) * sample.length * HIDDEN
+    )
+    assert (
+        0 < seen.most < weights and seen.most < kept.features.numel() / LAYERS * 2
+    )  # one layer's at most
     wide = svl.trace(tiny, tiny_sample)
     cosines, exact = (svl.redundancy(each, svl.importance(each)).scores for each in (trace, wide))
     np.testing.assert_allclose(cosines, exact, atol=0.02)
     for name in ("text_to_visual", "visual_from_text"):
-        np.testing.assert_allclose(getattr(kept.attention, name), getattr(wide.samples[0].attention, name), atol=0.02)
+        np.testing.assert_allclose(
+            getattr(kept.attention, name), getattr(wide.samples[0].attention, name), atol=0.02
+        )
     plan = svl.plan(svl.redundancy(trace, svl.importance(trace)), 2)
     for compensation in ("none", "scp", "lstsq"):
         pruned = svl.prune(half, plan, compensation, trace)
         report = svl.compare(half, pruned, sample, max_new_tokens=4)
-        assert {p.dtype for p in pruned.model.parameters()} == {torch.bfloat16} and report.full.token_ids == plain.token_ids and np.isfinite(report.kl)
+        assert (
+            {p.dtype for p in pruned.model.parameters()} == {torch.bfloat16}
+            and report.full.token_ids == plain.token_ids
+            and np.isfinite(report.kl)
+        )
         own = {p.data_ptr() for p in half.model.parameters()}
-        assert sum(p.data_ptr() not in own for p in pruned.model.parameters()) == (0 if compensation == "none" else len({k - 1 for k in plan.drop} - set(plan.drop)))
+        assert sum(p.data_ptr() not in own for p in pruned.model.parameters()) == (
+            0 if compensation == "none" else len({k - 1 for k in plan.drop} - set(plan.drop))
+        )

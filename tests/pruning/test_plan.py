@@ -15,7 +15,11 @@ SCORES = LayerScores("svl", np.array([0.1, 0.9, 0.8, 0.2, 0.95, 0.3]), (4, 1, 2,
 def test_plans_of_one_ranking_are_nested():
     plans = [plan(SCORES, n) for n in range(5)]
     assert [p.drop for p in plans] == [(), (4,), (1, 4), (1, 2, 4), (1, 2, 3, 4)]
-    assert plans[3].runs == ((1, 2), (4, 4)) and plans[3].keep == (0, 3, 5) and plans[3].criterion == "svl"
+    assert (
+        plans[3].runs == ((1, 2), (4, 4))
+        and plans[3].keep == (0, 3, 5)
+        and plans[3].criterion == "svl"
+    )
 
 
 @pytest.mark.parametrize("n", [-1, 5])
@@ -34,7 +38,12 @@ def test_layers_without_a_score_are_not_dropped():
 
 def test_manual_plans():
     assert manual_plan([3, 1], 6, (0, 5)).drop == (1, 3)
-    for layers, words in (([0, 1], "protected"), ([1, 1], "different"), ([7], "0 to 5"), (range(6), "at least one")):
+    for layers, words in (
+        ([0, 1], "protected"),
+        ([1, 1], "different"),
+        ([7], "0 to 5"),
+        (range(6), "at least one"),
+    ):
         with pytest.raises(InputError, match=words):
             manual_plan(list(layers), 6, (0,) if words == "protected" else ())
 

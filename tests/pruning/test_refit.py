@@ -1,4 +1,6 @@
-"""Refit: the closed form against a planted map and scikit-learn, an exact gap is closed, later layers mend what is left, nothing leaks."""
+"""Refit: the closed form against a planted map and scikit-learn, an exact gap is closed, later
+layers mend what is left, nothing leaks.
+"""
 
 import dataclasses
 
@@ -20,13 +22,20 @@ PROMPTS = ["what is in the top left ?", "a cat and a dog", "how many", "is the d
 
 @pytest.fixture(scope="module")
 def calibration(tiny):
-    return trace(tiny, [tiny.encode(picture(seed=seed), PROMPTS[seed % 4]) for seed in range(6)], mlp=True)
+    return trace(
+        tiny, [tiny.encode(picture(seed=seed), PROMPTS[seed % 4]) for seed in range(6)], mlp=True
+    )
 
 
 def test_a_planted_map_is_recovered():
     rng = torch.Generator().manual_seed(0)
-    given, planted = torch.randn(300, 12, generator=rng, dtype=torch.float64), torch.randn(12, 5, generator=rng, dtype=torch.float64)
-    assert torch.allclose(solved(given.T @ given, given.T @ (given @ planted), 0.0), planted.T, atol=1e-6)
+    given, planted = (
+        torch.randn(300, 12, generator=rng, dtype=torch.float64),
+        torch.randn(12, 5, generator=rng, dtype=torch.float64),
+    )
+    assert torch.allclose(
+        solved(given.T @ given, given.T @ (given @ planted), 0.0), planted.T, atol=1e-6
+    )
 
 
 def test_ridge_against_scikit_learn():
@@ -35,8 +44,12 @@ def test_ridge_against_scikit_learn():
     rng = np.random.default_rng(0)
     given, lacks, weight = rng.normal(size=(50, 8)), rng.normal(size=(50, 3)), rng.random(50)
     gram, cross = given.T @ (weight[:, None] * given), given.T @ (weight[:, None] * lacks)
-    fitted = Ridge(alpha=0.3 * np.diag(gram).mean(), fit_intercept=False).fit(given, lacks, sample_weight=weight)
-    assert np.allclose(solved(torch.tensor(gram), torch.tensor(cross), 0.3).numpy(), fitted.coef_, atol=1e-8)
+    fitted = Ridge(alpha=0.3 * np.diag(gram).mean(), fit_intercept=False).fit(
+        given, lacks, sample_weight=weight
+    )
+    assert np.allclose(
+        solved(torch.tensor(gram), torch.tensor(cross), 0.3).numpy(), fitted.coef_, atol=1e-8
+    )
 
 
 def answered(lvlm, sample):
@@ -63,14 +76,20 @@ def test_it_comes_nearer_than_least_squares_where_it_was_fitted(tiny, calibratio
         gaps = [features(tiny, pruned, one.sample, tiny.num_layers) for one in calibration.samples]
         return float(np.mean([float((own - full).pow(2).mean()) for own, full in gaps]))
 
-    none, lstsq, refit = error("none"), error("lstsq", tokens="all"), error("refit", answer_weight=0.0, ridge=0.01)
+    none, lstsq, refit = (
+        error("none"),
+        error("lstsq", tokens="all"),
+        error("refit", answer_weight=0.0, ridge=0.01),
+    )
     assert refit < lstsq < none
 
 
 def test_answers_are_read_and_weighed(tiny, calibration):
     sample = calibration.samples[0].sample
     inputs, n = answered(tiny, sample)
-    assert inputs["input_ids"].shape[1] == sample.length + n - 1 == inputs["attention_mask"].shape[1]
+    assert (
+        inputs["input_ids"].shape[1] == sample.length + n - 1 == inputs["attention_mask"].shape[1]
+    )
     plan = manual_plan((3,), tiny.num_layers)
 
     def error(weight):
@@ -78,7 +97,9 @@ def test_answers_are_read_and_weighed(tiny, calibration):
         total = 0.0
         for one in calibration.samples:
             longer, n = answered(tiny, one.sample)
-            own, full = features(tiny, pruned, dataclasses.replace(one.sample, inputs=longer), tiny.num_layers)
+            own, full = features(
+                tiny, pruned, dataclasses.replace(one.sample, inputs=longer), tiny.num_layers
+            )
             total += float((own - full)[0, -n:].pow(2).mean())
         return total
 
@@ -88,10 +109,17 @@ def test_answers_are_read_and_weighed(tiny, calibration):
 def test_only_the_layers_named_differ_and_the_full_model_is_untouched(tiny, calibration):
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     shares: list[float] = []
-    pruned = prune(tiny, manual_plan((3,), tiny.num_layers), "refit", calibration, progress=shares.append)
-    assert shares == sorted(shares) and ANSWERING in shares and shares[-1] < 1  # told as it goes, never backwards
+    pruned = prune(
+        tiny, manual_plan((3,), tiny.num_layers), "refit", calibration, progress=shares.append
+    )
+    assert (
+        shares == sorted(shares) and ANSWERING in shares and shares[-1] < 1
+    )  # told as it goes, never backwards
     assert all(torch.equal(value, before[name]) for name, value in tiny.model.state_dict().items())
-    assert pruned.provenance["compensation"]["layers"] == [2, 4, 5] and pruned.num_parameters < tiny.num_parameters
+    assert (
+        pruned.provenance["compensation"]["layers"] == [2, 4, 5]
+        and pruned.num_parameters < tiny.num_parameters
+    )
     for ident, module in zip(pruned.layer_ids, pruned.layers):
         for name, value in module.named_parameters():
             same = value.data_ptr() == dict(tiny.layers[ident].named_parameters())[name].data_ptr()
@@ -115,12 +143,17 @@ def test_exported_weights_are_those_of_the_model(tiny, calibration, tmp_path):
 
 def test_refusals(tiny, calibration):
     plan = manual_plan((2,), tiny.num_layers)
-    bare = dataclasses.replace(calibration, samples=tuple(dataclasses.replace(one, sample=None) for one in calibration.samples))
+    bare = dataclasses.replace(
+        calibration,
+        samples=tuple(dataclasses.replace(one, sample=None) for one in calibration.samples),
+    )
     with pytest.raises(InputError, match="without its samples"):
         prune(tiny, plan, "refit", bare)
     with pytest.raises(InputError, match="answer weight -1"):
         prune(tiny, plan, "refit", calibration, answer_weight=-1)
     sample = calibration.samples[0].sample
-    other = dataclasses.replace(sample, inputs={**sample.inputs, "token_type_ids": torch.zeros(1, sample.length)})
+    other = dataclasses.replace(
+        sample, inputs={**sample.inputs, "token_type_ids": torch.zeros(1, sample.length)}
+    )
     with pytest.raises(InputError, match="cannot lengthen"):
         lengthened(other, (3, 4))

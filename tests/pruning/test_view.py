@@ -1,4 +1,6 @@
-"""The pruned view: equal to skipping layers, shares every tensor, leaves the full model as it was, saves plainly."""
+"""The pruned view: equal to skipping layers, shares every tensor, leaves the full model as it was,
+saves plainly.
+"""
 
 import copy
 import threading
@@ -47,18 +49,27 @@ def test_each_layer_matters(tiny, tiny_sample):
 
 def test_dropping_nothing_is_bit_equal(tiny, tiny_sample):
     view = pruned_view(tiny, range(6))
-    assert torch.equal(logits(view, tiny_sample), logits(tiny, tiny_sample)) and view.provenance == {} and view.model is not tiny.model
+    assert (
+        torch.equal(logits(view, tiny_sample), logits(tiny, tiny_sample))
+        and view.provenance == {}
+        and view.model is not tiny.model
+    )
 
 
 def test_shares_every_tensor_and_leaves_the_full_model_alone(tiny, tiny_sample):
-    before, tensors = logits(tiny, tiny_sample), {name: value.clone() for name, value in tiny.model.state_dict().items()}
+    before, tensors = (
+        logits(tiny, tiny_sample),
+        {name: value.clone() for name, value in tiny.model.state_dict().items()},
+    )
     config = tiny.model.config.to_dict()
     view = pruned_view(tiny, (0, 2, 4, 5))
     owned = {p.data_ptr() for p in [*tiny.model.parameters(), *tiny.model.buffers()]}
     assert all(p.data_ptr() in owned for p in [*view.model.parameters(), *view.model.buffers()])
     logits(view, tiny_sample)
     layer = view.layers[1]
-    layer.mlp.down_proj.weight = torch.nn.Parameter(layer.mlp.down_proj.weight * 2, requires_grad=False)  # an edit by assignment
+    layer.mlp.down_proj.weight = torch.nn.Parameter(
+        layer.mlp.down_proj.weight * 2, requires_grad=False
+    )  # an edit by assignment
     view.model.set_attn_implementation("eager")
     assert torch.equal(logits(tiny, tiny_sample), before) and tiny.model.config.to_dict() == config
     assert all(torch.equal(value, tensors[name]) for name, value in tiny.model.state_dict().items())
@@ -66,14 +77,28 @@ def test_shares_every_tensor_and_leaves_the_full_model_alone(tiny, tiny_sample):
 
 
 def test_full_and_pruned_models_work_at_once_in_their_own_threads(tiny, tiny_sample):
-    """Answers, features and predictions are bit-equal to those made alone, though the models share their weights and one of them is being traced."""
+    """Answers, features and predictions are bit-equal to those made alone, though the models share
+    their weights and one of them is being traced.
+    """
     trace = svl.trace(tiny, tiny_sample, mlp=True)
     plans = [svl.manual_plan(drop, 6, (0, 5)) for drop in ((2,), (1, 4), (2, 3))]
-    models = [tiny, *(svl.prune(tiny, plan, compensation, trace) for plan, compensation in zip(plans, ("none", "scp", "lstsq")))]
+    models = [
+        tiny,
+        *(
+            svl.prune(tiny, plan, compensation, trace)
+            for plan, compensation in zip(plans, ("none", "scp", "lstsq"))
+        ),
+    ]
 
     def work(lvlm):
         traced = svl.trace(lvlm, tiny_sample).samples[0]
-        return svl.answer(lvlm, tiny_sample, max_new_tokens=6).token_ids, traced.features, traced.logits_last, traced.attention.text_to_visual, logits(lvlm, tiny_sample)
+        return (
+            svl.answer(lvlm, tiny_sample, max_new_tokens=6).token_ids,
+            traced.features,
+            traced.logits_last,
+            traced.attention.text_to_visual,
+            logits(lvlm, tiny_sample),
+        )
 
     alone, start = [work(lvlm) for lvlm in models], threading.Barrier(len(models))
 
@@ -84,22 +109,34 @@ def test_full_and_pruned_models_work_at_once_in_their_own_threads(tiny, tiny_sam
     with ThreadPoolExecutor(len(models)) as pool:
         for once, repeated in zip(alone, pool.map(together, models)):
             for again in repeated:
-                assert once[0] == again[0] and all(np.array_equal(a, b) for a, b in zip(once[1:], again[1:]))
+                assert once[0] == again[0] and all(
+                    np.array_equal(a, b) for a, b in zip(once[1:], again[1:])
+                )
     assert len({tuple(once[0]) for once in alone}) > 1  # the models differ, so a mix-up would show
 
 
 def test_a_view_of_a_view(tiny, tiny_sample):
     twice = pruned_view(pruned_view(tiny, (0, 2, 4, 5)), (0, 1, 3))
     assert twice.layer_ids == (0, 2, 5) and twice.provenance["dropped"] == [1, 3, 4]
-    assert torch.equal(logits(twice, tiny_sample), logits(pruned_view(tiny, (0, 2, 5)), tiny_sample))
+    assert torch.equal(
+        logits(twice, tiny_sample), logits(pruned_view(tiny, (0, 2, 5)), tiny_sample)
+    )
 
 
 @pytest.mark.parametrize("keep", KEEPS, ids=str)
 def test_cached_equals_uncached(tiny, tiny_sample, keep):
     view = pruned_view(tiny, keep)
-    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "suppress_tokens": [view.model.config.image_token_id], "pad_token_id": 0}
+    options = {
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "eos_token_id": None,
+        "suppress_tokens": [view.model.config.image_token_id],
+        "pad_token_id": 0,
+    }
     cached = view.model.generate(**tiny_sample.inputs, use_cache=True, **options)
-    assert torch.equal(cached, view.model.generate(**tiny_sample.inputs, use_cache=False, **options))
+    assert torch.equal(
+        cached, view.model.generate(**tiny_sample.inputs, use_cache=False, **options)
+    )
     assert cached.shape[1] == tiny_sample.length + 8
 
 
@@ -107,8 +144,14 @@ def test_cached_equals_uncached(tiny, tiny_sample, keep):
 def test_a_saved_view_loads_plainly(tiny, tiny_sample, keep, tmp_path):
     view = pruned_view(tiny, keep)
     view.save(tmp_path / "out")
-    model, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert (
+        not report["missing_keys"]
+        and not report["unexpected_keys"]
+        and not report["mismatched_keys"]
+    )
     assert model.config.get_text_config().num_hidden_layers == len(keep)
     with torch.inference_mode():
         assert torch.equal(model.eval()(**tiny_sample.inputs).logits, logits(view, tiny_sample))
@@ -155,11 +198,19 @@ def test_unknown_lists_as_long_as_the_model_are_refused(tiny):
 def test_known_lists_are_cut():
     from transformers import LlamaConfig
 
-    text = LlamaConfig(num_hidden_layers=4, layer_types=["full_attention", "sliding_attention"] * 2, eos_token_id=[1, 2, 3, 4])
+    text = LlamaConfig(
+        num_hidden_layers=4,
+        layer_types=["full_attention", "sliding_attention"] * 2,
+        eos_token_id=[1, 2, 3, 4],
+    )
     text.cross_attention_layers, text.num_kv_shared_layers = [1, 3], 2
     text.per_layer_config = {0: {"intermediate_size": 7}, 3: {"intermediate_size": 9}}
     cut_text_config(text, (0, 3), 4)
-    assert text.num_hidden_layers == 2 and text.layer_types == ["full_attention", "sliding_attention"] and text.cross_attention_layers == [1]
+    assert (
+        text.num_hidden_layers == 2
+        and text.layer_types == ["full_attention", "sliding_attention"]
+        and text.cross_attention_layers == [1]
+    )
     assert text.num_kv_shared_layers == 1 and text.eos_token_id == [1, 2, 3, 4]
     assert [text.per_layer_config[i].intermediate_size for i in (0, 1)] == [7, 9]
     text.layer_types = ["full_attention"]

@@ -17,7 +17,9 @@ def public_site(tiny, tmp_path_factory):
 
     limits = replace(PUBLIC, new_tokens=64)
     page = build(tiny, limits=limits)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(limits))
+    _, url, _ = page.launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(limits)
+    )
     yield url, page
     page.close()
     del os.environ["GRADIO_TEMP_DIR"]

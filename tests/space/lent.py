@@ -1,4 +1,5 @@
-"""Run by test_zero.py in a process of its own, as a ZeroGPU Space would be: the tiny model's work on a lent GPU, beside the same work done here.
+"""Run by test_zero.py in a process of its own, as a ZeroGPU Space would be: the tiny model's work
+on a lent GPU, beside the same work done here.
 
 Prints what was found as JSON.
 """
@@ -50,28 +51,83 @@ def main() -> dict:
     sample = tiny.encode(picture(), "what is in the top left?")
     here, there = near.trace("tiny", sample, quiet, never), far.trace("tiny", sample, quiet, never)
     found["features"] = (here.samples[0].features - there.samples[0].features).abs().max().item()
-    found["statistics"] = max(abs(getattr(here.samples[0].attention, name) - getattr(there.samples[0].attention, name)).max().item() for name in vars(here.samples[0].attention))
+    found["statistics"] = max(
+        abs(getattr(here.samples[0].attention, name) - getattr(there.samples[0].attention, name))
+        .max()
+        .item()
+        for name in vars(here.samples[0].attention)
+    )
     found["same_sample"] = there.samples[0].sample is sample and here.layer_ids == there.layer_ids
     plan = svl.manual_plan([2, 3], LAYERS)
     found["pairs"] = []
     for compensation in ("none", "scp", "lstsq"):
         now, shown = Settings(compensation=compensation, max_new_tokens=5), []
-        (a, after), (b, distant) = near.compare("tiny", sample, plan, now, (sample,), quiet, quiet, never), far.compare("tiny", sample, plan, now, (sample,), quiet, lambda *each: shown.append(each), never)
-        found["pairs"].append({"ids": [a.full.token_ids == b.full.token_ids, a.pruned.token_ids == b.pruned.token_ids], "text": a.pruned.text == b.pruned.text, "kl": [a.kl, b.kl], "grown": len(shown),
-                               "type": type(b).__name__, "after": (after.samples[0].features - distant.samples[0].features).abs().max().item()})
+        (a, after), (b, distant) = (
+            near.compare("tiny", sample, plan, now, (sample,), quiet, quiet, never),
+            far.compare(
+                "tiny", sample, plan, now, (sample,), quiet, lambda *each: shown.append(each), never
+            ),
+        )
+        found["pairs"].append(
+            {
+                "ids": [
+                    a.full.token_ids == b.full.token_ids,
+                    a.pruned.token_ids == b.pruned.token_ids,
+                ],
+                "text": a.pruned.text == b.pruned.text,
+                "kl": [a.kl, b.kl],
+                "grown": len(shown),
+                "type": type(b).__name__,
+                "after": (
+                    (after.samples[0].features - distant.samples[0].features).abs().max().item()
+                ),
+            }
+        )
     # a model that is younger than the worker
     models.request("young").result()
-    young = far.trace("young", models.request("young").result().encode(picture(), "what?"), quiet, never)
-    found["young"] = (young.samples[0].features - near.trace("young", models.request("young").result().encode(picture(), "what?"), quiet, never).samples[0].features).abs().max().item()
+    young = far.trace(
+        "young", models.request("young").result().encode(picture(), "what?"), quiet, never
+    )
+    found["young"] = (
+        (
+            young.samples[0].features
+            - near.trace(
+                "young", models.request("young").result().encode(picture(), "what?"), quiet, never
+            )
+            .samples[0]
+            .features
+        )
+        .abs()
+        .max()
+        .item()
+    )
     found["loaded_here"] = LOADED
     # an error and a stop; the worker goes on
     try:
-        far.compare("tiny", sample, svl.manual_plan([1], LAYERS + 1), Settings(), (sample,), quiet, quiet, never)
+        far.compare(
+            "tiny",
+            sample,
+            svl.manual_plan([1], LAYERS + 1),
+            Settings(),
+            (sample,),
+            quiet,
+            quiet,
+            never,
+        )
     except InputError as error:
         found["error"] = str(error)
     stop = threading.Event()
     try:
-        far.compare("tiny", sample, plan, Settings(max_new_tokens=60), (sample,), quiet, lambda *each: stop.set(), stop)
+        far.compare(
+            "tiny",
+            sample,
+            plan,
+            Settings(max_new_tokens=60),
+            (sample,),
+            quiet,
+            lambda *each: stop.set(),
+            stop,
+        )
     except Cancelled:
         found["stopped"] = True
     # the page's own handlers
@@ -88,11 +144,16 @@ def handlers(desk) -> dict:
         path = str(Path(folder) / "picture.png")
         picture().save(path)
         settings, out = tuple(vars(Settings(max_new_tokens=4)).values()), {}
-        for update in desk.analyse("tiny", path, "what is on the red chair?", None, None, "", None, *settings):
+        for update in desk.analyse(
+            "tiny", path, "what is on the red chair?", None, None, "", None, *settings
+        ):
             out |= update
         for update in desk.compare(out["state"], {**out["strip"], "drop": [2, 3]}, None, *settings):
             out |= update
-    return {"metrics": "2 of 6 layers gone" in out["metrics"], "figures": all(out[name] for name in ("plot-redundancy", "plot-pca", "overlay", "odds"))}
+    return {
+        "metrics": "2 of 6 layers gone" in out["metrics"],
+        "figures": all(out[name] for name in ("plot-redundancy", "plot-pca", "overlay", "odds")),
+    }
 
 
 if __name__ == "__main__":

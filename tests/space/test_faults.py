@@ -1,4 +1,7 @@
-"""What goes wrong around the page: full disk, damaged or half-fetched models, no Hub. One sentence, and the page's own model still serves."""
+"""What goes wrong around the page: full disk, damaged or half-fetched models, no Hub.
+
+One sentence, and the page's own model still serves.
+"""
 
 import errno
 import os
@@ -7,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from gradio import route_utils
+from tiny import LAYERS, tiny_llava
+from visitor import Visitor
 
 import svl_core as svl
 from svl_core.errors import InputError
@@ -14,20 +19,23 @@ from svl_core.lvlm import loading
 from svl_core.ui.service import guard
 from svl_core.ui.service.guests import Guests
 from svl_core.ui.service.limits import PUBLIC
-from tiny import LAYERS, tiny_llava
-from visitor import Visitor
 
 OFFERED = "HuggingFaceTB/SmolVLM-256M-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def still_serves(visitor, path):
-    assert visitor.ask(path, "what is this?", model="tiny")["ok"] and visitor.compare(LAYERS, [1], answer_length=2)["ok"]
+    assert (
+        visitor.ask(path, "what is this?", model="tiny")["ok"]
+        and visitor.compare(LAYERS, [1], answer_length=2)["ok"]
+    )
 
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
-    """The Hub's snapshot of a model, as the cache holds it: links to blobs; and nothing else can be had."""
+    """The Hub's snapshot of a model, as the cache holds it: links to blobs; and nothing else can be
+    had.
+    """
     import huggingface_hub
 
     folder, blobs = tmp_path / "snapshots" / COMMIT, tmp_path / "blobs"
@@ -39,7 +47,11 @@ def cached(tmp_path, monkeypatch):
     for file in (tmp_path / "whole").iterdir():
         shutil.copy(file, blobs / file.name)
         (folder / file.name).symlink_to(blobs / file.name)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, revision=None: str(folder / file))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda name, file, revision=None: str(folder / file),
+    )
     return folder
 
 
@@ -62,7 +74,10 @@ def test_a_model_that_ends_too_early_is_fetched_again_or_named(cached, monkeypat
         return file
 
     hub(monkeypatch, ConnectionError("no network"))
-    assert len(list(cached.glob("*.safetensors"))) > 2 and svl.load(OFFERED, pickle_weights=False).num_layers == LAYERS
+    assert (
+        len(list(cached.glob("*.safetensors"))) > 2
+        and svl.load(OFFERED, pickle_weights=False).num_layers == LAYERS
+    )
     cut()
     with pytest.raises(InputError, match="only in part in the local cache.*the Hub can be reached"):
         svl.load(OFFERED, pickle_weights=False)
@@ -88,10 +103,16 @@ def test_faults_of_a_model_leave_the_page_as_it_was(public_site, png, monkeypatc
     path = visitor.upload(png)
     for file in cached.glob("*.safetensors"):
         file.resolve().write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")  # whole, and empty
-    for answer, says in ((ConnectionError("no network"), "only a part of its weights"), (lambda: Path("/nowhere"), "no readable model config"), (OSError(errno.ENOSPC, "No space left on device"), "no room on the disk")):
+    for answer, says in (
+        (ConnectionError("no network"), "only a part of its weights"),
+        (lambda: Path("/nowhere"), "no readable model config"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no room on the disk"),
+    ):
         hub(monkeypatch, answer)
         said = visitor.ask(path, "what is this?", model=OFFERED)
-        assert not said["ok"] and said["error"].startswith("Found") and says in said["error"], said["error"]
+        assert not said["ok"] and said["error"].startswith("Found") and says in said["error"], said[
+            "error"
+        ]
         still_serves(visitor, path)
     monkeypatch.undo()  # the Hub as the tests have it: out of reach, and nothing in the cache
     said = visitor.ask(path, "what is this?", model=OFFERED)
@@ -115,7 +136,11 @@ def test_a_full_disk_is_named(public_site, png, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(Path, "write_text", no_room)
         still_serves(visitor, path)
-        report = next(each for each in visitor.config["dependencies"] if visitor.ids["report-file"] in each["outputs"])
+        report = next(
+            each
+            for each in visitor.config["dependencies"]
+            if visitor.ids["report-file"] in each["outputs"]
+        )
         visitor.functions["report"] = report
         strip = visitor.strip(LAYERS, [1])
         said = visitor.call("report", visitor.data("report", strip=strip))
@@ -145,17 +170,23 @@ def test_uploads_stop_before_the_disk_is_full(public_site, png, monkeypatch):
 
 
 def test_a_page_that_is_slow_to_answer_itself_still_starts(tiny, monkeypatch):
-    """gradio gives up after three seconds; a machine that imports torch beside other work may take longer."""
+    """gradio gives up after three seconds; a machine that imports torch beside other work may take
+    longer.
+    """
     from gradio import networking
 
     from svl_core.ui import build, launch_options, patiently
 
     looked, own = [], networking.url_ok
-    monkeypatch.setattr(networking, "url_ok", lambda url: looked.append(url) or len(looked) > 3 and own(url))
+    monkeypatch.setattr(
+        networking, "url_ok", lambda url: looked.append(url) or len(looked) > 3 and own(url)
+    )
     page = build(tiny)
     try:
         with patiently():
-            page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options())
+            page.launch(
+                prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options()
+            )
         assert len(looked) == 4
     finally:
         page.close(verbose=False)

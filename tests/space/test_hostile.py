@@ -1,4 +1,6 @@
-"""Hostile input, short version of tests/benchmarks/fuzz.py: every outcome is a picture, an answer or one sentence."""
+"""Hostile input, short version of tests/benchmarks/fuzz.py: every outcome is a picture, an answer
+or one sentence.
+"""
 
 import json
 import socket
@@ -6,8 +8,10 @@ import threading
 
 import numpy as np
 import pytest
-
 from hostile import DEEP, PATHS, PROMPTS, QUERIES, STRIPS, VALUES, damaged_pictures, whole_pictures
+from tiny import LAYERS
+from visitor import Visitor
+
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
 from svl_core.ui.handlers import Desk
@@ -15,8 +19,6 @@ from svl_core.ui.service import guard
 from svl_core.ui.service.limits import PUBLIC
 from svl_core.ui.service.store import Models
 from svl_core.ui.state import exports
-from tiny import LAYERS
-from visitor import Visitor
 
 LIMITS = {"max_pixels": PUBLIC.image_pixels, "max_bytes": PUBLIC.image_bytes}
 
@@ -41,14 +43,26 @@ def test_no_other_program_is_started_for_a_picture(monkeypatch):
     import subprocess
 
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a program was started"))
-    files = [content for name, content in [*damaged_pictures(12), *whole_pictures()] if name.split("/")[0].lower() in ("eps", "wmf", "pdf")]
-    assert files and all(opened(content).startswith("Found data that is not a readable image") for content in files)
+    files = [
+        content
+        for name, content in [*damaged_pictures(12), *whole_pictures()]
+        if name.split("/")[0].lower() in ("eps", "wmf", "pdf")
+    ]
+    assert files and all(
+        opened(content).startswith("Found data that is not a readable image") for content in files
+    )
 
 
 def test_common_formats_open_whole():
     common = {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"}
-    found = {name: opened(content) for name, content in whole_pictures() if name.split("/")[0] in common and name.split("/")[1] in ("L", "RGB")}
-    assert {name.split("/")[0] for name in found} >= common - {"WEBP"} and set(found.values()) == {(31, 23)}, found
+    found = {
+        name: opened(content)
+        for name, content in whole_pictures()
+        if name.split("/")[0] in common and name.split("/")[1] in ("L", "RGB")
+    }
+    assert {name.split("/")[0] for name in found} >= common - {"WEBP"} and set(found.values()) == {
+        (31, 23)
+    }, found
 
 
 @pytest.mark.parametrize("name", [name for name in PROMPTS if name != "one megabyte"])
@@ -60,7 +74,9 @@ def test_prompts_never_become_marks(tiny, image, name):
         return
     assert np.array_equal(sample.visual, plain.visual)
     special = set(tiny.tokenizer.all_special_ids)
-    assert sum(int(each) in special for each in sample.inputs["input_ids"][0]) == sum(int(each) in special for each in plain.inputs["input_ids"][0])
+    assert sum(int(each) in special for each in sample.inputs["input_ids"][0]) == sum(
+        int(each) in special for each in plain.inputs["input_ids"][0]
+    )
 
 
 @pytest.fixture
@@ -101,9 +117,27 @@ def test_odd_values_are_answered_with_a_sentence(public_site, png):
         visitor.call("analyse", [value for _ in visitor.functions["analyse"]["inputs"]])
         said = visitor.ask(path, "what?", top_p=value)
         assert said["ok"] or said["error"], value
-    for number in ("NaN", "Infinity", "1e999", "-1e999"):  # as JSON that Python reads and browsers do not write
-        body = json.dumps({"data": visitor.data("analyse", image={"path": path, "meta": {"_type": "gradio.FileData"}}, prompt="what?", top_p="HERE"), "fn_index": visitor.functions["analyse"]["id"], "session_hash": visitor.session}).replace('"HERE"', number)
-        answer = visitor.http.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"})
+    for number in (
+        "NaN",
+        "Infinity",
+        "1e999",
+        "-1e999",
+    ):  # as JSON that Python reads and browsers do not write
+        body = json.dumps(
+            {
+                "data": visitor.data(
+                    "analyse",
+                    image={"path": path, "meta": {"_type": "gradio.FileData"}},
+                    prompt="what?",
+                    top_p="HERE",
+                ),
+                "fn_index": visitor.functions["analyse"]["id"],
+                "session_hash": visitor.session,
+            }
+        ).replace('"HERE"', number)
+        answer = visitor.http.post(
+            "/gradio_api/queue/join", content=body, headers={"content-type": "application/json"}
+        )
         assert answer.status_code in (200, 400, 422)
         if answer.status_code == 200:
             said = visitor.listen(answer.json()["event_id"])
@@ -120,20 +154,34 @@ def test_queries_ask_for_nothing_that_is_not_on_offer(tiny, text):
     assert set(asked) <= {"model", "prompt", "image", "drop", "settings"}
     from types import SimpleNamespace
 
-    opened = Desk(Models(tiny), frozenset(), PUBLIC).open(SimpleNamespace(query_params=text.removeprefix("?")))
+    opened = Desk(Models(tiny), frozenset(), PUBLIC).open(
+        SimpleNamespace(query_params=text.removeprefix("?"))
+    )
     assert "model" not in opened
 
 
 def test_requests_beyond_the_limit_are_refused(public_site):
     visitor = Visitor(public_site[0])
-    large = visitor.http.post("/gradio_api/queue/join", content=b"[" + b"0," * PUBLIC.body_bytes + b"0]", headers={"content-type": "application/json"})
+    large = visitor.http.post(
+        "/gradio_api/queue/join",
+        content=b"[" + b"0," * PUBLIC.body_bytes + b"0]",
+        headers={"content-type": "application/json"},
+    )
     assert large.status_code == 413
-    assert visitor.http.post("/gradio_api/upload", files={"files": ("x.png", bytes(PUBLIC.image_bytes + 200_000))}).status_code == 413
+    assert (
+        visitor.http.post(
+            "/gradio_api/upload", files={"files": ("x.png", bytes(PUBLIC.image_bytes + 200_000))}
+        ).status_code
+        == 413
+    )
     assert visitor.http.get("/health").status_code == 200
 
 
 def test_errors_are_shown_as_text():
-    assert guard.polite(InputError("Found <script>alert(1)</script>")).message == "Found &lt;script&gt;alert(1)&lt;/script&gt;"
+    assert (
+        guard.polite(InputError("Found <script>alert(1)</script>")).message
+        == "Found &lt;script&gt;alert(1)&lt;/script&gt;"
+    )
     assert "secret" not in guard.polite(RuntimeError("secret"), details=False).message
     with pytest.raises(Exception, match="nested"):
         guard._harmless(DEEP, guard.DEPTH)

@@ -1,4 +1,6 @@
-"""Interleaved sessions: each sees its own words only, leaves nothing behind, and the log holds none of them."""
+"""Interleaved sessions: each sees its own words only, leaves nothing behind, and the log holds none
+of them.
+"""
 
 import io
 import json
@@ -10,17 +12,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-
-from svl_core.ui.service.logs import JsonLines, _Scrub
 from tiny import LAYERS
 from visitor import Visitor
+
+from svl_core.ui.service.logs import JsonLines, _Scrub
 
 WORDS = ["zebrafish", "quokkasaur", "mangosteen", "trombonist"]
 
 
 def picture_of(seed):
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(file, "PNG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        file, "PNG"
+    )
     return file.getvalue()
 
 
@@ -45,10 +49,16 @@ def test_no_session_receives_anything_of_another(public_site, tiny, capfd, caplo
         assert WORDS[k] in text
         for other, (_, foreign, _) in enumerate(visits):
             if other != k:
-                assert WORDS[other] not in text and foreign not in text and Path(foreign).parent.name not in text
+                assert (
+                    WORDS[other] not in text
+                    and foreign not in text
+                    and Path(foreign).parent.name not in text
+                )
         assert f"Dropped of layers 0 to {LAYERS - 1}" in text
     after = tiny.model.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before), "a shared model was changed"
+    assert all(torch.equal(before[name], after[name]) for name in before), (
+        "a shared model was changed"
+    )
 
     paths = [Path(path) for _, path, _ in visits]
     assert all(path.exists() and folder in path.parents for path in paths)
@@ -73,12 +83,18 @@ def test_the_shared_example_outlives_every_visitor_who_leaves(public_site):
     first, second = Visitor(public_site[0]), Visitor(public_site[0])
     own = Path(first.upload(picture_of(17)))
     for visitor in (first, second):
-        assert visitor.call("uploaded", visitor.data("uploaded"))["ok"] and visitor.ask(visitor.example(), "on the example")["ok"]
+        assert (
+            visitor.call("uploaded", visitor.data("uploaded"))["ok"]
+            and visitor.ask(visitor.example(), "on the example")["ok"]
+        )
     assert first.ask(str(own), "of my own")["ok"]
     example = Path(first.example())
     first.leave()
     assert gone(own) and example.exists()
-    assert second.ask(str(example), "still open")["ok"] and second.compare(LAYERS, [1], answer_length=2)["ok"]
+    assert (
+        second.ask(str(example), "still open")["ok"]
+        and second.compare(LAYERS, [1], answer_length=2)["ok"]
+    )
     second.leave()
     until = time.monotonic() + 60
     while {first.session, second.session} & set(desk.guests._held) and time.monotonic() < until:
@@ -93,7 +109,9 @@ def test_a_stranger_cannot_stop_or_reuse_what_is_not_theirs(public_site):
     owner, thief = Visitor(public_site[0]), Visitor(public_site[0])
     assert owner.ask(owner.upload(picture_of(9)), "mine alone")["ok"]
     said = thief.compare(LAYERS, [1])
-    assert not said["ok"] and "nothing analysed" in said["error"] and "mine alone" not in said["raw"]
+    assert (
+        not said["ok"] and "nothing analysed" in said["error"] and "mine alone" not in said["raw"]
+    )
 
 
 def test_log_lines_never_quote():
@@ -102,10 +120,18 @@ def test_log_lines_never_quote():
         raise ValueError(secret)
     except ValueError as error:
         info = (type(error), error, error.__traceback__)
-    own = logging.LogRecord("svl_core.ui.service.guard", logging.ERROR, __file__, 1, "unexpected error", (), info)
+    own = logging.LogRecord(
+        "svl_core.ui.service.guard", logging.ERROR, __file__, 1, "unexpected error", (), info
+    )
     line = json.loads(JsonLines().format(own))
-    assert line["event"] == "unexpected error" and line["error"] == "ValueError" and secret not in json.dumps(line)
-    foreign = logging.LogRecord("uvicorn.error", logging.ERROR, __file__, 7, "failed on %s", (secret,), info)
+    assert (
+        line["event"] == "unexpected error"
+        and line["error"] == "ValueError"
+        and secret not in json.dumps(line)
+    )
+    foreign = logging.LogRecord(
+        "uvicorn.error", logging.ERROR, __file__, 7, "failed on %s", (secret,), info
+    )
     assert secret not in JsonLines().format(foreign)
     _Scrub().filter(foreign)
     assert secret not in logging.Formatter().format(foreign)

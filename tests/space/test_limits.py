@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
+from tiny import LAYERS
+from visitor import Visitor
 
 import svl_core as svl
 from svl_core.errors import InputError
@@ -18,8 +20,6 @@ from svl_core.ui.service.limits import PUBLIC, Limits, from_environment
 from svl_core.ui.service.store import Analysis, Models, picker
 from svl_core.ui.state import grounds
 from svl_core.ui.state.settings import Settings
-from tiny import LAYERS
-from visitor import Visitor
 
 
 def test_public_is_never_looser_than_home():
@@ -34,7 +34,11 @@ def test_environment_changes_one_limit():
     assert from_environment(True, {"SVL_LIMIT_NEW_TOKENS": "9"}).new_tokens == 9
     assert from_environment(True, {"SVL_LIMIT_ANY_MODEL": "1"}).any_model is True
     assert from_environment(False, {}) == Limits() and from_environment(True, {}) == PUBLIC
-    for bad in ({"SVL_LIMIT_QUEUE": "many"}, {"SVL_LIMIT_QUEUE": "0"}, {"SVL_LIMIT_REQUEST_S": "nan"}):
+    for bad in (
+        {"SVL_LIMIT_QUEUE": "many"},
+        {"SVL_LIMIT_QUEUE": "0"},
+        {"SVL_LIMIT_REQUEST_S": "nan"},
+    ):
         with pytest.raises(InputError, match="expected"):
             from_environment(True, bad)
 
@@ -49,7 +53,16 @@ def test_strangers_export_nothing_and_sweep_little():
         PUBLIC.check("sweep_points", PUBLIC.sweep_points + 1, "pruned models in the sweep")
 
 
-@pytest.mark.parametrize("name", ["someone/else", "/etc", "../assets/demo_lvlm", "http://127.0.0.1/x", "meta-llama/Llama-3.2-11B-Vision-Instruct"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "someone/else",
+        "/etc",
+        "../assets/demo_lvlm",
+        "http://127.0.0.1/x",
+        "meta-llama/Llama-3.2-11B-Vision-Instruct",
+    ],
+)
 def test_strangers_choose_from_the_list_only(name):
     with pytest.raises(InputError, match="list") as caught:
         PUBLIC.check_model(name, "demo")
@@ -81,7 +94,9 @@ def test_what_two_hold_goes_with_the_second(tmp_path):
 
 
 def test_a_picture_brought_again_waits_for_its_second_visitor(tmp_path):
-    """Equal pictures have one path: the first visitor leaves while the second, with the same picture, still queues."""
+    """Equal pictures have one path: the first visitor leaves while the second, with the same
+    picture, still queues.
+    """
     guests, file = Guests(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
     file.parent.mkdir()
     file.write_bytes(b"x")
@@ -98,7 +113,10 @@ def test_a_picture_brought_again_waits_for_its_second_visitor(tmp_path):
 
 
 def test_a_picture_nobody_came_back_for_goes_after_a_while(tmp_path, monkeypatch):
-    guests, files = Guests(lambda key: None, lambda: tmp_path), [tmp_path / name / "x.png" for name in "ab"]
+    guests, files = (
+        Guests(lambda key: None, lambda: tmp_path),
+        [tmp_path / name / "x.png" for name in "ab"],
+    )
     for file in files:
         file.parent.mkdir()
         file.write_bytes(b"x")
@@ -121,17 +139,37 @@ def test_large_pictures_are_counted_where_they_are_kept(tiny, image, tmp_path):
     for k in range(3):
         paths.append(str(tmp_path / f"{k}.png"))
         image.save(paths[-1])
-    desk, size = Desk(Models(tiny), frozenset(), replace(PUBLIC, set_pixels=2 * image.width * image.height)), image.width * image.height
+    desk, size = (
+        Desk(Models(tiny), frozenset(), replace(PUBLIC, set_pixels=2 * image.width * image.height)),
+        image.width * image.height,
+    )
     own = calibration.brought(desk, paths, "what?", None)["own"]
     with pytest.raises(InputError, match=f"{3 * size:,} pixels"):
-        desk.samples_of("tiny", grounds.OWN, None, Settings(calibration="own", own=own), lambda item: None, threading.Event())
+        desk.samples_of(
+            "tiny",
+            grounds.OWN,
+            None,
+            Settings(calibration="own", own=own),
+            lambda item: None,
+            threading.Event(),
+        )
     (tmp_path / "list.jsonl").write_text('{"image": "0.png", "prompt": "' + "x" * 3000 + '"}\n')
     own = calibration.brought(desk, [*paths, str(tmp_path / "list.jsonl")], "what?", None)["own"]
     with pytest.raises(InputError, match="characters in a prompt of the set"):
-        desk.samples_of("tiny", grounds.OWN, None, Settings(calibration="own", own=own), lambda item: None, threading.Event())
+        desk.samples_of(
+            "tiny",
+            grounds.OWN,
+            None,
+            Settings(calibration="own", own=own),
+            lambda item: None,
+            threading.Event(),
+        )
     small, large = (tiny.encode(picture, "what?") for picture in (image, image.resize((600, 400))))
     traces = [svl.trace(tiny, [sample]) for sample in (small, large)]
-    found = [Analysis("tiny", (sample,), trace, None).nbytes for sample, trace in zip((small, large), traces)]
+    found = [
+        Analysis("tiny", (sample,), trace, None).nbytes
+        for sample, trace in zip((small, large), traces)
+    ]
     assert found[1] - found[0] == 3 * (600 * 400 - size)
 
 
@@ -142,19 +180,29 @@ def test_uploads_of_a_killed_server_are_gone_at_the_next_start(tmp_path, monkeyp
     folder = upload_folder(7860)
     (folder / "a").mkdir()
     (folder / "a" / "photo.png").write_bytes(b"x")
-    assert upload_folder(7860) == folder and not list(folder.iterdir()) and folder.stat().st_mode & 0o777 == 0o700
+    assert (
+        upload_folder(7860) == folder
+        and not list(folder.iterdir())
+        and folder.stat().st_mode & 0o777 == 0o700
+    )
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "keep.txt").write_bytes(b"x")
     (tmp_path / "svl-uploads-1").symlink_to(tmp_path / "elsewhere")
-    assert upload_folder(1) != tmp_path / "svl-uploads-1" and (tmp_path / "elsewhere" / "keep.txt").exists()
+    assert (
+        upload_folder(1) != tmp_path / "svl-uploads-1"
+        and (tmp_path / "elsewhere" / "keep.txt").exists()
+    )
 
 
-@pytest.mark.parametrize("changes, prompt, sentence", [
-    ({"answer_length": 65}, "what is this?", "tokens as the answer"),
-    ({}, "x" * 2001, "characters in the prompt"),
-    ({}, "x" * 1_000_000, "characters in the prompt"),
-    ({"model": "someone/else"}, "what is this?", "not in the list"),
-])
+@pytest.mark.parametrize(
+    "changes, prompt, sentence",
+    [
+        ({"answer_length": 65}, "what is this?", "tokens as the answer"),
+        ({}, "x" * 2001, "characters in the prompt"),
+        ({}, "x" * 1_000_000, "characters in the prompt"),
+        ({"model": "someone/else"}, "what is this?", "not in the list"),
+    ],
+)
 def test_the_page_says_which_limit_was_hit(public_site, png, changes, prompt, sentence):
     visitor = Visitor(public_site[0])
     said = visitor.ask(visitor.upload(png), prompt, **changes)
@@ -206,4 +254,12 @@ def test_out_of_memory_frees_everything_and_the_page_stays(public_site, png, mon
 def test_health_tells_the_model_and_nothing_of_visitors(public_site):
     said = Visitor(public_site[0]).http.get("/health")
     assert said.status_code == 200 and said.json()["model"] == {"name": "tiny", "state": "ready"}
-    assert set(said.json()) == {"status", "model", "loaded", "sessions", "analyses", "uptime_s", "started"}
+    assert set(said.json()) == {
+        "status",
+        "model",
+        "loaded",
+        "sessions",
+        "analyses",
+        "uptime_s",
+        "started",
+    }

@@ -1,4 +1,6 @@
-"""When a session ends: a closed page at once, a dropped connection once its page has been silent for a while, a program with its connection."""
+"""When a session ends: a closed page at once, a dropped connection once its page has been silent
+for a while, a program with its connection.
+"""
 
 import io
 import time
@@ -48,7 +50,10 @@ def test_a_silent_page_is_waited_for_and_one_that_is_heard_again_stays(ended):
 
 
 def test_a_connection_that_drops_takes_nothing_from_an_open_page(public_site, image):
-    (url, page), own = public_site, io.BytesIO()  # a picture that no other visitor of this page has brought
+    (url, page), own = (
+        public_site,
+        io.BytesIO(),
+    )  # a picture that no other visitor of this page has brought
     image.resize((61, 67)).save(own, "PNG")
     visitor = Visitor(url)
     path = visitor.upload(own.getvalue())

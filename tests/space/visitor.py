@@ -1,36 +1,57 @@
-"""Visitors without a browser: they speak the page's own protocol and keep every byte that comes back, or go through `gradio_client`."""
+"""Visitors without a browser: they speak the page's own protocol and keep every byte that comes
+back, or go through `gradio_client`.
+"""
 
+import html
 import json
 import re
 import secrets
-import html
 
 import httpx
 
 
 class Page:
-    """What a page's config says: parts by element id, their values at first, and the functions behind the buttons."""
+    """What a page's config says: parts by element id, their values at first, and the functions
+    behind the buttons.
+    """
 
     def read(self, config: dict) -> None:
         self.config = config
-        self.ids = {part["props"].get("elem_id"): part["id"] for part in config["components"] if part["props"].get("elem_id")}
+        self.ids = {
+            part["props"].get("elem_id"): part["id"]
+            for part in config["components"]
+            if part["props"].get("elem_id")
+        }
         self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
         self.states = {part["id"] for part in config["components"] if part["type"] == "state"}
-        self.functions = {"analyse": self._function("model", "image", "prompt"), "compare": self._function(None, "strip", None, outputs=("metrics", "odds")), "uploaded": self._function("image", "model")}
+        self.functions = {
+            "analyse": self._function("model", "image", "prompt"),
+            "compare": self._function(None, "strip", None, outputs=("metrics", "odds")),
+            "uploaded": self._function("image", "model"),
+        }
 
     def _function(self, *first, outputs=()):
         """The dependency whose inputs begin with these parts (None: any without a name of its own)."""
         named = {number: name for name, number in self.ids.items()}
         for each in self.config["dependencies"]:
             starts = [named.get(number) for number in each["inputs"][: len(first)]]
-            if starts == list(first) and each["backend_fn"] and all(self.ids[name] in each["outputs"] for name in outputs):
+            if (
+                starts == list(first)
+                and each["backend_fn"]
+                and all(self.ids[name] in each["outputs"] for name in outputs)
+            ):
                 return each
         raise LookupError(first)
 
     def data(self, function: str, **changes) -> list:
-        """The inputs of a function as the untouched page would send them, with some parts changed by element id."""
+        """The inputs of a function as the untouched page would send them, with some parts changed
+        by element id.
+        """
         changed = {self.ids[name.replace("_", "-")]: value for name, value in changes.items()}
-        return [changed.get(number, self.values.get(number)) for number in self.functions[function]["inputs"]]
+        return [
+            changed.get(number, self.values.get(number))
+            for number in self.functions[function]["inputs"]
+        ]
 
     def example(self) -> str:
         """The server's path of the picture that every page opens with."""
@@ -38,7 +59,12 @@ class Page:
 
     @staticmethod
     def strip(layers: int, drop: list[int]) -> dict:
-        return {"ids": list(range(layers)), "ranking": list(range(1, layers - 1)), "protected": [0, layers - 1], "drop": drop}
+        return {
+            "ids": list(range(layers)),
+            "ranking": list(range(1, layers - 1)),
+            "protected": [0, layers - 1],
+            "drop": drop,
+        }
 
 
 class Visitor(Page):
@@ -57,16 +83,26 @@ class Visitor(Page):
         return answer.json()[0]
 
     def join(self, function: str, data: list) -> str:
-        body = {"data": data, "fn_index": self.functions[function]["id"], "session_hash": self.session, "event_data": None, "trigger_id": None}
+        body = {
+            "data": data,
+            "fn_index": self.functions[function]["id"],
+            "session_hash": self.session,
+            "event_data": None,
+            "trigger_id": None,
+        }
         answer = self.http.post("/gradio_api/queue/join", json=body)
         self.seen += answer.content
         answer.raise_for_status()
         return answer.json()["event_id"]
 
     def listen(self, event: str) -> dict:
-        """Wait for an event's end: {"ok": bool, "error": text or None, "raw": all that was said on the way}."""
+        """Wait for an event's end: {"ok": bool, "error": text or None, "raw": all that was said on
+        the way}.
+        """
         raw = []
-        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as answer:
+        with self.http.stream(
+            "GET", "/gradio_api/queue/data", params={"session_hash": self.session}
+        ) as answer:
             for line in answer.iter_lines():
                 self.seen += line.encode()
                 if not line.startswith("data:"):
@@ -74,7 +110,11 @@ class Visitor(Page):
                 raw.append(line)
                 message = json.loads(line[5:])
                 if message.get("event_id") == event and message["msg"] == "process_completed":
-                    return {"ok": message["success"], "error": (message.get("output") or {}).get("error"), "raw": "\n".join(raw)}
+                    return {
+                        "ok": message["success"],
+                        "error": (message.get("output") or {}).get("error"),
+                        "raw": "\n".join(raw),
+                    }
                 if message["msg"] in ("unexpected_error", "close_stream", "server_stopped"):
                     return {"ok": False, "error": message.get("message"), "raw": "\n".join(raw)}
         return {"ok": False, "error": "the stream ended", "raw": "\n".join(raw)}
@@ -101,7 +141,10 @@ class Visitor(Page):
 
 
 class Caller(Page):
-    """A visitor through `gradio_client`, who presses the page's own buttons. Errors of the page are raised as the client does it."""
+    """A visitor through `gradio_client`, who presses the page's own buttons.
+
+    Errors of the page are raised as the client does it.
+    """
 
     def __init__(self, url: str):
         from gradio_client import Client
@@ -114,14 +157,22 @@ class Caller(Page):
         called = self.functions[function]
         endpoint = self.client.endpoints[called["id"]]
         endpoint.is_valid = True  # private to the page, whose visitor this is
-        data = [value for number, value in zip(called["inputs"], self.data(function, **changes)) if number not in self.states]
+        data = [
+            value
+            for number, value in zip(called["inputs"], self.data(function, **changes))
+            if number not in self.states
+        ]
         job = self.client.submit(*data, fn_index=called["id"])
         job.result()
         named, out = {number: name for name, number in self.ids.items()}, {}
         shown = [number for number in called["outputs"] if number not in self.states]
         for values in job.outputs():
             for number, value in zip(shown, values):
-                if not (isinstance(value, dict) and value.get("__type__") == "update" and "value" not in value):
+                if not (
+                    isinstance(value, dict)
+                    and value.get("__type__") == "update"
+                    and "value" not in value
+                ):
                     out[named.get(number)] = value
         return out
 

@@ -1,10 +1,10 @@
 """The page's handlers on the tiny model, and one analysed picture."""
 
 import pytest
+from updates import LINK, last, settings
 
 from svl_core.ui.handlers import Desk
 from svl_core.ui.service.store import Models
-from updates import LINK, last, settings
 
 
 @pytest.fixture
@@ -20,4 +20,8 @@ def path(image, tmp_path):
 
 @pytest.fixture
 def analysed(desk, path):
-    return last(desk.analyse(desk.models.first, path, "what is in the top left?", None, None, *LINK, *settings()))
+    return last(
+        desk.analyse(
+            desk.models.first, path, "what is in the top left?", None, None, *LINK, *settings()
+        )
+    )

@@ -1,4 +1,6 @@
-"""The public endpoints through gradio_client, on the tiny model: typed, documented, equal to the library, within the limits."""
+"""The public endpoints through gradio_client, on the tiny model: typed, documented, equal to the
+library, within the limits.
+"""
 
 import base64
 import io
@@ -19,8 +21,24 @@ PROMPT = "what is in the top left?"
 
 @pytest.fixture(scope="module")
 def served(tiny):
-    page = build(tiny, world=True, limits=Limits(any_model=False, sweep_points=6, questions=26, new_tokens=8, details=False, prompt_chars=100))
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options(page.desk.limits))
+    page = build(
+        tiny,
+        world=True,
+        limits=Limits(
+            any_model=False,
+            sweep_points=6,
+            questions=26,
+            new_tokens=8,
+            details=False,
+            prompt_chars=100,
+        ),
+    )
+    _, url, _ = page.launch(
+        prevent_thread_lock=True,
+        quiet=True,
+        server_name="127.0.0.1",
+        **launch_options(page.desk.limits),
+    )
     yield Client(url, verbose=False), page
     page.close()
 
@@ -36,7 +54,12 @@ def test_endpoints_are_typed_and_documented(served):
     listed = served[0].view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(listed) == {f"/{name}" for name in NAMES}
     parameters = {p["parameter_name"]: p for p in listed["/compare"]["parameters"]}
-    assert parameters["drop"]["type"] == {"type": "integer"} and parameters["drop"]["parameter_default"] == 4 and not parameters["image"]["parameter_has_default"] and "request" not in parameters
+    assert (
+        parameters["drop"]["type"] == {"type": "integer"}
+        and parameters["drop"]["parameter_default"] == 4
+        and not parameters["image"]["parameter_has_default"]
+        and "request" not in parameters
+    )
     info = served[1].get_api_info()["named_endpoints"]
     assert all(len(info[f"/{name}"]["description"]) > 40 for name in NAMES)
 
@@ -44,35 +67,99 @@ def test_endpoints_are_typed_and_documented(served):
 def test_answers_are_those_of_the_library(served, tiny, image, tmp_path, data):
     client, _ = served
     image.save(tmp_path / "picture.png")
-    found = client.predict(image=handle_file(tmp_path / "picture.png"), prompt=PROMPT, api_name="/analyse")
+    found = client.predict(
+        image=handle_file(tmp_path / "picture.png"), prompt=PROMPT, api_name="/analyse"
+    )
     sample = tiny.encode(image, PROMPT)
     trace = svl.trace(tiny, [sample])
     scores = svl.redundancy(trace, svl.importance(trace))
-    assert found["ranking"] == list(scores.ranking) and found["protected"] == [0, 5] and np.allclose(found["redundancy"]["svl"], scores.scores, atol=1e-5)
-    assert len(found["similarity"]) == 7 and len(found["importance"]["visual"]) == 36 == found["visual_tokens"]
-    compared = client.predict(image=data, prompt=PROMPT, layers=[2, 3], max_new_tokens=4, api_name="/compare")
-    direct = svl.compare(tiny, svl.prune(tiny, svl.manual_plan([2, 3], 6)), sample, max_new_tokens=4)
-    assert compared["plan"]["keep"] == [0, 1, 4, 5] and compared["full"]["text"] == direct.full.text and compared["pruned"]["text"] == direct.pruned.text and compared["kl"] == pytest.approx(direct.kl, abs=1e-5)
-    by_count = client.predict(image="example:0", prompt=PROMPT, drop=1, compensation="scp", max_new_tokens=2, api_name="/compare")
+    assert (
+        found["ranking"] == list(scores.ranking)
+        and found["protected"] == [0, 5]
+        and np.allclose(found["redundancy"]["svl"], scores.scores, atol=1e-5)
+    )
+    assert (
+        len(found["similarity"]) == 7
+        and len(found["importance"]["visual"]) == 36 == found["visual_tokens"]
+    )
+    compared = client.predict(
+        image=data, prompt=PROMPT, layers=[2, 3], max_new_tokens=4, api_name="/compare"
+    )
+    direct = svl.compare(
+        tiny, svl.prune(tiny, svl.manual_plan([2, 3], 6)), sample, max_new_tokens=4
+    )
+    assert (
+        compared["plan"]["keep"] == [0, 1, 4, 5]
+        and compared["full"]["text"] == direct.full.text
+        and compared["pruned"]["text"] == direct.pruned.text
+        and compared["kl"] == pytest.approx(direct.kl, abs=1e-5)
+    )
+    by_count = client.predict(
+        image="example:0",
+        prompt=PROMPT,
+        drop=1,
+        compensation="scp",
+        max_new_tokens=2,
+        api_name="/compare",
+    )
     assert by_count["plan"]["compensation"] == "scp" and len(by_count["plan"]["drop"]) == 1
 
 
 def test_sweep_and_evaluation(served, data):
     client, _ = served
-    job = client.submit(image=data, prompt=PROMPT, criteria=["svl", "shortgpt"], drops=[0, 1], max_new_tokens=2, api_name="/sweep")
+    job = client.submit(
+        image=data,
+        prompt=PROMPT,
+        criteria=["svl", "shortgpt"],
+        drops=[0, 1],
+        max_new_tokens=2,
+        api_name="/sweep",
+    )
     made = job.result(timeout=120)
-    assert [(row["criterion"], row["drop"]) for row in made["rows"]] == [("svl", 0), ("svl", 1), ("shortgpt", 0), ("shortgpt", 1)] and made["rows"][0]["kl"] == pytest.approx(0, abs=1e-6)
-    assert any(0 < len(each.get("rows", ())) < 4 for each in job.outputs()[:-1])  # rows came as they were made
+    assert [(row["criterion"], row["drop"]) for row in made["rows"]] == [
+        ("svl", 0),
+        ("svl", 1),
+        ("shortgpt", 0),
+        ("shortgpt", 1),
+    ] and made["rows"][0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert any(
+        0 < len(each.get("rows", ())) < 4 for each in job.outputs()[:-1]
+    )  # rows came as they were made
     asked = client.predict(drop=1, questions=13, api_name="/evaluate")
-    assert asked["n"] == 13 and len(asked["by_kind"]) == 13 and asked["full"]["n"] == 13 and len(asked["plan"]["drop"]) == 1
+    assert (
+        asked["n"] == 13
+        and len(asked["by_kind"]) == 13
+        and asked["full"]["n"] == 13
+        and len(asked["plan"]["drop"]) == 1
+    )
 
 
-@pytest.mark.parametrize("endpoint, given, says", [
-    ("analyse", {"image": "nothing:0"}, "expected a data address"), ("analyse", {"image": {"path": "/etc/passwd"}}, "outside the upload folder"), ("analyse", {"image": "data:image/png;base64,####"}, "no base64"),
-    ("analyse", {"image": "example:0", "prompt": " "}, "prompt"), ("analyse", {"image": "example:0", "prompt": "x" * 101}, "at most 100"), ("analyse", {"image": "example:0", "model": "nobody/nothing"}, "not on this page's list"),
-    ("analyse", {"image": "example:0", "criterion": "magic"}, "shortgpt"), ("compare", {"image": "example:0", "max_new_tokens": 9}, "at most 8"), ("compare", {"image": "example:0", "layers": [17]}, "expected"),
-    ("compare", {"image": "example:0", "drop": "many"}, "Something went wrong|expected"), ("sweep", {"image": "example:0", "drops": [0, 1, 2, 3], "criteria": ["svl", "shortgpt"], "max_new_tokens": 2}, "at most 6"), ("evaluate", {"questions": 27}, "at most 26"),
-])
+@pytest.mark.parametrize(
+    "endpoint, given, says",
+    [
+        ("analyse", {"image": "nothing:0"}, "expected a data address"),
+        ("analyse", {"image": {"path": "/etc/passwd"}}, "outside the upload folder"),
+        ("analyse", {"image": "data:image/png;base64,####"}, "no base64"),
+        ("analyse", {"image": "example:0", "prompt": " "}, "prompt"),
+        ("analyse", {"image": "example:0", "prompt": "x" * 101}, "at most 100"),
+        ("analyse", {"image": "example:0", "model": "nobody/nothing"}, "not on this page's list"),
+        ("analyse", {"image": "example:0", "criterion": "magic"}, "shortgpt"),
+        ("compare", {"image": "example:0", "max_new_tokens": 9}, "at most 8"),
+        ("compare", {"image": "example:0", "layers": [17]}, "expected"),
+        ("compare", {"image": "example:0", "drop": "many"}, "Something went wrong|expected"),
+        (
+            "sweep",
+            {
+                "image": "example:0",
+                "drops": [0, 1, 2, 3],
+                "criteria": ["svl", "shortgpt"],
+                "max_new_tokens": 2,
+            },
+            "at most 6",
+        ),
+        ("evaluate", {"questions": 27}, "at most 26"),
+    ],
+)
 def test_what_is_wrong_is_said_in_a_sentence(served, endpoint, given, says):
     prompt = {"prompt": PROMPT} if endpoint != "evaluate" else {}
     with pytest.raises(AppError, match=says):
@@ -83,7 +170,17 @@ def test_a_cancelled_job_ends_its_work_and_leaves_its_rows(served, data, tiny):
     client, page = served
     slow = [layer.register_forward_pre_hook(lambda *_: time.sleep(0.02)) for layer in tiny.layers]
     try:
-        job, rows = client.submit(image=data, prompt=PROMPT, criteria=["svl", "shortgpt"], drops=[0, 1, 2], max_new_tokens=8, api_name="/sweep"), 0
+        job, rows = (
+            client.submit(
+                image=data,
+                prompt=PROMPT,
+                criteria=["svl", "shortgpt"],
+                drops=[0, 1, 2],
+                max_new_tokens=8,
+                api_name="/sweep",
+            ),
+            0,
+        )
         for made in job:
             rows = len(made.get("rows", ()))
             if rows:

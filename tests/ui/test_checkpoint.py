@@ -1,4 +1,6 @@
-"""The page's checkpoint: what is unzipped loads with plain transformers and answers as on the page; a public page does not offer it."""
+"""The page's checkpoint: what is unzipped loads with plain transformers and answers as on the page;
+a public page does not offer it.
+"""
 
 import zipfile
 
@@ -31,7 +33,9 @@ def test_the_zip_holds_the_pruned_model(desk, analysed, tiny, tmp_path):
     trace = svl.trace(tiny, [sample], mlp=True)
     pruned = svl.prune(tiny, svl.manual_plan([2, 3], 6, (0, 5)), "scp", trace)
     with torch.no_grad():
-        assert torch.allclose(loaded(**sample.inputs).logits, pruned.model(**sample.inputs).logits, atol=1e-5)
+        assert torch.allclose(
+            loaded(**sample.inputs).logits, pruned.model(**sample.inputs).logits, atol=1e-5
+        )
     with pytest.raises(gr.Error, match="adds modules"):
         last(checkpoint.write(desk, analysed["state"], strip, *settings(compensation="bridge")))
 
@@ -40,5 +44,9 @@ def test_only_where_it_is_allowed(tiny, analysed):
     closed = Desk(Models(tiny), frozenset(), PUBLIC)
     with pytest.raises(gr.Error, match="does not offer"):
         last(checkpoint.write(closed, analysed["state"], analysed["strip"], *SHORT))
-    offered = [block.visible for block in build(tiny, limits=PUBLIC).blocks.values() if getattr(block, "elem_id", None) == "checkpoint"]
+    offered = [
+        block.visible
+        for block in build(tiny, limits=PUBLIC).blocks.values()
+        if getattr(block, "elem_id", None) == "checkpoint"
+    ]
     assert offered == [False]

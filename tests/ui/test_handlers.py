@@ -1,4 +1,6 @@
-"""Handlers on the tiny model: what each event changes, what it never recomputes, what bad input says."""
+"""Handlers on the tiny model: what each event changes, what it never recomputes, what bad input
+says.
+"""
 
 import json
 from pathlib import Path
@@ -7,6 +9,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
+from updates import LINK, last, settings
 
 import svl_core as svl
 from svl_core.errors import Cancelled
@@ -14,7 +17,6 @@ from svl_core.ui import parts
 from svl_core.ui.handlers import RANKING
 from svl_core.ui.service.store import Bounded
 from svl_core.ui.state import exports
-from updates import LINK, last, settings
 
 DEFAULT = settings()
 
@@ -31,10 +33,21 @@ def test_sliders_never_run_the_model(desk, analysed, monkeypatch):
     state, strip = analysed["state"], analysed["strip"]
     wide = last(desk.select(state, strip, None, *settings(top_p=1.0)))
     assert wide["tokens"].count('class="out') == 0 and wide["tokens"] != analysed["tokens"]
-    assert desk.look(state, None, *settings(all_layers=False, layer=3))["overlay"]["src"] != analysed["overlay"]["src"]
+    assert (
+        desk.look(state, None, *settings(all_layers=False, layer=3))["overlay"]["src"]
+        != analysed["overlay"]["src"]
+    )
     assert desk.plan_changed(state, {**strip, "drop": [1, 2]}, *DEFAULT)["drop"]["value"] == 2
-    assert set(desk.heatmap(state, strip, *settings(token_set="last"))) == {"plot-similarity", "plot-blocks"}
-    assert last(desk.select(state, {**strip, "drop": [2, 3]}, None, *settings(protect_ends=False)))["strip"]["protected"] == []
+    assert set(desk.heatmap(state, strip, *settings(token_set="last"))) == {
+        "plot-similarity",
+        "plot-blocks",
+    }
+    assert (
+        last(desk.select(state, {**strip, "drop": [2, 3]}, None, *settings(protect_ends=False)))[
+            "strip"
+        ]["protected"]
+        == []
+    )
 
 
 def test_an_evicted_analysis_is_made_again(desk, analysed):
@@ -44,35 +57,85 @@ def test_an_evicted_analysis_is_made_again(desk, analysed):
 
 def test_both_answers_and_the_table(desk, analysed):
     for compensation in svl.COMPENSATIONS:
-        out = last(desk.compare(analysed["state"], {**analysed["strip"], "drop": [2, 3]}, {"what is in the top left?": "a cat"}, *settings(compensation=compensation, max_new_tokens=4)))
-        assert "4 layers" in out["answer-pruned"] and "2 of 6 layers gone" in out["metrics"] and "Correct answer" in out["metrics"]
-        assert len(json.loads(out["plot-pca"]["figure"])["data"]) == (3 if compensation == "none" else 4)
+        out = last(
+            desk.compare(
+                analysed["state"],
+                {**analysed["strip"], "drop": [2, 3]},
+                {"what is in the top left?": "a cat"},
+                *settings(compensation=compensation, max_new_tokens=4),
+            )
+        )
+        assert (
+            "4 layers" in out["answer-pruned"]
+            and "2 of 6 layers gone" in out["metrics"]
+            and "Correct answer" in out["metrics"]
+        )
+        assert len(json.loads(out["plot-pca"]["figure"])["data"]) == (
+            3 if compensation == "none" else 4
+        )
 
 
 def test_dropping_nothing_gives_the_same_answer(desk, analysed):
-    out = last(desk.compare(analysed["state"], {**analysed["strip"], "drop": []}, None, *settings(max_new_tokens=4)))
+    out = last(
+        desk.compare(
+            analysed["state"], {**analysed["strip"], "drop": []}, None, *settings(max_new_tokens=4)
+        )
+    )
     assert "both are the same model" in out["metrics"] and out["plot-pca"] is None
 
 
-@pytest.mark.parametrize("image_path, prompt, says", [(None, "what?", "Found no image"), ("missing.png", "what?", "expected"), ("", "what?", "Found no image")])
+@pytest.mark.parametrize(
+    "image_path, prompt, says",
+    [
+        (None, "what?", "Found no image"),
+        ("missing.png", "what?", "expected"),
+        ("", "what?", "Found no image"),
+    ],
+)
 def test_bad_input_is_one_sentence(desk, image_path, prompt, says):
     desk.world, updates = {desk.models.first}, []  # a model of pictures only
     with pytest.raises(gr.Error, match=says):
-        for update in desk.analyse(desk.models.first, image_path, prompt, None, None, *LINK, *DEFAULT):
+        for update in desk.analyse(
+            desk.models.first, image_path, prompt, None, None, *LINK, *DEFAULT
+        ):
             updates.append(update)
     assert updates[-1] == {"status": ""}
 
 
 def test_without_an_image(desk, tiny, path, tmp_path):
     """A vision-language model that allows it, and a plain causal language model, which takes none."""
-    text = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=2, vocab_size=len(tiny.tokenizer), max_position_embeddings=64))
+    text = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=5,
+            num_attention_heads=2,
+            vocab_size=len(tiny.tokenizer),
+            max_position_embeddings=64,
+        )
+    )
     text.save_pretrained(tmp_path / "text")
     tiny.tokenizer.save_pretrained(tmp_path / "text")
     for name in (desk.models.first, str(tmp_path / "text")):
         found = last(desk.analyse(name, None, "what is it?", None, None, *LINK, *DEFAULT))
-        assert found["overlay"] is None and "words alone" in found["overlay-note"] and json.loads(found["plot-redundancy"]["figure"])["data"] and "svl.load" in found["code-python"]
-        out = last(desk.compare(found["state"], {**found["strip"], "drop": [2]}, None, *settings(compensation="lstsq", max_new_tokens=3)))
-        assert f"1 of {len(found['strip']['ids'])} layers gone" in out["metrics"] and desk.look(found["state"], {"kind": "word", "index": 1}, *DEFAULT)["token-curve"]
+        assert (
+            found["overlay"] is None
+            and "words alone" in found["overlay-note"]
+            and json.loads(found["plot-redundancy"]["figure"])["data"]
+            and "svl.load" in found["code-python"]
+        )
+        out = last(
+            desk.compare(
+                found["state"],
+                {**found["strip"], "drop": [2]},
+                None,
+                *settings(compensation="lstsq", max_new_tokens=3),
+            )
+        )
+        assert (
+            f"1 of {len(found['strip']['ids'])} layers gone" in out["metrics"]
+            and desk.look(found["state"], {"kind": "word", "index": 1}, *DEFAULT)["token-curve"]
+        )
         assert desk.pick_patch(found["state"], {"x": 0.5, "y": 0.5}) is None
     with pytest.raises(gr.Error, match="text-only model"):
         last(desk.analyse(str(tmp_path / "text"), path, "what is it?", None, None, *LINK, *DEFAULT))
@@ -90,7 +153,9 @@ def test_an_unknown_model_goes_back_to_the_last_one(desk, path, analysed):
     desk.models._load = refuse
     updates = []
     with pytest.raises(gr.Error, match="choose another"):
-        for update in desk.analyse("nobody/nothing", path, "what?", analysed["state"], 1, *LINK, *DEFAULT):
+        for update in desk.analyse(
+            "nobody/nothing", path, "what?", analysed["state"], 1, *LINK, *DEFAULT
+        ):
             updates.append(update)
     assert {"model": desk.models.first} in updates
 
@@ -117,7 +182,10 @@ def test_scenes_come_with_true_answers(desk):
     assert out["truth"][out["prompt"]] == "3"
     drawn = desk.new_scene()
     assert drawn["truth"][drawn["prompt"]]
-    assert desk.compose({"0": "cat"}, "noto")["image"].size == desk.compose({"0": "cat", "8": "red circle"}, "twemoji")["image"].size
+    assert (
+        desk.compose({"0": "cat"}, "noto")["image"].size
+        == desk.compose({"0": "cat", "8": "red circle"}, "twemoji")["image"].size
+    )
     assert desk.compose({"0": ""}, "noto") == {}
 
 
@@ -139,12 +207,31 @@ def test_the_page_hides_its_handlers(tiny):
 
 
 def test_a_link_carries_the_state(desk, path):
-    made = last(desk.analyse(desk.models.first, path, "where & <what>?", None, None, "draw:7", [2, 4, 99], *settings(criterion="shortgpt", top_p=0.3)))
+    made = last(
+        desk.analyse(
+            desk.models.first,
+            path,
+            "where & <what>?",
+            None,
+            None,
+            "draw:7",
+            [2, 4, 99],
+            *settings(criterion="shortgpt", top_p=0.3),
+        )
+    )
     assert made["strip"]["drop"] == [2, 4]  # a layer that is not there is left out
     query = made["link"]["query"]
     opened = desk.open(SimpleNamespace(query_params=query))
-    assert opened["prompt"] == "where & <what>?" and opened["wanted"] == [2, 4] and opened["criterion"] == "shortgpt" and opened["top_p"] == 0.3
-    assert opened["image"].size == desk.scene("draw:7")["image"].size and opened["model"] == desk.models.first
+    assert (
+        opened["prompt"] == "where & <what>?"
+        and opened["wanted"] == [2, 4]
+        and opened["criterion"] == "shortgpt"
+        and opened["top_p"] == 0.3
+    )
+    assert (
+        opened["image"].size == desk.scene("draw:7")["image"].size
+        and opened["model"] == desk.models.first
+    )
     assert set(desk.open(SimpleNamespace(query_params=""))) == {"visit"}
     wrong = exports.read_query("top_p=9&rank=x&criterion=evil&drop=a,1&image=example:99")
     assert wrong["settings"] == {} and wrong["drop"] == [1]
@@ -158,11 +245,16 @@ def test_exports_repeat_the_plan(desk, analysed):
     compile(out["code-python"], "snippet", "exec")
     assert "manual_plan([2, 3]" in out["code-python"]
     assert json.loads(out["code-plan"])["keep"] == [0, 1, 4, 5]
-    assert "layer_range: [0, 2]" in out["code-mergekit"] and "layer_range: [4, 6]" in out["code-mergekit"]
+    assert (
+        "layer_range: [0, 2]" in out["code-mergekit"]
+        and "layer_range: [4, 6]" in out["code-mergekit"]
+    )
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_ranking_that_is_stopped_turns_the_controls_back_unless_a_newer_choice_follows(desk, analysed, monkeypatch, replaced):
+def test_a_ranking_that_is_stopped_turns_the_controls_back_unless_a_newer_choice_follows(
+    desk, analysed, monkeypatch, replaced
+):
     asked, updates = SimpleNamespace(session_hash="one"), []
 
     def until_stopped(ground, now, count, emit, cancel):
@@ -171,7 +263,9 @@ def test_a_ranking_that_is_stopped_turns_the_controls_back_unless_a_newer_choice
         raise Cancelled("Stopped.")
 
     monkeypatch.setattr(desk, "afresh", until_stopped)
-    for update in desk.select(analysed["state"], analysed["strip"], None, *settings(criterion="sleb"), request=asked):
+    for update in desk.select(
+        analysed["state"], analysed["strip"], None, *settings(criterion="sleb"), request=asked
+    ):
         updates.append(update)
         if update.get("status") == "ranking":
             desk.stop(asked, RANKING, replaced=replaced)
@@ -184,24 +278,46 @@ def test_a_plan_of_ones_own_is_not_called_ranked(desk, analysed):
         strip["drop"] = [1, 4]
     said = desk.plan_changed(analysed["state"], strip, *settings())["calibration-note"]
     assert "your own choice" in said and "ranked" not in said
-    text = Path(desk.report(analysed["state"], strip, *settings())["report-file"]).read_text(encoding="utf-8")
+    text = Path(desk.report(analysed["state"], strip, *settings())["report-file"]).read_text(
+        encoding="utf-8"
+    )
     assert "chosen by hand" in text and "Layers are ranked" not in text
 
 
 def test_looking_around_keeps_rankings_and_draws_what_is_asked(desk, analysed):
-    """A ranking that took passes outlives any number of overlays; each asks for its own picture, and the same one again is the same."""
+    """A ranking that took passes outlives any number of overlays; each asks for its own picture,
+    and the same one again is the same.
+    """
     analysis = desk.analysis_of(analysed["state"])
     analysis.memo.put("a ranking", "kept")
-    seen = [desk.look_at_layer(analysed["state"], None, *settings(layer=number % 3, opacity=number / 120))["overlay"]["src"] for number in range(120)]
-    again = desk.look_at_layer(analysed["state"], None, *settings(layer=119 % 3, opacity=119 / 120))["overlay"]["src"]
+    seen = [
+        desk.look_at_layer(
+            analysed["state"], None, *settings(layer=number % 3, opacity=number / 120)
+        )["overlay"]["src"]
+        for number in range(120)
+    ]
+    again = desk.look_at_layer(
+        analysed["state"], None, *settings(layer=119 % 3, opacity=119 / 120)
+    )["overlay"]["src"]
     assert analysis.memo.get("a ranking") == "kept" and again == seen[-1] and len(set(seen)) > 60
 
 
 def test_the_report_stands_alone(desk, analysed):
     last(desk.compare(analysed["state"], analysed["strip"], None, *settings(max_new_tokens=4)))
-    text = Path(desk.report(analysed["state"], analysed["strip"], *settings(max_new_tokens=4), truth={analysed["state"]["prompt"]: "<seven>"})["report-file"]).read_text(encoding="utf-8")
+    text = Path(
+        desk.report(
+            analysed["state"],
+            analysed["strip"],
+            *settings(max_new_tokens=4),
+            truth={analysed["state"]["prompt"]: "<seven>"},
+        )["report-file"]
+    ).read_text(encoding="utf-8")
     assert "Correct answer: <strong>&lt;seven&gt;</strong> (full ✗ wrong" in text
     assert "Plotly.newPlot" in text and "Pruned model" in text
     own = text.replace(parts.PLOTLY.read_text(encoding="utf-8"), "")
     assert len(own) < len(text) / 2 and "http://" not in own and "https://" not in own
-    assert "Layers are ranked on this very image" in own and svl.CRITERIA["svl"].title in own and "text self" not in own
+    assert (
+        "Layers are ranked on this very image" in own
+        and svl.CRITERIA["svl"].title in own
+        and "text self" not in own
+    )

@@ -1,16 +1,18 @@
-"""What ranks and what is fitted on: the source of the settings, the visitor's files, criteria that run the model."""
+"""What ranks and what is fitted on: the source of the settings, the visitor's files, criteria that
+run the model.
+"""
 
 import gradio as gr
 import numpy as np
 import pytest
+from tiny import picture
+from updates import last, settings
 
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.ui.sections import calibration
 from svl_core.ui.state import exports, grounds
 from svl_core.ui.state.settings import Settings
-from tiny import picture
-from updates import last, settings
 
 
 @pytest.fixture
@@ -21,7 +23,9 @@ def files(tmp_path):
         picture(seed=k + 1).save(tmp_path / f"own{k}.png")
         paths.append(str(tmp_path / f"own{k}.png"))
     listed = tmp_path / "asked.jsonl"
-    listed.write_text('{"image": "own1.png", "prompt": "how many apples ?"}\n{"image": "own0.png"}\n')
+    listed.write_text(
+        '{"image": "own1.png", "prompt": "how many apples ?"}\n{"image": "own0.png"}\n'
+    )
     return paths, str(listed)
 
 
@@ -31,19 +35,34 @@ def test_what_a_choice_means_for_a_model():
         return used.rank, used.fit
 
     assert of("knows") == ("this", "bundled") and of("other") == ("this", "this")
-    assert of("knows", calibration="bundled") == ("bundled", "bundled") and of("other", calibration="bundled") == ("this", "this")
-    assert of("other", calibration="own", own="x") == ("own", "own") and of("other", calibration="own") == ("this", "this")
+    assert of("knows", calibration="bundled") == ("bundled", "bundled") and of(
+        "other", calibration="bundled"
+    ) == ("this", "this")
+    assert of("other", calibration="own", own="x") == ("own", "own") and of(
+        "other", calibration="own"
+    ) == ("this", "this")
     assert of("knows", calibration="this") == ("this", "this")
     said = grounds.told(grounds.Basis("this", "this"), lambda which: 1, "scp")
     assert "share the sample" in said
-    assert "not among" in grounds.told(grounds.Basis("own", "own"), lambda which: 3, "scp") and "share" not in grounds.told(grounds.Basis("own", "own"), lambda which: 3, "scp")
+    assert "not among" in grounds.told(
+        grounds.Basis("own", "own"), lambda which: 3, "scp"
+    ) and "share" not in grounds.told(grounds.Basis("own", "own"), lambda which: 3, "scp")
 
 
 def test_files_become_pairs(files):
     paths, listed = files
     assert grounds.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
-    assert grounds.read_files([*paths, listed]) == ((paths[1], "how many apples ?"), (paths[0], grounds.DEFAULT_PROMPT))
-    for wrong, says in (([], "no images"), ([listed], "alone"), ([paths[2], listed], "own1.png"), ([*paths, listed, listed], "2 lists"), ([*paths, "x.exe"], "x.exe")):
+    assert grounds.read_files([*paths, listed]) == (
+        (paths[1], "how many apples ?"),
+        (paths[0], grounds.DEFAULT_PROMPT),
+    )
+    for wrong, says in (
+        ([], "no images"),
+        ([listed], "alone"),
+        ([paths[2], listed], "own1.png"),
+        ([*paths, listed, listed], "2 lists"),
+        ([*paths, "x.exe"], "x.exe"),
+    ):
         with pytest.raises(InputError, match=says):
             grounds.read_files(wrong)
 
@@ -52,11 +71,18 @@ def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(desk, analysed, t
     """No files yet, or one that is no picture: a sentence, and the control goes back to what ranks."""
     (tmp_path / "torn.png").write_bytes(b"no picture")
     picture(seed=1).save(tmp_path / "whole.png")
-    mark = calibration.brought(desk, [str(tmp_path / "whole.png"), str(tmp_path / "torn.png")], "what?", None)["own"]
-    for own, says in (("", "no files of yours"), (mark, "'torn.png': found data that is not a readable image")):
+    mark = calibration.brought(
+        desk, [str(tmp_path / "whole.png"), str(tmp_path / "torn.png")], "what?", None
+    )["own"]
+    for own, says in (
+        ("", "no files of yours"),
+        (mark, "'torn.png': found data that is not a readable image"),
+    ):
         updates = []
         with pytest.raises(gr.Error, match=says):
-            for update in desk.select(analysed["state"], analysed["strip"], None, *settings(calibration="own", own=own)):
+            for update in desk.select(
+                analysed["state"], analysed["strip"], None, *settings(calibration="own", own=own)
+            ):
                 updates.append(update)
         assert {"status": "", "criterion": "svl", "calibration": "auto"} in updates
 
@@ -69,10 +95,23 @@ def test_own_files_rank_and_fit(desk, analysed, files, tiny):
     ranked = last(desk.select(state, strip, None, *mine))
     samples = [tiny.encode(path, "what is in the top left?") for path in paths]
     trace = svl.trace(tiny, samples)
-    assert ranked["strip"]["ranking"] == list(svl.redundancy(trace, svl.importance(trace)).ranking) and ranked["strip"]["calibration"] == "own"
-    assert "your set (3 samples)" in ranked["calibration-note"] and "own" not in ranked["link"]["query"]
+    assert (
+        ranked["strip"]["ranking"] == list(svl.redundancy(trace, svl.importance(trace)).ranking)
+        and ranked["strip"]["calibration"] == "own"
+    )
+    assert (
+        "your set (3 samples)" in ranked["calibration-note"]
+        and "own" not in ranked["link"]["query"]
+    )
     plan = svl.manual_plan([2, 3], 6, [0, 5])
-    seen = last(desk.compare(state, {**ranked["strip"], "drop": [2, 3]}, None, *settings(calibration="own", own=out["own"], max_new_tokens=4)))
+    seen = last(
+        desk.compare(
+            state,
+            {**ranked["strip"], "drop": [2, 3]},
+            None,
+            *settings(calibration="own", own=out["own"], max_new_tokens=4),
+        )
+    )
     fitted = svl.prune(tiny, plan, "scp", trace, svl.importance(trace))
     sample = desk.analysis_of(state).sample
     result = svl.compare(tiny, fitted, sample, max_new_tokens=4)
@@ -88,7 +127,12 @@ def test_a_failed_ranking_leaves_the_controls_as_they_were(desk, analysed, tmp_p
     mark = calibration.brought(desk, [str(tmp_path / "broken.png")], "", None)["own"]
     updates = []
     with pytest.raises(gr.Error, match="expected"):
-        for update in desk.select(analysed["state"], analysed["strip"], None, *settings(calibration="own", own=mark, criterion="shortgpt")):
+        for update in desk.select(
+            analysed["state"],
+            analysed["strip"],
+            None,
+            *settings(calibration="own", own=mark, criterion="shortgpt"),
+        ):
             updates.append(update)
     assert {"status": "", "criterion": "svl", "calibration": "auto"} in updates
 
@@ -113,14 +157,31 @@ def test_criteria_that_run_the_model_are_measured_once(desk, analysed, tiny, mon
     ranked = last(desk.select(state, strip, None, *settings(criterion="greedy-kl")))
     sample = desk.analysis_of(state).sample
     trace = svl.trace(tiny, sample)
-    assert ranked["strip"]["ranking"] == list(svl.redundancy(trace, None, "greedy-kl", lvlm=tiny, samples=sample).ranking) and ranked["strip"]["criterion"] == "greedy-kl"
-    assert analysed["criteria"].count("click to measure") == ranked["criteria"].count("click to measure") + 1
+    assert (
+        ranked["strip"]["ranking"]
+        == list(svl.redundancy(trace, None, "greedy-kl", lvlm=tiny, samples=sample).ranking)
+        and ranked["strip"]["criterion"] == "greedy-kl"
+    )
+    assert (
+        analysed["criteria"].count("click to measure")
+        == ranked["criteria"].count("click to measure") + 1
+    )
     monkeypatch.setattr(svl, "redundancy", lambda *a, **k: pytest.fail("measured again"))
-    assert last(desk.select(state, strip, None, *settings(criterion="greedy-kl")))["strip"] == ranked["strip"]
+    assert (
+        last(desk.select(state, strip, None, *settings(criterion="greedy-kl")))["strip"]
+        == ranked["strip"]
+    )
 
 
 def test_blocks_follow_their_criterion(desk, analysed):
-    out = last(desk.select(analysed["state"], {**analysed["strip"], "drop": [1, 4]}, None, *settings(criterion="streamline")))["strip"]
+    out = last(
+        desk.select(
+            analysed["state"],
+            {**analysed["strip"], "drop": [1, 4]},
+            None,
+            *settings(criterion="streamline"),
+        )
+    )["strip"]
     assert out["drop"] == out["blocks"][2] and np.diff(out["drop"]).tolist() == [1]
 
 
@@ -132,21 +193,50 @@ def test_fewer_visual_tokens_for_the_pruned_model(desk, analysed, tiny):
     used = grounds.Basis("this", "this")
     trace = svl.trace(tiny, sample)
     pruned = svl.prune(tiny, svl.manual_plan([2], 6, [0, 5]), "scp", trace, svl.importance(trace))
-    result = svl.compare(tiny, pruned, sample, max_new_tokens=4, pruned_sample=svl.keep_visual(tiny, sample, 0.25))
-    assert f"{result.kl:.3f}" in out["metrics"] and ">9<" in out["metrics"] and ">36<" in out["metrics"]
+    result = svl.compare(
+        tiny, pruned, sample, max_new_tokens=4, pruned_sample=svl.keep_visual(tiny, sample, 0.25)
+    )
+    assert (
+        f"{result.kl:.3f}" in out["metrics"]
+        and ">9<" in out["metrics"]
+        and ">36<" in out["metrics"]
+    )
     code = exports.snippet(analysed["state"], strip, Settings.of(now), used)
     assert "svl.keep_visual(lvlm, sample, 0.25)" in code
-    assert exports.read_query(exports.query(analysed["state"], strip, Settings.of(now)))["settings"]["visual_share"] == 0.25
+    assert (
+        exports.read_query(exports.query(analysed["state"], strip, Settings.of(now)))["settings"][
+            "visual_share"
+        ]
+        == 0.25
+    )
 
 
-@pytest.mark.parametrize("changes", [{}, {"calibration": "bundled"}, {"criterion": "greedy-kl", "compensation": "refit"}, {"compensation": "bridge"}, {"compensation": "none"}, {"visual_share": 0.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"calibration": "bundled"},
+        {"criterion": "greedy-kl", "compensation": "refit"},
+        {"compensation": "bridge"},
+        {"compensation": "none"},
+        {"visual_share": 0.5},
+    ],
+)
 def test_the_code_runs(desk, analysed, tiny, image, monkeypatch, capsys, changes):
     """What the page offers as Python gives the page's plan."""
     now = Settings(**changes)
-    strip = last(desk.select(analysed["state"], {**analysed["strip"], "drop": [1, 2]}, None, *settings(**changes)))["strip"]
+    strip = last(
+        desk.select(
+            analysed["state"], {**analysed["strip"], "drop": [1, 2]}, None, *settings(**changes)
+        )
+    )["strip"]
     code = exports.snippet(analysed["state"], strip, now, grounds.basis("tiny", {"tiny"}, now))
     monkeypatch.setattr(svl, "load", lambda name: tiny)
-    code = code.replace('"image.png"', "image").replace('pruned.save("pruned")', "None").replace("calibration(32,", "calibration(2,")
+    code = (
+        code.replace('"image.png"', "image")
+        .replace('pruned.save("pruned")', "None")
+        .replace("calibration(32,", "calibration(2,")
+    )
     scope = {"image": image}
     exec(compile(code, "snippet", "exec"), scope)
     assert scope["pruned"].num_layers == 4 and capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Long work: progress, errors, cancellation, isolation of sessions; the bounded store; background loading."""
+"""Long work: progress, errors, cancellation, isolation of sessions; the bounded store; background
+loading.
+"""
 
 import threading
 import time
@@ -41,7 +43,9 @@ def test_cancel_frees_the_page_even_when_the_work_is_deaf():
 
 def test_closing_the_generator_sets_cancel():
     seen = []
-    running = tasks.run(lambda emit, cancel: seen.append(cancel) or cancel.wait(20), tasks.Jobs(), "a")
+    running = tasks.run(
+        lambda emit, cancel: seen.append(cancel) or cancel.wait(20), tasks.Jobs(), "a"
+    )
     next(running)
     running.close()
     assert seen[0].is_set()
@@ -49,11 +53,17 @@ def test_closing_the_generator_sets_cancel():
 
 def test_time_ends_the_work_though_nobody_waits_for_it():
     ended = threading.Event()
-    running = tasks.run(lambda emit, cancel: cancel.wait(20) and ended.set(), tasks.Jobs(), "a", seconds=0.05)
+    running = tasks.run(
+        lambda emit, cancel: cancel.wait(20) and ended.set(), tasks.Jobs(), "a", seconds=0.05
+    )
     next(running)  # and never again: the visitor is gone without a word
     assert ended.wait(5)
     with pytest.raises(InputError, match="longer than 0 s"):
-        list(tasks.run(lambda emit, cancel: threading.Event().wait(20), tasks.Jobs(), "a", seconds=0.05))
+        list(
+            tasks.run(
+                lambda emit, cancel: threading.Event().wait(20), tasks.Jobs(), "a", seconds=0.05
+            )
+        )
     never = tasks.Deadline()
     assert not never.is_set() and not never.wait(0.01)
     never.set()
@@ -92,7 +102,9 @@ def test_models_load_once_and_forget_failures():
 
 def test_time_left_is_told_once_the_pace_is_known():
     now, said = [100.0], []
-    tell = paced(lambda text, share=None: said.append((text, share)), tasks.Pace(clock=lambda: now[0]))
+    tell = paced(
+        lambda text, share=None: said.append((text, share)), tasks.Pace(clock=lambda: now[0])
+    )
 
     def at(seconds, share):
         now[0] = 100.0 + seconds
@@ -104,6 +116,8 @@ def test_time_left_is_told_once_the_pace_is_known():
     assert at(7, 0.08) == ""  # long enough, but only four hundredths are done
     assert at(8, 0.24) == "; about 15 s left"  # 0.20 in 4 s, 0.76 to go
     assert at(304, 0.54) == "; about 5 min left"  # 0.50 in 300 s, 0.46 to go
-    assert at(310, None) == "" and at(320, 0.9) == "" and said[-1] == ("Sweeping", 0.9)  # unknown in between: a piece of its own
+    assert (
+        at(310, None) == "" and at(320, 0.9) == "" and said[-1] == ("Sweeping", 0.9)
+    )  # unknown in between: a piece of its own
     assert at(324, 0.96) == "; about 3 s left" and at(325, 1.0) == ""
     assert tasks.duration(40) == "40 s"

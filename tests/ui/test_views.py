@@ -14,11 +14,21 @@ from svl_core.ui.state.strip import follows_ranking, in_words, strip_value
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 
 
-@pytest.mark.parametrize("markup", [
-    views.answer("Full", EVIL, EVIL, EVIL, [(0, 4, "mark")]), views.words([EVIL], [1.0], [True], [True]), views.chips([EVIL]), views.note(EVIL),
-    views.status(EVIL), views.glance(EVIL, EVIL), views.odds([EVIL], [0.5], [0.1]), views.examples([("data:,", EVIL)]), views.plan_line(EVIL),
-    views.criteria([("a", EVIL, EVIL, [1])], 3, [0], "a", [1]),
-])
+@pytest.mark.parametrize(
+    "markup",
+    [
+        views.answer("Full", EVIL, EVIL, EVIL, [(0, 4, "mark")]),
+        views.words([EVIL], [1.0], [True], [True]),
+        views.chips([EVIL]),
+        views.note(EVIL),
+        views.status(EVIL),
+        views.glance(EVIL, EVIL),
+        views.odds([EVIL], [0.5], [0.1]),
+        views.examples([("data:,", EVIL)]),
+        views.plan_line(EVIL),
+        views.criteria([("a", EVIL, EVIL, [1])], 3, [0], "a", [1]),
+    ],
+)
 def test_text_never_becomes_markup(markup):
     assert "<img src=x" not in markup and "onerror=alert(1)>" not in markup
 
@@ -32,25 +42,49 @@ def test_differing_words_mark_the_first_and_underline_the_rest():
     assert left == [(5, 5, "mark")] and right == [(6, 12, "mark")]
     assert "(ends here)" in views.answer("Full", "", "a cat", "", left)
     left, right = views.differing_words("a coat left, a coat 5", "a coat 5")
-    assert left == [(7, 12, "mark"), (13, 14, "differs"), (15, 19, "differs")] and right == [(7, 8, "mark")]  # not the first "a coat", which both have
+    assert left == [(7, 12, "mark"), (13, 14, "differs"), (15, 19, "differs")] and right == [
+        (7, 8, "mark")
+    ]  # not the first "a coat", which both have
 
 
 def fake(full, pruned):
-    side = lambda text: SimpleNamespace(text=text, prefill_ms=20.0, per_token_ms=None, shared_ms=None)  # noqa: E731
-    return SimpleNamespace(full=side(full), pruned=side(pruned), kl=0.5, agreement=0.75, parameters_full=1000, parameters_pruned=800, speedup_prefill=1.25, speedup_decode=None)
+    side = lambda text: SimpleNamespace(
+        text=text, prefill_ms=20.0, per_token_ms=None, shared_ms=None
+    )  # noqa: E731
+    return SimpleNamespace(
+        full=side(full),
+        pruned=side(pruned),
+        kl=0.5,
+        agreement=0.75,
+        parameters_full=1000,
+        parameters_pruned=800,
+        speedup_prefill=1.25,
+        speedup_decode=None,
+    )
 
 
 def test_verdict_and_table():
-    assert views.verdict(fake("yes", "yes"), 2, 8) == "Same answer with 2 of 8 layers gone, 20 % fewer parameters."
+    assert (
+        views.verdict(fake("yes", "yes"), 2, 8)
+        == "Same answer with 2 of 8 layers gone, 20 % fewer parameters."
+    )
     assert "word 2" in views.verdict(fake("a cat", "a dog"), 2, 8)
     assert "same model" in views.verdict(fake("a", "a"), 0, 8)
     table = views.metrics(fake("a cat", "a dog"), 2, 8, correct="a cat")
     same = views.metrics(fake("a", "a"), 0, 8)
     assert "1.25×" not in same and "same model" in same  # times of one model differ by chance
-    assert "full ✓ right, pruned ✗ wrong" in table and "1.25×" in table and "–" in table and "-20.0 %" in table
+    assert (
+        "full ✓ right, pruned ✗ wrong" in table
+        and "1.25×" in table
+        and "–" in table
+        and "-20.0 %" in table
+    )
 
 
-@pytest.mark.parametrize("number, text", [(0, "0"), (999, "999"), (1500, "1.5 k"), (5_500_000, "5.5 M"), (7.06e9, "7.06 B")])
+@pytest.mark.parametrize(
+    "number, text",
+    [(0, "0"), (999, "999"), (1500, "1.5 k"), (5_500_000, "5.5 M"), (7.06e9, "7.06 B")],
+)
 def test_counts(number, text):
     assert views.count(number) == text
 
@@ -65,7 +99,32 @@ def test_strip_value_and_words():
 
 def test_settings_are_checked():
     assert Settings.of([None] * len(fields(Settings))) == Settings()
-    assert Settings.of([False, 3.0, 0.5, 0.2, "mass", 1, "given", "all", "shortgpt", 0, "none", 8.0, 2, 1, 12, 0.5, "this", 8.0, ""]).rank == 8
+    assert (
+        Settings.of(
+            [
+                False,
+                3.0,
+                0.5,
+                0.2,
+                "mass",
+                1,
+                "given",
+                "all",
+                "shortgpt",
+                0,
+                "none",
+                8.0,
+                2,
+                1,
+                12,
+                0.5,
+                "this",
+                8.0,
+                "",
+            ]
+        ).rank
+        == 8
+    )
     with pytest.raises(InputError, match="top-p"):
         Settings(top_p=0)
     with pytest.raises(InputError, match="answer length"):
@@ -76,4 +135,8 @@ def test_thousands_of_tokens_are_shown_by_their_importance():
     scores = [k / 3000 for k in range(3000)]
     shown = views.words(["x"] * 3000, scores, [True] * 3000, [k < 5 for k in range(3000)], focus=40)
     picked = [int(k) for k in re.findall(r'data-pick="(\d+)"', shown)]
-    assert picked == [*range(5), 40, *range(3000 - views.WORDS + 6, 3000)] and shown.count("…") == 2 and len(shown) < 300_000
+    assert (
+        picked == [*range(5), 40, *range(3000 - views.WORDS + 6, 3000)]
+        and shown.count("…") == 2
+        and len(shown) < 300_000
+    )

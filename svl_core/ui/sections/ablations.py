@@ -17,17 +17,40 @@ from svl_core.ui.wiring import QUICK, Wiring
 
 WORLD, SAMPLES = "world", "samples"
 PER_KIND = 6  # questions of a kind, where the map is measured here
-MEASURES = {WORLD: (("Accuracy", "accuracy"), ("Agreement", "agreement"), ("KL", "kl")), SAMPLES: (("Loss of each word", "loss"), ("Agreement", "agreement"), ("KL", "kl"))}
+MEASURES = {
+    WORLD: (("Accuracy", "accuracy"), ("Agreement", "agreement"), ("KL", "kl")),
+    SAMPLES: (("Loss of each word", "loss"), ("Agreement", "agreement"), ("KL", "kl")),
+}
 SHOWN = ["ablation-status", "ablation-map", "ablation-measure", "plot-ablation"]
 
 
 def layout(c: dict) -> None:
     c["ablation-map"] = gr.State(None)
-    with gr.Accordion("What is each layer for? Every layer taken out alone", open=False, elem_id="ablation") as c["ablation"]:
+    with gr.Accordion(
+        "What is each layer for? Every layer taken out alone", open=False, elem_id="ablation"
+    ) as c["ablation"]:
         with gr.Row():
-            c["ablation-source"] = gr.Radio([("Every kind of question of the bundled world", WORLD), ("This image, or your set", SAMPLES)], value=WORLD, label="Ask", elem_id="ablation-source")
-            c["ablation-measure"] = gr.Radio(list(MEASURES[WORLD]), value="accuracy", label="What is lost", elem_id="ablation-measure")
-            c["ablation-block"] = gr.Radio([("one layer", 1), ("2", 2), ("3", 3), ("4", 4)], value=1, label="Taken out together", elem_id="ablation-block")
+            c["ablation-source"] = gr.Radio(
+                [
+                    ("Every kind of question of the bundled world", WORLD),
+                    ("This image, or your set", SAMPLES),
+                ],
+                value=WORLD,
+                label="Ask",
+                elem_id="ablation-source",
+            )
+            c["ablation-measure"] = gr.Radio(
+                list(MEASURES[WORLD]),
+                value="accuracy",
+                label="What is lost",
+                elem_id="ablation-measure",
+            )
+            c["ablation-block"] = gr.Radio(
+                [("one layer", 1), ("2", 2), ("3", 3), ("4", 4)],
+                value=1,
+                label="Taken out together",
+                elem_id="ablation-block",
+            )
         with gr.Row(elem_id="ablation-go"):
             c["ablation-run"] = gr.Button("Measure the map", elem_id="ablation-run")
             c["ablation-stop"] = gr.Button("Stop", elem_id="ablation-stop")
@@ -42,17 +65,60 @@ def wire(w: Wiring) -> None:
         yield from run(desk, *values, request=request)
 
     asked = [c["ablation-source"], c["ablation-measure"], c["ablation-block"], *w.plan_in]
-    w.on(w.on(c["ablation-run"].click, lambda request: desk.stop(request, EVIDENCE), [], ["status"], queue=False).then, running, asked, SHOWN, concurrency_id="evidence", concurrency_limit=desk.limits.heavy_jobs, trigger_mode="multiple")
-    w.on(c["ablation-stop"].click, lambda request: desk.stop(request, EVIDENCE), [], ["status"], queue=False)
+    w.on(
+        w.on(
+            c["ablation-run"].click,
+            lambda request: desk.stop(request, EVIDENCE),
+            [],
+            ["status"],
+            queue=False,
+        ).then,
+        running,
+        asked,
+        SHOWN,
+        concurrency_id="evidence",
+        concurrency_limit=desk.limits.heavy_jobs,
+        trigger_mode="multiple",
+    )
+    w.on(
+        c["ablation-stop"].click,
+        lambda request: desk.stop(request, EVIDENCE),
+        [],
+        ["status"],
+        queue=False,
+    )
     for event in (c["ablation"].expand, c["ablation-source"].input):
         w.on(event, lambda *values: at_once(desk, *values), asked, SHOWN, **QUICK)
     for event in (c["ablation-measure"].input, c["ablation-block"].input):
-        w.on(event, lambda shown, measure, block, strip: drawn(desk, shown, measure, block, strip), [c["ablation-map"], c["ablation-measure"], c["ablation-block"], c["strip"]], ["plot-ablation"], **QUICK)
-    w.then_live(w.on(w.on(c["plot-ablation"].pick, lambda strip, event: load(strip, event), [c["strip"]], ["strip"], **QUICK).success, desk.plan_changed, w.plan_in, ["drop", *w.figures], **QUICK))
+        w.on(
+            event,
+            lambda shown, measure, block, strip: drawn(desk, shown, measure, block, strip),
+            [c["ablation-map"], c["ablation-measure"], c["ablation-block"], c["strip"]],
+            ["plot-ablation"],
+            **QUICK,
+        )
+    w.then_live(
+        w.on(
+            w.on(
+                c["plot-ablation"].pick,
+                lambda strip, event: load(strip, event),
+                [c["strip"]],
+                ["strip"],
+                **QUICK,
+            ).success,
+            desk.plan_changed,
+            w.plan_in,
+            ["drop", *w.figures],
+            **QUICK,
+        )
+    )
 
 
 def asked_of(desk: Desk, source: str, state: dict, now: Settings) -> tuple:
-    """The key of the map that is asked for. A model that does not know the bundled world has only samples."""
+    """The key of the map that is asked for.
+
+    A model that does not know the bundled world has only samples.
+    """
     if source == WORLD and state["model"] in desk.world:
         return "ablation", state["model"], WORLD, ""
     used = desk.basis(state["model"], now)
@@ -73,7 +139,15 @@ def stored(desk: Desk, key: tuple):
     return found
 
 
-def at_once(desk: Desk, source: str, measure: str, block: int, state: dict | None, strip: dict | None, *settings) -> dict:
+def at_once(
+    desk: Desk,
+    source: str,
+    measure: str,
+    block: int,
+    state: dict | None,
+    strip: dict | None,
+    *settings,
+) -> dict:
     """The map if there is one already; else what to do for it."""
     if not state or not strip:
         return {}
@@ -82,20 +156,48 @@ def at_once(desk: Desk, source: str, measure: str, block: int, state: dict | Non
     choices = MEASURES[key[2]]
     measure = measure if measure in dict(choices).values() else choices[0][1]
     if found is None:
-        return {"ablation-map": None, "plot-ablation": None, "ablation-measure": gr.update(choices=list(choices), value=measure),
-                "ablation-status": views.progress("Not measured yet: each layer and each block of two to four is taken out in turn. Press “Measure the map”.")}
-    return {"ablation-map": key, "ablation-measure": gr.update(choices=list(choices), value=measure), "ablation-status": views.progress(_sentence(found, key)), **drawn(desk, key, measure, block, strip)}
+        return {
+            "ablation-map": None,
+            "plot-ablation": None,
+            "ablation-measure": gr.update(choices=list(choices), value=measure),
+            "ablation-status": views.progress(
+                "Not measured yet: each layer and each block of two to four is taken out in turn."
+                " Press “Measure the map”."
+            ),
+        }
+    return {
+        "ablation-map": key,
+        "ablation-measure": gr.update(choices=list(choices), value=measure),
+        "ablation-status": views.progress(_sentence(found, key)),
+        **drawn(desk, key, measure, block, strip),
+    }
 
 
 def _sentence(found, key: tuple) -> str:
-    asked = f"{found.n} questions of {len(found.columns['accuracy'])} kinds on fresh scenes" if key[2] == WORLD else f"{found.n} sample{'s' if found.n > 1 else ''} against the full model's own answers"
+    asked = (
+        f"{found.n} questions of {len(found.columns['accuracy'])} kinds on fresh scenes"
+        if key[2] == WORLD
+        else f"{found.n} sample{'s' if found.n > 1 else ''} against the full model's own answers"
+    )
     return f"{len(found.blocks)} blocks of one to four layers, {asked}."
 
 
-def run(desk: Desk, source: str, measure: str, block: int, state: dict | None, strip: dict | None, *settings, request: gr.Request | None = None) -> Iterator[dict]:
+def run(
+    desk: Desk,
+    source: str,
+    measure: str,
+    block: int,
+    state: dict | None,
+    strip: dict | None,
+    *settings,
+    request: gr.Request | None = None,
+) -> Iterator[dict]:
     """Measures the map anew."""
     if not state or not strip:
-        raise InputError("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.")
+        raise InputError(
+            "Found nothing analysed yet; expected an analysed image and prompt; press Analyze"
+            " first."
+        )
     now = Settings.of(settings)
     key, model = asked_of(desk, source, state, now), state["model"]
 
@@ -106,10 +208,30 @@ def run(desk: Desk, source: str, measure: str, block: int, state: dict | None, s
 
             asked = questions("scenes", PER_KIND * 13, grounds.SEED)
             lvlm = desk._model(model, emit, cancel)
-            samples, options = [lvlm.encode(one.image, one.question) for one in asked], {**options, "questions": asked, "data": "scenes"}
+            samples, options = (
+                [lvlm.encode(one.image, one.question) for one in asked],
+                {
+                    **options,
+                    "questions": asked,
+                    "data": "scenes",
+                },
+            )
         else:
-            samples = desk.samples_of(model, grounds.OWN if key[3] == now.own else grounds.THIS, analysis, now, lambda item: None, cancel)
-        found = desk.bench.ablate(model, samples, options, paced(lambda text, share=None: emit({"ablation-status": views.progress(text, share)})), cancel).map()
+            samples = desk.samples_of(
+                model,
+                grounds.OWN if key[3] == now.own else grounds.THIS,
+                analysis,
+                now,
+                lambda item: None,
+                cancel,
+            )
+        found = desk.bench.ablate(
+            model,
+            samples,
+            options,
+            paced(lambda text, share=None: emit({"ablation-status": views.progress(text, share)})),
+            cancel,
+        ).map()
         desk.sweeps.put(key, found)
         desk.guests.hold(session_of(request), key)
         return at_once(desk, source, measure, block, state, strip, *settings)
@@ -133,9 +255,34 @@ def drawn(desk: Desk, key: tuple | None, measure: str, block: int, strip: dict |
     block, ids = int(block), strip["ids"]
     title, unit, factor = figures.LOST[measure]
     table = found.of(measure, block)
-    worst = [] if not table.size else sorted(((float(value), k, name) for k, row in enumerate(table) for name, value in zip(found.columns[measure], row) if value == value), reverse=True)[:1]
-    most = f" Most: {factor * worst[0][0]:.3g} {unit} on {worst[0][2]!r} without layer {ids[worst[0][1]]}{f' to {ids[worst[0][1] + block - 1]}' if block > 1 else ''}." if worst else ""
-    return {"plot-ablation": drawing.figure(figures.ablation_map(found, measure, block, strip["drop"], ids=ids, scale_on=strip["ranking"]), f"{title} without each {'layer' if block == 1 else f'block of {block} layers'}, on {len(found.columns[measure])} rows.{most}")}
+    worst = (
+        []
+        if not table.size
+        else sorted(
+            (
+                (float(value), k, name)
+                for k, row in enumerate(table)
+                for name, value in zip(found.columns[measure], row)
+                if value == value
+            ),
+            reverse=True,
+        )[:1]
+    )
+    most = (
+        f" Most: {factor * worst[0][0]:.3g} {unit} on {worst[0][2]!r} without layer"
+        f" {ids[worst[0][1]]}{f' to {ids[worst[0][1] + block - 1]}' if block > 1 else ''}."
+        if worst
+        else ""
+    )
+    return {
+        "plot-ablation": drawing.figure(
+            figures.ablation_map(
+                found, measure, block, strip["drop"], ids=ids, scale_on=strip["ranking"]
+            ),
+            f"{title} without each {'layer' if block == 1 else f'block of {block} layers'}, on"
+            f" {len(found.columns[measure])} rows.{most}",
+        )
+    }
 
 
 def load(strip: dict | None, event: dict) -> dict:
@@ -146,5 +293,9 @@ def load(strip: dict | None, event: dict) -> dict:
     first, size = int(cell[0]), int(cell[1])
     block = [k for k in range(first, first + size) if k in strip["ranking"]]
     if not block:
-        raise InputError(f"Found layer {strip['ids'][first]}, which is protected; expected one that may go; untick “Protect the first and the last layer” under Method settings, or choose another.")
+        raise InputError(
+            f"Found layer {strip['ids'][first]}, which is protected; expected one that may go;"
+            " untick “Protect the first and the last layer” under Method settings, or choose"
+            " another."
+        )
     return {"strip": {**strip, "drop": block}}

@@ -1,4 +1,6 @@
-"""Page section: the pruned model as a plain transformers checkpoint to take home, where the operator allows it."""
+"""Page section: the pruned model as a plain transformers checkpoint to take home, where the
+operator allows it.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,20 @@ from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import ranked_by
 from svl_core.ui.wiring import QUICK, Wiring
 
-CLICK = "() => { setTimeout(() => (document.querySelector('#checkpoint-file a') ?? document.querySelector('#checkpoint-file')).click(), 300) }"
+CLICK = (
+    "() => { setTimeout(() => (document.querySelector('#checkpoint-file a') ??"
+    " document.querySelector('#checkpoint-file')).click(), 300) }"
+)
 
 
 def layout(c: dict, allowed: bool) -> None:
-    c["checkpoint"] = gr.Button("Download the pruned checkpoint (zip)", visible=allowed, elem_id="checkpoint")
+    c["checkpoint"] = gr.Button(
+        "Download the pruned checkpoint (zip)", visible=allowed, elem_id="checkpoint"
+    )
     c["packed"] = gr.State(None)
-    c["checkpoint-file"] = gr.DownloadButton("Checkpoint", visible="hidden", elem_id="checkpoint-file")
+    c["checkpoint-file"] = gr.DownloadButton(
+        "Checkpoint", visible="hidden", elem_id="checkpoint-file"
+    )
 
 
 def wire(w: Wiring) -> None:
@@ -33,31 +42,68 @@ def wire(w: Wiring) -> None:
         yield from write(w.desk, *values, request=request)
 
     # by way of a state: the button loses a file that a generator hands it before its last item
-    packed = w.on(w.halt(w.c["checkpoint"].click).then, writing, w.plan_in, ["status", "packed"], trigger_mode="multiple", **w.heavy)
-    w.on(packed.success, lambda path: {"checkpoint-file": path}, [w.c["packed"]], ["checkpoint-file"], **QUICK).success(None, js=CLICK, show_progress="hidden", api_visibility="private")
+    packed = w.on(
+        w.halt(w.c["checkpoint"].click).then,
+        writing,
+        w.plan_in,
+        ["status", "packed"],
+        trigger_mode="multiple",
+        **w.heavy,
+    )
+    w.on(
+        packed.success,
+        lambda path: {"checkpoint-file": path},
+        [w.c["packed"]],
+        ["checkpoint-file"],
+        **QUICK,
+    ).success(None, js=CLICK, show_progress="hidden", api_visibility="private")
 
 
-def write(desk: Desk, state: dict | None, strip: dict | None, *settings, request: gr.Request | None = None) -> Iterator[dict]:
-    """The plan's model with its compensation as a zip: weights, processor and svl_plan.json. Raises a gradio error where that is not allowed."""
+def write(
+    desk: Desk, state: dict | None, strip: dict | None, *settings, request: gr.Request | None = None
+) -> Iterator[dict]:
+    """The plan's model with its compensation as a zip: weights, processor and svl_plan.json.
+
+    Raises a gradio error where that is not allowed.
+    """
     now = Settings.of(settings)
 
     def work(emit, cancel):
         desk.limits.check_export()
         if not state or not strip:
-            raise InputError("Found nothing analysed yet; expected an analysed image and prompt; press Analyze first.")
+            raise InputError(
+                "Found nothing analysed yet; expected an analysed image and prompt; press Analyze"
+                " first."
+            )
         name, analysis = state["model"], desk.analysis_of(state)
         lvlm = desk._model(name, emit, cancel)
         if now.compensation != "none" and not svl.COMPENSATIONS[now.compensation].exportable:
-            raise InputError("Found a compensation that adds modules; expected a plain model, for a checkpoint cannot hold them; choose another compensation.")
-        plan = replace(svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"]), criterion=ranked_by(strip))
-        fit = desk.samples_of(name, desk.basis(name, now).fit, analysis, now, emit, cancel) if now.compensation != "none" else ()
+            raise InputError(
+                "Found a compensation that adds modules; expected a plain model, for a checkpoint"
+                " cannot hold them; choose another compensation."
+            )
+        plan = replace(
+            svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"]),
+            criterion=ranked_by(strip),
+        )
+        fit = (
+            desk.samples_of(name, desk.basis(name, now).fit, analysis, now, emit, cancel)
+            if now.compensation != "none"
+            else ()
+        )
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
         stem = f"{name.rstrip('/').split('/')[-1]}-svl-{len(plan.drop)}"
-        need = 2.2 * sum(p.numel() * p.element_size() for p in lvlm.model.parameters())  # the folder, and its zip beside it
+        need = 2.2 * sum(
+            p.numel() * p.element_size() for p in lvlm.model.parameters()
+        )  # the folder, and its zip beside it
         folder.mkdir(parents=True)
         try:
             if shutil.disk_usage(folder).free < need:
-                raise InputError(f"Found too little room on the server's disk for a checkpoint of this size; expected {need / 1e9:.1f} GB; take the plan or the code and run it on your own machine.")
+                raise InputError(
+                    "Found too little room on the server's disk for a checkpoint of this size;"
+                    f" expected {need / 1e9:.1f} GB; take the plan or the code and run it on your"
+                    " own machine."
+                )
             saved = desk.bench.save(name, plan, now, fit, folder / stem, desk.telling(emit), cancel)
             emit({"status": views.status("Packing …")})
             made = Path(shutil.make_archive(str(folder / stem), "zip", folder, stem))

@@ -18,8 +18,17 @@ def layout(c: dict) -> None:
 
 def wire(w: Wiring) -> None:
     """The layer controls of step 2 hold here too."""
+
     def redraw(state, strip, *settings):
-        return {"difference": drawing.difference(w.desk.analysis_of(state), Settings.of(settings), strip)} if state and strip else {}
+        return (
+            {
+                "difference": drawing.difference(
+                    w.desk.analysis_of(state), Settings.of(settings), strip
+                )
+            }
+            if state and strip
+            else {}
+        )
 
     for moved in (w.c["layer"].input, w.c["all_layers"].input):
         w.on(moved, redraw, w.plan_in, ["difference"], trigger_mode="always_last", **QUICK)

@@ -18,7 +18,13 @@ from svl_core.ui.wiring import QUICK, Wiring
 
 def layout(c: dict) -> None:
     with gr.Column(elem_id="preset-section"):  # a Group would take the id twice
-        c["preset"] = gr.Radio(list(recipes.CHOICES), value="as-published", label="Preset", info="Sets criterion, compensation and their settings at once", elem_id="preset")
+        c["preset"] = gr.Radio(
+            list(recipes.CHOICES),
+            value="as-published",
+            label="Preset",
+            info="Sets criterion, compensation and their settings at once",
+            elem_id="preset",
+        )
         c["preset-note"] = parts.view("preset-note")
 
 
@@ -29,16 +35,39 @@ def wire(w: Wiring) -> None:
     def chosen(name, *values, request: gr.Request | None = None):
         yield from choose(desk, name, *values, request=request)
 
-    w.then_live(w.on(w.halt_ranking(c["preset"].input).then, chosen, [c["preset"], *w.select_in], outputs, **{**QUICK, "trigger_mode": "multiple"}))
+    w.then_live(
+        w.on(
+            w.halt_ranking(c["preset"].input).then,
+            chosen,
+            [c["preset"], *w.select_in],
+            outputs,
+            **{**QUICK, "trigger_mode": "multiple"},
+        )
+    )
 
 
-def choose(desk: Desk, name: str, state: dict | None, strip: dict | None, focus: dict | None, *settings, request: gr.Request | None = None) -> Iterator[dict]:
-    """The preset's settings and, at the strip's number of layers, its plan. Where criteria compete this runs the model on the calibration set."""
+def choose(
+    desk: Desk,
+    name: str,
+    state: dict | None,
+    strip: dict | None,
+    focus: dict | None,
+    *settings,
+    request: gr.Request | None = None,
+) -> Iterator[dict]:
+    """The preset's settings and, at the strip's number of layers, its plan.
+
+    Where criteria compete this runs the model on the calibration set.
+    """
     if not state or not strip:
         return
     before = Settings.of(settings)
     if name not in svl.PRESETS:
-        yield {"preset": recipes.current(state["model"], desk.world, before, strip, desk.limits.calibration_samples)}
+        yield {
+            "preset": recipes.current(
+                state["model"], desk.world, before, strip, desk.limits.calibration_samples
+            )
+        }
         return
     preset, model = svl.PRESETS[name], state["model"]
     made = recipes.values(preset, model, desk.world, before, desk.limits.calibration_samples)
@@ -49,7 +78,15 @@ def choose(desk: Desk, name: str, state: dict | None, strip: dict | None, focus:
         ground = desk.ground(model, desk.basis(model, now).rank, analysis, now, emit, cancel)
         count, won = len(strip["drop"]), None
         if preset.rivals:
-            emit({"preset-note": views.read(f"{preset.title} is being found: criteria rank the layers on {len(ground.samples)} samples, and the plan that leaves the answers nearest wins. Until then everything below is of the plan before.")})
+            emit(
+                {
+                    "preset-note": views.read(
+                        f"{preset.title} is being found: criteria rank the layers on"
+                        f" {len(ground.samples)} samples, and the plan that leaves the answers"
+                        " nearest wins. Until then everything below is of the plan before."
+                    )
+                }
+            )
             scores = competed(desk, preset, ground, now, count, emit, cancel)
             won = preset.name
         else:
@@ -58,21 +95,49 @@ def choose(desk: Desk, name: str, state: dict | None, strip: dict | None, focus:
         new = desk.strip(analysis, scores, scores.chosen(min(count, scores.most)), used)
         if won:
             new["preset"] = [won, *new["drop"]]
-        return {**made, "criterion": scores.criterion, **desk.redrawn(analysis, used, focus, new, state)}
+        return {
+            **made,
+            "criterion": scores.criterion,
+            **desk.redrawn(analysis, used, focus, new, state),
+        }
 
     current = recipes.current(model, desk.world, before, strip, desk.limits.calibration_samples)
-    yield from desk._guard(work, request, RANKING, {"preset": current, "preset-note": views.read(recipes.told(current, strip))})
+    yield from desk._guard(
+        work,
+        request,
+        RANKING,
+        {"preset": current, "preset-note": views.read(recipes.told(current, strip))},
+    )
 
 
-def competed(desk: Desk, preset: svl.Preset, ground, now: Settings, count: int, emit, cancel) -> svl.LayerScores:
-    """The ranking whose `count` layers leave the answers nearest once compensated: the preset's criterion and its rivals, fitted and tried on different samples of the set."""
+def competed(
+    desk: Desk, preset: svl.Preset, ground, now: Settings, count: int, emit, cancel
+) -> svl.LayerScores:
+    """The ranking whose `count` layers leave the answers nearest once compensated: the preset's
+    criterion and its rivals, fitted and tried on different samples of the set.
+    """
     if len(ground.samples) < 2:
-        raise InputError(f"Found {len(ground.samples)} sample for the preset {preset.title!r}; expected at least two, some to fit on and others to try; bring files of your own as the calibration set below.")
+        raise InputError(
+            f"Found {len(ground.samples)} sample for the preset {preset.title!r}; expected at least"
+            " two, some to fit on and others to try; bring files of your own as the calibration"
+            " set below."
+        )
     key = recipes.contest_key(preset, count, now)
     found = ground.memo.get(key)
     if found is None:
-        rankings = [desk.scores(ground, now, emit, cancel, each, rounds=max(count, 1), most=preset.ranked_on) for each in (preset.criterion, *preset.rivals)]
+        rankings = [
+            desk.scores(
+                ground, now, emit, cancel, each, rounds=max(count, 1), most=preset.ranked_on
+            )
+            for each in (preset.criterion, *preset.rivals)
+        ]
         plans = [svl.plan(each, min(count, each.most)) for each in rankings]
-        found = rankings[plans.index(desk.bench.choose(ground.model, preset.name, ground.samples, plans, desk.telling(emit), cancel))]
+        found = rankings[
+            plans.index(
+                desk.bench.choose(
+                    ground.model, preset.name, ground.samples, plans, desk.telling(emit), cancel
+                )
+            )
+        ]
         ground.memo.put(key, found)
     return found

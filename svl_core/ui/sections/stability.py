@@ -18,7 +18,9 @@ WRITES = ["stability-note", "plot-stability", "plot-overlap"]
 
 
 def layout(c: dict) -> None:
-    with gr.Accordion("How sure is the ranking? Many sets instead of one", open=False, elem_id="stability") as c["stability"]:
+    with gr.Accordion(
+        "How sure is the ranking? Many sets instead of one", open=False, elem_id="stability"
+    ) as c["stability"]:
         c["stability-run"] = gr.Button("Resample the set", elem_id="stability-run")
         c["stability-note"] = parts.view("stability-note")
         with gr.Row(elem_classes="pair"):
@@ -35,18 +37,32 @@ def wire(w: Wiring) -> None:
     def at_once(*values, request: gr.Request | None = None):
         yield from resample(w.desk, *values, wanted=False, request=request)
 
-    for event, method in ((w.c["stability"].expand, at_once), (w.c["stability-run"].click, resampled)):
+    for event, method in (
+        (w.c["stability"].expand, at_once),
+        (w.c["stability-run"].click, resampled),
+    ):
         w.on(event, method, w.plan_in, WRITES, **{**QUICK, "trigger_mode": "multiple"})
 
 
-def resample(desk: Desk, state: dict | None, strip: dict | None, *settings, wanted: bool = True, request: gr.Request | None = None) -> Iterator[dict]:
-    """Error bars of the criterion's scores on the calibration set, and how much of its choice this image shares. A criterion that has to run the model for it waits until it is wanted."""
+def resample(
+    desk: Desk,
+    state: dict | None,
+    strip: dict | None,
+    *settings,
+    wanted: bool = True,
+    request: gr.Request | None = None,
+) -> Iterator[dict]:
+    """Error bars of the criterion's scores on the calibration set, and how much of its choice this
+    image shares. A criterion that has to run the model for it waits until it is wanted.
+    """
     if not state or not strip:
         return
     now = Settings.of(settings)
 
     def emit_here(emit):
-        return lambda item: emit({"stability-note": views.progress(*item["doing"])} if "doing" in item else item)
+        return lambda item: emit(
+            {"stability-note": views.progress(*item["doing"])} if "doing" in item else item
+        )
 
     def work(emit, cancel):
         analysis, which, emit = desk.analysis_of(state), desk.set_for(state, now), emit_here(emit)
@@ -54,24 +70,70 @@ def resample(desk: Desk, state: dict | None, strip: dict | None, *settings, want
         name = now.criterion if svl.CRITERIA[now.criterion].measure is not None else "svl"
         title, said = svl.CRITERIA[name].title, grounds.words(which, len(ground.samples))
         if not wanted and not all(desk.ranked(each, now, name) for each in (analysis, ground)):
-            return {"stability-note": views.read(f"{title} runs the model many times over {said}. Press “Resample the set”."), "plot-stability": None, "plot-overlap": None}  # nothing old stays under a new criterion's name
+            return {
+                "stability-note": views.read(
+                    f"{title} runs the model many times over {said}. Press “Resample the set”."
+                ),
+                "plot-stability": None,
+                "plot-overlap": None,
+            }  # nothing old stays under a new criterion's name
         own, whole = (desk.scores(each, now, emit, cancel, name) for each in (analysis, ground))
         count = min(len(strip["drop"]), whole.most)
-        found = ground.once(("stability", drawing.scores_key(name, now), count), lambda: svl.stability(
-            ground.trace, drawing.importance_of(ground, now), name, drop=count, top_p=drawing.top_p_of(now), protect_ends=now.protect_ends, measured=whole.measured, cancel=cancel))
+        found = ground.once(
+            ("stability", drawing.scores_key(name, now), count),
+            lambda: svl.stability(
+                ground.trace,
+                drawing.importance_of(ground, now),
+                name,
+                drop=count,
+                top_p=drawing.top_p_of(now),
+                protect_ends=now.protect_ends,
+                measured=whole.measured,
+                cancel=cancel,
+            ),
+        )
         shares, ids = svl.overlap_curve(own, whole), analysis.trace.layer_ids
         mine = round(float(shares[min(count, len(shares) - 1)]) * count)
         if found.by_round is None:
-            alike = f"on average {100 * found.overlap:.0f} % of the {count} dropped layers are those of the whole set, and the orders' rank correlation is {found.rank_correlation:.2f}"
+            alike = (
+                f"on average {100 * found.overlap:.0f} % of the {count} dropped layers are those of"
+                f" the whole set, and the orders' rank correlation is {found.rank_correlation:.2f}"
+            )
         else:
             rounds = ", ".join(f"{100 * share:.0f}" for share in found.by_round)
-            alike = f"in each round, given the layers dropped before it, on average {100 * found.overlap:.0f} % of them drop the same layer as the whole set ({rounds} %), and the first round's orders have a rank correlation of {found.rank_correlation:.2f}"
-        other = "" if name == now.criterion else f" {svl.CRITERIA[now.criterion].title} cannot be resampled, so this is {title}."
+            alike = (
+                "in each round, given the layers dropped before it, on average"
+                f" {100 * found.overlap:.0f} % of them drop the same layer as the whole set"
+                f" ({rounds} %), and the first round's orders have a rank correlation of"
+                f" {found.rank_correlation:.2f}"
+            )
+        other = (
+            ""
+            if name == now.criterion
+            else f" {svl.CRITERIA[now.criterion].title} cannot be resampled, so this is {title}."
+        )
         return {
-            "stability-note": views.read(f"{found.draws:,} resamples of {said}: {alike}. This image alone would drop {mine} of the same {count} layers.{other}"),
-            "plot-stability": drawing.figure(figures.stability_curve(found.scores.scores, found.interval, found.dropped, found.scores.chosen(count), own.scores, ids=ids),
-                                             f"{title}: scores of {len(ids)} layers on {said} with 95 % intervals, and those of this image."),
-            "plot-overlap": drawing.figure(figures.overlap_figure(shares, len(whole.ranking), count), f"Layers that this image and the set both drop, in percent, for 1 to {len(shares) - 1} layers; {mine} of {count} at the plan."),
+            "stability-note": views.read(
+                f"{found.draws:,} resamples of {said}: {alike}. This image alone would drop {mine}"
+                f" of the same {count} layers.{other}"
+            ),
+            "plot-stability": drawing.figure(
+                figures.stability_curve(
+                    found.scores.scores,
+                    found.interval,
+                    found.dropped,
+                    found.scores.chosen(count),
+                    own.scores,
+                    ids=ids,
+                ),
+                f"{title}: scores of {len(ids)} layers on {said} with 95 % intervals, and those of"
+                " this image.",
+            ),
+            "plot-overlap": drawing.figure(
+                figures.overlap_figure(shares, len(whole.ranking), count),
+                "Layers that this image and the set both drop, in percent, for 1 to"
+                f" {len(shares) - 1} layers; {mine} of {count} at the plan.",
+            ),
         }
 
     yield {"stability-note": views.progress("Resampling …", 0.0)}

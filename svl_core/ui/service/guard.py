@@ -1,4 +1,6 @@
-"""Between the visitor and the page: what is refused before gradio acts on it, `/health`, and errors as harmless sentences."""
+"""Between the visitor and the page: what is refused before gradio acts on it, `/health`, and errors
+as harmless sentences.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,26 @@ from svl_core.ui.service.logs import where
 
 LOG = logging.getLogger(__name__)
 DEPTH = 32  # of lists and objects in a request
-NO_MEMORY = "The machine ran out of memory and everything stored was freed; ask again with a smaller image, a shorter answer or a smaller model."
-DISK_FULL = "The server's disk is full, so nothing can be stored right now; the bundled examples still work; try again later."
+NO_MEMORY = (
+    "The machine ran out of memory and everything stored was freed; ask again with a smaller image,"
+    " a shorter answer or a smaller model."
+)
+DISK_FULL = (
+    "The server's disk is full, so nothing can be stored right now; the bundled examples still"
+    " work; try again later."
+)
 STARTED = round(time.time(), 3)  # which start of the server this is: an open page compares it
 
 
 # ---------------------------------------------------------------------- errors
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short, on the machine or its GPU."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or isinstance(error, RuntimeError)
+        and "allocate memory" in str(error)
+    )
 
 
 def free_memory() -> None:
@@ -44,7 +57,9 @@ def free_memory() -> None:
 
 
 def polite(error: BaseException, details: bool = True) -> gr.Error:
-    """The sentence that a visitor sees; gradio renders it as markup, so it is escaped here. details: whether an unexpected error's own words are shown."""
+    """The sentence that a visitor sees; gradio renders it as markup, so it is escaped here.
+    details: whether an unexpected error's own words are shown.
+    """
     if isinstance(error, gr.Error):
         error.print_exception = False
         error.message = _escaped(error.message)
@@ -56,9 +71,13 @@ def polite(error: BaseException, details: bool = True) -> gr.Error:
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         text = DISK_FULL
     else:
-        LOG.error("unexpected error", extra={"fields": where(error)}, exc_info=error if details else None)
+        LOG.error(
+            "unexpected error", extra={"fields": where(error)}, exc_info=error if details else None
+        )
         words = f"{type(error).__name__}: {error}" if details else type(error).__name__
-        text = f"Something went wrong ({words}). Nothing was lost; try again or choose another model."
+        text = (
+            f"Something went wrong ({words}). Nothing was lost; try again or choose another model."
+        )
     return gr.Error(_escaped(text[:1000]), duration=12, print_exception=False)
 
 
@@ -68,10 +87,11 @@ def _escaped(text: str) -> str:
 
 # ---------------------------------------------------------------------- requests
 def guard_inputs(page: gr.Blocks) -> None:
-    """Have the page refuse web addresses in the place of files, and values too deep to be its own, before gradio looks at them.
+    """Have the page refuse web addresses in the place of files, and values too deep to be its own,
+    before gradio looks at them.
 
-    (gradio fetches an address that a visitor gives as a file's path.) What a component refuses becomes a sentence, and
-    nothing of it is printed.
+    (gradio fetches an address that a visitor gives as a file's path.) What a component refuses
+    becomes a sentence, and nothing of it is printed.
     """
     inner = page.preprocess_data
 
@@ -82,17 +102,28 @@ def guard_inputs(page: gr.Blocks) -> None:
         except Exception as error:
             if isinstance(error, (gr.Error, SVLError)):
                 raise polite(error) from None
-            raise gr.Error("Found a value that this page does not take; expected what its controls offer; reload the page.", print_exception=False) from None
+            raise gr.Error(
+                "Found a value that this page does not take; expected what its controls offer;"
+                " reload the page.",
+                print_exception=False,
+            ) from None
 
     page.preprocess_data = preprocess_data
 
 
 def _harmless(value: Any, depth: int) -> None:
     if depth < 0:
-        raise gr.Error("Found a value nested too deeply; expected what the page's controls send; reload the page.", print_exception=False)
+        raise gr.Error(
+            "Found a value nested too deeply; expected what the page's controls send; reload the"
+            " page.",
+            print_exception=False,
+        )
     if isinstance(value, dict):
         if isinstance(value.get("path"), str) and is_http_url_like(value["path"].strip()):
-            raise gr.Error("Found a web address; expected an image file; download the picture and upload it.", print_exception=False)
+            raise gr.Error(
+                "Found a web address; expected an image file; download the picture and upload it.",
+                print_exception=False,
+            )
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for each in value:
@@ -126,7 +157,11 @@ class Gate:
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._most(path):
             return 413, "The request is larger than this server takes."
-        if path.startswith("/upload") and scope["method"] == "POST" and self._stored() > self.limits.stored_bytes:
+        if (
+            path.startswith("/upload")
+            and scope["method"] == "POST"
+            and self._stored() > self.limits.stored_bytes
+        ):
             return 507, DISK_FULL
         return None
 
@@ -157,13 +192,22 @@ class Gate:
 
 
 def health(request) -> JSONResponse:
-    """State of the service: 200 once the first model answers, 503 while it loads or where it failed. ?session=: an open page tells of itself."""
+    """State of the service: 200 once the first model answers, 503 while it loads or where it
+    failed. ?session=: an open page tells of itself.
+    """
     desk = request.app.blocks.desk
     if "session" in request.query_params:
         request.app.blocks.visits.heard(request.query_params["session"])
     model = desk.models.state(desk.models.first)
-    body = {"status": "ok" if model == "ready" else model, "model": {"name": desk.models.first, "state": model}, "loaded": desk.models.names(), "sessions": len(desk.guests),
-            "analyses": len(desk.analyses), "uptime_s": round(time.time() - STARTED), "started": STARTED}
+    body = {
+        "status": "ok" if model == "ready" else model,
+        "model": {"name": desk.models.first, "state": model},
+        "loaded": desk.models.names(),
+        "sessions": len(desk.guests),
+        "analyses": len(desk.analyses),
+        "uptime_s": round(time.time() - STARTED),
+        "started": STARTED,
+    }
     return JSONResponse(body, 200 if model == "ready" else 503)
 
 
@@ -175,4 +219,7 @@ def closed(request) -> Response:
 
 def app_options(limits: Limits) -> dict:
     """For `launch(app_kwargs=...)`: the gate, `/health` and `/closed`."""
-    return {"middleware": [Middleware(Gate, limits=limits)], "routes": [Route("/health", health), Route("/closed", closed, methods=["POST"])]}
+    return {
+        "middleware": [Middleware(Gate, limits=limits)],
+        "routes": [Route("/health", health), Route("/closed", closed, methods=["POST"])],
+    }

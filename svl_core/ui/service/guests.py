@@ -1,4 +1,6 @@
-"""What each session brought along, so that it goes when the session does: uploaded files, reports, analyses in memory."""
+"""What each session brought along, so that it goes when the session does: uploaded files, reports,
+analyses in memory.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,14 @@ import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
-
 CUT_OFF_S = 600  # an upload that takes longer has ended
 WAITS_S = 900  # nobody waits longer for a turn with what was uploaded
 
 
 def upload_folder(name: object) -> Path:
-    """A folder of this server's own for uploads, empty: what a server that was killed left behind is deleted here. name: of the server, its port say."""
+    """A folder of this server's own for uploads, empty: what a server that was killed left behind
+    is deleted here. name: of the server, its port say.
+    """
     folder = Path(tempfile.gettempdir()) / f"svl-uploads-{name}"
     try:
         folder.mkdir(mode=0o700)
@@ -29,7 +32,9 @@ def upload_folder(name: object) -> Path:
 
 
 class Uploads(set):
-    """The paths that a page knows as uploaded, in the place of gradio's own set: each upload's end is told to `arrived`."""
+    """The paths that a page knows as uploaded, in the place of gradio's own set: each upload's end
+    is told to `arrived`.
+    """
 
     def __init__(self, arrived: Callable[[str], None]) -> None:
         super().__init__()
@@ -42,20 +47,29 @@ class Uploads(set):
 
 
 class Guests:
-    """Who holds what. A thing goes with its last holder: two visitors may have brought the same picture.
+    """Who holds what.
 
-    forget: called with each key of `hold` that nobody holds any more. folder: only files below it are ever deleted.
+    A thing goes with its last holder: two visitors may have brought the same picture.
+
+    forget: called with each key of `hold` that nobody holds any more. folder: only files below it
+    are ever deleted.
     """
 
-    def __init__(self, forget: Callable[[Hashable], None], folder: Callable[[], str | Path]) -> None:
+    def __init__(
+        self, forget: Callable[[Hashable], None], folder: Callable[[], str | Path]
+    ) -> None:
         self._forget, self._folder = forget, folder
         self.deleted: Callable[[str], None] = lambda path: None  # told of each file that went
         self._lock = threading.Lock()
         self._held: dict[str, set[Hashable]] = {}
-        self._waiting: dict[Path, list[float]] = {}  # uploads that no session has claimed yet: when they ended, monotonic seconds
+        self._waiting: dict[
+            Path, list[float]
+        ] = {}  # uploads that no session has claimed yet: when they ended, monotonic seconds
 
     def arrived(self, path: str) -> None:
-        """An upload has ended: whoever brought it waits for its turn, so the file stays, though an equal one's holder may leave meanwhile."""
+        """An upload has ended: whoever brought it waits for its turn, so the file stays, though an
+        equal one's holder may leave meanwhile.
+        """
         with self._lock:
             self._waiting.setdefault(Path(path), []).append(time.monotonic())
 
@@ -69,7 +83,9 @@ class Guests:
                 mine.add(thing)
 
     def leave(self, session: str) -> None:
-        """Delete and forget what only this session held; a file that somebody has brought again meanwhile, and waits with, stays."""
+        """Delete and forget what only this session held; a file that somebody has brought again
+        meanwhile, and waits with, stays.
+        """
         with self._lock:
             mine = self._held.pop(session, set())
             for thing in mine - set().union(*self._held.values()):
@@ -80,7 +96,9 @@ class Guests:
             for path, since in list(self._waiting.items()):
                 if time.monotonic() - since[0] > WAITS_S:
                     self._claim(path)
-                    if path not in self._waiting and not any(path in held for held in self._held.values()):
+                    if path not in self._waiting and not any(
+                        path in held for held in self._held.values()
+                    ):
                         self._delete(path)
         self._sweep()
 
@@ -90,7 +108,9 @@ class Guests:
             del self._waiting[path]
 
     def _sweep(self) -> None:
-        """Delete what uploads that were cut off left behind: files right in the folder, where finished uploads never lie."""
+        """Delete what uploads that were cut off left behind: files right in the folder, where
+        finished uploads never lie.
+        """
         folder = Path(self._folder())
         for file in folder.iterdir() if folder.is_dir() else ():
             try:

@@ -1,4 +1,5 @@
-"""Freed memory goes back to the system: without this a server that works in ever new threads keeps a little more of it after each visitor.
+"""Freed memory goes back to the system: without this a server that works in ever new threads keeps
+a little more of it after each visitor.
 
 Of the GNU C library alone; elsewhere nothing is done.
 """
@@ -23,13 +24,17 @@ def _library():
 
 
 def few_arenas(most: int = 2) -> None:
-    """Threads made from now on share this many pools of memory; by default they get up to eight for each core, each with its own gaps."""
+    """Threads made from now on share this many pools of memory; by default they get up to eight for
+    each core, each with its own gaps.
+    """
     if (library := _library()) is not None:
         library.mallopt(ARENA_MAX, most)
 
 
 def give_back() -> bool:
-    """Hand the whole pages that are free to the system, at most once in `EVERY_S` seconds; whether it was done now."""
+    """Hand the whole pages that are free to the system, at most once in `EVERY_S` seconds; whether
+    it was done now.
+    """
     global _last
     with _lock:
         if time.monotonic() - _last < EVERY_S or (library := _library()) is None:

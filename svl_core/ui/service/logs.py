@@ -1,4 +1,6 @@
-"""Log lines as JSON that tell the operator what happened and never what a visitor wrote, showed or was answered."""
+"""Log lines as JSON that tell the operator what happened and never what a visitor wrote, showed or
+was answered.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,30 @@ import traceback
 def where(error: BaseException) -> dict:
     """Type and places of an error, without its message, which may quote a visitor."""
     frames = traceback.extract_tb(error.__traceback__)
-    return {"error": type(error).__name__, "at": [f"{frame.filename.rsplit('site-packages/')[-1]}:{frame.lineno} {frame.name}" for frame in frames[-6:]]}
+    return {
+        "error": type(error).__name__,
+        "at": [
+            f"{frame.filename.rsplit('site-packages/')[-1]}:{frame.lineno} {frame.name}"
+            for frame in frames[-6:]
+        ],
+    }
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record: time, level, event, and the fields given as `extra={"fields": {...}}`.
+    """One JSON object a record: time, level, event, and the fields given as `extra={"fields":
+    {...}}`.
 
-    Only our own messages are shown: they are constant. Of other libraries' records, the place in the code stands instead.
+    Only our own messages are shown: they are constant. Of other libraries' records, the place in
+    the code stands instead.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         own = record.name.startswith("svl_core")
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)), "level": record.levelname.lower(), "event": record.msg if own else f"{record.name}:{record.lineno}"}
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "event": record.msg if own else f"{record.name}:{record.lineno}",
+        }
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             line |= where(record.exc_info[1])
@@ -31,11 +45,18 @@ class JsonLines(logging.Formatter):
 
 
 class _Scrub(logging.Filter):
-    """For libraries that bring their own handlers: the record without its arguments and its error's words."""
+    """For libraries that bring their own handlers: the record without its arguments and its error's
+    words.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        record.msg, record.args, record.exc_info, record.exc_text = f"{record.name}:{record.lineno} {where(error) if error else ''}", (), None, None
+        record.msg, record.args, record.exc_info, record.exc_text = (
+            f"{record.name}:{record.lineno} {where(error) if error else ''}",
+            (),
+            None,
+            None,
+        )
         return True
 
 

@@ -1,8 +1,10 @@
-"""What gradio keeps of each session and makes anew at each answer, cut down to what this page needs.
+"""What gradio keeps of each session and makes anew at each answer, cut down to what this page
+needs.
 
-gradio 6 describes every component of the page to every new session, for links that this page does not offer: 7 MB and
-60 ms a visitor, kept after the visitor has gone. It rebuilds each output that a handler leaves as it is, at each token of
-an answer, and after each event it summarises the last 10,000.
+gradio 6 describes every component of the page to every new session, for links that this page does
+not offer: 7 MB and 60 ms a visitor, kept after the visitor has gone. It rebuilds each output that a
+handler leaves as it is, at each token of an answer, and after each event it summarises the last
+10,000.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class Session(_BY_GRADIO):
             super().__setitem__(key, value)
             self.config_values.clear()
             return
-        value._id = key  # a component made anew has a number of its own, and its next value would be kept under that too
+        # a component made anew has a number of its own, and its next value would be kept under that
+        # too
+        value._id = key
         self.blocks_config.blocks[key] = value
 
     def _update_config(self, key: int) -> None:
@@ -44,7 +48,9 @@ def _session(blocks: gr.Blocks) -> _BY_GRADIO:
 
 
 def lighten(page: gr.Blocks) -> None:
-    """Have this page's sessions be `Session`s, its skipped outputs cost nothing and its events leave no statistics."""
+    """Have this page's sessions be `Session`s, its skipped outputs cost nothing and its events
+    leave no statistics.
+    """
     page.lean = True
     state_holder.SessionState = route_utils.SessionState = _session
     page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, float("inf")
@@ -52,15 +58,27 @@ def lighten(page: gr.Blocks) -> None:
 
     async def postprocess_data(block_fn, predictions, state, *rest, **more):
         outputs = block_fn.outputs
-        if len(outputs) < 2 or not isinstance(predictions, list) or len(predictions) != len(outputs):
+        if (
+            len(outputs) < 2
+            or not isinstance(predictions, list)
+            or len(predictions) != len(outputs)
+        ):
             return await inner(block_fn, predictions, state, *rest, **more)
-        given = [k for k, value in enumerate(predictions) if not (isinstance(value, dict) and value == SKIPPED)]
+        given = [
+            k
+            for k, value in enumerate(predictions)
+            if not (isinstance(value, dict) and value == SKIPPED)
+        ]
         out = [None if block.stateful else dict(SKIPPED) for block in outputs]
         if given:
             part = copy(block_fn)
             part.outputs = [outputs[k] for k in given]
             values = [predictions[k] for k in given]
-            for k, value in zip(given, await inner(part, values if len(values) > 1 else values[0], state, *rest, **more), strict=True):
+            for k, value in zip(
+                given,
+                await inner(part, values if len(values) > 1 else values[0], state, *rest, **more),
+                strict=True,
+            ):
                 out[k] = value
         return out
 
@@ -68,7 +86,11 @@ def lighten(page: gr.Blocks) -> None:
 
 
 def keep_open(page: gr.Blocks, session: str) -> bool:
-    """Whether gradio holds such a session. Its page is open: gradio, which may take it for closed and drop its values an hour later, is told so."""
+    """Whether gradio holds such a session.
+
+    Its page is open: gradio, which may take it for closed and drop its values an hour later, is
+    told so.
+    """
     held = getattr(page, "state_holder", None)
     found = held.session_data.get(session) if held is not None else None
     if found is not None:
@@ -77,7 +99,9 @@ def keep_open(page: gr.Blocks, session: str) -> bool:
 
 
 def forget(page: gr.Blocks, session: str) -> None:
-    """Drop what gradio holds of a session that has ended; it would stay until many others have come."""
+    """Drop what gradio holds of a session that has ended; it would stay until many others have
+    come.
+    """
     holder = getattr(page, "state_holder", None)
     if holder is not None:
         with holder.lock:

@@ -1,4 +1,6 @@
-"""How the page starts fast: it is served with gradio alone, while one thread imports everything that its work needs."""
+"""How the page starts fast: it is served with gradio alone, while one thread imports everything
+that its work needs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from functools import cache
 
 @contextmanager
 def briskly() -> Iterator[None]:
-    """Imports inside this run without garbage collection, and no later one looks through what they made: hardly anything of it is ever thrown away."""
+    """Imports inside this run without garbage collection, and no later one looks through what they
+    made: hardly anything of it is ever thrown away.
+    """
     gc.disable()
     try:
         yield
@@ -24,7 +28,8 @@ def briskly() -> Iterator[None]:
 def without_stubs() -> Iterator[None]:
     """gradio imported inside this leaves the .pyi files beside its components as they are.
 
-    It renders and compares them at each import, which takes as long as the rest of it; a class without a source file is passed over.
+    It renders and compares them at each import, which takes as long as the rest of it; a class
+    without a source file is passed over.
     """
     own = inspect.getfile
 
@@ -42,7 +47,9 @@ def without_stubs() -> Iterator[None]:
 
 @contextmanager
 def patiently(tries: int = 20) -> Iterator[None]:
-    """A page launched inside this looks for itself up to `tries` times before gradio gives up: on a busy machine it may not answer within gradio's three seconds while torch is imported."""
+    """A page launched inside this looks for itself up to `tries` times before gradio gives up: on a
+    busy machine it may not answer within gradio's three seconds while torch is imported.
+    """
     from gradio import networking
 
     own = networking.url_ok
@@ -55,7 +62,9 @@ def patiently(tries: int = 20) -> Iterator[None]:
 
 @cache
 def libraries() -> None:
-    """Import all that the model's work needs, once: called by one thread at a time, for transformers' lazy imports are not thread-safe."""
+    """Import all that the model's work needs, once: called by one thread at a time, for
+    transformers' lazy imports are not thread-safe.
+    """
     import svl_core as svl
 
     with briskly():

@@ -1,6 +1,8 @@
-"""What the server keeps for all sessions: loaded models and, by content, the analyses and answers made with them.
+"""What the server keeps for all sessions: loaded models and, by content, the analyses and answers
+made with them.
 
-Nothing here belongs to one person: a session holds only keys, and whatever was evicted is computed again.
+Nothing here belongs to one person: a session holds only keys, and whatever was evicted is computed
+again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ MEMO_BYTES = 4 * 2**20  # of results derived from one analysis, at least
 
 
 def picker(first: str, limits: Limits = Limits()) -> list[tuple[str, str]]:
-    """(label, name) of the models on offer: those of the catalogue within the limits, headed by `first` where it is another."""
+    """(label, name) of the models on offer: those of the catalogue within the limits, headed by
+    `first` where it is another.
+    """
     offered = [(_label(entry), entry.id) for entry in limits.offered()]
     return offered if first in {name for _, name in offered} else [(first, first), *offered]
 
@@ -30,7 +34,10 @@ def picker(first: str, limits: Limits = Limits()) -> list[tuple[str, str]]:
 def _label(entry: Any) -> str:
     if entry.id == "demo":
         return f"Bundled: everyday objects ({entry.parameters / 1e6:.1f} M parameters)"
-    return f"{entry.id.split('/')[-1]} ({entry.memory_gb:.1f} GB{', gated' if entry.gated else ''}): {entry.good_for}"
+    return (
+        f"{entry.id.split('/')[-1]} ({entry.memory_gb:.1f} GB{', gated' if entry.gated else ''}):"
+        f" {entry.good_for}"
+    )
 
 
 class Bounded:
@@ -54,7 +61,10 @@ class Bounded:
         with self._lock:
             self._kept[key] = (value, size)
             self._kept.move_to_end(key)
-            while len(self._kept) > 1 and (len(self._kept) > self.entries or (self.size and sum(s for _, s in self._kept.values()) > self.size)):
+            while len(self._kept) > 1 and (
+                len(self._kept) > self.entries
+                or (self.size and sum(s for _, s in self._kept.values()) > self.size)
+            ):
                 self._kept.popitem(last=False)
 
     def drop(self, key: Hashable) -> None:
@@ -101,7 +111,9 @@ class Analysis:
 
 
 def nbytes(value: Any, seen: set[int] | None = None) -> int:
-    """Bytes of the arrays, tensors, pictures and texts in a result, each once; what a trace derives and keeps counts before it is made."""
+    """Bytes of the arrays, tensors, pictures and texts in a result, each once; what a trace derives
+    and keeps counts before it is made.
+    """
     seen = set() if seen is None else seen
     if id(value) in seen:
         return 0
@@ -117,22 +129,38 @@ def nbytes(value: Any, seen: set[int] | None = None) -> int:
     if isinstance(value, (tuple, list)):
         return sum(nbytes(each, seen) for each in value)
     if is_dataclass(value):
-        return getattr(value, "derived_bytes", 0) + sum(nbytes(getattr(value, field.name), seen) for field in fields(value))
+        return getattr(value, "derived_bytes", 0) + sum(
+            nbytes(getattr(value, field.name), seen) for field in fields(value)
+        )
     return 0
 
 
 class Models:
-    """Models by name: each is loaded once, in the background, and at most `capacity` are kept beside the first."""
+    """Models by name: each is loaded once, in the background, and at most `capacity` are kept
+    beside the first.
+    """
 
-    def __init__(self, first: Any = "demo", load: Callable[[str], Any] | None = None, capacity: int = 2, pickle_weights: bool = True) -> None:
+    def __init__(
+        self,
+        first: Any = "demo",
+        load: Callable[[str], Any] | None = None,
+        capacity: int = 2,
+        pickle_weights: bool = True,
+    ) -> None:
         self.first = first if isinstance(first, str) else first.name
         self._load = load or self._from_disk_or_hub
-        self.told: dict[str, tuple[float, str]] = {}  # how far each load is: share done, what is being done
+        self.told: dict[
+            str, tuple[float, str]
+        ] = {}  # how far each load is: share done, what is being done
         self._lock = threading.Lock()
         self._futures: OrderedDict[str, Future] = OrderedDict()
         self.capacity, self.pickle_weights = capacity, pickle_weights
-        self._one = threading.Lock()  # one load at a time, so that each finds the memory that the last one left
-        self.busy = threading.RLock()  # held while any model computes: tracing switches its attention function
+        self._one = (
+            threading.Lock()
+        )  # one load at a time, so that each finds the memory that the last one left
+        self.busy = (
+            threading.RLock()
+        )  # held while any model computes: tracing switches its attention function
         if not isinstance(first, str):
             self._futures[self.first] = Future()
             self._futures[self.first].set_result(first)
@@ -145,7 +173,9 @@ class Models:
                 self._futures.move_to_end(name)
                 return future
             future = self._futures[name] = Future()
-            others = [n for n, f in self._futures.items() if n not in (name, self.first) and f.done()]
+            others = [
+                n for n, f in self._futures.items() if n not in (name, self.first) and f.done()
+            ]
             for old in others[: max(0, len(others) - self.capacity + 1)]:
                 del self._futures[old]
 
@@ -165,9 +195,17 @@ class Models:
         return bool(future and future.done() and not future.exception())
 
     def state(self, name: str) -> str:
-        """"ready", "loading", "failed" or "not asked for"."""
+        """ "ready", "loading", "failed" or "not asked for"."""
         future = self._futures.get(name)
-        return "not asked for" if future is None else "loading" if not future.done() else "failed" if future.exception() else "ready"
+        return (
+            "not asked for"
+            if future is None
+            else "loading"
+            if not future.done()
+            else "failed"
+            if future.exception()
+            else "ready"
+        )
 
     def names(self) -> list[str]:
         """The models in memory."""
@@ -180,9 +218,13 @@ class Models:
                 del self._futures[name]
 
     def forked(self) -> Models:
-        """The same models, for a process that was just forked: locks are new, for one may have been held."""
+        """The same models, for a process that was just forked: locks are new, for one may have been
+        held.
+        """
         made = Models(self.first, self._load, self.capacity, self.pickle_weights)
-        made._futures.update((name, future) for name, future in self._futures.items() if self.ready(name))
+        made._futures.update(
+            (name, future) for name, future in self._futures.items() if self.ready(name)
+        )
         return made
 
     def _from_disk_or_hub(self, name: str) -> Any:
@@ -193,4 +235,10 @@ class Models:
 
         tell(0.0, "starting the libraries")
         libraries()
-        return svl.load(name, **load_options(name), text_only=True, pickle_weights=self.pickle_weights, progress=tell)
+        return svl.load(
+            name,
+            **load_options(name),
+            text_only=True,
+            pickle_weights=self.pickle_weights,
+            progress=tell,
+        )

@@ -18,7 +18,9 @@ Emit = Callable[[object], None]
 
 
 class Deadline(threading.Event):
-    """A cancel event that also sets itself once its time is over, whether or not anybody still waits for the work."""
+    """A cancel event that also sets itself once its time is over, whether or not anybody still
+    waits for the work.
+    """
 
     def __init__(self, seconds: float = math.inf) -> None:
         super().__init__()
@@ -33,7 +35,9 @@ class Deadline(threading.Event):
         return super().is_set() or self.late
 
     def wait(self, timeout: float | None = None) -> bool:
-        left = min(max(0.0, self._until - time.monotonic()), math.inf if timeout is None else timeout)
+        left = min(
+            max(0.0, self._until - time.monotonic()), math.inf if timeout is None else timeout
+        )
         super().wait(None if left == math.inf else left)
         return self.is_set()
 
@@ -43,7 +47,10 @@ class Deadline(threading.Event):
             stopped = Cancelled("Stopped.")
             stopped.replaced = self.replaced
             return stopped
-        return InputError(f"Found a request that takes longer than {self.seconds:.0f} s, so it was stopped; expected a shorter one; choose a smaller model, a smaller image or a shorter answer.")
+        return InputError(
+            f"Found a request that takes longer than {self.seconds:.0f} s, so it was stopped;"
+            " expected a shorter one; choose a smaller model, a smaller image or a shorter answer."
+        )
 
 
 def duration(seconds: float) -> str:
@@ -52,15 +59,24 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """How long a piece of work still takes, by the share of it that its time so far has done. A share that falls begins another piece."""
+    """How long a piece of work still takes, by the share of it that its time so far has done.
 
-    SURE_S, SURE = 2.0, 0.05  # nothing is said before this time has gone by, and this share of the work
+    A share that falls begins another piece.
+    """
+
+    SURE_S, SURE = (
+        2.0,
+        0.05,
+    )  # nothing is said before this time has gone by, and this share of the work
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._since, self._from, self._last = clock, 0.0, 0.0, math.inf
 
     def left(self, share: float | None) -> float | None:
-        """Seconds left at a share 0..1 done (None: unknown), None while nobody can tell. What was done before the first call does not count."""
+        """Seconds left at a share 0..1 done (None: unknown), None while nobody can tell.
+
+        What was done before the first call does not count.
+        """
         if share is None:
             self._last = math.inf
             return None
@@ -69,7 +85,11 @@ class Pace:
             self._since, self._from = now, share
         self._last = share
         spent, done = now - self._since, share - self._from
-        return spent * (1 - share) / done if spent > self.SURE_S and done > self.SURE and share < 1 else None
+        return (
+            spent * (1 - share) / done
+            if spent > self.SURE_S and done > self.SURE and share < 1
+            else None
+        )
 
 
 class Jobs:
@@ -101,11 +121,18 @@ class Jobs:
         return len(events)
 
 
-def run(work: Callable[[Emit, threading.Event], object], jobs: Jobs, session: str, seconds: float = math.inf) -> Iterator[object]:
-    """Run `work(emit, cancel)` in a thread; yield what it emits, None as a sign of life, and its result last.
+def run(
+    work: Callable[[Emit, threading.Event], object],
+    jobs: Jobs,
+    session: str,
+    seconds: float = math.inf,
+) -> Iterator[object]:
+    """Run `work(emit, cancel)` in a thread; yield what it emits, None as a sign of life, and its
+    result last.
 
-    Its exception is raised here. After `seconds` it is cancelled and an InputError says so. Closing this generator, or `jobs.cancel(session)`, sets `cancel`; the page is then
-    free at once: a `Cancelled` is raised here even where the work itself takes longer to notice.
+    Its exception is raised here. After `seconds` it is cancelled and an InputError says so. Closing
+    this generator, or `jobs.cancel(session)`, sets `cancel`; the page is then free at once: a
+    `Cancelled` is raised here even where the work itself takes longer to notice.
     """
     cancel, events = jobs.open(session, seconds), queue.Queue()
 

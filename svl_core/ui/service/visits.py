@@ -1,7 +1,9 @@
-"""When a session ends: its page closed and said so, or its connection dropped and nothing was heard of it for a while.
+"""When a session ends: its page closed and said so, or its connection dropped and nothing was heard
+of it for a while.
 
-A phone that sleeps or a network that changes drops the connection on which gradio knows a session; gradio's page goes on without
-one. So what a session holds stays until the page has been silent for a time; an open page asks for `/health` every few seconds.
+A phone that sleeps or a network that changes drops the connection on which gradio knows a session;
+gradio's page goes on without one. So what a session holds stays until the page has been silent for
+a time; an open page asks for `/health` every few seconds.
 """
 
 from __future__ import annotations
@@ -12,12 +14,19 @@ from collections.abc import Callable
 
 
 class Visits:
-    """end: called with each session that ends. known: told of each page that is open, answers whether there is such a session. away_s: how long the silent page of a dropped connection is waited for."""
+    """end: called with each session that ends. known: told of each page that is open, answers
+    whether there is such a session. away_s: how long the silent page of a dropped connection is
+    waited for.
+    """
 
-    def __init__(self, end: Callable[[str], None], known: Callable[[str], bool], away_s: float) -> None:
+    def __init__(
+        self, end: Callable[[str], None], known: Callable[[str], bool], away_s: float
+    ) -> None:
         self._end, self._known, self._away_s = end, known, away_s
         self._lock = threading.Lock()
-        self._heard: dict[str, float] = {}  # sessions with a page: when it last told of itself, monotonic seconds
+        self._heard: dict[
+            str, float
+        ] = {}  # sessions with a page: when it last told of itself, monotonic seconds
         self._dropped: set[str] = set()  # of those, the ones without a connection
         self._timer: threading.Timer | None = None
 
@@ -47,10 +56,14 @@ class Visits:
             self._end(session)
 
     def _sweep(self) -> None:
-        """Ends the dropped sessions that have been silent for long, and looks again when the next one may have been."""
+        """Ends the dropped sessions that have been silent for long, and looks again when the next
+        one may have been.
+        """
         with self._lock:
             now = time.monotonic()
-            over = {session for session in self._dropped if now - self._heard[session] >= self._away_s}
+            over = {
+                session for session in self._dropped if now - self._heard[session] >= self._away_s
+            }
             self._dropped -= over
             for session in over:
                 del self._heard[session]
@@ -58,7 +71,10 @@ class Visits:
                 self._timer.cancel()
             self._timer = None
             if self._dropped:
-                self._timer = threading.Timer(min(self._heard[session] for session in self._dropped) + self._away_s - now, self._sweep)
+                self._timer = threading.Timer(
+                    min(self._heard[session] for session in self._dropped) + self._away_s - now,
+                    self._sweep,
+                )
                 self._timer.daemon = True
                 self._timer.start()
         for session in over:

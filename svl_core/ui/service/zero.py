@@ -1,8 +1,9 @@
 """ZeroGPU Spaces: a GPU is lent for one call at a time, to a forked process.
 
-The page's own process never touches CUDA: it keeps models on the CPU, reads images and prompts, and draws. Each call names a
-model and carries packed values (`border`); the worker finds the model in the memory it was forked with, or loads it from the
-disk where it is older than the model, moves it to its GPU, and sends packed values back. What a worker stores stays there.
+The page's own process never touches CUDA: it keeps models on the CPU, reads images and prompts, and
+draws. Each call names a model and carries packed values (`border`); the worker finds the model in
+the memory it was forked with, or loads it from the disk where it is older than the model, moves it
+to its GPU, and sends packed values back. What a worker stores stays there.
 """
 
 from __future__ import annotations
@@ -27,26 +28,43 @@ from svl_core.ui.service.store import Models
 from svl_core.ui.state.settings import Settings
 
 TASKS = ("trace", "compare")  # of `Bench`, which a call may name
-NEAR = frozenset({"demo"})  # models small enough for the page's own CPU: answered at once, on nobody's GPU time
+NEAR = frozenset(
+    {"demo"}
+)  # models small enough for the page's own CPU: answered at once, on nobody's GPU time
 
-# What the estimate of a call's duration rests on; cautious figures for one half of an H200, not measured.
-START_S, PASS_S, STEP_S = 5.0, 0.3, 0.04  # a new worker; a forward pass and a decoding step of the smallest model
-MOVED_GB_S, COMPUTED_TFLOPS, READ_GB_S = 1.5, 20.0, 300.0  # weights to the GPU; passes; weights read at each step
+# What the estimate of a call's duration rests on; cautious figures for one half of an H200, not
+# measured.
+START_S, PASS_S, STEP_S = (
+    5.0,
+    0.3,
+    0.04,
+)  # a new worker; a forward pass and a decoding step of the smallest model
+MOVED_GB_S, COMPUTED_TFLOPS, READ_GB_S = (
+    1.5,
+    20.0,
+    300.0,
+)  # weights to the GPU; passes; weights read at each step
 MARGIN, SHORTEST_S = 1.5, 10
 
 
 def load_options(name: str) -> dict[str, str]:
-    """For `svl.load` in the page's own process: on the CPU, in half precision as the GPU will want it."""
+    """For `svl.load` in the page's own process: on the CPU, in half precision as the GPU will want
+    it.
+    """
     return {"device": "cpu", "dtype": "auto" if name in NEAR else "bfloat16"}
 
 
 def seconds(weights_gb: float, positions: int, passes: int, steps: int) -> int:
-    """GPU time to ask for: the worker's start, the weights' move, `passes` over `positions` each, `steps` of decoding, and a margin.
+    """GPU time to ask for: the worker's start, the weights' move, `passes` over `positions` each,
+    `steps` of decoding, and a margin.
 
-    weights_gb: size of the weights in half precision, so that a pass computes weights_gb * 1e9 operations a position.
+    weights_gb: size of the weights in half precision, so that a pass computes weights_gb * 1e9
+    operations a position.
     """
     once = START_S + weights_gb / MOVED_GB_S
-    work = passes * (PASS_S + weights_gb * 1e9 * positions / (COMPUTED_TFLOPS * 1e12)) + steps * (STEP_S + weights_gb / READ_GB_S)
+    work = passes * (PASS_S + weights_gb * 1e9 * positions / (COMPUTED_TFLOPS * 1e12)) + steps * (
+        STEP_S + weights_gb / READ_GB_S
+    )
     return max(SHORTEST_S, math.ceil(MARGIN * (once + work)))
 
 
@@ -57,7 +75,13 @@ def _duration(call: dict) -> int:
 class ZeroBench(Bench):
     """`Bench` whose work happens in a worker with a GPU, but for the models in `near`."""
 
-    def __init__(self, models: Models, world: frozenset[str] = frozenset(), limits: Limits = Limits(), near: frozenset[str] = NEAR) -> None:
+    def __init__(
+        self,
+        models: Models,
+        world: frozenset[str] = frozenset(),
+        limits: Limits = Limits(),
+        near: frozenset[str] = NEAR,
+    ) -> None:
         import spaces  # imported by app.py before anything else
 
         super().__init__(models, world, limits)
@@ -70,26 +94,73 @@ class ZeroBench(Bench):
         self._lent = spaces.GPU(duration=_duration)(lent)
 
     # ------------------------------------------------------------------ in the page's process
-    def trace(self, name: str, sample: svl.Sample, tell: Tell, cancel: threading.Event) -> svl.Trace:
+    def trace(
+        self, name: str, sample: svl.Sample, tell: Tell, cancel: threading.Event
+    ) -> svl.Trace:
         if name in self.near:
             return super().trace(name, sample, tell, cancel)
         made = self._far("trace", name, (sample,), sample.length, 1, 0, tell, None, cancel)
         return replace(made, samples=tuple(replace(each, sample=sample) for each in made.samples))
 
-    def compare(self, name: str, sample: svl.Sample, plan: svl.DropPlan, now: Settings, fit: Sequence[svl.Sample], tell: Tell, show: Show, cancel: threading.Event) -> tuple[svl.Comparison, svl.Trace | None]:
+    def compare(
+        self,
+        name: str,
+        sample: svl.Sample,
+        plan: svl.DropPlan,
+        now: Settings,
+        fit: Sequence[svl.Sample],
+        tell: Tell,
+        show: Show,
+        cancel: threading.Event,
+    ) -> tuple[svl.Comparison, svl.Trace | None]:
         if name in self.near:
             return super().compare(name, sample, plan, now, fit, tell, show, cancel)
-        return self._far("compare", name, (sample, plan, now, tuple(fit)), sample.length, 6 + 2 * len(fit), 2 * now.max_new_tokens, tell, show, cancel)
+        return self._far(
+            "compare",
+            name,
+            (sample, plan, now, tuple(fit)),
+            sample.length,
+            6 + 2 * len(fit),
+            2 * now.max_new_tokens,
+            tell,
+            show,
+            cancel,
+        )
 
-    def traced(self, name: str, samples: Sequence[svl.Sample], mlp: bool, tell: Tell, cancel: threading.Event) -> svl.Trace:
+    def traced(
+        self,
+        name: str,
+        samples: Sequence[svl.Sample],
+        mlp: bool,
+        tell: Tell,
+        cancel: threading.Event,
+    ) -> svl.Trace:
         self._check_near(name)
         return super().traced(name, samples, mlp, tell, cancel)
 
-    def rank(self, name: str, samples: Sequence[svl.Sample], trace: svl.Trace, criterion: str, protect_ends: bool, rounds: int | None, tell: Tell, cancel: threading.Event) -> svl.LayerScores:
+    def rank(
+        self,
+        name: str,
+        samples: Sequence[svl.Sample],
+        trace: svl.Trace,
+        criterion: str,
+        protect_ends: bool,
+        rounds: int | None,
+        tell: Tell,
+        cancel: threading.Event,
+    ) -> svl.LayerScores:
         self._check_near(name)
         return super().rank(name, samples, trace, criterion, protect_ends, rounds, tell, cancel)
 
-    def choose(self, name: str, preset: str, samples: Sequence[svl.Sample], plans: Sequence[svl.DropPlan], tell: Tell, cancel: threading.Event) -> svl.DropPlan:
+    def choose(
+        self,
+        name: str,
+        preset: str,
+        samples: Sequence[svl.Sample],
+        plans: Sequence[svl.DropPlan],
+        tell: Tell,
+        cancel: threading.Event,
+    ) -> svl.DropPlan:
         self._check_near(name)
         return super().choose(name, preset, samples, plans, tell, cancel)
 
@@ -110,11 +181,27 @@ class ZeroBench(Bench):
         return super().save(name, *rest)
 
     def _check_near(self, name: str) -> None:
-        """Raises InputError for a model that waits for a lent GPU: work on whole sets outlasts the loan."""
+        """Raises InputError for a model that waits for a lent GPU: work on whole sets outlasts the
+        loan.
+        """
         if name not in self.near:
-            raise InputError("Found work on many samples for a model that borrows its GPU; expected a question at a time here; choose the bundled model, or run the project on your own machine.")
+            raise InputError(
+                "Found work on many samples for a model that borrows its GPU; expected a question"
+                " at a time here; choose the bundled model, or run the project on your own machine."
+            )
 
-    def _far(self, task: str, name: str, values: tuple, positions: int, passes: int, steps: int, tell: Tell, show: Show | None, cancel: threading.Event) -> Any:
+    def _far(
+        self,
+        task: str,
+        name: str,
+        values: tuple,
+        positions: int,
+        passes: int,
+        steps: int,
+        tell: Tell,
+        show: Show | None,
+        cancel: threading.Event,
+    ) -> Any:
         lvlm = self._lvlm(name)
         gigabytes = lvlm.num_parameters * 2 / 1e9
         asked = min(seconds(gigabytes, positions, passes, steps), math.ceil(self.limits.request_s))
@@ -138,12 +225,17 @@ class ZeroBench(Bench):
     # ------------------------------------------------------------------ in the worker
     def _serve(self, call: dict) -> Iterator[dict]:
         """Messages {"kind": "beat" | "tell" | "show" | "error" | "done", "value": packed}."""
+
         def work(emit, cancel):
             if call["task"] not in TASKS:
-                raise SVLError(f"Found the task {call['task']!r}; expected one of {', '.join(TASKS)}.")
+                raise SVLError(
+                    f"Found the task {call['task']!r}; expected one of {', '.join(TASKS)}."
+                )
             bench, values = self._own(), border.unpack(call["values"])
             shown = (lambda *value: emit(("show", value)),) if call["task"] == "compare" else ()
-            return "done", getattr(bench, call["task"])(call["model"], *values, lambda *value: emit(("tell", value)), *shown, cancel)
+            return "done", getattr(bench, call["task"])(
+                call["model"], *values, lambda *value: emit(("tell", value)), *shown, cancel
+            )
 
         try:
             for item in tasks.run(work, tasks.Jobs(), "worker", self.limits.request_s):
@@ -153,7 +245,15 @@ class ZeroBench(Bench):
             if guard.out_of_memory(error):
                 self._there = None
                 guard.free_memory()
-            yield {"kind": "error", "value": border.pack(("MemoryError" if guard.out_of_memory(error) else type(error).__name__, str(error)))}
+            yield {
+                "kind": "error",
+                "value": border.pack(
+                    (
+                        "MemoryError" if guard.out_of_memory(error) else type(error).__name__,
+                        str(error),
+                    )
+                ),
+            }
 
     def _own(self) -> Bench:
         """This worker's bench, with locks of its own: a fork copies locks as they were held."""
@@ -172,5 +272,10 @@ class _Worker(Bench):
 
 
 def _error(name: str, text: str) -> Exception:
-    known = {"InputError": InputError, "Cancelled": Cancelled, "SVLError": SVLError, "MemoryError": MemoryError}
+    known = {
+        "InputError": InputError,
+        "Cancelled": Cancelled,
+        "SVLError": SVLError,
+        "MemoryError": MemoryError,
+    }
     return known[name](text) if name in known else RuntimeError(f"{name}: {text}")

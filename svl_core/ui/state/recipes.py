@@ -13,31 +13,87 @@ CUSTOM = "custom"
 CHOICES = (("Custom", CUSTOM), *((preset.title, name) for name, preset in svl.PRESETS.items()))
 
 
-def values(preset: svl.Preset, name: str, world: Collection[str], now: Settings, most: int = grounds.MOST_SCENES) -> dict[str, object]:
-    """The settings that a preset stands for, by field name; one whose criteria compete needs a set for it, any other takes what there is. most: calibration samples allowed."""
+def values(
+    preset: svl.Preset,
+    name: str,
+    world: Collection[str],
+    now: Settings,
+    most: int = grounds.MOST_SCENES,
+) -> dict[str, object]:
+    """The settings that a preset stands for, by field name; one whose criteria compete needs a set
+    for it, any other takes what there is. most: calibration samples allowed.
+    """
     given, default = dict(preset.settings), Settings()
-    out = {"criterion": preset.criterion, "compensation": preset.compensation, "rank": given.get("rank", default.rank), "strength": given.get("strength", default.strength),
-           "attention_target": "attention" in given.get("targets", ()), "top_p": preset.top_p.p, "mode": preset.top_p.mode, "causal_correction": False, "text_self": default.text_self}
+    out = {
+        "criterion": preset.criterion,
+        "compensation": preset.compensation,
+        "rank": given.get("rank", default.rank),
+        "strength": given.get("strength", default.strength),
+        "attention_target": "attention" in given.get("targets", ()),
+        "top_p": preset.top_p.p,
+        "mode": preset.top_p.mode,
+        "causal_correction": False,
+        "text_self": default.text_self,
+    }
     if preset.rivals and grounds.basis(name, world, now).rank == grounds.THIS:
-        out["calibration"] = grounds.OWN if now.own else grounds.BUNDLED if name in world else grounds.THIS
-    if preset.samples and out.get("calibration", grounds.basis(name, world, now).fit) == grounds.BUNDLED:
+        out["calibration"] = (
+            grounds.OWN if now.own else grounds.BUNDLED if name in world else grounds.THIS
+        )
+    if (
+        preset.samples
+        and out.get("calibration", grounds.basis(name, world, now).fit) == grounds.BUNDLED
+    ):
         out["calibration_size"] = min(preset.samples, grounds.MOST_SCENES, most)
     return out
 
 
-def current(name: str, world: Collection[str], now: Settings, strip: Mapping, most: int = grounds.MOST_SCENES) -> str:
-    """The preset that the settings and the plan are, else `CUSTOM`. What competed is a preset only for the layers that won."""
+def current(
+    name: str,
+    world: Collection[str],
+    now: Settings,
+    strip: Mapping,
+    most: int = grounds.MOST_SCENES,
+) -> str:
+    """The preset that the settings and the plan are, else `CUSTOM`.
+
+    What competed is a preset only for the layers that won.
+    """
     for each in svl.PRESETS.values():
-        plan = strip.get("preset") == [each.name, *strip["drop"]] if each.rivals else ranked_by(strip) == each.criterion or not strip["drop"]
-        if plan and now.visual_share == 1 and _matches(values(each, name, world, now, most), now, "criterion" if each.rivals else ""):
+        plan = (
+            strip.get("preset") == [each.name, *strip["drop"]]
+            if each.rivals
+            else ranked_by(strip) == each.criterion or not strip["drop"]
+        )
+        if (
+            plan
+            and now.visual_share == 1
+            and _matches(
+                values(each, name, world, now, most), now, "criterion" if each.rivals else ""
+            )
+        ):
             return each.name
     return CUSTOM
 
 
-def contest(name: str, world: Collection[str], now: Settings, most: int = grounds.MOST_SCENES) -> svl.Preset | None:
-    """The preset with rivals whose settings these are, the criterion being one of those that competed."""
-    fitting = (each for each in svl.PRESETS.values() if each.rivals and now.criterion in (each.criterion, *each.rivals))
-    return next((each for each in fitting if _matches(values(each, name, world, now, most), now, "criterion")), None)
+def contest(
+    name: str, world: Collection[str], now: Settings, most: int = grounds.MOST_SCENES
+) -> svl.Preset | None:
+    """The preset with rivals whose settings these are, the criterion being one of those that
+    competed.
+    """
+    fitting = (
+        each
+        for each in svl.PRESETS.values()
+        if each.rivals and now.criterion in (each.criterion, *each.rivals)
+    )
+    return next(
+        (
+            each
+            for each in fitting
+            if _matches(values(each, name, world, now, most), now, "criterion")
+        ),
+        None,
+    )
 
 
 def contest_key(preset: svl.Preset, count: int, now: Settings) -> tuple:
@@ -54,5 +110,10 @@ def told(current: str, strip: Mapping) -> str:
     if current == CUSTOM:
         return ""
     preset = svl.PRESETS[current]
-    won = f" At {len(strip['drop'])} layers the winner is {svl.CRITERIA[strip['criterion']].title}; for another number choose the preset again." if preset.rivals and strip["criterion"] in svl.CRITERIA else ""
+    won = (
+        f" At {len(strip['drop'])} layers the winner is {svl.CRITERIA[strip['criterion']].title};"
+        " for another number choose the preset again."
+        if preset.rivals and strip["criterion"] in svl.CRITERIA
+        else ""
+    )
     return preset.explanation + won

@@ -6,13 +6,30 @@ from dataclasses import dataclass, fields
 
 from svl_core.errors import InputError
 
-# The fields of `Settings` that make a pruned model: which layers go, and what closes the gap, fitted on which samples.
-RECIPE = ("criterion", "protect_ends", "top_p", "mode", "causal_correction", "text_self", "calibration", "calibration_size", "compensation", "rank", "strength", "attention_target", "visual_share")
+# The fields of `Settings` that make a pruned model: which layers go, and what closes the gap,
+# fitted on which samples.
+RECIPE = (
+    "criterion",
+    "protect_ends",
+    "top_p",
+    "mode",
+    "causal_correction",
+    "text_self",
+    "calibration",
+    "calibration_size",
+    "compensation",
+    "rank",
+    "strength",
+    "attention_target",
+    "visual_share",
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the controls say; the order of the fields is the order in which the page hands them over."""
+    """What the controls say; the order of the fields is the order in which the page hands them
+    over.
+    """
 
     all_layers: bool = True  # importance averaged over layers, else of `layer` alone
     layer: int = 0
@@ -36,13 +53,25 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
-            raise InputError(f"Found a top-p of {self.top_p}; expected a share above 0 and at most 1; move the top-p slider.")
+            raise InputError(
+                f"Found a top-p of {self.top_p}; expected a share above 0 and at most 1; move the"
+                " top-p slider."
+            )
         if not 0 < self.visual_share <= 1:
-            raise InputError(f"Found a share of {self.visual_share} of the visual tokens; expected one above 0 and at most 1; move its slider.")
+            raise InputError(
+                f"Found a share of {self.visual_share} of the visual tokens; expected one above 0"
+                " and at most 1; move its slider."
+            )
         if not 1 <= self.calibration_size <= 4096:
-            raise InputError(f"Found {self.calibration_size} samples of the bundled set; expected 1 to 4096; move the slider.")
+            raise InputError(
+                f"Found {self.calibration_size} samples of the bundled set; expected 1 to 4096;"
+                " move the slider."
+            )
         if not 1 <= self.max_new_tokens <= 512:
-            raise InputError(f"Found an answer length of {self.max_new_tokens} tokens; expected 1 to 512; change the answer length.")
+            raise InputError(
+                f"Found an answer length of {self.max_new_tokens} tokens; expected 1 to 512; change"
+                " the answer length."
+            )
 
     @classmethod
     def of(cls, values) -> Settings:
@@ -50,7 +79,9 @@ class Settings:
         made = {}
         for field, value in zip(fields(cls), values, strict=True):
             kind = type(field.default)
-            made[field.name] = field.default if value is None else value if kind is str else kind(value)
+            made[field.name] = (
+                field.default if value is None else value if kind is str else kind(value)
+            )
         return cls(**made)
 
     @property
@@ -63,7 +94,15 @@ class Settings:
 
     @property
     def key_prune(self) -> tuple:
-        return *self.key_tokens, self.compensation, self.rank, self.strength, self.attention_target, self.visual_share, *self.key_fit
+        return (
+            *self.key_tokens,
+            self.compensation,
+            self.rank,
+            self.strength,
+            self.attention_target,
+            self.visual_share,
+            *self.key_fit,
+        )
 
     @property
     def key_fit(self) -> tuple:

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-def strip_value(ids: Sequence[int], ranking: Sequence[int], protected: Sequence[int], drop: Sequence[int], *, blocks: Sequence[Sequence[int]] | None = None, criterion: str = "manual", calibration: str = "auto", rounds: int | None = None) -> dict:
+
+def strip_value(
+    ids: Sequence[int],
+    ranking: Sequence[int],
+    protected: Sequence[int],
+    drop: Sequence[int],
+    *,
+    blocks: Sequence[Sequence[int]] | None = None,
+    criterion: str = "manual",
+    calibration: str = "auto",
+    rounds: int | None = None,
+) -> dict:
     """JSON value of the strip.
 
-    ids: (L,) layer indices in the original model, 0-based; ranking: droppable positions, most redundant first;
-    protected: positions that never go; drop: positions that go now; blocks: for each number of layers 0, 1, .. those that go, where a
-    criterion chooses whole blocks; criterion, calibration: the settings that the ranking was made with; rounds: of a greedy
-    criterion, None for all.
+    ids: (L,) layer indices in the original model, 0-based; ranking: droppable positions, most
+        redundant first;
+    protected: positions that never go; drop: positions that go now; blocks: for each number of
+    layers 0, 1, .. those that go, where a criterion chooses whole blocks; criterion, calibration:
+    the settings that the ranking was made with; rounds: of a greedy criterion, None for all.
     """
     whole = None if blocks is None else [sorted(map(int, block)) for block in blocks]
-    return {"ids": [int(k) for k in ids], "ranking": [int(k) for k in ranking], "protected": [int(k) for k in protected], "drop": sorted({int(k) for k in drop}), "blocks": whole, "criterion": criterion, "calibration": calibration, "rounds": rounds}
+    return {
+        "ids": [int(k) for k in ids],
+        "ranking": [int(k) for k in ranking],
+        "protected": [int(k) for k in protected],
+        "drop": sorted({int(k) for k in drop}),
+        "blocks": whole,
+        "criterion": criterion,
+        "calibration": calibration,
+        "rounds": rounds,
+    }
 
 
 def follows_ranking(value: dict) -> bool:
     """Whether the dropped layers are just those that the ranking gives for their number."""
     count, blocks = len(value["drop"]), value.get("blocks")
-    return (blocks[count] if blocks and count < len(blocks) else sorted(value["ranking"][:count])) == value["drop"]
+    return (
+        blocks[count] if blocks and count < len(blocks) else sorted(value["ranking"][:count])
+    ) == value["drop"]
 
 
 def droppable(value: dict) -> int:

@@ -1,8 +1,10 @@
-"""Stands in for the package `spaces` of a ZeroGPU Space: `GPU` runs a generator in a forked process, and everything is pickled on the way.
+"""Stands in for the package `spaces` of a ZeroGPU Space: `GPU` runs a generator in a forked
+process, and everything is pickled on the way.
 
-As there: the worker is forked at the first call and used again, CUDA seems to be there in the page's process (and touching it
-fails), closing the generator stops the worker at its next value. Stricter than there: only plain values and numpy arrays may
-cross, and the stand-in counts what does.
+As there: the worker is forked at the first call and used again, CUDA seems to be there in the
+page's process (and touching it fails), closing the generator stops the worker at its next value.
+Stricter than there: only plain values and numpy arrays may cross, and the stand-in counts what
+does.
 """
 
 import inspect
@@ -71,7 +73,10 @@ def GPU(task=None, *, duration=60):
     workers = []
 
     def handler(*args, **kwargs):
-        call = {"seconds": duration(*args, **kwargs) if callable(duration) else duration, "received": 0}
+        call = {
+            "seconds": duration(*args, **kwargs) if callable(duration) else duration,
+            "received": 0,
+        }
         CALLS.append(call)
         worker = workers.pop() if workers else _Worker(task)
         data = pickle.dumps((args, kwargs))
