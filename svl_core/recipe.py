@@ -1,0 +1,446 @@
+"""`Recipe`: how a model is pruned, as one value.
+
+Everything that describes a pruned model is made from its fields or printed from them: the
+command's options, a plan file, the presets, the page's settings, the endpoints' arguments, the link,
+the code to repeat it, the report, the model card and `svl_plan.json`. A new setting is one field
+here and one use where it acts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from svl_core.errors import InputError
+
+RANKING = "which layers are redundant"
+CHOICE = "what to drop"
+COMPENSATION = "compensation settings"
+CALIBRATION = "calibration: what layers are ranked and compensations fitted on"
+READING = "what the pruned model reads"
+
+AUTO, THIS, DEMO, OWN = "auto", "this", "demo", "own"
+"""Calibration sets by name; anything else is a file or a folder. OWN: a page visitor's files."""
+
+TARGETS = ("mlp", "attention")
+TOKEN_SETS = ("important", "all", "visual", "textual", "last")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field of `Recipe` accepts, and how it is explained.
+
+    name: the field's. label: what a person calls it. help: one line for `--help`, the endpoints'
+        descriptions and the page. kind: bool, int, float, str or tuple.
+    low, high: least and largest number. above: whether `low` itself is excluded.
+    choices: the words that are accepted, () for any. nullable: whether None is accepted.
+    words: words accepted in the place of a number. flag, metavar: of the command.
+    group: one of the headings above. inverted: the flag's presence means False.
+    """
+
+    name: str
+    label: str
+    help: str
+    group: str
+    kind: type
+    default: Any
+    nullable: bool = False
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    flag: str = ""
+    metavar: str | None = None
+    inverted: bool = False
+
+    @property
+    def expected(self) -> str:
+        """What is accepted, for the sentence that refuses something else."""
+        if self.kind is tuple:
+            listed = (
+                f"one or more of {', '.join(self.choices)}" if self.choices else "whole numbers"
+            )
+            return listed + (" or none" if self.nullable else "")
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "a name"
+        said = "a whole number" if self.kind is int else "a number"
+        if self.low is not None:
+            said += f" above {self.low:g}" if self.above else f" from {self.low:g}"
+        if self.high is not None:
+            said += (
+                f" up to {self.high:g}" if self.low is None or self.above else f" to {self.high:g}"
+            )
+        others = [repr(word) for word in self.words] + (["none"] if self.nullable else [])
+        return f"{said}, or {' or '.join(others)}" if others else said
+
+    def checked(self, value: Any) -> Any:
+        """The value in the field's own type. Raises InputError for one that is not accepted."""
+        if value is None and self.nullable or isinstance(value, str) and value in self.words:
+            return value
+        try:
+            converted = self._converted(value)
+        except (TypeError, ValueError, OverflowError):
+            raise self.refusal(value) from None
+        if isinstance(converted, float | int) and not isinstance(converted, bool):
+            self._check_bounds(converted, value)
+        elif self.choices and self.kind is str and converted not in self.choices:
+            raise self.refusal(value)
+        return converted
+
+    def refusal(self, value: Any) -> InputError:
+        """The sentence for a value that is not accepted."""
+        shown = repr(value)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+        return InputError(f"Found {shown} as {self.label}; expected {self.expected}; change it.")
+
+    def _converted(self, value: Any) -> Any:
+        if self.kind is tuple:
+            return self._converted_tuple(value)
+        if self.kind is bool:
+            if isinstance(value, bool) or value in (0, 1):
+                return bool(value)
+            raise ValueError
+        if self.kind is str:
+            if not isinstance(value, str):
+                raise TypeError
+            return value
+        if isinstance(value, bool | str):
+            raise TypeError
+        number = float(value)
+        if not math.isfinite(number) or self.kind is int and number != int(number):
+            raise ValueError
+        return self.kind(value)
+
+    def _converted_tuple(self, value: Any) -> tuple:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError
+        parts = tuple(value)
+        if self.choices:
+            if not parts or set(parts) - set(self.choices):
+                raise ValueError
+            return tuple(choice for choice in self.choices if choice in parts)
+        numbers = tuple(int(part) for part in parts)
+        if any(
+            isinstance(part, bool | str) or number != part
+            for part, number in zip(parts, numbers, strict=True)
+        ):
+            raise ValueError
+        if any(number < (self.low or 0) for number in numbers) or len(set(numbers)) != len(numbers):
+            raise ValueError
+        return tuple(sorted(numbers))
+
+    def _check_bounds(self, number: float, value: Any) -> None:
+        below = self.low is not None and (number <= self.low if self.above else number < self.low)
+        if below or self.high is not None and number > self.high:
+            raise self.refusal(value)
+
+    def parsed(self, text: str) -> Any:
+        """The value that a text means, as a link or a command line holds it. Raises InputError."""
+        if self.nullable and text in ("", "none"):
+            return None
+        if text in self.words:
+            return text
+        try:
+            value = {
+                bool: lambda: {"0": False, "1": True}[text],
+                int: lambda: int(text) if text.lstrip("-").isascii() and len(text) < 20 else None,
+                float: lambda: float(text),
+                str: lambda: text,
+                tuple: lambda: self._parsed_tuple(text),
+            }[self.kind]()
+        except (ValueError, KeyError):
+            value = text
+        if value is None or isinstance(value, str) and self.kind is not str:
+            raise self.refusal(text)
+        return self.checked(value)
+
+    def _parsed_tuple(self, text: str) -> tuple:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return tuple(parts) if self.choices else tuple(map(int, parts))
+
+    @property
+    def annotation(self) -> Any:
+        """The field's type as an endpoint shows it: words as an enumeration."""
+        base: Any = Literal[self.choices] if self.choices else self.kind
+        if self.kind is tuple:
+            base = list[Literal[self.choices]] if self.choices else list[int]
+        if self.words:
+            base = base | Literal[self.words]
+        return base | None if self.nullable else base
+
+
+def _field(default: Any, label: str, help: str, group: str, **more: Any) -> Any:
+    """A field of `Recipe` with what `Option` says of it."""
+    return field(default=default, metadata={"label": label, "help": help, "group": group, **more})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How layers are ranked, how many or which go, what is fitted, and on which samples.
+
+    Every field is checked when a recipe is made; `OPTIONS` says what each accepts. Names of
+    criteria and compensations are checked where their registries are. Raises InputError.
+    """
+
+    criterion: str = _field(
+        "svl",
+        "the criterion",
+        "its name; `svl models` lists them",
+        RANKING,
+        metavar="NAME",
+    )
+    top_p: float = _field(
+        0.5,
+        "top-p",
+        "share of tokens that count as important",
+        RANKING,
+        low=0,
+        above=True,
+        high=1,
+        metavar="P",
+    )
+    top_p_mode: str = _field(
+        "fraction",
+        "the top-p mode",
+        "best P of the tokens, or the fewest that hold P of the score",
+        RANKING,
+        choices=("fraction", "mass"),
+    )
+    text_self: str = _field(
+        "received",
+        "the text attention",
+        "text-to-text part of a text token's importance: attention 'received' or 'given'",
+        RANKING,
+        choices=("received", "given"),
+    )
+    causal_correction: bool = _field(
+        False,
+        "the causal correction",
+        "divide attention by the number of queries that can see a key",
+        RANKING,
+    )
+    rounds: int | None = _field(
+        None,
+        "the number of rounds",
+        "greedy criteria: re-score after each of N drops, then rank the rest as it stands",
+        RANKING,
+        low=1,
+        metavar="N",
+    )
+    protect_ends: bool = _field(
+        True,
+        "the protection of both ends",
+        "let the first and the last layer be dropped too",
+        RANKING,
+        flag="unprotect-ends",
+        inverted=True,
+    )
+    seed: int = _field(
+        0,
+        "the seed",
+        "seed of random draws: criterion 'random', calibration, questions",
+        RANKING,
+        low=0,
+    )
+    drop: int | None = _field(
+        None,
+        "the number of layers to drop",
+        "number of layers to drop, most redundant first",
+        CHOICE,
+        low=0,
+        metavar="N",
+    )
+    layers: tuple[int, ...] | None = _field(
+        None,
+        "the layers to drop",
+        "drop these layers instead (0-based, such as 3,5-7)",
+        CHOICE,
+        low=0,
+        metavar="LIST",
+    )
+    preset: str | None = _field(
+        None,
+        "the preset",
+        "a whole recipe by name: as-published or best; options beside it change it",
+        CHOICE,
+        metavar="NAME",
+    )
+    compensation: str = _field(
+        "none",
+        "the compensation",
+        "its name; `svl models` lists them",
+        CHOICE,
+        metavar="NAME",
+    )
+    rank: int | str = _field(
+        4,
+        "the rank",
+        "rank k of the compensated subspace, or 'auto': of lowest KL on half of the calibration"
+        " set, fitted on the other half",
+        COMPENSATION,
+        low=1,
+        words=(AUTO,),
+        metavar="K",
+    )
+    energy: float | None = _field(
+        None,
+        "the energy share",
+        "choose each run's rank as the fewest directions that hold this share of its gap's energy,"
+        " instead of --rank",
+        COMPENSATION,
+        low=0,
+        above=True,
+        high=1,
+        metavar="SHARE",
+    )
+    strength: float = _field(
+        1.0,
+        "the strength",
+        "1 = as published",
+        COMPENSATION,
+        low=0,
+        high=100,
+    )
+    targets: tuple[str, ...] = _field(
+        ("mlp",),
+        "the targets",
+        "projections to edit: mlp, or mlp,attention",
+        COMPENSATION,
+        choices=TARGETS,
+        metavar="LIST",
+    )
+    ridge: float | None = _field(
+        None,
+        "the ridge",
+        "least squares, bridge, refit: pull toward no edit, relative to the mean diagonal",
+        COMPENSATION,
+        low=0,
+        metavar="R",
+    )
+    answer_weight: float = _field(
+        20.0,
+        "the answer weight",
+        "refit: what an answer's positions count beside one position each",
+        COMPENSATION,
+        low=0,
+        metavar="W",
+    )
+    weighted: bool = _field(
+        False,
+        "the weighting",
+        "least squares: weight tokens by their importance",
+        COMPENSATION,
+    )
+    tokens: str = _field(
+        "important",
+        "the tokens to fit on",
+        "tokens to fit on",
+        COMPENSATION,
+        choices=TOKEN_SETS,
+    )
+    calibration: str = _field(
+        AUTO,
+        "the calibration set",
+        "'demo' (bundled scenes), 'this' (the sample asked about), a FILE.jsonl or a folder of"
+        " images",
+        CALIBRATION,
+        metavar="SET",
+    )
+    calibration_size: int = _field(
+        16,
+        "the calibration size",
+        "samples used of it",
+        CALIBRATION,
+        low=1,
+        high=1_000_000,
+        metavar="N",
+    )
+    visual_share: float = _field(
+        1.0,
+        "the share of visual tokens",
+        "the pruned model sees only this share of the visual tokens, by importance",
+        READING,
+        low=0,
+        above=True,
+        high=1,
+        metavar="P",
+    )
+
+    def __post_init__(self) -> None:
+        for name, option in OPTIONS.items():
+            object.__setattr__(self, name, option.checked(getattr(self, name)))
+
+    @classmethod
+    def of(cls, **values: Any) -> Recipe:
+        """A recipe of the given fields. Raises InputError for a name that is none of them."""
+        unknown = [name for name in values if name not in OPTIONS]
+        if unknown:
+            raise InputError(
+                f"Found the setting {unknown[0]!r}; expected one of {', '.join(OPTIONS)};"
+                " correct it."
+            )
+        return cls(**values)
+
+    @property
+    def fits(self) -> bool:
+        """Whether something is fitted on a calibration set."""
+        return self.compensation != "none"
+
+    def changed(self, **values: Any) -> Recipe:
+        """The same recipe with other values of some fields. Raises InputError."""
+        return dataclasses.replace(self, **values)
+
+    def values(self) -> dict[str, Any]:
+        """Every field's value by its name."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+    def unusual(self, usual: Recipe | None = None) -> dict[str, Any]:
+        """The fields that differ from `usual` (default: the default recipe), by name."""
+        usual = usual or DEFAULT
+        return {k: v for k, v in self.values().items() if v != getattr(usual, k)}
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field in JSON's types; read back by `from_json`."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in self.values().items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """Reads what `to_json` wrote; fields that are left out have their defaults.
+
+        Raises InputError for an unknown field or a value that is not accepted.
+        """
+        return cls.of(**dict(data))
+
+
+def _options() -> dict[str, Option]:
+    """`Option` of each field, in order, from the field's annotation, default and metadata."""
+    hints = typing.get_type_hints(Recipe)
+    found = {}
+    for each in fields(Recipe):
+        members = typing.get_args(hints[each.name])
+        union = isinstance(hints[each.name], types.UnionType)
+        kind = next(m for m in members if m is not types.NoneType) if union else hints[each.name]
+        found[each.name] = Option(
+            name=each.name,
+            kind=typing.get_origin(kind) or kind,
+            default=each.default,
+            nullable=union and types.NoneType in members,
+            **each.metadata,
+        )
+    return found
+
+
+OPTIONS: Mapping[str, Option] = types.MappingProxyType(_options())
+"""What each field of `Recipe` accepts, by its name."""
+
+DEFAULT = Recipe()
