@@ -1,9 +1,9 @@
 """`Recipe`: how a model is pruned, as one value.
 
 Everything that describes a pruned model is made from its fields or printed from them: the
-command's options, a plan file, the presets, the page's settings, the endpoints' arguments, the link,
-the code to repeat it, the report, the model card and `svl_plan.json`. A new setting is one field
-here and one use where it acts.
+command's options, a plan file, the presets, the page's settings, the endpoints' arguments, the
+link, the code to repeat it, the report, the model card and `svl_plan.json`. A new setting is one
+field here and one use where it acts.
 """
 
 from __future__ import annotations
