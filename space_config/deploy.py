@@ -53,6 +53,7 @@ SUFFIXES = {
     ".zip",
     ".parquet",
     ".csv",
+    ".typed",
     "",
 }
 
