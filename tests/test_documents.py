@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import builders
 import pytest
 
 from space_config.deploy import CONTENTS, card
@@ -101,6 +102,17 @@ def test_headline_figures_are_those_of_the_results_files():
     assert headline.with_figures(text, headline.results()) == text, (
         "README.md is stale: run python tests/benchmarks/headline.py"
     )
+
+
+def test_the_support_table_has_a_row_for_every_family():
+    """Its ticks are those of the last run of tests/families/support_table.py."""
+    text = (ROOT / "svl_core" / "SUPPORT.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \(`(\w+)` on `(\w+)`\)", text, re.MULTILINE)
+    types = [
+        (lvlm.model.config.model_type, lvlm.model.config.get_text_config().model_type)
+        for lvlm in map(builders.build, builders.BUILDERS)
+    ]
+    assert rows == types, "SUPPORT.md is stale: run python tests/families/support_table.py"
 
 
 def test_readme_fits_two_screens():
