@@ -366,7 +366,7 @@ def _part(folder: Path, data: str, first: int) -> Path:
 
 
 def _answered(folder: Path, data: str, first: int) -> dict[str, np.ndarray]:
-    """Marks of a part by model, each (questions of the part,) bool; the full model's under `FULL`."""
+    """Marks of a part by model, (questions of the part,) bool; the full model's under `FULL`."""
     if not _part(folder, data, first).exists():
         return {}
     with np.load(_part(folder, data, first)) as kept:

@@ -9,6 +9,7 @@ Results go to results/demo_model.json.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -29,6 +30,11 @@ DROPS, COMPENSATIONS = (2, 3, 4, 5, 6, 8), ("none", "scp", "lstsq")
 BEGIN, END = "<!-- figures: tests/benchmarks/demo_model.py -->", "<!-- end of figures -->"
 
 
+def show(data: str, share: float | None, what: str) -> None:
+    """How far the questions of a data set are."""
+    print(f"\r{data} {share or 0:.0%}", end="", file=sys.stderr)
+
+
 def measure(limit: int | None, pruned_limit: int) -> dict:
     lvlm = svl.load("demo")
     made = {
@@ -44,7 +50,7 @@ def measure(limit: int | None, pruned_limit: int) -> dict:
             lvlm,
             questions(data, limit, SEED),
             data=data,
-            run=Run(lambda share, what: print(f"\r{data} {share:.0%}", end="", file=sys.stderr)),
+            run=Run(functools.partial(show, data)),
         )
         made["full"][data] = found.to_json() | {"seconds": round(time.perf_counter() - began)}
     asked = questions("scenes", pruned_limit, SEED + 1)
