@@ -42,7 +42,7 @@ def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
                 "criterion": preset.recipe.criterion,
                 "compensation": preset.recipe.compensation,
                 "settings": preset.recipe.unusual(),
-                "samples": preset.recipe.calibration_size if preset.samples else None,
+                "samples": preset.samples,
             }
             for preset in PRESETS.values()
         ],

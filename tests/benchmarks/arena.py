@@ -98,7 +98,7 @@ def preset_plans(
     lvlm, preset, drops = start(), PRESETS[name], drop_counts(layers_of_model())
     fitted = preset.fit(lvlm, calibration_samples(lvlm, preset.samples or size, seed))
     plans: dict[int, list] = {drop: [] for drop in drops}
-    for each in (preset.criterion, *preset.rivals):
+    for each in preset.criteria:
         scores = fitted.rank(each) if svl.CRITERIA[each].needs == "trace" else None
         for drop in drops:
             plans[drop].append(
