@@ -8,7 +8,6 @@ read under teacher forcing.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +20,7 @@ from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.decoding import answers_together
 from svl_core.lvlm.forcing import kl_per_token
+from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of, with_hidden
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
@@ -170,18 +170,12 @@ def _last_logits(lvlm: LVLM, sample: Sample) -> torch.Tensor:
 @contextlib.contextmanager
 def _frozen(layer: torch.nn.Module, visual: torch.Tensor):
     """While open, in this thread, `layer` hands the visual positions on as they came."""
-    here = threading.get_ident()
 
-    def hook(module, args, kwargs, output):
-        if threading.get_ident() != here:
-            return None
-        entered = args[0] if args else kwargs["hidden_states"]
-        left = (output[0] if isinstance(output, tuple) else output).clone()
-        left[..., visual, :] = entered[..., visual, :]
-        return (left, *output[1:]) if isinstance(output, tuple) else left
+    def freeze(args, kwargs, output):
+        hidden = hidden_of(output).clone()
+        hidden[..., visual, :] = hidden_input(args, kwargs)[..., visual, :]
+        return with_hidden(output, hidden)
 
-    handle = layer.register_forward_hook(hook, with_kwargs=True)
-    try:
+    with ThreadHooks() as hooks:
+        hooks.on_output(layer, freeze)
         yield
-    finally:
-        handle.remove()

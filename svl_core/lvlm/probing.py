@@ -8,7 +8,6 @@ place, rather than a wrong one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from contextvars import ContextVar
 
@@ -24,6 +23,7 @@ from svl_core.lvlm import decoding, families, skeleton
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
+from svl_core.lvlm.hooks import ThreadHooks, hidden_input, pass_over
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.stopping import reaching
@@ -167,16 +167,10 @@ def _pruning(lvlm: LVLM, sample: Sample) -> None:
             lvlm.model, [i for i in range(lvlm.num_layers) if i not in dropped]
         )
 
-        def hand_on(module, args, kwargs, output):
-            hidden = args[0] if args else kwargs["hidden_states"]
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-        with torch.inference_mode(), contextlib.ExitStack() as stack:
+        with torch.inference_mode(), ThreadHooks() as hooks:
             pruned = view(**sample.inputs, use_cache=False).logits
             for index in dropped:
-                stack.callback(
-                    lvlm.layers[index].register_forward_hook(hand_on, with_kwargs=True).remove
-                )
+                hooks.on_output(lvlm.layers[index], pass_over)
             skipped = lvlm.model(**sample.inputs, use_cache=False).logits
         _equal(lvlm, pruned, skipped)
 
@@ -241,11 +235,8 @@ def _equal(lvlm: LVLM, found: torch.Tensor, expected: torch.Tensor) -> None:
 def entering(lvlm: LVLM, sample: Sample) -> torch.Tensor:
     """What enters layer 0, (S, d) float32 on the CPU; the decoder itself does not run."""
     args, kwargs = reaching(lvlm, lvlm.layers[0], sample)
-    return (
-        families.residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0]
-        .float()
-        .cpu()
-    )
+    stream = families.residual(hidden_input(args, kwargs), lvlm.text_config)
+    return stream[0].float().cpu()
 
 
 def _inverted(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Image.Image:

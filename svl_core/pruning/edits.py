@@ -13,6 +13,7 @@ from svl_core.analysis.gap import gap_rows, gram_of_difference
 from svl_core.analysis.trace import down_projection
 from svl_core.errors import InputError
 from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
+from svl_core.lvlm.hooks import bridge_output
 from svl_core.lvlm.skeleton import assign, materialized, running_device
 from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.refit import check_floating
@@ -212,15 +213,7 @@ def attach(layer: torch.nn.Module, bridge: Bridge) -> None:
         parameter for parameter in layer.parameters() if parameter.is_floating_point()
     )  # 8-bit weights are whole numbers
     layer.add_module("svl_bridge", bridge.to(device=running_device(layer), dtype=like.dtype))
-
-    def hook(module, args, output):
-        return (
-            (module.svl_bridge(output[0]), *output[1:])
-            if isinstance(output, tuple)
-            else module.svl_bridge(output)
-        )
-
-    layer.register_forward_hook(hook)
+    bridge_output(layer, "svl_bridge")
 
 
 def projection(layer: torch.nn.Module, target: str) -> torch.nn.Module:

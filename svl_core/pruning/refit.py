@@ -18,6 +18,7 @@ from svl_core.analysis.skipping import own_answers
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import unpadded
+from svl_core.lvlm.hooks import captured_calls
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.replay import Recording, record
 from svl_core.lvlm.sample import Sample
@@ -189,20 +190,14 @@ def _moments(
     module, layer: int, after: int, passes, states, answer_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A^T A (f, f) and A^T R (f, d), weighted, over all samples, float64."""
-    entered: list[torch.Tensor] = []
-    handle = down_projection(module).register_forward_pre_hook(
-        lambda _, args: entered.append(args[0])
-    )
     gram = cross = 0.0
-    try:
-        for (one, tokens), state in zip(passes, states):
+    with captured_calls(down_projection(module)) as calls:
+        for (recording, tokens), state in zip(passes, states, strict=True):
             weight = _weight(state.shape[:2], tokens, answer_weight)
-            lacks = (
-                (one.states[after] - one.step(module, layer, state)).flatten(0, 1).double().cpu()
-            )
-            given = entered.pop().flatten(0, 1).double().cpu()
-            gram = gram + given.T @ (weight * given)
-            cross = cross + given.T @ (weight * lacks)
-    finally:
-        handle.remove()
+            missing = recording.states[after] - recording.step(module, layer, state)
+            missing = missing.flatten(0, 1).double().cpu()
+            (entered,), _ = calls.pop()
+            entered = entered.flatten(0, 1).double().cpu()
+            gram = gram + entered.T @ (weight * entered)
+            cross = cross + entered.T @ (weight * missing)
     return gram, cross
