@@ -74,10 +74,8 @@ class Collector:
     """Adds up the statistics of one sample's pass; `layers` x positions are known from the start."""
 
     def __init__(self, layers: int, visual: np.ndarray, textual: np.ndarray):
-        self.visual, self.textual = (
-            torch.from_numpy(np.array(visual)),
-            torch.from_numpy(np.array(textual)),
-        )
+        self.visual = torch.from_numpy(np.array(visual))
+        self.textual = torch.from_numpy(np.array(textual))
         self.length = len(visual) + len(textual)
         size = {name: len(visual) if name.startswith("visual") else len(textual) for name in SUMS}
         self.sums = {
@@ -116,7 +114,8 @@ class Collector:
         is_visual = is_visual.to(device)
         kinds = torch.stack([is_visual, ~is_visual]).float()  # (2, S): visual, textual
         if mask is None:  # causal: token j is seen by itself and all later ones
-            received_seen, given_seen = kinds.flip(1).cumsum(1).flip(1), kinds.cumsum(1)
+            received_seen = kinds.flip(1).cumsum(1).flip(1)
+            given_seen = kinds.cumsum(1)
         else:
             received_seen, given_seen = _pairs_seen(mask[0, :, :, :length], kinds)
         if mask is None and softcap is None and sinks is None and totals is not None:
@@ -150,7 +149,8 @@ def _causal(
     the other's. Totals that float32 does not hold as powers are subtracted from the scores first.
     """
     heads, length, _ = query.shape
-    received, to_rare = torch.zeros_like(kinds), kinds.new_zeros(length)
+    received = torch.zeros_like(kinds)
+    to_rare = kinds.new_zeros(length)
     of_kind = kinds.sum(1)
     rare = int(of_kind[1] < of_kind[0])
     runs = _runs(kinds[rare])
@@ -224,7 +224,8 @@ def _general(
     keys = (
         (key.float() * scaling).repeat_interleave(heads // len(key), 0).transpose(1, 2).contiguous()
     )  # (H, D, S)
-    received, given = torch.zeros_like(kinds), torch.zeros_like(kinds)
+    received = torch.zeros_like(kinds)
+    given = torch.zeros_like(kinds)
     chunk, group = steps(query.device, heads, length)
     room = torch.empty(group * min(chunk, length) * length, device=query.device)
     later = torch.full((chunk, chunk), float("-inf"), device=query.device).triu(
@@ -269,7 +270,8 @@ def _pairs_seen(mask: torch.Tensor, kinds: torch.Tensor) -> tuple[torch.Tensor, 
     """How many queries of each kind see a key, and keys of each kind a query sees, in any head, (2,
     S) each; mask (1 or H, S, S).
     """
-    received, given = torch.zeros_like(kinds), torch.zeros_like(kinds)
+    received = torch.zeros_like(kinds)
+    given = torch.zeros_like(kinds)
     for start in range(0, kinds.shape[1], 512):
         rows = slice(start, start + 512)
         seen = _seen(mask[:, rows]).any(0).float()

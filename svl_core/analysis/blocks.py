@@ -39,10 +39,12 @@ def best_blocks(closeness: np.ndarray, protected: Sequence[int]) -> Scored:
 def _grown(
     closeness: np.ndarray, blocks: list[tuple[int, ...]], protected: Sequence[int]
 ) -> tuple[int, ...]:
-    depth, order = len(closeness) - 1, list(blocks[1]) if len(blocks) > 1 else []
+    depth = len(closeness) - 1
+    order = list(blocks[1]) if len(blocks) > 1 else []
     left = [layer for layer in range(depth) if layer not in {*protected, *order}]
     while left:
-        first, last = min(order), max(order)
+        first = min(order)
+        last = max(order)
         beside = [layer for layer in (first - 1, last + 1) if layer in left]
         if beside:
             chosen = max(

@@ -108,10 +108,13 @@ def importance(
 
 
 def _sample(sample: SampleTrace, corrected: bool, text_self: str) -> tuple[np.ndarray, np.ndarray]:
-    stats, n_visual, n_text = sample.attention, len(sample.visual), len(sample.textual)
+    stats = sample.attention
+    n_visual = len(sample.visual)
+    n_text = len(sample.textual)
 
     def mean(name: str, pairs: int) -> np.ndarray | None:
-        total, seen = getattr(stats, name), getattr(stats, name + "_seen")
+        total = getattr(stats, name)
+        seen = getattr(stats, name + "_seen")
         if not pairs:
             return None
         return total / np.maximum(seen, 1) if corrected else total / pairs

@@ -113,7 +113,8 @@ def _manual(request: Request) -> Scored:
             "Found no layers for criterion 'manual'; expected them in the order in which they go;"
             " pass layers=."
         )
-    layers, depth = list(request.layers), request.trace.num_layers
+    layers = list(request.layers)
+    depth = request.trace.num_layers
     if len(set(layers)) != len(layers) or any(
         not 0 <= layer < depth or layer in request.protected for layer in layers
     ):
@@ -127,7 +128,8 @@ def _manual(request: Request) -> Scored:
 
 
 SVL = "Short-LVLM, arXiv 2507.23362"
-HIGH, LOW = "high = redundant", "low = redundant"
+HIGH = "high = redundant"
+LOW = "low = redundant"
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
         row.name: row

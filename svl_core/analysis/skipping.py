@@ -114,16 +114,15 @@ def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured
     before; NaN where it was not tried. The first round tries protected layers too, but for those
     that the model cannot lose. Read by `greedy.follow`.
     """
-    depth, n = request.lvlm.num_layers, len(request.samples)
+    depth = request.lvlm.num_layers
+    n = len(request.samples)
     free = [layer for layer in range(depth) if layer not in request.protected]
     rounds = max(
         1, min(len(free) if request.rounds is None else request.rounds, len(free), depth - 1)
     )
-    total, done, gone = (
-        sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed),
-        0,
-        [],
-    )
+    total = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed)
+    done = 0
+    gone = []
     sums = (
         empty_tensor((n, rounds, depth), torch.float64, request.trace.spool)
         .fill_(torch.nan)
@@ -145,10 +144,13 @@ def frozen_divergence(request: Request) -> Measured:
     layer's update of the visual tokens undone, for each sample and layer: sums (n, L). A sample
     without visual tokens does not count.
     """
-    lvlm, rows, counts = request.lvlm, [], []
+    lvlm = request.lvlm
+    rows = []
+    counts = []
     for number, sample in enumerate(request.samples):
         visual = torch.as_tensor(np.array(sample.visual), device=lvlm.device)
-        full, row = _last_logits(lvlm, sample), np.zeros(lvlm.num_layers)
+        full = _last_logits(lvlm, sample)
+        row = np.zeros(lvlm.num_layers)
         for layer in range(lvlm.num_layers) if len(visual) else ():
             request.run.check()
             with _frozen(lvlm.layers[layer], visual):

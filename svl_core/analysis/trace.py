@@ -67,7 +67,8 @@ class SampleTrace:
         from them, so the features are read once; a slice of positions at a time is copied.
         """
         depths, length, width = self.features.shape
-        made, step = np.empty((length, depths, depths)), max(1, SLICE // (depths * width))
+        made = np.empty((length, depths, depths))
+        step = max(1, SLICE // (depths * width))
         for start in range(0, length, step):
             rows = self.features[:, start : start + step].double().transpose(0, 1)  # (step, L+1, d)
             made[start : start + step] = (rows @ rows.transpose(1, 2)).numpy()

@@ -183,11 +183,9 @@ def untrained(
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config).float()
-    (
-        model.generation_config.eos_token_id,
-        model.generation_config.pad_token_id,
-        model.generation_config.bos_token_id,
-    ) = (ids["eos_token_id"], ids["pad_token_id"], ids["bos_token_id"])
+    model.generation_config.eos_token_id = ids["eos_token_id"]
+    model.generation_config.pad_token_id = ids["pad_token_id"]
+    model.generation_config.bos_token_id = ids["bos_token_id"]
     model.generation_config.do_sample = False
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(0, 0.08)

@@ -212,7 +212,8 @@ def _content(
     if kind == "is-at":
         if not single:
             return None
-        item, others = _pick(rng, single), [i.place for i in scene.items]
+        item = _pick(rng, single)
+        others = [i.place for i in scene.items]
         place = (
             item.place
             if rng.random() < 0.5
@@ -267,7 +268,8 @@ def _content(
         if len(single) < 2:
             return None
         first, second = rng.permutation(len(single))[:2]
-        x, y = single[first], single[second]
+        x = single[first]
+        y = single[second]
         sides = [
             s
             for s in SIDES

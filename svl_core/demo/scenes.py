@@ -227,7 +227,8 @@ def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Sce
 def _shape(name: str, colour: str) -> Image.Image:
     """A plain shape as a 64 x 64 RGBA sprite, anti-aliased."""
     big = Image.new("RGBA", (256, 256))
-    draw, fill = ImageDraw.Draw(big), COLOURS[colour] + (255,)
+    draw = ImageDraw.Draw(big)
+    fill = COLOURS[colour] + (255,)
     if name == "circle":
         draw.ellipse((20, 20, 236, 236), fill)
     elif name == "rectangle":
@@ -264,7 +265,8 @@ def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image
     into flat areas.
     """
     turn, saturation, lightness = tone
-    cos, sin = np.cos(np.radians(turn)) * saturation, np.sin(np.radians(turn)) * saturation
+    cos = np.cos(np.radians(turn)) * saturation
+    sin = np.sin(np.radians(turn)) * saturation
     grey = np.tile([0.213, 0.715, 0.072], (3, 1))
     spin = np.array(
         [[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]]

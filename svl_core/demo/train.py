@@ -69,7 +69,9 @@ class Batches(torch.utils.data.IterableDataset):
     """
 
     def __init__(self, recipe: Recipe, stage: str, start: int = 0):
-        self.recipe, self.stage, self.start = recipe, stage, start
+        self.recipe = recipe
+        self.stage = stage
+        self.start = start
 
     def __iter__(self):
         torch.set_num_threads(1)
@@ -100,7 +102,8 @@ class Batches(torch.utils.data.IterableDataset):
         )
         scene = scenes.random_scene(self.rng, wild=self.rng.random() < 0.8, n=n)
         image = scenes.render(scene, build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE)
-        names, colours = np.full((3, 3), self.ids["nothing"]), np.full((3, 3), IGNORE)
+        names = np.full((3, 3), self.ids["nothing"])
+        colours = np.full((3, 3), IGNORE)
         for item in scene.items:
             names[item.row, item.column] = self.ids[item.name]
             if item.colour:
@@ -114,7 +117,8 @@ class Batches(torch.utils.data.IterableDataset):
 
     def tinted(self, images) -> torch.Tensor:
         """Pixels with random brightness, contrast and colour balance for each image."""
-        n, values = len(images), build.pixels(images)
+        n = len(images)
+        values = build.pixels(images)
         gain = torch.from_numpy(
             self.rng.uniform(0.86, 1.14, (n, 1, 1, 1)) * self.rng.uniform(0.94, 1.06, (n, 3, 1, 1))
         ).float()
@@ -132,7 +136,8 @@ class Batches(torch.utils.data.IterableDataset):
 
     def pairs(self, scene):
         """Questions on a scene, endlessly, slow kinds more often."""
-        kinds, weights = list(WEIGHTS), np.array(list(WEIGHTS.values()))
+        kinds = list(WEIGHTS)
+        weights = np.array(list(WEIGHTS.values()))
         while True:
             qa = questions.ask(
                 scene, self.rng, str(self.rng.choice(kinds, p=weights / weights.sum()))
@@ -145,12 +150,18 @@ class Batches(torch.utils.data.IterableDataset):
         return question[:-1] if self.rng.random() < 0.2 else question
 
     def packed(self) -> dict[str, torch.Tensor]:
-        size, prefix, tok = self.recipe.text_length, 1 + VISUAL, self.tokenizer
+        size = self.recipe.text_length
+        prefix = 1 + VISUAL
+        tok = self.tokenizer
         n = self.recipe.batch
         ids = np.full((n, size), tok.pad_token_id)
-        positions, groups = np.zeros((n, size), np.int64), np.full((n, size), -1)
-        labels, weights = np.full((n, size), IGNORE), np.zeros((n, size), np.float32)
-        images, names, colours = [], [], []
+        positions = np.zeros((n, size), np.int64)
+        groups = np.full((n, size), -1)
+        labels = np.full((n, size), IGNORE)
+        weights = np.zeros((n, size), np.float32)
+        images = []
+        names = []
+        colours = []
         for row in range(n):
             if self.yardstick and self.rng.random() < self.recipe.easy_vqa_share:
                 image, asked = self.yardstick[int(self.rng.integers(len(self.yardstick)))]
@@ -161,7 +172,8 @@ class Batches(torch.utils.data.IterableDataset):
                 scene, image, name, colour = self.picture()
                 images.append(image), names.append(name), colours.append(colour)
                 stream = self.pairs(scene)
-            at, group = 0, 0
+            at = 0
+            group = 0
             for question, answer in stream:
                 head = [
                     tok.convert_tokens_to_ids(build.USER),
@@ -181,7 +193,8 @@ class Batches(torch.utils.data.IterableDataset):
                     at + len(head) - 1, end - 1
                 )  # a position is trained on the token that follows it
                 labels[row, answer_at], weights[row, answer_at] = tail, 1 / len(tail)
-                at, group = end, group + 1
+                at = end
+                group = group + 1
         return {
             "pixel_values": self.tinted(images),
             "names": torch.tensor(np.stack(names)),
@@ -199,7 +212,8 @@ class Trainee(torch.nn.Module):
 
     def __init__(self, model, bos: int):
         super().__init__()
-        self.model, self.bos = model, bos
+        self.model = model
+        self.bos = bos
         self.colour = torch.nn.Linear(model.config.text_config.hidden_size, len(scenes.COLOURS))
 
     def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -239,11 +253,9 @@ class Trainee(torch.nn.Module):
             use_cache=False,
         ).last_hidden_state[:, prefix:]
         wanted = batch["labels"] != IGNORE
-        logits, labels, weights = (
-            self.model.lm_head(out[wanted]),
-            batch["labels"][wanted],
-            batch["weights"][wanted],
-        )
+        logits = self.model.lm_head(out[wanted])
+        labels = batch["labels"][wanted]
+        weights = batch["weights"][wanted]
         loss = F.cross_entropy(logits, labels, reduction="none")
         return (loss * weights).sum() / weights.sum(), (
             (logits.argmax(-1) == labels) * weights
@@ -254,7 +266,8 @@ def optimizers(trainee: Trainee, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, norms, biases and the patch
     embedding.
     """
-    matrices, rest = [], []
+    matrices = []
+    rest = []
     for name, parameter in trainee.named_parameters():
         (
             matrices
@@ -337,7 +350,8 @@ def train(
                 prefetch_factor=4,
             )
         )
-        began, shown = time.monotonic(), {}
+        began = time.monotonic()
+        shown = {}
         for step in range(state["step"], total):
             batch = next(feed)
             share = rate(step, total, recipe)
@@ -347,7 +361,8 @@ def train(
             seen = trainee.see(batch["pixel_values"])
             naming = trainee.naming(seen, batch["names"], batch["colours"])
             if stage == "align":
-                loss, shown = naming, {"naming": naming.item()}
+                loss = naming
+                shown = {"naming": naming.item()}
             else:
                 answering, right = trainee.answering(seen, batch)
                 loss = answering + recipe.align_weight * naming
@@ -414,7 +429,9 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in asdict(Recipe()).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     given = vars(parser.parse_args(argv))
-    out, init, every = given.pop("out"), given.pop("init"), given.pop("checkpoint_every")
+    out = given.pop("out")
+    init = given.pop("init")
+    every = given.pop("checkpoint_every")
     train(out, Recipe(**given), init=init, checkpoint_every=every)
     return 0
 

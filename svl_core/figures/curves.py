@@ -48,7 +48,8 @@ def redundancy_curve(
     focus: layers that set the range of the axis (default all); a lower value elsewhere is an arrow
         at the foot.
     """
-    labels, traces = _ids(ids, len(next(iter(curves.values())))), []
+    labels = _ids(ids, len(next(iter(curves.values()))))
+    traces = []
     for name, values in curves.items():
         look = TOKEN_SETS.get(
             name, {"label": name, "colour": INK, "dash": "solid", "symbol": "circle"}
@@ -409,7 +410,8 @@ def block_heatmap(
     blocks made of `allowed` layers are drawn; `chosen` is framed when it is one block.
     """
     count = matrix.shape[0] - 1
-    labels, free = _ids(ids, count), set(allowed)
+    labels = _ids(ids, count)
+    free = set(allowed)
     z = np.full((count, count), np.nan)
     for start in range(count):
         for size in range(1, count - start + 1):

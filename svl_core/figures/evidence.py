@@ -78,7 +78,9 @@ def stability_curve(
     resamples that drop the layer; drop: layers of the plan on all samples; own: (L,) the asked
     image's own scores.
     """
-    traces, x, gone = [], np.arange(len(scores)), set(drop)
+    traces = []
+    x = np.arange(len(scores))
+    gone = set(drop)
     for name, members, colour, symbol in (
         ("kept", [k for k in x if k not in gone], RETAINED, "circle"),
         ("dropped", sorted(gone), DROPPED, "x"),
@@ -233,7 +235,8 @@ def sweep_curves(
     """
     traces = []
     for recipe, (colour, dash, symbol) in _looks(list(curves)).items():
-        rows, name = curves[recipe], _name(recipe, titles)
+        rows = curves[recipe]
+        name = _name(recipe, titles)
         spread = [(row.spread or {}).get(measure, 0.0) for row in rows]
         traces.append(
             {
@@ -331,10 +334,8 @@ def pareto_figure(
     ]
     recipes = list(dict.fromkeys((row.criterion, row.compensation) for row in rows))
     for recipe, (colour, _, symbol) in _looks(recipes).items():
-        mine, name = (
-            [row for row in rows if (row.criterion, row.compensation) == recipe],
-            _name(recipe, titles),
-        )
+        mine = [row for row in rows if (row.criterion, row.compensation) == recipe]
+        name = _name(recipe, titles)
         traces.append(
             {
                 "type": "scatter",

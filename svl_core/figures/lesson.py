@@ -37,7 +37,8 @@ def skipped_heatmap(
 
     Dark cells are layers that a kind cannot do without.
     """
-    kinds, table = list(accuracy), np.array(list(accuracy.values()), dtype=float)
+    kinds = list(accuracy)
+    table = np.array(list(accuracy.values()), dtype=float)
     count = table.shape[1]
     names = [f"layer {k}" if block == 1 else f"layers {k}-{k + block - 1}" for k in range(count)]
     cells = {

@@ -63,7 +63,8 @@ def overlay(
     diverging: scores are signed and `scale` symmetric; blue and "+" stand for above 0, orange and
         "-" for below.
     """
-    rects, values = np.asarray(rects, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    rects = np.asarray(rects, dtype=np.float64)
+    values = np.asarray(scores, dtype=np.float64)
     if rects.shape != (len(values), 4):
         raise ValueError(
             f"Found rects of shape {rects.shape} for {len(values)} scores; expected"
@@ -85,8 +86,10 @@ def overlay(
         DIVERGING if diverging else "Cividis",
     )
     boxes = np.round(rects * np.array([size[0], size[1], size[0], size[1]])).astype(np.float64)
-    tint, cover = Image.new("RGB", size), Image.new("L", size)
-    paint, mask = ImageDraw.Draw(tint), ImageDraw.Draw(cover)
+    tint = Image.new("RGB", size)
+    cover = Image.new("L", size)
+    paint = ImageDraw.Draw(tint)
+    mask = ImageDraw.Draw(cover)
     area = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     for k in sorted(
         placed, key=lambda k: -area[k]
@@ -121,11 +124,9 @@ def overlay(
 
 def _sign(draw: ImageDraw.ImageDraw, box: np.ndarray, plus: bool) -> None:
     """A dark plus or minus with a light edge in the middle of a box (x0, y0, x1, y1)."""
-    x, y, half = (
-        (box[0] + box[2]) / 2,
-        (box[1] + box[3]) / 2,
-        max(2.0, min(box[2] - box[0], box[3] - box[1]) * 0.22),
-    )
+    x = (box[0] + box[2]) / 2
+    y = (box[1] + box[3]) / 2
+    half = max(2.0, min(box[2] - box[0], box[3] - box[1]) * 0.22)
     thick = max(2, round(half / 2.5))
     for colour, more in (((255, 255, 255), 2), ((20, 20, 20), 0)):
         draw.line((x - half - more / 2, y, x + half + more / 2, y), fill=colour, width=thick + more)

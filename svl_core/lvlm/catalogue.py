@@ -60,12 +60,10 @@ def _entry(
     )
 
 
-TILES_64, TILES_81, TILES_256, ANYRES = (
-    "64 a tile, up to 17 tiles",
-    "81 a tile, up to 17 tiles",
-    "256 a tile, up to 13 tiles",
-    "729 and up to 6,561 more",
-)
+TILES_64 = "64 a tile, up to 17 tiles"
+TILES_81 = "81 a tile, up to 17 tiles"
+TILES_256 = "256 a tile, up to 13 tiles"
+ANYRES = "729 and up to 6,561 more"
 QWEN = "by image size, 4 to 16,384"
 ENTRIES = (
     _entry(
@@ -298,7 +296,8 @@ def _bundled() -> tuple[CatalogueEntry, ...]:
                 for edge in tensor["shape"]:
                     size *= edge
                 parameters += size
-        text, tokens = config.get("text_config", {}), config.get("image_seq_length", "")
+        text = config.get("text_config", {})
+        tokens = config.get("image_seq_length", "")
         return (
             _entry(
                 DEMO,

@@ -49,7 +49,8 @@ class Decoding:
         keep: Collection[int] = (),
         resume: tuple[PrefillState, int] | None = None,
     ):
-        self.lvlm, model = lvlm, lvlm.model if resume is None else resumed(lvlm, *resume)
+        self.lvlm = lvlm
+        model = lvlm.model if resume is None else resumed(lvlm, *resume)
         self.depth = 0 if resume is None else resume[1]
         self.shared_ms = 0.0 if resume is None else resume[0].entered_ms[resume[1]]
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
@@ -80,10 +81,12 @@ class Decoding:
 
     def fork(self) -> Decoding | None:
         """The same decode from here on, apart from this one; None where the cache cannot be shared."""
-        made, caches = copy.copy(self), fork_caches(self._cache.layers)
+        made = copy.copy(self)
+        caches = fork_caches(self._cache.layers)
         if caches is None:
             return None
-        made._cache, made._growing = copy.copy(self._cache), dict(self._growing)
+        made._cache = copy.copy(self._cache)
+        made._growing = dict(self._growing)
         made._cache.layers = list(caches)
         return made
 
@@ -163,9 +166,11 @@ def answers_together(
     """Greedy token ids for the samples of one batch (see `batching.batches`), each up to and with
     its end token, at most `limit`. Raises Cancelled.
     """
-    tokenizer, ends = lvlm.tokenizer, lvlm.eos_token_ids
+    tokenizer = lvlm.tokenizer
+    ends = lvlm.eos_token_ids
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
-    forbidden, decoding = image_token_ids(lvlm), Decoding(lvlm, collate(samples, pad))
+    forbidden = image_token_ids(lvlm)
+    decoding = Decoding(lvlm, collate(samples, pad))
     stop = torch.tensor(ends, dtype=torch.long, device=decoding.logits.device)
     columns: list[torch.Tensor] = []
     finished = torch.zeros(len(samples), dtype=torch.bool, device=decoding.logits.device)

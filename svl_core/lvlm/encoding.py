@@ -223,8 +223,11 @@ class _Words:
     """
 
     def __init__(self, tokenizer, prompt: str, control_ids: frozenset[int]):
-        self._tokenizer, self._prompt, self._control_ids = tokenizer, prompt, control_ids
-        self._ids, self._positions = [], np.zeros(0, np.int64)
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        self._control_ids = control_ids
+        self._ids = []
+        self._positions = np.zeros(0, np.int64)
 
     def places_in(self, ids: torch.Tensor) -> np.ndarray:
         """Positions of the user's words in the whole sequence `ids`.
@@ -262,7 +265,8 @@ class _Words:
             options.pop(name, None)
         if STAND_IN not in text:  # a part of its own, such as the image's tokens
             return self._tokenizer(text if single else [text], **options)
-        start, words = text.index(STAND_IN), list(self._prompt)
+        start = text.index(STAND_IN)
+        words = list(self._prompt)
         inserted = [False] * len(words)  # which characters of `words` are breaks of ours
         for _ in range(ROUNDS):
             whole = text[:start] + "".join(words) + text[start + len(STAND_IN) :]
@@ -289,12 +293,11 @@ class _Words:
             name: [value for value, stays in zip(values, keep) if stays]
             for name, values in coded.items()
         }
-        offsets, end = kept.pop("offset_mapping"), start + len(words)
-        self._ids, self._positions = (
-            kept["input_ids"],
-            np.array(
-                [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64
-            ),
+        offsets = kept.pop("offset_mapping")
+        end = start + len(words)
+        self._ids = kept["input_ids"]
+        self._positions = np.array(
+            [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64
         )
         return _Coded(
             kept if single else {name: [values] for name, values in kept.items()},
@@ -324,7 +327,9 @@ class _Coded(BatchEncoding):
 
     def __init__(self, data, offsets, start, shift):
         super().__init__(data)
-        self._offsets, self._start, self._shift = offsets, start, shift
+        self._offsets = offsets
+        self._start = start
+        self._shift = shift
 
     def char_to_token(self, batch_or_char_index, char_index=None, sequence_index=0):
         char = batch_or_char_index if char_index is None else char_index
@@ -336,10 +341,8 @@ def control_ids(reader: Reader) -> frozenset[int]:
     """Ids that a user's words must never turn into: special tokens, marks of images, tiles and
     turns.
     """
-    tokenizer, template = (
-        reader.tokenizer,
-        str(getattr(reader.processor, "chat_template", None) or ""),
-    )
+    tokenizer = reader.tokenizer
+    template = str(getattr(reader.processor, "chat_template", None) or "")
     marks = re.compile(r"image|img|vision|video|audio|row_\d|tile|patch|turn", re.IGNORECASE)
     ids = set(tokenizer.all_special_ids)
     for ident, token in tokenizer.added_tokens_decoder.items():
@@ -368,7 +371,8 @@ def _processed(
     """The processor's tensors for a batch of one, on the CPU, and what its image processor told
     about cutting the images.
     """
-    text, cuts = _rendered(reader, len(images)), {}
+    text = _rendered(reader, len(images))
+    cuts = {}
     bos = reader.tokenizer.bos_token
     options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
     if reader.processor is reader.tokenizer:

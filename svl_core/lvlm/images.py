@@ -156,7 +156,8 @@ def _eight_bit(grey: np.ndarray, mode: str) -> np.ndarray:
     Range: 16 bits where the format says so, else by what is there.
     """
     grey = np.nan_to_num(grey.astype(np.float64))
-    low, high = grey.min(), grey.max()
+    low = grey.min()
+    high = grey.max()
     if mode.startswith("I;16") or mode == "I" and low >= 0 and 255 < high <= 65535:
         grey = grey / 257
     elif mode == "F" and low >= 0 and high <= 1:

@@ -95,7 +95,8 @@ def load(
     ):  # they tell of each matrix that is cast or kept elsewhere
         logging.getLogger(chatty).setLevel(logging.ERROR)
     name = str(name)
-    dtype, quantize = _known_dtype(dtype), _known_quantization(quantize)
+    dtype = _known_dtype(dtype)
+    quantize = _known_quantization(quantize)
     place = None if device_map else resolve_device(device)
     if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
         raise InputError(
@@ -187,7 +188,9 @@ def foresee(
             f"Found {positions} positions and {samples} samples; expected at least one of each;"
             " raise it."
         )
-    name, dtype, place = str(name), _known_dtype(dtype), resolve_device(device)
+    name = str(name)
+    dtype = _known_dtype(dtype)
+    place = resolve_device(device)
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
     dtype = dtype or _automatic_dtype(model_class, config, place)
@@ -526,10 +529,8 @@ def _automatic_dtype(model_class: type, config, device: torch.device | None) -> 
     )
     stored = getattr(torch, stored) if isinstance(stored, str) else stored
     if device is not None and device.type == "cpu" and stored in (torch.bfloat16, torch.float16):
-        free, needed = (
-            memory.free_bytes(device),
-            memory.needed_bytes(model_class, config, torch.float32),
-        )
+        free = memory.free_bytes(device)
+        needed = memory.needed_bytes(model_class, config, torch.float32)
         if (
             free is not None
             and 2 * needed < free

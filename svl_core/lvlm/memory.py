@@ -65,10 +65,8 @@ def _container_rest() -> int | None:
     """What a container's limit leaves (control groups, version 2)."""
     group = Path("/sys/fs/cgroup")
     try:
-        limit, used = (
-            (group / "memory.max").read_text().strip(),
-            int((group / "memory.current").read_text()),
-        )
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
         cached = next(
             (
                 int(line.split()[1])

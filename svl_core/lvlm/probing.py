@@ -140,7 +140,8 @@ AttentionMaskInterface.register(WATCHED, AttentionMaskInterface()["sdpa"])
 @torch.inference_mode()
 def _attention(lvlm: LVLM, sample: Sample) -> None:
     """The decoder must take its attention from the library's registry, where it can be watched."""
-    config, token = lvlm.decoder.config, _WATCHING.set(set())
+    config = lvlm.decoder.config
+    token = _WATCHING.set(set())
     own = config._attn_implementation
     if own not in ("sdpa", "eager"):
         raise SVLError(f"the attention implementation {own!r}")
@@ -270,7 +271,8 @@ def places_hold(lvlm: LVLM, image: Image.Image) -> bool:
     of like size.
     """
     sample = lvlm.encode(image, QUESTION)
-    visual, rects = torch.tensor(sample.visual), sample.geometry.rects
+    visual = torch.tensor(sample.visual)
+    rects = sample.geometry.rects
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     placed = np.flatnonzero(~np.isnan(areas))
     if len(placed) < max(4, len(visual) / 4):  # too few to tell a rule from chance
@@ -279,7 +281,8 @@ def places_hold(lvlm: LVLM, image: Image.Image) -> bool:
         areas[placed] > 0.6 * np.median(areas[placed])
     ]  # not the slivers at the border of a crop
     chosen = whole[np.unique(np.linspace(0, len(whole) - 1, TRIED).astype(int))]
-    before, hits = entering(lvlm, sample)[visual], 0
+    before = entering(lvlm, sample)[visual]
+    hits = 0
     for index in chosen:
         box = (rects[index] * (*image.size, *image.size)).round().astype(int)
         changed = lvlm.encode(_inverted(image, tuple(box)), QUESTION)

@@ -26,15 +26,14 @@ from svl_core.errors import InputError
 WITHOUT_VIDEO = {
     "SmolVLMProcessor": "Idefics3Processor"
 }  # stock class -> the class of the same form that reads no videos
-KEPT, LEFT_OUT = (
-    ("image_processor", "tokenizer"),
-    (
-        "video_processor",
-        "feature_extractor",
-        "audio_processor",
-    ),
+KEPT = ("image_processor", "tokenizer")
+LEFT_OUT = (
+    "video_processor",
+    "feature_extractor",
+    "audio_processor",
 )
-PROCESSOR_FILE, VIDEO_FILE = "processor_config.json", "video_preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"
+VIDEO_FILE = "video_preprocessor_config.json"
 
 
 def load_processor(folder: str | Path, config, *, text_only: bool = False):
@@ -156,7 +155,8 @@ def _pillow_stand_in(path: str, module: str):
     """While a processor's module is imported without torchvision, the pillow image processor's
     module answers for the torchvision one, whose helper functions it also has (Pixtral).
     """
-    needed, pillow = f"{path}.image_processing_{module}", f"{path}.image_processing_pil_{module}"
+    needed = f"{path}.image_processing_{module}"
+    pillow = f"{path}.image_processing_pil_{module}"
     stands_in = (
         needed not in sys.modules
         and importlib.util.find_spec("torchvision") is None

@@ -112,7 +112,8 @@ class Reference:
     def measure(self, model: LVLM, run: Run = QUIET) -> Fidelity:
         """KL, agreement and losses of `model`, from one reading of it."""
         forbidden = image_token_ids(self.full)
-        kl, agreement = np.zeros(len(self.samples)), np.zeros(len(self.samples))
+        kl = np.zeros(len(self.samples))
+        agreement = np.zeros(len(self.samples))
         losses: list[tuple[float, ...]] = [()] * len(self.samples)
         for i, logits in self.read(model, run):
             kl[i] = float(kl_per_token(self.logits[i], logits).mean())

@@ -31,12 +31,14 @@ def with_layers(model, keep: Sequence[int]):
     devices by accelerate. Raises SVLError for a config or a tensor whose meaning per layer is not
     known, InputError for layers that something was added to.
     """
-    prefix, layers = families.layers_prefix(model), len(families.decoder_layers(model))
+    prefix = families.layers_prefix(model)
+    layers = len(families.decoder_layers(model))
     view = empty(type(model), families.cut_config(model.config, keep, layers))
     _share_special_modules(model, view, prefix, keep)
     modules = dict(view.named_modules(remove_duplicate=False))
     for slot in ("_parameters", "_buffers"):
-        source, copied = dict(_tensors(model, slot)), set()
+        source = dict(_tensors(model, slot))
+        copied = set()
         for name, placeholder in list(_tensors(view, slot)):
             full = _full_name(name, prefix, keep)
             copied.add(full)
@@ -99,10 +101,8 @@ def materialized(module: torch.nn.Module, leaf: str) -> torch.Tensor | None:
     """A module's parameter or buffer; where accelerate keeps it in memory or on the disk until it
     is used, the one kept.
     """
-    tensor, kept = (
-        getattr(module, leaf, None),
-        getattr(getattr(module, "_hf_hook", None), "weights_map", None),
-    )
+    tensor = getattr(module, leaf, None)
+    kept = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
     return (
         kept[leaf]
         if tensor is not None and tensor.device.type == "meta" and kept is not None
@@ -161,7 +161,8 @@ def _share_special_modules(model, view, prefix: str, keep: Sequence[int]) -> Non
         source = full[_full_name(name, prefix, keep)]
         if name and type(source) is not type(placeholder) and not any(source.children()):
             module = copy.copy(source)
-            module._parameters, module._buffers = dict(source._parameters), dict(source._buffers)
+            module._parameters = dict(source._parameters)
+            module._buffers = dict(source._buffers)
             owner, _, leaf = name.rpartition(".")
             setattr(view.get_submodule(owner), leaf, module)
 
