@@ -27,10 +27,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from svl_core.errors import SVLError
 from svl_core.lvlm.forecast import steps
 
+# The model's implementation -> ours around it.
 SWITCHES = {
     "sdpa": "svl_statistics",
     "eager": "svl_statistics_plain",
-}  # the model's implementation -> ours around it
+}
 
 
 LOG2E = 1 / math.log(2)
@@ -124,7 +125,11 @@ class Collector:
             received, given = _general(query[0], key[0], kinds, scaling, mask, softcap, sinks)
         for end, column, row in (
             ("", received.cpu().numpy(), given.cpu().numpy()),
-            ("_seen", received_seen.cpu().numpy(), given_seen.cpu().numpy()),
+            (
+                "_seen",
+                received_seen.cpu().numpy(),
+                given_seen.cpu().numpy(),
+            ),
         ):
             self.sums["visual_from_visual" + end][layer] = column[0, self.visual]
             self.sums["visual_from_text" + end][layer] = column[1, self.visual]
@@ -156,7 +161,11 @@ def _causal(
     runs = _runs(kinds[rare])
     chunk, group = steps(query.device, heads, length)
     chunks = [
-        (start, min(start + chunk, length), kinds[:, start : start + chunk].any(1).tolist())
+        (
+            start,
+            min(start + chunk, length),
+            kinds[:, start : start + chunk].any(1).tolist(),
+        )
         for start in range(0, length, chunk)
     ]
     room = query.new_empty(group * min(chunk, length) * length, dtype=torch.float32)
@@ -165,9 +174,10 @@ def _causal(
     for some in (range(first, min(first + group, heads)) for first in range(0, heads, group)):
         those = slice(some.start, some.stop)
         queries = query[those].float() * (scaling * LOG2E)
+        # Laid out anew, they are read a tenth faster.
         keys = (
             key[[head // (heads // len(key)) for head in some]].float().contiguous().transpose(1, 2)
-        )  # laid out anew, they are read a tenth faster
+        )
         weights = torch.exp2(less[those]) if small else torch.ones_like(less[those])  # (group, S)
         for start, stop, (visual, textual) in chunks:
             rows = slice(start, stop)
@@ -176,7 +186,10 @@ def _causal(
                 torch.bmm(queries[:, rows], keys[:, :, :stop], out=scores)
             else:
                 torch.baddbmm(
-                    less[those, rows, None], queries[:, rows], keys[:, :, :stop], out=scores
+                    less[those, rows, None],
+                    queries[:, rows],
+                    keys[:, :, :stop],
+                    out=scores,
                 )
             torch.exp2(scores, out=scores)
             scores[:, :, start:].tril_()  # a query sees no later key
@@ -221,16 +234,16 @@ def _general(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `_causal`, for any mask, soft cap and sinks, row totals unknown."""
     heads, length, _ = query.shape
+    # (H, D, S)
     keys = (
         (key.float() * scaling).repeat_interleave(heads // len(key), 0).transpose(1, 2).contiguous()
-    )  # (H, D, S)
+    )
     received = torch.zeros_like(kinds)
     given = torch.zeros_like(kinds)
     chunk, group = steps(query.device, heads, length)
     room = torch.empty(group * min(chunk, length) * length, device=query.device)
-    later = torch.full((chunk, chunk), float("-inf"), device=query.device).triu(
-        1
-    )  # added to keys of a chunk that its queries do not see
+    # Added to keys of a chunk that its queries do not see.
+    later = torch.full((chunk, chunk), float("-inf"), device=query.device).triu(1)
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
         rows = slice(start, stop)
@@ -239,11 +252,12 @@ def _general(
         total = torch.zeros(stop - start, width, device=query.device)  # of the heads
         for some in (slice(first, first + group) for first in range(0, heads, group)):
             part = query[some, rows].float()
+            # (group, chunk, width)
             scores = torch.bmm(
                 part,
                 keys[some, :, :width],
                 out=room[: len(part) * len(total) * width].view(len(part), len(total), width),
-            )  # (group, chunk, width)
+            )
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if mask is None:
@@ -254,7 +268,11 @@ def _general(
                 scores += _of(mask[0, :, rows, :length], some).float()
             if sinks is not None:
                 scores = torch.cat(
-                    [scores, sinks[some].float()[:, None, None].expand(-1, stop - start, 1)], -1
+                    [
+                        scores,
+                        sinks[some].float()[:, None, None].expand(-1, stop - start, 1),
+                    ],
+                    -1,
                 )
             attention = torch.softmax(scores, -1, out=scores)[:, :, :width]
             total += attention[0] if len(attention) == 1 else attention.sum(0)
@@ -315,7 +333,16 @@ def _beside(implementation: str):
     of this thread.
     """
 
-    def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+    def attention(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=None,
+        dropout=0.0,
+        **kwargs,
+    ):
         collector = _COLLECTOR.get()
         function = (
             ALL_ATTENTION_FUNCTIONS[implementation]
@@ -360,9 +387,8 @@ for _inner, _name in SWITCHES.items():
     AttentionMaskInterface.register(_name, AttentionMaskInterface()[_inner])
 
 _LOCK = threading.Lock()
-_USERS: weakref.WeakKeyDictionary = (
-    weakref.WeakKeyDictionary()
-)  # decoder -> (threads tracing it, its own implementation)
+# Decoder -> (threads tracing it, its own implementation)
+_USERS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager

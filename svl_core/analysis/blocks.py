@@ -37,7 +37,9 @@ def best_blocks(closeness: np.ndarray, protected: Sequence[int]) -> Scored:
 
 
 def _grown(
-    closeness: np.ndarray, blocks: list[tuple[int, ...]], protected: Sequence[int]
+    closeness: np.ndarray,
+    blocks: list[tuple[int, ...]],
+    protected: Sequence[int],
 ) -> tuple[int, ...]:
     depth = len(closeness) - 1
     order = list(blocks[1]) if len(blocks) > 1 else []
@@ -49,13 +51,19 @@ def _grown(
         if beside:
             chosen = max(
                 beside,
-                key=lambda layer: (closeness[min(first, layer), max(last, layer) + 1], layer),
+                key=lambda layer: (
+                    closeness[min(first, layer), max(last, layer) + 1],
+                    layer,
+                ),
             )
         else:  # walled in by protected layers: the rest one by one, most redundant first
             chosen = max(left, key=lambda layer: (closeness[layer, layer + 1], layer))
             order = [*order, chosen]
             left.remove(chosen)
-            order += sorted(left, key=lambda layer: (-closeness[layer, layer + 1], -layer))
+            order += sorted(
+                left,
+                key=lambda layer: (-closeness[layer, layer + 1], -layer),
+            )
             return tuple(order)
         order.append(chosen)
         left.remove(chosen)

@@ -133,7 +133,10 @@ def feature_gap(
             jumps[first, last] += float(_relative(products, first, last + 1).sum())
     runs = [
         RunGap(
-            first, last, total / count, spectrum(trace, positions, first, last) if spectra else None
+            first,
+            last,
+            total / count,
+            spectrum(trace, positions, first, last) if spectra else None,
         )
         for (first, last), total in jumps.items()
     ]

@@ -179,7 +179,10 @@ def stability(
     greedy = whole.path is not None
     free = sorted(whole.ranking)
     path, order = (
-        (whole.ranking[: min(drop, len(whole.path))], lowest(-whole.scores, free))
+        (
+            whole.ranking[: min(drop, len(whole.path))],
+            lowest(-whole.scores, free),
+        )
         if greedy
         else (whole.chosen(drop), whole.ranking)
     )
@@ -199,7 +202,11 @@ def stability(
             )
         else:
             found = layer_scores(row, row.select(mean, request), request, settings)
-            scores[k], gone, ranking = found.scores, found.chosen(drop), found.ranking
+            scores[k], gone, ranking = (
+                found.scores,
+                found.chosen(drop),
+                found.ranking,
+            )
         dropped[list(set(gone))] += 1
         alike.append(np.equal(gone, path) if greedy else overlap(gone, path))
         correlation += spearman(ranking, order)

@@ -17,7 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from svl_core.analysis.attention import AttentionStatistics, Collector, collecting
+from svl_core.analysis.attention import (
+    AttentionStatistics,
+    Collector,
+    collecting,
+)
 from svl_core.errors import InputError
 from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual
 from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
@@ -148,9 +152,15 @@ def trace(
     for number, sample in enumerate(samples):
         run.check("Stopped.")
         made[number] = _pass(
-            lvlm, sample if spool is None else dataclasses.replace(sample, images=()), mlp, room
+            lvlm,
+            sample if spool is None else dataclasses.replace(sample, images=()),
+            mlp,
+            room,
         )
-        run.report((number + 1) / len(samples), f"{number + 1} of {len(samples)} samples")
+        run.report(
+            (number + 1) / len(samples),
+            f"{number + 1} of {len(samples)} samples",
+        )
     return Trace(
         tuple(made) if spool is None else made,
         lvlm.name,
@@ -207,7 +217,13 @@ class _Features:
         self.ran.add(number)
         self.features[number + 1].copy_(self._stream(hidden_of(output)))
 
-    def _mapped(self, number: int, args: tuple, kwargs: Mapping, output: torch.Tensor) -> None:
+    def _mapped(
+        self,
+        number: int,
+        args: tuple,
+        kwargs: Mapping,
+        output: torch.Tensor,
+    ) -> None:
         rows = output.reshape(-1, output.shape[-1])
         if self.mlp is None:
             shape = (self.lvlm.num_layers, *rows.shape)

@@ -193,6 +193,7 @@ def _fit(drawing: Image.Image) -> Image.Image:
     size = tuple(max(1, round(side * scale)) for side in drawing.size)
     out = Image.new("RGBA", (cell, cell))
     out.paste(
-        drawing.resize(size, Image.Resampling.LANCZOS), tuple((cell - side) // 2 for side in size)
+        drawing.resize(size, Image.Resampling.LANCZOS),
+        tuple((cell - side) // 2 for side in size),
     )
     return out

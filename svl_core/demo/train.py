@@ -25,6 +25,7 @@ from transformers import LlavaForConditionalGeneration
 from svl_core.demo import build, easy_vqa, questions, scenes
 
 IGNORE = -100
+# How often each kind is drawn: the slow ones more.
 WEIGHTS = {
     "what-at": 1.0,
     "where": 1.6,
@@ -39,7 +40,7 @@ WEIGHTS = {
     "side": 1.6,
     "colour": 0.6,
     "caption": 2.4,
-}  # how often each kind is drawn: the slow ones more
+}
 VISUAL = (build.IMAGE_SIDE // build.PATCH) ** 2
 
 
@@ -101,7 +102,10 @@ class Batches(torch.utils.data.IterableDataset):
             else None
         )
         scene = scenes.random_scene(self.rng, wild=self.rng.random() < 0.8, n=n)
-        image = scenes.render(scene, build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE)
+        image = scenes.render(
+            scene,
+            build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE,
+        )
         names = np.full((3, 3), self.ids["nothing"])
         colours = np.full((3, 3), IGNORE)
         for item in scene.items:
@@ -140,7 +144,9 @@ class Batches(torch.utils.data.IterableDataset):
         weights = np.array(list(WEIGHTS.values()))
         while True:
             qa = questions.ask(
-                scene, self.rng, str(self.rng.choice(kinds, p=weights / weights.sum()))
+                scene,
+                self.rng,
+                str(self.rng.choice(kinds, p=weights / weights.sum())),
             )
             if qa:
                 yield qa.question, qa.answer
@@ -166,33 +172,52 @@ class Batches(torch.utils.data.IterableDataset):
             if self.yardstick and self.rng.random() < self.recipe.easy_vqa_share:
                 image, asked = self.yardstick[int(self.rng.integers(len(self.yardstick)))]
                 images.append(image())
-                names.append(np.full(VISUAL, IGNORE)), colours.append(np.full(VISUAL, IGNORE))
+                (
+                    names.append(np.full(VISUAL, IGNORE)),
+                    colours.append(np.full(VISUAL, IGNORE)),
+                )
                 stream = iter([asked[k] for k in self.rng.permutation(len(asked))])
             else:
                 scene, image, name, colour = self.picture()
-                images.append(image), names.append(name), colours.append(colour)
+                (
+                    images.append(image),
+                    names.append(name),
+                    colours.append(colour),
+                )
                 stream = self.pairs(scene)
             at = 0
             group = 0
             for question, answer in stream:
                 head = [
                     tok.convert_tokens_to_ids(build.USER),
-                    *tok(f" {self.disguise(question)}", add_special_tokens=False).input_ids,
+                    *tok(
+                        f" {self.disguise(question)}",
+                        add_special_tokens=False,
+                    ).input_ids,
                     tok.convert_tokens_to_ids(build.ASSISTANT),
                 ]
-                tail = [*tok(f" {answer}", add_special_tokens=False).input_ids, tok.eos_token_id]
+                tail = [
+                    *tok(f" {answer}", add_special_tokens=False).input_ids,
+                    tok.eos_token_id,
+                ]
                 end = at + len(head) + len(tail)
                 if end > size:
                     break
-                ids[row, at:end], positions[row, at:end], groups[row, at:end] = (
+                (
+                    ids[row, at:end],
+                    positions[row, at:end],
+                    groups[row, at:end],
+                ) = (
                     head + tail,
                     prefix + np.arange(end - at),
                     group,
                 )
-                answer_at = slice(
-                    at + len(head) - 1, end - 1
-                )  # a position is trained on the token that follows it
-                labels[row, answer_at], weights[row, answer_at] = tail, 1 / len(tail)
+                # A position is trained on the token that follows it.
+                answer_at = slice(at + len(head) - 1, end - 1)
+                labels[row, answer_at], weights[row, answer_at] = (
+                    tail,
+                    1 / len(tail),
+                )
                 at = end
                 group = group + 1
         return {
@@ -226,7 +251,9 @@ class Trainee(torch.nn.Module):
     ) -> torch.Tensor:
         flat = F.rms_norm(seen, seen.shape[-1:]).flatten(0, 1)
         loss = F.cross_entropy(
-            flat @ self.model.get_input_embeddings().weight.T, names.flatten(), ignore_index=IGNORE
+            flat @ self.model.get_input_embeddings().weight.T,
+            names.flatten(),
+            ignore_index=IGNORE,
         )
         return (
             loss + 0.5 * F.cross_entropy(self.colour(flat), colours.flatten(), ignore_index=IGNORE)
@@ -299,7 +326,12 @@ def rate(step: int, total: int, recipe: Recipe) -> float:
 
 
 def train(
-    out: Path, recipe: Recipe, *, init: Path | None = None, checkpoint_every: int = 250, log=print
+    out: Path,
+    recipe: Recipe,
+    *,
+    init: Path | None = None,
+    checkpoint_every: int = 250,
+    log=print,
 ) -> None:
     """Run or resume both stages; writes `out/checkpoint.pt`, `out/log.jsonl` and, at the end, the
     model folder `out/model`.
@@ -310,14 +342,19 @@ def train(
     torch.manual_seed(recipe.seed)
     proc = build.processor()
     trainee = Trainee(
-        build.untrained(proc.tokenizer, seed=recipe.seed), proc.tokenizer.bos_token_id
+        build.untrained(proc.tokenizer, seed=recipe.seed),
+        proc.tokenizer.bos_token_id,
     ).train()
     if init:
         trainee.model.load_state_dict(
             LlavaForConditionalGeneration.from_pretrained(init, dtype=torch.float32).state_dict()
         )
     tools = optimizers(trainee, recipe)
-    state = {"stage": "answer" if init else "align", "step": 0, "seconds": 0.0}
+    state = {
+        "stage": "answer" if init else "align",
+        "step": 0,
+        "seconds": 0.0,
+    }
     if (out / "checkpoint.pt").exists():
         saved = torch.load(out / "checkpoint.pt", weights_only=True)
         trainee.load_state_dict(saved["trainee"])
@@ -339,7 +376,10 @@ def train(
 
     for layer in trainee.model.get_decoder().layers:
         layer.compile(dynamic=False)
-    for stage, total in (("align", recipe.align_steps), ("answer", recipe.steps)):
+    for stage, total in (
+        ("align", recipe.align_steps),
+        ("answer", recipe.steps),
+    ):
         if state["stage"] != stage:
             continue
         feed = iter(
@@ -366,14 +406,22 @@ def train(
             else:
                 answering, right = trainee.answering(seen, batch)
                 loss = answering + recipe.align_weight * naming
-                shown = {"loss": answering.item(), "right": right.item(), "naming": naming.item()}
+                shown = {
+                    "loss": answering.item(),
+                    "right": right.item(),
+                    "naming": naming.item(),
+                }
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
             for tool in tools:
                 tool.step()
                 tool.zero_grad(set_to_none=True)
             now = time.monotonic()
-            state["seconds"], began, state["step"] = state["seconds"] + now - began, now, step + 1
+            state["seconds"], began, state["step"] = (
+                state["seconds"] + now - began,
+                now,
+                step + 1,
+            )
             if step % 20 == 0 or step + 1 == total:
                 with (out / "log.jsonl").open("a") as file:
                     file.write(

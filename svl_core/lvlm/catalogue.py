@@ -13,10 +13,11 @@ from pathlib import Path
 
 BF16_BYTES = 2
 DEMO = "demo"
+# Beside the package in a clone; the working folder.
 DEMO_PLACES = (
     Path(__file__).resolve().parents[2] / "assets" / "demo_lvlm",
     Path("assets") / "demo_lvlm",
-)  # beside the package in a clone; the working folder
+)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,13 @@ ENTRIES = (
         "recent, for one small GPU",
     ),
     _entry(
-        "Qwen/Qwen3-VL-8B-Instruct", 8.77, 36, QWEN, "Apache-2.0", "Qwen3-VL", "recent, for one GPU"
+        "Qwen/Qwen3-VL-8B-Instruct",
+        8.77,
+        36,
+        QWEN,
+        "Apache-2.0",
+        "Qwen3-VL",
+        "recent, for one GPU",
     ),
     _entry(
         "OpenGVLab/InternVL3-1B-hf",

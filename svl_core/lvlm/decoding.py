@@ -15,15 +15,27 @@ import torch
 
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.model import LVLM
-from svl_core.lvlm.prefill import PrefillState, fork_caches, recording, resumed, without_images
+from svl_core.lvlm.prefill import (
+    PrefillState,
+    fork_caches,
+    recording,
+    resumed,
+    without_images,
+)
 from svl_core.lvlm.sample import Sample
 from svl_core.progress import QUIET, Run
 
+# Inputs with one entry a position that decode steps still need.
 GROWING = (
     "attention_mask",
     "cross_attention_mask",
-)  # inputs with one entry a position that decode steps still need
-IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+)
+IMAGE_TOKEN_NAMES = (
+    "image_token_id",
+    "image_token_index",
+    "video_token_id",
+    "video_token_index",
+)
 
 
 class Decoding:
@@ -56,9 +68,8 @@ class Decoding:
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         takes = inspect.signature(model.forward).parameters
-        self._slot = (
-            "cache" if "cache" in takes else "past_key_values"
-        )  # its name before transformers 5.24
+        # Its name before transformers 5.24.
+        self._slot = "cache" if "cache" in takes else "past_key_values"
         with recording(lvlm, keep) as (states, entered_ms):
             out = model(
                 **(inputs if resume is None else without_images(inputs)),
@@ -116,7 +127,10 @@ class Decoding:
         elif self._next is not None:
             places["position_ids"] = self._next + torch.arange(ids.shape[1], device=ids.device)
             self._next = self._next + ids.shape[1]
-        for name, value in self._growing.items():  # a new position sees what the last one saw
+        for (
+            name,
+            value,
+        ) in self._growing.items():  # a new position sees what the last one saw
             new = value[:, -1:].expand(-1, ids.shape[1], *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
         model = self.lvlm.model if resume is None else resumed(self.lvlm, *resume)
@@ -188,4 +202,11 @@ def answers_together(
 
 def _until(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
     """The ids up to and with the first end token."""
-    return tuple(ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))])
+    return tuple(
+        ids[
+            : next(
+                (i + 1 for i, token in enumerate(ids) if token in ends),
+                len(ids),
+            )
+        ]
+    )

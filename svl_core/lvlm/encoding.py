@@ -30,13 +30,14 @@ STAND_IN = (  # private-use characters: no template, tokenizer or user writes th
 )
 # word joiner, put into a special token's text to break it; its own tokens are taken out again
 BREAK = "\u2060"
+# What some processors return beside the model's inputs.
 NOT_FOR_THE_MODEL = (
     "labels",
     "rows",
     "cols",
     "num_crops",
     "num_patches",
-)  # what some processors return beside the model's inputs
+)
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
 
@@ -64,7 +65,11 @@ class Reader:
     @property
     def max_positions(self) -> int | None:
         """The context length in positions; None when the model states none."""
-        return getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return getattr(
+            self.config.get_text_config(decoder=True),
+            "max_position_embeddings",
+            None,
+        )
 
     def encode(self, image, prompt: str, device: torch.device, dtype: torch.dtype) -> Sample:
         """See `LVLM.encode`."""
@@ -149,7 +154,14 @@ def _images(image) -> tuple[Image.Image, ...]:
 
 def _key(reader: Reader, images: Sequence[Image.Image], prompt: str) -> str:
     digest = hashlib.sha256(
-        repr((reader.name, reader.revision, prompt, [image.size for image in images])).encode()
+        repr(
+            (
+                reader.name,
+                reader.revision,
+                prompt,
+                [image.size for image in images],
+            )
+        ).encode()
     )
     for image in images:
         digest.update(image.tobytes())
@@ -297,7 +309,8 @@ class _Words:
         end = start + len(words)
         self._ids = kept["input_ids"]
         self._positions = np.array(
-            [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64
+            [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start],
+            np.int64,
         )
         return _Coded(
             kept if single else {name: [values] for name, values in kept.items()},
@@ -334,7 +347,10 @@ class _Coded(BatchEncoding):
     def char_to_token(self, batch_or_char_index, char_index=None, sequence_index=0):
         char = batch_or_char_index if char_index is None else char_index
         char += self._shift if char > self._start else 0
-        return next((i for i, (a, b) in enumerate(self._offsets) if a <= char < b), None)
+        return next(
+            (i for i, (a, b) in enumerate(self._offsets) if a <= char < b),
+            None,
+        )
 
 
 def control_ids(reader: Reader) -> frozenset[int]:
@@ -343,7 +359,10 @@ def control_ids(reader: Reader) -> frozenset[int]:
     """
     tokenizer = reader.tokenizer
     template = str(getattr(reader.processor, "chat_template", None) or "")
-    marks = re.compile(r"image|img|vision|video|audio|row_\d|tile|patch|turn", re.IGNORECASE)
+    marks = re.compile(
+        r"image|img|vision|video|audio|row_\d|tile|patch|turn",
+        re.IGNORECASE,
+    )
     ids = set(tokenizer.all_special_ids)
     for ident, token in tokenizer.added_tokens_decoder.items():
         if (
@@ -398,7 +417,12 @@ def _processed(
             except ValueError:  # some take a flat list only (GOT-OCR)
                 if not images:
                     raise
-                made = processor(images=list(images), text=[text], return_tensors="pt", **options)
+                made = processor(
+                    images=list(images),
+                    text=[text],
+                    return_tensors="pt",
+                    **options,
+                )
         except (
             ValueError,
             TypeError,

@@ -35,7 +35,10 @@ class PrefillStore:
         ] = {}  # the answers behind them, and the pass over these
 
     def decode(
-        self, lvlm: LVLM, members: Sequence[int], inputs: Mapping[str, torch.Tensor]
+        self,
+        lvlm: LVLM,
+        members: Sequence[int],
+        inputs: Mapping[str, torch.Tensor],
     ) -> Decoding:
         """A decode of `lvlm` behind the batch `inputs`, which holds the samples of these indices."""
         depth = shared_depth(self.full, lvlm)
@@ -55,7 +58,11 @@ class PrefillStore:
             if made is not None and lvlm is self.full:
                 return made
         kept = self._kept[key]
-        return Decoding(lvlm, inputs, resume=None if kept is None else (kept.prefill, depth))
+        return Decoding(
+            lvlm,
+            inputs,
+            resume=None if kept is None else (kept.prefill, depth),
+        )
 
     def feed(self, decoding: Decoding, members: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
         """`decoding.feed(ids)` of what `decode` gave for that batch."""
@@ -96,7 +103,12 @@ def forced_logits(
     """
     found = value_store(len(samples), spool)
     for i, logits in iterate_forced(
-        lvlm, samples, answers, batch_size=batch_size, run=run, prefills=prefills
+        lvlm,
+        samples,
+        answers,
+        batch_size=batch_size,
+        run=run,
+        prefills=prefills,
     ):
         found[i] = logits
     return found
@@ -143,10 +155,11 @@ def iterate_forced(
                 dim=1,
             )
         for row, i in enumerate(members):
+            # A copy: the batch, padding and all, can go.
             yield (
                 i,
                 rows[row, : len(answers[i])].clone(),
-            )  # a copy: the batch, padding and all, can go
+            )
 
 
 @torch.inference_mode()

@@ -158,7 +158,10 @@ def forecast(
 
 
 def measured_speeds(
-    dtype: torch.dtype, device: torch.device, width: int = 1024, blocks: int = 16
+    dtype: torch.dtype,
+    device: torch.device,
+    width: int = 1024,
+    blocks: int = 16,
 ) -> tuple[float, float]:
     """(GFLOP/s of products in `dtype`, bytes/s read from memory) of a device: the best of three
     short runs; of fewer where they are long, as in a dtype that the processor lacks.
@@ -179,8 +182,9 @@ def measured_speeds(
 
     blocks = blocks if best(lambda: a @ b) < 0.05 else 1
     products = best(lambda: [a @ b for _ in range(blocks)])
-    return 2 * width**3 * blocks / products / 1e9, long.numel() * long.element_size() / best(
-        lambda: float(long.sum())
+    return (
+        2 * width**3 * blocks / products / 1e9,
+        long.numel() * long.element_size() / best(lambda: float(long.sum())),
     )
 
 

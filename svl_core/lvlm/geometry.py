@@ -70,7 +70,9 @@ def place(rule: str, view: View) -> PatchGeometry:
 
 
 def grid_rects(
-    rows: int, columns: int, box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    rows: int,
+    columns: int,
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
 ) -> np.ndarray:
     """Equal cells of `box`, row by row: (rows * columns, 4), cut to the image; cells wholly outside
     it are NaN.
@@ -146,7 +148,11 @@ def tiled(rows: int, columns: int, side: int, overview: bool) -> Places:
     more when `overview`.
     """
     tiles = [
-        grid_rects(side, side, (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows))
+        grid_rects(
+            side,
+            side,
+            (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows),
+        )
         for r in range(rows)
         for c in range(columns)
     ]
@@ -193,7 +199,12 @@ def square(view: View) -> list[Places]:
             y1 = y0 + (y1 - y0) * rows * patch / height
         places.append(
             Places(
-                np.concatenate([nowhere(extra), grid_rects(rows, columns, (x0, y0, x1, y1))]),
+                np.concatenate(
+                    [
+                        nowhere(extra),
+                        grid_rects(rows, columns, (x0, y0, x1, y1)),
+                    ]
+                ),
                 None if extra else (rows, columns),
             )
         )
@@ -208,14 +219,20 @@ def resolution_grids(view: View) -> list[Places]:
 
     vision = view.config.vision_config
     side = vision.image_size // vision.patch_size
-    single = len(view.images) == 1 or not hasattr(
-        view.config, "vision_aspect_ratio"
-    )  # OneVision cuts single images only
+    # OneVision cuts single images only.
+    single = len(view.images) == 1 or not hasattr(view.config, "vision_aspect_ratio")
     places = []
     for image in view.images:
         if not single:
             places.append(
-                Places(np.concatenate([grid_rects(side, side, squared_box(image)), nowhere(1)]))
+                Places(
+                    np.concatenate(
+                        [
+                            grid_rects(side, side, squared_box(image)),
+                            nowhere(1),
+                        ]
+                    )
+                )
             )
             continue
         target = select_best_resolution(
@@ -223,7 +240,10 @@ def resolution_grids(view: View) -> list[Places]:
         )
         rows, columns = (edge // vision.image_size * side for edge in target)
         shown = [
-            min(math.ceil(edge * min(target[0] / image.height, target[1] / image.width)), limit)
+            min(
+                math.ceil(edge * min(target[0] / image.height, target[1] / image.width)),
+                limit,
+            )
             for edge, limit in zip((image.height, image.width), target)
         ]
         # rows or columns that hold nothing but padding are left out: transformers' unpad_image
@@ -235,7 +255,12 @@ def resolution_grids(view: View) -> list[Places]:
         cell = vision.image_size / side
         box = tuple(
             (position * cell - (target[axis] - shown[axis]) // 2) / shown[axis]
-            for position, axis in ((left, 1), (top, 0), (columns - left, 1), (rows - top, 0))
+            for position, axis in (
+                (left, 1),
+                (top, 0),
+                (columns - left, 1),
+                (rows - top, 0),
+            )
         )
         rows = rows - 2 * top
         columns = columns - 2 * left
@@ -269,7 +294,10 @@ def row_column_tiles(view: View) -> list[Places]:
     rows, columns = (
         [int(n) for part in view.cuts[name] for n in part] for name in ("rows", "cols")
     )
-    side = whole_side(view.count // sum(r * c + 1 for r, c in zip(rows, columns)), "a tile")
+    side = whole_side(
+        view.count // sum(r * c + 1 for r, c in zip(rows, columns)),
+        "a tile",
+    )
     return [tiled(r, c, side, overview=True) for r, c in zip(rows, columns)]
 
 
@@ -277,7 +305,9 @@ def canvas_tiles(view: View) -> list[Places]:
     """Tiles row by row on the canvas of closest shape, then a thumbnail if there is more than one
     tile (InternVL, Aya Vision).
     """
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
+        get_optimal_tiled_canvas,
+    )
 
     counts = [int(n) for n in view.cuts["num_patches"]]
     side = whole_side(view.count // sum(counts), "a tile")

@@ -90,7 +90,9 @@ class ThreadHooks:
 
 
 @contextlib.contextmanager
-def captured_calls(module: torch.nn.Module) -> Iterator[list[tuple[tuple, Mapping[str, Any]]]]:
+def captured_calls(
+    module: torch.nn.Module,
+) -> Iterator[list[tuple[tuple, Mapping[str, Any]]]]:
     """Within this block the (args, kwargs) of this thread's calls of `module` are appended to the
     list.
     """

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from svl_core.errors import InputError
 
 READABLE = "a PNG, JPEG, WebP, GIF, BMP or TIFF picture"
+# None that Pillow hands to another program, as it does EPS.
 FORMATS = (
     "PNG",
     "JPEG",
@@ -27,7 +28,7 @@ FORMATS = (
     "PPM",
     "TGA",
     "ICO",
-)  # none that Pillow hands to another program, as it does EPS
+)
 
 
 def open_image(
@@ -44,9 +45,8 @@ def open_image(
     corrupt or truncated file and for anything that is no image.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", Image.DecompressionBombWarning
-        )  # the limit here is `max_pixels`
+        # The limit here is `max_pixels`.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = (
             source if isinstance(source, Image.Image) else _opened(source, max_pixels, max_bytes)
         )
@@ -118,7 +118,8 @@ def _opened(source: str | Path | bytes, max_pixels: int, max_bytes: int) -> Imag
     Image.init()
     try:
         return Image.open(
-            io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]
+            io.BytesIO(content),
+            formats=[name for name in FORMATS if name in Image.OPEN],
         )
     except Image.DecompressionBombError as error:
         raise InputError(

@@ -136,7 +136,13 @@ class LVLM:
 
     @property
     def reader(self) -> Reader:
-        return Reader(self.processor, self.family, self.model.config, self.name, self.revision)
+        return Reader(
+            self.processor,
+            self.family,
+            self.model.config,
+            self.name,
+            self.revision,
+        )
 
     @property
     def tokenizer(self):
@@ -159,11 +165,17 @@ class LVLM:
         return self.reader.encode(image, prompt, self.device, self.dtype)
 
     def with_model(
-        self, model: PreTrainedModel, layer_ids: Sequence[int], provenance: Mapping[str, Any]
+        self,
+        model: PreTrainedModel,
+        layer_ids: Sequence[int],
+        provenance: Mapping[str, Any],
     ) -> LVLM:
         """The same LVLM around another model (a pruned view of this one)."""
         return dataclasses.replace(
-            self, model=model, layer_ids=tuple(layer_ids), provenance=provenance
+            self,
+            model=model,
+            layer_ids=tuple(layer_ids),
+            provenance=provenance,
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -190,13 +202,15 @@ class LVLM:
             folder.mkdir(parents=True, exist_ok=True)
             with quiet(), warnings.catch_warnings():
                 warnings.filterwarnings(
-                    "ignore", "Attempting to save a model with offloaded modules"
+                    "ignore",
+                    "Attempting to save a model with offloaded modules",
                 )
                 self.model.save_pretrained(folder)
                 self.processor.save_pretrained(folder)
             if self.provenance:
                 (folder / PLAN_FILE).write_text(
-                    json.dumps(self.record(), indent=1) + "\n", encoding="utf-8"
+                    json.dumps(self.record(), indent=1) + "\n",
+                    encoding="utf-8",
                 )
         except OSError as error:  # no permission, a full disk
             raise InputError(
@@ -216,5 +230,8 @@ class LVLM:
             "revision": self.revision,
             "layer_ids": list(self.layer_ids),
             **self.provenance,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": {
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
         }

@@ -17,17 +17,25 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
 from svl_core.lvlm import families
 from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input
 from svl_core.lvlm.model import LVLM
 
-ENCODED = ("pixel_values", "pixel_attention_mask")  # inputs that only the vision tower reads
+ENCODED = (
+    "pixel_values",
+    "pixel_attention_mask",
+)  # inputs that only the vision tower reads
+# Caches that grow by new tensors: a shallow copy goes its own way.
 FORKABLE = (
     DynamicLayer,
     DynamicSlidingWindowLayer,
-)  # caches that grow by new tensors: a shallow copy goes its own way
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +77,10 @@ def shared_depth(full: LVLM, pruned: LVLM) -> int | None:
             layer == pruned.num_layers - 1
             or layer >= full.num_layers
             or full.layer_ids[layer] != ident
-            or not _same(dict(full.layers[layer].named_parameters()), dict(own.named_parameters()))
+            or not _same(
+                dict(full.layers[layer].named_parameters()),
+                dict(own.named_parameters()),
+            )
         ):
             break
         depth += 1
@@ -185,7 +196,11 @@ def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
         for number, layer in enumerate(lvlm.layers[:depth])
     ]
     module._modules[layers] = torch.nn.ModuleList(
-        [*skipped, _First(lvlm.layers[depth], prefill.states[depth]), *lvlm.layers[depth + 1 :]]
+        [
+            *skipped,
+            _First(lvlm.layers[depth], prefill.states[depth]),
+            *lvlm.layers[depth + 1 :],
+        ]
     )
     return root
 
@@ -196,5 +211,7 @@ def _shallow(module: torch.nn.Module) -> torch.nn.Module:
     return made
 
 
-def without_images(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def without_images(
+    inputs: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
     return {name: value for name, value in inputs.items() if name not in ENCODED}

@@ -17,15 +17,16 @@ import sys
 from pathlib import Path
 
 from transformers import AutoProcessor, AutoTokenizer
-from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.configuration_auto import (
+    model_type_to_module_name,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 
 from svl_core.errors import InputError
 
-WITHOUT_VIDEO = {
-    "SmolVLMProcessor": "Idefics3Processor"
-}  # stock class -> the class of the same form that reads no videos
+# Stock class -> the class of the same form that reads no videos.
+WITHOUT_VIDEO = {"SmolVLMProcessor": "Idefics3Processor"}
 KEPT = ("image_processor", "tokenizer")
 LEFT_OUT = (
     "video_processor",
@@ -98,7 +99,8 @@ def still_class(name: str) -> type:
             for file, left_out in getattr(self, "_left_out", {}).items():
                 path = Path(save_directory) / file
                 path.write_text(
-                    json.dumps({**_read(path), **left_out}, indent=2) + "\n", encoding="utf-8"
+                    json.dumps({**_read(path), **left_out}, indent=2) + "\n",
+                    encoding="utf-8",
                 )
             return written
 
@@ -141,7 +143,11 @@ def _class(name: str) -> type:
         ):
             continue
         with _pillow_stand_in(path, module):
-            found = getattr(importlib.import_module(f"{path}.processing_{module}"), name, None)
+            found = getattr(
+                importlib.import_module(f"{path}.processing_{module}"),
+                name,
+                None,
+            )
         if found is not None:
             return found
     raise InputError(

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from svl_core.lvlm.hooks import InputAction, OutputAction, ThreadHooks, hidden_input, hidden_of
+from svl_core.lvlm.hooks import (
+    InputAction,
+    OutputAction,
+    ThreadHooks,
+    hidden_input,
+    hidden_of,
+)
 from svl_core.lvlm.model import LVLM
 
 

@@ -19,7 +19,11 @@ from svl_core.lvlm import families
 
 def empty(model_class: type, config):
     """A model of `model_class` without weights (all tensors on the meta device)."""
-    with torch.device("meta"), initialization.no_init_weights(), initialization.no_tie_weights():
+    with (
+        torch.device("meta"),
+        initialization.no_init_weights(),
+        initialization.no_tie_weights(),
+    ):
         return model_class(config)
 
 
@@ -52,7 +56,10 @@ def with_layers(model, keep: Sequence[int]):
             if tensor.shape != placeholder.shape:
                 tensor = _sliced(
                     name,
-                    materialized(model.get_submodule(_full_name(owner, prefix, keep)), leaf),
+                    materialized(
+                        model.get_submodule(_full_name(owner, prefix, keep)),
+                        leaf,
+                    ),
                     keep,
                     layers,
                 )
@@ -172,7 +179,8 @@ def _sliced(name: str, tensor: torch.Tensor, keep: Sequence[int], layers: int) -
     is.
     """
     dimension = next(
-        (dimension for ending, dimension in families.SLICED.items() if name.endswith(ending)), None
+        (dimension for ending, dimension in families.SLICED.items() if name.endswith(ending)),
+        None,
     )
     if dimension is None:
         return tensor
@@ -211,10 +219,18 @@ def _dispatched(model, view, prefix: str, keep: Sequence[int]):
     view.hf_device_map = mapped
     if len(set(map(str, device_map.values()))) > 1:
         for name, module in list(view.named_modules()):
-            hook = getattr(model.get_submodule(_full_name(name, prefix, keep)), "_hf_hook", None)
+            hook = getattr(
+                model.get_submodule(_full_name(name, prefix, keep)),
+                "_hf_hook",
+                None,
+            )
             if hook is not None:
                 here = getattr(hook, "offload", False) and all(
                     tensor.device.type != "meta" for tensor in module.parameters(recurse=False)
                 )
-                _hooked(module, hook, **({"offload": False, "weights_map": None} if here else {}))
+                _hooked(
+                    module,
+                    hook,
+                    **({"offload": False, "weights_map": None} if here else {}),
+                )
     return view

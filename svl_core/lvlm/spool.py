@@ -81,9 +81,10 @@ class _File:
         """(size,) uint8: the file itself from `at`, the start of a page."""
         import torch
 
-        return torch.frombuffer(mmap.mmap(self.handle, max(size, 1), offset=at), dtype=torch.uint8)[
-            :size
-        ]
+        return torch.frombuffer(
+            mmap.mmap(self.handle, max(size, 1), offset=at),
+            dtype=torch.uint8,
+        )[:size]
 
     def read(self, at: int, size: int) -> torch.Tensor:
         """(size,) uint8: the same, copied where it is small."""
@@ -159,7 +160,9 @@ class Spooled(Sequence):
         begin, middle, end = self._places[index].tolist()
         tensors = self._file.read(begin, middle - begin)
         return _Unpickler(
-            io.BytesIO(self._file.read(middle, end - middle).numpy()), tensors, begin
+            io.BytesIO(self._file.read(middle, end - middle).numpy()),
+            tensors,
+            begin,
         ).load()
 
     def __len__(self) -> int:

@@ -46,7 +46,11 @@ def reaching(lvlm: LVLM, module: torch.nn.Module, sample: Sample) -> tuple[tuple
         calls.append((args, kwargs))
         raise _Reached
 
-    with ThreadHooks() as hooks, torch.inference_mode(), contextlib.suppress(_Reached):
+    with (
+        ThreadHooks() as hooks,
+        torch.inference_mode(),
+        contextlib.suppress(_Reached),
+    ):
         hooks.on_input(module, capture)
         lvlm.model(**sample.inputs, use_cache=False)
     return calls[0]
