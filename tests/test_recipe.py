@@ -1,4 +1,4 @@
-"""`Recipe` and `Run`: bounds and sentences of every field, texts read or refused, parts of a run."""
+"""`Recipe` and `Run`: bounds and sentences of every field, texts read or refused, parts of runs."""
 
 import dataclasses
 import json
