@@ -85,11 +85,6 @@ def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
     return found
 
 
-def scenes_of(preset, size: int) -> int:
-    """Calibration scenes of a preset: as many as it asks for, else `size`."""
-    return preset.recipe.calibration_size if preset.samples else size
-
-
 def preset_plans(
     seed: int, found: dict[str, dict[int, list[int]]], name: str, size: int
 ) -> dict[int, list[int]]:
@@ -101,7 +96,7 @@ def preset_plans(
     from svl_core.pruning.plan import DropPlan
 
     lvlm, preset, drops = start(), PRESETS[name], drop_counts(layers_of_model())
-    fitted = preset.fit(lvlm, calibration_samples(lvlm, scenes_of(preset, size), seed))
+    fitted = preset.fit(lvlm, calibration_samples(lvlm, preset.samples or size, seed))
     plans: dict[int, list] = {drop: [] for drop in drops}
     for each in preset.criteria:
         scores = fitted.rank(each) if svl.CRITERIA[each].needs == "trace" else None
@@ -178,7 +173,7 @@ class Worker:
         presets = {
             (name, seed): PRESETS[name].fit(
                 self.lvlm,
-                calibration_samples(self.lvlm, scenes_of(PRESETS[name], size), seed),
+                calibration_samples(self.lvlm, PRESETS[name].samples or size, seed),
             )
             for name, seed in wanted
         }
@@ -586,7 +581,7 @@ def _asked_for() -> str:
     from svl_core.comparison.presets import PRESETS
 
     return "".join(
-        f" (preset `{name}`: {scenes_of(preset, 0)})"
+        f" (preset `{name}`: {preset.samples})"
         for name, preset in PRESETS.items()
         if preset.samples
     )

@@ -38,7 +38,7 @@ def measure(limit: int, name: str, repeats: int) -> dict:
     asked = questions("scenes", limit, SEED)
     full = svl.evaluate(lvlm, asked, data="scenes")
     preset = svl.PRESETS[name]
-    scenes = calibration(preset.recipe.calibration_size if preset.samples else 32)
+    scenes = calibration(preset.samples or 32)
     fitted = preset.fit(lvlm, [lvlm.encode(*pair) for pair in scenes])
     known: dict[str, object] = {}
 
