@@ -122,7 +122,7 @@ def _link(match: re.Match) -> str:
     """A link as the Space shows it."""
     words, target = match.groups()
     staged = "://" in target or target.split("/")[0] in CONTENTS
-    return match[0] if staged else f"{words} (`{target}` in the project's repository)"
+    return match[0] if staged else f"{words} (`{target}` in the repository)"
 
 
 def requirements(profile: str, hardware: str) -> str:
