@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,24 @@ NOT_FOR_THE_MODEL = (
     "num_crops",
     "num_patches",
 )
+# Options of a tokenizer's call that make no sense for one text whose offsets are read here.
+UNUSED_OPTIONS = (
+    "return_tensors",
+    "padding",
+    "truncation",
+    "max_length",
+    "pad_to_multiple_of",
+    "return_offsets_mapping",
+)
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """What reading a question takes of a model: everything but its weights. config: the whole
-    model's; name and revision go into samples' keys.
+    """What reading a question takes of a model: everything but its weights.
+
+    config: the whole model's.
+    name, revision: the model's; they go into samples' keys.
     """
 
     processor: Any
@@ -229,16 +240,19 @@ def _shows_images(reader: Reader, text: str, images: int) -> bool:
 
 
 class _Words:
-    """The user's words, and where they went.
+    """Stands in for the tokenizer inside the processor, so that the user's words are read as plain
+    text.
 
-    `__call__` stands in for the tokenizer inside the processor.
+    The text that the processor hands over has `STAND_IN` in the words' place. The words are put in
+    here; where some of their characters would read as a control token, breaks are put between
+    these, and the tokens of the breaks are taken out again. The words' positions are remembered.
     """
 
     def __init__(self, tokenizer, prompt: str, control_ids: frozenset[int]):
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._control_ids = control_ids
-        self._ids = []
+        self._ids: list[int] = []
         self._positions = np.zeros(0, np.int64)
 
     def places_in(self, ids: torch.Tensor) -> np.ndarray:
@@ -266,58 +280,45 @@ class _Words:
         """
         single = isinstance(text, str)
         text = text if single else text[0]
-        for name in (
-            "return_tensors",
-            "padding",
-            "truncation",
-            "max_length",
-            "pad_to_multiple_of",
-            "return_offsets_mapping",
-        ):
+        for name in UNUSED_OPTIONS:
             options.pop(name, None)
         if STAND_IN not in text:  # a part of its own, such as the image's tokens
             return self._tokenizer(text if single else [text], **options)
         start = text.index(STAND_IN)
-        words = list(self._prompt)
-        inserted = [False] * len(words)  # which characters of `words` are breaks of ours
+        behind = text[start + len(STAND_IN) :]
+        words = _Broken(self._prompt)
         for _ in range(ROUNDS):
-            whole = text[:start] + "".join(words) + text[start + len(STAND_IN) :]
+            whole = text[:start] + "".join(words.characters) + behind
             coded = self._tokenizer(whole, return_offsets_mapping=True, **options)
-            pieces = list(zip(coded["input_ids"], coded["offset_mapping"]))
+            end = start + len(words.characters)
+            pieces = list(zip(coded["input_ids"], coded["offset_mapping"], strict=True))
             control = [
-                start <= a < b <= start + len(words) and self._is_control(ident, whole[a:b])
-                for ident, (a, b) in pieces
+                start <= first < last <= end and self._is_control(token, whole[first:last])
+                for token, (first, last) in pieces
             ]
-            firsts = sorted(
-                {a - start for (_, (a, b)), guilty in zip(pieces, control) if guilty and b - a > 1},
-                reverse=True,
-            )
-            if not firsts:
+            spans = [
+                span for (_, span), is_control in zip(pieces, control, strict=True) if is_control
+            ]
+            breakable = {first - start for first, last in spans if last - first > 1}
+            if not breakable:
                 break
-            for first in firsts:
-                words.insert(first + 1, BREAK)
-                inserted.insert(first + 1, True)
+            words.insert_breaks(breakable)
         keep = [
-            not guilty and not (b > a >= start and all(inserted[a - start : b - start] or [False]))
-            for (_, (a, b)), guilty in zip(pieces, control)
+            not is_control and not words.is_break(first - start, last - start)
+            for (_, (first, last)), is_control in zip(pieces, control, strict=True)
         ]
-        kept = {
-            name: [value for value, stays in zip(values, keep) if stays]
+        data = {
+            name: [value for value, stays in zip(values, keep, strict=True) if stays]
             for name, values in coded.items()
         }
-        offsets = kept.pop("offset_mapping")
-        end = start + len(words)
-        self._ids = kept["input_ids"]
-        self._positions = np.array(
-            [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start],
-            np.int64,
-        )
-        return _Coded(
-            kept if single else {name: [values] for name, values in kept.items()},
-            offsets,
-            start,
-            len(words) - len(STAND_IN),
-        )
+        offsets = data.pop("offset_mapping")
+        self._ids = data["input_ids"]
+        end = start + len(words.characters)
+        inside = [last > first and first < end and last > start for first, last in offsets]
+        self._positions = np.flatnonzero(inside).astype(np.int64)
+        shift = len(words.characters) - len(STAND_IN)
+        batch = data if single else {name: [values] for name, values in data.items()}
+        return _Coded(batch, offsets, start, shift)
 
     def _is_control(self, ident: int, written: str) -> bool:
         """Whether the piece is a control token that `written` spells, rather than an unknown piece
@@ -331,6 +332,27 @@ class _Words:
             or ident != self._tokenizer.unk_token_id
             or token.content.strip().lower() == written.strip().lower()
         )
+
+
+class _Broken:
+    """The user's words with breaks of ours between some of their characters."""
+
+    def __init__(self, words: str):
+        self.characters = list(words)
+        self._breaks = [False] * len(words)
+
+    def insert_breaks(self, firsts: Iterable[int]) -> None:
+        """Puts a break behind each of these characters."""
+        for first in sorted(firsts, reverse=True):
+            self.characters.insert(first + 1, BREAK)
+            self._breaks.insert(first + 1, True)
+
+    def is_break(self, first: int, last: int) -> bool:
+        """Whether the characters first..last - 1 are breaks and nothing else."""
+        if not 0 <= first < last:
+            return False
+        marks = self._breaks[first:last]
+        return bool(marks) and all(marks)
 
 
 class _Coded(BatchEncoding):
