@@ -50,7 +50,9 @@ def layer_cosines(trace: Trace, positions: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def matrix_sums(trace: Trace, positions: Sequence[np.ndarray]) -> Measured:
-    """For each of n samples the sum over its chosen tokens of cos(H[i], H[j]): sums (n, L+1, L+1)."""
+    """For each of n samples the sum over its chosen tokens of cos(H[i], H[j]): sums (n, L+1,
+    L+1).
+    """
     return _summed(trace, positions, lambda cosines: cosines)
 
 

@@ -1,8 +1,8 @@
 """Criteria that run the model: layers skipped one by one and re-scored (SLEB, greedy KL), or frozen
 on visual tokens (ShortV).
 
-The skipping ones are measured on answers, read under teacher forcing: given token ids, or by default
-the full model's own greedy answers.
+The skipping ones are measured on answers, read under teacher forcing: given token ids, or by
+default the full model's own greedy answers.
 """
 
 from __future__ import annotations

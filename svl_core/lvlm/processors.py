@@ -67,7 +67,7 @@ def load_processor(folder: str | Path, config, *, text_only: bool = False):
 
 
 class _Lenient(ProcessorMixin):
-    """Takes None for the halves that are left out; sits between a stock class and `ProcessorMixin`."""
+    """Between a stock class and `ProcessorMixin`: takes None for the halves that are left out."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(

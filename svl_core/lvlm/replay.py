@@ -1,5 +1,5 @@
-"""One recorded pass, replayed layer by layer: the arguments of each decoder layer's call, with which
-edited layers run alone on other hidden states.
+"""One recorded pass, replayed layer by layer: with the arguments of each decoder layer's call, an
+edited layer runs alone on other hidden states.
 """
 
 from __future__ import annotations
