@@ -135,8 +135,9 @@ def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured
     first_round = sorted({*free, *request.protected} - {*request.fixed})
     tries = sum(len(free) - number for number in range(rounds))
     tries += len(first_round) - len(free)
-    sums = empty_tensor((count, rounds, depth), torch.float64, request.trace.spool)
-    sums = sums.fill_(torch.nan).numpy()
+    shape = count, rounds, depth
+    untried = empty_tensor(shape, torch.float64, request.trace.spool).fill_(torch.nan)
+    sums = untried.numpy()
     counts = np.ones(count)
     done = 0
     gone: list[int] = []

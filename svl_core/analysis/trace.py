@@ -130,7 +130,7 @@ class Trace:
         return self.samples[0].features.shape[2]
 
 
-def down_projection(layer: torch.nn.Module) -> torch.nn.Linear:
+def down_projection(layer: torch.nn.Module) -> torch.nn.Module:
     """The linear map that ends a decoder layer's MLP.
 
     Raises InputError where there is no single one (mixtures of experts).

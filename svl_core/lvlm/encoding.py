@@ -47,6 +47,16 @@ UNUSED_OPTIONS = (
     "pad_to_multiple_of",
     "return_offsets_mapping",
 )
+# What processors raise for pictures that they do not take.
+PROCESSOR_ERRORS = (
+    ValueError,
+    TypeError,
+    ZeroDivisionError,
+    IndexError,
+    RuntimeError,
+    OSError,
+)
+TOKEN_SETTINGS = ("_token_id", "_token_index")  # how a config's settings that name a token end
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
 
@@ -142,17 +152,15 @@ class Reader:
 
 
 def printable(tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
-    """One readable string for each token id; a leading space is kept, since it tells where words
-    begin.
-    """
+    """One readable string for each token id; a leading space shows where a word begins."""
     strings = []
     for piece in tokenizer.convert_ids_to_tokens(list(ids)):
         text = tokenizer.convert_tokens_to_string([piece])
         if "\ufffd" in text:
             text = piece  # part of a character: show the tokenizer's own spelling
-        strings.append(
-            " " + text if piece[:1] in "\u2581\u0120" and not text.startswith(" ") else text
-        )
+        if piece[:1] in "\u2581\u0120" and not text.startswith(" "):
+            text = " " + text
+        strings.append(text)
     return tuple(strings)
 
 
@@ -160,20 +168,15 @@ def _images(image) -> tuple[Image.Image, ...]:
     if image is None:
         return ()
     several = isinstance(image, Sequence) and not isinstance(image, (str, bytes, bytearray))
-    return tuple(open_image(one) for one in (image if several else [image]))
+    sources = image if several else [image]
+    return tuple(open_image(source) for source in sources)
 
 
 def _key(reader: Reader, images: Sequence[Image.Image], prompt: str) -> str:
-    digest = hashlib.sha256(
-        repr(
-            (
-                reader.name,
-                reader.revision,
-                prompt,
-                [image.size for image in images],
-            )
-        ).encode()
-    )
+    """sha256 of model, images and prompt."""
+    sizes = [image.size for image in images]
+    question = reader.name, reader.revision, prompt, sizes
+    digest = hashlib.sha256(repr(question).encode())
     for image in images:
         digest.update(image.tobytes())
     return digest.hexdigest()
@@ -188,43 +191,48 @@ def _rendered(reader: Reader, images: int) -> str:
     """
     for owner in (reader.processor, reader.tokenizer):
         template = getattr(owner, "chat_template", None)
-        if not template:
+        text = _templated(reader, owner, template, images) if template else None
+        if text is not None:
+            return text
+    marks = _image_marks(reader, images)
+    return reader.family.plain_prompt.format(images=marks, prompt=STAND_IN).strip()
+
+
+def _templated(reader: Reader, owner, template, images: int) -> str | None:
+    """The text by a chat template; None where the template does not take such a message.
+
+    owner: the processor or tokenizer that has it.
+    """
+    source = template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
+    options = {
+        name: value for name, value in reader.family.template_options.items() if name in source
+    }
+    parts = [{"type": "image"}] * images + [{"type": "text", "text": STAND_IN}]
+    plain = _image_marks(reader, images) + STAND_IN  # some templates take a plain string only
+    for content in (parts, plain):
+        message = {"role": "user", "content": content}
+        try:
+            text = owner.apply_chat_template(
+                [message],
+                add_generation_prompt=True,
+                tokenize=False,
+                **options,
+            )
+        except Exception:
             continue
-        source = (
-            template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
-        )
-        options = {
-            name: value for name, value in reader.family.template_options.items() if name in source
-        }
-        parts = [{"type": "image"}] * images + [{"type": "text", "text": STAND_IN}]
-        for content in (
-            parts,
-            _image_marks(reader, images) + STAND_IN,
-        ):  # some templates take a plain string only
-            try:
-                text = owner.apply_chat_template(
-                    [{"role": "user", "content": content}],
-                    add_generation_prompt=True,
-                    tokenize=False,
-                    **options,
-                )
-            except Exception:
-                continue
-            if text.count(STAND_IN) == 1 and (not images or _shows_images(reader, text, images)):
-                return text
-    return reader.family.plain_prompt.format(
-        images=_image_marks(reader, images), prompt=STAND_IN
-    ).strip()
+        if text.count(STAND_IN) == 1 and (not images or _shows_images(reader, text, images)):
+            return text
+    return None
 
 
 def _image_mark(reader: Reader) -> str:
-    mark = (
-        getattr(reader.processor, "boi_token", None)
-        if reader.family.mark == "boi"
-        else getattr(reader.processor, "image_token", None)
-    )
-    if mark is None and (ident := families.image_token_id(reader.config)) is not None:
-        mark = reader.tokenizer.convert_ids_to_tokens(ident)
+    """What the template writes for one image."""
+    token = "boi_token" if reader.family.mark == "boi" else "image_token"
+    mark = getattr(reader.processor, token, None)
+    if mark is None:
+        token_id = families.image_token_id(reader.config)
+        if token_id is not None:
+            mark = reader.tokenizer.convert_ids_to_tokens(token_id)
     return str(mark or "")
 
 
@@ -386,20 +394,15 @@ def control_ids(reader: Reader) -> frozenset[int]:
         re.IGNORECASE,
     )
     ids = set(tokenizer.all_special_ids)
-    for ident, token in tokenizer.added_tokens_decoder.items():
-        if (
-            token.special
-            or not token.content.isspace()
-            and (token.content in template or marks.search(token.content))
-        ):
-            ids.add(ident)
-    config = reader.config
-    ids |= {
-        value
-        for name in dir(config)
-        if name.endswith(("_token_id", "_token_index"))
-        and isinstance(value := getattr(config, name, None), int)
-    }
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        content = token.content
+        is_mark = content in template or marks.search(content)
+        if token.special or (is_mark and not content.isspace()):
+            ids.add(token_id)
+    for name in dir(reader.config):
+        value = getattr(reader.config, name, None) if name.endswith(TOKEN_SETTINGS) else None
+        if isinstance(value, int):
+            ids.add(value)
     return frozenset(ids)
 
 
@@ -407,60 +410,52 @@ def control_ids(reader: Reader) -> frozenset[int]:
 
 
 def _processed(
-    reader: Reader, images: Sequence[Image.Image], words: _Words
+    reader: Reader,
+    images: Sequence[Image.Image],
+    words: _Words,
 ) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
-    """The processor's tensors for a batch of one, on the CPU, and what its image processor told
+    """The processor's tensors for a batch of one, on the CPU, and what its image processor returns
     about cutting the images.
     """
     text = _rendered(reader, len(images))
-    cuts = {}
+    cuts: dict[str, Any] = {}
     bos = reader.tokenizer.bos_token
     options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
     if reader.processor is reader.tokenizer:
-        made = words([text], **options)
+        encoded = words([text], **options)
     else:
         processor = copy.copy(reader.processor)
         processor.tokenizer = words
-        placeholder = getattr(processor, "replace_image_token", None)
+        replace_image_token: Any = getattr(processor, "replace_image_token", None)
 
-        def noting(image_inputs, *args, **kwargs):
+        def record_cuts(image_inputs, *args, **kwargs):
             cuts.update(image_inputs)
-            return placeholder(image_inputs, *args, **kwargs)
+            return replace_image_token(image_inputs, *args, **kwargs)
 
-        processor.replace_image_token = noting
+        processor.replace_image_token = record_cuts
         try:
-            try:
-                made = processor(
-                    images=[list(images)] if images else None,
-                    text=[text],
-                    return_tensors="pt",
-                    **options,
-                )
-            except ValueError:  # some take a flat list only (GOT-OCR)
-                if not images:
-                    raise
-                made = processor(
-                    images=list(images),
-                    text=[text],
-                    return_tensors="pt",
-                    **options,
-                )
-        except (
-            ValueError,
-            TypeError,
-            ZeroDivisionError,
-            IndexError,
-            RuntimeError,
-            OSError,
-        ) as error:
+            encoded = _run_processor(processor, images, text, options)
+        except PROCESSOR_ERRORS as error:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
             raise InputError(
                 f"Found images ({sizes} pixels) that the processor of {reader.name} does not take"
                 f" ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try"
                 " another one."
             ) from error
-    return {
+    inputs = {
         name: torch.as_tensor(value)
-        for name, value in made.items()
+        for name, value in encoded.items()
         if name not in NOT_FOR_THE_MODEL
-    }, cuts
+    }
+    return inputs, cuts
+
+
+def _run_processor(processor, images: Sequence[Image.Image], text: str, options: dict):
+    """The processor's answer for a batch of one; some take a flat list of images only (GOT-OCR)."""
+    batch = [list(images)] if images else None
+    try:
+        return processor(images=batch, text=[text], return_tensors="pt", **options)
+    except ValueError:
+        if not images:
+            raise
+        return processor(images=list(images), text=[text], return_tensors="pt", **options)

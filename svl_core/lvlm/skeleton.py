@@ -84,7 +84,9 @@ def _share_tensors(model, view, slot: str, keep: Sequence[int]) -> None:
         owner, _, leaf = name.rpartition(".")
         if tensor.shape != placeholder.shape:
             holder = model.get_submodule(_full_name(owner, prefix, keep))
-            tensor = _sliced(name, materialized(holder, leaf), keep, layers)
+            stored = materialized(holder, leaf)
+            assert stored is not None, "the full model has this tensor"
+            tensor = _sliced(name, stored, keep, layers)
         if tensor.shape != placeholder.shape:
             raise SVLError(
                 f"Found {name} of shape {tuple(tensor.shape)}; expected"
@@ -140,18 +142,19 @@ def running_device(module: torch.nn.Module) -> torch.device:
 def assign(module: torch.nn.Module, **parameters: torch.Tensor) -> None:
     """Gives a module of a view new parameters; those that it shares stay as they are.
 
-    One that accelerate keeps elsewhere comes to stay.
+    The parameters of a module that accelerate keeps elsewhere come to stay: all of them, for a
+    module is offloaded as a whole.
     """
     hook = getattr(module, "_hf_hook", None)
-    if getattr(hook, "offload", False):
-        parameters = {
-            leaf: materialized(module, leaf)
-            for leaf, tensor in module._parameters.items()
-            if tensor is not None
-        } | parameters
+    offloaded = getattr(hook, "offload", False)
+    if offloaded:
+        for leaf in module._parameters:
+            stored = materialized(module, leaf)
+            if stored is not None:
+                parameters.setdefault(leaf, stored)
     for leaf, tensor in parameters.items():
         setattr(module, leaf, torch.nn.Parameter(tensor, requires_grad=False))
-    if getattr(hook, "offload", False):
+    if offloaded:
         _hooked(module, hook, offload=False, weights_map=None)
 
 

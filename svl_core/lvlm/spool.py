@@ -95,7 +95,7 @@ class _File:
             return self.pages(start, size)
         content = torch.empty(size, dtype=torch.uint8)
         if size:
-            os.preadv(self.handle, [content.numpy()], start)
+            os.preadv(self.handle, [_bytes(content)], start)
         return content
 
 
@@ -143,8 +143,9 @@ class Spooled(Sequence):
         import torch
 
         if id(tensor) not in self._written:
-            content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            start = self._file.append(memoryview(content))
+            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            content = _bytes(flat)
+            start = self._file.append(content)
             shape = tuple(tensor.shape)
             place = _Place(start, len(content), tensor.dtype, shape, str(tensor.device))
             self._written[id(tensor)] = tensor, place
@@ -163,8 +164,8 @@ class Spooled(Sequence):
             return self.select(range(*index.indices(len(self))))
         begin, middle, end = self._places[index].tolist()
         tensors = self._file.read(begin, middle - begin)
-        pickled = io.BytesIO(self._file.read(middle, end - middle).numpy())
-        return _Unpickler(pickled, tensors, begin).load()
+        pickled = _bytes(self._file.read(middle, end - middle))
+        return _Unpickler(io.BytesIO(pickled), tensors, begin).load()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -175,6 +176,11 @@ class Spooled(Sequence):
         selected._places = self._places[list(indices)]
         selected._written = {}
         return selected
+
+
+def _bytes(flat: torch.Tensor) -> memoryview:
+    """The memory of a (n,) uint8 tensor."""
+    return memoryview(flat.numpy())  # type: ignore[arg-type]  # an array is a buffer
 
 
 def _read_only(mapping: dict) -> MappingProxyType:
@@ -219,7 +225,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def value_store(size: int, spool: str | Path | None) -> list | Spooled:
-    """Space for `size` values, set by their index: in memory, or in a file of the folder `spool`."""
+    """A list of `size` values to be set: in memory, or in a file of the folder `spool`."""
     return [None] * size if spool is None else Spooled(spool, size)
 
 
