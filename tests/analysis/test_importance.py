@@ -169,9 +169,9 @@ def test_the_trace_takes_them(tiny, tiny_sample, monkeypatch):
     told = []
     own = Collector.add
 
-    def add(self, *args):
-        told.append(args[-1] is not None)
-        return own(self, *args[:-1], *([None] if plain else [args[-1]]))
+    def add(self, **layer):
+        told.append(layer["totals"] is not None)
+        return own(self, **{**layer, "totals": None if plain else layer["totals"]})
 
     monkeypatch.setattr(Collector, "add", add)
     plain = False
