@@ -155,7 +155,7 @@ def refit(
         run.check("Stopped before the model was compensated.")
         share = ANSWERING + (1 - ANSWERING) * number / len(fitted)
         run.report(share, f"refitting layer {ids[layer]}")
-        if any(batch.recording.given[layer] is None for batch in batches):
+        if any(batch.recording.calls[layer] is None for batch in batches):
             continue  # the model passes over this layer: it learns nothing
         projection = down_projection(module)
         check_floating(projection)
