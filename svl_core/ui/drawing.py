@@ -10,8 +10,9 @@ import numpy as np
 
 import svl_core as svl
 from svl_core import figures
+from svl_core.service.derived import importance_of, scores_key, scores_of, top_p_of
+from svl_core.service.stores import Analysis
 from svl_core.ui import texts, views
-from svl_core.ui.service.store import Analysis
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import in_words, ranked_by
 
@@ -28,41 +29,8 @@ SMALL = 320  # pixels of each picture of the difference
 Update = dict[str, object]
 
 
-def importance_of(analysis: Analysis, now: Settings):
-    return analysis.once(
-        ("importance", now.key_importance),
-        lambda: svl.importance(
-            analysis.trace, causal_correction=now.causal_correction, text_self=now.text_self
-        ),
-    )
-
-
-def scores_key(criterion: str, now: Settings) -> tuple:
-    """Under which a ranking is stored; criteria that run the model take no account of tokens."""
-    return (
-        "scores",
-        criterion,
-        now.key_tokens if svl.CRITERIA[criterion].needs == "trace" else (),
-        now.protect_ends,
-    )
-
-
-def scores_of(ground: Analysis, now: Settings, criterion: str):
-    """The ranking by a criterion that needs the trace alone."""
-    return ground.once(
-        scores_key(criterion, now),
-        lambda: svl.redundancy(
-            ground.trace,
-            importance_of(ground, now),
-            criterion,
-            top_p=top_p_of(now),
-            protect_ends=now.protect_ends,
-        ),
-    )
-
-
 def matrix_of(analysis: Analysis, now: Settings, tokens: str) -> np.ndarray:
-    return analysis.once(
+    return analysis.memoized(
         ("similarity", tokens, now.key_tokens),
         lambda: svl.similarity(
             analysis.trace, importance_of(analysis, now), tokens, top_p=top_p_of(now)
@@ -150,7 +118,7 @@ def plan(analysis: Analysis, ground: Analysis, now: Settings, strip: dict) -> Up
     ids, drop = analysis.trace.layer_ids, strip["drop"]
     curves = {name: scores_of(ground, now, criterion).scores for name, criterion in CURVES.items()}
     best = ", ".join(str(ids[k]) for k in scores_of(ground, now, "svl").ranking[:3])
-    gap = analysis.once(
+    gap = analysis.memoized(
         ("gap", tuple(drop), now.key_tokens),
         lambda: svl.feature_gap(
             analysis.trace,
@@ -252,7 +220,7 @@ def pca(analysis: Analysis, now: Settings, strip: dict):
         )
         return svl.pca_view(_rows(features, a, at), _rows(features, b + 1, at), after)
 
-    view = analysis.once(
+    view = analysis.memoized(
         (
             "pca",
             a,
@@ -369,10 +337,6 @@ def visual_kept(analysis: Analysis, now: Settings) -> tuple[int, int] | None:
         if now.visual_share < 1 and count
         else None
     )
-
-
-def top_p_of(now: Settings) -> svl.TopP:
-    return svl.TopP(now.top_p, now.mode)
 
 
 def _rows(features, layer: int, at: np.ndarray) -> np.ndarray:

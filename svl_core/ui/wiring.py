@@ -10,8 +10,9 @@ from dataclasses import fields
 
 import gradio as gr
 
+from svl_core.ui.errors import polite
+from svl_core.ui.gradio_patches import update_marks
 from svl_core.ui.handlers import RANKING, Desk
-from svl_core.ui.service import guard
 from svl_core.ui.state.settings import Settings
 
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
@@ -161,8 +162,8 @@ def mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
         if "request" in wants:
             extra["request"] = request
         if "event" in wants:
-            extra["event"] = event._data
-        return method(*map(_unmarked, values), **extra)
+            extra["event"] = EventValues(event)
+        return method(*map(update_marks.apply, values), **extra)
 
     def ordered(update: dict) -> list:
         return (
@@ -178,7 +179,7 @@ def mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
                 for update in call(values, request, event):
                     yield ordered(update)
             except Exception as error:
-                raise guard.polite(error, details) from None
+                raise polite(error, details) from None
 
     else:
 
@@ -186,20 +187,25 @@ def mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
             try:
                 return ordered(call(values, request, event))
             except Exception as error:
-                raise guard.polite(error, details) from None
+                raise polite(error, details) from None
 
     return handler
 
 
-def _unmarked(value):
-    """A part's value without the mark that gradio's page leaves in it after an update that changed
-    nothing; with it, it would come back as an update.
-    """
-    return (
-        {key: each for key, each in value.items() if key != "__type__"}
-        if isinstance(value, dict)
-        else value
-    )
+class EventValues:
+    """What an event of a view or a figure brings, by name."""
+
+    def __init__(self, event: gr.EventData) -> None:
+        self._event = event
+
+    def __getitem__(self, name: str):
+        try:
+            return getattr(self._event, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def get(self, name: str, default=None):
+        return getattr(self._event, name, default)
 
 
 def picked(method: Callable, kind: type) -> Callable:

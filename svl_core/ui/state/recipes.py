@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import svl_core as svl
-from svl_core.ui.state import grounds
+from svl_core.recipe import DEMO, OWN, THIS
+from svl_core.service import calibration
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import ranked_by
 
@@ -18,7 +19,7 @@ def values(
     name: str,
     world: Collection[str],
     now: Settings,
-    most: int = grounds.MOST_SCENES,
+    most: int = calibration.MOST_SCENES,
 ) -> dict[str, object]:
     """The settings that a preset stands for, by field name; one whose criteria compete needs a set
     for it, any other takes what there is. most: calibration samples allowed.
@@ -35,15 +36,13 @@ def values(
         "causal_correction": False,
         "text_self": default.text_self,
     }
-    if preset.rivals and grounds.basis(name, world, now).rank == grounds.THIS:
-        out["calibration"] = (
-            grounds.OWN if now.own else grounds.BUNDLED if name in world else grounds.THIS
-        )
+    if preset.rivals and calibration.sources_for(name, world, now).rank == THIS:
+        out["calibration"] = OWN if now.own else DEMO if name in world else THIS
     if (
         preset.samples
-        and out.get("calibration", grounds.basis(name, world, now).fit) == grounds.BUNDLED
+        and out.get("calibration", calibration.sources_for(name, world, now).fit) == DEMO
     ):
-        out["calibration_size"] = min(preset.samples, grounds.MOST_SCENES, most)
+        out["calibration_size"] = min(preset.samples, calibration.MOST_SCENES, most)
     return out
 
 
@@ -52,7 +51,7 @@ def current(
     world: Collection[str],
     now: Settings,
     strip: Mapping,
-    most: int = grounds.MOST_SCENES,
+    most: int = calibration.MOST_SCENES,
 ) -> str:
     """The preset that the settings and the plan are, else `CUSTOM`.
 
@@ -76,7 +75,7 @@ def current(
 
 
 def contest(
-    name: str, world: Collection[str], now: Settings, most: int = grounds.MOST_SCENES
+    name: str, world: Collection[str], now: Settings, most: int = calibration.MOST_SCENES
 ) -> svl.Preset | None:
     """The preset with rivals whose settings these are, the criterion being one of those that
     competed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from svl_core.errors import InputError
+from svl_core.recipe import OPTIONS
 
 # The fields of `Settings` that make a pruned model: which layers go, and what closes the gap,
 # fitted on which samples.
@@ -47,7 +48,7 @@ class Settings:
     attention_target: bool = False
     max_new_tokens: int = 64
     visual_share: float = 1.0  # of the visual tokens, that the pruned model reads
-    calibration: str = "auto"  # one of `grounds.SOURCES`
+    calibration: str = "auto"  # one of `calibration.SOURCES`
     calibration_size: int = 32  # samples of the bundled set
     own: str = ""  # digest of the visitor's own set, "" without one
 
@@ -83,6 +84,24 @@ class Settings:
                 field.default if value is None else value if kind is str else kind(value)
             )
         return cls(**made)
+
+    # Recipe's names of what the page calls otherwise
+    @property
+    def top_p_mode(self) -> str:
+        return self.mode
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return ("mlp", "attention") if self.attention_target else ("mlp",)
+
+    @property
+    def fits(self) -> bool:
+        return self.compensation != "none"
+
+    def __getattr__(self, name: str):
+        if name in OPTIONS:
+            return OPTIONS[name].default
+        raise AttributeError(name)
 
     @property
     def key_importance(self) -> tuple:
