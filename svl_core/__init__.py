@@ -20,6 +20,8 @@ from importlib import import_module
 
 _HOMES = {
     "errors": ("SVLError", "InputError", "Cancelled"),
+    "progress": ("Run",),
+    "recipe": ("Recipe",),
     "lvlm.catalogue": ("catalogue", "CatalogueEntry"),
     "lvlm.images": ("open_image",),
     "lvlm.loading": ("foresee", "load"),
@@ -40,8 +42,7 @@ _HOMES = {
     "comparison.evaluation": ("evaluate", "Evaluation", "Question", "read_jsonl"),
     "comparison.fidelity": ("compare", "Comparison"),
     "comparison.presets": ("PRESETS", "Preset"),
-    "comparison.ranks": ("choose_rank", "RankChoice"),
-    "comparison.together": ("exact_marks",),
+    "comparison.selection": ("choose_rank", "RankChoice"),
 }
 _HOME_OF = {name: f"svl_core.{module}" for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

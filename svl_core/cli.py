@@ -279,7 +279,7 @@ def _readable(lvlm: LVLM, source: str, pairs: list) -> list:
     """
     return (
         pairs
-        if lvlm.sees or source != BUNDLED
+        if lvlm.supports_images or source != BUNDLED
         else [(None, prompt) for prompt in dict.fromkeys(prompt for _, prompt in pairs)]
     )
 

@@ -8,7 +8,6 @@ field here and one use where it acts.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import types
 import typing
@@ -37,7 +36,8 @@ class Option:
 
     name: the field's. label: what a person calls it. help: one line for `--help`, the endpoints'
         descriptions and the page. kind: bool, int, float, str or tuple.
-    low, high: least and largest number. above: whether `low` itself is excluded.
+    low, high: least and largest number. above: whether `low` itself is excluded. typed_low: the least
+        that a person may type, where the library takes less.
     choices: the words that are accepted, () for any. nullable: whether None is accepted.
     words: words accepted in the place of a number. flag, metavar: of the command.
     group: one of the headings above. inverted: the flag's presence means False.
@@ -53,6 +53,7 @@ class Option:
     low: float | None = None
     high: float | None = None
     above: bool = False
+    typed_low: float | None = None
     choices: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     flag: str = ""
@@ -74,8 +75,9 @@ class Option:
         if self.kind is str:
             return "a name"
         said = "a whole number" if self.kind is int else "a number"
-        if self.low is not None:
-            said += f" above {self.low:g}" if self.above else f" from {self.low:g}"
+        low = self.low if self.typed_low is None else self.typed_low
+        if low is not None:
+            said += f" above {low:g}" if self.above else f" from {low:g}"
         if self.high is not None:
             said += (
                 f" up to {self.high:g}" if self.low is None or self.above else f" to {self.high:g}"
@@ -162,7 +164,10 @@ class Option:
             value = text
         if value is None or isinstance(value, str) and self.kind is not str:
             raise self.refusal(text)
-        return self.checked(value)
+        value = self.checked(value)
+        if self.typed_low is not None and value < self.typed_low:
+            raise self.refusal(text)
+        return value
 
     def _parsed_tuple(self, text: str) -> tuple:
         parts = [part.strip() for part in text.split(",") if part.strip()]
@@ -288,7 +293,8 @@ class Recipe:
         "rank k of the compensated subspace, or 'auto': of lowest KL on half of the calibration"
         " set, fitted on the other half",
         COMPENSATION,
-        low=1,
+        low=0,
+        typed_low=1,
         words=(AUTO,),
         metavar="K",
     )
@@ -398,7 +404,7 @@ class Recipe:
 
     def changed(self, **values: Any) -> Recipe:
         """The same recipe with other values of some fields. Raises InputError."""
-        return dataclasses.replace(self, **values)
+        return type(self).of(**{**self.values(), **values})
 
     def values(self) -> dict[str, Any]:
         """Every field's value by its name."""

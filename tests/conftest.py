@@ -16,7 +16,6 @@ import torch
 from tiny import (
     picture,
     tiny_llava,
-    tiny_tokenizer,
 )  # noqa: F401  (tests may import these from here too)
 
 torch.set_num_threads(

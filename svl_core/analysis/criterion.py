@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from svl_core.analysis.importance import TokenImportance, TopP
+from svl_core.progress import QUIET, Run
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import Trace
@@ -35,8 +35,7 @@ class Request:
     answers: Sequence[Sequence[int]] | None = None
     layers: Sequence[int] | None = None
     rounds: int | None = None
-    progress: Callable[[float, str], None] | None = None
-    cancel: threading.Event | None = None
+    run: Run = QUIET
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,4 +96,4 @@ class Criterion:
     needs: Literal["trace", "model", "layers"] = "trace"
     measure: Callable[[Request], Measured] | None = field(default=None, repr=False)
     select: Callable[[np.ndarray, Request], Scored] | None = field(default=None, repr=False)
-    whole: Callable[[Request], Scored] | None = field(default=None, repr=False)
+    score: Callable[[Request], Scored] | None = field(default=None, repr=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from svl_core.errors import InputError
-from svl_core.lvlm.spool import shelf
+from svl_core.lvlm.spool import value_store
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import SampleTrace, Trace
@@ -97,7 +97,7 @@ def importance(
         raise InputError(
             f"Found text_self={text_self!r}; expected one of {', '.join(TEXT_SELF)}; choose one."
         )
-    visual, text = (shelf(len(trace.samples), trace.spool) for _ in range(2))
+    visual, text = (value_store(len(trace.samples), trace.spool) for _ in range(2))
     for number, sample in enumerate(trace.samples):
         visual[number], text[number] = _sample(sample, causal_correction, text_self)
     return (

@@ -11,7 +11,7 @@ import torch
 
 from svl_core.analysis.criterion import Measured
 from svl_core.analysis.trace import Trace
-from svl_core.lvlm.spool import room
+from svl_core.lvlm.spool import empty_tensor
 
 
 def _summed(
@@ -22,7 +22,7 @@ def _summed(
     for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
         found = of(sample.cosines(np.asarray(at, np.int64))).sum(0)
         sums = (
-            room((len(trace.samples), *found.shape), torch.float64, trace.spool).numpy()
+            empty_tensor((len(trace.samples), *found.shape), torch.float64, trace.spool).numpy()
             if sums is None
             else sums
         )

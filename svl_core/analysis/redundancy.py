@@ -4,7 +4,6 @@ layer-by-layer similarity matrix.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from svl_core.analysis.importance import TokenImportance, TopP
 from svl_core.analysis.tokens import token_positions
 from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import Trace
@@ -246,7 +246,7 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
                 "a seeded draw",
                 "-",
                 "0",
-                whole=lambda request: Scored(
+                score=lambda request: Scored(
                     np.random.default_rng(request.seed).random(request.trace.num_layers)
                 ),
             ),
@@ -258,7 +258,7 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
                 "-",
                 "0",
                 "layers",
-                whole=_manual,
+                score=_manual,
             ),
         )
     }
@@ -302,8 +302,7 @@ def redundancy(
     answers: Sequence[Sequence[int]] | None = None,
     layers: Sequence[int] | None = None,
     rounds: int | None = None,
-    progress: Callable[[float, str], None] | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> LayerScores:
     """Score and rank the layers by one of `CRITERIA`.
 
@@ -328,8 +327,7 @@ def redundancy(
         answers,
         layers,
         rounds,
-        progress,
-        cancel,
+        run,
     )
     settings = {
         "top_p": top_p.p,
@@ -339,7 +337,7 @@ def redundancy(
         "samples": len(samples if row.needs == "model" else trace.samples),
     }
     measured = None if row.measure is None else row.measure(request)
-    found = row.whole(request) if measured is None else row.select(measured.mean(), request)
+    found = row.score(request) if measured is None else row.select(measured.mean(), request)
     return layer_scores(
         row,
         found,

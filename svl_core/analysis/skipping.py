@@ -16,20 +16,16 @@ import torch
 
 from svl_core.analysis.criterion import Measured, Request
 from svl_core.analysis.greedy import lowest
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.decoding import answers_together
-from svl_core.lvlm.forcing import (
-    Beginnings,
-    forced_logits,
-    iterate_forced,
-    kl_per_token,
-    token_losses,
-)
+from svl_core.lvlm.forcing import kl_per_token
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
-from svl_core.lvlm.spool import room
+from svl_core.lvlm.spool import empty_tensor
+from svl_core.progress import QUIET, Run
 
 MAX_ANSWER = 32  # tokens of an answer that is not given
 BATCH = 32  # samples in one forward pass
@@ -42,7 +38,7 @@ def answers_of(request: Request) -> list[tuple[int, ...]]:
     """
     if request.answers is None:
         return own_answers(
-            request.lvlm, len(request.samples), request.samples.__getitem__, request.cancel
+            request.lvlm, len(request.samples), request.samples.__getitem__, request.run.silent()
         )
     answers = [tuple(int(token) for token in ids) for ids in request.answers]
     if len(answers) != len(request.samples) or not all(answers):
@@ -57,8 +53,7 @@ def own_answers(
     lvlm: LVLM,
     count: int,
     sample: Callable[[int], Sample],
-    cancel: threading.Event | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    run: Run = QUIET,
 ) -> list[tuple[int, ...]]:
     """The model's greedy answers to the samples 0 .. count - 1 as token ids, end tokens included,
     cut at `MAX_ANSWER`.
@@ -68,64 +63,37 @@ def own_answers(
     """
     found: dict[int, tuple[int, ...]] = {}
     for members in unpadded((sample(number).inputs for number in range(count)), BATCH):
-        progress(len(found) / count)
+        run.report(len(found) / count, "the full model answers")
         found |= zip(
             members,
-            answers_together(lvlm, [sample(number) for number in members], MAX_ANSWER, cancel),
+            answers_together(lvlm, [sample(number) for number in members], MAX_ANSWER, run),
         )
     return [found[number] for number in range(count)]
 
 
 def by_loss(request: Request) -> Measured:
     """SLEB: greedy on the mean loss (nats/token) of the answers' tokens."""
-    answers, beginnings = answers_of(request), Beginnings(request.lvlm)
-    return _greedy(
-        request,
-        lambda part: _each(
-            part, request, answers, beginnings, lambda i, logits: token_losses(logits, answers[i])
-        ),
-    )
+    reference = _reference(request, predictions=False)
+    return _greedy(request, lambda model: reference.mean_loss(model, request.run.silent()))
 
 
 def by_kl(request: Request) -> Measured:
     """Greedy on the mean KL(full || without), nats/token, over the answers' tokens."""
-    answers, beginnings = answers_of(request), Beginnings(request.lvlm)
-    reference = forced_logits(
+    reference = _reference(request, predictions=True)
+    return _greedy(request, lambda model: reference.mean_kl(model, request.run.silent()))
+
+
+def _reference(request: Request, predictions: bool) -> Reference:
+    """What the models without a layer are measured against."""
+    return Reference.of(
         request.lvlm,
         request.samples,
-        answers,
+        answers_of(request),
         batch_size=BATCH,
-        cancel=request.cancel,
-        beginnings=beginnings,
+        predictions=predictions,
         spool=request.trace.spool,
+        run=request.run.silent(),
     )
-    return _greedy(
-        request,
-        lambda part: _each(
-            part, request, answers, beginnings, lambda i, logits: kl_per_token(reference[i], logits)
-        ),
-    )
-
-
-def _each(
-    part: LVLM,
-    request: Request,
-    answers: Sequence,
-    beginnings: Beginnings,
-    value: Callable[[int, torch.Tensor], torch.Tensor],
-) -> np.ndarray:
-    """(n,) for each sample the mean over its answer's tokens: every answer weighs the same."""
-    means = np.empty(len(request.samples))
-    for i, logits in iterate_forced(
-        part,
-        request.samples,
-        answers,
-        batch_size=BATCH,
-        cancel=request.cancel,
-        beginnings=beginnings,
-    ):
-        means[i] = float(value(i, logits).mean())
-    return means
 
 
 def without(lvlm: LVLM, layers: Sequence[int]) -> LVLM:
@@ -156,13 +124,15 @@ def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured
         0,
         [],
     )
-    sums = room((n, rounds, depth), torch.float64, request.trace.spool).fill_(torch.nan).numpy()
+    sums = (
+        empty_tensor((n, rounds, depth), torch.float64, request.trace.spool)
+        .fill_(torch.nan)
+        .numpy()
+    )
     for row in sums.swapaxes(0, 1):
         left = [layer for layer in free if layer not in gone]
         for layer in left if gone else sorted({*free, *request.protected} - {*request.fixed}):
-            _check(request.cancel)
-            if request.progress:
-                request.progress(done / total, f"{len(gone)} layers gone, trying layer {layer}")
+            request.run.step(done / total, f"{len(gone)} layers gone, trying layer {layer}")
             row[:, layer] = measure(without(request.lvlm, [*gone, layer]))
             done += 1
         gone += lowest(Measured(row, np.ones(n)).mean(), left)[:1]
@@ -180,14 +150,13 @@ def frozen_divergence(request: Request) -> Measured:
         visual = torch.as_tensor(np.array(sample.visual), device=lvlm.device)
         full, row = _last_logits(lvlm, sample), np.zeros(lvlm.num_layers)
         for layer in range(lvlm.num_layers) if len(visual) else ():
-            _check(request.cancel)
+            request.run.check()
             with _frozen(lvlm.layers[layer], visual):
                 row[layer] = float(kl_per_token(full, _last_logits(lvlm, sample)))
-            if request.progress:
-                request.progress(
-                    (number + (layer + 1) / lvlm.num_layers) / len(request.samples),
-                    f"sample {number + 1}, layer {layer}",
-                )
+            request.run.report(
+                (number + (layer + 1) / lvlm.num_layers) / len(request.samples),
+                f"sample {number + 1}, layer {layer}",
+            )
         rows.append(row)
         counts.append(float(len(visual) > 0))
     return Measured(np.array(rows), np.array(counts))
@@ -216,8 +185,3 @@ def _frozen(layer: torch.nn.Module, visual: torch.Tensor):
         yield
     finally:
         handle.remove()
-
-
-def _check(cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("Stopped.")

@@ -4,8 +4,7 @@ rankings' drop sets.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +21,10 @@ from svl_core.analysis.redundancy import (
     protected_layers,
 )
 from svl_core.analysis.trace import Trace
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 
 DRAWS = 1000
 LEVEL = 0.95  # of the interval
@@ -120,8 +120,7 @@ def stability(
     samples: Sequence[Sample] = (),
     rounds: int | None = None,
     measured: Measured | None = None,
-    progress: Callable[[float, str], None] | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> Stability:
     """Resample the calibration samples with replacement, `draws` times, and rank anew each time.
 
@@ -154,8 +153,7 @@ def stability(
         lvlm,
         samples,
         rounds=rounds,
-        progress=progress,
-        cancel=cancel,
+        run=run,
     )
     measured = row.measure(request) if measured is None else measured
     n = len(measured.counts)
@@ -191,8 +189,7 @@ def stability(
         0.0,
     )
     for k in range(draws):
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped.")
+        run.check("Stopped.")
         mean = measured.mean(np.bincount(rng.integers(n, size=n), minlength=n).astype(float))
         if greedy:
             scores[k], gone, ranking = (

@@ -10,12 +10,11 @@ import numpy as np
 from svl_core.analysis.importance import TokenImportance, TopP
 from svl_core.analysis.importance import importance as score
 from svl_core.errors import InputError
-from svl_core.lvlm.spool import kept
+from svl_core.lvlm.spool import store_values
+from svl_core.recipe import TOKEN_SETS
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import Trace
-
-TOKEN_SETS = ("important", "all", "visual", "textual", "last")
 
 
 def token_positions(
@@ -51,7 +50,7 @@ def token_positions(
             }[tokens]
             for sample in trace.samples
         )
-    return kept(found, len(trace.samples), trace.spool)
+    return store_values(found, len(trace.samples), trace.spool)
 
 
 def _important(visual, textual, visual_scores, text_scores, top_p: TopP) -> np.ndarray:

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from svl_core.analysis.attention import AttentionStatistics, Collector, collecting
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import InputError
 from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
-from svl_core.lvlm.spool import shelf
+from svl_core.lvlm.spool import value_store
+from svl_core.progress import QUIET, Run
 
 SLICE = 2**22  # numbers of features copied at a time
 
@@ -131,8 +132,7 @@ def trace(
     *,
     mlp: bool = False,
     spool: str | Path | None = None,
-    progress: Callable[[float, str], None] | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> Trace:
     """Run every sample through the model once, unpadded, and keep what the analysis needs.
 
@@ -143,16 +143,14 @@ def trace(
     """
     samples = [samples] if isinstance(samples, Sample) else samples
     began = time.perf_counter()
-    made = shelf(len(samples), spool)
-    room = torch.empty if spool is None else made.room
+    made = value_store(len(samples), spool)
+    room = torch.empty if spool is None else made.empty_tensor
     for number, sample in enumerate(samples):
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped.")
+        run.check("Stopped.")
         made[number] = _pass(
             lvlm, sample if spool is None else dataclasses.replace(sample, images=()), mlp, room
         )
-        if progress:
-            progress((number + 1) / len(samples), f"{number + 1} of {len(samples)} samples")
+        run.report((number + 1) / len(samples), f"{number + 1} of {len(samples)} samples")
     return Trace(
         tuple(made) if spool is None else made,
         lvlm.name,

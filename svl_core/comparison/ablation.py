@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,24 +19,17 @@ import numpy as np
 
 from svl_core.comparison.calibration import encode_all
 from svl_core.comparison.evaluation import Question, Tally, answer_batch, normalise
-from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm.decoding import greedy, image_token_ids
+from svl_core.errors import InputError
 from svl_core.lvlm.encoding import printable
-from svl_core.lvlm.forcing import (
-    Beginnings,
-    forced_logits,
-    iterate_forced,
-    kl_per_token,
-    token_losses,
-)
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 from svl_core.pruning.view import pruned_view
 
 SIZES = (1, 2, 3, 4)  # layers skipped together
 TOKENS = 48  # answer tokens that a map shows, at most
 Measure = Literal["accuracy", "exact", "agreement", "kl", "loss"]
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,8 +317,7 @@ def ablate(
     questions: Sequence[Question] | None = None,
     max_new_tokens: int = 64,
     batch_size: int = 32,
-    progress: Progress | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> Ablation:
     """Skips every block of every size in turn; one teacher-forced pass over the samples for each.
 
@@ -336,40 +327,25 @@ def ablate(
     samples, sizes = list(samples), sorted(set(sizes))
     if not samples:
         raise InputError("Found no samples; expected at least one image and prompt; add some.")
-    runs = blocks(lvlm.num_layers, sizes, lvlm.protected)
-    if not sizes or sizes[0] < 1 or not runs:
+    skipped = blocks(lvlm.num_layers, sizes, lvlm.protected)
+    if not sizes or sizes[0] < 1 or not skipped:
         raise InputError(
             f"Found block sizes {sizes}; expected some from 1 to {lvlm.num_layers - 1}; change"
             " them."
         )
-    report = progress or (lambda fraction, what: None)
-    report(0.0, "answering with the full model")
+    run.report(0.0, "answering with the full model")
     ids = answer_batch(
-        lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, cancel=cancel
+        lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, run=run.silent()
     )
-    beginnings = Beginnings(lvlm)
-    reference = forced_logits(
-        lvlm, samples, ids, batch_size=batch_size, cancel=cancel, beginnings=beginnings
-    )
+    reference = Reference.of(lvlm, samples, ids, batch_size=batch_size, run=run.silent())
     rows = []
-    for done, run in enumerate([(), *runs]):
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped before the ablation map was complete.")
-        report(
-            done / (len(runs) + 1),
-            (
-                f"skipping layers {run[0]} to {run[-1]}"
-                if len(run) > 1
-                else f"skipping layer {run[0]}"
-                if run
-                else "measuring the full model"
-            ),
-        )
-        without = (
-            pruned_view(lvlm, [i for i in range(lvlm.num_layers) if i not in run]) if run else lvlm
-        )
-        rows.append(_measure(without, run, samples, ids, reference, batch_size, cancel, beginnings))
-    report(1.0, "ablation map complete")
+    for done, block in enumerate([(), *skipped]):
+        run.check("Stopped before the ablation map was complete.")
+        run.report(done / (len(skipped) + 1), _in_words(block))
+        keep = [layer for layer in range(lvlm.num_layers) if layer not in block]
+        found = reference.measure(pruned_view(lvlm, keep) if block else lvlm, run.silent())
+        rows.append(AblationRow(block, found.kl, found.agreement, found.losses))
+    run.report(1.0, "ablation map complete")
     answers = tuple(lvlm.tokenizer.decode(each, skip_special_tokens=True) for each in ids)
     return Ablation(
         model=lvlm.name,
@@ -388,33 +364,20 @@ def ablate(
     )
 
 
-def ablate_questions(lvlm: LVLM, questions: Iterable[Question], **options) -> Ablation:
+def _in_words(block: tuple[int, ...]) -> str:
+    """What is being measured, for a line of progress."""
+    if not block:
+        return "measuring the full model"
+    if len(block) == 1:
+        return f"skipping layer {block[0]}"
+    return f"skipping layers {block[0]} to {block[-1]}"
+
+
+def ablate_questions(
+    lvlm: LVLM, questions: Iterable[Question], *, run: Run = QUIET, **options: Any
+) -> Ablation:
     """`ablate` on labelled questions: the map then holds the accuracy on each kind."""
     questions = list(questions)
-    samples = encode_all(
-        lvlm, [(q.image, q.question) for q in questions], cancel=options.get("cancel")
-    )
-    return ablate(lvlm, samples, questions=questions, **options)
-
-
-def _measure(
-    lvlm: LVLM,
-    layers: tuple[int, ...],
-    samples,
-    ids,
-    reference,
-    batch_size: int,
-    cancel,
-    beginnings: Beginnings,
-) -> AblationRow:
-    kl, agreement, losses = np.zeros(len(samples)), np.zeros(len(samples)), [()] * len(samples)
-    forbidden = image_token_ids(lvlm)
-    for i, logits in iterate_forced(
-        lvlm, samples, ids, batch_size=batch_size, cancel=cancel, beginnings=beginnings
-    ):
-        kl[i] = float(kl_per_token(reference[i], logits).mean())
-        agreement[i] = float(
-            (greedy(reference[i], forbidden) == greedy(logits, forbidden)).double().mean()
-        )
-        losses[i] = tuple(token_losses(logits, ids[i]).tolist())
-    return AblationRow(layers, kl, agreement, tuple(losses))
+    pairs = [(question.image, question.question) for question in questions]
+    samples = encode_all(lvlm, pairs, run=run.silent())
+    return ablate(lvlm, samples, questions=questions, run=run, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from svl_core.errors import InputError
 from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 
 # what a tokenizer shows for the first bytes of a character whose rest has not come yet
 INCOMPLETE = "\ufffd"
@@ -90,13 +90,13 @@ class Detokeniser:
 
 
 def stream(
-    lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: threading.Event | None = None
+    lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, run: Run = QUIET
 ) -> Iterator[Answer]:
     """Yields the growing answer, a token more each time; the last one is complete (`stopped` says
     why it ended).
 
     Ends on any of the model's end-of-sequence tokens, after `max_new_tokens`, where the context is
-    full, or within one token of `cancel`. Raises InputError for `max_new_tokens` < 1 or a sample
+    full, or within one token of the run's cancellation. Raises InputError for `max_new_tokens` < 1 or a sample
     that leaves no room in the context.
     """
     return grow(
@@ -104,7 +104,7 @@ def stream(
         sample,
         lambda: Decoding(lvlm, sample.inputs),
         max_new_tokens=max_new_tokens,
-        cancel=cancel,
+        run=run,
     )
 
 
@@ -114,7 +114,7 @@ def grow(
     prompt: Callable[[], Decoding],
     *,
     max_new_tokens: int,
-    cancel: threading.Event | None,
+    run: Run,
 ) -> Iterator[Answer]:
     """`stream` behind a prompt whose pass is made, and timed, by `prompt()`."""
     if max_new_tokens < 1:
@@ -129,7 +129,7 @@ def grow(
     detokeniser, times = Detokeniser(lvlm.tokenizer), []
     decoding, stopped = None, None
     while stopped is None:
-        if cancel is not None and cancel.is_set():
+        if run.cancelled:
             stopped = "cancelled"
         else:
             start = time.perf_counter()
@@ -158,12 +158,10 @@ def grow(
         )
 
 
-def answer(
-    lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, cancel: threading.Event | None = None
-) -> Answer:
+def answer(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, run: Run = QUIET) -> Answer:
     """The complete answer of `stream`."""
     last = None
-    for last in stream(lvlm, sample, max_new_tokens=max_new_tokens, cancel=cancel):
+    for last in stream(lvlm, sample, max_new_tokens=max_new_tokens, run=run):
         pass
     return last
 

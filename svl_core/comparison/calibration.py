@@ -5,17 +5,17 @@ apart from what is measured.
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from svl_core.comparison.jsonl import has_text, image_path, read_rows
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
-from svl_core.lvlm.spool import picked, shelf
+from svl_core.lvlm.spool import select_values, value_store
+from svl_core.progress import QUIET, Run
 
 if TYPE_CHECKING:
     from svl_core.lvlm.model import LVLM
@@ -86,8 +86,7 @@ def encode_all(
     pairs: Iterable[Pair],
     *,
     spool: str | Path | None = None,
-    progress: Callable[[float, str], None] | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> Sequence[Sample]:
     """Samples of (image, prompt) pairs, in order. spool: a folder in a file of which they lie
     instead of in memory, without their images.
@@ -95,12 +94,10 @@ def encode_all(
     Raises InputError for a bad image or prompt and where the folder has no room, Cancelled.
     """
     pairs = list(pairs)
-    samples = shelf(len(pairs), spool)
+    samples = value_store(len(pairs), spool)
     for i, (image, prompt) in enumerate(pairs):
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped before the calibration set was read.")
-        if progress:
-            progress(i / len(pairs), f"reading calibration sample {i + 1} of {len(pairs)}")
+        run.check("Stopped before the calibration set was read.")
+        run.report(i / len(pairs), f"reading calibration sample {i + 1} of {len(pairs)}")
         sample = lvlm.encode(image, prompt)
         samples[i] = sample if spool is None else dataclasses.replace(sample, images=())
     return samples
@@ -113,7 +110,7 @@ def disjoint(fit: Sequence[Sample], measured: Sequence[Sample]) -> Sequence[Samp
     Raises InputError when nothing is left to fit on.
     """
     keys = {sample.key for sample in measured}
-    left = picked(fit, [i for i, sample in enumerate(fit) if sample.key not in keys])
+    left = select_values(fit, [i for i, sample in enumerate(fit) if sample.key not in keys])
     if not left:
         raise InputError(
             f"Found all {len(fit)} calibration samples among those measured; expected others; give"
@@ -141,6 +138,6 @@ def split(
         )
     order = np.random.default_rng(seed).permutation(len(distinct))
     n = min(max(round(fit * len(distinct)), 1), len(distinct) - 1)
-    return picked(samples, [distinct[i] for i in sorted(order[:n])]), picked(
+    return select_values(samples, [distinct[i] for i in sorted(order[:n])]), select_values(
         samples, [distinct[i] for i in sorted(order[n:])]
     )

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +17,12 @@ from PIL import Image
 
 from svl_core.comparison.answer import room_for_answer
 from svl_core.comparison.jsonl import image_path, read_rows
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import InputError
 from svl_core.lvlm.batching import batches
 from svl_core.lvlm.decoding import answers_together
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 
 Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -194,7 +194,7 @@ def answer_batch(
     *,
     batch_size: int = 32,
     max_new_tokens: int = 64,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> list[tuple[int, ...]]:
     """Greedy token ids for each of several samples, `batch_size` decoded together; each ends with
     its end-of-sequence token if it got there.
@@ -208,7 +208,7 @@ def answer_batch(
                 lvlm,
                 group,
                 room_for_answer(lvlm, max(sample.length for sample in group), max_new_tokens),
-                cancel,
+                run,
             ),
         )
     return [found[i] for i in range(len(samples))]
@@ -222,8 +222,7 @@ def evaluate(
     batch_size: int = 32,
     max_new_tokens: int = 64,
     prepare: Callable[[Sample], Sample] | None = None,
-    progress: Callable[[float, str], None] | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> Evaluation:
     """Greedy answers to labelled questions, marked by exact match after `normalise`. prepare:
     changes every sample (visual-token pruning).
@@ -244,24 +243,21 @@ def evaluate(
     )
     answers = [""] * len(questions)
     for start in range(0, len(order), batch_size):
-        if progress:
-            progress(start / len(order), f"answering question {start + 1} of {len(order)}")
+        run.report(start / len(order), f"answering question {start + 1} of {len(order)}")
         members = order[start : start + batch_size]
         samples = []
         for i in members:
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("Stopped before all questions were answered.")
+            run.check("Stopped before all questions were answered.")
             sample = lvlm.encode(questions[i].image, questions[i].question)
             samples.append(prepare(sample) if prepare else sample)
         for i, ids in zip(
             members,
             answer_batch(
-                lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, cancel=cancel
+                lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, run=run
             ),
         ):
             answers[i] = lvlm.tokenizer.decode(ids, skip_special_tokens=True)
-    if progress:
-        progress(1.0, "all questions answered")
+    run.report(1.0, "all questions answered")
     return Evaluation(
         data=data,
         answers=tuple(answers),

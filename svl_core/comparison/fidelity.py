@@ -5,7 +5,6 @@ speed.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from svl_core.lvlm.decoding import greedy, image_token_ids
 from svl_core.lvlm.forcing import kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 
 Show = Callable[[tuple[Answer | None, Answer | None], tuple[int, ...]], None]
 
@@ -113,7 +113,7 @@ def compare(
     sample: Sample,
     *,
     max_new_tokens: int = 64,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
     answers: tuple[Answer, Answer] | None = None,
     pruned_sample: Sample | None = None,
     show: Show | None = None,
@@ -129,7 +129,7 @@ def compare(
     then grow in turn. Without it each answers alone, after one untimed prefill of each model, so
     that neither pays for a cold start. Raises Cancelled.
     """
-    pair = Pair(full, pruned, sample, pruned_sample, cancel)
+    pair = Pair(full, pruned, sample, pruned_sample, run)
     if answers is None:
         if show is None:
             pair.warm_up()

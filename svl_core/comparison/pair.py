@@ -4,18 +4,17 @@ once, and no time is left out.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 
 import torch
 
 from svl_core.comparison.answer import Answer, grow
-from svl_core.errors import Cancelled
 from svl_core.lvlm.decoding import Decoding
 from svl_core.lvlm.forcing import forced_logits
 from svl_core.lvlm.model import LVLM
-from svl_core.lvlm.prefix import common_depth
+from svl_core.lvlm.prefill import shared_depth
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 
 
 class Pair:
@@ -32,28 +31,28 @@ class Pair:
         pruned: LVLM,
         sample: Sample,
         pruned_sample: Sample | None = None,
-        cancel: threading.Event | None = None,
+        run: Run = QUIET,
     ) -> None:
         self.asked = ((full, sample), (pruned, pruned_sample or sample))
         self.depth = (
-            common_depth(full, pruned) if pruned_sample is None or pruned_sample is sample else None
+            shared_depth(full, pruned) if pruned_sample is None or pruned_sample is sample else None
         )
-        self.cancel = cancel
+        self.run = run
         self._prompts: list[Decoding | None] = [None, None]
-        self._beginning = None
+        self._prefill = None
 
     def _prompt(self, side: int) -> Decoding:
         lvlm, sample = self.asked[side]
         if side == 0:
             made = Decoding(lvlm, sample.inputs, keep=() if self.depth is None else (self.depth,))
-            self._beginning = made.beginning
+            self._prefill = made.prefill
         else:
             made = Decoding(
                 lvlm,
                 sample.inputs,
-                begun=None if self._beginning is None else (self._beginning, self.depth),
+                resume=None if self._prefill is None else (self._prefill, self.depth),
             )
-            self._beginning = None
+            self._prefill = None
         return made
 
     def _kept(self, side: int) -> Decoding:
@@ -79,7 +78,7 @@ class Pair:
                 sample,
                 lambda side=side: self._kept(side),
                 max_new_tokens=max_new_tokens,
-                cancel=self.cancel,
+                run=self.run,
             )
             for side, (lvlm, sample) in enumerate(self.asked)
         ]
@@ -119,5 +118,4 @@ class Pair:
         return logits
 
     def check(self) -> None:
-        if self.cancel is not None and self.cancel.is_set():
-            raise Cancelled("Stopped before the comparison was complete.")
+        self.run.check("Stopped before the comparison was complete.")

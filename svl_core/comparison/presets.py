@@ -1,49 +1,74 @@
-"""Presets: whole recipes by name (criterion, calibration, compensation and their settings), so that
-one choice sets them all.
-"""
+"""Presets: whole recipes by name, so that one choice sets criterion, compensation and settings."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from svl_core.analysis.importance import TokenImportance, TopP
-from svl_core.analysis.redundancy import CRITERIA, LayerScores, redundancy
+from svl_core.analysis.importance import TokenImportance
+from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
+from svl_core.recipe import COMPENSATION, OPTIONS, RANKING, Recipe
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import Trace
     from svl_core.lvlm.model import LVLM
     from svl_core.pruning.plan import DropPlan
 
+LEFT_OPEN = ("rounds", "protect_ends", "seed")
+"""Fields of the ranking that no preset sets."""
+
+SETS = (
+    *(n for n, o in OPTIONS.items() if o.group in (RANKING, COMPENSATION) and n not in LEFT_OPEN),
+    "compensation",
+)
+"""Fields of a recipe that every preset sets."""
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A recipe. settings: options of `prune`; samples: calibration samples that it asks for (None:
-    however many there are); rivals: criteria whose layers compete with those of `criterion`, each
-    compensated, for the lowest held-out KL; ranked_on: samples at most on which criteria that run
-    the model rank, for each costs many passes over them.
+    """A recipe by name.
+
+    recipe: the fields in `sets` are the preset's; others are left as they are.
+    samples: whether it asks for the recipe's calibration size.
+    rivals: criteria whose layers compete with those of the recipe's criterion, each compensated,
+        for the lowest held-out KL.
+    ranked_on: samples at most on which criteria that run the model rank, for each costs many passes
+        over them.
     """
 
     name: str
     title: str
     explanation: str
-    criterion: str
-    compensation: str
-    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    top_p: TopP = TopP()
-    samples: int | None = None
+    recipe: Recipe
+    samples: bool = False
     rivals: tuple[str, ...] = ()
     ranked_on: int = 32
 
-    def __post_init__(self):
-        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The recipe's fields that the preset sets."""
+        return (*SETS, "calibration_size") if self.samples else SETS
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The criteria whose layers compete; one alone decides without a contest."""
+        return (self.recipe.criterion, *self.rivals)
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """`recipe` with the fields that the preset sets, and its name."""
+        values = {name: getattr(self.recipe, name) for name in self.sets}
+        return recipe.changed(**values, preset=self.name)
+
+    def matches(self, recipe: Recipe) -> bool:
+        """Whether the recipe has the preset's value in every field that it sets."""
+        return all(getattr(recipe, name) == getattr(self.recipe, name) for name in self.sets)
 
     def fit(
         self,
@@ -51,25 +76,18 @@ class Preset:
         samples: Sequence[Sample],
         *,
         spool: str | Path | None = None,
-        progress: Callable[[float, str], None] | None = None,
-        cancel: threading.Event | None = None,
+        run: Run = QUIET,
     ) -> Fitted:
-        """Traces the calibration samples; spool: as for `trace`.
+        """Traces the calibration samples. spool: as for `trace`.
 
         Raises InputError for none, Cancelled.
         """
-        from svl_core.analysis.importance import importance
+        from svl_core.analysis.ranking import importance_of
         from svl_core.analysis.trace import trace
 
-        traced = trace(
-            lvlm,
-            samples,
-            mlp=COMPENSATIONS[self.compensation].needs_mlp,
-            spool=spool,
-            progress=progress,
-            cancel=cancel,
-        )
-        return Fitted(self, lvlm, samples, traced, importance(traced))
+        needs_mlp = COMPENSATIONS[self.recipe.compensation].needs_mlp
+        traced = trace(lvlm, samples, mlp=needs_mlp, spool=spool, run=run)
+        return Fitted(self, lvlm, samples, traced, importance_of(traced, self.recipe))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,61 +106,41 @@ class Fitted:
         *,
         seed: int = 0,
         rounds: int | None = None,
-        progress: Callable[[float, str], None] | None = None,
-        cancel: threading.Event | None = None,
+        run: Run = QUIET,
     ) -> LayerScores:
-        """The layers by the preset's criterion (or another one); `rounds` as in `redundancy`."""
-        name = criterion or self.preset.criterion
-        samples = (
-            self.samples[: self.preset.ranked_on]
-            if CRITERIA[name].needs == "model"
-            else self.samples
-        )
-        return redundancy(
+        """The layers by the preset's criterion, or by another one; `rounds` as in `redundancy`."""
+        from svl_core.analysis.ranking import rank_layers
+
+        recipe = self.preset.recipe
+        name = criterion or recipe.criterion
+        few = CRITERIA[name].needs == "model"
+        return rank_layers(
+            recipe.changed(seed=seed, rounds=rounds),
             self.trace,
             self.importance,
-            name,
-            top_p=self.preset.top_p,
-            seed=seed,
+            criterion=name,
             lvlm=self.lvlm,
-            samples=samples,
-            rounds=rounds,
-            progress=progress,
-            cancel=cancel,
+            samples=self.samples[: self.preset.ranked_on] if few else self.samples,
+            run=run,
         )
 
-    def choose(
-        self,
-        plans: Sequence[DropPlan],
-        *,
-        seed: int = 0,
-        progress: Callable[[float, str], None] | None = None,
-        cancel: threading.Event | None = None,
-    ) -> DropPlan:
+    def choose(self, plans: Sequence[DropPlan], *, seed: int = 0, run: Run = QUIET) -> DropPlan:
         """The best of the criterion's and the rivals' plans, see `choose_plan`."""
-        from svl_core.comparison.ranks import choose_plan
+        from svl_core.comparison.selection import choose_plan
 
         return choose_plan(
             self.lvlm,
             plans,
-            self.preset.compensation,
+            self.preset.recipe,
             self.samples,
             seed=seed,
-            settings={"top_p": self.preset.top_p, **self.preset.settings},
             traced=self.trace,
             spool=self.trace.spool,
-            progress=progress,
-            cancel=cancel,
+            run=run,
         )
 
     def plan(
-        self,
-        drop: int,
-        *,
-        seed: int = 0,
-        rounds: int | None = None,
-        progress: Callable[[float, str], None] | None = None,
-        cancel: threading.Event | None = None,
+        self, drop: int, *, seed: int = 0, rounds: int | None = None, run: Run = QUIET
     ) -> DropPlan:
         """`drop` layers by the preset's criterion, or by whichever of it and its rivals does best.
 
@@ -150,54 +148,38 @@ class Fitted:
         """
         from svl_core.pruning.plan import plan
 
-        plans = [
-            plan(
-                self.rank(name, seed=seed, rounds=rounds or drop, progress=progress, cancel=cancel),
-                drop,
-            )
-            for name in (self.preset.criterion, *self.preset.rivals)
+        rankings = [
+            self.rank(name, seed=seed, rounds=rounds or max(drop, 1), run=run)
+            for name in self.preset.criteria
         ]
-        return self.choose(plans, seed=seed, progress=progress, cancel=cancel)
+        return self.choose([plan(ranking, drop) for ranking in rankings], seed=seed, run=run)
 
-    def prune(self, chosen: DropPlan) -> LVLM:
+    def prune(self, chosen: DropPlan, run: Run = QUIET) -> LVLM:
         """The model without the plan's layers, compensated as the preset says."""
         from svl_core.pruning.prune import prune
 
-        return prune(
-            self.lvlm,
-            chosen,
-            self.preset.compensation,
-            self.trace,
-            self.importance,
-            top_p=self.preset.top_p,
-            **self.preset.settings,
-        )
+        recipe = replace(self.preset.recipe, preset=self.preset.name)
+        return prune(self.lvlm, chosen, recipe, self.trace, self.importance, run=run)
 
 
-PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            Preset(
-                "as-published",
-                "SVL as published",
-                "Short-LVLM, arXiv 2507.23362: layers by the cosine on important tokens, then SCP.",
-                "svl",
-                "scp",
-            ),
-            Preset(
-                "best",
-                "Best found",
-                "The layers of SVL or of greedy KL, whichever leave the answers' distribution"
-                " nearest once every later layer is refitted in closed form.",
-                "svl",
-                "refit",
-                samples=512,
-                rivals=("greedy-kl",),
-            ),
-        )
-    }
+_ROWS = (
+    Preset(
+        "as-published",
+        "SVL as published",
+        "Short-LVLM, arXiv 2507.23362: layers by the cosine on important tokens, then SCP.",
+        Recipe(criterion="svl", compensation="scp"),
+    ),
+    Preset(
+        "best",
+        "Best found",
+        "The layers of SVL or of greedy KL, whichever leave the answers' distribution"
+        " nearest once every later layer is refitted in closed form.",
+        Recipe(criterion="svl", compensation="refit", calibration_size=512),
+        samples=True,
+        rivals=("greedy-kl",),
+    ),
 )
+PRESETS: Mapping[str, Preset] = MappingProxyType({row.name: row for row in _ROWS})
 
 
 def preset_of(name: str) -> Preset:

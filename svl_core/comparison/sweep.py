@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,24 +19,25 @@ from typing import Any
 
 import numpy as np
 
-from svl_core.analysis.importance import TopP, importance
-from svl_core.analysis.redundancy import CRITERIA, LayerScores, redundancy
-from svl_core.analysis.trace import trace
+from svl_core.analysis.importance import TokenImportance
+from svl_core.analysis.ranking import importance_of, rank_layers
+from svl_core.analysis.redundancy import CRITERIA, LayerScores
+from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import Question, answer_batch, evaluate
 from svl_core.comparison.speed import Speedup, measure_speedup
-from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm.decoding import greedy, image_token_ids
-from svl_core.lvlm.forcing import Beginnings, forced_logits, iterate_forced, kl_per_token
+from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
 from svl_core.pruning.prune import prune
+from svl_core.recipe import Recipe
 
 RANDOM = "random"  # the one criterion that is drawn several times and averaged
 FALL = 0.1  # a cliff is a fall by at least this much between one drop count and the next
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class SweepRow:
     speedup_decode: float
     parameters: int
     spread: Mapping[str, float] | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What the row measures: criterion, compensation, number of layers dropped."""
+        return self.criterion, self.compensation, self.drop
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"layers": list(self.layers)}
@@ -191,17 +196,13 @@ def sweep(
     lvlm: LVLM,
     measured: Sequence[Sample],
     fit: Sequence[Sample],
+    recipe: Recipe | None = None,
     *,
-    criteria: Sequence[str] = ("svl",),
-    compensations: Sequence[str] = ("none",),
+    criteria: Sequence[str] | None = None,
+    compensations: Sequence[str] | None = None,
     drops: Sequence[int] | None = None,
     questions: Sequence[Question] | None = None,
     draws: int = 3,
-    seed: int = 0,
-    top_p: TopP = TopP(),
-    importance_settings: Mapping[str, Any] | None = None,
-    protect_ends: bool = True,
-    compensation_settings: Mapping[str, Any] | None = None,
     max_new_tokens: int = 64,
     batch_size: int = 32,
     repeats: int = 5,
@@ -209,295 +210,209 @@ def sweep(
     resume: str | Path | Sweep | None = None,
     allow_shared: bool = False,
     each: Callable[[Sweep], None] | None = None,
-    progress: Progress | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> Sweep:
-    """Prunes and measures every (criterion, compensation, drop count); `drops` defaults to 0 .. all
-    droppable layers.
+    """Prunes and measures every (criterion, compensation, drop count).
 
-    `fit` samples that are also measured are left out of the fit, unless `allow_shared` (the header
-    then says so). `questions` add the accuracy on labelled questions. `importance_settings`:
-    options of `importance`. `draws`: how many seeds the random criterion is averaged over. `spool`:
-    as for `trace`, of the fit and of the predictions that rows are measured against. `resume`: a
-    JSON file that is written after every row and read first, so that a stopped sweep goes on where
-    it was, or a sweep in memory to go on with, rankings and all. each: called with all rows so far
-    after every new one. Raises InputError for unknown names, drop counts out of
-    range, nothing to measure or fit on, or a `resume` file of another sweep; Cancelled.
+    measured: the samples that fidelity is measured on.
+    fit: the samples that layers are ranked and compensations fitted on; those that are also
+        measured are left out, unless `allow_shared` (the header then says so).
+    recipe: the settings that all rows share.
+    criteria, compensations: names (default: the recipe's one).
+    drops: numbers of layers to drop (default: 0 .. all droppable layers).
+    questions: labelled questions, whose accuracy is measured too.
+    draws: how many seeds, from the recipe's on, the random criterion is averaged over.
+    repeats: timed answers for each size of model.
+    spool: as for `trace`, of the fit and of the predictions that rows are measured against.
+    resume: a JSON file that is written after every row and read first, so that a stopped sweep goes
+        on where it was; or a sweep in memory to go on with, rankings and all.
+    each: called with all rows so far after every new one.
+
+    Raises InputError for unknown names, drop counts out of range, nothing to measure or fit on, or
+    a `resume` file of another sweep; Cancelled.
     """
-    work = _Work(
-        lvlm,
-        measured,
-        fit,
-        tuple(criteria),
-        tuple(compensations),
-        questions,
-        draws,
-        seed,
-        top_p,
-        dict((importance_settings or {}).items() - importance.__kwdefaults__.items()),
-        protect_ends,
-        dict(compensation_settings or {}),
-        max_new_tokens,
-        batch_size,
-        repeats,
-        spool,
-        allow_shared,
-        progress or (lambda fraction, what: None),
-        cancel,
+    recipe = recipe or Recipe()
+    names = (
+        (recipe.criterion,) if criteria is None else tuple(criteria),
+        (recipe.compensation,) if compensations is None else tuple(compensations),
     )
+    _check_names(measured, *names)
+    fit = fit if allow_shared else disjoint(fit, measured)
+    asked = Asked(measured, questions, max_new_tokens, batch_size)
+    fitted = FitSet.traced(lvlm, fit, recipe, names[1], spool, run)
     known = resume if isinstance(resume, Sweep) else None
-    return work.run(
-        drops, Path(resume).expanduser() if resume and known is None else None, known, each
-    )
+    if known is not None:
+        fitted.rankings.update(
+            {(name, recipe.seed): ranking for name, ranking in known.rankings.items()}
+        )
+    counts = _drop_counts(drops, fitted, names[0])
+    header = _header(lvlm, asked, fitted, draws)
+    file = Path(resume).expanduser() if resume and known is None else None
+    rows = _known_rows(known, file, header)
+    meter = Meter(lvlm, asked, fitted, draws, repeats, spool, run)
+    todo = [(c, k, d) for c in names[0] for k in names[1] for d in counts]
+    have = {row.key for row in rows}
+    for done, key in enumerate(todo):
+        run.check("Stopped before the sweep was complete.")
+        if key in have:
+            continue
+        criterion, compensation, drop = key
+        what = f"{criterion}, {compensation}, {drop} of {lvlm.num_layers} layers dropped"
+        run.report(done / len(todo), what)
+        rows.append(meter.row(criterion, compensation, drop))
+        if file:
+            _write(file, header, rows)
+        if each is not None:
+            each(Sweep(header, tuple(rows), fitted.own_rankings))
+    run.report(1.0, "sweep complete")
+    order = {key: place for place, key in enumerate(todo)}
+    wanted = sorted((row for row in rows if row.key in order), key=lambda row: order[row.key])
+    return Sweep(header, tuple(wanted), fitted.own_rankings)
+
+
+def _check_names(
+    measured: Sequence[Sample], criteria: Sequence[str], compensations: Sequence[str]
+) -> None:
+    """Raises InputError for nothing to measure on, and for an empty or unknown choice."""
+    if not measured:
+        raise InputError(
+            "Found no samples to measure on; expected at least one image and prompt; add some."
+        )
+    for what, names, registry in (
+        ("criterion", criteria, CRITERIA),
+        ("compensation", compensations, COMPENSATIONS),
+    ):
+        if not names:
+            raise InputError(
+                f"Found no {what}; expected at least one of {', '.join(registry)}; choose one."
+            )
+        for name in names:
+            if name not in registry:
+                raise InputError(
+                    f"Found the {what} '{name}'; expected one of {', '.join(registry)}; choose one."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What every row of a sweep is measured on."""
+
+    samples: Sequence[Sample]
+    questions: Sequence[Question] | None
+    max_new_tokens: int
+    batch_size: int
 
 
 @dataclass(eq=False)
-class _Work:
-    """One sweep in progress: the inputs, and what is computed once for all rows."""
+class FitSet:
+    """The samples that layers are ranked and compensations fitted on, traced once for all rows.
+
+    rankings: by criterion and seed, each made when it is first asked for.
+    """
 
     lvlm: LVLM
-    measured: Sequence[Sample]
-    fit: Sequence[Sample]
-    criteria: tuple[str, ...]
-    compensations: tuple[str, ...]
-    questions: Sequence[Question] | None
-    draws: int
-    seed: int
-    top_p: TopP
-    weighing: dict[str, Any]  # options of `importance` that are not its defaults
-    protect_ends: bool
-    settings: dict[str, Any]
-    max_new_tokens: int
-    batch_size: int
-    repeats: int
-    spool: str | Path | None
-    allow_shared: bool
-    report: Progress
-    cancel: threading.Event | None
+    samples: Sequence[Sample]
+    recipe: Recipe
+    trace: Trace
+    weights: TokenImportance
+    run: Run
+    rankings: dict[tuple[str, int], LayerScores] = field(default_factory=dict)
 
-    def run(
-        self,
-        drops: Sequence[int] | None,
-        file: Path | None,
-        known: Sweep | None = None,
-        each: Callable[[Sweep], None] | None = None,
-    ) -> Sweep:
-        self._check_names()
-        self.fit = self.fit if self.allow_shared else disjoint(self.fit, self.measured)
-        self.report(0.0, "tracing the calibration set")
-        self.traced = trace(
-            self.lvlm,
-            self.fit,
-            mlp=any(COMPENSATIONS[c].needs_mlp for c in self.compensations),
-            spool=self.spool,
-            cancel=self.cancel,
-        )
-        self.weights = importance(self.traced, **self.weighing)
-        self._rankings: dict[tuple[str, int], LayerScores] = {
-            (name, self.seed): ranking
-            for name, ranking in (known.rankings if known else {}).items()
-        }
-        self._speedups: dict[tuple[int, int], Speedup] = {}
-        drops = self._checked(drops)
-        header = self._header(drops)
-        rows = _read(file, header) if file else []
-        if known is not None:
-            _check_same(known.header, header, "memory")
-            rows = list(known.rows)
-        self._answer()
-        todo = [(c, k, d) for c in self.criteria for k in self.compensations for d in drops]
-        have = {(r.criterion, r.compensation, r.drop) for r in rows}
-        for done, (criterion, compensation, drop) in enumerate(todo):
-            if self.cancel is not None and self.cancel.is_set():
-                raise Cancelled("Stopped before the sweep was complete.")
-            if (criterion, compensation, drop) in have:
-                continue
-            self.report(
-                done / len(todo),
-                f"{criterion}, {compensation}, {drop} of {self.lvlm.num_layers} layers dropped",
+    @classmethod
+    def traced(
+        cls,
+        lvlm: LVLM,
+        samples: Sequence[Sample],
+        recipe: Recipe,
+        compensations: Sequence[str],
+        spool: str | Path | None,
+        run: Run,
+    ) -> FitSet:
+        run.report(0.0, "tracing the calibration set")
+        needs_mlp = any(COMPENSATIONS[name].needs_mlp for name in compensations)
+        made = trace(lvlm, samples, mlp=needs_mlp, spool=spool, run=run.silent())
+        return cls(lvlm, samples, recipe, made, importance_of(made, recipe), run)
+
+    def ranking(self, criterion: str, seed: int) -> LayerScores:
+        if (criterion, seed) not in self.rankings:
+
+            def told(share: float | None, what: str) -> None:
+                self.run.report(0.0, f"ranking by {criterion}: {share or 0:.0%}")
+
+            self.rankings[criterion, seed] = rank_layers(
+                self.recipe.changed(seed=seed, rounds=None, layers=None),
+                self.trace,
+                self.weights,
+                criterion=criterion,
+                lvlm=self.lvlm,
+                samples=self.samples,
+                run=Run(told, self.run.cancel),
             )
-            rows.append(self._row(criterion, compensation, drop))
-            if file:
-                _write(file, header, rows)
-            if each is not None:
-                each(Sweep(header, tuple(rows), self.rankings))
-        self.report(1.0, "sweep complete")
-        order = {key: i for i, key in enumerate(todo)}
-        rows = sorted(
-            (r for r in rows if (r.criterion, r.compensation, r.drop) in order),
-            key=lambda r: order[r.criterion, r.compensation, r.drop],
-        )
-        return Sweep(header, tuple(rows), self.rankings)
+        return self.rankings[criterion, seed]
 
     @property
-    def rankings(self) -> dict[str, LayerScores]:
-        return {
-            name: ranking for (name, seed), ranking in self._rankings.items() if seed == self.seed
-        }
+    def own_rankings(self) -> dict[str, LayerScores]:
+        """The rankings of the recipe's own seed, by criterion."""
+        seed = self.recipe.seed
+        return {name: ranking for (name, at), ranking in self.rankings.items() if at == seed}
 
-    def _check_names(self) -> None:
-        if not self.measured:
-            raise InputError(
-                "Found no samples to measure on; expected at least one image and prompt; add some."
-            )
-        for what, names, registry in (
-            ("criterion", self.criteria, CRITERIA),
-            ("compensation", self.compensations, COMPENSATIONS),
-        ):
-            for name in names:
-                if name not in registry:
-                    raise InputError(
-                        f"Found the {what} '{name}'; expected one of {', '.join(registry)}; choose"
-                        " one."
-                    )
-            if not names:
-                raise InputError(
-                    f"Found no {what}; expected at least one of {', '.join(registry)}; choose one."
-                )
 
-    def _checked(self, drops: Sequence[int] | None) -> tuple[int, ...]:
-        most = min(self._ranking(criterion, self.seed).most for criterion in self.criteria)
-        drops = tuple(range(most + 1)) if drops is None else tuple(sorted(set(drops)))
-        if not drops or drops[0] < 0 or drops[-1] > most:
-            raise InputError(
-                f"Found the drop counts {list(drops)}; expected some from 0 to {most}; change them."
-            )
-        return drops
+@dataclass(eq=False)
+class Meter:
+    """Measures one pruned model after another against the full one."""
 
-    def _header(self, drops: Sequence[int]) -> dict[str, Any]:
-        """What makes two sweeps the same: their rows may be put together.
+    lvlm: LVLM
+    asked: Asked
+    fitted: FitSet
+    draws: int
+    repeats: int
+    spool: str | Path | None
+    run: Run
 
-        Criteria and drop counts may grow between runs.
-        """
-
-        def digest(keys: Iterable[str]) -> str:
-            return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-
-        asked = [f"{q.question}\t{q.answer}\t{q.kind}" for q in self.questions or ()]
-        return {
-            "model": self.lvlm.name,
-            "revision": self.lvlm.revision,
-            "layers": self.lvlm.num_layers,
-            "layer_ids": list(self.lvlm.layer_ids),
-            "measured": {
-                "samples": len(self.measured),
-                "digest": digest(s.key for s in self.measured),
-            },
-            "fit": {
-                "samples": len(self.fit),
-                "digest": digest(s.key for s in self.fit),
-                "measured_too": len({s.key for s in self.fit} & {s.key for s in self.measured}),
-            },
-            "questions": {"n": len(asked), "digest": digest(asked)} if asked else None,
-            "settings": {
-                "seed": self.seed,
-                "draws": self.draws,
-                "top_p": asdict(self.top_p),
-                "protect_ends": self.protect_ends,
-                "compensation": self.settings,
-                "max_new_tokens": self.max_new_tokens,
-                **({"importance": self.weighing} if self.weighing else {}),
-            },
-        }
-
-    def _answer(self) -> None:
-        """The full model's answers and predictions, which every row is measured against."""
-        self.report(0.0, "answering with the full model")
-        self.ids = answer_batch(
+    def __post_init__(self) -> None:
+        self.run.report(0.0, "answering with the full model")
+        asked, quiet = self.asked, self.run.silent()
+        ids = answer_batch(
             self.lvlm,
-            self.measured,
-            batch_size=self.batch_size,
-            max_new_tokens=self.max_new_tokens,
-            cancel=self.cancel,
+            asked.samples,
+            batch_size=asked.batch_size,
+            max_new_tokens=asked.max_new_tokens,
+            run=quiet,
         )
-        self.beginnings = Beginnings(self.lvlm)
-        self.reference = forced_logits(
+        self.reference = Reference.of(
             self.lvlm,
-            self.measured,
-            self.ids,
-            batch_size=self.batch_size,
-            cancel=self.cancel,
-            beginnings=self.beginnings,
+            asked.samples,
+            ids,
+            batch_size=asked.batch_size,
             spool=self.spool,
+            run=quiet,
         )
+        self._speedups: dict[tuple[int, int], Speedup] = {}
 
-    def _ranking(self, criterion: str, seed: int):
-        if (criterion, seed) not in self._rankings:
-            self._rankings[criterion, seed] = redundancy(
-                self.traced,
-                self.weights,
-                criterion,
-                top_p=self.top_p,
-                protect_ends=self.protect_ends,
-                seed=seed,
-                lvlm=self.lvlm,
-                samples=self.fit,
-                progress=lambda share, what: self.report(
-                    0.0, f"ranking by {criterion}: {share:.0%}"
-                ),
-                cancel=self.cancel,
-            )
-        return self._rankings[criterion, seed]
-
-    def _plan(self, criterion: str, drop: int, seed: int) -> DropPlan:
-        return plan(self._ranking(criterion, seed), drop)
-
-    def _row(self, criterion: str, compensation: str, drop: int) -> SweepRow:
+    def row(self, criterion: str, compensation: str, drop: int) -> SweepRow:
         """Mean over the draws of a random criterion; a single measurement otherwise."""
-        seeds = (
-            range(self.seed, self.seed + self.draws)
-            if criterion == RANDOM and drop
-            else [self.seed]
-        )
+        first = self.fitted.recipe.seed
+        seeds = range(first, first + self.draws) if criterion == RANDOM and drop else [first]
         rows = [
-            self._measure(self._plan(criterion, drop, seed), criterion, compensation)
+            self._measured(plan(self.fitted.ranking(criterion, seed), drop), compensation)
             for seed in seeds
         ]
-        if len(rows) == 1:
-            return rows[0]
-        values = {
-            m: [getattr(row, m) for row in rows]
-            for m in MEASURES
-            if getattr(rows[0], m) is not None
-        }
-        means = {m: float(np.mean(v)) for m, v in values.items()}
-        return replace(
-            rows[0], **means, spread={m: float(np.std(v, ddof=1)) for m, v in values.items()}
-        )
+        return rows[0] if len(rows) == 1 else _averaged(rows)
 
-    def _measure(self, chosen: DropPlan, criterion: str, compensation: str) -> SweepRow:
-        pruned = prune(
-            self.lvlm,
-            chosen,
-            compensation,
-            self.traced,
-            self.weights,
-            top_p=self.top_p,
-            **self.settings,
-        )
-        kl, agreement = np.zeros(len(self.measured)), np.zeros(len(self.measured))
-        forbidden = image_token_ids(self.lvlm)
-        for i, logits in iterate_forced(
-            pruned,
-            self.measured,
-            self.ids,
-            batch_size=self.batch_size,
-            cancel=self.cancel,
-            beginnings=self.beginnings,
-        ):
-            kl[i] = float(kl_per_token(self.reference[i], logits).mean())
-            agreement[i] = float(
-                (greedy(self.reference[i], forbidden) == greedy(logits, forbidden)).double().mean()
-            )
+    def _measured(self, chosen: DropPlan, compensation: str) -> SweepRow:
+        fitted = self.fitted
+        recipe = fitted.recipe.changed(compensation=compensation)
+        pruned = prune(self.lvlm, chosen, recipe, fitted.trace, fitted.weights)
+        found = self.reference.measure(pruned, self.run.silent())
         speed = self._speedup(pruned)
         return SweepRow(
-            criterion=criterion,
+            criterion=chosen.criterion,
             compensation=compensation,
             drop=len(chosen.drop),
             layers=chosen.drop,
-            kl=float(kl.mean()),
-            agreement=float(agreement.mean()),
-            exact=float((agreement == 1).mean()),
+            kl=float(found.kl.mean()),
+            agreement=float(found.agreement.mean()),
+            exact=float((found.agreement == 1).mean()),
             accuracy=self._accuracy(pruned),
             speedup=speed.total,
             speedup_prefill=speed.prefill,
@@ -506,14 +421,14 @@ class _Work:
         )
 
     def _accuracy(self, pruned: LVLM) -> float | None:
-        if not self.questions:
+        if not self.asked.questions:
             return None
         return evaluate(
             pruned,
-            self.questions,
-            batch_size=self.batch_size,
-            max_new_tokens=self.max_new_tokens,
-            cancel=self.cancel,
+            self.asked.questions,
+            batch_size=self.asked.batch_size,
+            max_new_tokens=self.asked.max_new_tokens,
+            run=self.run.silent(),
         ).accuracy
 
     def _speedup(self, pruned: LVLM) -> Speedup:
@@ -525,9 +440,91 @@ class _Work:
             return Speedup(1.0, 1.0, 1.0)
         if size not in self._speedups:
             self._speedups[size] = measure_speedup(
-                self.lvlm, pruned, self.measured[0], repeats=self.repeats
+                self.lvlm, pruned, self.asked.samples[0], repeats=self.repeats
             )
         return self._speedups[size]
+
+
+def _averaged(rows: Sequence[SweepRow]) -> SweepRow:
+    """Mean and standard deviation of several draws."""
+    values = {
+        measure: [getattr(row, measure) for row in rows]
+        for measure in MEASURES
+        if getattr(rows[0], measure) is not None
+    }
+    means = {measure: float(np.mean(drawn)) for measure, drawn in values.items()}
+    spread = {measure: float(np.std(drawn, ddof=1)) for measure, drawn in values.items()}
+    return replace(rows[0], **means, spread=spread)
+
+
+def _drop_counts(
+    drops: Sequence[int] | None, fitted: FitSet, criteria: Sequence[str]
+) -> tuple[int, ...]:
+    """The numbers of layers to drop, in order. Raises InputError for some out of range."""
+    seed = fitted.recipe.seed
+    most = min(fitted.ranking(criterion, seed).most for criterion in criteria)
+    counts = tuple(range(most + 1)) if drops is None else tuple(sorted(set(drops)))
+    if not counts or counts[0] < 0 or counts[-1] > most:
+        raise InputError(
+            f"Found the drop counts {list(counts)}; expected some from 0 to {most}; change them."
+        )
+    return counts
+
+
+UNSHARED = (
+    "criterion",
+    "compensation",
+    "drop",
+    "layers",
+    "preset",
+    "calibration",
+    "calibration_size",
+    "rounds",
+    "visual_share",
+)
+"""Fields of a recipe that differ between a sweep's rows, are told by its samples, or do nothing."""
+
+
+def _header(lvlm: LVLM, asked: Asked, fitted: FitSet, draws: int) -> dict[str, Any]:
+    """What makes two sweeps the same: their rows may be put together.
+
+    Criteria and drop counts may grow between runs.
+    """
+    measured, fit = ([s.key for s in samples] for samples in (asked.samples, fitted.samples))
+    questions = [f"{q.question}\t{q.answer}\t{q.kind}" for q in asked.questions or ()]
+    recipe = fitted.recipe.to_json()
+    return {
+        "model": lvlm.name,
+        "revision": lvlm.revision,
+        "layers": lvlm.num_layers,
+        "layer_ids": list(lvlm.layer_ids),
+        "measured": {"samples": len(measured), "digest": _digest(measured)},
+        "fit": {
+            "samples": len(fit),
+            "digest": _digest(fit),
+            "measured_too": len(set(fit) & set(measured)),
+        },
+        "questions": {"n": len(questions), "digest": _digest(questions)} if questions else None,
+        "settings": {
+            "draws": draws,
+            "max_new_tokens": asked.max_new_tokens,
+            "recipe": {name: value for name, value in recipe.items() if name not in UNSHARED},
+        },
+    }
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _known_rows(
+    known: Sweep | None, file: Path | None, header: Mapping[str, Any]
+) -> list[SweepRow]:
+    """The rows of the sweep that goes on. Raises InputError where it is another one."""
+    if known is not None:
+        _check_same(known.header, header, "memory")
+        return list(known.rows)
+    return _read(file, header) if file else []
 
 
 def _read(file: Path, header: Mapping[str, Any]) -> list[SweepRow]:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from svl_core.errors import Cancelled
-from svl_core.lvlm import prefix
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.model import LVLM
-from svl_core.lvlm.prefix import Beginning
+from svl_core.lvlm.prefill import PrefillState, fork_caches, recording, resumed, without_images
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 
 GROWING = (
     "attention_mask",
@@ -37,8 +35,8 @@ class Decoding:
     positions by row and column: there each next token comes `rope_deltas` away from its count.
     Given `position_ids` (tokens may have left the sequence) go on from the last one.
 
-    keep: depths of layers whose input is kept, in `beginning` (None where the model's caches cannot
-    be shared). begun: (beginning, depth) of another model's decode of the same inputs: the pass
+    keep: depths of layers whose input is kept, in `prefill` (None where the model's caches cannot
+    be shared). resume: (prefill, depth) of another model's decode of the same inputs: the pass
     starts there (see `prefix`), and `shared_ms` is the time that it spent until then.
     """
 
@@ -49,20 +47,20 @@ class Decoding:
         inputs: Mapping[str, torch.Tensor],
         *,
         keep: Collection[int] = (),
-        begun: tuple[Beginning, int] | None = None,
+        resume: tuple[PrefillState, int] | None = None,
     ):
-        self.lvlm, model = lvlm, lvlm.model if begun is None else prefix.begun(lvlm, *begun)
-        self.depth = 0 if begun is None else begun[1]
-        self.shared_ms = 0.0 if begun is None else begun[0].entered_ms[begun[1]]
+        self.lvlm, model = lvlm, lvlm.model if resume is None else resumed(lvlm, *resume)
+        self.depth = 0 if resume is None else resume[1]
+        self.shared_ms = 0.0 if resume is None else resume[0].entered_ms[resume[1]]
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         takes = inspect.signature(model.forward).parameters
         self._slot = (
             "cache" if "cache" in takes else "past_key_values"
         )  # its name before transformers 5.24
-        with prefix.noting(lvlm, keep) as (states, entered_ms):
+        with recording(lvlm, keep) as (states, entered_ms):
             out = model(
-                **(inputs if begun is None else prefix.without_images(inputs)),
+                **(inputs if resume is None else without_images(inputs)),
                 use_cache=True,
                 **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}),
             )
@@ -82,7 +80,7 @@ class Decoding:
 
     def fork(self) -> Decoding | None:
         """The same decode from here on, apart from this one; None where the cache cannot be shared."""
-        made, caches = copy.copy(self), prefix.apart(self._cache.layers)
+        made, caches = copy.copy(self), fork_caches(self._cache.layers)
         if caches is None:
             return None
         made._cache, made._growing = copy.copy(self._cache), dict(self._growing)
@@ -92,8 +90,8 @@ class Decoding:
     def _went(self, out, states: dict, entered_ms: dict) -> None:
         self._cache = getattr(out, self._slot)
         self.logits = out.logits[:, -1]
-        caches = prefix.apart(self._cache.layers) if states else None
-        self.beginning = Beginning(states, caches, entered_ms) if caches is not None else None
+        caches = fork_caches(self._cache.layers) if states else None
+        self.prefill = PrefillState(states, caches, entered_ms) if caches is not None else None
 
     @torch.inference_mode()
     def feed(
@@ -101,10 +99,10 @@ class Decoding:
         ids: torch.Tensor,
         *,
         keep: Collection[int] = (),
-        begun: tuple[Beginning, int] | None = None,
+        resume: tuple[PrefillState, int] | None = None,
     ) -> torch.Tensor:
         """Append ids (B, n); returns the n predictions after each of them, (B, n, vocab). keep,
-        begun: as for the prompt, of the same ids behind it.
+        resume: as for the prompt, of the same ids behind it.
         """
         places = {}
         if self._deltas is not None:
@@ -118,8 +116,8 @@ class Decoding:
         for name, value in self._growing.items():  # a new position sees what the last one saw
             new = value[:, -1:].expand(-1, ids.shape[1], *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
-        model = self.lvlm.model if begun is None else prefix.begun(self.lvlm, *begun)
-        with prefix.noting(self.lvlm, keep) as (states, entered_ms):
+        model = self.lvlm.model if resume is None else resumed(self.lvlm, *resume)
+        with recording(self.lvlm, keep) as (states, entered_ms):
             out = model(
                 input_ids=ids,
                 use_cache=True,
@@ -160,7 +158,7 @@ def greedy(logits: torch.Tensor, forbidden: tuple[int, ...] = ()) -> torch.Tenso
 
 @torch.inference_mode()
 def answers_together(
-    lvlm: LVLM, samples: Sequence[Sample], limit: int, cancel: threading.Event | None = None
+    lvlm: LVLM, samples: Sequence[Sample], limit: int, run: Run = QUIET
 ) -> list[tuple[int, ...]]:
     """Greedy token ids for the samples of one batch (see `batching.batches`), each up to and with
     its end token, at most `limit`. Raises Cancelled.
@@ -172,8 +170,7 @@ def answers_together(
     columns: list[torch.Tensor] = []
     finished = torch.zeros(len(samples), dtype=torch.bool, device=decoding.logits.device)
     while True:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped before all questions were answered.")
+        run.check("Stopped before all questions were answered.")
         token = greedy(decoding.logits, forbidden).masked_fill(finished, pad)
         columns.append(token)
         finished |= torch.isin(token, stop)

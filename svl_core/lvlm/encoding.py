@@ -57,7 +57,7 @@ class Reader:
         return getattr(self.processor, "tokenizer", self.processor)
 
     @property
-    def sees(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether it takes images; a text-only model's processor is its tokenizer."""
         return self.processor is not self.tokenizer
 
@@ -74,7 +74,7 @@ class Reader:
             )
         prompt = prompt.strip().replace(STAND_IN, "")
         images = _images(image)
-        if images and not self.sees:
+        if images and not self.supports_images:
             raise InputError(
                 f"Found an image for {self.name}, a text-only model; expected a prompt alone; leave"
                 " the image out or choose one of `svl models`."

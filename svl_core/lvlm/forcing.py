@@ -4,22 +4,22 @@ predictions.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import InputError
 from svl_core.lvlm.batching import batches, collate
 from svl_core.lvlm.decoding import Decoding
 from svl_core.lvlm.model import LVLM
-from svl_core.lvlm.prefix import Beginning, common_depth
+from svl_core.lvlm.prefill import PrefillState, shared_depth
 from svl_core.lvlm.sample import Sample
-from svl_core.lvlm.spool import shelf
+from svl_core.lvlm.spool import value_store
+from svl_core.progress import QUIET, Run
 
 
-class Beginnings:
+class PrefillStore:
     """The full model's passes over one list of samples and their answers, each made once for all
     pruned models that are read on it (see `prefix`).
 
@@ -30,30 +30,30 @@ class Beginnings:
         self.full, self.most = full, most
         self._kept: dict[tuple[int, ...], Decoding | None] = {}  # behind the prompts of a batch
         self._fed: dict[
-            tuple[int, ...], tuple[torch.Tensor, Beginning | None]
+            tuple[int, ...], tuple[torch.Tensor, PrefillState | None]
         ] = {}  # the answers behind them, and the pass over these
 
     def decode(
         self, lvlm: LVLM, members: Sequence[int], inputs: Mapping[str, torch.Tensor]
     ) -> Decoding:
         """A decode of `lvlm` behind the batch `inputs`, which holds the samples of these indices."""
-        depth, key = common_depth(self.full, lvlm), tuple(members)
+        depth, key = shared_depth(self.full, lvlm), tuple(members)
         if depth is None:
             return Decoding(lvlm, inputs)
         if key not in self._kept:
-            held = [each.beginning for each in self._kept.values() if each is not None] + [
-                beginning for _, beginning in self._fed.values() if beginning is not None
+            held = [each.prefill for each in self._kept.values() if each is not None] + [
+                prefill for _, prefill in self._fed.values() if prefill is not None
             ]
             room = self.most - sum(each.nbytes for each in held)
             fits = (self.full.num_layers + 1) * inputs[
                 "input_ids"
             ].numel() * self.full.hidden_size * self.full.dtype.itemsize < room
             made = Decoding(self.full, inputs, keep=range(self.full.num_layers)) if fits else None
-            self._kept[key] = None if made is None or made.beginning is None else made.fork()
+            self._kept[key] = None if made is None or made.prefill is None else made.fork()
             if made is not None and lvlm is self.full:
                 return made
         kept = self._kept[key]
-        return Decoding(lvlm, inputs, begun=None if kept is None else (kept.beginning, depth))
+        return Decoding(lvlm, inputs, resume=None if kept is None else (kept.prefill, depth))
 
     def feed(self, decoding: Decoding, members: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
         """`decoding.feed(ids)` of what `decode` gave for that batch."""
@@ -63,13 +63,13 @@ class Beginnings:
         if key not in self._fed or not torch.equal(self._fed[key][0], ids):
             source = decoding if decoding.lvlm is self.full else self._kept[key].fork()
             out = source.feed(ids, keep=layers)
-            self._fed[key] = ids, source.beginning
+            self._fed[key] = ids, source.prefill
             if source is decoding:
                 return out
-        beginning = self._fed[key][1]
+        prefill = self._fed[key][1]
         return decoding.feed(
             ids,
-            begun=None if beginning is None or not decoding.depth else (beginning, decoding.depth),
+            resume=None if prefill is None or not decoding.depth else (prefill, decoding.depth),
         )
 
 
@@ -80,20 +80,20 @@ def forced_logits(
     answers: Sequence[Sequence[int]],
     *,
     batch_size: int = 32,
-    cancel: threading.Event | None = None,
-    beginnings: Beginnings | None = None,
+    run: Run = QUIET,
+    prefills: PrefillStore | None = None,
     spool: str | Path | None = None,
 ) -> Sequence[torch.Tensor]:
     """For each sample the logits (n, vocab), in the model's dtype, with which it predicts each of
     its answer's n token ids.
 
-    beginnings: of the full model on these very samples, shared by many models. spool: a folder in a
+    prefills: of the full model on these very samples, shared by many models. spool: a folder in a
     file of which the logits lie instead of in memory. Raises InputError for an empty answer and
     where the folder has no room, Cancelled.
     """
-    found = shelf(len(samples), spool)
+    found = value_store(len(samples), spool)
     for i, logits in iterate_forced(
-        lvlm, samples, answers, batch_size=batch_size, cancel=cancel, beginnings=beginnings
+        lvlm, samples, answers, batch_size=batch_size, run=run, prefills=prefills
     ):
         found[i] = logits
     return found
@@ -106,8 +106,8 @@ def iterate_forced(
     answers,
     *,
     batch_size: int = 32,
-    cancel=None,
-    beginnings: Beginnings | None = None,
+    run: Run = QUIET,
+    prefills: PrefillStore | None = None,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """`forced_logits` as (index, logits) pairs, batch by batch, so that one batch of logits is
     alive at a time.
@@ -118,13 +118,10 @@ def iterate_forced(
             " answer first."
         )
     for members in batches(samples, batch_size):
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped before the comparison was complete.")
+        run.check("Stopped before the comparison was complete.")
         inputs = collate([samples[i] for i in members], lvlm.tokenizer.pad_token_id or 0)
         decoding = (
-            Decoding(lvlm, inputs)
-            if beginnings is None
-            else beginnings.decode(lvlm, members, inputs)
+            Decoding(lvlm, inputs) if prefills is None else prefills.decode(lvlm, members, inputs)
         )
         rows = decoding.logits[:, None]
         longest = max(len(answers[i]) for i in members)
@@ -136,8 +133,8 @@ def iterate_forced(
                     rows,
                     (
                         decoding.feed(ids)
-                        if beginnings is None
-                        else beginnings.feed(decoding, members, ids)
+                        if prefills is None
+                        else prefills.feed(decoding, members, ids)
                     ),
                 ],
                 dim=1,

@@ -10,8 +10,6 @@ import importlib.util
 import io
 import json
 import logging
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,8 +21,8 @@ from svl_core.lvlm.forecast import Forecast, forecast, prompt_positions
 from svl_core.lvlm.model import LVLM, PLAN_FILE, quiet
 from svl_core.lvlm.probing import probe, refuse_without_layers
 from svl_core.lvlm.processors import load_processor
+from svl_core.progress import QUIET, Run
 
-Progress = Callable[[float, str], None]
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
 DTYPES = {
@@ -67,8 +65,7 @@ def load(
     quantize: str | None = None,
     text_only: bool = False,
     pickle_weights: bool = True,
-    progress: Progress | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> LVLM:
     """Loads a vision-language model in evaluation mode, without gradients.
 
@@ -87,12 +84,11 @@ def load(
     text_only: allow a plain causal language model, as a control without images.
     pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without
         running their code).
-    progress: called with the share done (0..1) and what is being done. cancel: stops a download.
+    run: told how far it is; its cancel event stops a download.
     Raises InputError for a name that leads to no model, a gated model, one without image input, one
     too large for the memory that is free, one of no known family that fails its probes, and unknown
     options; Cancelled.
     """
-    tell = progress or (lambda share, what: None)
     for chatty in (
         "bitsandbytes",
         "accelerate.big_modeling",
@@ -112,8 +108,8 @@ def load(
             " devices; install it with: pip install 'svl-explorer[large]'."
         )
     folder, commit = locate(name, revision)
-    tell(0.02, "reading the config")
-    config, model_class, sees = _known_config(folder, name, text_only)
+    run.report(0.02, "reading the config")
+    config, model_class, supports_images = _known_config(folder, name, text_only)
     dtype = dtype or _automatic_dtype(model_class, config, place)
     if not quantize or place is not None:
         where = "this machine" if place is None else str(place)
@@ -123,9 +119,9 @@ def load(
             _free_bytes(place),
             where,
         )
-    folder = _with_weights(folder, name, commit, tell, cancel, pickle_weights)
-    tell(0.85, "loading")
-    processor = load_processor(folder, config, text_only=not sees)
+    folder = _with_weights(folder, name, commit, run, pickle_weights)
+    run.report(0.85, "loading")
+    processor = load_processor(folder, config, text_only=not supports_images)
     options = {"dtype": dtype} | ({} if pickle_weights else {"use_safetensors": True})
     if device_map or quantize:
         options["device_map"] = device_map or {"": place}
@@ -165,9 +161,9 @@ def load(
         {key: value for key, value in record.items() if key not in RECORD_KEYS},
     )
     if lvlm.family is families.GENERIC:
-        tell(0.95, "probing a model of no known family")
+        run.report(0.95, "probing a model of no known family")
         lvlm = probe(lvlm)
-    tell(1.0, "loaded")
+    run.report(1.0, "loaded")
     return lvlm
 
 
@@ -245,8 +241,7 @@ def _with_weights(
     folder: Path,
     name: str,
     commit: str | None,
-    tell: Progress,
-    cancel: threading.Event | None,
+    run: Run,
     pickle_weights: bool = True,
 ) -> Path:
     """The folder with its weights: as it is when it is a local one, else downloaded."""
@@ -273,7 +268,7 @@ def _with_weights(
             missing_ok=True
         )  # what the cache holds of it, so that it is fetched anew
         file.unlink(missing_ok=True)
-    folder, reached = _download(name, commit, [*SMALL_FILES, "*.safetensors"], tell, cancel)
+    folder, reached = _download(name, commit, [*SMALL_FILES, "*.safetensors"], run)
     if not any(folder.glob("*.safetensors")) or _missing_shards(folder):
         if not reached and not any(folder.glob("*.bin")):
             raise InputError(
@@ -283,7 +278,7 @@ def _with_weights(
             )
         if not pickle_weights:
             raise InputError(refusal)
-        folder, _ = _download(name, commit, [*SMALL_FILES, "*.bin"], tell, cancel)
+        folder, _ = _download(name, commit, [*SMALL_FILES, "*.bin"], run)
     return folder
 
 
@@ -323,8 +318,7 @@ def _download(
     name: str,
     revision: str | None,
     patterns: list[str],
-    tell: Progress | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> tuple[Path, bool]:
     """The Hub snapshot of `name`, from the local cache where it is complete or the Hub cannot be
     reached, and whether it could.
@@ -338,7 +332,7 @@ def _download(
                 revision=revision,
                 allow_patterns=patterns,
                 ignore_patterns=NOT_NEEDED,
-                tqdm_class=_bar(tell, cancel),
+                tqdm_class=_bar(run),
             )
         )
     except Cancelled:
@@ -390,9 +384,9 @@ def _disk_full(error: BaseException) -> bool:
     )
 
 
-def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:
-    """A progress bar class that shows nothing, tells `tell` about bytes (as the share 0.05 to 0.8
-    of loading) and stops on `cancel`.
+def _bar(run: Run) -> type:
+    """A progress bar class that shows nothing, tells `run` about bytes (as the share 0.05 to 0.8
+    of loading) and stops where it is cancelled.
 
     Not one of huggingface_hub's own bars, which fall silent once progress bars are switched off.
     """
@@ -406,14 +400,13 @@ def _bar(tell: Progress | None, cancel: threading.Event | None) -> type:
 
         def update(self, n=1):
             nonlocal furthest
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("Stopped; what was downloaded is kept.")
+            run.check("Stopped; what was downloaded is kept.")
             shown = super().update(n)
             if (
-                tell is not None and self.unit == "B" and self.total and self.n > furthest
+                self.unit == "B" and self.total and self.n > furthest
             ):  # bytes fetched and bytes put together have a bar each
                 furthest = self.n
-                tell(
+                run.report(
                     0.05 + 0.75 * min(self.n / self.total, 1.0),
                     f"downloading: {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB",
                 )

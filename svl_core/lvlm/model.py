@@ -142,11 +142,11 @@ class LVLM:
         return self.reader.tokenizer
 
     @property
-    def sees(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether it takes images; False for a plain causal language model, the control without
         them.
         """
-        return self.reader.sees
+        return self.reader.supports_images
 
     def encode(self, image, prompt: str) -> Sample:
         """Encodes a question in the model's own chat template.

@@ -58,14 +58,16 @@ def probe(lvlm: LVLM) -> LVLM:
 
     def encodes():
         found["sample"] = (
-            lvlm.encode(noise(224, 224), QUESTION) if lvlm.sees else lvlm.encode(None, QUESTION)
+            lvlm.encode(noise(224, 224), QUESTION)
+            if lvlm.supports_images
+            else lvlm.encode(None, QUESTION)
         )
 
     steps = [
         ("decoder layers", lambda: _decoder(lvlm.model)),
-        ("picture and question" if lvlm.sees else "question", encodes),
+        ("picture and question" if lvlm.supports_images else "question", encodes),
     ]
-    steps += [("visual positions", lambda: _visual(lvlm, found["sample"]))] * lvlm.sees
+    steps += [("visual positions", lambda: _visual(lvlm, found["sample"]))] * lvlm.supports_images
     steps += [
         ("attention", lambda: _attention(lvlm, found["sample"])),
         ("pruning equals skipping", lambda: _pruning(lvlm, found["sample"])),
@@ -77,7 +79,7 @@ def probe(lvlm: LVLM) -> LVLM:
             step()
         except Exception as error:  # an unknown model may fail in any way
             raise _refusal(lvlm.name, lvlm.model, name, error) from error
-    return _placed(lvlm) if lvlm.sees else lvlm
+    return _placed(lvlm) if lvlm.supports_images else lvlm
 
 
 def noise(width: int, height: int) -> Image.Image:

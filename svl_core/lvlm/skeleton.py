@@ -50,7 +50,7 @@ def with_layers(model, keep: Sequence[int]):
             if tensor.shape != placeholder.shape:
                 tensor = _sliced(
                     name,
-                    real(model.get_submodule(_full_name(owner, prefix, keep)), leaf),
+                    materialized(model.get_submodule(_full_name(owner, prefix, keep)), leaf),
                     keep,
                     layers,
                 )
@@ -95,7 +95,7 @@ def _tensors(model, slot: str) -> Iterator[tuple[str, torch.Tensor]]:
                 yield (f"{path}.{leaf}" if path else leaf), tensor
 
 
-def real(module: torch.nn.Module, leaf: str) -> torch.Tensor | None:
+def materialized(module: torch.nn.Module, leaf: str) -> torch.Tensor | None:
     """A module's parameter or buffer; where accelerate keeps it in memory or on the disk until it
     is used, the one kept.
     """
@@ -130,7 +130,7 @@ def assign(module: torch.nn.Module, **parameters: torch.Tensor) -> None:
     hook = getattr(module, "_hf_hook", None)
     if getattr(hook, "offload", False):
         parameters = {
-            leaf: real(module, leaf)
+            leaf: materialized(module, leaf)
             for leaf, tensor in module._parameters.items()
             if tensor is not None
         } | parameters

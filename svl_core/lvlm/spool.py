@@ -115,7 +115,7 @@ class Spooled(Sequence):
             int, tuple[torch.Tensor, tuple]
         ] = {}  # tensors of the next value that have their place already, by identity
 
-    def room(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def empty_tensor(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """A tensor to be filled in the file, for the value that is set next."""
         size = math.prod(shape) * dtype.itemsize
         at = self._file.take(size)
@@ -153,7 +153,7 @@ class Spooled(Sequence):
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return self.picked(range(*index.indices(len(self))))
+            return self.select(range(*index.indices(len(self))))
         begin, middle, end = self._places[index].tolist()
         tensors = self._file.read(begin, middle - begin)
         return _Unpickler(
@@ -163,7 +163,7 @@ class Spooled(Sequence):
     def __len__(self) -> int:
         return len(self._places)
 
-    def picked(self, indices: Iterable[int]) -> Spooled:
+    def select(self, indices: Iterable[int]) -> Spooled:
         """Some of the values, in this order; they stay where they are."""
         made = copy.copy(self)
         made._places, made._next = self._places[list(indices)], {}
@@ -207,32 +207,36 @@ class _Unpickler(pickle.Unpickler):
         return self.made[place]
 
 
-def shelf(size: int, spool: str | Path | None) -> list | Spooled:
+def value_store(size: int, spool: str | Path | None) -> list | Spooled:
     """Room for `size` values, set by their index: in memory, or in a file of the folder `spool`."""
     return [None] * size if spool is None else Spooled(spool, size)
 
 
-def kept(values: Iterable, size: int, spool: str | Path | None) -> Sequence:
+def store_values(values: Iterable, size: int, spool: str | Path | None) -> Sequence:
     """`values`, of which there are `size`: a tuple, or in a file of the folder `spool`."""
-    made = shelf(size, spool)
+    made = value_store(size, spool)
     for number, value in enumerate(values):
         made[number] = value
     return tuple(made) if spool is None else made
 
 
-def room(shape: Sequence[int], dtype: torch.dtype, spool: str | Path | None) -> torch.Tensor:
+def empty_tensor(
+    shape: Sequence[int], dtype: torch.dtype, spool: str | Path | None
+) -> torch.Tensor:
     """A tensor to be filled: in memory, or in a file of the folder `spool` that goes with it."""
     import torch
 
     return (
-        torch.empty(shape, dtype=dtype) if spool is None else Spooled(spool, 0).room(shape, dtype)
+        torch.empty(shape, dtype=dtype)
+        if spool is None
+        else Spooled(spool, 0).empty_tensor(shape, dtype)
     )
 
 
-def picked(values: Sequence, indices: Iterable[int]) -> Sequence:
+def select_values(values: Sequence, indices: Iterable[int]) -> Sequence:
     """Some of the values, in this order; those in a file stay there."""
     return (
-        values.picked(indices)
+        values.select(indices)
         if isinstance(values, Spooled)
         else [values[index] for index in indices]
     )

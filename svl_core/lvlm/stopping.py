@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from svl_core.errors import Cancelled
+from svl_core.progress import Run
 
 if TYPE_CHECKING:
     import torch
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def stoppable(lvlm: LVLM, cancel: threading.Event) -> Iterator[None]:
+def stoppable(lvlm: LVLM, run: Run) -> Iterator[None]:
     """Within this block every pass that this thread runs through `lvlm` raises Cancelled at the
-    first decoder layer after `cancel` is set.
+    first decoder layer after `run` is cancelled.
     """
     here = threading.get_ident()
 
     def check(module, args):
-        if threading.get_ident() == here and cancel.is_set():
-            raise Cancelled("Stopped.")
+        if threading.get_ident() == here:
+            run.check()
 
     handles = [layer.register_forward_pre_hook(check) for layer in lvlm.layers]
     try:

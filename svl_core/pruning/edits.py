@@ -13,8 +13,8 @@ from svl_core.analysis.gap import gap_rows, gram_of_difference
 from svl_core.analysis.trace import down_projection
 from svl_core.errors import InputError
 from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
-from svl_core.lvlm.skeleton import assign, real, running_device
-from svl_core.pruning.compensation import Edit, Fit
+from svl_core.lvlm.skeleton import assign, materialized, running_device
+from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.refit import check_floating
 
 WIDE = 512  # dimensions from which a few eigenvectors are sought alone
@@ -57,10 +57,12 @@ def gap_subspace(fit: Fit, first: int, last: int) -> torch.Tensor:
     """
     if 2 * sum(map(len, fit.positions)) > fit.trace.hidden_size:
         return subspace(
-            gram_of_difference(fit.trace, fit.positions, first, last), fit.rank, fit.energy
+            gram_of_difference(fit.trace, fit.positions, first, last),
+            fit.recipe.rank,
+            fit.recipe.energy,
         )
     rows = gap_rows(fit.trace, fit.positions, first, last)
-    left = subspace((rows @ rows.T).numpy(), fit.rank, fit.energy)
+    left = subspace((rows @ rows.T).numpy(), fit.recipe.rank, fit.recipe.energy)
     return torch.linalg.qr(rows.T @ left).Q
 
 
@@ -77,8 +79,8 @@ def scp_map(
 
 def scp(fit: Fit, first: int, last: int) -> Edit:
     basis = gap_subspace(fit, first, last)
-    edit = torch.eye(len(basis), dtype=torch.float64) + fit.strength * basis @ basis.T
-    return Edit({target: edit for target in fit.targets}, rank=basis.shape[1])
+    edit = torch.eye(len(basis), dtype=torch.float64) + fit.recipe.strength * basis @ basis.T
+    return Edit({target: edit for target in fit.recipe.targets}, rank=basis.shape[1])
 
 
 def lstsq_map(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -116,8 +118,8 @@ def lstsq(fit: Fit, first: int, last: int) -> Edit:
     return Edit(
         {
             "mlp": (
-                torch.eye(d, dtype=torch.float64) * (1 - fit.strength)
-                + fit.strength * lstsq_map(gram, cross, fit.ridge)
+                torch.eye(d, dtype=torch.float64) * (1 - fit.recipe.strength)
+                + fit.recipe.strength * lstsq_map(gram, cross, fit.ridge)
             )
         }
     )
@@ -198,7 +200,7 @@ def bridge(fit: Fit, first: int, last: int) -> Edit:
             sample.features[last + 1, index].double() - entering,
             None if fit.weights is None else fit.weights[number],
         )
-    made = bridge_map(moments, fit.ridge, fit.rank, fit.energy, fit.strength)
+    made = bridge_map(moments, fit.ridge, fit.recipe.rank, fit.recipe.energy, fit.recipe.strength)
     return Edit(bridge=made, rank=made.into.shape[1])
 
 
@@ -233,7 +235,7 @@ def apply(module: torch.nn.Module, edit: torch.Tensor) -> None:
     shares stay as they are.
     """
     check_floating(module)
-    held = {name: real(module, name) for name in ("weight", "bias")}
+    held = {name: materialized(module, name) for name in ("weight", "bias")}
     assign(
         module,
         **{

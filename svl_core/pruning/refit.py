@@ -9,21 +9,21 @@ model's own answers to them, with weight on the positions that predict the answe
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 
 from svl_core.analysis.skipping import own_answers
 from svl_core.analysis.trace import Trace, down_projection
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import InputError
 from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.replay import Recording, record
 from svl_core.lvlm.sample import Sample
-from svl_core.lvlm.skeleton import assign, real
-from svl_core.lvlm.spool import kept, shelf
+from svl_core.lvlm.skeleton import assign, materialized
+from svl_core.lvlm.spool import store_values, value_store
+from svl_core.progress import QUIET, Run
 
 EXTENDED = {
     "input_ids": None,
@@ -85,8 +85,7 @@ _recorded: WeakKeyDictionary[Trace, Sequence[tuple[Recording, tuple[int, ...]]]]
 def recordings(
     full: LVLM,
     calibration: Trace,
-    cancel: threading.Event | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    run: Run = QUIET,
 ) -> Sequence[tuple[Recording, tuple[int, ...]]]:
     """The full model's passes over the calibration samples and their answers, samples of equal
     length together, each with its answers' numbers of tokens; kept where the trace is. Raises
@@ -103,11 +102,11 @@ def recordings(
             return found
 
         lengthened(asked(0), (0,))  # refuses such a model before the work
-        answers = own_answers(full, len(calibration.samples), asked, cancel, progress)
+        answers = own_answers(full, len(calibration.samples), asked, run)
         passes = unpadded(
             (lengthened(asked(number), ids) for number, ids in enumerate(answers)), ALIKE
         )
-        made = shelf(len(passes), calibration.spool)
+        made = value_store(len(passes), calibration.spool)
         for place, members in enumerate(passes):
             inputs = [lengthened(asked(number), answers[number]) for number in members]
             made[place] = (
@@ -128,8 +127,7 @@ def refit(
     *,
     ridge: float,
     answer_weight: float,
-    cancel: threading.Event | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    run: Run = QUIET,
 ) -> list[int]:
     """Gives `pruned`, a view of `full`, new down-projections from the layer before the first
     dropped run on; returns those layers' ids.
@@ -150,8 +148,8 @@ def refit(
     )
     if first is None:
         return []
-    passes = recordings(full, calibration, cancel, lambda share: progress(ANSWERING * share))
-    states = kept(
+    passes = recordings(full, calibration, run.part(0, ANSWERING))
+    states = store_values(
         (one.states[keep[first] if keep[0] == 0 else 0] for one, _ in passes),
         len(passes),
         calibration.spool,
@@ -159,17 +157,17 @@ def refit(
     for number, (layer, after, module) in enumerate(
         zip(keep[first:], depth_after[first:], list(pruned.layers)[first:])
     ):
-        progress(ANSWERING + (1 - ANSWERING) * number / len(keep[first:]))
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped before the model was compensated.")
+        run.check("Stopped before the model was compensated.")
+        share = ANSWERING + (1 - ANSWERING) * number / len(keep[first:])
+        run.report(share, f"refitting layer {ids[layer]}")
         if any(one.given[layer] is None for one, _ in passes):  # passed over: it learns nothing
             continue
         projection = down_projection(module)
         check_floating(projection)
         gram, cross = _moments(module, layer, after, passes, states, answer_weight)
-        weight = real(projection, "weight")
+        weight = materialized(projection, "weight")
         assign(projection, weight=(weight.double().cpu() + solved(gram, cross, ridge)).to(weight))
-        states = kept(
+        states = store_values(
             (one.step(module, layer, state) for (one, _), state in zip(passes, states)),
             len(passes),
             calibration.spool,

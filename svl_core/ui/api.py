@@ -9,8 +9,6 @@ reads them.
 
 import base64
 import binascii
-import html
-import re
 import secrets
 import tempfile
 from collections.abc import Callable
@@ -22,10 +20,12 @@ from gradio.utils import get_upload_folder
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
+from svl_core.service import tasks
+from svl_core.service.errors import out_of_memory
+from svl_core.service.stores import Analysis
 from svl_core.ui import drawing, examples
+from svl_core.ui.errors import polite
 from svl_core.ui.handlers import Desk, session_of
-from svl_core.ui.service import guard, tasks
-from svl_core.ui.service.store import Analysis
 from svl_core.ui.state.settings import Settings
 
 NAMES = ("analyse", "compare", "sweep", "evaluate")
@@ -66,10 +66,10 @@ class Service:
         """
         now = self._settings(criterion=criterion, top_p=top_p)
 
-        def work(emit, cancel):
-            analysis = self._analysis(image, prompt, model, request, emit, cancel)
+        def work(task):
+            analysis = self._analysis(image, prompt, model, request, task)
             importance, sample = drawing.importance_of(analysis, now), analysis.sample
-            chosen = self._scores(analysis, now, emit, cancel)
+            chosen = self._scores(analysis, now, task)
             visual, text = importance.averaged(0)
             names = [name for name, each in svl.CRITERIA.items() if each.needs == "trace"]
             return {
@@ -135,18 +135,17 @@ class Service:
             max_new_tokens=max_new_tokens,
         )
 
-        def work(emit, cancel):
-            analysis = self._analysis(image, prompt, model, request, emit, cancel)
-            plan = self._plan(analysis, now, drop, layers, emit, cancel)
-            result, _ = self.desk.bench.compare(
+        def work(task):
+            analysis = self._analysis(image, prompt, model, request, task)
+            plan = self._plan(analysis, now, drop, layers, task)
+            result, _ = self.desk.backend.compare(
                 analysis.model,
                 analysis.sample,
                 plan,
                 now,
-                self._fit(analysis, now, emit, cancel),
-                self.desk.telling(emit),
-                lambda answers, live: None,
-                cancel,
+                self._fit(analysis, now, task),
+                now.max_new_tokens,
+                run=task,
             )
             return {"model": analysis.model, "plan": _plan_json(plan, now), **result.to_json()}
 
@@ -180,21 +179,21 @@ class Service:
         """
         now = self._settings(max_new_tokens=max_new_tokens)
 
-        def work(emit, cancel):
+        def work(task):
             for what, names, known in (
                 ("criterion", criteria, svl.CRITERIA),
                 ("compensation", compensations, svl.COMPENSATIONS),
             ):
                 for name in names:
                     _known(what, name, known)
-            analysis = self._analysis(image, prompt, model, request, emit, cancel)
+            analysis = self._analysis(image, prompt, model, request, task)
             counts = list(drops) if drops else list(range(analysis.trace.num_layers))
             self.desk.limits.check(
                 "sweep_points",
                 len(criteria) * len(compensations) * len(counts),
                 "pruned models in the sweep",
             )
-            fit = self._fit(analysis, replace(now, compensation="scp"), emit, cancel)
+            fit = self._fit(analysis, replace(now, compensation="scp"), task)
             options = {
                 "criteria": tuple(criteria),
                 "compensations": tuple(compensations),
@@ -202,14 +201,13 @@ class Service:
                 "max_new_tokens": max_new_tokens,
                 "allow_shared": len(fit) == 1,
             }
-            made = self.desk.bench.sweep(
+            made = self.desk.backend.sweep(
                 analysis.model,
                 analysis.samples,
                 fit,
                 options,
-                lambda so_far: emit({"rows": [row.to_json() for row in so_far.rows]}),
-                self.desk.telling(emit),
-                cancel,
+                lambda so_far: task.emit({"rows": [row.to_json() for row in so_far.rows]}),
+                task,
             )
             return made.to_json()
 
@@ -242,7 +240,7 @@ class Service:
         """
         now = self._settings(criterion=criterion, compensation=compensation)
 
-        def work(emit, cancel):
+        def work(task):
             self.desk.limits.check("questions", questions, "questions")
             if questions < 1 or drop < 0:
                 raise InputError(
@@ -252,31 +250,28 @@ class Service:
             from svl_core.demo.questions import calibration, labelled
 
             name = self._name(model)
-            lvlm = self.desk._model(name, emit, cancel)
+            lvlm = self.desk.load_model(name, task)
             plan, fit = svl.manual_plan([], lvlm.num_layers), ()
             if drop:
                 fit = tuple(lvlm.encode(*pair) for pair in calibration(now.calibration_size))
-                trace = self.desk.bench.traced(
+                trace = self.desk.backend.traced(
                     name,
                     fit,
                     svl.COMPENSATIONS[compensation].needs_mlp,
-                    self.desk.telling(emit),
-                    cancel,
+                    task,
                 )
                 plan = svl.plan(
-                    self.desk.scores(
-                        Analysis(name, fit, trace, svl.importance(trace)), now, emit, cancel
-                    ),
+                    self.desk.rank(Analysis(name, fit, trace, svl.importance(trace)), now, task),
                     drop,
                 )
-            found = self.desk.bench.evaluate(
+            found = self.desk.backend.evaluate(
                 name,
                 labelled(questions, SCENES_SEED + seed),
                 plan,
                 now,
                 fit,
-                self.desk.telling(emit),
-                cancel,
+                now.max_new_tokens,
+                task,
             )
             return {"model": name, "plan": _plan_json(plan, now), **found.to_json()}
 
@@ -315,27 +310,24 @@ class Service:
         prompt: str,
         model: str,
         request: gr.Request | None,
-        emit: tasks.Emit,
-        cancel,
+        task: tasks.Task,
     ) -> Analysis:
         with tempfile.TemporaryDirectory(prefix="svl-") as folder:
-            found = self.desk._analysis(
+            found = self.desk.workspace.analyse(
                 self._name(model),
                 _path(image, Path(folder), self.desk.limits.image_bytes),
                 prompt,
-                emit,
-                cancel,
+                task,
             )
-        self.desk.guests.hold(session_of(request), (found.model, found.sample.key))
+        self.desk.uploads.hold(session_of(request), (found.model, found.sample.key))
         return found
 
-    def _scores(self, analysis: Analysis, now: Settings, emit: tasks.Emit, cancel):
-        used = self.desk.basis(analysis.model, now)
-        return self.desk.scores(
-            self.desk.ground(analysis.model, used.rank, analysis, now, emit, cancel),
+    def _scores(self, analysis: Analysis, now: Settings, task: tasks.Task):
+        used = self.desk.sources(analysis.model, now)
+        return self.desk.rank(
+            self.desk.analysis_of_source(analysis.model, used.rank, analysis, now, task),
             now,
-            emit,
-            cancel,
+            task,
         )
 
     def _plan(
@@ -344,27 +336,25 @@ class Service:
         now: Settings,
         drop: int,
         layers: list[int] | None,
-        emit: tasks.Emit,
-        cancel,
+        task: tasks.Task,
     ):
         if layers is not None:
             return svl.manual_plan(layers, analysis.trace.num_layers)
-        return svl.plan(self._scores(analysis, now, emit, cancel), drop)
+        return svl.plan(self._scores(analysis, now, task), drop)
 
-    def _fit(self, analysis: Analysis, now: Settings, emit: tasks.Emit, cancel) -> tuple:
+    def _fit(self, analysis: Analysis, now: Settings, task: tasks.Task) -> tuple:
         """What compensation is fitted on: the bundled set where the model knows it, else the sample
         itself.
         """
         return (
             ()
             if now.compensation == "none"
-            else self.desk.samples_of(
+            else self.desk.samples(
                 analysis.model,
-                self.desk.basis(analysis.model, now).fit,
+                self.desk.sources(analysis.model, now).fit,
                 analysis,
                 now,
-                emit,
-                cancel,
+                task,
             )
         )
 
@@ -378,10 +368,8 @@ class Service:
         lane = f"/api-{secrets.token_hex(4)}"  # a program may ask for several things at once
         try:
             result = None
-            for item in tasks.run(
-                work, desk.jobs, session_of(request) + lane, desk.limits.request_s
-            ):
-                if item is not None and "status" not in item:
+            for item in desk.work(work, session_of(request), lane):
+                if item is not None and "doing" not in item:
                     result = item
                 now = _told(item, now, pace)
                 if (
@@ -394,13 +382,13 @@ class Service:
         except Cancelled as error:
             raise self._polite(InputError(str(error))) from None
         except Exception as error:
-            if guard.out_of_memory(error):
+            if out_of_memory(error):
                 error.__traceback__ = None
                 desk.relieve()
             raise self._polite(error) from None
 
     def _polite(self, error: Exception) -> gr.Error:
-        return guard.polite(error, self.desk.limits.details)
+        return polite(error, self.desk.limits.details)
 
 
 def publish(desk: Desk) -> None:
@@ -472,18 +460,16 @@ def _path(image: object, folder: Path, most: int) -> str:
 
 
 def _told(item: dict | None, before: dict, pace: tasks.Pace) -> dict:
-    """The status pill's markup in an update as {"doing", "progress", "left_s"}: 0..1, and seconds
-    left by the pace so far.
+    """What a task reports as {"doing", "progress", "left_s"}: 0..1, and seconds left by the pace so
+    far.
     """
-    markup = (item or {}).get("status")
-    if not markup:
+    if "doing" not in (item or {}):
         return before
-    share = re.search(r"--v:([\d.]+)", markup)
-    progress = float(share.group(1)) if share else before["progress"]
-    left = pace.left(progress if share else None)
+    text, share = item["doing"]
+    left = pace.left(share)
     return {
-        "doing": html.unescape(re.sub(r"<[^>]+>", "", markup)),
-        "progress": progress,
+        "doing": text,
+        "progress": before["progress"] if share is None else share,
         "left_s": None if left is None else round(left, 1),
     }
 

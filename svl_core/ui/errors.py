@@ -1,4 +1,4 @@
-"""Errors as the sentences that a visitor sees."""
+"""Errors as gradio shows them: one harmless sentence."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import gradio as gr
 
 from svl_core.service.errors import sentence_for
 
-SHOWN_S = 12  # for how long a sentence stays
+SHOWN_S = 12  # seconds that an error stays on the page
 
 
 def polite(error: BaseException, details: bool = True) -> gr.Error:
-    """The error that gradio shows; it renders it as markup, so the sentence is escaped here.
+    """The sentence that a visitor sees; gradio renders it as markup, so it is escaped here.
 
     details: whether an unexpected error's own words are shown.
     """

@@ -8,7 +8,6 @@ everything a slider changes is derived from the stored trace.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,331 +17,39 @@ import numpy as np
 from gradio.utils import get_upload_folder
 
 import svl_core as svl
-from svl_core.comparison.calibration import encode_all
 from svl_core.demo.scenes import PLACES
 from svl_core.errors import Cancelled, InputError
+from svl_core.recipe import AUTO, DEMO, OWN, THIS
+from svl_core.service import calibration
+from svl_core.service.errors import out_of_memory
+from svl_core.service.limits import HOME, Limits
+from svl_core.service.stores import Analysis, Models
+from svl_core.service.workspace import RANKING, Workspace
 from svl_core.ui import drawing, examples, parts, texts, views
-from svl_core.ui.service import guard, tasks
-from svl_core.ui.service.bench import bench_for, paced, set_key, told
-from svl_core.ui.service.guests import Guests
-from svl_core.ui.service.limits import Limits
-from svl_core.ui.service.store import Analysis, Bounded, Models
-from svl_core.ui.state import exports, grounds, recipes
+from svl_core.ui.errors import polite
+from svl_core.ui.state import exports, recipes
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import droppable, ranked_by, strip_value
 
-TRACES, TRACE_BYTES = 48, 768 * 2**20  # analyses kept for all sessions together
 DRAWS = 2**32  # seeds of scenes drawn at random
 SHARE = 0.25  # of the droppable layers, dropped at first
-RANKING, EVIDENCE = "/ranking", "/evidence"  # lanes beside that of analysis and answers ("")
-LANES = ("", RANKING, EVIDENCE)
 
 Update = drawing.Update
 
 
 class Desk:
-    """All handlers, over the models and the store of analyses that sessions share by content."""
+    """All handlers, over the workspace whose models and results they show."""
 
     def __init__(
-        self, models: Models, world: frozenset[str] = frozenset({"demo"}), limits: Limits = Limits()
+        self,
+        models: Models,
+        scene_models: frozenset[str] = frozenset({"demo"}),
+        limits: Limits = HOME,
     ) -> None:
-        self.models, self.world = (
-            models,
-            world,
-        )  # world: models that know the bundled scenes, and are calibrated on them
-        self.analyses, self.jobs = Bounded(TRACES, TRACE_BYTES), tasks.Jobs()
-        self.sweeps = Bounded(16)
-        self.grounds, self.encoded, self.owned = (
-            Bounded(4, 4 * grounds.MOST_BYTES),
-            Bounded(4, 2 * grounds.MOST_BYTES),
-            {},
-        )  # sets: as traced; as the model reads them; the visitors' own by digest
-        self.bench = bench_for(models, world, limits)
-        self.limits, self.guests = limits, Guests(self._forget, get_upload_folder)
-        self.brought: Callable[[str], bool] = (
-            lambda path: False
-            # whether a file is a visitor's upload; the pictures that every page opens with are nobody's
-        )
+        self.workspace = Workspace(models, scene_models, limits, get_upload_folder)
 
-    # ------------------------------------------------------------------ the model's work
-    def _model(self, name: str, emit: tasks.Emit, cancel: threading.Event):
-        self.limits.check_model(name, self.models.first)
-        future, tell = self.models.request(name), self.telling(emit)
-        while not future.done():
-            share, what = self.models.told.get(name, (None, ""))
-            tell(
-                f"Loading {'the bundled model' if name == 'demo' else name} … {what}".rstrip(),
-                share,
-            )
-            if cancel.wait(0.5):
-                raise Cancelled("Stopped.")
-        return future.result()
-
-    def _analysis(
-        self, name: str, path: str | None, prompt: str, emit: tasks.Emit, cancel: threading.Event
-    ) -> Analysis:
-        """The stored analysis of an image and prompt, or a new one: one forward pass."""
-        if not path and name in self.world:
-            raise InputError(
-                "Found no image; expected one; upload, paste or photograph an image, or pick an"
-                " example."
-            )
-        self.limits.check("prompt_chars", len(prompt or ""), "characters in the prompt")
-        lvlm = self._model(name, emit, cancel)
-        emit(
-            {
-                "status": views.status(
-                    "Reading the image …" if path else "Reading the prompt …", 0.05
-                )
-            }
-        )
-        sample = lvlm.encode(self._image(path) if path else None, prompt or "")
-        found = self.analyses.get((name, sample.key))
-        if found is None:
-            trace = self.bench.trace(name, sample, self.telling(emit), cancel)
-            found = Analysis(name, (sample,), trace, svl.importance(trace))
-            self.analyses.put((name, sample.key), found)
-        return found
-
-    def samples_of(
-        self,
-        name: str,
-        which: str,
-        analysis: Analysis | None,
-        now: Settings,
-        emit: tasks.Emit,
-        cancel: threading.Event,
-    ) -> tuple[svl.Sample, ...]:
-        """The samples of a source (`grounds.Basis`), encoded once."""
-        if which == grounds.THIS:
-            return analysis.samples
-        key = (name, which, now.own if which == grounds.OWN else now.calibration_size)
-        found = self.encoded.get(key)
-        if found is None:
-            count = (
-                now.calibration_size
-                if which == grounds.BUNDLED
-                else len(self.owned.get(now.own, ()))
-            )
-            self.limits.check("calibration_samples", count, "calibration samples")
-            if which == grounds.BUNDLED:
-                from svl_core.demo.questions import calibration
-
-                pairs = calibration(count, grounds.SEED)
-            elif not count:
-                raise InputError(
-                    "Found none of your files any more; expected the set that was uploaded; upload"
-                    " it again."
-                )
-            else:
-                pairs, pixels = [], 0
-                for path, prompt in self.owned[now.own]:
-                    self.limits.check(
-                        "prompt_chars", len(prompt), "characters in a prompt of the set"
-                    )
-                    try:
-                        image = self._image(path)
-                    except InputError as error:
-                        raise InputError(
-                            f"In the file {Path(path).name[:80]!r}:"
-                            f" {str(error)[:1].lower()}{str(error)[1:]}"
-                        ) from error
-                    pixels += image.width * image.height
-                    self.limits.check(
-                        "set_pixels", pixels, "pixels or more in the images of the set"
-                    )
-                    pairs.append((image, prompt))
-            found = tuple(
-                encode_all(
-                    self._model(name, emit, cancel),
-                    pairs,
-                    progress=told(self.telling(emit), "Reading the samples"),
-                    cancel=cancel,
-                )
-            )
-            self.encoded.put(key, found)
-        return found
-
-    def ground(
-        self,
-        name: str,
-        which: str,
-        analysis: Analysis,
-        now: Settings,
-        emit: tasks.Emit,
-        cancel: threading.Event,
-    ) -> Analysis:
-        """A source, traced: the analysis itself or a set."""
-        if which == grounds.THIS:
-            return analysis
-        samples = self.samples_of(name, which, analysis, now, emit, cancel)
-        found = self.grounds.get(set_key(name, samples))
-        if found is None:
-            trace = self.bench.traced(
-                name,
-                samples,
-                svl.COMPENSATIONS[now.compensation].needs_mlp,
-                self.telling(emit),
-                cancel,
-            )
-            found = Analysis(name, samples, trace, svl.importance(trace))
-            self.grounds.put(set_key(name, samples), found)
-        return found
-
-    def scores(
-        self,
-        ground: Analysis,
-        now: Settings,
-        emit: tasks.Emit,
-        cancel: threading.Event,
-        criterion: str | None = None,
-        rounds: int | None = None,
-        most: int | None = None,
-    ) -> svl.LayerScores:
-        """The ranking by a criterion (the settings' by default) on `ground`, running the model
-        where the criterion needs it, once for each content.
-
-        rounds: of a greedy criterion, all by default; a ranking of all rounds serves for fewer.
-        most: samples that a criterion which runs the model sees.
-        """
-        name = criterion or now.criterion
-        found = self.ranked(ground, now, name, rounds, most)
-        if found is None:
-            self._model(ground.model, emit, cancel)
-            found = self.bench.rank(
-                ground.model,
-                ground.samples[:most],
-                ground.trace,
-                name,
-                now.protect_ends,
-                rounds,
-                self.telling(emit),
-                cancel,
-            )
-            ground.memo.put(_ranking(ground, now, name, rounds, most), found)
-        return found
-
-    def ranked(
-        self,
-        ground: Analysis,
-        now: Settings,
-        name: str,
-        rounds: int | None = None,
-        most: int | None = None,
-    ) -> svl.LayerScores | None:
-        """`scores` where the model need not run for them; None where it must."""
-        if svl.CRITERIA[name].needs != "model":
-            return drawing.scores_of(ground, now, name)
-        return ground.memo.get(_ranking(ground, now, name, None, most)) or ground.memo.get(
-            _ranking(ground, now, name, rounds, most)
-        )
-
-    def contest(self, name: str, now: Settings) -> svl.Preset | None:
-        return recipes.contest(name, self.world, now, self.limits.calibration_samples)
-
-    def afresh(
-        self, ground: Analysis, now: Settings, count: int, emit: tasks.Emit, cancel: threading.Event
-    ) -> svl.LayerScores:
-        """`scores` for `count` layers; where the settings are those of criteria that competed, of
-        as few samples and rounds as they competed with.
-        """
-        preset = self.contest(ground.model, now)
-        return (
-            self.scores(ground, now, emit, cancel, rounds=max(count, 1), most=preset.ranked_on)
-            if preset
-            else self.scores(ground, now, emit, cancel)
-        )
-
-    def basis(self, name: str, now: Settings) -> grounds.Basis:
-        return grounds.basis(name, self.world, now)
-
-    def ranked_on(self, state: dict, now: Settings) -> Analysis:
-        """What the layers of the session's analysis are ranked on, computed anew where the store
-        has dropped it.
-        """
-        return self.ground(
-            state["model"],
-            self.basis(state["model"], now).rank,
-            self.analysis_of(state),
-            now,
-            lambda item: None,
-            tasks.Deadline(self.limits.request_s),
-        )
-
-    def set_for(self, state: dict, now: Settings) -> str:
-        """The set that stands beside this image: the one that ranks, else the bundled one or the
-        visitor's own. Raises InputError for none.
-        """
-        used = self.basis(state["model"], now)
-        which = (
-            used.rank
-            if used.rank != grounds.THIS
-            else grounds.BUNDLED
-            if state["model"] in self.world
-            else grounds.OWN
-            if now.own
-            else ""
-        )
-        if not which:
-            raise InputError(
-                "Found no calibration set for this model; expected at least two samples; bring"
-                " files of your own under “Calibration set”."
-            )
-        return which
-
-    def _forget(self, key) -> None:
-        """What no session holds any more: an analysis, or a visitor's own set by its digest."""
-        self.analyses.drop(key)
-        self.sweeps.drop(key)
-        if isinstance(key, tuple) and len(key) == 2:
-            self.bench.sets.drop((key[0], (key[1],)))
-        if self.owned.pop(key, None):
-            for store in (self.encoded, self.grounds, self.bench.sets):
-                store.clear()  # small: what belongs to others is made again
-
-    def _image(self, path: str):
-        if not Path(path).is_file():
-            raise InputError(
-                "Found that this picture is not on the server any more, which keeps it for the"
-                " visit only; expected one that is; choose it again."
-            )
-        return svl.open_image(
-            path, max_pixels=self.limits.image_pixels, max_bytes=self.limits.image_bytes
-        )
-
-    def _settings(self, values) -> Settings:
-        now = Settings.of(values)
-        self.limits.check("new_tokens", now.max_new_tokens, "tokens as the answer's length")
-        return now
-
-    def analysis_of(self, state: dict) -> Analysis:
-        """The session's analysis, computed anew where the store has dropped it."""
-        found = self.analyses.get((state["model"], state["key"]))
-        return found or self._analysis(
-            state["model"],
-            state["path"],
-            state["prompt"],
-            lambda item: None,
-            tasks.Deadline(self.limits.request_s),
-        )
-
-    def compared(self, state: dict | None, strip: dict | None, now: Settings):
-        """The comparison that the page shows for this plan, None before the answers ran."""
-        return (
-            self.analysis_of(state).memo.get(("comparison", tuple(strip["drop"]), now.key_prune))
-            if state and strip
-            else None
-        )
-
-    def telling(self, emit: tasks.Emit) -> Callable[..., None]:
-        """What the bench says, with the time left: as the status pill, and as "doing" for a section
-        that shows it in its own place.
-        """
-        return paced(
-            lambda text, share=None: emit(
-                {"status": views.status(text, share), "doing": (text, share)}
-            )
-        )
+    def __getattr__(self, name: str):
+        return getattr(self.workspace, name)
 
     # ------------------------------------------------------------------ events that need the model
     def analyse(
@@ -361,32 +68,31 @@ class Desk:
 
         The drop count is kept for the same model; `wanted` layers of a link are dropped instead.
         """
-        now = self._settings(settings)
+        now = self.checked_settings(Settings.of(settings))
 
-        def work(emit, cancel):
+        def work(task):
             try:
-                analysis = self._analysis(
-                    (name or "").strip() or self.models.first, path, prompt, emit, cancel
+                analysis = self.workspace.analyse(
+                    (name or "").strip() or self.models.first, path, prompt, task
                 )
             except Exception:
                 if state and name != state["model"] and not self.models.ready(name):
-                    emit({"model": state["model"]})  # back to the model that works
+                    task.emit({"model": state["model"]})  # back to the model that works
                 raise
-            self.guests.hold(
+            self.uploads.hold(
                 session_of(request),
                 (analysis.model, analysis.sample.key),
-                *([Path(path)] if path and self.brought(path) else []),
+                *([Path(path)] if path and self.uploads.brought(path) else []),
             )
-            emit({"status": views.status("Drawing …", 0.95)})
-            used = self.basis(analysis.model, now)
-            ground = self.ground(analysis.model, used.rank, analysis, now, emit, cancel)
+            task.emit({"status": views.status("Drawing …", 0.95)})
+            used = self.sources(analysis.model, now)
+            ground = self.analysis_of_source(analysis.model, used.rank, analysis, now, task)
             same = state and state["model"] == analysis.model and drop is not None
-            scores = self.afresh(
+            scores = self.rank_for_count(
                 ground,
                 now,
                 len(wanted) if wanted is not None else int(drop) if same else 1,
-                emit,
-                cancel,
+                task,
             )
             kept = drop if same else round(SHARE * len(scores.ranking))
             count = max(0, min(int(kept), scores.most))
@@ -413,7 +119,7 @@ class Desk:
                 "prompt": prompt,
                 "origin": origin,
             }
-            emit(
+            task.emit(
                 {
                     "state": made,
                     "strip": strip,
@@ -426,12 +132,8 @@ class Desk:
                     ),
                     "rank": gr.update(maximum=min(64, analysis.trace.hidden_size)),
                     "calibration": gr.update(
-                        choices=grounds.choices(analysis.model, self.world),
-                        value=(
-                            now.calibration
-                            if now.calibration in (used.rank, grounds.AUTO)
-                            else grounds.AUTO
-                        ),
+                        choices=calibration.choices(analysis.model, self.scene_models),
+                        value=(now.calibration if now.calibration in (used.rank, AUTO) else AUTO),
                     ),
                     "answer-full": views.answer("Full model", f"{layers} layers", ""),
                     "answer-pruned": views.answer("Pruned model", f"{layers - count} layers", ""),
@@ -458,17 +160,17 @@ class Desk:
         request: gr.Request | None = None,
     ) -> Iterator[Update]:
         """The plan of the strip -> both answers as they grow, then the table."""
-        now = self._settings(settings)
+        now = self.checked_settings(Settings.of(settings))
 
-        def work(emit, cancel):
+        def work(task):
             if not state or not strip:
                 raise InputError(
                     "Found nothing analysed yet; expected an analysed image and prompt; press"
                     " Analyze first."
                 )
-            emit({"status": views.status("Preparing the pruned model …")})
+            task.emit({"status": views.status("Preparing the pruned model …")})
             analysis = self.analysis_of(state)
-            lvlm = self._model(state["model"], emit, cancel)
+            lvlm = self.load_model(state["model"], task)
             plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
             plan = replace(plan, criterion=ranked_by(strip))
             full_side, pruned_side = (
@@ -477,7 +179,7 @@ class Desk:
             )
 
             def show(answers, live):
-                emit(
+                task.emit(
                     {
                         "status": views.status("Both models are answering …"),
                         **_both(answers, full_side, pruned_side, live),
@@ -485,18 +187,16 @@ class Desk:
                 )
 
             fit = (
-                self.samples_of(
-                    state["model"], self.basis(state["model"], now).fit, analysis, now, emit, cancel
+                self.samples(
+                    state["model"], self.sources(state["model"], now).fit, analysis, now, task
                 )
                 if now.compensation != "none"
                 else ()
             )
-            result, after = self.bench.compare(
-                state["model"], analysis.sample, plan, now, fit, self.telling(emit), show, cancel
+            result, after = self.backend.compare(
+                state["model"], analysis.sample, plan, now, fit, now.max_new_tokens, show, task
             )
-            if after is not None:
-                analysis.memo.put(("after", tuple(strip["drop"]), now.key_prune), after)
-            analysis.memo.put(("comparison", tuple(strip["drop"]), now.key_prune), result)
+            self.keep_comparison(analysis, strip, now, result, after)
             left, right = views.differing_words(result.full.text, result.pruned.text)
             correct = (truth or {}).get(state["prompt"].strip())
             return {
@@ -527,17 +227,13 @@ class Desk:
         """End this session's work of one lane; what is on the page stays. replaced: other work of
         that lane follows at once.
         """
-        self.jobs.cancel(session_of(request) + lane, replaced)
+        self.workspace.stop(session_of(request), lane, replaced)
         return {"status": ""}
 
     def stop_all(self, request: gr.Request | None = None) -> Update:
         """End all of this session's work."""
-        self._stop_lanes(session_of(request))
+        self.workspace.stop_all(session_of(request))
         return {"status": ""}
-
-    def _stop_lanes(self, session: str) -> None:
-        for lane in LANES:
-            self.jobs.cancel(session + lane)
 
     def _guard(
         self, work: Callable, request: gr.Request | None, lane: str = "", undone: Update = {}
@@ -548,31 +244,17 @@ class Desk:
         work of its lane replaces it.
         """
         try:
-            for item in tasks.run(
-                work, self.jobs, session_of(request) + lane, self.limits.request_s
-            ):
+            for item in self.work(work, session_of(request), lane, _as_status):
                 yield item or {}
             yield {"status": ""}
         except Cancelled as stopped:
             yield {"status": "", **({} if stopped.replaced else undone)}
         except Exception as error:
-            if guard.out_of_memory(error):
+            if out_of_memory(error):
                 error.__traceback__ = None  # its frames hold what filled the memory
                 self.relieve()
             yield {"status": "", **undone}
-            raise guard.polite(error, self.limits.details) from None
-
-    def relieve(self) -> None:
-        """Forget everything that can be computed or loaded again."""
-        for store in (self.analyses, self.grounds, self.encoded):
-            store.clear()
-        self.bench.relieve()
-        guard.free_memory()
-
-    def leave(self, session: str) -> None:
-        """A session ended: its work stops, and its files and analyses go."""
-        self._stop_lanes(session)
-        self.guests.leave(session)
+            raise polite(error, self.limits.details) from None
 
     # ------------------------------------------------------------------ events that only redraw
     def look(self, state: dict | None, focus: dict | None, *settings) -> Update:
@@ -607,17 +289,17 @@ class Desk:
             return
         now = Settings.of(settings)
 
-        def work(emit, cancel):
-            if now.calibration == grounds.OWN and not now.own:
+        def work(task):
+            if now.calibration == OWN and not now.own:
                 raise InputError(
                     "Found no files of yours; expected at least one image; bring some under"
                     " “Calibration set” first."
                 )
             analysis = self.analysis_of(state)
-            ground = self.ground(
-                state["model"], self.basis(state["model"], now).rank, analysis, now, emit, cancel
+            ground = self.analysis_of_source(
+                state["model"], self.sources(state["model"], now).rank, analysis, now, task
             )
-            scores = self.afresh(ground, now, len(strip["drop"]), emit, cancel)
+            scores = self.rank_for_count(ground, now, len(strip["drop"]), task)
             return self.redrawn(
                 analysis,
                 now,
@@ -718,12 +400,12 @@ class Desk:
     def _basis_told(self, state: dict, strip: dict, now: Settings) -> str:
         """What ranks the layers and what compensation is fitted on, in a sentence."""
         counts = {
-            grounds.BUNDLED: now.calibration_size,
-            grounds.OWN: len(self.owned.get(now.own, ())),
-            grounds.THIS: 1,
+            DEMO: now.calibration_size,
+            OWN: len(self.own_sets.get(now.own, ())),
+            THIS: 1,
         }
-        return grounds.told(
-            self.basis(state["model"], now),
+        return calibration.describe_sources(
+            self.sources(state["model"], now),
             counts.get,
             now.compensation if strip["drop"] else "none",
             ranked_by(strip) != "manual",
@@ -732,17 +414,17 @@ class Desk:
     def _layers(self, analysis: Analysis, now: Settings, strip: dict, state: dict) -> Update:
         """`_figures` without the principal components."""
         used, fits = (
-            self.basis(state["model"], now),
+            self.sources(state["model"], now),
             now.compensation != "none" and bool(strip["drop"]),
         )
         preset = recipes.current(
-            state["model"], self.world, now, strip, self.limits.calibration_samples
+            state["model"], self.scene_models, now, strip, self.limits.calibration_samples
         )
         return {
             "preset": preset,
             "preset-note": views.read(recipes.told(preset, strip)),
-            **drawing.plan(analysis, self.ranked_on(state, now), now, strip),
-            "calibration-note": (views.note if used.fit == grounds.THIS and fits else views.read)(
+            **drawing.plan(analysis, self.ranking_analysis(state, now), now, strip),
+            "calibration-note": (views.note if used.fit == THIS and fits else views.read)(
                 self._basis_told(state, strip, now)
             ),
             "link": {
@@ -811,7 +493,7 @@ class Desk:
             for key, each in head.items()
             if key != "overlay"
         ]
-        result = self.compared(state, strip, now)
+        result = self.comparison_of(state, strip, now)
         answers = ""
         if result:
             left, right = views.differing_words(result.full.text, result.pruned.text)
@@ -844,7 +526,7 @@ class Desk:
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "short-lvlm-report.html"
         path.parent.mkdir(parents=True)
         path.write_text(page, encoding="utf-8")
-        self.guests.hold(session_of(request), path)
+        self.uploads.hold(session_of(request), path)
         return {"report-file": str(path)}
 
     # ------------------------------------------------------------------ images and scenes
@@ -898,19 +580,24 @@ class Desk:
         if not path:
             yield nothing
             return
-        if self.brought(path):
-            self.guests.hold(session_of(request), Path(path))
+        if self.uploads.brought(path):
+            self.uploads.hold(session_of(request), Path(path))
         try:
-            self._image(path)
+            self.open_image(path)
         except InputError as error:
             yield nothing | {"image": None}
-            raise guard.polite(error) from error
+            raise polite(error) from error
         yield {
-            "photo-note": views.note(texts.PHOTO_NOTE) if name in self.world else "",
+            "photo-note": views.note(texts.PHOTO_NOTE) if name in self.scene_models else "",
             "truth": {},
             "origin": "",
             "chips": views.chips(GENERIC_QUESTIONS),
         }
+
+
+def _as_status(text: str, share: float | None) -> Update:
+    """What a task reports, as the pill; and as data for a section that shows it otherwise."""
+    return {"status": views.status(text, share), "doing": (text, share)}
 
 
 GENERIC_QUESTIONS = (
@@ -918,17 +605,6 @@ GENERIC_QUESTIONS = (
     "what is in the center?",
     "how many objects are there?",
 )
-
-
-def _ranking(
-    ground: Analysis, now: Settings, name: str, rounds: int | None, most: int | None
-) -> tuple:
-    """Under which a ranking by a criterion that runs the model is stored."""
-    return (
-        *drawing.scores_key(name, now),
-        *(() if most is None or most >= len(ground.samples) else ("first", most)),
-        *(() if rounds is None else (rounds,)),
-    )
 
 
 def session_of(request: gr.Request | None) -> str:

@@ -9,11 +9,26 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from packaging.requirements import Requirement
 
 import svl_core as svl
 from svl_core.demo.scenes import PLACES
+from svl_core.service import health
+from svl_core.service.deployment import models_for
+from svl_core.service.limits import Limits, on_zero_gpu
+from svl_core.service.start import libraries
+from svl_core.service.stores import Models, picker
+from svl_core.service.visits import Visits
 from svl_core.ui import api, examples, headings, parts, texts, views
+from svl_core.ui.gradio_patches import (
+    environment,
+    inputs,
+    sessions,
+    skipped_outputs,
+    undecoded_images,
+    upload_sets,
+)
 from svl_core.ui.handlers import Desk, session_of
 from svl_core.ui.sections import (
     ablations,
@@ -26,12 +41,6 @@ from svl_core.ui.sections import (
     sweeps,
     variants,
 )
-from svl_core.ui.service import guard, sessions
-from svl_core.ui.service.guests import Uploads
-from svl_core.ui.service.limits import Limits, on_zero_gpu
-from svl_core.ui.service.start import libraries
-from svl_core.ui.service.store import Models, picker
-from svl_core.ui.service.visits import Visits
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import CONTROLS, QUICK, Wiring, picked
@@ -54,7 +63,7 @@ def launch_options(limits: Limits = Limits()) -> dict:
     return {
         "theme": theme(),
         "css": parts.css(),
-        "head": parts.head(guard.STARTED),
+        "head": parts.head(health.STARTED),
         "footer_links": ["api"],
         "mcp_server": _speaks_mcp(),
         "run_history": False,
@@ -62,8 +71,15 @@ def launch_options(limits: Limits = Limits()) -> dict:
         "max_file_size": limits.image_bytes,
         "state_session_capacity": 200,
         "show_error": limits.details,
-        "app_kwargs": guard.app_options(limits),
+        "app_kwargs": health.app_options(limits, get_upload_folder, _served),
+        "_frontend": False,  # else gradio gives up where the page answers itself too slowly
     }
+
+
+def _served(request):
+    """The workspace and the visits of the page that a request is for."""
+    page = request.app.blocks
+    return page.desk.workspace, page.visits
 
 
 def _speaks_mcp() -> bool:
@@ -88,8 +104,9 @@ def build(
     """
     if not isinstance(model, str) or on_zero_gpu():
         libraries()
-    models = Models(model, pickle_weights=limits.pickle_weights)
-    _leave_files_undecoded()
+    environment.apply()
+    undecoded_images.apply()
+    models = models_for(model, limits)
     knows = model == "demo" if world is None else world
     desk = Desk(models, frozenset({"demo", models.first} if knows else {"demo"}), limits)
     with gr.Blocks(
@@ -114,18 +131,12 @@ def build(
 
         page.unload(dropped)
     page.desk = desk
-    desk.brought = lambda path: (
-        path in page.upload_file_set and path not in c["image"].keep_in_cache
-    )
-    page.temp_file_sets.remove(page.upload_file_set)
-    page.temp_file_sets.append(uploads := Uploads(desk.guests.arrived))
-    page.upload_file_set = uploads
-    desk.guests.deleted = (
-        page.upload_file_set.discard
-    )  # else gradio remembers every upload's name for ever
-    guard.guard_inputs(page)
+    desk.uploads.brought = partial(upload_sets.is_upload, page, c["image"])
+    desk.uploads.deleted = upload_sets.apply(page, desk.uploads.arrived)
+    inputs.apply(page)
     page.queue(max_size=limits.queue, default_concurrency_limit=8)
-    sessions.lighten(page)
+    sessions.apply(page)
+    skipped_outputs.apply(page)
     models.request(
         models.first
     )  # last: its thread imports torch and transformers, which nothing above needs
@@ -458,29 +469,6 @@ def _layout(models: Models, limits: Limits) -> dict:
         ["drop", "top-p", "rank", "strength", "answer-length", "visual-share", "calibration-size"]
     )
     return c
-
-
-def _leave_files_undecoded() -> None:
-    """Have `gr.Image(type="filepath", image_mode=None)` hand over the uploaded file as it is:
-    decoding, and its errors, are `open_image`'s.
-
-    On the class, because gradio makes a component anew for each session whose settings an event
-    changed.
-    """
-    own = gr.Image.preprocess
-    if own.__module__ == __name__:
-        return
-
-    def preprocess(self, payload):
-        as_file = (
-            payload is not None
-            and payload.path is not None
-            and self.type == "filepath"
-            and self.image_mode is None
-        )
-        return payload.path if as_file else own(self, payload)
-
-    gr.Image.preprocess = preprocess
 
 
 # ---------------------------------------------------------------------- wiring

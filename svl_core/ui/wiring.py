@@ -28,6 +28,7 @@ from svl_core.ui.controls import Control
 from svl_core.ui.drawing import Update, View
 from svl_core.ui.errors import polite
 from svl_core.ui.figure import ANALYSED, Figure, Shown
+from svl_core.ui.gradio_patches import update_marks
 from svl_core.ui.state.settings import Settings
 
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
@@ -152,7 +153,7 @@ class Page:
     # ------------------------------------------------------------------------- uploads
     def hold_upload(self, path: str | None, request: gr.Request | None) -> None:
         """Has an uploaded file stay as long as its visitor; the page's own pictures are nobody's."""
-        if path and self.workspace.brought(path):
+        if path and self.workspace.uploads.brought(path):
             self.workspace.uploads.hold(session_of(request), Path(path))
 
     def new_file(self, name: str, request: gr.Request | None) -> Path:
@@ -334,16 +335,7 @@ def _arguments(page: Page, inputs: Sequence[str], values: Sequence) -> Iterator[
         if name == SETTINGS:
             yield page.settings_of([next(left) for _ in page.controls])
         else:
-            yield _unmarked(next(left))
-
-
-def _unmarked(value: Any) -> Any:
-    """A part's value without the mark that gradio's page leaves in it after an update that changed
-    nothing; with it, it would come back as an update.
-    """
-    if not isinstance(value, dict):
-        return value
-    return {key: part for key, part in value.items() if key != "__type__"}
+            yield update_marks.apply(next(left))
 
 
 def _inner(handler: Callable) -> Callable:

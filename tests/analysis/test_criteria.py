@@ -17,6 +17,7 @@ from svl_core.analysis.criterion import Measured
 from svl_core.analysis.skipping import own_answers
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.families import family_of
+from svl_core.progress import Run
 
 PROMPT = "how many apples are there ?"
 
@@ -330,8 +331,7 @@ def test_greedy_stops_and_reports(tiny, tiny_sample):
             lvlm=tiny,
             samples=tiny_sample,
             answers=[(5,)],
-            progress=progress,
-            cancel=stop,
+            run=Run(progress, stop),
         )
     assert told == sorted(told) and 0 <= told[0] and told[-1] < 1 and len(told) <= 4
 

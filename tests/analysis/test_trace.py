@@ -12,6 +12,7 @@ from tiny import picture
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
+from svl_core.progress import Run
 
 
 def eager_oracle(lvlm, sample):
@@ -137,14 +138,14 @@ def test_cancel_and_nothing_to_trace(tiny, tiny_sample):
     stop = threading.Event()
     stop.set()
     with pytest.raises(Cancelled):
-        svl.trace(tiny, [tiny_sample], cancel=stop)
+        svl.trace(tiny, [tiny_sample], run=Run(cancel=stop))
     with pytest.raises(InputError, match="at least one"):
         svl.trace(tiny, [])
 
 
 def test_progress_counts_samples(tiny, tiny_sample):
     told = []
-    svl.trace(tiny, [tiny_sample, tiny_sample], progress=lambda share, what: told.append(share))
+    svl.trace(tiny, [tiny_sample, tiny_sample], run=Run(lambda share, what: told.append(share)))
     assert told == [0.5, 1.0]
 
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+from svl_core.progress import Run
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -40,7 +42,7 @@ def main() -> None:
         questions("scenes", options.limit, SEED),
         data="scenes",
         sizes=SIZES,
-        progress=lambda share, what: print(f"{share:4.0%} {what}", flush=True),
+        run=Run(lambda share, what: print(f"{share:4.0%} {what}", flush=True)),
     )
     made = {
         "weights": weights_hash(folder),

@@ -187,12 +187,13 @@ class Worker:
 
     def marks(self, data: str, first: int, n: int) -> np.ndarray:
         """(models, up to `PART`) marks on the questions from `first` on; the full model first."""
-        from svl_core.comparison.together import exact_marks
+        from batched_match import batched_exact_match
+
         from svl_core.demo.evaluation import questions
 
         asked = questions(data, n, QUESTION_SEED)[first : first + PART]
         samples = [self.lvlm.encode(one.image, one.question) for one in asked]
-        return exact_marks(
+        return batched_exact_match(
             self.lvlm, self.models, samples, [answer_ids(self.lvlm, one.answer) for one in asked]
         )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import svl_core as svl
 from svl_core.demo.evaluation import DATA, questions
 from svl_core.demo.questions import calibration
+from svl_core.progress import Run
 
 HERE = Path(__file__).parent
 RESULTS, ROOT = HERE / "results" / "demo_model.json", HERE.parents[1]
@@ -41,7 +42,7 @@ def measure(limit: int | None, pruned_limit: int) -> dict:
             lvlm,
             questions(data, limit, SEED),
             data=data,
-            progress=lambda share, what: print(f"\r{data} {share:.0%}", end="", file=sys.stderr),
+            run=Run(lambda share, what: print(f"\r{data} {share:.0%}", end="", file=sys.stderr)),
         )
         made["full"][data] = found.to_json() | {"seconds": round(time.perf_counter() - began)}
     asked = questions("scenes", pruned_limit, SEED + 1)

@@ -234,7 +234,7 @@ def main() -> None:
     torch.set_num_threads(1)
     import svl_core as svl
     from svl_core.ui.page import build
-    from svl_core.ui.service.store import Analysis
+    from svl_core.service.stores import Analysis
 
     made: dict = {}
     for which in AIMS:

@@ -16,12 +16,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from batched_match import batched_exact_match  # noqa: E402
+
 import svl_core as svl  # noqa: E402
 from svl_core.comparison.ablation import ablate_questions  # noqa: E402
 from svl_core.comparison.evaluation import answer_batch, normalise  # noqa: E402
 from svl_core.demo.evaluation import questions  # noqa: E402
 from svl_core.demo.questions import calibration  # noqa: E402
-from svl_core.ui.state.grounds import SEED as CALIBRATION_SEED  # noqa: E402
+from svl_core.service.calibration import SEED as CALIBRATION_SEED  # noqa: E402
 from svl_core.ui.state.settings import Settings  # noqa: E402
 
 OUT = Path(svl.__file__).with_name("ui") / "static" / "lesson.json"
@@ -75,7 +77,7 @@ def measure(asked: int = ASKED, most: int = MOST, log=functools.partial(print, f
             svl.prune(lvlm, svl.plan(scores, drop), compensation, fitted, weights)
             for drop in range(most + 1)
         ]
-        marks = svl.exact_marks(lvlm, pruned, samples, ids)
+        marks = batched_exact_match(lvlm, pruned, samples, ids)
         curves[f"{criterion}, {compensation}"] = [
             round(float(row[right].sum()) / asked, 4) for row in marks
         ]

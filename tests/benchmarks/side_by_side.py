@@ -95,19 +95,19 @@ def prefill(repeats: int) -> dict:
 
     import svl_core as svl
     from svl_core.lvlm.decoding import Decoding
-    from svl_core.lvlm.prefix import common_depth
+    from svl_core.lvlm.prefill import shared_depth
 
     lvlm, sample = model_and_sample("12 layers x 768", LENGTH)
     pruned = svl.pruned_view(
         lvlm, [layer for layer in range(lvlm.num_layers) if layer not in DROPPED]
     )
-    depth = common_depth(lvlm, pruned)
-    beginning = Decoding(lvlm, sample.inputs, keep=[depth]).beginning
+    depth = shared_depth(lvlm, pruned)
+    prefill = Decoding(lvlm, sample.inputs, keep=[depth]).prefill
     best = in_turn(
         repeats,
         full=lambda: Decoding(lvlm, sample.inputs),
         alone=lambda: Decoding(pruned, sample.inputs),
-        beside=lambda: Decoding(pruned, sample.inputs, begun=(beginning, depth)),
+        beside=lambda: Decoding(pruned, sample.inputs, resume=(prefill, depth)),
     )
     layers = pruned.num_layers
     return {

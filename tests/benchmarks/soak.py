@@ -46,7 +46,7 @@ def measured(folder: Path, desk) -> dict[str, float]:
         "open_files": len(list(Path("/proc/self/fd").iterdir())),
         "stored_files": sum(path.is_file() for path in folder.rglob("*")),
         "analyses_kept": len(desk.analyses),
-        "sessions": len(desk.guests),
+        "sessions": len(desk.uploads),
     }
 
 
@@ -107,8 +107,8 @@ def measure(analyses: int, seed: int) -> dict:
     import svl_core as svl
     from svl_core.demo.scenes import random_scene, render
     from svl_core.ui.handlers import Desk
-    from svl_core.ui.service.limits import PUBLIC
-    from svl_core.ui.service.store import Models
+    from svl_core.service.limits import PUBLIC
+    from svl_core.service.stores import Models
     from svl_core.ui.state.settings import Settings
 
     rng = np.random.default_rng(seed)

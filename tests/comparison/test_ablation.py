@@ -23,6 +23,7 @@ from svl_core.comparison.answer import answer
 from svl_core.comparison.evaluation import Question
 from svl_core.comparison.fidelity import compare
 from svl_core.errors import Cancelled, InputError
+from svl_core.progress import Run
 from svl_core.pruning.view import pruned_view
 
 PROMPTS = ["what is in the top left ?", "a cat", "how many apples are there"]
@@ -124,13 +125,13 @@ def test_progress_cancel_and_refusals(tiny, tiny_sample):
         [tiny_sample],
         sizes=(5,),
         max_new_tokens=2,
-        progress=lambda fraction, what: seen.append(fraction),
+        run=Run(lambda fraction, what: seen.append(fraction)),
     )
     assert seen == sorted(seen) and seen[-1] == 1
     cancel = threading.Event()
     cancel.set()
     with pytest.raises(Cancelled):
-        ablate(tiny, [tiny_sample], cancel=cancel)
+        ablate(tiny, [tiny_sample], run=Run(cancel=cancel))
     with pytest.raises(InputError, match="no samples"):
         ablate(tiny, [])
     with pytest.raises(InputError, match="block sizes"):

@@ -11,6 +11,7 @@ import torch
 from svl_core.comparison.answer import Detokeniser, answer, stream
 from svl_core.errors import InputError
 from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
+from svl_core.progress import Run
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_refuses_an_empty_length(tiny, tiny_sample):
 def test_cancel_stops_within_one_token(tiny, tiny_sample, never_ends):
     cancel = threading.Event()
     lengths = []
-    for step in stream(tiny, tiny_sample, max_new_tokens=50, cancel=cancel):
+    for step in stream(tiny, tiny_sample, max_new_tokens=50, run=Run(cancel=cancel)):
         lengths.append(len(step.token_ids))
         if lengths[-1] == 3:
             cancel.set()
@@ -111,7 +112,7 @@ def test_cancel_stops_within_one_token(tiny, tiny_sample, never_ends):
 def test_cancelled_before_it_starts(tiny, tiny_sample):
     cancel = threading.Event()
     cancel.set()
-    (only,) = stream(tiny, tiny_sample, cancel=cancel)
+    (only,) = stream(tiny, tiny_sample, run=Run(cancel=cancel))
     assert (
         only.stopped == "cancelled"
         and only.text == ""

@@ -20,6 +20,7 @@ from svl_core.comparison.evaluation import (
     wilson,
 )
 from svl_core.errors import Cancelled, InputError
+from svl_core.progress import Run
 
 PROMPTS = [
     "what",
@@ -58,7 +59,7 @@ def test_evaluate_marks_by_kind_in_the_questions_order(tiny, image):
         data="mine",
         batch_size=3,
         max_new_tokens=4,
-        progress=lambda f, what: seen.append(f),
+        run=Run(lambda f, what: seen.append(f)),
     )
     assert result.answers == tuple(right)
     assert result.correct == (True, False, True, True) and result.n == 4 and result.accuracy == 0.75
@@ -81,7 +82,7 @@ def test_evaluate_refuses_nothing_and_can_be_cancelled(tiny, image):
     cancel = threading.Event()
     cancel.set()
     with pytest.raises(Cancelled):
-        evaluate(tiny, [Question(image, "what", "a")], cancel=cancel)
+        evaluate(tiny, [Question(image, "what", "a")], run=Run(cancel=cancel))
 
 
 @pytest.mark.parametrize("text", ["Two cats.", " two  cats ", "TWO\ncats .", "two cats"])

@@ -17,6 +17,7 @@ from svl_core.comparison.answer import answer
 from svl_core.comparison.fidelity import compare, divergent_words, first_divergence
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.forcing import forced_logits, kl_per_token, token_losses
+from svl_core.progress import Run
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
 from svl_core.pruning.view import pruned_view
@@ -187,7 +188,7 @@ def test_cancel(tiny, tiny_sample):
     cancel = threading.Event()
     cancel.set()
     with pytest.raises(Cancelled):
-        compare(tiny, tiny, tiny_sample, cancel=cancel)
+        compare(tiny, tiny, tiny_sample, run=Run(cancel=cancel))
     stopped = dataclasses.replace(answer(tiny, tiny_sample, max_new_tokens=2), stopped="cancelled")
     with pytest.raises(Cancelled):
         compare(tiny, tiny, tiny_sample, answers=(stopped, stopped))

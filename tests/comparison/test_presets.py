@@ -8,9 +8,10 @@ from tiny import picture
 
 import svl_core as svl
 from svl_core.comparison.presets import PRESETS, Preset, preset_of
-from svl_core.comparison.ranks import choose_plan, held_out
+from svl_core.comparison.selection import Option, choose_plan, held_out
 from svl_core.errors import InputError
 from svl_core.pruning.plan import manual_plan
+from svl_core.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -20,27 +21,27 @@ def samples(tiny):
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_each_preset_prunes(tiny, samples, preset):
-    assert {preset.criterion, *preset.rivals} <= set(
-        svl.CRITERIA
-    ) and preset.compensation in svl.COMPENSATIONS
+    assert (
+        set(preset.criteria) <= set(svl.CRITERIA)
+        and preset.recipe.compensation in svl.COMPENSATIONS
+    )
     fitted = preset.fit(tiny, samples)
     chosen = fitted.plan(2)
     pruned = fitted.prune(chosen)
     assert (
-        pruned.num_layers == 4 and pruned.provenance["compensation"]["name"] == preset.compensation
+        pruned.num_layers == 4
+        and pruned.provenance["compensation"]["name"] == preset.recipe.compensation
     )
-    assert chosen.drop in [
-        svl.plan(fitted.rank(name), 2).drop for name in (preset.criterion, *preset.rivals)
-    ]
+    assert chosen.drop in [svl.plan(fitted.rank(name), 2).drop for name in preset.criteria]
 
 
 def test_without_rivals_the_criterion_decides(tiny, samples):
-    fitted = Preset("p", "p", "", "shortgpt", "none").fit(tiny, samples)
+    fitted = Preset("p", "p", "", Recipe(criterion="shortgpt")).fit(tiny, samples)
     assert fitted.plan(3).drop == svl.plan(fitted.rank(), 3).drop
 
 
 def test_criteria_that_run_the_model_rank_on_a_few_samples(tiny, samples):
-    fitted = Preset("p", "p", "", "greedy-kl", "none", ranked_on=2).fit(tiny, samples)
+    fitted = Preset("p", "p", "", Recipe(criterion="greedy-kl"), ranked_on=2).fit(tiny, samples)
     assert (
         fitted.rank(rounds=1).settings["samples"] == 2
         and fitted.rank("svl").settings["samples"] == 4
@@ -49,31 +50,26 @@ def test_criteria_that_run_the_model_rank_on_a_few_samples(tiny, samples):
 
 def test_the_contest_takes_the_lowest_kl_left_out(tiny, samples):
     plans = [manual_plan(layers, tiny.num_layers) for layers in ((1, 2), (3, 4), (2, 1), (1, 4))]
-    kl, n = held_out(tiny, [("", plan, {}) for plan in plans], "refit", samples, share=0.5, seed=0)
+    kl, n = held_out(
+        tiny, [Option("", plan, Recipe(compensation="refit")) for plan in plans], samples
+    )
     assert n == 2 and kl[0] == kl[2] and len(set(kl)) == 3
     assert choose_plan(tiny, plans, "refit", samples).drop == plans[int(np.argmin(kl))].drop
 
 
 def test_what_was_traced_serves_the_contest(tiny, samples, monkeypatch):
     """The same KL to the bit from the part of a trace of all samples, which is then not made again."""
-    options = [
-        ("", manual_plan((1, 2), tiny.num_layers), {}),
-        ("", manual_plan((3, 4), tiny.num_layers), {}),
-    ]
+    plans = [manual_plan((1, 2), tiny.num_layers), manual_plan((3, 4), tiny.num_layers)]
     for compensation in ("refit", "lstsq"):
+        recipe = Recipe(compensation=compensation)
+        options = [Option("", plan, recipe) for plan in plans]
         traced = svl.trace(tiny, samples, mlp=compensation == "lstsq")
-        alone = held_out(tiny, options, compensation, samples, share=0.5, seed=0)
+        alone = held_out(tiny, options, samples)
         with monkeypatch.context() as patch:
-            patch.setattr("svl_core.comparison.ranks.trace", None)
-            assert (
-                held_out(tiny, options, compensation, samples, share=0.5, seed=0, traced=traced)
-                == alone
-            )
+            patch.setattr("svl_core.comparison.selection.trace", None)
+            assert held_out(tiny, options, samples, traced=traced) == alone
     assert (
-        held_out(
-            tiny, options, "lstsq", samples, share=0.5, seed=0, traced=svl.trace(tiny, samples)
-        )
-        == alone
+        held_out(tiny, options, samples, traced=svl.trace(tiny, samples)) == alone
     )  # one without the MLP outputs does not do
 
 

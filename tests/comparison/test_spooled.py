@@ -15,10 +15,11 @@ from tiny import picture
 import svl_core as svl
 from svl_core.comparison.calibration import encode_all
 from svl_core.comparison.presets import Preset
-from svl_core.comparison.ranks import choose_plan, choose_rank
+from svl_core.comparison.selection import choose_plan, choose_rank
 from svl_core.comparison.sweep import sweep
 from svl_core.errors import InputError
 from svl_core.pruning.plan import manual_plan
+from svl_core.recipe import Recipe
 
 PLANS = [manual_plan(layers, 6) for layers in ((1, 2), (3, 4))]
 PROMPTS = ("what is in the picture", "how many apples are there , and where is the guitar ?")
@@ -78,7 +79,7 @@ WAYS = {
     "plan": lambda lvlm, samples, spool: choose_plan(lvlm, PLANS, "lstsq", samples, spool=spool),
     "preset": (
         lambda lvlm, samples, spool: (
-            Preset("p", "p", "", "svl", "lstsq", rivals=("shortgpt", "svl-last"))
+            Preset("p", "p", "", Recipe(compensation="lstsq"), rivals=("shortgpt", "svl-last"))
             .fit(lvlm, samples, spool=spool)
             .plan(2)
         )
@@ -111,7 +112,7 @@ def test_the_contest_between_plans_spools_too(tiny, tmp_path):
     """`plan` of a preset traces half of the set anew; a folder that has gone meanwhile shows that
     it asks for it.
     """
-    fitted = Preset("p", "p", "", "svl", "lstsq").fit(
+    fitted = Preset("p", "p", "", Recipe(compensation="lstsq")).fit(
         tiny, encode_all(tiny, pairs(4)), spool=tmp_path
     )
     with pytest.raises(InputError, match="no room"):

@@ -16,8 +16,10 @@ from svl_core.comparison.evaluation import Question
 from svl_core.comparison.fidelity import compare
 from svl_core.comparison.sweep import SweepRow, cliff, pareto, sweep
 from svl_core.errors import Cancelled, InputError
+from svl_core.progress import Run
 from svl_core.pruning.plan import plan
 from svl_core.pruning.prune import prune
+from svl_core.recipe import Recipe
 
 QUICK = {"max_new_tokens": 4, "repeats": 1, "batch_size": 2}
 
@@ -84,7 +86,7 @@ def test_every_combination_once_and_json(tiny, sets):
         compensations=["none", "scp"],
         drops=[1, 2],
         draws=2,
-        progress=lambda f, what: seen.append(f),
+        run=Run(lambda f, what: seen.append(f)),
         **QUICK,
     )
     assert [(r.criterion, r.compensation, r.drop) for r in found.rows] == [
@@ -116,9 +118,13 @@ def test_accuracy_on_labelled_questions(tiny, sets, image):
 
 
 def test_random_rows_are_means_over_draws(tiny, sets):
-    both = sweep(tiny, *sets, criteria=["random"], drops=[2], draws=2, seed=3, **QUICK).rows[0]
+    both = sweep(
+        tiny, *sets, criteria=["random"], drops=[2], draws=2, recipe=Recipe(seed=3), **QUICK
+    ).rows[0]
     each = [
-        sweep(tiny, *sets, criteria=["random"], drops=[2], draws=1, seed=s, **QUICK).rows[0]
+        sweep(
+            tiny, *sets, criteria=["random"], drops=[2], draws=1, recipe=Recipe(seed=s), **QUICK
+        ).rows[0]
         for s in (3, 4)
     ]
     assert both.kl == pytest.approx(np.mean([r.kl for r in each])) and both.spread[
@@ -139,8 +145,7 @@ def test_resume_goes_on_where_it_stopped(tiny, sets, tmp_path):
             *sets,
             drops=[1, 2, 3, 4],
             resume=file,
-            progress=stop_at_third,
-            cancel=cancel,
+            run=Run(stop_at_third, cancel),
             **QUICK,
         )
     written = json.loads(file.read_text())["rows"]
@@ -151,7 +156,7 @@ def test_resume_goes_on_where_it_stopped(tiny, sets, tmp_path):
         *sets,
         drops=[1, 2, 3, 4],
         resume=file,
-        progress=lambda f, what: steps.append(what),
+        run=Run(lambda f, what: steps.append(what)),
         **QUICK,
     )
     assert [r.drop for r in found.rows] == [1, 2, 3, 4] and [
@@ -161,7 +166,7 @@ def test_resume_goes_on_where_it_stopped(tiny, sets, tmp_path):
     more = sweep(tiny, *sets, criteria=["svl", "shortgpt"], drops=[1], resume=file, **QUICK)
     assert len(more.rows) == 2 and len(json.loads(file.read_text())["rows"]) == 5
     with pytest.raises(InputError, match="other settings"):
-        sweep(tiny, *sets, drops=[1], seed=9, resume=file, **QUICK)
+        sweep(tiny, *sets, Recipe(seed=9), drops=[1], resume=file, **QUICK)
 
 
 def test_tokens_weigh_as_asked(tiny, sets, tmp_path):
@@ -177,7 +182,7 @@ def test_tokens_weigh_as_asked(tiny, sets, tmp_path):
             fit,
             criteria=["svl", "shortgpt"],
             drops=[1],
-            importance_settings=asked,
+            recipe=Recipe.of(**asked),
             resume=tmp_path / f"{len(asked)}.json",
             **QUICK,
         )
@@ -189,7 +194,7 @@ def test_tokens_weigh_as_asked(tiny, sets, tmp_path):
         measured,
         fit,
         drops=[1],
-        importance_settings={"causal_correction": False},
+        recipe=Recipe(causal_correction=False),
         resume=tmp_path / "0.json",
         **QUICK,
     )
@@ -199,7 +204,7 @@ def test_tokens_weigh_as_asked(tiny, sets, tmp_path):
 
 def test_a_sweep_in_memory_is_not_ranked_again(tiny, sets, monkeypatch):
     first = sweep(tiny, *sets, criteria=["greedy-kl"], drops=[1], **QUICK)
-    monkeypatch.setattr("svl_core.comparison.sweep.redundancy", None)
+    monkeypatch.setattr("svl_core.comparison.sweep.rank_layers", None)
     more = sweep(tiny, *sets, criteria=["greedy-kl"], drops=[1, 2], resume=first, **QUICK)
     assert (
         more.rows[0] is first.rows[0]

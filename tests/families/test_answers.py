@@ -11,7 +11,7 @@ from svl_core.comparison.evaluation import answer_batch
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.decoding import Decoding, image_token_ids
 from svl_core.lvlm.forcing import forced_logits
-from svl_core.lvlm.prefix import common_depth
+from svl_core.lvlm.prefill import shared_depth
 from svl_core.pruning.view import pruned_view
 
 PROMPTS = ["a cat", "what is in the top left of this picture ?", "how many apples are there"]
@@ -63,7 +63,7 @@ def test_a_pass_begun_by_the_full_model_ends_as_a_whole_one(family):
     """
     dropped = next(layer for layer in (3, 2, 1) if layer not in family.protected)
     pruned = pruned_view(family, [layer for layer in range(6) if layer != dropped])
-    depth = common_depth(family, pruned)
+    depth = shared_depth(family, pruned)
     assert depth == (None if family.name in ("qwen3.5", "gemma3n", "gemma4", "mllama") else 3)
     if depth is None:
         return
@@ -72,12 +72,12 @@ def test_a_pass_begun_by_the_full_model_ends_as_a_whole_one(family):
         family.tokenizer.pad_token_id,
     )
     full, alone = Decoding(family, inputs, keep=[depth]), Decoding(pruned, inputs)
-    beginning = full.beginning
+    prefill = full.prefill
     for _ in range(2):  # the first that begins there leaves it as it was
-        shared = Decoding(pruned, inputs, begun=(beginning, depth))
+        shared = Decoding(pruned, inputs, resume=(prefill, depth))
         assert (
             torch.equal(shared.logits, alone.logits)
-            and 0 < shared.shared_ms == beginning.entered_ms[depth]
+            and 0 < shared.shared_ms == prefill.entered_ms[depth]
         )
         ids = torch.tensor([[5, 9], [7, 11]])
         whole, more, fed = Decoding(pruned, inputs), torch.tensor([[3], [2]]), full.fork()
@@ -86,6 +86,6 @@ def test_a_pass_begun_by_the_full_model_ends_as_a_whole_one(family):
         assert torch.equal(shared.fork().feed(ids), predicted) and torch.equal(
             shared.logits, alone.logits
         )
-        assert torch.equal(
-            go_on.feed(ids, begun=(fed.beginning, depth)), predicted
-        ) and torch.equal(go_on.feed(more), whole.feed(more))  # the answer's pass begins there too
+        assert torch.equal(go_on.feed(ids, resume=(fed.prefill, depth)), predicted) and torch.equal(
+            go_on.feed(more), whole.feed(more)
+        )  # the answer's pass begins there too

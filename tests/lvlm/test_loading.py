@@ -9,6 +9,7 @@ import torch
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm import catalogue, loading, memory
+from svl_core.progress import Run
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_the_record_of_a_pruned_model(tiny, tmp_path):
 
 def test_progress_reaches_the_end(saved):
     told = []
-    svl.load(saved, progress=lambda share, what: told.append((share, what)))
+    svl.load(saved, run=Run(lambda share, what: told.append((share, what))))
     shares = [share for share, _ in told]
     assert shares == sorted(shares) and shares[-1] == 1.0
 
@@ -320,12 +321,12 @@ def test_a_hub_model_with_progress_and_cancel(monkeypatch, saved, tmp_path):
     weights = (tmp_path / commit / "model.safetensors").rename(tmp_path / "aside")
     hub, told = FakeHub(monkeypatch, tmp_path / commit), []
     with pytest.raises(InputError, match="weights"):  # the Hub has none
-        svl.load("someone/something", progress=lambda share, what: told.append(what))
+        svl.load("someone/something", run=Run(lambda share, what: told.append(what)))
     assert any("downloading" in what for what in told) and hub.asked[1][1] == commit
     stop = threading.Event()
     stop.set()
     with pytest.raises(Cancelled):
-        svl.load("someone/something", cancel=stop)
+        svl.load("someone/something", run=Run(cancel=stop))
     weights.rename(tmp_path / commit / "model.safetensors")
     lvlm = svl.load("someone/something")
     assert lvlm.revision == commit and lvlm.name == "someone/something"

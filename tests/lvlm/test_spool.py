@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from svl_core.errors import InputError
-from svl_core.lvlm.spool import Spooled, kept, picked, room
+from svl_core.lvlm.spool import Spooled, empty_tensor, select_values, store_values
 
 
 def value(seed):
@@ -44,7 +44,7 @@ def same(one, other):
 @pytest.mark.parametrize("mapped", [0, 2**24], ids=["as pages", "read"])
 def test_values_come_back_as_they_were(tmp_path, monkeypatch, mapped):
     monkeypatch.setattr("svl_core.lvlm.spool.MAPPED", mapped)
-    held = kept(map(value, range(5)), 5, tmp_path)
+    held = store_values(map(value, range(5)), 5, tmp_path)
     assert (
         list(tmp_path.iterdir()) == []
         and len(held) == 5
@@ -53,7 +53,7 @@ def test_values_come_back_as_they_were(tmp_path, monkeypatch, mapped):
     assert (
         held[1]["wide"] is not held[1]["wide"] and (one := held[1])["wide"] is one["again"]
     )  # made anew each time, twice the same within
-    assert [each["more"]["at"][0] for each in picked(held, (4, 0, -1))] == [4, 0, 4] and [
+    assert [each["more"]["at"][0] for each in select_values(held, (4, 0, -1))] == [4, 0, 4] and [
         each["more"]["at"][0] for each in held[1::2]
     ] == [1, 3]
     some = held[3:]
@@ -64,7 +64,7 @@ def test_values_come_back_as_they_were(tmp_path, monkeypatch, mapped):
 def test_a_tensor_filled_in_place_is_not_written_twice(tmp_path):
     held = Spooled(tmp_path, 2)
     for number in range(2):
-        filled = held.room((1000, 1000), torch.float32)
+        filled = held.empty_tensor((1000, 1000), torch.float32)
         filled.fill_(number + 1)
         held[number] = {"filled": filled, "beside": torch.tensor([number])}
     assert [(each["filled"].unique().tolist(), int(each["beside"])) for each in held] == [
@@ -76,7 +76,10 @@ def test_a_tensor_filled_in_place_is_not_written_twice(tmp_path):
 
 def test_files_are_closed_with_the_last_that_uses_them(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
-    held, alone = kept(map(value, range(3)), 3, tmp_path), room((4, 4), torch.float64, tmp_path)
+    held, alone = (
+        store_values(map(value, range(3)), 3, tmp_path),
+        empty_tensor((4, 4), torch.float64, tmp_path),
+    )
     alone.fill_(3)
     one = held[0]
     del held
@@ -97,4 +100,4 @@ def test_no_room(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left"):
         held[0] = value(0)
     with pytest.raises(InputError, match="0.40 GB .*No space left"):
-        held.room((10**8,), torch.float32)
+        held.empty_tensor((10**8,), torch.float32)

@@ -7,6 +7,7 @@ import torch
 
 from svl_core.errors import Cancelled
 from svl_core.lvlm.stopping import reaching, stoppable
+from svl_core.progress import Run
 
 
 def test_a_pass_ends_at_the_next_layer(tiny, tiny_sample):
@@ -22,14 +23,14 @@ def test_a_pass_ends_at_the_next_layer(tiny, tiny_sample):
 
     handles = [layer.register_forward_pre_hook(watch(k)) for k, layer in enumerate(tiny.layers)]
     try:
-        with stoppable(tiny, cancel), pytest.raises(Cancelled), torch.inference_mode():
+        with stoppable(tiny, Run(cancel=cancel)), pytest.raises(Cancelled), torch.inference_mode():
             tiny.model(**tiny_sample.inputs)
         assert reached == [0, 1, 2]  # layer 2 was reached, and its own check stopped it
         with torch.inference_mode():
             tiny.model(**tiny_sample.inputs)  # nothing is left behind
         assert reached[3:] == list(range(tiny.num_layers))
         elsewhere = threading.Thread(target=lambda: tiny.model(**tiny_sample.inputs))
-        with stoppable(tiny, cancel):
+        with stoppable(tiny, Run(cancel=cancel)):
             elsewhere.start()
             elsewhere.join()
         assert len(reached) == 3 + 2 * tiny.num_layers

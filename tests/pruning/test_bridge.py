@@ -10,8 +10,9 @@ from tiny import picture
 import svl_core as svl
 from svl_core.analysis.gap import gram_of_difference
 from svl_core.errors import InputError
-from svl_core.pruning.compensation import Fit
 from svl_core.pruning.edits import Moments, bridge_map, gap_subspace, rank_for, scp_map, subspace
+from svl_core.pruning.fit import Fit
+from svl_core.recipe import Recipe
 
 PLAN = svl.manual_plan([3, 4], 6)
 PROMPT = "what is in the top left of this picture ?"
@@ -216,7 +217,7 @@ def test_cheaper_ways_to_the_same_subspace(tiny, tiny_sample):
     found = subspace(rows.T @ rows, 4).numpy()
     np.testing.assert_allclose(found @ found.T, exact.T @ exact, atol=1e-9)
     traced, at = svl.trace(tiny, tiny_sample), (np.arange(0, 40, 2),)
-    few = gap_subspace(Fit(traced, at, None, 3, 1.0, 0.0, ("mlp",)), 2, 3)
+    few = gap_subspace(Fit(traced, at, None, Recipe(rank=3), 0.0), 2, 3)
     whole = subspace(gram_of_difference(traced, at, 2, 3), 3)
     assert 2 * len(at[0]) < tiny.hidden_size
     np.testing.assert_allclose(few @ few.T, whole @ whole.T, atol=1e-9)

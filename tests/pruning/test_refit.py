@@ -13,6 +13,7 @@ import svl_core as svl
 from svl_core.analysis.trace import trace
 from svl_core.errors import InputError
 from svl_core.lvlm.replay import record
+from svl_core.progress import Run
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
 from svl_core.pruning.refit import ANSWERING, lengthened, solved
@@ -110,7 +111,11 @@ def test_only_the_layers_named_differ_and_the_full_model_is_untouched(tiny, cali
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     shares: list[float] = []
     pruned = prune(
-        tiny, manual_plan((3,), tiny.num_layers), "refit", calibration, progress=shares.append
+        tiny,
+        manual_plan((3,), tiny.num_layers),
+        "refit",
+        calibration,
+        run=Run(lambda share, what: shares.append(share)),
     )
     assert (
         shares == sorted(shares) and ANSWERING in shares and shares[-1] < 1
@@ -149,7 +154,7 @@ def test_refusals(tiny, calibration):
     )
     with pytest.raises(InputError, match="without its samples"):
         prune(tiny, plan, "refit", bare)
-    with pytest.raises(InputError, match="answer weight -1"):
+    with pytest.raises(InputError, match="-1 as the answer weight"):
         prune(tiny, plan, "refit", calibration, answer_weight=-1)
     sample = calibration.samples[0].sample
     other = dataclasses.replace(

@@ -21,10 +21,10 @@ import svl_core as svl
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.families import family_of
 from svl_core.ui.handlers import Desk
-from svl_core.ui.service.bench import Bench
-from svl_core.ui.service.limits import PUBLIC
-from svl_core.ui.service.store import Models
-from svl_core.ui.service.zero import ZeroBench
+from svl_core.service.backend import LocalBackend
+from svl_core.service.limits import PUBLIC
+from svl_core.service.stores import Models
+from svl_core.service.zero_gpu import ZeroGpuBackend
 from svl_core.ui.state.settings import Settings
 
 
@@ -46,8 +46,8 @@ def main() -> dict:
     found["weights"] = sum(p.sum().item() for p in tiny.model.parameters())
     models = Models(tiny, load)
     desk = Desk(models, frozenset(), PUBLIC)
-    assert isinstance(desk.bench, ZeroBench)
-    near, far = Bench(models), desk.bench
+    assert isinstance(desk.backend, ZeroGpuBackend)
+    near, far = LocalBackend(models), desk.backend
     sample = tiny.encode(picture(), "what is in the top left?")
     here, there = near.trace("tiny", sample, quiet, never), far.trace("tiny", sample, quiet, never)
     found["features"] = (here.samples[0].features - there.samples[0].features).abs().max().item()

@@ -16,9 +16,9 @@ from visitor import Visitor
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm import loading
-from svl_core.ui.service import guard
-from svl_core.ui.service.guests import Guests
-from svl_core.ui.service.limits import PUBLIC
+from svl_core.service import errors, health
+from svl_core.service.uploads import Holdings
+from svl_core.service.limits import PUBLIC
 
 OFFERED = "HuggingFaceTB/SmolVLM-256M-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -132,7 +132,7 @@ def test_a_full_disk_is_named(public_site, png, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(route_utils, "NamedTemporaryFile", no_room)
         refused = visitor.http.post("/gradio_api/upload", files={"files": ("other.png", png)})
-        assert refused.status_code == 507 and refused.json()["detail"] == guard.DISK_FULL
+        assert refused.status_code == 507 and refused.json()["detail"] == errors.DISK_FULL
     with monkeypatch.context() as broken:
         broken.setattr(Path, "write_text", no_room)
         still_serves(visitor, path)
@@ -144,13 +144,13 @@ def test_a_full_disk_is_named(public_site, png, monkeypatch):
         visitor.functions["report"] = report
         strip = visitor.strip(LAYERS, [1])
         said = visitor.call("report", visitor.data("report", strip=strip))
-        assert not said["ok"] and said["error"] == guard.DISK_FULL, said
+        assert not said["ok"] and said["error"] == errors.DISK_FULL, said
     still_serves(visitor, path)
     assert visitor.call("report", visitor.data("report", strip=strip))["ok"]
 
 
 def test_what_a_cut_off_upload_leaves_is_swept_away(tmp_path):
-    guests = Guests(lambda key: None, lambda: tmp_path)
+    guests = Holdings(lambda key: None, lambda: tmp_path)
     old, new, kept = tmp_path / "tmpold", tmp_path / "tmpnew", tmp_path / "folder" / "picture.png"
     kept.parent.mkdir()
     for file in (old, new, kept):
@@ -164,9 +164,9 @@ def test_what_a_cut_off_upload_leaves_is_swept_away(tmp_path):
 def test_uploads_stop_before_the_disk_is_full(public_site, png, monkeypatch):
     visitor = Visitor(public_site[0])
     visitor.upload(png)
-    monkeypatch.setattr(guard.Gate, "_stored", lambda self: PUBLIC.stored_bytes + 1)
+    monkeypatch.setattr(health.Gate, "_stored", lambda self: PUBLIC.stored_bytes + 1)
     refused = visitor.http.post("/gradio_api/upload", files={"files": ("other.png", png)})
-    assert refused.status_code == 507 and refused.json()["detail"] == guard.DISK_FULL
+    assert refused.status_code == 507 and refused.json()["detail"] == errors.DISK_FULL
 
 
 def test_a_page_that_is_slow_to_answer_itself_still_starts(tiny, monkeypatch):

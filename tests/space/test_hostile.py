@@ -15,9 +15,9 @@ from visitor import Visitor
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
 from svl_core.ui.handlers import Desk
-from svl_core.ui.service import guard
-from svl_core.ui.service.limits import PUBLIC
-from svl_core.ui.service.store import Models
+from svl_core.service import errors, health
+from svl_core.service.limits import PUBLIC
+from svl_core.service.stores import Models
 from svl_core.ui.state import exports
 
 LIMITS = {"max_pixels": PUBLIC.image_pixels, "max_bytes": PUBLIC.image_bytes}

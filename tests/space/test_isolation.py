@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import LAYERS
 from visitor import Visitor
 
-from svl_core.ui.service.logs import JsonLines, _Scrub
+from svl_core.service.logs import JsonLines, Scrubbed
 
 WORDS = ["zebrafish", "quokkasaur", "mangosteen", "trombonist"]
 
@@ -30,7 +30,7 @@ def picture_of(seed):
 
 def test_no_session_receives_anything_of_another(public_site, tiny, capfd, caplog):
     before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
-    folder = Path(public_site[1].desk.guests._folder())
+    folder = Path(public_site[1].desk.uploads._folder())
 
     def visit(k):
         visitor = Visitor(public_site[0])
@@ -97,9 +97,9 @@ def test_the_shared_example_outlives_every_visitor_who_leaves(public_site):
     )
     second.leave()
     until = time.monotonic() + 60
-    while {first.session, second.session} & set(desk.guests._held) and time.monotonic() < until:
+    while {first.session, second.session} & set(desk.uploads._held) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not {first.session, second.session} & set(desk.guests._held)
+    assert not {first.session, second.session} & set(desk.uploads._held)
     third = Visitor(public_site[0])
     assert third.example() == str(example) and third.ask(third.example(), "is it still there")["ok"]
     assert third.http.get(f"/gradio_api/file={example}").content == example.read_bytes()
@@ -121,7 +121,7 @@ def test_log_lines_never_quote():
     except ValueError as error:
         info = (type(error), error, error.__traceback__)
     own = logging.LogRecord(
-        "svl_core.ui.service.guard", logging.ERROR, __file__, 1, "unexpected error", (), info
+        "svl_core.service.errors", logging.ERROR, __file__, 1, "unexpected error", (), info
     )
     line = json.loads(JsonLines().format(own))
     assert (
@@ -133,5 +133,5 @@ def test_log_lines_never_quote():
         "uvicorn.error", logging.ERROR, __file__, 7, "failed on %s", (secret,), info
     )
     assert secret not in JsonLines().format(foreign)
-    _Scrub().filter(foreign)
+    Scrubbed().filter(foreign)
     assert secret not in logging.Formatter().format(foreign)

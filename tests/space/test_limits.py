@@ -15,10 +15,10 @@ from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
 from svl_core.ui.handlers import Desk
 from svl_core.ui.sections import calibration
-from svl_core.ui.service.guests import Guests, Uploads, upload_folder
-from svl_core.ui.service.limits import PUBLIC, Limits, from_environment
-from svl_core.ui.service.store import Analysis, Models, picker
-from svl_core.ui.state import grounds
+from svl_core.service.uploads import Holdings, upload_folder
+from svl_core.service.limits import PUBLIC, Limits, from_environment
+from svl_core.service.stores import Analysis, Models, picker
+from svl_core.service import calibration as calibration_sets
 from svl_core.ui.state.settings import Settings
 
 
@@ -80,7 +80,7 @@ def test_pixels_are_counted_before_decoding():
 
 def test_what_two_hold_goes_with_the_second(tmp_path):
     forgotten = []
-    guests = Guests(forgotten.append, lambda: tmp_path)
+    guests = Holdings(forgotten.append, lambda: tmp_path)
     (tmp_path / "a").mkdir()
     file, foreign = tmp_path / "a" / "x.png", tmp_path.parent / "keep.txt"
     file.write_bytes(b"x")
@@ -97,7 +97,7 @@ def test_a_picture_brought_again_waits_for_its_second_visitor(tmp_path):
     """Equal pictures have one path: the first visitor leaves while the second, with the same
     picture, still queues.
     """
-    guests, file = Guests(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
+    guests, file = Holdings(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
     file.parent.mkdir()
     file.write_bytes(b"x")
     uploads = Uploads(guests.arrived)
@@ -114,7 +114,7 @@ def test_a_picture_brought_again_waits_for_its_second_visitor(tmp_path):
 
 def test_a_picture_nobody_came_back_for_goes_after_a_while(tmp_path, monkeypatch):
     guests, files = (
-        Guests(lambda key: None, lambda: tmp_path),
+        Holdings(lambda key: None, lambda: tmp_path),
         [tmp_path / name / "x.png" for name in "ab"],
     )
     for file in files:
@@ -125,7 +125,7 @@ def test_a_picture_nobody_came_back_for_goes_after_a_while(tmp_path, monkeypatch
     guests.hold("one", files[0])
     guests.leave("nobody")
     assert all(file.exists() for file in files)
-    monkeypatch.setattr("svl_core.ui.service.guests.WAITS_S", -1)
+    monkeypatch.setattr("svl_core.service.uploads.WAITS_S", -1)
     for _ in range(2):  # an upload each
         guests.leave("nobody")
     assert [file.exists() for file in files] == [True, False]
@@ -147,7 +147,7 @@ def test_large_pictures_are_counted_where_they_are_kept(tiny, image, tmp_path):
     with pytest.raises(InputError, match=f"{3 * size:,} pixels"):
         desk.samples_of(
             "tiny",
-            grounds.OWN,
+            OWN,
             None,
             Settings(calibration="own", own=own),
             lambda item: None,
@@ -158,7 +158,7 @@ def test_large_pictures_are_counted_where_they_are_kept(tiny, image, tmp_path):
     with pytest.raises(InputError, match="characters in a prompt of the set"):
         desk.samples_of(
             "tiny",
-            grounds.OWN,
+            OWN,
             None,
             Settings(calibration="own", own=own),
             lambda item: None,

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from visitor import Visitor
 
-from svl_core.ui.service.visits import Visits
+from svl_core.service.visits import Visits
 
 
 @pytest.fixture

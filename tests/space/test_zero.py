@@ -16,8 +16,8 @@ import torch
 from tiny import LAYERS
 
 import svl_core as svl
-from svl_core.ui.service import border
-from svl_core.ui.service.zero import seconds
+from svl_core.service import serialization
+from svl_core.service.zero_gpu import Work, seconds
 from svl_core.ui.state.settings import Settings
 
 HERE = Path(__file__).parent
@@ -40,10 +40,10 @@ def test_values_survive_the_border(tiny, tiny_sample):
         Settings(rank=7),
         (None, True, 3, "x", [0.5, float("inf")]),
     ):
-        plain = border.pack(value)
+        plain = serialization.pack(value)
         _Plain(io.BytesIO(pickle.dumps(plain))).load()
-        assert border.pack(border.unpack(plain)).__repr__() == plain.__repr__()
-    back = border.unpack(border.pack(trace)).samples[0]
+        assert serialization.pack(serialization.unpack(plain)).__repr__() == plain.__repr__()
+    back = serialization.unpack(serialization.pack(trace)).samples[0]
     assert (
         torch.equal(back.features, trace.samples[0].features)
         and np.array_equal(back.sample.visual, tiny_sample.visual)
@@ -52,10 +52,10 @@ def test_values_survive_the_border(tiny, tiny_sample):
     assert back.sample.images[0].tobytes() == tiny_sample.images[0].tobytes()
     halves = torch.arange(6).to(torch.bfloat16).reshape(2, 3)
     assert (
-        torch.equal(border.unpack(border.pack(halves)), halves)
-        and border.unpack(border.pack(halves)).dtype == torch.bfloat16
+        torch.equal(serialization.unpack(serialization.pack(halves)), halves)
+        and serialization.unpack(serialization.pack(halves)).dtype == torch.bfloat16
     )
-    assert border.unpack(border.pack(comparison)) == comparison
+    assert serialization.unpack(serialization.pack(comparison)) == comparison
 
 
 def test_models_and_functions_stay(tiny):
@@ -70,7 +70,7 @@ def test_models_and_functions_stay(tiny):
         torch.nn.Linear(1, 1).weight,
     ):
         with pytest.raises(TypeError, match="border"):
-            border.pack(value)
+            serialization.pack(value)
 
 
 def test_time_asked_for_grows_with_the_request():

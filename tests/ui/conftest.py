@@ -4,7 +4,7 @@ import pytest
 from updates import LINK, last, settings
 
 from svl_core.ui.handlers import Desk
-from svl_core.ui.service.store import Models
+from svl_core.service.stores import Models
 
 
 @pytest.fixture

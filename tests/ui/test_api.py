@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 import svl_core as svl
 from svl_core.ui import build, launch_options
 from svl_core.ui.api import NAMES
-from svl_core.ui.service.limits import Limits
+from svl_core.service.limits import Limits
 
 PROMPT = "what is in the top left?"
 

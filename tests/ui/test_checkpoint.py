@@ -13,8 +13,8 @@ import svl_core as svl
 from svl_core.ui import build
 from svl_core.ui.handlers import Desk
 from svl_core.ui.sections import checkpoint
-from svl_core.ui.service.limits import PUBLIC
-from svl_core.ui.service.store import Models
+from svl_core.service.limits import PUBLIC
+from svl_core.service.stores import Models
 
 SHORT = settings(compensation="scp", max_new_tokens=4)
 

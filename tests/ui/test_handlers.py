@@ -15,7 +15,7 @@ import svl_core as svl
 from svl_core.errors import Cancelled
 from svl_core.ui import parts
 from svl_core.ui.handlers import RANKING
-from svl_core.ui.service.store import Bounded
+from svl_core.service.stores import BoundedStore
 from svl_core.ui.state import exports
 
 DEFAULT = settings()
@@ -51,7 +51,7 @@ def test_sliders_never_run_the_model(desk, analysed, monkeypatch):
 
 
 def test_an_evicted_analysis_is_made_again(desk, analysed):
-    desk.analyses = Bounded(2)
+    desk.analyses = BoundedStore(2)
     assert desk.look(analysed["state"], None, *DEFAULT)["tokens"] == analysed["tokens"]
 
 

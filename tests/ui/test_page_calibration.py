@@ -11,7 +11,8 @@ from updates import last, settings
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.ui.sections import calibration
-from svl_core.ui.state import exports, grounds
+from svl_core.service import calibration
+from svl_core.ui.state import exports
 from svl_core.ui.state.settings import Settings
 
 
@@ -31,7 +32,7 @@ def files(tmp_path):
 
 def test_what_a_choice_means_for_a_model():
     def of(name, **changes):
-        used = grounds.basis(name, {"knows"}, Settings(**changes))
+        used = calibration.sources_for(name, {"knows"}, Settings(**changes))
         return used.rank, used.fit
 
     assert of("knows") == ("this", "bundled") and of("other") == ("this", "this")
@@ -42,19 +43,19 @@ def test_what_a_choice_means_for_a_model():
         "other", calibration="own"
     ) == ("this", "this")
     assert of("knows", calibration="this") == ("this", "this")
-    said = grounds.told(grounds.Basis("this", "this"), lambda which: 1, "scp")
+    said = calibration.describe_sources(calibration.CalibrationSources("this", "this"), lambda which: 1, "scp")
     assert "share the sample" in said
-    assert "not among" in grounds.told(
-        grounds.Basis("own", "own"), lambda which: 3, "scp"
-    ) and "share" not in grounds.told(grounds.Basis("own", "own"), lambda which: 3, "scp")
+    assert "not among" in calibration.describe_sources(
+        calibration.CalibrationSources("own", "own"), lambda which: 3, "scp"
+    ) and "share" not in calibration.describe_sources(calibration.CalibrationSources("own", "own"), lambda which: 3, "scp")
 
 
 def test_files_become_pairs(files):
     paths, listed = files
-    assert grounds.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
-    assert grounds.read_files([*paths, listed]) == (
+    assert calibration.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
+    assert calibration.read_files([*paths, listed]) == (
         (paths[1], "how many apples ?"),
-        (paths[0], grounds.DEFAULT_PROMPT),
+        (paths[0], calibration.DEFAULT_PROMPT),
     )
     for wrong, says in (
         ([], "no images"),
@@ -64,7 +65,7 @@ def test_files_become_pairs(files):
         ([*paths, "x.exe"], "x.exe"),
     ):
         with pytest.raises(InputError, match=says):
-            grounds.read_files(wrong)
+            calibration.read_files(wrong)
 
 
 def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(desk, analysed, tmp_path):
@@ -147,8 +148,8 @@ def test_more_samples_than_allowed(desk, files, monkeypatch):
 
 def test_a_set_that_would_fill_the_memory(tiny, tiny_sample):
     with pytest.raises(InputError, match="use about"):
-        grounds.check_size([tiny_sample] * 8, 10**4, 10**4, 4, True)
-    grounds.check_size([tiny_sample] * 8, tiny.num_layers, tiny.hidden_size, 4, True)
+        calibration.check_size([tiny_sample] * 8, 10**4, 10**4, 4, True)
+    calibration.check_size([tiny_sample] * 8, tiny.num_layers, tiny.hidden_size, 4, True)
 
 
 def test_criteria_that_run_the_model_are_measured_once(desk, analysed, tiny, monkeypatch):
@@ -190,7 +191,7 @@ def test_fewer_visual_tokens_for_the_pruned_model(desk, analysed, tiny):
     strip = {**analysed["strip"], "drop": [2]}
     out = last(desk.compare(analysed["state"], strip, None, *now))
     sample = desk.analysis_of(analysed["state"]).sample
-    used = grounds.Basis("this", "this")
+    used = calibration.CalibrationSources("this", "this")
     trace = svl.trace(tiny, sample)
     pruned = svl.prune(tiny, svl.manual_plan([2], 6, [0, 5]), "scp", trace, svl.importance(trace))
     result = svl.compare(
@@ -230,7 +231,7 @@ def test_the_code_runs(desk, analysed, tiny, image, monkeypatch, capsys, changes
             analysed["state"], {**analysed["strip"], "drop": [1, 2]}, None, *settings(**changes)
         )
     )["strip"]
-    code = exports.snippet(analysed["state"], strip, now, grounds.basis("tiny", {"tiny"}, now))
+    code = exports.snippet(analysed["state"], strip, now, calibration.sources_for("tiny", {"tiny"}, now))
     monkeypatch.setattr(svl, "load", lambda name: tiny)
     code = (
         code.replace('"image.png"', "image")

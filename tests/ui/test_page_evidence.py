@@ -21,7 +21,7 @@ from svl_core.comparison.sweep import SweepRow, sweep
 from svl_core.errors import InputError
 from svl_core.ui.handlers import EVIDENCE, Desk
 from svl_core.ui.sections import ablations, calibration, stability, sweeps
-from svl_core.ui.service.store import Models
+from svl_core.service.stores import Models
 from svl_core.ui.state.settings import RECIPE, Settings
 from svl_core.ui.state.strip import ranked_by
 from svl_core.ui.wiring import CONTROLS
@@ -54,7 +54,7 @@ def test_stability_is_that_of_the_set(desk, analysed, own, tiny):
     out = last(
         stability.resample(desk, analysed["state"], {**analysed["strip"], "drop": [1, 2]}, *own)
     )
-    samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))]
+    samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.own_sets.values()))]
     trace = svl.trace(tiny, samples)
     found = svl.stability(trace, svl.importance(trace), "svl", drop=2)
     assert (
@@ -81,7 +81,7 @@ def test_a_criterion_that_runs_the_model_is_resampled_once_it_is_wanted(desk, an
         and waiting["plot-stability"] is None
     )
     out = last(stability.resample(desk, state, strip, *asked))
-    samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))]
+    samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.own_sets.values()))]
     found = svl.stability(
         svl.trace(tiny, samples), criterion="greedy-kl", drop=2, lvlm=tiny, samples=samples
     )
@@ -158,7 +158,7 @@ def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(
         desk, list(names), ["none", "scp"], most, 8, "agreement", state, strip, *own
     )  # noqa: E731
     measured_rows = []
-    real = desk.bench.sweep
+    real = desk.backend.sweep
 
     def counted(*values):
         *head, each, tell, cancel = values
@@ -171,7 +171,7 @@ def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(
 
         return real(*head, after, tell, cancel)
 
-    monkeypatch.setattr(desk.bench, "sweep", counted)
+    monkeypatch.setattr(desk.backend, "sweep", counted)
     stopped = last(ask("svl"))
     assert (
         len(measured_rows) == 2
@@ -185,7 +185,7 @@ def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(
         and "measured on the other 2" in out["sweep-status"]
     )
     fit, held = split(
-        [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))], 0.5
+        [tiny.encode(path, prompt) for path, prompt in next(iter(desk.own_sets.values()))], 0.5
     )
     true = sweep(
         tiny,
@@ -255,7 +255,7 @@ def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
         "tiny", "bundled", None, calibration.Settings(**swept), lambda item: None, None
     )
     trace = svl.trace(tiny, fit)
-    monkeypatch.setattr(desk.bench, "rank", None)  # greedy KL is not measured again
+    monkeypatch.setattr(desk.backend, "rank", None)  # greedy KL is not measured again
     for name in ("svl-visual", "greedy-kl", "streamline"):
         out = last(
             sweeps.load(

@@ -69,7 +69,7 @@ def test_best_lets_criteria_compete(desk, analysed, own, tiny):
     """The same plan as the library's preset on the same samples."""
     strip = {**analysed["strip"], "drop": [1, 2]}
     out = last(presets.choose(desk, "best", analysed["state"], strip, None, *settings(**own)))
-    samples = [tiny.encode(path, prompt) for path, prompt in desk.owned[own["own"]]]
+    samples = [tiny.encode(path, prompt) for path, prompt in desk.own_sets[own["own"]]]
     plan = svl.PRESETS["best"].fit(tiny, samples).plan(2)
     assert (
         out["strip"]["drop"] == list(plan.drop)
@@ -92,9 +92,9 @@ def test_best_lets_criteria_compete(desk, analysed, own, tiny):
     )
     ran, rank = (
         [],
-        desk.bench.rank,
+        desk.backend.rank,
     )  # its link, its card and the next image find the ranking, and that it won
-    desk.bench.rank = lambda *args: ran.append(args) or rank(*args)
+    desk.backend.rank = lambda *args: ran.append(args) or rank(*args)
     state = analysed["state"]
     asked = settings(**own, criterion=out["criterion"], compensation="refit")
     again = last(

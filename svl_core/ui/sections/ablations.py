@@ -8,10 +8,11 @@ import gradio as gr
 
 from svl_core import figures
 from svl_core.errors import InputError
+from svl_core.recipe import OWN, THIS
+from svl_core.service import calibration
+from svl_core.service.workspace import EVIDENCE
 from svl_core.ui import drawing, headings, parts, views
-from svl_core.ui.handlers import EVIDENCE, Desk, session_of
-from svl_core.ui.service.bench import paced
-from svl_core.ui.state import grounds
+from svl_core.ui.handlers import Desk, session_of
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
@@ -119,11 +120,11 @@ def asked_of(desk: Desk, source: str, state: dict, now: Settings) -> tuple:
 
     A model that does not know the bundled world has only samples.
     """
-    if source == WORLD and state["model"] in desk.world:
+    if source == WORLD and state["model"] in desk.scene_models:
         return "ablation", state["model"], WORLD, ""
-    used = desk.basis(state["model"], now)
-    which = used.rank if used.rank == grounds.OWN else grounds.THIS
-    return "ablation", state["model"], SAMPLES, now.own if which == grounds.OWN else state["key"]
+    used = desk.sources(state["model"], now)
+    which = used.rank if used.rank == OWN else THIS
+    return "ablation", state["model"], SAMPLES, now.own if which == OWN else state["key"]
 
 
 def stored(desk: Desk, key: tuple):
@@ -201,13 +202,13 @@ def run(
     now = Settings.of(settings)
     key, model = asked_of(desk, source, state, now), state["model"]
 
-    def work(emit, cancel):
+    def work(task):
         analysis, options = desk.analysis_of(state), {"max_new_tokens": now.max_new_tokens}
         if key[2] == WORLD:
             from svl_core.demo.evaluation import questions
 
-            asked = questions("scenes", PER_KIND * 13, grounds.SEED)
-            lvlm = desk._model(model, emit, cancel)
+            asked = questions("scenes", PER_KIND * 13, calibration.SEED)
+            lvlm = desk.load_model(model, task)
             samples, options = (
                 [lvlm.encode(one.image, one.question) for one in asked],
                 {
@@ -217,23 +218,21 @@ def run(
                 },
             )
         else:
-            samples = desk.samples_of(
+            samples = desk.samples(
                 model,
-                grounds.OWN if key[3] == now.own else grounds.THIS,
+                OWN if key[3] == now.own else THIS,
                 analysis,
                 now,
-                lambda item: None,
-                cancel,
+                task.silent(),
             )
-        found = desk.bench.ablate(
+        found = desk.backend.ablate(
             model,
             samples,
             options,
-            paced(lambda text, share=None: emit({"ablation-status": views.progress(text, share)})),
-            cancel,
+            task.showing(lambda text, share: {"ablation-status": views.progress(text, share)}),
         ).map()
         desk.sweeps.put(key, found)
-        desk.guests.hold(session_of(request), key)
+        desk.uploads.hold(session_of(request), key)
         return at_once(desk, source, measure, block, state, strip, *settings)
 
     yield {"ablation-status": views.progress("Preparing …", 0.0)}

@@ -8,9 +8,10 @@ from pathlib import Path
 import gradio as gr
 
 from svl_core.comparison.calibration import DEFAULT_PROMPT
+from svl_core.recipe import AUTO, OWN
+from svl_core.service import calibration
 from svl_core.ui import headings
 from svl_core.ui.handlers import Desk, session_of
-from svl_core.ui.state import grounds
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
@@ -28,7 +29,7 @@ def layout(c: dict, most: int) -> None:
         with gr.Row():
             with gr.Column(scale=5):
                 c["calibration"] = gr.Radio(
-                    list(grounds.SOURCES),
+                    list(calibration.SOURCES),
                     value=default.calibration,
                     label="Rank and fit on",
                     info=(
@@ -39,7 +40,7 @@ def layout(c: dict, most: int) -> None:
                 )
                 c["calibration_size"] = gr.Slider(
                     2,
-                    min(most, grounds.MOST_SCENES),
+                    min(most, calibration.MOST_SCENES),
                     default.calibration_size,
                     step=1,
                     label="Scenes of the bundled set",
@@ -97,13 +98,13 @@ def brought(
     Their images are opened once the model reads them. Raises InputError.
     """
     if not paths:
-        return {"own": "", "calibration": grounds.AUTO}
+        return {"own": "", "calibration": AUTO}
     desk.limits.check("prompt_chars", len(prompt or ""), "characters in the prompt")
-    pairs = grounds.read_files(paths, prompt or "")
+    pairs = calibration.read_files(paths, prompt or "")
     desk.limits.check("calibration_samples", len(pairs), "calibration samples")
-    mark = grounds.digest(pairs)
-    desk.owned[mark] = pairs
-    desk.guests.hold(
-        session_of(request), mark, *(Path(path) for path in paths if desk.brought(path))
+    mark = calibration.digest(pairs)
+    desk.own_sets[mark] = pairs
+    desk.uploads.hold(
+        session_of(request), mark, *(Path(path) for path in paths if desk.uploads.brought(path))
     )
-    return {"own": mark, "calibration": grounds.OWN}
+    return {"own": mark, "calibration": OWN}

@@ -68,7 +68,7 @@ def write(
     """
     now = Settings.of(settings)
 
-    def work(emit, cancel):
+    def work(task):
         desk.limits.check_export()
         if not state or not strip:
             raise InputError(
@@ -76,7 +76,7 @@ def write(
                 " first."
             )
         name, analysis = state["model"], desk.analysis_of(state)
-        lvlm = desk._model(name, emit, cancel)
+        lvlm = desk.load_model(name, task)
         if now.compensation != "none" and not svl.COMPENSATIONS[now.compensation].exportable:
             raise InputError(
                 "Found a compensation that adds modules; expected a plain model, for a checkpoint"
@@ -87,7 +87,7 @@ def write(
             criterion=ranked_by(strip),
         )
         fit = (
-            desk.samples_of(name, desk.basis(name, now).fit, analysis, now, emit, cancel)
+            desk.samples(name, desk.sources(name, now).fit, analysis, now, task)
             if now.compensation != "none"
             else ()
         )
@@ -104,14 +104,14 @@ def write(
                     f" expected {need / 1e9:.1f} GB; take the plan or the code and run it on your"
                     " own machine."
                 )
-            saved = desk.bench.save(name, plan, now, fit, folder / stem, desk.telling(emit), cancel)
-            emit({"status": views.status("Packing …")})
+            saved = desk.backend.save(name, plan, now, fit, folder / stem, task)
+            task.emit({"status": views.status("Packing …")})
             made = Path(shutil.make_archive(str(folder / stem), "zip", folder, stem))
             shutil.rmtree(saved)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        desk.guests.hold(session_of(request), made)
+        desk.uploads.hold(session_of(request), made)
         return {"packed": str(made)}
 
     yield from desk._guard(work, request)

@@ -81,7 +81,7 @@ def go(
     if do.isdecimal():
         drop = int(do)
     wanted = None if isinstance(drop, int) else list(drop)
-    model = "demo" if "demo" in desk.world else desk.models.first
+    model = "demo" if "demo" in desk.scene_models else desk.models.first
     taken = {
         "model": model,
         "key": None,

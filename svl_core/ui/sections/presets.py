@@ -65,20 +65,20 @@ def choose(
     if name not in svl.PRESETS:
         yield {
             "preset": recipes.current(
-                state["model"], desk.world, before, strip, desk.limits.calibration_samples
+                state["model"], desk.scene_models, before, strip, desk.limits.calibration_samples
             )
         }
         return
     preset, model = svl.PRESETS[name], state["model"]
-    made = recipes.values(preset, model, desk.world, before, desk.limits.calibration_samples)
+    made = recipes.values(preset, model, desk.scene_models, before, desk.limits.calibration_samples)
     now = replace(before, **made)
 
-    def work(emit, cancel):
+    def work(task):
         analysis = desk.analysis_of(state)
-        ground = desk.ground(model, desk.basis(model, now).rank, analysis, now, emit, cancel)
+        ground = desk.analysis_of_source(model, desk.sources(model, now).rank, analysis, now, task)
         count, won = len(strip["drop"]), None
         if preset.rivals:
-            emit(
+            task.emit(
                 {
                     "preset-note": views.read(
                         f"{preset.title} is being found: criteria rank the layers on"
@@ -87,10 +87,10 @@ def choose(
                     )
                 }
             )
-            scores = competed(desk, preset, ground, now, count, emit, cancel)
+            scores = competed(desk, preset, ground, now, count, task)
             won = preset.name
         else:
-            scores = desk.scores(ground, now, emit, cancel)
+            scores = desk.rank(ground, now, task)
         used = replace(now, criterion=scores.criterion)
         new = desk.strip(analysis, scores, scores.chosen(min(count, scores.most)), used)
         if won:
@@ -101,7 +101,9 @@ def choose(
             **desk.redrawn(analysis, used, focus, new, state),
         }
 
-    current = recipes.current(model, desk.world, before, strip, desk.limits.calibration_samples)
+    current = recipes.current(
+        model, desk.scene_models, before, strip, desk.limits.calibration_samples
+    )
     yield from desk._guard(
         work,
         request,
@@ -111,7 +113,7 @@ def choose(
 
 
 def competed(
-    desk: Desk, preset: svl.Preset, ground, now: Settings, count: int, emit, cancel
+    desk: Desk, preset: svl.Preset, ground, now: Settings, count: int, task
 ) -> svl.LayerScores:
     """The ranking whose `count` layers leave the answers nearest once compensated: the preset's
     criterion and its rivals, fitted and tried on different samples of the set.
@@ -126,18 +128,12 @@ def competed(
     found = ground.memo.get(key)
     if found is None:
         rankings = [
-            desk.scores(
-                ground, now, emit, cancel, each, rounds=max(count, 1), most=preset.ranked_on
-            )
+            desk.rank(ground, now, task, each, rounds=max(count, 1), most=preset.ranked_on)
             for each in (preset.criterion, *preset.rivals)
         ]
         plans = [svl.plan(each, min(count, each.most)) for each in rankings]
         found = rankings[
-            plans.index(
-                desk.bench.choose(
-                    ground.model, preset.name, ground.samples, plans, desk.telling(emit), cancel
-                )
-            )
+            plans.index(desk.backend.choose(ground.model, preset.name, ground.samples, plans, task))
         ]
         ground.memo.put(key, found)
     return found

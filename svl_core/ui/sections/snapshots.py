@@ -53,6 +53,8 @@ def restore(desk: Desk, taken: Mapping, state: Mapping | None) -> dict[str, obje
                 "truth": {},
                 "chips": views.chips(GENERIC_QUESTIONS),
                 "origin": "",
-                "photo-note": views.note(texts.PHOTO_NOTE) if taken["model"] in desk.world else "",
+                "photo-note": views.note(texts.PHOTO_NOTE)
+                if taken["model"] in desk.scene_models
+                else "",
             }
     return out | {"prompt": taken["prompt"], "model": taken["model"], "wanted": list(taken["drop"])}

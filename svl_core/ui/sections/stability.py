@@ -8,9 +8,10 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import figures
+from svl_core.service import calibration
+from svl_core.service.workspace import EVIDENCE
 from svl_core.ui import drawing, headings, parts, views
-from svl_core.ui.handlers import EVIDENCE, Desk
-from svl_core.ui.state import grounds
+from svl_core.ui.handlers import Desk
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
@@ -59,17 +60,15 @@ def resample(
         return
     now = Settings.of(settings)
 
-    def emit_here(emit):
-        return lambda item: emit(
-            {"stability-note": views.progress(*item["doing"])} if "doing" in item else item
-        )
-
-    def work(emit, cancel):
-        analysis, which, emit = desk.analysis_of(state), desk.set_for(state, now), emit_here(emit)
-        ground = desk.ground(state["model"], which, analysis, now, emit, cancel)
+    def work(task):
+        task = task.showing(lambda text, share: {"stability-note": views.progress(text, share)})
+        analysis, which = desk.analysis_of(state), desk.evidence_source(state, now)
+        ground = desk.analysis_of_source(state["model"], which, analysis, now, task)
         name = now.criterion if svl.CRITERIA[now.criterion].measure is not None else "svl"
-        title, said = svl.CRITERIA[name].title, grounds.words(which, len(ground.samples))
-        if not wanted and not all(desk.ranked(each, now, name) for each in (analysis, ground)):
+        title, said = svl.CRITERIA[name].title, calibration.words(which, len(ground.samples))
+        if not wanted and not all(
+            desk.cached_ranking(each, now, name) for each in (analysis, ground)
+        ):
             return {
                 "stability-note": views.read(
                     f"{title} runs the model many times over {said}. Press “Resample the set”."
@@ -77,9 +76,9 @@ def resample(
                 "plot-stability": None,
                 "plot-overlap": None,
             }  # nothing old stays under a new criterion's name
-        own, whole = (desk.scores(each, now, emit, cancel, name) for each in (analysis, ground))
+        own, whole = (desk.rank(each, now, task, name) for each in (analysis, ground))
         count = min(len(strip["drop"]), whole.most)
-        found = ground.once(
+        found = ground.memoized(
             ("stability", drawing.scores_key(name, now), count),
             lambda: svl.stability(
                 ground.trace,
@@ -89,7 +88,7 @@ def resample(
                 top_p=drawing.top_p_of(now),
                 protect_ends=now.protect_ends,
                 measured=whole.measured,
-                cancel=cancel,
+                run=task,
             ),
         )
         shares, ids = svl.overlap_curve(own, whole), analysis.trace.layer_ids

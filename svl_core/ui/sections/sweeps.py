@@ -17,10 +17,12 @@ import svl_core as svl
 from svl_core import figures
 from svl_core.comparison.calibration import encode_all, split
 from svl_core.errors import InputError
+from svl_core.progress import Run
+from svl_core.recipe import DEMO, OWN, THIS
+from svl_core.service.tasks import in_percent
+from svl_core.service.workspace import EVIDENCE, RANKING
 from svl_core.ui import drawing, headings, parts, views
-from svl_core.ui.handlers import EVIDENCE, RANKING, Desk, session_of
-from svl_core.ui.service.bench import paced, told
-from svl_core.ui.state import grounds
+from svl_core.ui.handlers import Desk, session_of
 from svl_core.ui.state.settings import RECIPE, Settings
 from svl_core.ui.wiring import QUICK, Wiring
 
@@ -170,14 +172,18 @@ def wire(w: Wiring) -> None:
 
 
 def sides(
-    desk: Desk, state: dict, now: Settings, size: int, emit, cancel
+    desk: Desk, state: dict, now: Settings, size: int, task
 ) -> tuple[tuple, tuple, list | None, str]:
     """Samples to fit and to measure on, never the same ones unless the sentence says so; the
     measured ones' questions where their answers are known; a sentence about them.
     """
-    name, used, analysis = state["model"], desk.basis(state["model"], now), desk.analysis_of(state)
-    if grounds.OWN in (used.rank, used.fit):
-        fit, measured = split(desk.samples_of(name, grounds.OWN, analysis, now, emit, cancel), 0.5)
+    name, used, analysis = (
+        state["model"],
+        desk.sources(state["model"], now),
+        desk.analysis_of(state),
+    )
+    if OWN in (used.rank, used.fit):
+        fit, measured = split(desk.samples(name, OWN, analysis, now, task), 0.5)
         return (
             tuple(fit),
             tuple(measured),
@@ -187,7 +193,7 @@ def sides(
                 f" {len(measured)}."
             ),
         )
-    if used.fit == grounds.THIS:
+    if used.fit == THIS:
         return (
             analysis.samples,
             analysis.samples,
@@ -202,24 +208,23 @@ def sides(
 
     asked = measured_questions(size)
     fit, key = (
-        desk.samples_of(name, grounds.BUNDLED, analysis, now, emit, cancel),
+        desk.samples(name, DEMO, analysis, now, task),
         (
             name,
             "measured",
             size,
         ),
     )
-    measured = desk.encoded.get(key)
+    measured = desk.encoded_sets.get(key)
     if measured is None:
         measured = tuple(
             encode_all(
-                desk._model(name, emit, cancel),
+                desk.load_model(name, task),
                 asked,
-                progress=told(desk.telling(emit), "Reading the scenes"),
-                cancel=cancel,
+                run=in_percent(task, "Reading the scenes"),
             )
         )
-        desk.encoded.put(key, measured)
+        desk.encoded_sets.put(key, measured)
     return (
         fit,
         measured,
@@ -258,10 +263,8 @@ def run(
         )
     now, model, shown = Settings.of(settings), state["model"], {}
 
-    def work(emit, cancel):
-        fit, measured, asked, sentence = sides(
-            desk, state, now, int(size), lambda item: None, cancel
-        )
+    def work(task):
+        fit, measured, asked, sentence = sides(desk, state, now, int(size), task.silent())
         free = [k for k in range(len(strip["ids"])) if k not in strip["protected"]]
         drops = list(range(min(int(most), len(free)) + 1))
         total = len(criteria) * len(compensations) * len(drops)
@@ -278,7 +281,7 @@ def run(
             now.protect_ends,
             now.max_new_tokens,
         )
-        used = desk.basis(model, now)
+        used = desk.sources(model, now)
         made = {name: getattr(now, name) for name in RECIPE} | {
             "visual_share": 1.0,
             "calibration": now.calibration if used.rank == used.fit else used.fit,
@@ -292,22 +295,20 @@ def run(
             total=total,
             made=made,
         )
-        desk.guests.hold(session_of(request), key)
-        kept, tell = (
-            desk.sweeps.get(key),
-            paced(lambda text, share: emit({"sweep-status": views.progress(text, share)})),
-        )
+        desk.uploads.hold(session_of(request), key)
+        kept = desk.sweeps.get(key)
+        shown_here = task.showing(lambda text, share: {"sweep-status": views.progress(text, share)})
 
         def each(sweep):
             desk.sweeps.put(key, sweep)
-            emit({"sweep": dict(shown), **drawn(desk, shown, measure)})
+            task.emit({"sweep": dict(shown), **drawn(desk, shown, measure)})
 
-        def counted(text, share=None):
+        def counted(share, what):
             done = len(chosen(desk.sweeps.get(key), shown).rows) if desk.sweeps.get(key) else 0
-            tell(f"{done} of {total}: {text}", done / total)
+            shown_here.report(done / total, f"{done} of {total}: {what}")
 
         if kept:
-            emit({"sweep": dict(shown), **drawn(desk, shown, measure)})
+            task.emit({"sweep": dict(shown), **drawn(desk, shown, measure)})
         options = {
             "criteria": tuple(criteria),
             "compensations": tuple(compensations),
@@ -328,7 +329,7 @@ def run(
             },
             "allow_shared": fit == measured,
         }
-        done = desk.bench.sweep(model, measured, fit, options, each, counted, cancel)
+        done = desk.backend.sweep(model, measured, fit, options, each, Run(counted, task.cancel))
         if not kept or len(done.rows) > len(kept.rows):
             desk.sweeps.put(
                 key,
@@ -467,14 +468,14 @@ def load(
         )
     before = Settings.of(settings)
     made = {**shown["made"], "criterion": row.criterion, "compensation": row.compensation}
-    if made["calibration"] == grounds.OWN and not before.own:
+    if made["calibration"] == OWN and not before.own:
         made["calibration"] = before.calibration
     now = replace(before, **made)
     desk.stop(request, RANKING, replaced=True)
 
-    def work(emit, cancel):
+    def work(task):
         analysis = desk.analysis_of(state)
-        ground = desk.ground(model, desk.basis(model, now).rank, analysis, now, emit, cancel)
+        ground = desk.analysis_of_source(model, desk.sources(model, now).rank, analysis, now, task)
         if (
             svl.CRITERIA[row.criterion].needs == "model"
             and tuple(sample.key for sample in ground.samples) == fit
@@ -488,7 +489,7 @@ def load(
                 analysis,
                 now,
                 focus,
-                desk.strip(analysis, desk.scores(ground, now, emit, cancel), row.layers, now),
+                desk.strip(analysis, desk.rank(ground, now, task), row.layers, now),
                 state,
             ),
         }
@@ -507,5 +508,5 @@ def written(desk: Desk, shown: dict | None, kind: str, request: gr.Request | Non
         json.dumps(found.to_json(), indent=1) + "\n" if kind == "json" else found.to_csv(),
         encoding="utf-8",
     )
-    desk.guests.hold(session_of(request), path)
+    desk.uploads.hold(session_of(request), path)
     return {"sweep-file": str(path)}

@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import svl_core as svl
 from svl_core.figures import runs_of
-from svl_core.ui.state import grounds
+from svl_core.recipe import DEMO, OWN, THIS
+from svl_core.service import calibration
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import ranked_by
 
@@ -33,7 +34,7 @@ def query(state: Mapping, strip: Mapping, now: Settings) -> str:
     default = Settings()
     for field in fields(Settings):
         value = getattr(now, field.name)
-        if field.name == "own" or value == grounds.OWN:  # a visitor's files stay behind
+        if field.name == "own" or value == OWN:  # a visitor's files stay behind
             continue
         if value != getattr(default, field.name):
             kept[field.name] = int(value) if isinstance(value, bool) else value
@@ -45,6 +46,8 @@ def read_query(text: str) -> dict:
     {...}}; what is malformed is left out.
     """
     found = dict(parse_qsl(text))
+    if found.get("calibration") == "bundled":  # in links of before
+        found["calibration"] = DEMO
     out: dict = {k: found[k] for k in ("model", "prompt", "image") if k in found}
     if "drop" in found:
         out["drop"] = [int(k) for k in found["drop"].split(",") if k.isdecimal()]
@@ -62,29 +65,29 @@ def read_query(text: str) -> dict:
     for name, valid in (
         ("criterion", svl.CRITERIA),
         ("compensation", svl.COMPENSATIONS),
-        ("calibration", (grounds.THIS, grounds.BUNDLED)),
+        ("calibration", (THIS, DEMO)),
     ):
         if settings.get(name) not in valid:
             settings.pop(name, None)
     return out | {"settings": settings}
 
 
-def snippet(state: Mapping, strip: Mapping, now: Settings, used: grounds.Basis) -> str:
+def snippet(
+    state: Mapping, strip: Mapping, now: Settings, used: calibration.CalibrationSources
+) -> str:
     """Python that repeats the page's plan and answer."""
     sets = {
-        grounds.THIS: "[sample]",
-        grounds.BUNDLED: (
-            f"[lvlm.encode(*pair) for pair in calibration({now.calibration_size}, {grounds.SEED})]"
+        THIS: "[sample]",
+        DEMO: (
+            f"[lvlm.encode(*pair) for pair in calibration({now.calibration_size}, {calibration.SEED})]"
         ),
-        grounds.OWN: (
-            'encode_all(lvlm, read_calibration("calibration/"))  # your images, or a .jsonl'
-        ),
+        OWN: ('encode_all(lvlm, read_calibration("calibration/"))  # your images, or a .jsonl'),
     }
     ranks, fits = ranked_by(strip) != "manual", now.compensation != "none" and bool(strip["drop"])
     imports = {
-        grounds.THIS: "",
-        grounds.BUNDLED: "from svl_core.demo.questions import calibration",
-        grounds.OWN: "from svl_core.comparison.calibration import encode_all, read_calibration",
+        THIS: "",
+        DEMO: "from svl_core.demo.questions import calibration",
+        OWN: "from svl_core.comparison.calibration import encode_all, read_calibration",
     }
     wanted = ([used.rank] if ranks else []) + ([used.fit] if fits else [])
     alone, image = ("", '"image.png"') if state["path"] else (", text_only=True", "None")
@@ -163,7 +166,7 @@ def plan_json(state: Mapping, strip: Mapping, now: Settings) -> str:
             "keep": [ids[k] for k in range(len(ids)) if k not in strip["drop"]],
             "criterion": ranked_by(strip),
             "visual_share": now.visual_share,
-            "seed": grounds.SEED,
+            "seed": calibration.SEED,
             "settings": {f.name: getattr(now, f.name) for f in fields(Settings)},
             "versions": versions(),
         },

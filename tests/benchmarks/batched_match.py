@@ -11,18 +11,18 @@ the true one: so one pass a batch replaces generation, and the marks are those o
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import InputError
 from svl_core.lvlm.decoding import greedy, image_token_ids
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.replay import record
 from svl_core.lvlm.sample import Sample
+from svl_core.progress import QUIET, Run
 
 TAKEN = {
     "input_ids",
@@ -44,7 +44,7 @@ class _Row:
     length: int
 
 
-def exact_marks(
+def batched_exact_match(
     full: LVLM,
     models: Sequence[LVLM],
     samples: Sequence[Sample],
@@ -52,8 +52,7 @@ def exact_marks(
     *,
     batch_positions: int = 1536,
     longest_row: int = 256,
-    progress: Callable[[float, str], None] | None = None,
-    cancel: threading.Event | None = None,
+    run: Run = QUIET,
 ) -> np.ndarray:
     """(models, samples) bool: whether the model's greedy answer to the sample is exactly the token
     ids of `answers` (the end token included).
@@ -79,12 +78,8 @@ def exact_marks(
     marks = np.zeros((len(models), len(samples)), bool)
     batches = _batches(_rows(samples, answers, longest_row), batch_positions)
     for done, rows in enumerate(batches):
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Stopped before all models were measured.")
-        if progress:
-            progress(
-                done / len(batches), f"batch {done + 1} of {len(batches)}, {len(models)} models"
-            )
+        run.check("Stopped before all models were measured.")
+        run.report(done / len(batches), f"batch {done + 1} of {len(batches)}, {len(models)} models")
         _Batch(full, rows, samples, answers).run(tree, marks)
     return marks
 

@@ -9,7 +9,7 @@ from tiny import picture
 from svl_core.analysis.trace import trace
 from svl_core.comparison.calibration import split
 from svl_core.comparison.fidelity import compare
-from svl_core.comparison.ranks import choose_rank
+from svl_core.comparison.selection import choose_rank
 from svl_core.errors import InputError
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune

@@ -14,9 +14,11 @@ from collections.abc import Callable
 
 
 class Visits:
-    """end: called with each session that ends. known: told of each page that is open, answers
-    whether there is such a session. away_s: how long the silent page of a dropped connection is
-    waited for.
+    """The open pages, as their sessions are heard of.
+
+    end: called with each session that ends.
+    known: told of each page that is open; answers whether there is such a session.
+    away_s: how long the silent page of a dropped connection is waited for.
     """
 
     def __init__(
@@ -24,9 +26,7 @@ class Visits:
     ) -> None:
         self._end, self._known, self._away_s = end, known, away_s
         self._lock = threading.Lock()
-        self._heard: dict[
-            str, float
-        ] = {}  # sessions with a page: when it last told of itself, monotonic seconds
+        self._heard: dict[str, float] = {}  # sessions with a page: when it last told of itself
         self._dropped: set[str] = set()  # of those, the ones without a connection
         self._timer: threading.Timer | None = None
 
@@ -60,22 +60,27 @@ class Visits:
         one may have been.
         """
         with self._lock:
-            now = time.monotonic()
+            time_s = time.monotonic()
             over = {
-                session for session in self._dropped if now - self._heard[session] >= self._away_s
+                session
+                for session in self._dropped
+                if time_s - self._heard[session] >= self._away_s
             }
             self._dropped -= over
             for session in over:
                 del self._heard[session]
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = None
-            if self._dropped:
-                self._timer = threading.Timer(
-                    min(self._heard[session] for session in self._dropped) + self._away_s - now,
-                    self._sweep,
-                )
-                self._timer.daemon = True
-                self._timer.start()
+            self._timer = self._next_sweep(time_s)
         for session in over:
             self._end(session)
+
+    def _next_sweep(self, time_s: float) -> threading.Timer | None:
+        """A running timer for the dropped session that is silent longest; None without one."""
+        if not self._dropped:
+            return None
+        silent_since = min(self._heard[session] for session in self._dropped)
+        timer = threading.Timer(silent_since + self._away_s - time_s, self._sweep)
+        timer.daemon = True
+        timer.start()
+        return timer

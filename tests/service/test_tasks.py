@@ -8,9 +8,9 @@ import time
 import pytest
 
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui.service import tasks
-from svl_core.ui.service.bench import paced
-from svl_core.ui.service.store import Bounded, Models
+from svl_core.service import tasks
+from svl_core.service.tasks import paced
+from svl_core.service.stores import BoundedStore, Models
 
 
 def test_emits_then_result():
@@ -71,10 +71,10 @@ def test_time_ends_the_work_though_nobody_waits_for_it():
 
 
 def test_bounded_store_drops_the_least_recently_used():
-    kept = Bounded(2)
+    kept = BoundedStore(2)
     kept.put("a", 1), kept.put("b", 2), kept.get("a"), kept.put("c", 3)
     assert (kept.get("a"), kept.get("b"), kept.get("c")) == (1, None, 3)
-    small = Bounded(9, size=10)
+    small = BoundedStore(9, size=10)
     small.put("a", 1, 6), small.put("b", 2, 6)
     assert small.get("a") is None and small.get("b") == 2
     small.put("huge", 3, 99)

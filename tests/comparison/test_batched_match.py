@@ -6,12 +6,13 @@ import threading
 
 import numpy as np
 import pytest
+from batched_match import _rows, _tree, batched_exact_match
 from tiny import picture
 
 from svl_core.analysis.trace import trace
 from svl_core.comparison.evaluation import answer_batch
-from svl_core.comparison.together import _rows, _tree, exact_marks
 from svl_core.errors import Cancelled, InputError
+from svl_core.progress import Run
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
 
@@ -55,7 +56,7 @@ def test_marks_are_those_of_generation(tiny, models, samples):
         assert wanted.any() and not wanted.all()
         for positions, row in ((4096, 256), (200, 256), (1, 1)):
             assert (
-                exact_marks(
+                batched_exact_match(
                     tiny, models, samples, reference, batch_positions=positions, longest_row=row
                 )
                 == wanted
@@ -65,9 +66,9 @@ def test_marks_are_those_of_generation(tiny, models, samples):
 def test_a_last_token_that_differs_is_seen(tiny, samples):
     answers = [list(ids) for ids in answer_batch(tiny, samples, max_new_tokens=4)]
     answers[3][-1] = (answers[3][-1] + 1) % 300
-    assert exact_marks(tiny, [tiny], samples, answers)[0].tolist() == [True] * 3 + [False] + [
-        True
-    ] * (len(samples) - 4)
+    assert batched_exact_match(tiny, [tiny], samples, answers)[0].tolist() == [True] * 3 + [
+        False
+    ] + [True] * (len(samples) - 4)
 
 
 def test_equal_beginnings_are_one_branch_and_equal_edits_one_node(tiny, models):
@@ -93,10 +94,10 @@ def test_one_pictures_questions_share_its_positions(samples):
 
 def test_refusals(tiny, samples):
     with pytest.raises(InputError, match="2 answers for 8 samples"):
-        exact_marks(tiny, [tiny], samples, [(1,), (1,)])
+        batched_exact_match(tiny, [tiny], samples, [(1,), (1,)])
     with pytest.raises(InputError, match="at least a token"):
-        exact_marks(tiny, [tiny], samples, [()] * len(samples))
+        batched_exact_match(tiny, [tiny], samples, [()] * len(samples))
     cancel = threading.Event()
     cancel.set()
     with pytest.raises(Cancelled):
-        exact_marks(tiny, [tiny], samples, [(1,)] * len(samples), cancel=cancel)
+        batched_exact_match(tiny, [tiny], samples, [(1,)] * len(samples), run=Run(cancel=cancel))

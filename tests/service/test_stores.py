@@ -9,7 +9,7 @@ from updates import LINK, last, settings
 
 import svl_core as svl
 from svl_core.ui.handlers import Desk
-from svl_core.ui.service.store import MEMO_BYTES, Analysis, Bounded, Models, nbytes
+from svl_core.service.stores import MEMO_BYTES, Analysis, BoundedStore, Models, nbytes
 
 
 def test_a_sample_is_found_by_model_revision_picture_and_prompt(tiny, image):
@@ -80,9 +80,9 @@ def test_derived_results_count_in_the_bound(tiny, tiny_sample):
     trace = svl.trace(tiny, tiny_sample)
     analysis = Analysis("tiny", (tiny_sample,), trace, svl.importance(trace))
     for number in range(4):
-        analysis.once(number, lambda: {"a": (np.zeros(MEMO_BYTES // 24), np.zeros(8))})
+        analysis.memoized(number, lambda: {"a": (np.zeros(MEMO_BYTES // 24), np.zeros(8))})
     assert [analysis.memo.get(number) is None for number in range(4)] == [True, True, False, False]
-    store = Bounded(9, 2 * analysis.nbytes)
+    store = BoundedStore(9, 2 * analysis.nbytes)
     for number in range(3):
         store.put(number, Analysis("tiny", (tiny_sample,), trace, analysis.importance))
     assert len(store) == 2 and store.get(0) is None

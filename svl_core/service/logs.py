@@ -10,17 +10,18 @@ import sys
 import time
 import traceback
 
+FRAMES = 6  # of an error's traceback, the innermost ones
+
 
 def where(error: BaseException) -> dict:
     """Type and places of an error, without its message, which may quote a visitor."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return {
-        "error": type(error).__name__,
-        "at": [
-            f"{frame.filename.rsplit('site-packages/')[-1]}:{frame.lineno} {frame.name}"
-            for frame in frames[-6:]
-        ],
-    }
+    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
+    return {"error": type(error).__name__, "at": [_place(frame) for frame in frames]}
+
+
+def _place(frame: traceback.FrameSummary) -> str:
+    file = frame.filename.rsplit("site-packages/")[-1]
+    return f"{file}:{frame.lineno} {frame.name}"
 
 
 class JsonLines(logging.Formatter):
@@ -32,11 +33,11 @@ class JsonLines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        own = record.name.startswith("svl_core")
+        is_ours = record.name.startswith("svl_core")
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname.lower(),
-            "event": record.msg if own else f"{record.name}:{record.lineno}",
+            "event": record.msg if is_ours else f"{record.name}:{record.lineno}",
         }
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
@@ -44,19 +45,16 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-class _Scrub(logging.Filter):
+class Scrubbed(logging.Filter):
     """For libraries that bring their own handlers: the record without its arguments and its error's
     words.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        record.msg, record.args, record.exc_info, record.exc_text = (
-            f"{record.name}:{record.lineno} {where(error) if error else ''}",
-            (),
-            None,
-            None,
-        )
+        record.msg = f"{record.name}:{record.lineno} {where(error) if error else ''}"
+        record.args = ()
+        record.exc_info = record.exc_text = None
         return True
 
 
@@ -69,4 +67,4 @@ def structured(stream=None) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("svl_core").setLevel(logging.INFO)
     for name in ("uvicorn.error", "asyncio"):
-        logging.getLogger(name).addFilter(_Scrub())
+        logging.getLogger(name).addFilter(Scrubbed())

@@ -23,9 +23,7 @@ class Limits:
     model_gb: float = 1000.0  # largest model of the catalogue, weights in bfloat16
     image_bytes: int = 20_000_000
     image_pixels: int = 40_000_000
-    set_pixels: int = (
-        1_000_000_000  # of a calibration set's images together, which are in memory at once
-    )
+    set_pixels: int = 1_000_000_000  # of a calibration set's images, in memory at once
     prompt_chars: int = 20_000
     new_tokens: int = 512
     calibration_samples: int = 512
@@ -35,14 +33,10 @@ class Limits:
     heavy_jobs: int = 1  # at the same time, all sessions together
     queue: int = 128  # requests waiting, all sessions together
     body_bytes: int = 8_000_000  # of one request that is not an upload
-    upload_bytes: int = (
-        500_000_000  # of the files that one request uploads, each of them within image_bytes
-    )
+    upload_bytes: int = 500_000_000  # of one request's files, each within image_bytes
     stored_bytes: int = 20_000_000_000  # uploads and reports of all sessions together
     keep_s: int = 86_400  # a file that no session owns is deleted after this
-    # a page whose connection dropped, a sleeping phone's say, is waited for so long with all that
-    # is its own
-    away_s: int = 1_800
+    away_s: int = 1_800  # a page whose connection dropped, a sleeping phone's say, is waited for
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -106,6 +100,9 @@ def _shown(value: object) -> str:
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
 
 
+HOME = Limits()
+"""One person's own machine."""
+
 PUBLIC = Limits(
     any_model=False,
     pickle_weights=False,
@@ -128,6 +125,7 @@ PUBLIC = Limits(
     keep_s=3600,
     away_s=900,
 )
+"""A server that strangers can reach."""
 
 ZERO_GPU = replace(PUBLIC, model_gb=18.0)  # a lent GPU holds three models of that size
 
@@ -136,17 +134,20 @@ def from_environment(public: bool, env: Mapping[str, str] = os.environ) -> Limit
     """`PUBLIC` (with a lent GPU `ZERO_GPU`) or the generous defaults, each field overridden by
     SVL_LIMIT_<FIELD>; flags take 0 or 1. Raises InputError.
     """
-    limits, changes = (ZERO_GPU if on_zero_gpu(env) else PUBLIC) if public else Limits(), {}
+    strict = ZERO_GPU if on_zero_gpu(env) else PUBLIC
+    limits = strict if public else HOME
+    changes = {}
     for field in fields(Limits):
-        text = env.get(f"SVL_LIMIT_{field.name.upper()}")
+        variable = f"SVL_LIMIT_{field.name.upper()}"
+        text = env.get(variable)
         if text is None:
             continue
         kind = type(getattr(limits, field.name))
         try:
             changes[field.name] = bool(int(text)) if kind is bool else kind(text)
         except ValueError as error:
+            expected = "0 or 1" if kind is bool else "a number"
             raise InputError(
-                f"Found SVL_LIMIT_{field.name.upper()}={text!r}; expected"
-                f" {'0 or 1' if kind is bool else 'a number'}; correct it."
+                f"Found {variable}={text!r}; expected {expected}; correct it."
             ) from error
     return replace(limits, **changes)

@@ -2,7 +2,7 @@
 before the first change.
 
 The full model's pass over a prompt leaves behind what entered its decoder layers and their
-key/value caches (`Beginning`). A pruned model that begins with the same layers takes these over and
+key/value caches (`PrefillState`). A pruned model that begins with the same layers takes these over and
 runs only its own, from the first dropped or edited one on, within its own forward pass: masks,
 positions, final norm and head are the model's, so its predictions are those of a whole pass, bit
 for bit.
@@ -24,14 +24,14 @@ from svl_core.lvlm import families
 from svl_core.lvlm.model import LVLM
 
 ENCODED = ("pixel_values", "pixel_attention_mask")  # inputs that only the vision tower reads
-APART = (
+FORKABLE = (
     DynamicLayer,
     DynamicSlidingWindowLayer,
 )  # caches that grow by new tensors: a shallow copy goes its own way
 
 
 @dataclass(frozen=True, eq=False)
-class Beginning:
+class PrefillState:
     """The full model's pass over B prompts of S positions. states: depth -> (B, S, d), what entered
     that layer; caches: every layer's, as they were behind the prompt; entered_ms: depth ->
     milliseconds from the pass's start until then, image encoding included.
@@ -50,7 +50,7 @@ class Beginning:
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
-def common_depth(full: LVLM, pruned: LVLM) -> int | None:
+def shared_depth(full: LVLM, pruned: LVLM) -> int | None:
     """How many of `pruned`'s first layers are `full`'s own, in place and untouched (at most all but
     one); None where its pass cannot begin there.
     """
@@ -90,7 +90,7 @@ def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) ->
 
 
 @contextlib.contextmanager
-def noting(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]]:
+def recording(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]]:
     """Within this block this thread's pass through `lvlm` leaves in (states, entered_ms) what
     enters the layers `depths`, and when.
     """
@@ -119,13 +119,13 @@ def noting(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]]:
             handle.remove()
 
 
-def apart(caches: Collection) -> tuple | None:
+def fork_caches(caches: Collection) -> tuple | None:
     """Copies of cache layers that share the tensors held so far and grow apart from them; None for
     a kind that is written in place.
     """
     return (
         tuple(copy.copy(cache) for cache in caches)
-        if all(type(cache) in APART for cache in caches)
+        if all(type(cache) in FORKABLE for cache in caches)
         else None
     )
 
@@ -150,7 +150,7 @@ class _Skipped(_Stand):
 
     def forward(self, *args, **kwargs):
         cache = next(value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
-        cache.layers[self.number : self.number + 1] = apart([self.filled])
+        cache.layers[self.number : self.number + 1] = fork_caches([self.filled])
         return args[0] if args else kwargs["hidden_states"]
 
 
@@ -169,8 +169,8 @@ class _First(_Stand):
         )
 
 
-def begun(lvlm: LVLM, beginning: Beginning, depth: int):
-    """A model for one pass over the prompt of `beginning`, without its image: `lvlm`'s own modules,
+def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
+    """A model for one pass over the prompt of `prefill`, without its image: `lvlm`'s own modules,
     its first `depth` layers skipped.
 
     Only the modules on the way to the layers are copied, shallowly, so that other threads may use
@@ -182,11 +182,11 @@ def begun(lvlm: LVLM, beginning: Beginning, depth: int):
         module._modules[name] = _shallow(module._modules[name])
         module = module._modules[name]
     skipped = [
-        _Skipped(layer, number, beginning.caches[number])
+        _Skipped(layer, number, prefill.caches[number])
         for number, layer in enumerate(lvlm.layers[:depth])
     ]
     module._modules[layers] = torch.nn.ModuleList(
-        [*skipped, _First(lvlm.layers[depth], beginning.states[depth]), *lvlm.layers[depth + 1 :]]
+        [*skipped, _First(lvlm.layers[depth], prefill.states[depth]), *lvlm.layers[depth + 1 :]]
     )
     return root
 

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 import svl_core as svl
-from svl_core.ui.state.settings import Settings
+from svl_core.recipe import Recipe
 
 CLASSES = {
     cls.__name__: cls
     for cls in (
+        Recipe,
         svl.Answer,
         svl.AttentionStatistics,
         svl.Comparison,
@@ -29,15 +30,10 @@ CLASSES = {
         svl.Sample,
         svl.SampleTrace,
         svl.Trace,
-        Settings,
     )
 }
-BITS = {
-    1: torch.uint8,
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-}  # by size: numpy knows no bfloat16
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By size in bytes: a tensor's bits travel as these, for numpy knows no bfloat16."""
 
 
 def pack(value: Any) -> Any:
@@ -49,28 +45,32 @@ def pack(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
-        held = value.detach().cpu().contiguous()
-        return {
-            "is": "tensor",
-            "dtype": str(held.dtype).removeprefix("torch."),
-            "shape": list(held.shape),
-            "bits": held.reshape(-1).view(BITS[held.element_size()]).numpy(),
-        }
+        return _packed_tensor(value)
     if isinstance(value, Image.Image):
         return {"is": "image", "pixels": np.asarray(value.convert("RGB"))}
     if isinstance(value, (list, tuple)):
-        return {"is": type(value).__name__, "items": [pack(each) for each in value]}
+        return {"is": type(value).__name__, "items": [pack(item) for item in value]}
     if isinstance(value, Mapping):
-        return {"is": "mapping", "items": [[pack(key), pack(each)] for key, each in value.items()]}
-    if is_dataclass(value) and CLASSES.get(type(value).__name__) is type(value):
-        return {
-            "is": type(value).__name__,
-            "fields": {field.name: pack(getattr(value, field.name)) for field in fields(value)},
-        }
+        return {"is": "mapping", "items": [[pack(k), pack(v)] for k, v in value.items()]}
+    name = type(value).__name__
+    if is_dataclass(value) and CLASSES.get(name) is type(value):
+        packed = {field.name: pack(getattr(value, field.name)) for field in fields(value)}
+        return {"is": name, "fields": packed}
     raise TypeError(
-        f"Found a {type(value).__name__} at the border between processes; expected names, numbers"
-        " and arrays; add its class to CLASSES or leave it out."
+        f"Found a {name} at the border between processes; expected names, numbers and arrays; add"
+        " its class to CLASSES or leave it out."
     )
+
+
+def _packed_tensor(tensor: torch.Tensor) -> dict[str, Any]:
+    tensor = tensor.detach().cpu().contiguous()
+    bits = tensor.reshape(-1).view(INTEGERS[tensor.element_size()])
+    return {
+        "is": "tensor",
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "shape": list(tensor.shape),
+        "bits": bits.numpy(),
+    }
 
 
 def unpack(value: Any) -> Any:
@@ -79,15 +79,13 @@ def unpack(value: Any) -> Any:
         return value
     kind = value["is"]
     if kind == "tensor":
-        return (
-            torch.from_numpy(np.array(value["bits"]))
-            .view(getattr(torch, value["dtype"]))
-            .reshape(value["shape"])
-        )
+        bits = torch.from_numpy(np.array(value["bits"]))
+        return bits.view(getattr(torch, value["dtype"])).reshape(value["shape"])
     if kind == "image":
         return Image.fromarray(value["pixels"])
     if kind in ("list", "tuple"):
-        return {"list": list, "tuple": tuple}[kind](unpack(each) for each in value["items"])
+        items = [unpack(item) for item in value["items"]]
+        return items if kind == "list" else tuple(items)
     if kind == "mapping":
-        return {unpack(key): unpack(each) for key, each in value["items"]}
-    return CLASSES[kind](**{name: unpack(each) for name, each in value["fields"].items()})
+        return {unpack(k): unpack(v) for k, v in value["items"]}
+    return CLASSES[kind](**{name: unpack(field) for name, field in value["fields"].items()})

@@ -31,84 +31,77 @@ def upload_folder(name: object) -> Path:
     return folder
 
 
-class Uploads(set):
-    """The paths that a page knows as uploaded, in the place of gradio's own set: each upload's end
-    is told to `arrived`.
-    """
+class Holdings:
+    """Which session holds which uploads, reports and analyses.
 
-    def __init__(self, arrived: Callable[[str], None]) -> None:
-        super().__init__()
-        self._arrived = arrived
+    A thing goes with its last holder: two visitors may have brought the same picture, which has one
+    path then.
 
-    def update(self, *paths) -> None:
-        for path in set().union(*paths):
-            self.add(path)
-            self._arrived(path)
-
-
-class Guests:
-    """Who holds what.
-
-    A thing goes with its last holder: two visitors may have brought the same picture.
-
-    forget: called with each key of `hold` that nobody holds any more. folder: only files below it
-    are ever deleted.
+    forget: called with each key of `hold` that nobody holds any more.
+    folder: only files below it are ever deleted.
     """
 
     def __init__(
         self, forget: Callable[[Hashable], None], folder: Callable[[], str | Path]
     ) -> None:
         self._forget, self._folder = forget, folder
-        self.deleted: Callable[[str], None] = lambda path: None  # told of each file that went
+        self.deleted: Callable[[str], None] = lambda path: None
+        """Called with the path of each file that was deleted."""
+        self.brought: Callable[[str], bool] = lambda path: False
+        """Whether a file is a visitor's upload; the pictures that every page opens with are not."""
         self._lock = threading.Lock()
-        self._held: dict[str, set[Hashable]] = {}
-        self._waiting: dict[
-            Path, list[float]
-        ] = {}  # uploads that no session has claimed yet: when they ended, monotonic seconds
+        self._held: dict[str, set[Hashable]] = {}  # by session
+        self._unclaimed: dict[Path, list[float]] = {}  # when each upload ended, monotonic seconds
 
     def arrived(self, path: str) -> None:
         """An upload has ended: whoever brought it waits for its turn, so the file stays, though an
         equal one's holder may leave meanwhile.
         """
         with self._lock:
-            self._waiting.setdefault(Path(path), []).append(time.monotonic())
+            self._unclaimed.setdefault(Path(path), []).append(time.monotonic())
 
     def hold(self, session: str, *things: Hashable) -> None:
         """Paths (as `Path`) and keys that a session uses from now on."""
         with self._lock:
-            mine = self._held.setdefault(session, set())
+            held = self._held.setdefault(session, set())
             for thing in things:
-                if thing not in mine and thing in self._waiting:
+                if thing not in held and thing in self._unclaimed:
                     self._claim(thing)
-                mine.add(thing)
+                held.add(thing)
 
     def leave(self, session: str) -> None:
-        """Delete and forget what only this session held; a file that somebody has brought again
+        """Deletes and forgets what only this session held; a file that somebody has brought again
         meanwhile, and waits with, stays.
         """
         with self._lock:
-            mine = self._held.pop(session, set())
-            for thing in mine - set().union(*self._held.values()):
+            held = self._held.pop(session, set())
+            for thing in held - self._held_by_anyone():
                 if not isinstance(thing, Path):
                     self._forget(thing)
-                elif thing not in self._waiting:
+                elif thing not in self._unclaimed:
                     self._delete(thing)
-            for path, since in list(self._waiting.items()):
-                if time.monotonic() - since[0] > WAITS_S:
-                    self._claim(path)
-                    if path not in self._waiting and not any(
-                        path in held for held in self._held.values()
-                    ):
-                        self._delete(path)
+            self._delete_abandoned()
         self._sweep()
 
+    def _held_by_anyone(self) -> set[Hashable]:
+        return set().union(*self._held.values())
+
+    def _delete_abandoned(self) -> None:
+        """Deletes uploads that nobody came back for."""
+        for path, ended in list(self._unclaimed.items()):
+            if time.monotonic() - ended[0] <= WAITS_S:
+                continue
+            self._claim(path)
+            if path not in self._unclaimed and path not in self._held_by_anyone():
+                self._delete(path)
+
     def _claim(self, path: Path) -> None:
-        self._waiting[path].pop(0)
-        if not self._waiting[path]:
-            del self._waiting[path]
+        self._unclaimed[path].pop(0)
+        if not self._unclaimed[path]:
+            del self._unclaimed[path]
 
     def _sweep(self) -> None:
-        """Delete what uploads that were cut off left behind: files right in the folder, where
+        """Deletes what uploads that were cut off left behind: files right in the folder, where
         finished uploads never lie.
         """
         folder = Path(self._folder())

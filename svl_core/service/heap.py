@@ -18,7 +18,8 @@ _lock = threading.Lock()
 _last = float("-inf")
 
 
-def _library():
+def _library() -> ctypes.CDLL | None:
+    """The GNU C library, None elsewhere."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     return library if hasattr(library, "malloc_trim") else None
 
@@ -27,7 +28,8 @@ def few_arenas(most: int = 2) -> None:
     """Threads made from now on share this many pools of memory; by default they get up to eight for
     each core, each with its own gaps.
     """
-    if (library := _library()) is not None:
+    library = _library()
+    if library is not None:
         library.mallopt(ARENA_MAX, most)
 
 
@@ -37,7 +39,8 @@ def give_back() -> bool:
     """
     global _last
     with _lock:
-        if time.monotonic() - _last < EVERY_S or (library := _library()) is None:
+        library = _library()
+        if library is None or time.monotonic() - _last < EVERY_S:
             return False
         _last = time.monotonic()
     library.malloc_trim(0)

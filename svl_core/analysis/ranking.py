@@ -1,0 +1,58 @@
+"""A recipe's way of weighing tokens and ranking layers, carried out on a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from svl_core.analysis.importance import TokenImportance, TopP, importance
+from svl_core.analysis.redundancy import LayerScores, redundancy
+from svl_core.progress import QUIET, Run
+from svl_core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from svl_core.analysis.trace import Trace
+    from svl_core.lvlm.model import LVLM
+    from svl_core.lvlm.sample import Sample
+
+
+def top_p_of(recipe: Recipe) -> TopP:
+    """Which tokens count as important."""
+    return TopP(recipe.top_p, recipe.top_p_mode)
+
+
+def importance_of(trace: Trace, recipe: Recipe) -> TokenImportance:
+    """TIS of the traced samples, as the recipe weighs attention."""
+    return importance(trace, causal_correction=recipe.causal_correction, text_self=recipe.text_self)
+
+
+def rank_layers(
+    recipe: Recipe,
+    trace: Trace,
+    weights: TokenImportance | None = None,
+    *,
+    criterion: str | None = None,
+    lvlm: LVLM | None = None,
+    samples: Sequence[Sample] = (),
+    run: Run = QUIET,
+) -> LayerScores:
+    """The layers by the recipe's criterion.
+
+    weights: TIS of the traced samples (default: `importance_of` the trace).
+    criterion: another one than the recipe's.
+    lvlm, samples: the traced model and samples, for criteria that run the model.
+    Raises InputError as `redundancy` does, Cancelled.
+    """
+    return redundancy(
+        trace,
+        importance_of(trace, recipe) if weights is None else weights,
+        criterion or recipe.criterion,
+        top_p=top_p_of(recipe),
+        protect_ends=recipe.protect_ends,
+        seed=recipe.seed,
+        rounds=recipe.rounds,
+        layers=recipe.layers,
+        lvlm=lvlm,
+        samples=samples,
+        run=run,
+    )

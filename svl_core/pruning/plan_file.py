@@ -1,0 +1,124 @@
+"""Plan files: a recipe with the layers that it came to, written by the page and by commands and read
+by `svl --from`.
+
+There is one dialect: a JSON object with `model` and `recipe`, at the top or under `plan`, whose
+recipe names its `layers`. Three older ones are still read: the page's plan with its `settings`, a
+command's result, and the record beside a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svl_core.errors import InputError
+from svl_core.recipe import AUTO, DEMO, OPTIONS, Recipe
+
+RENAMED = {"mode": "top_p_mode"}  # fields of older plans under their present names
+SOURCES = {"bundled": DEMO}  # calibration sets of older plans under their present names
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """What a plan file says.
+
+    model, revision: what it was made for; None where the file does not say.
+    recipe: always with explicit `layers`.
+    """
+
+    model: str | None
+    revision: str | None
+    recipe: Recipe
+
+    def is_for(self, name: str) -> bool:
+        """Whether the plan was made for the model `name`; folders count by where they lie."""
+        if self.model is None or self.model == name:
+            return True
+        ours, theirs = Path(name).expanduser(), Path(self.model).expanduser()
+        return ours.is_dir() and theirs.is_dir() and ours.resolve() == theirs.resolve()
+
+
+def saved_plan(
+    recipe: Recipe, drop: Sequence[int], keep: Sequence[int], **more: Any
+) -> dict[str, Any]:
+    """A plan as it is written: the layers that go and stay, and the recipe with them.
+
+    drop, keep: 0-based layers. more: further entries, such as `model`.
+    """
+    recipe = recipe.changed(drop=len(drop), layers=tuple(drop))
+    return {
+        **more,
+        "drop": [int(layer) for layer in drop],
+        "keep": [int(layer) for layer in keep],
+        "criterion": recipe.criterion,
+        "compensation": recipe.compensation,
+        "recipe": recipe.to_json(),
+    }
+
+
+def read_plan(file: str | Path) -> SavedPlan:
+    """The plan in a file. Raises InputError for a file that cannot be read or holds none."""
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"Found that {file} cannot be read ({error.strerror}); expected a plan as JSON, taken"
+            " from the page or written by a command; check --from."
+        ) from None
+    except UnicodeDecodeError:
+        raise _no_plan(file) from None
+    try:
+        found = json.loads(text)
+        plan = found.get("plan", found)
+        recipe = found.get("recipe") or plan.get("recipe")
+        if recipe is None:
+            recipe = _older_recipe(found, plan)
+        if recipe.get("layers") is None:
+            raise KeyError("layers")
+        model, revision = found.get("model"), found.get("revision")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _no_plan(file) from None
+    known = {name: value for name, value in recipe.items() if name in OPTIONS}
+    try:
+        return SavedPlan(model, revision, Recipe.from_json(known))
+    except InputError as error:
+        raise InputError(f"Found no plan in {file}: {error}") from None
+
+
+def _no_plan(file: str | Path) -> InputError:
+    return InputError(
+        f"Found no plan in {file}; expected the page's plan as JSON, what a command wrote with"
+        " --json, or a checkpoint's svl_plan.json; check --from."
+    )
+
+
+def _older_recipe(found: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's fields as older versions wrote them. Raises KeyError, TypeError or ValueError
+    where there are none.
+    """
+    layers = [int(layer) for layer in plan["drop"]]
+    if "keep" in found:
+        settings = dict(found["settings"])
+        settings.setdefault("seed", found.get("seed", 0))
+    elif "layer_ids" in found:
+        settings = dict(found["compensation"])
+        settings["compensation"] = settings.pop("name")
+    else:
+        settings = dict(plan["settings"]["compensation"] or {})
+        settings.pop("name", None)
+        settings["compensation"] = plan["compensation"]
+        settings["visual_share"] = found.get("visual_share", 1.0)
+        settings["calibration"] = plan["calibration"]["set"]
+        settings["calibration_size"] = max(plan["calibration"]["samples"], 1)
+    if settings.pop("attention_target", False):
+        settings["targets"] = ["mlp", "attention"]
+    recipe = {RENAMED.get(name, name): value for name, value in settings.items()}
+    source = recipe.get("calibration", AUTO)
+    recipe["calibration"] = SOURCES.get(source, source)
+    recipe["criterion"] = plan.get("criterion", Recipe.criterion)
+    recipe["compensation"] = str(settings["compensation"])
+    said = {name: value for name, value in recipe.items() if name in OPTIONS and value is not None}
+    return said | {"layers": layers}

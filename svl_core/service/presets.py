@@ -1,0 +1,81 @@
+"""Which preset the settings are, and what a preset sets for a model with its calibration sets."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import svl_core as svl
+from svl_core.recipe import DEFAULT, DEMO, OWN, THIS, Recipe
+from svl_core.service.calibration import MOST_SCENES, sources_for
+
+
+def preset_values(
+    preset: svl.Preset,
+    name: str,
+    scene_models: Collection[str],
+    settings: Recipe,
+    most: int = MOST_SCENES,
+) -> dict[str, Any]:
+    """The recipe fields that a preset stands for, by name; one whose criteria compete needs a set
+    for it, any other takes what there is.
+
+    name: the model's.
+    scene_models: names of the models that know the bundled scenes.
+    settings: what is chosen otherwise; the calibration source depends on it.
+    most: calibration samples allowed.
+    """
+    given = dict(preset.settings)
+    values = {
+        "criterion": preset.criterion,
+        "compensation": preset.compensation,
+        "rank": given.get("rank", DEFAULT.rank),
+        "strength": given.get("strength", DEFAULT.strength),
+        "targets": tuple(given.get("targets", DEFAULT.targets)),
+        "top_p": preset.top_p.p,
+        "top_p_mode": preset.top_p.mode,
+        "causal_correction": False,
+        "text_self": DEFAULT.text_self,
+    }
+    sources = sources_for(name, scene_models, settings)
+    fit = sources.fit
+    if preset.rivals and sources.rank == THIS:
+        fit = values["calibration"] = _own_or_demo(name, scene_models, settings)
+    if preset.samples and fit == DEMO:
+        values["calibration_size"] = min(preset.samples, MOST_SCENES, most)
+    return values
+
+
+def _own_or_demo(name: str, scene_models: Collection[str], settings: Recipe) -> str:
+    """The set that a competition of criteria is held on; this image where there is no set."""
+    if settings.own:
+        return OWN
+    return DEMO if name in scene_models else THIS
+
+
+def contested_preset(
+    name: str,
+    scene_models: Collection[str],
+    settings: Recipe,
+    most: int = MOST_SCENES,
+) -> svl.Preset | None:
+    """The preset with rivals whose settings these are, the criterion being one of those that
+    competed; None for other settings.
+    """
+    for preset in svl.PRESETS.values():
+        if not preset.rivals or settings.criterion not in (preset.criterion, *preset.rivals):
+            continue
+        wanted = preset_values(preset, name, scene_models, settings, most)
+        if matches(wanted, settings, but="criterion"):
+            return preset
+    return None
+
+
+def matches(wanted: Mapping[str, Any], settings: Recipe, but: str = "") -> bool:
+    """Whether the settings have the wanted values, but for the field `but`."""
+    return all(getattr(settings, field) == value for field, value in wanted.items() if field != but)
+
+
+def contest_key(preset: svl.Preset, count: int, settings: Recipe) -> tuple:
+    """Under which the ranking that won at `count` layers is stored, with the samples it won on."""
+    return "competed", preset.name, count, settings.protect_ends
