@@ -77,4 +77,3 @@ def view(name: str, *, wait: str = "", classes: str = "", **declared) -> Shown:
 def card(name: str, *, wait: str = parts.WAIT, **declared) -> Figure:
     """A figure that is drawn as markup."""
     return Figure(name=name, make=partial(parts.view, classes="card", wait=wait), **declared)
-

@@ -44,8 +44,8 @@ CLICK = (
 class Page:
     """The page's components by name, over the workspace whose models and results it shows."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
+    def __init__(self, blocks: gr.Blocks, workspace: Workspace) -> None:
+        self.blocks, self.workspace = blocks, workspace
         self.components: dict[str, Component] = {}
         self.shown: dict[str, Shown] = {}
         self.controls: dict[str, Control] = {}
@@ -152,7 +152,7 @@ class Page:
 
     # ------------------------------------------------------------------------- uploads
     def hold_upload(self, path: str | None, request: gr.Request | None) -> None:
-        """Has an uploaded file stay as long as its visitor; the page's own pictures are nobody's."""
+        """An uploaded file stays as long as its visitor; the page's own pictures are nobody's."""
         if path and self.workspace.uploads.brought(path):
             self.workspace.uploads.hold(session_of(request), Path(path))
 
@@ -201,9 +201,7 @@ class Page:
 
     def download(self, event, name: str) -> None:
         """After `event`, has the browser fetch the file of the hidden button `name`."""
-        event.success(
-            None, js=CLICK.format(name), show_progress="hidden", api_visibility="private"
-        )
+        event.success(None, js=CLICK.format(name), show_progress="hidden", api_visibility="private")
 
     def run(
         self,

@@ -73,9 +73,7 @@ def plan_of(strip: dict, lvlm: svl.LVLM) -> svl.DropPlan:
     return replace(plan, criterion=ranked_by(strip))
 
 
-def fitted_on(
-    page: Page, analysis: Analysis, settings: Settings, task
-) -> tuple[svl.Sample, ...]:
+def fitted_on(page: Page, analysis: Analysis, settings: Settings, task) -> tuple[svl.Sample, ...]:
     """The samples that compensation is fitted on, none where there is none."""
     if not settings.fits:
         return ()

@@ -223,6 +223,7 @@ def _lay_out_plan(page: Page) -> None:
         "rank",
         label="Rank k",
         info="Directions that SCP amplifies",
+        minimum=1,
         maximum=64,
         min_width=180,
         moves=PLANS,
