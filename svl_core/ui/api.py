@@ -205,6 +205,7 @@ class Service:
                 analysis.model,
                 analysis.samples,
                 fit,
+                replace(now, compensation="none"),
                 options,
                 lambda so_far: task.emit({"rows": [row.to_json() for row in so_far.rows]}),
                 task,

@@ -10,7 +10,8 @@ import numpy as np
 
 import svl_core as svl
 from svl_core import figures
-from svl_core.service.derived import importance_of, scores_key, scores_of, top_p_of
+from svl_core.analysis.ranking import top_p_of
+from svl_core.service.derived import importance_of, scores_key, scores_of
 from svl_core.service.stores import Analysis
 from svl_core.ui import texts, views
 from svl_core.ui.state.settings import Settings

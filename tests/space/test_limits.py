@@ -1,7 +1,6 @@
 """Limits: values, their sentences, and that the public page holds each of them."""
 
 import io
-import threading
 import time
 from dataclasses import replace
 
@@ -13,12 +12,13 @@ from visitor import Visitor
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
-from svl_core.ui.handlers import Desk
-from svl_core.ui.sections import calibration
-from svl_core.service.uploads import Holdings, upload_folder
+from svl_core.recipe import OWN
 from svl_core.service.limits import PUBLIC, Limits, from_environment
 from svl_core.service.stores import Analysis, Models, picker
-from svl_core.service import calibration as calibration_sets
+from svl_core.service.uploads import Holdings, upload_folder
+from svl_core.ui.gradio_patches.upload_sets import ReportingSet
+from svl_core.ui.handlers import Desk
+from svl_core.ui.sections import calibration
 from svl_core.ui.state.settings import Settings
 
 
@@ -80,56 +80,56 @@ def test_pixels_are_counted_before_decoding():
 
 def test_what_two_hold_goes_with_the_second(tmp_path):
     forgotten = []
-    guests = Holdings(forgotten.append, lambda: tmp_path)
+    holdings = Holdings(forgotten.append, lambda: tmp_path)
     (tmp_path / "a").mkdir()
     file, foreign = tmp_path / "a" / "x.png", tmp_path.parent / "keep.txt"
     file.write_bytes(b"x")
     foreign.write_bytes(b"x")
-    guests.hold("one", file, foreign, "key")
-    guests.hold("two", file, "key")
-    guests.leave("one")
+    holdings.hold("one", file, foreign, "key")
+    holdings.hold("two", file, "key")
+    holdings.leave("one")
     assert file.exists() and not forgotten
-    guests.leave("two")
-    assert not file.exists() and forgotten == ["key"] and foreign.exists() and not len(guests)
+    holdings.leave("two")
+    assert not file.exists() and forgotten == ["key"] and foreign.exists() and not len(holdings)
 
 
 def test_a_picture_brought_again_waits_for_its_second_visitor(tmp_path):
     """Equal pictures have one path: the first visitor leaves while the second, with the same
     picture, still queues.
     """
-    guests, file = Holdings(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
+    holdings, file = Holdings(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
     file.parent.mkdir()
     file.write_bytes(b"x")
-    uploads = Uploads(guests.arrived)
+    uploads = ReportingSet(holdings.arrived)
     uploads.update([str(file)])
-    guests.hold("one", file)
+    holdings.hold("one", file)
     uploads.update([str(file)])  # the second visitor's upload
-    guests.hold("one", file)  # another question about the same picture
-    guests.leave("one")
+    holdings.hold("one", file)  # another question about the same picture
+    holdings.leave("one")
     assert file.exists()
-    guests.hold("two", file)
-    guests.leave("two")
+    holdings.hold("two", file)
+    holdings.leave("two")
     assert not file.exists()
 
 
 def test_a_picture_nobody_came_back_for_goes_after_a_while(tmp_path, monkeypatch):
-    guests, files = (
+    holdings, files = (
         Holdings(lambda key: None, lambda: tmp_path),
         [tmp_path / name / "x.png" for name in "ab"],
     )
     for file in files:
         file.parent.mkdir()
         file.write_bytes(b"x")
-        guests.arrived(str(file))
-        guests.arrived(str(file))
-    guests.hold("one", files[0])
-    guests.leave("nobody")
+        holdings.arrived(str(file))
+        holdings.arrived(str(file))
+    holdings.hold("one", files[0])
+    holdings.leave("nobody")
     assert all(file.exists() for file in files)
     monkeypatch.setattr("svl_core.service.uploads.WAITS_S", -1)
     for _ in range(2):  # an upload each
-        guests.leave("nobody")
+        holdings.leave("nobody")
     assert [file.exists() for file in files] == [True, False]
-    guests.leave("one")
+    holdings.leave("one")
     assert not files[0].exists()
 
 
@@ -145,25 +145,11 @@ def test_large_pictures_are_counted_where_they_are_kept(tiny, image, tmp_path):
     )
     own = calibration.brought(desk, paths, "what?", None)["own"]
     with pytest.raises(InputError, match=f"{3 * size:,} pixels"):
-        desk.samples_of(
-            "tiny",
-            OWN,
-            None,
-            Settings(calibration="own", own=own),
-            lambda item: None,
-            threading.Event(),
-        )
+        desk.samples("tiny", OWN, None, Settings(calibration="own", own=own))
     (tmp_path / "list.jsonl").write_text('{"image": "0.png", "prompt": "' + "x" * 3000 + '"}\n')
     own = calibration.brought(desk, [*paths, str(tmp_path / "list.jsonl")], "what?", None)["own"]
     with pytest.raises(InputError, match="characters in a prompt of the set"):
-        desk.samples_of(
-            "tiny",
-            OWN,
-            None,
-            Settings(calibration="own", own=own),
-            lambda item: None,
-            threading.Event(),
-        )
+        desk.samples("tiny", OWN, None, Settings(calibration="own", own=own))
     small, large = (tiny.encode(picture, "what?") for picture in (image, image.resize((600, 400))))
     traces = [svl.trace(tiny, [sample]) for sample in (small, large)]
     found = [

@@ -20,10 +20,10 @@ from visitor import Visitor
 
 import svl_core as svl
 from svl_core.demo.questions import labelled
-from svl_core.ui.handlers import Desk
 from svl_core.service import heap
 from svl_core.service.limits import PUBLIC
 from svl_core.service.stores import Models
+from svl_core.ui.handlers import Desk
 from svl_core.ui.state.settings import Settings
 
 DROP = [5, 6]

@@ -16,9 +16,9 @@ import torch
 from tiny import LAYERS
 
 import svl_core as svl
+from svl_core.recipe import Recipe
 from svl_core.service import serialization
 from svl_core.service.zero_gpu import Work, seconds
-from svl_core.ui.state.settings import Settings
 
 HERE = Path(__file__).parent
 
@@ -37,7 +37,7 @@ def test_values_survive_the_border(tiny, tiny_sample):
         trace,
         comparison,
         plan,
-        Settings(rank=7),
+        Recipe(rank=7, targets=("mlp", "attention")),
         (None, True, 3, "x", [0.5, float("inf")]),
     ):
         plain = serialization.pack(value)
@@ -74,10 +74,10 @@ def test_models_and_functions_stay(tiny):
 
 
 def test_time_asked_for_grows_with_the_request():
-    small = seconds(0.5, 1000, 6, 128)
-    assert 10 <= seconds(0.01, 50, 1, 0) <= small < seconds(14, 1000, 6, 128) <= 120
-    for more in ((0.5, 4000, 60, 128), (0.5, 1000, 12, 128), (0.5, 1000, 6, 1024)):
-        assert seconds(*more) > small
+    small = seconds(0.5, Work(1000, 6, 128))
+    assert 10 <= seconds(0.01, Work(50, 1)) <= small < seconds(14, Work(1000, 6, 128)) <= 120
+    for more in (Work(4000, 60, 128), Work(1000, 12, 128), Work(1000, 6, 1024)):
+        assert seconds(0.5, more) > small
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def competed(
     if found is None:
         rankings = [
             desk.rank(ground, now, task, each, rounds=max(count, 1), most=preset.ranked_on)
-            for each in (preset.criterion, *preset.rivals)
+            for each in preset.criteria
         ]
         plans = [svl.plan(each, min(count, each.most)) for each in rankings]
         found = rankings[

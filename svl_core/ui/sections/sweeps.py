@@ -313,23 +313,14 @@ def run(
             "criteria": tuple(criteria),
             "compensations": tuple(compensations),
             "drops": drops,
-            "top_p": drawing.top_p_of(now),
-            "importance_settings": {
-                "causal_correction": now.causal_correction,
-                "text_self": now.text_self,
-            },
-            "protect_ends": now.protect_ends,
             "max_new_tokens": now.max_new_tokens,
             "questions": asked,
             "resume": kept,
-            "compensation_settings": {
-                "rank": now.rank,
-                "strength": now.strength,
-                "targets": ("mlp", "attention") if now.attention_target else ("mlp",),
-            },
             "allow_shared": fit == measured,
         }
-        done = desk.backend.sweep(model, measured, fit, options, each, Run(counted, task.cancel))
+        done = desk.backend.sweep(
+            model, measured, fit, now, options, each, Run(counted, task.cancel)
+        )
         if not kept or len(done.rows) > len(kept.rows):
             desk.sweeps.put(
                 key,

@@ -24,17 +24,17 @@ def values(
     """The settings that a preset stands for, by field name; one whose criteria compete needs a set
     for it, any other takes what there is. most: calibration samples allowed.
     """
-    given, default = dict(preset.settings), Settings()
+    recipe = preset.recipe
     out = {
-        "criterion": preset.criterion,
-        "compensation": preset.compensation,
-        "rank": given.get("rank", default.rank),
-        "strength": given.get("strength", default.strength),
-        "attention_target": "attention" in given.get("targets", ()),
-        "top_p": preset.top_p.p,
-        "mode": preset.top_p.mode,
-        "causal_correction": False,
-        "text_self": default.text_self,
+        "criterion": recipe.criterion,
+        "compensation": recipe.compensation,
+        "rank": recipe.rank,
+        "strength": recipe.strength,
+        "attention_target": "attention" in recipe.targets,
+        "top_p": recipe.top_p,
+        "mode": recipe.top_p_mode,
+        "causal_correction": recipe.causal_correction,
+        "text_self": recipe.text_self,
     }
     if preset.rivals and calibration.sources_for(name, world, now).rank == THIS:
         out["calibration"] = OWN if now.own else DEMO if name in world else THIS
@@ -42,7 +42,7 @@ def values(
         preset.samples
         and out.get("calibration", calibration.sources_for(name, world, now).fit) == DEMO
     ):
-        out["calibration_size"] = min(preset.samples, calibration.MOST_SCENES, most)
+        out["calibration_size"] = min(preset.recipe.calibration_size, calibration.MOST_SCENES, most)
     return out
 
 
@@ -61,7 +61,7 @@ def current(
         plan = (
             strip.get("preset") == [each.name, *strip["drop"]]
             if each.rivals
-            else ranked_by(strip) == each.criterion or not strip["drop"]
+            else ranked_by(strip) == each.recipe.criterion or not strip["drop"]
         )
         if (
             plan
@@ -83,7 +83,7 @@ def contest(
     fitting = (
         each
         for each in svl.PRESETS.values()
-        if each.rivals and now.criterion in (each.criterion, *each.rivals)
+        if each.rivals and now.criterion in (each.recipe.criterion, *each.rivals)
     )
     return next(
         (
