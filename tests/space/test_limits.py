@@ -205,7 +205,7 @@ def test_a_request_that_takes_too_long_is_stopped(public_site, tiny, png, monkey
         passes.append(time.monotonic())
         time.sleep(0.1)
 
-    monkeypatch.setattr(desk, "limits", replace(PUBLIC, request_s=1.5, new_tokens=64))
+    monkeypatch.setattr(desk.workspace, "limits", replace(PUBLIC, request_s=1.5, new_tokens=64))
     handle = tiny.layers[1].register_forward_pre_hook(slow)
     try:
         said = visitor.compare(LAYERS, [3], answer_length=60, compensation="none")
