@@ -4,7 +4,6 @@ One sentence, and the page's own model still serves.
 """
 
 import errno
-import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from svl_core.errors import InputError
 from svl_core.lvlm import loading
 from svl_core.service import errors, health
 from svl_core.service.limits import PUBLIC
-from svl_core.service.uploads import Holdings
 
 OFFERED = "HuggingFaceTB/SmolVLM-256M-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -147,18 +145,6 @@ def test_a_full_disk_is_named(public_site, png, monkeypatch):
         assert not said["ok"] and said["error"] == errors.DISK_FULL, said
     still_serves(visitor, path)
     assert visitor.call("report", visitor.data("report", strip=strip))["ok"]
-
-
-def test_what_a_cut_off_upload_leaves_is_swept_away(tmp_path):
-    holdings = Holdings(lambda key: None, lambda: tmp_path)
-    old, new, kept = tmp_path / "tmpold", tmp_path / "tmpnew", tmp_path / "folder" / "picture.png"
-    kept.parent.mkdir()
-    for file in (old, new, kept):
-        file.write_bytes(b"x")
-        if file is not new:
-            os.utime(file, (0, 0))
-    holdings.leave("nobody")
-    assert not old.exists() and new.exists() and kept.exists()
 
 
 def test_uploads_stop_before_the_disk_is_full(public_site, png, monkeypatch):
