@@ -24,6 +24,7 @@ from svl_core.service.stores import Models
 from svl_core.ui.handlers import Desk
 from svl_core.ui.state.settings import Settings
 
+pytestmark = pytest.mark.slow
 DROP = [5, 6]
 
 
