@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,7 @@ SUFFIXES = {
     ".zip",
     ".parquet",
     ".csv",
+    ".typed",
     "",
 }
 
@@ -104,13 +106,23 @@ def _facts(profile: str) -> dict:
 
 
 def card(profile: str, hardware: str) -> str:
-    """The Space's README: front matter, then the project's."""
+    """The Space's README: front matter, then the project's, whose links to files that are not
+    staged become plain words.
+    """
     from huggingface_hub import SpaceCardData
 
     facts = _facts(profile) | {"sdk_version": version("gradio"), "suggested_hardware": hardware}
-    return (
-        f"---\n{SpaceCardData(**facts)}\n---\n\n{(ROOT / 'README.md').read_text(encoding='utf-8')}"
+    text = re.sub(
+        r"\[([^]]+)\]\(([^)]+)\)", _link, (ROOT / "README.md").read_text(encoding="utf-8")
     )
+    return f"---\n{SpaceCardData(**facts)}\n---\n\n{text}"
+
+
+def _link(match: re.Match) -> str:
+    """A link as the Space shows it."""
+    words, target = match.groups()
+    staged = "://" in target or target.split("/")[0] in CONTENTS
+    return match[0] if staged else f"{words} (`{target}` in the project's repository)"
 
 
 def requirements(profile: str, hardware: str) -> str:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import svl_core as svl
+from svl_core.analysis.ranking import importance_of
 from svl_core.lvlm.stopping import stoppable
 from svl_core.progress import QUIET, Run
 from svl_core.recipe import Recipe
 from svl_core.service import calibration
+from svl_core.service.derived import recipe_of
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.stores import BoundedStore, Models, set_key
 from svl_core.service.tasks import BEAT, in_percent
@@ -70,7 +72,10 @@ class LocalBackend:
         recipe: Recipe,
         run: Run = QUIET,
     ) -> svl.LayerScores:
-        """The layers by the recipe's criterion, one that runs the model."""
+        """The layers by the recipe's criterion, one that runs the model.
+
+        samples: those that the model is run on, the first of the traced ones.
+        """
         lvlm = self._lvlm(name)
         with self._turn(run, lvlm):
             return svl.redundancy(
@@ -78,6 +83,7 @@ class LocalBackend:
                 None,
                 recipe.criterion,
                 protect_ends=recipe.protect_ends,
+                seed=recipe.seed,
                 lvlm=lvlm,
                 samples=_all_on_device(lvlm, samples),
                 rounds=recipe.rounds,
@@ -93,17 +99,16 @@ class LocalBackend:
         run: Run = QUIET,
     ) -> svl.DropPlan:
         """Which plan leaves the answers nearest once compensated as the preset says."""
-        from svl_core.comparison.ranks import choose_plan
+        from svl_core.comparison.selection import choose_plan
 
-        lvlm, chosen = self._lvlm(name), svl.PRESETS[preset]
-        needs_mlp = svl.COMPENSATIONS[chosen.compensation].needs_mlp
+        lvlm, recipe = self._lvlm(name), svl.PRESETS[preset].recipe
+        needs_mlp = svl.COMPENSATIONS[recipe.compensation].needs_mlp
         with self._turn(run, lvlm):
             return choose_plan(
                 lvlm,
                 plans,
-                chosen.compensation,
+                recipe,
                 _all_on_device(lvlm, samples),
-                settings={"top_p": chosen.top_p, **chosen.settings},
                 traced=self._traced(name, lvlm, samples, needs_mlp, run),
                 run=in_percent(run, "Trying the plans"),
             )
@@ -113,12 +118,14 @@ class LocalBackend:
         name: str,
         measured: Sequence[svl.Sample],
         fit: Sequence[svl.Sample],
+        recipe: Recipe,
         options: Mapping[str, Any],
         each: Callable[[Any], None],
         run: Run = QUIET,
     ) -> Any:
         """`comparison.sweep.sweep` with `options`; others may use the models between its rows.
 
+        recipe: the settings that all rows share.
         each: called with the sweep so far after every row.
         """
         from svl_core.comparison.sweep import sweep
@@ -129,6 +136,7 @@ class LocalBackend:
                 lvlm,
                 _all_on_device(lvlm, measured),
                 _all_on_device(lvlm, fit),
+                recipe_of(recipe),
                 each=each,
                 run=self._giving_way(run),
                 **options,
@@ -303,14 +311,13 @@ class LocalBackend:
     ) -> svl.LVLM:
         if not plan.drop:
             return svl.prune(lvlm, plan)
+        recipe = recipe_of(recipe)
         if not recipe.fits:
             return svl.prune(lvlm, plan, recipe)
         needs_mlp = svl.COMPENSATIONS[recipe.compensation].needs_mlp
         trace = self._traced(name, lvlm, fit, needs_mlp, run)
         run.report(None, "Fitting the compensation …")
-        importance = svl.importance(
-            trace, causal_correction=recipe.causal_correction, text_self=recipe.text_self
-        )
+        importance = importance_of(trace, recipe)
         fitting = in_percent(run, "Fitting the compensation")
         return svl.prune(lvlm, plan, recipe, trace, importance, run=fitting)
 

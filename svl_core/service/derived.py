@@ -6,6 +6,7 @@ Each is computed once for the settings that it depends on, and stored with the a
 from __future__ import annotations
 
 import svl_core as svl
+from svl_core.analysis import ranking
 from svl_core.recipe import OPTIONS, Recipe
 from svl_core.service.stores import Analysis
 
@@ -13,11 +14,6 @@ from svl_core.service.stores import Analysis
 def recipe_of(settings: Recipe) -> Recipe:
     """The plain recipe of the page's settings, which have fields beside it."""
     return Recipe(**{name: getattr(settings, name) for name in OPTIONS})
-
-
-def top_p_of(recipe: Recipe) -> svl.TopP:
-    """Which tokens count as important."""
-    return svl.TopP(recipe.top_p, recipe.top_p_mode)
 
 
 def importance_key(recipe: Recipe) -> tuple:
@@ -34,18 +30,16 @@ def importance_of(analysis: Analysis, recipe: Recipe) -> svl.TokenImportance:
     """The importance of every token of the analysis's samples."""
     return analysis.memoized(
         ("importance", importance_key(recipe)),
-        lambda: svl.importance(
-            analysis.trace,
-            causal_correction=recipe.causal_correction,
-            text_self=recipe.text_self,
-        ),
+        lambda: ranking.importance_of(analysis.trace, recipe),
     )
 
 
 def scores_key(criterion: str, recipe: Recipe) -> tuple:
     """Under which a ranking is stored; criteria that run the model take no account of tokens."""
     from_trace = svl.CRITERIA[criterion].needs == "trace"
-    return "scores", criterion, tokens_key(recipe) if from_trace else (), recipe.protect_ends
+    tokens = tokens_key(recipe) if from_trace else ()
+    drawn = (recipe.seed,) if criterion == "random" else ()
+    return "scores", criterion, tokens, recipe.protect_ends, *drawn
 
 
 def scores_of(analysis: Analysis, recipe: Recipe, criterion: str) -> svl.LayerScores:
@@ -56,8 +50,9 @@ def scores_of(analysis: Analysis, recipe: Recipe, criterion: str) -> svl.LayerSc
             analysis.trace,
             importance_of(analysis, recipe),
             criterion,
-            top_p=top_p_of(recipe),
+            top_p=ranking.top_p_of(recipe),
             protect_ends=recipe.protect_ends,
+            seed=recipe.seed,
         ),
     )
 

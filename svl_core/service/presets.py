@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import svl_core as svl
-from svl_core.recipe import DEFAULT, DEMO, OWN, THIS, Recipe
+from svl_core.recipe import DEMO, OWN, THIS, Recipe
 from svl_core.service.calibration import MOST_SCENES, sources_for
 
 
@@ -25,24 +25,14 @@ def preset_values(
     settings: what is chosen otherwise; the calibration source depends on it.
     most: calibration samples allowed.
     """
-    given = dict(preset.settings)
-    values = {
-        "criterion": preset.criterion,
-        "compensation": preset.compensation,
-        "rank": given.get("rank", DEFAULT.rank),
-        "strength": given.get("strength", DEFAULT.strength),
-        "targets": tuple(given.get("targets", DEFAULT.targets)),
-        "top_p": preset.top_p.p,
-        "top_p_mode": preset.top_p.mode,
-        "causal_correction": False,
-        "text_self": DEFAULT.text_self,
-    }
+    values = {field: getattr(preset.recipe, field) for field in preset.sets}
     sources = sources_for(name, scene_models, settings)
     fit = sources.fit
     if preset.rivals and sources.rank == THIS:
         fit = values["calibration"] = _own_or_demo(name, scene_models, settings)
-    if preset.samples and fit == DEMO:
-        values["calibration_size"] = min(preset.samples, MOST_SCENES, most)
+    size = values.pop("calibration_size", None)
+    if size is not None and fit == DEMO:
+        values["calibration_size"] = min(size, MOST_SCENES, most)
     return values
 
 
@@ -63,7 +53,7 @@ def contested_preset(
     competed; None for other settings.
     """
     for preset in svl.PRESETS.values():
-        if not preset.rivals or settings.criterion not in (preset.criterion, *preset.rivals):
+        if not preset.rivals or settings.criterion not in preset.criteria:
             continue
         wanted = preset_values(preset, name, scene_models, settings, most)
         if matches(wanted, settings, but="criterion"):

@@ -136,23 +136,23 @@ class Workspace:
         """
         if source == THIS:
             return analysis.samples
-        which = settings.own if source == OWN else settings.calibration_size
-        key = name, source, which
+        own, count, seed = settings.own, settings.calibration_size, settings.seed
+        key = (name, source, own) if source == OWN else (name, source, count, seed)
         samples = self.encoded_sets.get(key)
         if samples is None:
-            pairs = self._own_pairs(which) if source == OWN else self._scenes(which)
+            pairs = self._own_pairs(own) if source == OWN else self._scenes(count, seed)
             lvlm = self.load_model(name, run)
             reading = tasks.in_percent(run, "Reading the samples")
             samples = tuple(encode_all(lvlm, pairs, run=reading))
             self.encoded_sets.put(key, samples)
         return samples
 
-    def _scenes(self, count: int) -> Sequence:
+    def _scenes(self, count: int, seed: int) -> Sequence:
         """(image, prompt) of the bundled set."""
         from svl_core.demo.questions import calibration as scenes
 
         self.limits.check("calibration_samples", count, "calibration samples")
-        return scenes(count, calibration.SEED)
+        return scenes(count, seed)
 
     def _own_pairs(self, digest: str) -> Sequence:
         """(image, prompt) of a visitor's own set. Raises InputError."""

@@ -179,7 +179,7 @@ class Service:
                 analysis.model,
                 analysis.sample,
                 plan,
-                settings,
+                settings.recipe,
                 self._fit(analysis, settings, task) if settings.fits else (),
                 settings.max_new_tokens,
                 run=task,
@@ -212,7 +212,6 @@ class Service:
             self.workspace.limits.check("sweep_points", points, "pruned models in the sweep")
             fit = self._fit(analysis, settings, task)
             options = {
-                "recipe": settings.recipe,
                 "criteria": criteria,
                 "compensations": compensations,
                 "drops": drops or None,
@@ -223,8 +222,10 @@ class Service:
             def show(swept) -> None:
                 task.emit({"rows": [row.to_json() for row in swept.rows]})
 
-            sweep = self.workspace.backend.sweep
-            return sweep(analysis.model, analysis.samples, fit, options, show, task).to_json()
+            swept = self.workspace.backend.sweep(
+                analysis.model, analysis.samples, fit, settings.recipe, options, show, task
+            )
+            return swept.to_json()
 
         yield from self._run(work, request)
 
@@ -258,7 +259,7 @@ class Service:
                 name,
                 labelled(questions, SCENES_SEED + given["seed"]),
                 plan,
-                settings,
+                settings.recipe,
                 fit,
                 settings.max_new_tokens,
                 task,

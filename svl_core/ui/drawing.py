@@ -13,8 +13,9 @@ from functools import cached_property
 import numpy as np
 
 import svl_core as svl
+from svl_core.analysis.ranking import top_p_of
 from svl_core.service.calibration import CalibrationSources
-from svl_core.service.derived import importance_of, tokens_key, top_p_of
+from svl_core.service.derived import importance_of, tokens_key
 from svl_core.service.stores import Analysis
 from svl_core.service.workspace import Workspace
 from svl_core.ui.state.settings import Settings

@@ -1,15 +1,11 @@
-"""What the server keeps: by what it is found again, how many bytes count for it, and that nothing
-kept is ever stale.
-"""
+"""What the server keeps: by what it is found again, and how many bytes count for it."""
 
 from dataclasses import replace
 
 import numpy as np
-from updates import LINK, last, settings
 
 import svl_core as svl
-from svl_core.ui.handlers import Desk
-from svl_core.service.stores import MEMO_BYTES, Analysis, BoundedStore, Models, nbytes
+from svl_core.service.stores import MEMO_BYTES, Analysis, BoundedStore, nbytes
 
 
 def test_a_sample_is_found_by_model_revision_picture_and_prompt(tiny, image):
@@ -86,47 +82,3 @@ def test_derived_results_count_in_the_bound(tiny, tiny_sample):
     for number in range(3):
         store.put(number, Analysis("tiny", (tiny_sample,), trace, analysis.importance))
     assert len(store) == 2 and store.get(0) is None
-
-
-CHANGES = [
-    {"top_p": 0.2},
-    {"top_p": 0.2, "mode": "mass"},
-    {"causal_correction": True},
-    {"text_self": "given"},
-    {"token_set": "last"},
-    {"protect_ends": False},
-    {"criterion": "shortgpt"},
-    {"criterion": "angular"},
-    {"all_layers": False, "layer": 3},
-]
-
-
-def test_what_is_kept_is_never_stale(tiny, path):
-    """Settings changed one after another give what each gives on a server that has seen nothing
-    yet.
-    """
-
-    def shown(desk, change):
-        out = last(desk.select(state, strip, None, *settings(**change)))
-        return {
-            name: out[name]
-            for name in (
-                "overlay",
-                "tokens",
-                "plot-redundancy",
-                "plot-similarity",
-                "plot-gap",
-                "plot-blocks",
-                "plot-pca",
-                "criteria",
-            )
-        } | {"ranking": out["strip"]["ranking"]}
-
-    seasoned = Desk(Models(tiny), frozenset())
-    first = last(
-        seasoned.analyse("tiny", path, "what is in the top left?", None, 2, *LINK, *settings())
-    )
-    state, strip = first["state"], {**first["strip"], "drop": [2, 3]}
-    for change in CHANGES:
-        fresh = Desk(Models(tiny), frozenset())
-        assert shown(seasoned, change) == shown(fresh, change), change

@@ -20,11 +20,13 @@ from tiny import LAYERS, picture, tiny_llava
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.families import family_of
-from svl_core.ui.handlers import Desk
+from svl_core.progress import Run
+from svl_core.recipe import Recipe
 from svl_core.service.backend import LocalBackend
 from svl_core.service.limits import PUBLIC
 from svl_core.service.stores import Models
 from svl_core.service.zero_gpu import ZeroGpuBackend
+from svl_core.ui.handlers import Desk
 from svl_core.ui.state.settings import Settings
 
 
@@ -42,14 +44,14 @@ def load(name):
 
 
 def main() -> dict:
-    tiny, found, never, quiet = model("tiny"), {}, threading.Event(), lambda *what: None
+    tiny, found = model("tiny"), {}
     found["weights"] = sum(p.sum().item() for p in tiny.model.parameters())
     models = Models(tiny, load)
     desk = Desk(models, frozenset(), PUBLIC)
     assert isinstance(desk.backend, ZeroGpuBackend)
     near, far = LocalBackend(models), desk.backend
     sample = tiny.encode(picture(), "what is in the top left?")
-    here, there = near.trace("tiny", sample, quiet, never), far.trace("tiny", sample, quiet, never)
+    here, there = near.trace("tiny", sample), far.trace("tiny", sample)
     found["features"] = (here.samples[0].features - there.samples[0].features).abs().max().item()
     found["statistics"] = max(
         abs(getattr(here.samples[0].attention, name) - getattr(there.samples[0].attention, name))
@@ -61,13 +63,10 @@ def main() -> dict:
     plan = svl.manual_plan([2, 3], LAYERS)
     found["pairs"] = []
     for compensation in ("none", "scp", "lstsq"):
-        now, shown = Settings(compensation=compensation, max_new_tokens=5), []
-        (a, after), (b, distant) = (
-            near.compare("tiny", sample, plan, now, (sample,), quiet, quiet, never),
-            far.compare(
-                "tiny", sample, plan, now, (sample,), quiet, lambda *each: shown.append(each), never
-            ),
-        )
+        recipe, shown = Recipe(compensation=compensation), []
+        asked = "tiny", sample, plan, recipe, (sample,), 5
+        a, after = near.compare(*asked)
+        b, distant = far.compare(*asked, lambda *answers, shown=shown: shown.append(answers))
         found["pairs"].append(
             {
                 "ids": [
@@ -84,36 +83,14 @@ def main() -> dict:
             }
         )
     # a model that is younger than the worker
-    models.request("young").result()
-    young = far.trace(
-        "young", models.request("young").result().encode(picture(), "what?"), quiet, never
-    )
-    found["young"] = (
-        (
-            young.samples[0].features
-            - near.trace(
-                "young", models.request("young").result().encode(picture(), "what?"), quiet, never
-            )
-            .samples[0]
-            .features
-        )
-        .abs()
-        .max()
-        .item()
-    )
+    young = models.request("young").result().encode(picture(), "what?")
+    distant, local = far.trace("young", young), near.trace("young", young)
+    found["young"] = (distant.samples[0].features - local.samples[0].features).abs().max().item()
     found["loaded_here"] = LOADED
     # an error and a stop; the worker goes on
+    foreign = svl.manual_plan([1], LAYERS + 1)
     try:
-        far.compare(
-            "tiny",
-            sample,
-            svl.manual_plan([1], LAYERS + 1),
-            Settings(),
-            (sample,),
-            quiet,
-            quiet,
-            never,
-        )
+        far.compare("tiny", sample, foreign, Recipe(compensation="scp"), (sample,), 64)
     except InputError as error:
         found["error"] = str(error)
     stop = threading.Event()
@@ -122,11 +99,11 @@ def main() -> dict:
             "tiny",
             sample,
             plan,
-            Settings(max_new_tokens=60),
+            Recipe(compensation="scp"),
             (sample,),
-            quiet,
-            lambda *each: stop.set(),
-            stop,
+            60,
+            lambda *answers: stop.set(),
+            Run(cancel=stop),
         )
     except Cancelled:
         found["stopped"] = True

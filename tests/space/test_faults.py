@@ -4,7 +4,6 @@ One sentence, and the page's own model still serves.
 """
 
 import errno
-import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm import loading
 from svl_core.service import errors, health
-from svl_core.service.uploads import Holdings
 from svl_core.service.limits import PUBLIC
 
 OFFERED = "HuggingFaceTB/SmolVLM-256M-Instruct"
@@ -149,18 +147,6 @@ def test_a_full_disk_is_named(public_site, png, monkeypatch):
     assert visitor.call("report", visitor.data("report", strip=strip))["ok"]
 
 
-def test_what_a_cut_off_upload_leaves_is_swept_away(tmp_path):
-    guests = Holdings(lambda key: None, lambda: tmp_path)
-    old, new, kept = tmp_path / "tmpold", tmp_path / "tmpnew", tmp_path / "folder" / "picture.png"
-    kept.parent.mkdir()
-    for file in (old, new, kept):
-        file.write_bytes(b"x")
-        if file is not new:
-            os.utime(file, (0, 0))
-    guests.leave("nobody")
-    assert not old.exists() and new.exists() and kept.exists()
-
-
 def test_uploads_stop_before_the_disk_is_full(public_site, png, monkeypatch):
     visitor = Visitor(public_site[0])
     visitor.upload(png)
@@ -175,18 +161,14 @@ def test_a_page_that_is_slow_to_answer_itself_still_starts(tiny, monkeypatch):
     """
     from gradio import networking
 
-    from svl_core.ui import build, launch_options, patiently
+    from svl_core.ui import build, launch_options
 
-    looked, own = [], networking.url_ok
-    monkeypatch.setattr(
-        networking, "url_ok", lambda url: looked.append(url) or len(looked) > 3 and own(url)
-    )
+    monkeypatch.setattr(networking, "url_ok", lambda url: False)
     page = build(tiny)
     try:
-        with patiently():
-            page.launch(
-                prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options()
-            )
-        assert len(looked) == 4
+        page.launch(
+            prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options()
+        )
+        assert Visitor(page.local_url).http.get("/health").status_code == 200
     finally:
         page.close(verbose=False)

@@ -14,10 +14,11 @@ from visitor import Visitor
 
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
-from svl_core.ui.handlers import Desk
-from svl_core.service import errors, health
 from svl_core.service.limits import PUBLIC
 from svl_core.service.stores import Models
+from svl_core.ui.errors import polite
+from svl_core.ui.gradio_patches import inputs
+from svl_core.ui.handlers import Desk
 from svl_core.ui.state import exports
 
 LIMITS = {"max_pixels": PUBLIC.image_pixels, "max_bytes": PUBLIC.image_bytes}
@@ -179,9 +180,9 @@ def test_requests_beyond_the_limit_are_refused(public_site):
 
 def test_errors_are_shown_as_text():
     assert (
-        guard.polite(InputError("Found <script>alert(1)</script>")).message
+        polite(InputError("Found <script>alert(1)</script>")).message
         == "Found &lt;script&gt;alert(1)&lt;/script&gt;"
     )
-    assert "secret" not in guard.polite(RuntimeError("secret"), details=False).message
+    assert "secret" not in polite(RuntimeError("secret"), details=False).message
     with pytest.raises(Exception, match="nested"):
-        guard._harmless(DEEP, guard.DEPTH)
+        inputs.check_harmless(DEEP)

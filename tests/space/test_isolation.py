@@ -3,8 +3,6 @@ of them.
 """
 
 import io
-import json
-import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +12,6 @@ import torch
 from PIL import Image
 from tiny import LAYERS
 from visitor import Visitor
-
-from svl_core.service.logs import JsonLines, Scrubbed
 
 WORDS = ["zebrafish", "quokkasaur", "mangosteen", "trombonist"]
 
@@ -112,26 +108,3 @@ def test_a_stranger_cannot_stop_or_reuse_what_is_not_theirs(public_site):
     assert (
         not said["ok"] and "nothing analysed" in said["error"] and "mine alone" not in said["raw"]
     )
-
-
-def test_log_lines_never_quote():
-    secret = "the visitor's own words"
-    try:
-        raise ValueError(secret)
-    except ValueError as error:
-        info = (type(error), error, error.__traceback__)
-    own = logging.LogRecord(
-        "svl_core.service.errors", logging.ERROR, __file__, 1, "unexpected error", (), info
-    )
-    line = json.loads(JsonLines().format(own))
-    assert (
-        line["event"] == "unexpected error"
-        and line["error"] == "ValueError"
-        and secret not in json.dumps(line)
-    )
-    foreign = logging.LogRecord(
-        "uvicorn.error", logging.ERROR, __file__, 7, "failed on %s", (secret,), info
-    )
-    assert secret not in JsonLines().format(foreign)
-    Scrubbed().filter(foreign)
-    assert secret not in logging.Formatter().format(foreign)

@@ -2,7 +2,6 @@
 visitor, also after a restart, and nothing left behind.
 """
 
-import os
 import socket
 import sys
 import time
@@ -20,12 +19,12 @@ from visitor import Visitor
 
 import svl_core as svl
 from svl_core.demo.questions import labelled
-from svl_core.ui.handlers import Desk
-from svl_core.service import heap
 from svl_core.service.limits import PUBLIC
 from svl_core.service.stores import Models
+from svl_core.ui.handlers import Desk
 from svl_core.ui.state.settings import Settings
 
+pytestmark = pytest.mark.slow
 DROP = [5, 6]
 
 
@@ -110,23 +109,6 @@ def test_nothing_grows_with_the_number_of_analyses(tiny, tmp_path, monkeypatch):
         abs(grown(samples)["threads"]) < 30
         and samples[-1][1]["objects"] - samples[1][1]["objects"] < 300
     ), samples
-
-
-@pytest.mark.skipif(heap._library() is None, reason="of the GNU C library")
-def test_freed_memory_goes_back_to_the_system(monkeypatch):
-    def resident():
-        return (
-            int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-        )
-
-    blocks = [
-        b"x" * 100_000 for _ in range(1000)
-    ]  # of the heap: larger ones have pages of their own
-    blocks = blocks[::2]  # every gap has a block above it
-    held = resident()
-    monkeypatch.setattr(heap, "_last", float("-inf"))
-    assert heap.give_back() and resident() < held - 30
-    assert not heap.give_back() and len(blocks) == 500
 
 
 def test_a_session_holds_its_own_values_only_and_goes_with_its_visitor(public_site, png):

@@ -51,7 +51,7 @@ def test_sliders_never_run_the_model(desk, analysed, monkeypatch):
 
 
 def test_an_evicted_analysis_is_made_again(desk, analysed):
-    desk.analyses = BoundedStore(2)
+    desk.workspace.analyses = BoundedStore(2)
     assert desk.look(analysed["state"], None, *DEFAULT)["tokens"] == analysed["tokens"]
 
 
@@ -93,7 +93,7 @@ def test_dropping_nothing_gives_the_same_answer(desk, analysed):
     ],
 )
 def test_bad_input_is_one_sentence(desk, image_path, prompt, says):
-    desk.world, updates = {desk.models.first}, []  # a model of pictures only
+    desk.workspace.scene_models, updates = {desk.models.first}, []  # a model of pictures only
     with pytest.raises(gr.Error, match=says):
         for update in desk.analyse(
             desk.models.first, image_path, prompt, None, None, *LINK, *DEFAULT
@@ -257,12 +257,12 @@ def test_a_ranking_that_is_stopped_turns_the_controls_back_unless_a_newer_choice
 ):
     asked, updates = SimpleNamespace(session_hash="one"), []
 
-    def until_stopped(ground, now, count, emit, cancel):
-        emit({"status": "ranking"})
-        assert cancel.wait(20)
+    def until_stopped(ground, now, count, task):
+        task.emit({"status": "ranking"})
+        assert task.cancel.wait(20)
         raise Cancelled("Stopped.")
 
-    monkeypatch.setattr(desk, "afresh", until_stopped)
+    monkeypatch.setattr(desk.workspace, "rank_for_count", until_stopped)
     for update in desk.select(
         analysed["state"], analysed["strip"], None, *settings(criterion="sleb"), request=asked
     ):

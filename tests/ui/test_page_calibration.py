@@ -11,7 +11,7 @@ from updates import last, settings
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.ui.sections import calibration
-from svl_core.service import calibration
+from svl_core.service import calibration as sets
 from svl_core.ui.state import exports
 from svl_core.ui.state.settings import Settings
 
@@ -32,30 +32,32 @@ def files(tmp_path):
 
 def test_what_a_choice_means_for_a_model():
     def of(name, **changes):
-        used = calibration.sources_for(name, {"knows"}, Settings(**changes))
+        used = sets.sources_for(name, {"knows"}, Settings(**changes))
         return used.rank, used.fit
 
-    assert of("knows") == ("this", "bundled") and of("other") == ("this", "this")
-    assert of("knows", calibration="bundled") == ("bundled", "bundled") and of(
-        "other", calibration="bundled"
+    assert of("knows") == ("this", "demo") and of("other") == ("this", "this")
+    assert of("knows", calibration="demo") == ("demo", "demo") and of(
+        "other", calibration="demo"
     ) == ("this", "this")
     assert of("other", calibration="own", own="x") == ("own", "own") and of(
         "other", calibration="own"
     ) == ("this", "this")
     assert of("knows", calibration="this") == ("this", "this")
-    said = calibration.describe_sources(calibration.CalibrationSources("this", "this"), lambda which: 1, "scp")
+    said = sets.describe_sources(sets.CalibrationSources("this", "this"), lambda which: 1, "scp")
     assert "share the sample" in said
-    assert "not among" in calibration.describe_sources(
-        calibration.CalibrationSources("own", "own"), lambda which: 3, "scp"
-    ) and "share" not in calibration.describe_sources(calibration.CalibrationSources("own", "own"), lambda which: 3, "scp")
+    assert "not among" in sets.describe_sources(
+        sets.CalibrationSources("own", "own"), lambda which: 3, "scp"
+    ) and "share" not in sets.describe_sources(
+        sets.CalibrationSources("own", "own"), lambda which: 3, "scp"
+    )
 
 
 def test_files_become_pairs(files):
     paths, listed = files
-    assert calibration.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
-    assert calibration.read_files([*paths, listed]) == (
+    assert sets.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
+    assert sets.read_files([*paths, listed]) == (
         (paths[1], "how many apples ?"),
-        (paths[0], calibration.DEFAULT_PROMPT),
+        (paths[0], sets.DEFAULT_PROMPT),
     )
     for wrong, says in (
         ([], "no images"),
@@ -65,7 +67,7 @@ def test_files_become_pairs(files):
         ([*paths, "x.exe"], "x.exe"),
     ):
         with pytest.raises(InputError, match=says):
-            calibration.read_files(wrong)
+            sets.read_files(wrong)
 
 
 def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(desk, analysed, tmp_path):
@@ -118,7 +120,7 @@ def test_own_files_rank_and_fit(desk, analysed, files, tiny):
     result = svl.compare(tiny, fitted, sample, max_new_tokens=4)
     assert f"{result.kl:.3f}" in seen["metrics"]
     assert calibration.brought(desk, None, "", None) == {"own": "", "calibration": "auto"}
-    desk._forget(out["own"])
+    desk.workspace._forget(out["own"])
     with pytest.raises(gr.Error, match="upload it again"):
         last(desk.select(state, strip, None, *mine))
 
@@ -141,15 +143,15 @@ def test_a_failed_ranking_leaves_the_controls_as_they_were(desk, analysed, tmp_p
 def test_more_samples_than_allowed(desk, files, monkeypatch):
     from dataclasses import replace
 
-    monkeypatch.setattr(desk, "limits", replace(desk.limits, calibration_samples=2))
+    monkeypatch.setattr(desk.workspace, "limits", replace(desk.limits, calibration_samples=2))
     with pytest.raises(InputError, match="3 calibration samples"):
         calibration.brought(desk, files[0], "", None)
 
 
 def test_a_set_that_would_fill_the_memory(tiny, tiny_sample):
     with pytest.raises(InputError, match="use about"):
-        calibration.check_size([tiny_sample] * 8, 10**4, 10**4, 4, True)
-    calibration.check_size([tiny_sample] * 8, tiny.num_layers, tiny.hidden_size, 4, True)
+        sets.check_size([tiny_sample] * 8, 10**4, 10**4, 4, True)
+    sets.check_size([tiny_sample] * 8, tiny.num_layers, tiny.hidden_size, 4, True)
 
 
 def test_criteria_that_run_the_model_are_measured_once(desk, analysed, tiny, monkeypatch):
@@ -191,7 +193,7 @@ def test_fewer_visual_tokens_for_the_pruned_model(desk, analysed, tiny):
     strip = {**analysed["strip"], "drop": [2]}
     out = last(desk.compare(analysed["state"], strip, None, *now))
     sample = desk.analysis_of(analysed["state"]).sample
-    used = calibration.CalibrationSources("this", "this")
+    used = sets.CalibrationSources("this", "this")
     trace = svl.trace(tiny, sample)
     pruned = svl.prune(tiny, svl.manual_plan([2], 6, [0, 5]), "scp", trace, svl.importance(trace))
     result = svl.compare(
@@ -216,7 +218,7 @@ def test_fewer_visual_tokens_for_the_pruned_model(desk, analysed, tiny):
     "changes",
     [
         {},
-        {"calibration": "bundled"},
+        {"calibration": "demo"},
         {"criterion": "greedy-kl", "compensation": "refit"},
         {"compensation": "bridge"},
         {"compensation": "none"},
@@ -231,7 +233,7 @@ def test_the_code_runs(desk, analysed, tiny, image, monkeypatch, capsys, changes
             analysed["state"], {**analysed["strip"], "drop": [1, 2]}, None, *settings(**changes)
         )
     )["strip"]
-    code = exports.snippet(analysed["state"], strip, now, calibration.sources_for("tiny", {"tiny"}, now))
+    code = exports.snippet(analysed["state"], strip, now, sets.sources_for("tiny", {"tiny"}, now))
     monkeypatch.setattr(svl, "load", lambda name: tiny)
     code = (
         code.replace('"image.png"', "image")

@@ -119,7 +119,7 @@ def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(desk, analysed, own,
         if after:
             after.append("ran on")
         elif len(rows) == 2:
-            assert desk.jobs.cancel(next(iter(desk.jobs._events))) == 1
+            assert desk.jobs.cancel(next(iter(desk.jobs._deadlines))) == 1
             after.append("stopped here")
 
     hooks = [layer.register_forward_pre_hook(watched) for layer in tiny.layers]
@@ -138,7 +138,7 @@ def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(desk, analysed, own,
             )
         )
         assert (
-            desk.models.busy.acquire(timeout=1) and not desk.jobs._events
+            desk.models.busy.acquire(timeout=1) and not desk.jobs._deadlines
         )  # others may have the models
     finally:
         for hook in hooks:
@@ -161,15 +161,15 @@ def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(
     real = desk.backend.sweep
 
     def counted(*values):
-        *head, each, tell, cancel = values
+        *head, each, run = values
 
         def after(found):
             measured_rows.append(found.rows[-1])
             each(found)
             if len(measured_rows) == 2:
-                desk.jobs.cancel(next(iter(desk.jobs._events)))
+                desk.jobs.cancel(next(iter(desk.jobs._deadlines)))
 
-        return real(*head, after, tell, cancel)
+        return real(*head, after, run)
 
     monkeypatch.setattr(desk.backend, "sweep", counted)
     stopped = last(ask("svl"))
@@ -251,9 +251,7 @@ def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
             *settings(**swept),
         )
     )["sweep"]
-    fit = desk.samples_of(
-        "tiny", "bundled", None, calibration.Settings(**swept), lambda item: None, None
-    )
+    fit = desk.samples("tiny", "demo", None, calibration.Settings(**swept))
     trace = svl.trace(tiny, fit)
     monkeypatch.setattr(desk.backend, "rank", None)  # greedy KL is not measured again
     for name in ("svl-visual", "greedy-kl", "streamline"):
@@ -284,7 +282,7 @@ def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
                 "max_new_tokens": 64,
                 "criterion": name,
                 "compensation": "lstsq",
-                "calibration": "bundled",
+                "calibration": "demo",
             }
         )
         assert (
@@ -351,7 +349,7 @@ def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(desk, analysed, m
     assert (
         sweeps.drawn(desk, out["sweep"], "accuracy")["sweep-measure"] == "agreement"
     )  # nobody knows this image's answer
-    monkeypatch.setattr(desk, "limits", replace(desk.limits, sweep_points=3))
+    monkeypatch.setattr(desk.workspace, "limits", replace(desk.limits, sweep_points=3))
     with pytest.raises(gr.Error, match="4 pruned models"):
         last(sweeps.run(desk, ["svl"], ["none", "scp"], 1, 8, "kl", state, strip, *settings()))
     for nothing in (([], ["none"]), (["svl"], [])):
@@ -442,7 +440,7 @@ def test_evidence_runs_beside_the_answers(desk, analysed, own):
             "metrics"
         ]
     )
-    assert desk.stop(Asked) == {"status": ""} and desk.jobs._events
+    assert desk.stop(Asked) == {"status": ""} and desk.jobs._deadlines
     desk.stop(Asked, EVIDENCE)
     assert (
         "pruned models measured" in (said := last(running)["sweep-status"])

@@ -147,7 +147,7 @@ def test_best_is_cancelled(desk, analysed, own):
     for update in running:
         if "status" in update:
             desk.stop_all()
-            desk.jobs.cancel(next(iter(desk.jobs._events)))
+            desk.jobs.cancel(next(iter(desk.jobs._deadlines)))
             break
     left = last(running)
     assert (

@@ -7,7 +7,8 @@ import numpy as np
 
 import svl_core as svl
 from svl_core import figures
-from svl_core.service.derived import importance_of, tokens_key, top_p_of
+from svl_core.analysis.ranking import top_p_of
+from svl_core.service.derived import importance_of, tokens_key
 from svl_core.ui import headings
 from svl_core.ui.drawing import View, figure
 from svl_core.ui.figure import ANSWERS, PLAN, plot

@@ -10,7 +10,8 @@ import gradio as gr
 import numpy as np
 
 from svl_core import figures
-from svl_core.service.derived import importance_of, tokens_key, top_p_of
+from svl_core.analysis.ranking import top_p_of
+from svl_core.service.derived import importance_of, tokens_key
 from svl_core.ui import headings, parts, texts, views
 from svl_core.ui.controls import ALONE, LOOKS, RANKS
 from svl_core.ui.drawing import Update, View, figure, places_of, range_of

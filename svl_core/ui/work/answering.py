@@ -52,7 +52,7 @@ def compare(
             model,
             analysis.sample,
             plan,
-            settings,
+            settings.recipe,
             fitted_on(page, analysis, settings, task),
             settings.max_new_tokens,
             run=task,

@@ -11,8 +11,9 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import figures
+from svl_core.analysis.ranking import top_p_of
 from svl_core.service import calibration
-from svl_core.service.derived import importance_of, scores_key, top_p_of
+from svl_core.service.derived import importance_of, scores_key
 from svl_core.service.stores import Analysis
 from svl_core.service.workspace import EVIDENCE
 from svl_core.ui import parts, views

@@ -294,7 +294,6 @@ def run(
         if known:
             task.emit({"sweep": dict(shown), **drawn(page, shown, measure)})
         options = {
-            "recipe": settings.recipe,
             "criteria": tuple(criteria),
             "compensations": tuple(compensations),
             "drops": drops,
@@ -304,7 +303,9 @@ def run(
             "allow_shared": fit == measured,
         }
         counting = Run(count, task.cancel)
-        swept = workspace.backend.sweep(model, measured, fit, options, show, counting)
+        swept = workspace.backend.sweep(
+            model, measured, fit, settings.recipe, options, show, counting
+        )
         if not known or len(swept.rows) > len(known.rows):
             workspace.sweeps.put(key, _joined(known, swept))
 

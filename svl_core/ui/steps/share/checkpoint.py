@@ -75,7 +75,7 @@ def write(
         folder.mkdir(parents=True)
         try:
             _check_disk(folder, lvlm)
-            saved = workspace.backend.save(model, plan, settings, fit, folder / stem, task)
+            saved = workspace.backend.save(model, plan, settings.recipe, fit, folder / stem, task)
             task.report(None, "Packing …")
             packed = Path(shutil.make_archive(str(folder / stem), "zip", folder, stem))
             shutil.rmtree(saved)
