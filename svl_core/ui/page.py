@@ -88,7 +88,7 @@ def _serve(page: Page) -> None:
         visits.dropped(session_of(request))
 
     blocks.unload(dropped)
-    blocks.page, blocks.workspace, blocks.visits = page, workspace, visits
+    blocks.workspace, blocks.visits = workspace, visits
     uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
     uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
     inputs.apply(blocks)

@@ -370,10 +370,13 @@ def _ended(page: Page, shown: dict, measure: str) -> Update:
 
 
 def shown_rows(page: Page, shown: Mapping | None):
-    """The sweep's rows that were asked for, in order; None where there is no sweep."""
+    """The sweep with the rows that were asked for; None where there is no sweep."""
     swept = page.workspace.sweeps.get(shown["key"]) if shown else None
-    if swept is None:
-        return None
+    return None if swept is None else chosen(swept, shown)
+
+
+def chosen(swept, shown: Mapping):
+    """A sweep with the rows that were asked for alone, in order."""
     order = {}
     for criterion in shown["criteria"]:
         for compensation in shown["compensations"]:
