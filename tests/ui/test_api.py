@@ -185,13 +185,13 @@ def test_a_cancelled_job_ends_its_work_and_leaves_its_rows(served, data, tiny):
             rows = len(made.get("rows", ()))
             if rows:
                 break
-        events = [event for held in page.workspace.jobs._events.values() for event in held]
+        events = [event for held in page.workspace.jobs._deadlines.values() for event in held]
         job.cancel()
         assert len(events) == 1 and events[0].wait(5)  # its own work is told to end
         deadline = time.monotonic() + 5
-        while page.workspace.jobs._events and time.monotonic() < deadline:
+        while page.workspace.jobs._deadlines and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert not page.workspace.jobs._events and page.workspace.models.busy.acquire(timeout=5)
+        assert not page.workspace.jobs._deadlines and page.workspace.models.busy.acquire(timeout=5)
         page.workspace.models.busy.release()
     finally:
         for hook in slow:
