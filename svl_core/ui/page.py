@@ -79,7 +79,7 @@ def launch_options(limits: Limits = Limits()) -> dict:
 def _served(request):
     """The workspace and the visits of the page that a request is for."""
     page = request.app.blocks
-    return page.desk.workspace, page.visits
+    return page.workspace, page.visits
 
 
 def _speaks_mcp() -> bool:
@@ -130,7 +130,7 @@ def build(
             page.visits.dropped(session_of(request))
 
         page.unload(dropped)
-    page.desk = desk
+    page.desk, page.workspace = desk, desk.workspace
     desk.uploads.brought = partial(upload_sets.is_upload, page, c["image"])
     desk.uploads.deleted = upload_sets.apply(page, desk.uploads.arrived)
     inputs.apply(page)
