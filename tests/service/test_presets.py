@@ -1,20 +1,16 @@
 """What a preset sets for a model, by the calibration sets that it can have."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
 import svl_core as svl
-from svl_core.recipe import AUTO, DEMO, OWN, THIS, Recipe
+from svl_core.recipe import AUTO, DEMO, OWN, THIS
 from svl_core.service.presets import contested_preset, matches, preset_values
+from svl_core.service.settings import VisitorSettings as Settings
 
 KNOWS = frozenset({"knows"})
 BEST, PUBLISHED = svl.PRESETS["best"], svl.PRESETS["as-published"]
-
-
-@dataclass(frozen=True)
-class Settings(Recipe):
-    own: str = ""
 
 
 @pytest.mark.parametrize(
