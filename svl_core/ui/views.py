@@ -356,6 +356,11 @@ def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | Non
     return f"The answers part at word {at + 1}: {gone}."
 
 
+def is_right(text: str, correct: str) -> bool:
+    """Whether an answer is the right one, but for its case and a full stop."""
+    return text.strip().lower().rstrip(".") == correct.lower()
+
+
 def metrics(
     comparison,
     dropped: int,
@@ -374,8 +379,7 @@ def metrics(
     truth = ""
     if correct:
         marks = [
-            f"{name}"
-            f" {'✓ right' if a.text.strip().lower().rstrip('.') == correct.lower() else '✗ wrong'}"
+            f"{name} {'✓ right' if is_right(a.text, correct) else '✗ wrong'}"
             for name, a in (("full", c.full), ("pruned", c.pruned))
         ]
         truth = (

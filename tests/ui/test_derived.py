@@ -1,13 +1,14 @@
 """Results that the page derives from a stored analysis are never stale."""
 
-from updates import LINK, last, settings
+from updates import LINK, last, page_of
 
-from svl_core.service.stores import Models
-from svl_core.ui.handlers import Desk
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.work.analysing import analyse
+from svl_core.ui.work.ranking import select
 
 CHANGES = [
     {"top_p": 0.2},
-    {"top_p": 0.2, "mode": "mass"},
+    {"top_p": 0.2, "top_p_mode": "mass"},
     {"causal_correction": True},
     {"text_self": "given"},
     {"token_set": "last"},
@@ -23,8 +24,8 @@ def test_what_is_kept_is_never_stale(tiny, path):
     yet.
     """
 
-    def shown(desk, change):
-        out = last(desk.select(state, strip, None, *settings(**change)))
+    def shown(page, change):
+        out = last(select(page, state, strip, None, Settings(**change)))
         return {
             name: out[name]
             for name in (
@@ -39,11 +40,10 @@ def test_what_is_kept_is_never_stale(tiny, path):
             )
         } | {"ranking": out["strip"]["ranking"]}
 
-    seasoned = Desk(Models(tiny), frozenset())
-    first = last(
-        seasoned.analyse("tiny", path, "what is in the top left?", None, 2, *LINK, *settings())
-    )
+    seasoned = page_of(tiny)
+    asked = "what is in the top left?"
+    first = last(analyse(seasoned, "tiny", path, asked, None, 2, *LINK, Settings()))
     state, strip = first["state"], {**first["strip"], "drop": [2, 3]}
     for change in CHANGES:
-        fresh = Desk(Models(tiny), frozenset())
+        fresh = page_of(tiny)
         assert shown(seasoned, change) == shown(fresh, change), change

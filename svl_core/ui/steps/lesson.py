@@ -10,17 +10,17 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import gradio as gr
 
 import svl_core as svl
 from svl_core import figures
 from svl_core.ui import parts
-from svl_core.ui.handlers import Desk
-from svl_core.ui.sections import snapshots
+from svl_core.ui.drawing import Update
 from svl_core.ui.state.settings import Settings
-from svl_core.ui.wiring import QUICK, Wiring
+from svl_core.ui.steps import snapshots
+from svl_core.ui.wiring import QUICK, SETTINGS, Page
+from svl_core.ui.work.analysing import start_analysis
 
 STEPS = 6
 GUESSES = 4  # layers to guess in the first step
@@ -32,56 +32,50 @@ GROUPS = {
 FALL = 0.1  # of accuracy from one drop count to the next: a cliff
 
 
-def layout(c: dict) -> None:
-    c["before"] = gr.State(None)
-    c["lesson"] = parts.lesson("lesson")
+# ---------------------------------------------------------------------------------- layout
+def layout(page: Page) -> None:
+    page.add("before", gr.State(None))
+    page.add("lesson", parts.lesson("lesson"))
 
 
-def wire(w: Wiring) -> None:
-    c, desk = w.c, w.desk
-    outputs = [*snapshots.RESTORED, "drop", "before", "lesson"]
-    inputs = [c["before"], c["state"], c["strip"], *w.controls]
-    w.both(
-        w.halt(
-            w.on(
-                c["lesson"].step,
-                lambda before, state, strip, *settings, event: go(
-                    desk, before, state, strip, Settings.of(settings), event
-                ),
-                inputs,
-                outputs,
-                trigger_mode="multiple",
-                **QUICK,
-            ).then
-        ).then
-    )
+# ---------------------------------------------------------------------------------- events
+def wire(page: Page) -> None:
+    inputs = ["before", "state", "strip", SETTINGS]
+    outputs = [*snapshots.restored(page), "drop", "before", "lesson"]
+    options = {"trigger_mode": "multiple", **QUICK}
+    stepped = page.on(page["lesson"].step, go, inputs, outputs, **options)
+    start_analysis(page, page.halt(stepped.then).then)
 
 
+# -------------------------------------------------------------------------------- handlers
 def go(
-    desk: Desk,
+    page: Page,
     before: Mapping | None,
     state: Mapping | None,
     strip: Mapping | None,
-    now: Settings,
-    event: Mapping,
-) -> dict:
-    """The page as a step (0-based `event["step"]`) wants it; step -1 leaves.
+    settings: Settings,
+    event: gr.EventData,
+) -> Update:
+    """The page as a step (0-based `event.step`) wants it; step -1 leaves.
 
-    `event["do"]`: a compensation to try, or layers to drop.
+    before: what the page showed before the lesson. event.do: a compensation to try, or layers to
+    drop.
     """
-    step = int(event.get("step", -1))
+    step = int(getattr(event, "step", -1))
     if step < 0:
-        return (snapshots.restore(desk, before, state) if before else {}) | {"before": None}
+        restored = snapshots.restore(page, before, state) if before else {}
+        return {**restored, "before": None}
     if before is None and state and strip:
-        before = snapshots.take(state, strip, now)
-    do = str(event.get("do") or "")
+        before = snapshots.take(page, state, strip, settings)
     origin, prompt, drop, changes = PAGES[min(step, STEPS - 1)]
-    if do in svl.COMPENSATIONS:
-        changes = {**changes, "compensation": do}
-    if do.isdecimal():
-        drop = int(do)
+    tried = str(getattr(event, "do", None) or "")
+    if tried in svl.COMPENSATIONS:
+        changes = {**changes, "compensation": tried}
+    if tried.isdecimal():
+        drop = int(tried)
     wanted = None if isinstance(drop, int) else list(drop)
-    model = "demo" if "demo" in desk.scene_models else desk.models.first
+    workspace = page.workspace
+    model = "demo" if "demo" in workspace.scene_models else workspace.models.first
     taken = {
         "model": model,
         "key": None,
@@ -89,11 +83,12 @@ def go(
         "origin": origin,
         "prompt": prompt,
         "drop": wanted or [],
-        "settings": asdict(Settings(**changes)),
+        "settings": page.values_of(Settings(**changes)),
     }
     if state and state["origin"] == origin and state["model"] == model:
         taken |= {"key": state["key"], "path": state["path"]}  # the picture is there already
-    return snapshots.restore(desk, taken, state) | {
+    return {
+        **snapshots.restore(page, taken, state),
         "wanted": wanted,
         "drop": gr.skip() if wanted is not None else drop,
         "before": before,
