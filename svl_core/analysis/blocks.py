@@ -37,23 +37,33 @@ def best_blocks(closeness: np.ndarray, protected: Sequence[int]) -> Scored:
 
 
 def _grown(
-    closeness: np.ndarray, blocks: list[tuple[int, ...]], protected: Sequence[int]
+    closeness: np.ndarray,
+    blocks: list[tuple[int, ...]],
+    protected: Sequence[int],
 ) -> tuple[int, ...]:
-    depth, order = len(closeness) - 1, list(blocks[1]) if len(blocks) > 1 else []
+    depth = len(closeness) - 1
+    order = list(blocks[1]) if len(blocks) > 1 else []
     left = [layer for layer in range(depth) if layer not in {*protected, *order}]
     while left:
-        first, last = min(order), max(order)
+        first = min(order)
+        last = max(order)
         beside = [layer for layer in (first - 1, last + 1) if layer in left]
         if beside:
             chosen = max(
                 beside,
-                key=lambda layer: (closeness[min(first, layer), max(last, layer) + 1], layer),
+                key=lambda layer: (
+                    closeness[min(first, layer), max(last, layer) + 1],
+                    layer,
+                ),
             )
         else:  # walled in by protected layers: the rest one by one, most redundant first
             chosen = max(left, key=lambda layer: (closeness[layer, layer + 1], layer))
             order = [*order, chosen]
             left.remove(chosen)
-            order += sorted(left, key=lambda layer: (-closeness[layer, layer + 1], -layer))
+            order += sorted(
+                left,
+                key=lambda layer: (-closeness[layer, layer + 1], -layer),
+            )
             return tuple(order)
         order.append(chosen)
         left.remove(chosen)

@@ -123,7 +123,8 @@ def feature_gap(
     """
     positions = token_positions(trace, importance, tokens, top_p)
     count = max(sum(map(len, positions)), 1)
-    steps, jumps = np.zeros(trace.num_layers), {run: 0.0 for run in runs_of(drop)}
+    steps = np.zeros(trace.num_layers)
+    jumps = {run: 0.0 for run in runs_of(drop)}
     layers = np.arange(trace.num_layers)
     for sample, at in zip(trace.samples, positions, strict=True):
         products = sample.products[np.asarray(at, np.int64)]
@@ -132,7 +133,10 @@ def feature_gap(
             jumps[first, last] += float(_relative(products, first, last + 1).sum())
     runs = [
         RunGap(
-            first, last, total / count, spectrum(trace, positions, first, last) if spectra else None
+            first,
+            last,
+            total / count,
+            spectrum(trace, positions, first, last) if spectra else None,
         )
         for (first, last), total in jumps.items()
     ]

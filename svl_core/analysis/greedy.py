@@ -35,5 +35,7 @@ def follow(mean: np.ndarray, request: Request) -> Scored:
     gone = choices(mean, free)
     rest = lowest(mean[-1], (layer for layer in free if layer not in gone))
     return Scored(
-        -mean[0], (*gone, *rest), path=tuple(float(row[layer]) for row, layer in zip(mean, gone))
+        -mean[0],
+        (*gone, *rest),
+        path=tuple(float(row[layer]) for row, layer in zip(mean, gone)),
     )

@@ -53,7 +53,11 @@ class TopP:
             count = int(np.ceil(round(self.p * len(scores), 9)))
         else:
             count = int(
-                np.searchsorted(np.cumsum(scores[order]), self.p * scores.sum() * (1 - 1e-12)) + 1
+                np.searchsorted(
+                    np.cumsum(scores[order]),
+                    self.p * scores.sum() * (1 - 1e-12),
+                )
+                + 1
             )
         chosen[order[: max(1, min(count, len(scores)))]] = True
         return chosen
@@ -82,7 +86,10 @@ class TokenImportance:
 
 
 def importance(
-    trace: Trace, *, causal_correction: bool = False, text_self: str = "received"
+    trace: Trace,
+    *,
+    causal_correction: bool = False,
+    text_self: str = "received",
 ) -> TokenImportance:
     """TIS per layer (paper, section on token importance scores).
 
@@ -108,10 +115,13 @@ def importance(
 
 
 def _sample(sample: SampleTrace, corrected: bool, text_self: str) -> tuple[np.ndarray, np.ndarray]:
-    stats, n_visual, n_text = sample.attention, len(sample.visual), len(sample.textual)
+    stats = sample.attention
+    n_visual = len(sample.visual)
+    n_text = len(sample.textual)
 
     def mean(name: str, pairs: int) -> np.ndarray | None:
-        total, seen = getattr(stats, name), getattr(stats, name + "_seen")
+        total = getattr(stats, name)
+        seen = getattr(stats, name + "_seen")
         if not pairs:
             return None
         return total / np.maximum(seen, 1) if corrected else total / pairs
@@ -126,6 +136,10 @@ def _sample(sample: SampleTrace, corrected: bool, text_self: str) -> tuple[np.nd
 
     own = {"received": "text_from_text", "given": "text_to_text"}[text_self]
     return (
-        halves(mean("visual_from_visual", n_visual), mean("visual_from_text", n_text), n_visual),
+        halves(
+            mean("visual_from_visual", n_visual),
+            mean("visual_from_text", n_text),
+            n_visual,
+        ),
         halves(mean("text_to_visual", n_visual), mean(own, n_text), n_text),
     )

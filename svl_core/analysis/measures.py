@@ -15,14 +15,20 @@ from svl_core.lvlm.spool import empty_tensor
 
 
 def _summed(
-    trace: Trace, positions: Sequence[np.ndarray], of: Callable[[np.ndarray], np.ndarray]
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+    of: Callable[[np.ndarray], np.ndarray],
 ) -> Measured:
     """For each sample the sum over its given tokens of what is made `of` its cosines (n, L+1, L+1)."""
     sums = None
     for number, (sample, at) in enumerate(zip(trace.samples, positions, strict=True)):
         found = of(sample.cosines(np.asarray(at, np.int64))).sum(0)
         sums = (
-            empty_tensor((len(trace.samples), *found.shape), torch.float64, trace.spool).numpy()
+            empty_tensor(
+                (len(trace.samples), *found.shape),
+                torch.float64,
+                trace.spool,
+            ).numpy()
             if sums is None
             else sums
         )
@@ -32,7 +38,11 @@ def _summed(
 
 def cosine_sums(trace: Trace, positions: Sequence[np.ndarray]) -> Measured:
     """For each sample the sum over its given tokens of cos(H[l], H[l+1]): sums (n, L)."""
-    return _summed(trace, positions, lambda cosines: np.diagonal(cosines, 1, axis1=1, axis2=2))
+    return _summed(
+        trace,
+        positions,
+        lambda cosines: np.diagonal(cosines, 1, axis1=1, axis2=2),
+    )
 
 
 def layer_cosines(trace: Trace, positions: Sequence[np.ndarray]) -> np.ndarray:
@@ -49,4 +59,8 @@ def angular_distances(trace: Trace, positions: Sequence[np.ndarray]) -> Measured
     """For each sample the sum over its given tokens of arccos(cos(H[i], H[j])) / pi, 0..1: sums (n,
     L+1, L+1).
     """
-    return _summed(trace, positions, lambda cosines: np.arccos(cosines.clip(-1, 1)) / np.pi)
+    return _summed(
+        trace,
+        positions,
+        lambda cosines: np.arccos(cosines.clip(-1, 1)) / np.pi,
+    )

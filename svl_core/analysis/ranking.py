@@ -23,7 +23,11 @@ def top_p_of(recipe: Recipe) -> TopP:
 
 def importance_of(trace: Trace, recipe: Recipe) -> TokenImportance:
     """TIS of the traced samples, as the recipe weighs attention."""
-    return importance(trace, causal_correction=recipe.causal_correction, text_self=recipe.text_self)
+    return importance(
+        trace,
+        causal_correction=recipe.causal_correction,
+        text_self=recipe.text_self,
+    )
 
 
 def rank_layers(

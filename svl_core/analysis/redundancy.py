@@ -98,7 +98,10 @@ def _running(name: str) -> Callable[[Request], Any]:
 
 
 def _one_by_one(tokens: str) -> dict[str, Callable]:
-    return {"measure": _on(tokens, "cosine_sums"), "select": lambda mean, request: Scored(mean)}
+    return {
+        "measure": _on(tokens, "cosine_sums"),
+        "select": lambda mean, request: Scored(mean),
+    }
 
 
 def _angular(mean: np.ndarray, request: Request) -> Scored:
@@ -113,7 +116,8 @@ def _manual(request: Request) -> Scored:
             "Found no layers for criterion 'manual'; expected them in the order in which they go;"
             " pass layers=."
         )
-    layers, depth = list(request.layers), request.trace.num_layers
+    layers = list(request.layers)
+    depth = request.trace.num_layers
     if len(set(layers)) != len(layers) or any(
         not 0 <= layer < depth or layer in request.protected for layer in layers
     ):
@@ -127,7 +131,8 @@ def _manual(request: Request) -> Scored:
 
 
 SVL = "Short-LVLM, arXiv 2507.23362"
-HIGH, LOW = "high = redundant", "low = redundant"
+HIGH = "high = redundant"
+LOW = "low = redundant"
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
         row.name: row
@@ -275,7 +280,11 @@ def protected_layers(trace: Trace, protect_ends: bool) -> tuple[int, ...]:
 def ranked(scores: np.ndarray, protected: tuple[int, ...]) -> tuple[int, ...]:
     """Droppable layers by falling score; ties go to the later layer, NaN counts as never redundant."""
     order = sorted(
-        range(len(scores)), key=lambda layer: (-np.nan_to_num(scores[layer], nan=-np.inf), -layer)
+        range(len(scores)),
+        key=lambda layer: (
+            -np.nan_to_num(scores[layer], nan=-np.inf),
+            -layer,
+        ),
     )
     return tuple(layer for layer in order if layer not in protected)
 
@@ -347,7 +356,12 @@ def redundancy(
     )
 
 
-def check_needs(row: Criterion, trace: Trace, lvlm: LVLM | None, samples: Sequence[Sample]) -> None:
+def check_needs(
+    row: Criterion,
+    trace: Trace,
+    lvlm: LVLM | None,
+    samples: Sequence[Sample],
+) -> None:
     """Raises InputError where a criterion that runs the model gets none, another one, or no
     samples.
     """

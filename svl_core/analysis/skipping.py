@@ -8,7 +8,6 @@ read under teacher forcing.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +20,12 @@ from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.decoding import answers_together
 from svl_core.lvlm.forcing import kl_per_token
+from svl_core.lvlm.hooks import (
+    ThreadHooks,
+    hidden_input,
+    hidden_of,
+    with_hidden,
+)
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
@@ -38,7 +43,10 @@ def answers_of(request: Request) -> list[tuple[int, ...]]:
     """
     if request.answers is None:
         return own_answers(
-            request.lvlm, len(request.samples), request.samples.__getitem__, request.run.silent()
+            request.lvlm,
+            len(request.samples),
+            request.samples.__getitem__,
+            request.run.silent(),
         )
     answers = [tuple(int(token) for token in ids) for ids in request.answers]
     if len(answers) != len(request.samples) or not all(answers):
@@ -66,7 +74,12 @@ def own_answers(
         run.report(len(found) / count, "the full model answers")
         found |= zip(
             members,
-            answers_together(lvlm, [sample(number) for number in members], MAX_ANSWER, run),
+            answers_together(
+                lvlm,
+                [sample(number) for number in members],
+                MAX_ANSWER,
+                run,
+            ),
         )
     return [found[number] for number in range(count)]
 
@@ -74,13 +87,19 @@ def own_answers(
 def by_loss(request: Request) -> Measured:
     """SLEB: greedy on the mean loss (nats/token) of the answers' tokens."""
     reference = _reference(request, predictions=False)
-    return _greedy(request, lambda model: reference.mean_loss(model, request.run.silent()))
+    return _greedy(
+        request,
+        lambda model: reference.mean_loss(model, request.run.silent()),
+    )
 
 
 def by_kl(request: Request) -> Measured:
     """Greedy on the mean KL(full || without), nats/token, over the answers' tokens."""
     reference = _reference(request, predictions=True)
-    return _greedy(request, lambda model: reference.mean_kl(model, request.run.silent()))
+    return _greedy(
+        request,
+        lambda model: reference.mean_kl(model, request.run.silent()),
+    )
 
 
 def _reference(request: Request, predictions: bool) -> Reference:
@@ -114,16 +133,20 @@ def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured
     before; NaN where it was not tried. The first round tries protected layers too, but for those
     that the model cannot lose. Read by `greedy.follow`.
     """
-    depth, n = request.lvlm.num_layers, len(request.samples)
+    depth = request.lvlm.num_layers
+    n = len(request.samples)
     free = [layer for layer in range(depth) if layer not in request.protected]
     rounds = max(
-        1, min(len(free) if request.rounds is None else request.rounds, len(free), depth - 1)
+        1,
+        min(
+            len(free) if request.rounds is None else request.rounds,
+            len(free),
+            depth - 1,
+        ),
     )
-    total, done, gone = (
-        sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed),
-        0,
-        [],
-    )
+    total = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed)
+    done = 0
+    gone = []
     sums = (
         empty_tensor((n, rounds, depth), torch.float64, request.trace.spool)
         .fill_(torch.nan)
@@ -132,7 +155,10 @@ def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured
     for row in sums.swapaxes(0, 1):
         left = [layer for layer in free if layer not in gone]
         for layer in left if gone else sorted({*free, *request.protected} - {*request.fixed}):
-            request.run.step(done / total, f"{len(gone)} layers gone, trying layer {layer}")
+            request.run.step(
+                done / total,
+                f"{len(gone)} layers gone, trying layer {layer}",
+            )
             row[:, layer] = measure(without(request.lvlm, [*gone, layer]))
             done += 1
         gone += lowest(Measured(row, np.ones(n)).mean(), left)[:1]
@@ -145,10 +171,13 @@ def frozen_divergence(request: Request) -> Measured:
     layer's update of the visual tokens undone, for each sample and layer: sums (n, L). A sample
     without visual tokens does not count.
     """
-    lvlm, rows, counts = request.lvlm, [], []
+    lvlm = request.lvlm
+    rows = []
+    counts = []
     for number, sample in enumerate(request.samples):
         visual = torch.as_tensor(np.array(sample.visual), device=lvlm.device)
-        full, row = _last_logits(lvlm, sample), np.zeros(lvlm.num_layers)
+        full = _last_logits(lvlm, sample)
+        row = np.zeros(lvlm.num_layers)
         for layer in range(lvlm.num_layers) if len(visual) else ():
             request.run.check()
             with _frozen(lvlm.layers[layer], visual):
@@ -170,18 +199,12 @@ def _last_logits(lvlm: LVLM, sample: Sample) -> torch.Tensor:
 @contextlib.contextmanager
 def _frozen(layer: torch.nn.Module, visual: torch.Tensor):
     """While open, in this thread, `layer` hands the visual positions on as they came."""
-    here = threading.get_ident()
 
-    def hook(module, args, kwargs, output):
-        if threading.get_ident() != here:
-            return None
-        entered = args[0] if args else kwargs["hidden_states"]
-        left = (output[0] if isinstance(output, tuple) else output).clone()
-        left[..., visual, :] = entered[..., visual, :]
-        return (left, *output[1:]) if isinstance(output, tuple) else left
+    def freeze(args, kwargs, output):
+        hidden = hidden_of(output).clone()
+        hidden[..., visual, :] = hidden_input(args, kwargs)[..., visual, :]
+        return with_hidden(output, hidden)
 
-    handle = layer.register_forward_hook(hook, with_kwargs=True)
-    try:
+    with ThreadHooks() as hooks:
+        hooks.on_output(layer, freeze)
         yield
-    finally:
-        handle.remove()

@@ -97,7 +97,8 @@ def spearman(one: Sequence[int], other: Sequence[int]) -> float:
     """Rank correlation -1..1 of two orders of the same n items: 1 - 6 sum(d^2) / (n (n^2 - 1)), d =
     difference of places.
     """
-    n, place = len(one), {item: k for k, item in enumerate(other)}
+    n = len(one)
+    place = {item: k for k, item in enumerate(other)}
     return (
         1.0 - 6.0 * sum((k - place[item]) ** 2 for k, item in enumerate(one)) / (n * (n * n - 1))
         if n > 1
@@ -175,19 +176,21 @@ def stability(
             f"Found {drop} layers to drop; expected 0 to {whole.most}; choose a number in that"
             " range."
         )
-    greedy, free = whole.path is not None, sorted(whole.ranking)
+    greedy = whole.path is not None
+    free = sorted(whole.ranking)
     path, order = (
-        (whole.ranking[: min(drop, len(whole.path))], lowest(-whole.scores, free))
+        (
+            whole.ranking[: min(drop, len(whole.path))],
+            lowest(-whole.scores, free),
+        )
         if greedy
         else (whole.chosen(drop), whole.ranking)
     )
-    rng, scores, dropped, alike, correlation = (
-        np.random.default_rng(seed),
-        np.empty((draws, len(whole.scores))),
-        np.zeros(len(whole.scores)),
-        [],
-        0.0,
-    )
+    rng = np.random.default_rng(seed)
+    scores = np.empty((draws, len(whole.scores)))
+    dropped = np.zeros(len(whole.scores))
+    alike = []
+    correlation = 0.0
     for k in range(draws):
         run.check("Stopped.")
         mean = measured.mean(np.bincount(rng.integers(n, size=n), minlength=n).astype(float))
@@ -199,7 +202,11 @@ def stability(
             )
         else:
             found = layer_scores(row, row.select(mean, request), request, settings)
-            scores[k], gone, ranking = found.scores, found.chosen(drop), found.ranking
+            scores[k], gone, ranking = (
+                found.scores,
+                found.chosen(drop),
+                found.ranking,
+            )
         dropped[list(set(gone))] += 1
         alike.append(np.equal(gone, path) if greedy else overlap(gone, path))
         correlation += spearman(ranking, order)

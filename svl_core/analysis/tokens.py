@@ -37,7 +37,12 @@ def token_positions(
     if tokens == "important":
         importance = importance or score(trace)
         found = (
-            _important(sample.visual, sample.textual, *importance.averaged(number), top_p)
+            _important(
+                sample.visual,
+                sample.textual,
+                *importance.averaged(number),
+                top_p,
+            )
             for number, sample in enumerate(trace.samples)
         )
     else:
@@ -55,5 +60,10 @@ def token_positions(
 
 def _important(visual, textual, visual_scores, text_scores, top_p: TopP) -> np.ndarray:
     return np.sort(
-        np.concatenate([visual[top_p.select(visual_scores)], textual[top_p.select(text_scores)]])
+        np.concatenate(
+            [
+                visual[top_p.select(visual_scores)],
+                textual[top_p.select(text_scores)],
+            ]
+        )
     )

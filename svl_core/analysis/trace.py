@@ -7,21 +7,24 @@ model can answer others meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from svl_core.analysis.attention import AttentionStatistics, Collector, collecting
+from svl_core.analysis.attention import (
+    AttentionStatistics,
+    Collector,
+    collecting,
+)
 from svl_core.errors import InputError
 from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual
+from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import value_store
@@ -68,7 +71,8 @@ class SampleTrace:
         from them, so the features are read once; a slice of positions at a time is copied.
         """
         depths, length, width = self.features.shape
-        made, step = np.empty((length, depths, depths)), max(1, SLICE // (depths * width))
+        made = np.empty((length, depths, depths))
+        step = max(1, SLICE // (depths * width))
         for start in range(0, length, step):
             rows = self.features[:, start : start + step].double().transpose(0, 1)  # (step, L+1, d)
             made[start : start + step] = (rows @ rows.transpose(1, 2)).numpy()
@@ -148,9 +152,15 @@ def trace(
     for number, sample in enumerate(samples):
         run.check("Stopped.")
         made[number] = _pass(
-            lvlm, sample if spool is None else dataclasses.replace(sample, images=()), mlp, room
+            lvlm,
+            sample if spool is None else dataclasses.replace(sample, images=()),
+            mlp,
+            room,
         )
-        run.report((number + 1) / len(samples), f"{number + 1} of {len(samples)} samples")
+        run.report(
+            (number + 1) / len(samples),
+            f"{number + 1} of {len(samples)} samples",
+        )
     return Trace(
         tuple(made) if spool is None else made,
         lvlm.name,
@@ -161,69 +171,82 @@ def trace(
     )
 
 
-def _pass(lvlm: LVLM, sample: Sample, mlp: bool, room: Callable[..., torch.Tensor]) -> SampleTrace:
-    """room: makes an empty tensor of a shape and `dtype`."""
-    layers, here = lvlm.layers, threading.get_ident()
-    features = outputs = (
-        # made once their dtype is known, and filled as the pass goes: each feature is held once
-        None
-    )
-    ran: set[int] = set()
+class _Features:
+    """What the hooks of one pass copy out of it.
 
-    def entering(module, args, kwargs):
-        nonlocal features
-        if threading.get_ident() == here:
-            entered = residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0]
-            features = room((len(layers) + 1, *entered.shape), dtype=entered.dtype)
-            features[0].copy_(entered)
+    The tensors are made once the pass shows their dtype, and filled as it goes, so that each
+    feature is held once.
+    """
 
-    def leaving(number):
-        def hook(module, args, output):
-            if threading.get_ident() == here:
-                ran.add(number)
-                features[number + 1].copy_(
-                    residual(output[0] if isinstance(output, tuple) else output, lvlm.text_config)[
-                        0
-                    ]
-                )
+    def __init__(self, lvlm: LVLM, new_tensor: Callable[..., torch.Tensor]):
+        self.lvlm = lvlm
+        self.new_tensor = new_tensor
+        self.features: torch.Tensor = torch.empty(0)
+        self.mlp: torch.Tensor | None = None
+        self.ran: set[int] = set()
 
-        return hook
-
-    def mapped(number):
-        def hook(module, args, output):
-            nonlocal outputs
-            if threading.get_ident() == here:
-                rows = output.reshape(-1, output.shape[-1])
-                outputs = (
-                    room((len(layers), *rows.shape), dtype=rows.dtype)
-                    if outputs is None
-                    else outputs
-                )
-                outputs[number].copy_(rows)
-
-        return hook
-
-    collector = Collector(len(layers), sample.visual, sample.textual)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        handles = [layers[0].register_forward_pre_hook(entering, with_kwargs=True)]
-        stack.callback(lambda: [handle.remove() for handle in handles])
+    def watch(self, hooks: ThreadHooks, mlp: bool) -> None:
+        """Registers the hooks of one pass. mlp: on the MLPs' down-projections too."""
+        layers = self.lvlm.layers
+        hooks.on_input(layers[0], self._entering)
         for number, layer in enumerate(layers):
-            handles.append(layer.register_forward_hook(leaving(number)))
+            hooks.on_output(layer, partial(self._leaving, number))
             if mlp:
-                handles.append(down_projection(layer).register_forward_hook(mapped(number)))
-        stack.enter_context(collecting(lvlm.decoder, collector))
-        last = torch.tensor(
-            [sample.length - 1], device=lvlm.device
-        )  # a number instead would let Gemma4 skip positions in its last layers
+                hooks.on_output(down_projection(layer), partial(self._mapped, number))
+
+    def hand_on_skipped(self) -> None:
+        """A layer that the model passes over (cross-attention without an image) hands its input
+        on.
+        """
+        for number in range(self.lvlm.num_layers):
+            if number not in self.ran:
+                self.features[number + 1].copy_(self.features[number])
+                if self.mlp is not None:
+                    self.mlp[number].zero_()
+
+    def _stream(self, hidden: torch.Tensor) -> torch.Tensor:
+        return residual(hidden, self.lvlm.text_config)[0]
+
+    def _entering(self, args: tuple, kwargs: Mapping) -> None:
+        entered = self._stream(hidden_input(args, kwargs))
+        depths = self.lvlm.num_layers + 1
+        self.features = self.new_tensor((depths, *entered.shape), dtype=entered.dtype)
+        self.features[0].copy_(entered)
+
+    def _leaving(self, number: int, args: tuple, kwargs: Mapping, output) -> None:
+        self.ran.add(number)
+        self.features[number + 1].copy_(self._stream(hidden_of(output)))
+
+    def _mapped(
+        self,
+        number: int,
+        args: tuple,
+        kwargs: Mapping,
+        output: torch.Tensor,
+    ) -> None:
+        rows = output.reshape(-1, output.shape[-1])
+        if self.mlp is None:
+            shape = (self.lvlm.num_layers, *rows.shape)
+            self.mlp = self.new_tensor(shape, dtype=rows.dtype)
+        self.mlp[number].copy_(rows)
+
+
+@torch.inference_mode()
+def _pass(
+    lvlm: LVLM,
+    sample: Sample,
+    mlp: bool,
+    new_tensor: Callable[..., torch.Tensor],
+) -> SampleTrace:
+    """One sample's pass. new_tensor: makes an empty tensor of a shape and `dtype`."""
+    seen = _Features(lvlm, new_tensor)
+    collector = Collector(lvlm.num_layers, sample.visual, sample.textual)
+    with ThreadHooks() as hooks, collecting(lvlm.decoder, collector):
+        seen.watch(hooks, mlp)
+        # A number instead of the tensor would let Gemma4 skip positions in its last layers.
+        last = torch.tensor([sample.length - 1], device=lvlm.device)
         logits = lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits
-        for number in sorted(
-            set(range(len(layers))) - ran
-            # a layer that the model passes over (cross-attention without an image) hands its input on
-        ):
-            features[number + 1].copy_(features[number])
-            if outputs is not None:
-                outputs[number].zero_()
+    seen.hand_on_skipped()
     statistics = collector.statistics()
     if np.isnan(statistics.text_to_text).all():
         raise InputError(
@@ -231,12 +254,12 @@ def _pass(lvlm: LVLM, sample: Sample, mlp: bool, room: Callable[..., torch.Tenso
             " transformers' attention interface; choose another model."
         )
     return SampleTrace(
-        features,
-        sample.visual,
-        sample.textual,
-        statistics,
-        logits[0, -1].float().cpu().numpy(),
-        sample.key,
-        outputs,
-        sample,
+        features=seen.features,
+        visual=sample.visual,
+        textual=sample.textual,
+        attention=statistics,
+        logits_last=logits[0, -1].float().cpu().numpy(),
+        key=sample.key,
+        mlp=seen.mlp,
+        sample=sample,
     )

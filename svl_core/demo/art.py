@@ -82,7 +82,9 @@ def sprites(style: str) -> tuple[Image.Image, ...]:
     if style not in STYLES:
         raise ValueError(f"Unknown drawing style {style!r}: expected one of {', '.join(STYLES)}.")
     path = _openmoji_sheet() if style == "openmoji" else ASSETS / f"{style}.png"
-    cell, columns, count = _index()["cell"], _index()["columns"], len(objects())
+    cell = _index()["cell"]
+    columns = _index()["columns"]
+    count = len(objects())
     remedy = "Delete it and try again." if style == "openmoji" else "Restore it with git checkout."
     try:
         with Image.open(path) as image:
@@ -100,7 +102,8 @@ def sprites(style: str) -> tuple[Image.Image, ...]:
 
 def _sheet_size() -> tuple[int, int]:
     """Width and height of a sheet in px."""
-    cell, columns = _index()["cell"], _index()["columns"]
+    cell = _index()["cell"]
+    columns = _index()["columns"]
     return columns * cell, -(-len(objects()) // columns) * cell
 
 
@@ -115,7 +118,8 @@ def _openmoji_sheet() -> Path:
                 return path
     except OSError:
         pass  # absent or damaged: make it anew
-    cell, columns = _index()["cell"], _index()["columns"]
+    cell = _index()["cell"]
+    columns = _index()["columns"]
     sheet = Image.new("RGBA", _sheet_size())
     for i, drawing in enumerate(_fetch_openmoji(f"{source['package']}@{source['version']}")):
         sheet.paste(drawing, (i % columns * cell, i // columns * cell))
@@ -189,6 +193,7 @@ def _fit(drawing: Image.Image) -> Image.Image:
     size = tuple(max(1, round(side * scale)) for side in drawing.size)
     out = Image.new("RGBA", (cell, cell))
     out.paste(
-        drawing.resize(size, Image.Resampling.LANCZOS), tuple((cell - side) // 2 for side in size)
+        drawing.resize(size, Image.Resampling.LANCZOS),
+        tuple((cell - side) // 2 for side in size),
     )
     return out

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -23,7 +30,10 @@ from transformers import (
 
 from svl_core.demo import questions, scenes
 
-IMAGE_SIDE, PATCH = 144, 24  # pixels; 6 x 6 visual positions, four to each of the nine places
+IMAGE_SIDE, PATCH = (
+    144,
+    24,
+)  # pixels; 6 x 6 visual positions, four to each of the nine places
 BOS, EOS, PAD, IMAGE, USER, ASSISTANT = SPECIAL = (
     "<s>",
     "</s>",
@@ -41,10 +51,11 @@ TEMPLATE = (
     " endfor %}{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if"
     " add_generation_prompt %}<assistant>{% endif %}"
 )
+# Left out of the tokenizer's corpus, so that weights from before them fit.
 LATER_KINDS = (
     "is-at",
     "side",
-)  # left out of the tokenizer's corpus, so that weights from before them fit
+)
 EASY_VQA_WORDS = (
     "what color shape is the of in image picture does contain not no present a there gray"
 )
@@ -84,9 +95,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=True)])
-    core.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Strip(" ", 1, 0)]
-    )  # an answer starts without the blank of its first word
+    # An answer starts without the blank of its first word.
+    core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     core.train_from_iterator(
         corpus(),
         trainers.BpeTrainer(
@@ -114,7 +124,9 @@ def image_processor():
 
     The pillow variant: torchvision is not needed.
     """
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.clip.image_processing_pil_clip import (
+        CLIPImageProcessorPil,
+    )
 
     side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
     return CLIPImageProcessorPil(
@@ -140,7 +152,11 @@ def processor() -> LlavaProcessor:
 
 
 def untrained(
-    words: PreTrainedTokenizerFast, *, layers: int = 16, width: int = 160, seed: int = 0
+    words: PreTrainedTokenizerFast,
+    *,
+    layers: int = 16,
+    width: int = 160,
+    seed: int = 0,
 ) -> LlavaForConditionalGeneration:
     """CLIP 4 x 160 and Llama `layers` x `width` with tied embeddings; residual outputs start small
     (GPT-2's 1/sqrt(2L) rule).
@@ -148,7 +164,11 @@ def untrained(
     torch.manual_seed(seed)
     ids = {
         name: words.convert_tokens_to_ids(token)
-        for name, token in (("bos_token_id", BOS), ("eos_token_id", EOS), ("pad_token_id", PAD))
+        for name, token in (
+            ("bos_token_id", BOS),
+            ("eos_token_id", EOS),
+            ("pad_token_id", PAD),
+        )
     }
     vision = CLIPVisionConfig(
         hidden_size=160,
@@ -183,11 +203,9 @@ def untrained(
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config).float()
-    (
-        model.generation_config.eos_token_id,
-        model.generation_config.pad_token_id,
-        model.generation_config.bos_token_id,
-    ) = (ids["eos_token_id"], ids["pad_token_id"], ids["bos_token_id"])
+    model.generation_config.eos_token_id = ids["eos_token_id"]
+    model.generation_config.pad_token_id = ids["pad_token_id"]
+    model.generation_config.bos_token_id = ids["bos_token_id"]
     model.generation_config.do_sample = False
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(0, 0.08)
@@ -202,7 +220,11 @@ def untrained(
     return model
 
 
-def save(model: LlavaForConditionalGeneration, proc: LlavaProcessor, folder: str | Path) -> None:
+def save(
+    model: LlavaForConditionalGeneration,
+    proc: LlavaProcessor,
+    folder: str | Path,
+) -> None:
     """Write model, processor and chat template as one plain transformers folder."""
     model.save_pretrained(folder)
     proc.save_pretrained(folder)

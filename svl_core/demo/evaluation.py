@@ -8,7 +8,11 @@ from svl_core.demo import easy_vqa
 from svl_core.demo.questions import Labelled, labelled
 from svl_core.errors import InputError
 
-DATA = {"scenes": 2000, "openmoji": 2000, "easy-vqa": 9673}  # name -> questions asked by default
+DATA = {
+    "scenes": 2000,
+    "openmoji": 2000,
+    "easy-vqa": 9673,
+}  # name -> questions asked by default
 
 
 def easy_vqa_kind(question: str, answer: str) -> str:
@@ -31,7 +35,11 @@ def questions(data: str, limit: int | None = None, seed: int = 0) -> list[Labell
     if limit is not None and limit < 1:
         raise InputError(f"Found a limit of {limit} questions; expected at least 1; raise it.")
     if data != "easy-vqa":
-        return labelled(limit or DATA[data], seed, "openmoji" if data == "openmoji" else None)
+        return labelled(
+            limit or DATA[data],
+            seed,
+            "openmoji" if data == "openmoji" else None,
+        )
     pairs = [
         Labelled(image, question, answer, easy_vqa_kind(question, answer))
         for image, asked in easy_vqa.grouped("test")

@@ -15,7 +15,15 @@ import numpy as np
 from PIL import Image
 
 from svl_core.demo import art
-from svl_core.demo.scenes import PLACES, SHAPES, Item, Scene, category_of, random_scene, render
+from svl_core.demo.scenes import (
+    PLACES,
+    SHAPES,
+    Item,
+    Scene,
+    category_of,
+    random_scene,
+    render,
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,10 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 KINDS = tuple(WORDINGS)
 SIDES = ("left of", "right of", "above", "below")
-EITHER_SIDE = {("left of", "right of"): "left or right of", ("above", "below"): "above or below"}
+EITHER_SIDE = {
+    ("left of", "right of"): "left or right of",
+    ("above", "below"): "above or below",
+}
 PLURALS = {
     "circle": "circles",
     "rectangle": "rectangles",
@@ -212,7 +223,8 @@ def _content(
     if kind == "is-at":
         if not single:
             return None
-        item, others = _pick(rng, single), [i.place for i in scene.items]
+        item = _pick(rng, single)
+        others = [i.place for i in scene.items]
         place = (
             item.place
             if rng.random() < 0.5
@@ -225,7 +237,10 @@ def _content(
                 ],
             )
         )
-        return {"x": item.name, "place": place}, "yes" if place == item.place else "no"
+        return {
+            "x": item.name,
+            "place": place,
+        }, "yes" if place == item.place else "no"
     if kind == "which":
         if rng.random() < 0.08 and (absent := [c for c in all_categories() if c not in categories]):
             return {"category": _pick(rng, absent)}, "none"
@@ -246,9 +261,11 @@ def _content(
         present = rng.random() < 0.5
         options = [c for c in all_categories() if (c in categories) == present]
         word = _pick(rng, options)
-        return {"category": word, "a_category": with_article(word), "categories": plural(word)}, (
-            "yes" if present else "no"
-        )
+        return {
+            "category": word,
+            "a_category": with_article(word),
+            "categories": plural(word),
+        }, ("yes" if present else "no")
     if kind == "count-all":
         return {}, str(len(scene.items))
     if kind == "count-category":
@@ -267,7 +284,8 @@ def _content(
         if len(single) < 2:
             return None
         first, second = rng.permutation(len(single))[:2]
-        x, y = single[first], single[second]
+        x = single[first]
+        y = single[second]
         sides = [
             s
             for s in SIDES
@@ -277,7 +295,11 @@ def _content(
         if kind == "side":
             pair = next(pair for pair in EITHER_SIDE if side in pair)
             answer = next(s for s in pair if true_relation(x, s, y)).removesuffix(" of")
-            return {"x": x.name, "y": y.name, "sides": EITHER_SIDE[pair]}, answer
+            return {
+                "x": x.name,
+                "y": y.name,
+                "sides": EITHER_SIDE[pair],
+            }, answer
         return {"x": x.name, "y": y.name, "side": side}, (
             "yes" if true_relation(x, side, y) else "no"
         )
@@ -296,7 +318,11 @@ def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> QA |
     for candidate in [kind] if kind else [KINDS[k] for k in rng.permutation(len(KINDS))]:
         if (content := _content(scene, rng, candidate)) is not None:
             words, answer = content
-            return QA(_pick(rng, WORDINGS[candidate]).format(**words), answer, candidate)
+            return QA(
+                _pick(rng, WORDINGS[candidate]).format(**words),
+                answer,
+                candidate,
+            )
     return None
 
 
@@ -331,7 +357,14 @@ def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
     while len(made) < n:
         scene = random_scene(rng, style)
         if (qa := ask(scene, rng, KINDS[len(made) % len(KINDS)])) is not None:
-            made.append(Labelled(functools.partial(render, scene), qa.question, qa.answer, qa.kind))
+            made.append(
+                Labelled(
+                    functools.partial(render, scene),
+                    qa.question,
+                    qa.answer,
+                    qa.kind,
+                )
+            )
     return made
 
 

@@ -30,6 +30,7 @@ PLACES = (
     "bottom right",
 )
 SHAPES = ("circle", "rectangle", "triangle", "star")
+# The eight colour words of easy-VQA, so that both worlds share one vocabulary.
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (222, 45, 38),
     "green": (44, 160, 44),
@@ -39,8 +40,11 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "gray": (136, 136, 136),
     "brown": (128, 78, 36),
     "teal": (20, 150, 150),
-}  # the eight colour words of easy-VQA, so that both worlds share one vocabulary
-STYLES = ("noto", "twemoji")  # the two styles of training; "openmoji" is kept for testing
+}
+STYLES = (
+    "noto",
+    "twemoji",
+)  # the two styles of training; "openmoji" is kept for testing
 SIZE = 288  # pixels of a rendered scene's side; the model's processor resizes it
 
 
@@ -227,7 +231,8 @@ def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Sce
 def _shape(name: str, colour: str) -> Image.Image:
     """A plain shape as a 64 x 64 RGBA sprite, anti-aliased."""
     big = Image.new("RGBA", (256, 256))
-    draw, fill = ImageDraw.Draw(big), COLOURS[colour] + (255,)
+    draw = ImageDraw.Draw(big)
+    fill = COLOURS[colour] + (255,)
     if name == "circle":
         draw.ellipse((20, 20, 236, 236), fill)
     elif name == "rectangle":
@@ -238,7 +243,10 @@ def _shape(name: str, colour: str) -> Image.Image:
         radius = [118 if k % 2 == 0 else 50 for k in range(10)]
         draw.polygon(
             [
-                (128 + r * np.sin(k * np.pi / 5), 132 - r * np.cos(k * np.pi / 5))
+                (
+                    128 + r * np.sin(k * np.pi / 5),
+                    132 - r * np.cos(k * np.pi / 5),
+                )
                 for k, r in enumerate(radius)
             ],
             fill,
@@ -253,7 +261,9 @@ def _sprite(style: str, name: str, outline: bool) -> Image.Image:
         return sprite
     rim = sprite.getchannel("A").filter(ImageFilter.MaxFilter(5))
     drawn = Image.composite(
-        Image.new("RGBA", sprite.size, (25, 25, 25, 255)), Image.new("RGBA", sprite.size), rim
+        Image.new("RGBA", sprite.size, (25, 25, 25, 255)),
+        Image.new("RGBA", sprite.size),
+        rim,
     )
     drawn.alpha_composite(sprite)
     return drawn
@@ -264,11 +274,17 @@ def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image
     into flat areas.
     """
     turn, saturation, lightness = tone
-    cos, sin = np.cos(np.radians(turn)) * saturation, np.sin(np.radians(turn)) * saturation
+    cos = np.cos(np.radians(turn)) * saturation
+    sin = np.sin(np.radians(turn)) * saturation
     grey = np.tile([0.213, 0.715, 0.072], (3, 1))
+    # The hue turn of SVG's feColorMatrix.
     spin = np.array(
-        [[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]]
-    )  # the hue turn of SVG's feColorMatrix
+        [
+            [-0.213, -0.715, 0.928],
+            [0.143, 0.140, -0.283],
+            [-0.787, 0.715, 0.072],
+        ]
+    )
     matrix = lightness * (grey + cos * (np.eye(3) - grey) + sin * spin)
     colours = sprite.convert("RGB").convert("RGB", tuple(np.c_[matrix, np.zeros(3)].ravel()))
     colours = ImageOps.posterize(colours.filter(ImageFilter.MedianFilter(5)), 3)
@@ -294,7 +310,9 @@ def _pattern(pattern: str, size: int) -> np.ndarray:
 def render(scene: Scene, size: int = SIZE) -> Image.Image:
     """The scene as a `size` x `size` RGB image."""
     ground = np.clip(
-        np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None], 0, 255
+        np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None],
+        0,
+        255,
     )
     image = Image.fromarray(ground.astype(np.uint8))
     cell = size / 3

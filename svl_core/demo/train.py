@@ -25,6 +25,7 @@ from transformers import LlavaForConditionalGeneration
 from svl_core.demo import build, easy_vqa, questions, scenes
 
 IGNORE = -100
+# How often each kind is drawn: the slow ones more.
 WEIGHTS = {
     "what-at": 1.0,
     "where": 1.6,
@@ -39,7 +40,7 @@ WEIGHTS = {
     "side": 1.6,
     "colour": 0.6,
     "caption": 2.4,
-}  # how often each kind is drawn: the slow ones more
+}
 VISUAL = (build.IMAGE_SIDE // build.PATCH) ** 2
 
 
@@ -69,7 +70,9 @@ class Batches(torch.utils.data.IterableDataset):
     """
 
     def __init__(self, recipe: Recipe, stage: str, start: int = 0):
-        self.recipe, self.stage, self.start = recipe, stage, start
+        self.recipe = recipe
+        self.stage = stage
+        self.start = start
 
     def __iter__(self):
         torch.set_num_threads(1)
@@ -99,8 +102,12 @@ class Batches(torch.utils.data.IterableDataset):
             else None
         )
         scene = scenes.random_scene(self.rng, wild=self.rng.random() < 0.8, n=n)
-        image = scenes.render(scene, build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE)
-        names, colours = np.full((3, 3), self.ids["nothing"]), np.full((3, 3), IGNORE)
+        image = scenes.render(
+            scene,
+            build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE,
+        )
+        names = np.full((3, 3), self.ids["nothing"])
+        colours = np.full((3, 3), IGNORE)
         for item in scene.items:
             names[item.row, item.column] = self.ids[item.name]
             if item.colour:
@@ -114,7 +121,8 @@ class Batches(torch.utils.data.IterableDataset):
 
     def tinted(self, images) -> torch.Tensor:
         """Pixels with random brightness, contrast and colour balance for each image."""
-        n, values = len(images), build.pixels(images)
+        n = len(images)
+        values = build.pixels(images)
         gain = torch.from_numpy(
             self.rng.uniform(0.86, 1.14, (n, 1, 1, 1)) * self.rng.uniform(0.94, 1.06, (n, 3, 1, 1))
         ).float()
@@ -132,10 +140,13 @@ class Batches(torch.utils.data.IterableDataset):
 
     def pairs(self, scene):
         """Questions on a scene, endlessly, slow kinds more often."""
-        kinds, weights = list(WEIGHTS), np.array(list(WEIGHTS.values()))
+        kinds = list(WEIGHTS)
+        weights = np.array(list(WEIGHTS.values()))
         while True:
             qa = questions.ask(
-                scene, self.rng, str(self.rng.choice(kinds, p=weights / weights.sum()))
+                scene,
+                self.rng,
+                str(self.rng.choice(kinds, p=weights / weights.sum())),
             )
             if qa:
                 yield qa.question, qa.answer
@@ -145,43 +156,70 @@ class Batches(torch.utils.data.IterableDataset):
         return question[:-1] if self.rng.random() < 0.2 else question
 
     def packed(self) -> dict[str, torch.Tensor]:
-        size, prefix, tok = self.recipe.text_length, 1 + VISUAL, self.tokenizer
+        size = self.recipe.text_length
+        prefix = 1 + VISUAL
+        tok = self.tokenizer
         n = self.recipe.batch
         ids = np.full((n, size), tok.pad_token_id)
-        positions, groups = np.zeros((n, size), np.int64), np.full((n, size), -1)
-        labels, weights = np.full((n, size), IGNORE), np.zeros((n, size), np.float32)
-        images, names, colours = [], [], []
+        positions = np.zeros((n, size), np.int64)
+        groups = np.full((n, size), -1)
+        labels = np.full((n, size), IGNORE)
+        weights = np.zeros((n, size), np.float32)
+        images = []
+        names = []
+        colours = []
         for row in range(n):
             if self.yardstick and self.rng.random() < self.recipe.easy_vqa_share:
                 image, asked = self.yardstick[int(self.rng.integers(len(self.yardstick)))]
                 images.append(image())
-                names.append(np.full(VISUAL, IGNORE)), colours.append(np.full(VISUAL, IGNORE))
+                (
+                    names.append(np.full(VISUAL, IGNORE)),
+                    colours.append(np.full(VISUAL, IGNORE)),
+                )
                 stream = iter([asked[k] for k in self.rng.permutation(len(asked))])
             else:
                 scene, image, name, colour = self.picture()
-                images.append(image), names.append(name), colours.append(colour)
+                (
+                    images.append(image),
+                    names.append(name),
+                    colours.append(colour),
+                )
                 stream = self.pairs(scene)
-            at, group = 0, 0
+            at = 0
+            group = 0
             for question, answer in stream:
                 head = [
                     tok.convert_tokens_to_ids(build.USER),
-                    *tok(f" {self.disguise(question)}", add_special_tokens=False).input_ids,
+                    *tok(
+                        f" {self.disguise(question)}",
+                        add_special_tokens=False,
+                    ).input_ids,
                     tok.convert_tokens_to_ids(build.ASSISTANT),
                 ]
-                tail = [*tok(f" {answer}", add_special_tokens=False).input_ids, tok.eos_token_id]
+                tail = [
+                    *tok(f" {answer}", add_special_tokens=False).input_ids,
+                    tok.eos_token_id,
+                ]
                 end = at + len(head) + len(tail)
                 if end > size:
                     break
-                ids[row, at:end], positions[row, at:end], groups[row, at:end] = (
+                (
+                    ids[row, at:end],
+                    positions[row, at:end],
+                    groups[row, at:end],
+                ) = (
                     head + tail,
                     prefix + np.arange(end - at),
                     group,
                 )
-                answer_at = slice(
-                    at + len(head) - 1, end - 1
-                )  # a position is trained on the token that follows it
-                labels[row, answer_at], weights[row, answer_at] = tail, 1 / len(tail)
-                at, group = end, group + 1
+                # A position is trained on the token that follows it.
+                answer_at = slice(at + len(head) - 1, end - 1)
+                labels[row, answer_at], weights[row, answer_at] = (
+                    tail,
+                    1 / len(tail),
+                )
+                at = end
+                group = group + 1
         return {
             "pixel_values": self.tinted(images),
             "names": torch.tensor(np.stack(names)),
@@ -199,7 +237,8 @@ class Trainee(torch.nn.Module):
 
     def __init__(self, model, bos: int):
         super().__init__()
-        self.model, self.bos = model, bos
+        self.model = model
+        self.bos = bos
         self.colour = torch.nn.Linear(model.config.text_config.hidden_size, len(scenes.COLOURS))
 
     def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -212,7 +251,9 @@ class Trainee(torch.nn.Module):
     ) -> torch.Tensor:
         flat = F.rms_norm(seen, seen.shape[-1:]).flatten(0, 1)
         loss = F.cross_entropy(
-            flat @ self.model.get_input_embeddings().weight.T, names.flatten(), ignore_index=IGNORE
+            flat @ self.model.get_input_embeddings().weight.T,
+            names.flatten(),
+            ignore_index=IGNORE,
         )
         return (
             loss + 0.5 * F.cross_entropy(self.colour(flat), colours.flatten(), ignore_index=IGNORE)
@@ -239,11 +280,9 @@ class Trainee(torch.nn.Module):
             use_cache=False,
         ).last_hidden_state[:, prefix:]
         wanted = batch["labels"] != IGNORE
-        logits, labels, weights = (
-            self.model.lm_head(out[wanted]),
-            batch["labels"][wanted],
-            batch["weights"][wanted],
-        )
+        logits = self.model.lm_head(out[wanted])
+        labels = batch["labels"][wanted]
+        weights = batch["weights"][wanted]
         loss = F.cross_entropy(logits, labels, reduction="none")
         return (loss * weights).sum() / weights.sum(), (
             (logits.argmax(-1) == labels) * weights
@@ -254,7 +293,8 @@ def optimizers(trainee: Trainee, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, norms, biases and the patch
     embedding.
     """
-    matrices, rest = [], []
+    matrices = []
+    rest = []
     for name, parameter in trainee.named_parameters():
         (
             matrices
@@ -286,7 +326,12 @@ def rate(step: int, total: int, recipe: Recipe) -> float:
 
 
 def train(
-    out: Path, recipe: Recipe, *, init: Path | None = None, checkpoint_every: int = 250, log=print
+    out: Path,
+    recipe: Recipe,
+    *,
+    init: Path | None = None,
+    checkpoint_every: int = 250,
+    log=print,
 ) -> None:
     """Run or resume both stages; writes `out/checkpoint.pt`, `out/log.jsonl` and, at the end, the
     model folder `out/model`.
@@ -297,14 +342,19 @@ def train(
     torch.manual_seed(recipe.seed)
     proc = build.processor()
     trainee = Trainee(
-        build.untrained(proc.tokenizer, seed=recipe.seed), proc.tokenizer.bos_token_id
+        build.untrained(proc.tokenizer, seed=recipe.seed),
+        proc.tokenizer.bos_token_id,
     ).train()
     if init:
         trainee.model.load_state_dict(
             LlavaForConditionalGeneration.from_pretrained(init, dtype=torch.float32).state_dict()
         )
     tools = optimizers(trainee, recipe)
-    state = {"stage": "answer" if init else "align", "step": 0, "seconds": 0.0}
+    state = {
+        "stage": "answer" if init else "align",
+        "step": 0,
+        "seconds": 0.0,
+    }
     if (out / "checkpoint.pt").exists():
         saved = torch.load(out / "checkpoint.pt", weights_only=True)
         trainee.load_state_dict(saved["trainee"])
@@ -326,7 +376,10 @@ def train(
 
     for layer in trainee.model.get_decoder().layers:
         layer.compile(dynamic=False)
-    for stage, total in (("align", recipe.align_steps), ("answer", recipe.steps)):
+    for stage, total in (
+        ("align", recipe.align_steps),
+        ("answer", recipe.steps),
+    ):
         if state["stage"] != stage:
             continue
         feed = iter(
@@ -337,7 +390,8 @@ def train(
                 prefetch_factor=4,
             )
         )
-        began, shown = time.monotonic(), {}
+        began = time.monotonic()
+        shown = {}
         for step in range(state["step"], total):
             batch = next(feed)
             share = rate(step, total, recipe)
@@ -347,18 +401,27 @@ def train(
             seen = trainee.see(batch["pixel_values"])
             naming = trainee.naming(seen, batch["names"], batch["colours"])
             if stage == "align":
-                loss, shown = naming, {"naming": naming.item()}
+                loss = naming
+                shown = {"naming": naming.item()}
             else:
                 answering, right = trainee.answering(seen, batch)
                 loss = answering + recipe.align_weight * naming
-                shown = {"loss": answering.item(), "right": right.item(), "naming": naming.item()}
+                shown = {
+                    "loss": answering.item(),
+                    "right": right.item(),
+                    "naming": naming.item(),
+                }
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
             for tool in tools:
                 tool.step()
                 tool.zero_grad(set_to_none=True)
             now = time.monotonic()
-            state["seconds"], began, state["step"] = state["seconds"] + now - began, now, step + 1
+            state["seconds"], began, state["step"] = (
+                state["seconds"] + now - began,
+                now,
+                step + 1,
+            )
             if step % 20 == 0 or step + 1 == total:
                 with (out / "log.jsonl").open("a") as file:
                     file.write(
@@ -414,7 +477,9 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in asdict(Recipe()).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     given = vars(parser.parse_args(argv))
-    out, init, every = given.pop("out"), given.pop("init"), given.pop("checkpoint_every")
+    out = given.pop("out")
+    init = given.pop("init")
+    every = given.pop("checkpoint_every")
     train(out, Recipe(**given), init=init, checkpoint_every=every)
     return 0
 

@@ -48,10 +48,17 @@ def redundancy_curve(
     focus: layers that set the range of the axis (default all); a lower value elsewhere is an arrow
         at the foot.
     """
-    labels, traces = _ids(ids, len(next(iter(curves.values())))), []
+    labels = _ids(ids, len(next(iter(curves.values()))))
+    traces = []
     for name, values in curves.items():
         look = TOKEN_SETS.get(
-            name, {"label": name, "colour": INK, "dash": "solid", "symbol": "circle"}
+            name,
+            {
+                "label": name,
+                "colour": INK,
+                "dash": "solid",
+                "symbol": "circle",
+            },
         )
         strong = name == lead
         traces.append(
@@ -126,7 +133,11 @@ def redundancy_curve(
                     ],
                 },
                 "customdata": [
-                    [label, TOKEN_SETS.get(name, {"label": name})["label"], value]
+                    [
+                        label,
+                        TOKEN_SETS.get(name, {"label": name})["label"],
+                        value,
+                    ]
                     for _, label, name, value in below
                 ],
                 "hovertemplate": (
@@ -195,7 +206,12 @@ def similarity_heatmap(
         colours="cosine",
         shapes=[frame(a - 0.5, b + 1.5, a - 0.5, b + 1.5) for a, b in runs_of(drop)],
         xaxis={**axis, "range": [-0.5, size - 0.5], "tickangle": 0},
-        yaxis={**axis, "autorange": False, "range": [size - 0.5, -0.5], "scaleanchor": "x"},
+        yaxis={
+            **axis,
+            "autorange": False,
+            "range": [size - 0.5, -0.5],
+            "scaleanchor": "x",
+        },
     )
 
 
@@ -274,7 +290,11 @@ def pca_scatter(
     after: np.ndarray | None = None,
     explained: Sequence[float] = (),
     *,
-    names: Sequence[str] = ("retained layer", "dropped layer's output", "retained, compensated"),
+    names: Sequence[str] = (
+        "retained layer",
+        "dropped layer's output",
+        "retained, compensated",
+    ),
     height: int = 340,
 ) -> go.Figure:
     """Features of the retained layer and of the last dropped layer in one PCA plane.
@@ -298,7 +318,13 @@ def pca_scatter(
         }
     ]
     looks = [
-        (before, names[0], RETAINED, "circle", 0.7 if after is not None else 0.9),
+        (
+            before,
+            names[0],
+            RETAINED,
+            "circle",
+            0.7 if after is not None else 0.9,
+        ),
         (target, names[1], DROPPED, "diamond", 0.95),
     ]
     if after is not None:
@@ -324,7 +350,10 @@ def pca_scatter(
                 "hovertemplate": name + "<extra></extra>",
             }
         )
-    share = [f" ({100 * s:.0f} % of variance)" for s in explained] + ["", ""]
+    share = [f" ({100 * s:.0f} % of variance)" for s in explained] + [
+        "",
+        "",
+    ]
     return drawn(
         traces,
         x="component 1" + share[0],
@@ -353,7 +382,11 @@ def importance_bars(
         "y": values,
         "marker": {
             "color": [RETAINED if k else "rgba(122,127,135,0.45)" for k in keep],
-            "pattern": {"shape": ["" if k else "/" for k in keep], "size": 5, "fgcolor": INK},
+            "pattern": {
+                "shape": ["" if k else "/" for k in keep],
+                "size": 5,
+                "fgcolor": INK,
+            },
         },
         "customdata": [
             [html.escape(str(t)), "counts" if k else "left out"] for t, k in zip(tokens, keep)
@@ -367,11 +400,22 @@ def importance_bars(
         "tickangle": -50,
         "tickfont": {"size": 11},
     }
-    return drawn([bars], x="text token", y="importance", height=height, bargap=0.15, xaxis=axis)
+    return drawn(
+        [bars],
+        x="text token",
+        y="importance",
+        height=height,
+        bargap=0.15,
+        xaxis=axis,
+    )
 
 
 def token_curve(
-    values: Sequence[float], label: str, *, ids: Sequence[int] | None = None, height: int = 200
+    values: Sequence[float],
+    label: str,
+    *,
+    ids: Sequence[int] | None = None,
+    height: int = 200,
 ) -> go.Figure:
     """Importance of one token (a patch or a word) layer by layer; values: (L,)."""
     numbers = np.asarray(values, dtype=float)
@@ -409,7 +453,8 @@ def block_heatmap(
     blocks made of `allowed` layers are drawn; `chosen` is framed when it is one block.
     """
     count = matrix.shape[0] - 1
-    labels, free = _ids(ids, count), set(allowed)
+    labels = _ids(ids, count)
+    free = set(allowed)
     z = np.full((count, count), np.nan)
     for start in range(count):
         for size in range(1, count - start + 1):

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from svl_core.comparison.sweep import SweepRow
 
 # Recipes differ in colour by criterion, in dash by compensation, and in marker by both.
-COLOURS = (RETAINED, "#D55E00", REPAIRED, "#CC79A7", "#56B4E9", "#8A5A00", INK)
+COLOURS = (
+    RETAINED,
+    "#D55E00",
+    REPAIRED,
+    "#CC79A7",
+    "#56B4E9",
+    "#8A5A00",
+    INK,
+)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = (
     "circle",
@@ -50,12 +58,13 @@ MEASURES: Mapping[str, str] = {
     "exact": "share of equal answers",
     "accuracy": "share of right answers",
 }
+# What the brightest colour stands for at least, so that noise stays dark.
 LEAST: Mapping[str, float] = {
     "accuracy": 10.0,
     "agreement": 10.0,
     "kl": 0.1,
     "loss": 0.5,
-}  # what the brightest colour stands for at least, so that noise stays dark
+}
 LOST: Mapping[str, tuple[str, str, float]] = {  # what a map's colour says: title, unit, factor
     "accuracy": ("accuracy lost", "points", 100.0),
     "kl": ("KL", "nats/token", 1.0),
@@ -78,7 +87,9 @@ def stability_curve(
     resamples that drop the layer; drop: layers of the plan on all samples; own: (L,) the asked
     image's own scores.
     """
-    traces, x, gone = [], np.arange(len(scores)), set(drop)
+    traces = []
+    x = np.arange(len(scores))
+    gone = set(drop)
     for name, members, colour, symbol in (
         ("kept", [k for k in x if k not in gone], RETAINED, "circle"),
         ("dropped", sorted(gone), DROPPED, "x"),
@@ -94,7 +105,10 @@ def stability_curve(
                     "symbol": symbol,
                     "size": 10,
                     "color": colour,
-                    "line": {"width": 1, "color": EDGE if name == "dropped" else colour},
+                    "line": {
+                        "width": 1,
+                        "color": EDGE if name == "dropped" else colour,
+                    },
                 },
                 "error_y": {
                     "type": "data",
@@ -132,7 +146,10 @@ def stability_curve(
             }
         )
     seen = np.concatenate(
-        [interval[np.isfinite(interval).all(1)].ravel(), scores[np.isfinite(scores)]]
+        [
+            interval[np.isfinite(interval).all(1)].ravel(),
+            scores[np.isfinite(scores)],
+        ]
     )
     low, high = map(float, np.quantile(seen, [0.08, 1]) if len(seen) else (0, 1))
     margin = 0.12 * (high - low) or 0.01
@@ -203,7 +220,9 @@ def overlap_figure(
     )
 
 
-def _looks(recipes: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str, str]]:
+def _looks(
+    recipes: Sequence[tuple[str, str]],
+) -> dict[tuple[str, str], tuple[str, str, str]]:
     """Colour, dash and marker of each (criterion, compensation)."""
     criteria, compensations = (
         list(dict.fromkeys(recipe[k] for recipe in recipes)) for k in range(2)
@@ -233,7 +252,8 @@ def sweep_curves(
     """
     traces = []
     for recipe, (colour, dash, symbol) in _looks(list(curves)).items():
-        rows, name = curves[recipe], _name(recipe, titles)
+        rows = curves[recipe]
+        name = _name(recipe, titles)
         spread = [(row.spread or {}).get(measure, 0.0) for row in rows]
         traces.append(
             {
@@ -284,7 +304,16 @@ def sweep_curves(
                     "hovertemplate": "the steepest fall of " + name + " ends here<extra></extra>",
                 }
             )
-    step = max(1, -(-max((row.drop for rows in curves.values() for row in rows), default=1) // 8))
+    step = max(
+        1,
+        -(
+            -max(
+                (row.drop for rows in curves.values() for row in rows),
+                default=1,
+            )
+            // 8
+        ),
+    )
     lowest = min(
         (
             getattr(row, measure) - (row.spread or {}).get(measure, 0.0)
@@ -331,10 +360,8 @@ def pareto_figure(
     ]
     recipes = list(dict.fromkeys((row.criterion, row.compensation) for row in rows))
     for recipe, (colour, _, symbol) in _looks(recipes).items():
-        mine, name = (
-            [row for row in rows if (row.criterion, row.compensation) == recipe],
-            _name(recipe, titles),
-        )
+        mine = [row for row in rows if (row.criterion, row.compensation) == recipe]
+        name = _name(recipe, titles)
         traces.append(
             {
                 "type": "scatter",
@@ -358,7 +385,10 @@ def pareto_figure(
         height=height,
         legend=True,
         hovermode="closest",
-        yaxis=_fidelity(min((getattr(row, measure) for row in rows), default=0.0), measure),
+        yaxis=_fidelity(
+            min((getattr(row, measure) for row in rows), default=0.0),
+            measure,
+        ),
     )
 
 
@@ -402,11 +432,12 @@ def ablation_map(
     z = factor * found.of(measure, size).T
     shown = [html.escape(name.strip()) or "␣" for name in found.columns[measure]]
     names = [f"{name[:24]}…" if len(name) > 26 else name for name in shown]
+    # An axis joins rows of one name.
     names = (
         names
         if len(set(names)) == len(names)
         else [f"{k + 1}  {name}" for k, name in enumerate(names)]
-    )  # an axis joins rows of one name
+    )
     free = [
         k for k in range(z.shape[1]) if scale_on is None or set(range(k, k + size)) <= set(scale_on)
     ]
@@ -447,5 +478,9 @@ def ablation_map(
         colours=f"{title} ({unit}){beyond}",
         shapes=gone,
         xaxis={**layer_axis(list(ids)[: z.shape[1]]), "showgrid": False},
-        yaxis={"showgrid": False, "type": "category", "autorange": "reversed"},
+        yaxis={
+            "showgrid": False,
+            "type": "category",
+            "autorange": "reversed",
+        },
     )

@@ -30,14 +30,18 @@ LINES = (
 
 
 def skipped_heatmap(
-    accuracy: Mapping[str, Sequence[float]], block: int = 1, *, height: int = 340
+    accuracy: Mapping[str, Sequence[float]],
+    block: int = 1,
+    *,
+    height: int = 340,
 ) -> go.Figure:
     """Accuracy (0..1) on each kind of question with `block` neighbouring layers skipped: {kind: (L
     - block + 1,), by the first of them}.
 
     Dark cells are layers that a kind cannot do without.
     """
-    kinds, table = list(accuracy), np.array(list(accuracy.values()), dtype=float)
+    kinds = list(accuracy)
+    table = np.array(list(accuracy.values()), dtype=float)
     count = table.shape[1]
     names = [f"layer {k}" if block == 1 else f"layers {k}-{k + block - 1}" for k in range(count)]
     cells = {
@@ -61,12 +65,20 @@ def skipped_heatmap(
         height=height,
         colours="% right",
         xaxis={**layer_axis(list(range(count))), "showgrid": False},
-        yaxis={"showgrid": False, "autorange": "reversed", "dtick": 1, "tickfont": {"size": 12}},
+        yaxis={
+            "showgrid": False,
+            "autorange": "reversed",
+            "dtick": 1,
+            "tickfont": {"size": 12},
+        },
     )
 
 
 def kept_curves(
-    curves: Mapping[str, Sequence[float]], *, mark: int | None = None, height: int = 300
+    curves: Mapping[str, Sequence[float]],
+    *,
+    mark: int | None = None,
+    height: int = 300,
 ) -> go.Figure:
     """Accuracy (0..1) against the number of dropped layers, a line for each recipe: {name: (0
     dropped, 1 dropped, ...)}. mark: a drop count to point at.

@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 from plotly.colors import sample_colorscale, unlabel_rgb
 
+# The pruned model's orange, the full model's blue.
 DIVERGING = (
     "rgb(230, 159, 0)",
     "rgb(244, 244, 244)",
     "rgb(0, 114, 178)",
-)  # the pruned model's orange, the full model's blue
+)
 SIGNED = 0.25  # share of the largest change from which a patch carries its sign
 
 
@@ -63,7 +64,8 @@ def overlay(
     diverging: scores are signed and `scale` symmetric; blue and "+" stand for above 0, orange and
         "-" for below.
     """
-    rects, values = np.asarray(rects, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    rects = np.asarray(rects, dtype=np.float64)
+    values = np.asarray(scores, dtype=np.float64)
     if rects.shape != (len(values), 4):
         raise ValueError(
             f"Found rects of shape {rects.shape} for {len(values)} scores; expected"
@@ -78,15 +80,20 @@ def overlay(
     low, high = (
         scale
         if scale is not None
-        else (float(np.nanmin(values[placed])), float(np.nanmax(values[placed])))
+        else (
+            float(np.nanmin(values[placed])),
+            float(np.nanmax(values[placed])),
+        )
     )
     colours = _colours(
         (values - low) / (high - low) if high > low else np.zeros(len(values)),
         DIVERGING if diverging else "Cividis",
     )
     boxes = np.round(rects * np.array([size[0], size[1], size[0], size[1]])).astype(np.float64)
-    tint, cover = Image.new("RGB", size), Image.new("L", size)
-    paint, mask = ImageDraw.Draw(tint), ImageDraw.Draw(cover)
+    tint = Image.new("RGB", size)
+    cover = Image.new("L", size)
+    paint = ImageDraw.Draw(tint)
+    mask = ImageDraw.Draw(cover)
     area = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     for k in sorted(
         placed, key=lambda k: -area[k]
@@ -113,7 +120,9 @@ def overlay(
     if focus is not None and focus in placed:
         x0, y0, x1, y1 = boxes[focus].astype(int)
         draw.rectangle(
-            (x0, y0, x1 - 1, y1 - 1), outline=(255, 255, 255), width=max(2, width // 160)
+            (x0, y0, x1 - 1, y1 - 1),
+            outline=(255, 255, 255),
+            width=max(2, width // 160),
         )
         draw.rectangle((x0 - 2, y0 - 2, x1 + 1, y1 + 1), outline=(20, 20, 20), width=2)
     return picture
@@ -121,17 +130,21 @@ def overlay(
 
 def _sign(draw: ImageDraw.ImageDraw, box: np.ndarray, plus: bool) -> None:
     """A dark plus or minus with a light edge in the middle of a box (x0, y0, x1, y1)."""
-    x, y, half = (
-        (box[0] + box[2]) / 2,
-        (box[1] + box[3]) / 2,
-        max(2.0, min(box[2] - box[0], box[3] - box[1]) * 0.22),
-    )
+    x = (box[0] + box[2]) / 2
+    y = (box[1] + box[3]) / 2
+    half = max(2.0, min(box[2] - box[0], box[3] - box[1]) * 0.22)
     thick = max(2, round(half / 2.5))
     for colour, more in (((255, 255, 255), 2), ((20, 20, 20), 0)):
-        draw.line((x - half - more / 2, y, x + half + more / 2, y), fill=colour, width=thick + more)
+        draw.line(
+            (x - half - more / 2, y, x + half + more / 2, y),
+            fill=colour,
+            width=thick + more,
+        )
         if plus:
             draw.line(
-                (x, y - half - more / 2, x, y + half + more / 2), fill=colour, width=thick + more
+                (x, y - half - more / 2, x, y + half + more / 2),
+                fill=colour,
+                width=thick + more,
             )
 
 

@@ -40,8 +40,18 @@ TOKEN_SETS: Mapping[str, Mapping[str, str]] = {
         "dash": "solid",
         "symbol": "circle",
     },
-    "all": {"label": "all tokens", "colour": "#0072B2", "dash": "dash", "symbol": "square"},
-    "visual": {"label": "visual tokens", "colour": "#009E73", "dash": "dot", "symbol": "diamond"},
+    "all": {
+        "label": "all tokens",
+        "colour": "#0072B2",
+        "dash": "dash",
+        "symbol": "square",
+    },
+    "visual": {
+        "label": "visual tokens",
+        "colour": "#009E73",
+        "dash": "dot",
+        "symbol": "diamond",
+    },
     "textual": {
         "label": "text tokens",
         "colour": "#CC79A7",
@@ -96,7 +106,12 @@ def drawn(
     }
     layout = {
         "height": height,
-        "margin": {"l": 8, "r": 8, "t": 58 if colours else 34 if legend else 10, "b": 8},
+        "margin": {
+            "l": 8,
+            "r": 8,
+            "t": 58 if colours else 34 if legend else 10,
+            "b": 8,
+        },
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": FONT, "size": 13, "color": INK},
@@ -114,8 +129,16 @@ def drawn(
         "template": {},
         "dragmode": False,
         "annotations": [above] if colours else [],
-        "xaxis": {"title": {"text": x, "font": {"size": 13}, "standoff": 8}, **axis, **xaxis},
-        "yaxis": {"title": {"text": y, "font": {"size": 13}, "standoff": 8}, **axis, **yaxis},
+        "xaxis": {
+            "title": {"text": x, "font": {"size": 13}, "standoff": 8},
+            **axis,
+            **xaxis,
+        },
+        "yaxis": {
+            "title": {"text": y, "font": {"size": 13}, "standoff": 8},
+            **axis,
+            **yaxis,
+        },
         **more,
     }
     return go.Figure({"data": list(traces), "layout": layout}, _validate=False)

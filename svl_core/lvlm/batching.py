@@ -46,7 +46,13 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
         if _per_position(first, samples[0].length):
             fill = pad_id if name == "input_ids" else 0
             values = [
-                torch.cat([v.new_full((1, longest - v.shape[1], *v.shape[2:]), fill), v], dim=1)
+                torch.cat(
+                    [
+                        v.new_full((1, longest - v.shape[1], *v.shape[2:]), fill),
+                        v,
+                    ],
+                    dim=1,
+                )
                 for v in values
             ]
         batch[name] = torch.cat(values)
@@ -80,7 +86,8 @@ def unpadded(inputs: Iterable[Mapping[str, torch.Tensor]], most: int) -> list[li
     alike: dict[tuple, list[int]] = {}
     for number, one in enumerate(inputs):
         alike.setdefault(
-            tuple((name, *value.shape) for name, value in sorted(one.items())), []
+            tuple((name, *value.shape) for name, value in sorted(one.items())),
+            [],
         ).append(number)
     return _cut(alike.values(), most)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 BF16_BYTES = 2
 DEMO = "demo"
+# Beside the package in a clone; the working folder.
 DEMO_PLACES = (
     Path(__file__).resolve().parents[2] / "assets" / "demo_lvlm",
     Path("assets") / "demo_lvlm",
-)  # beside the package in a clone; the working folder
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,10 @@ def _entry(
     )
 
 
-TILES_64, TILES_81, TILES_256, ANYRES = (
-    "64 a tile, up to 17 tiles",
-    "81 a tile, up to 17 tiles",
-    "256 a tile, up to 13 tiles",
-    "729 and up to 6,561 more",
-)
+TILES_64 = "64 a tile, up to 17 tiles"
+TILES_81 = "81 a tile, up to 17 tiles"
+TILES_256 = "256 a tile, up to 13 tiles"
+ANYRES = "729 and up to 6,561 more"
 QWEN = "by image size, 4 to 16,384"
 ENTRIES = (
     _entry(
@@ -195,7 +194,13 @@ ENTRIES = (
         "recent, for one small GPU",
     ),
     _entry(
-        "Qwen/Qwen3-VL-8B-Instruct", 8.77, 36, QWEN, "Apache-2.0", "Qwen3-VL", "recent, for one GPU"
+        "Qwen/Qwen3-VL-8B-Instruct",
+        8.77,
+        36,
+        QWEN,
+        "Apache-2.0",
+        "Qwen3-VL",
+        "recent, for one GPU",
     ),
     _entry(
         "OpenGVLab/InternVL3-1B-hf",
@@ -298,7 +303,8 @@ def _bundled() -> tuple[CatalogueEntry, ...]:
                 for edge in tensor["shape"]:
                     size *= edge
                 parameters += size
-        text, tokens = config.get("text_config", {}), config.get("image_seq_length", "")
+        text = config.get("text_config", {})
+        tokens = config.get("image_seq_length", "")
         return (
             _entry(
                 DEMO,

@@ -15,15 +15,27 @@ import torch
 
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.model import LVLM
-from svl_core.lvlm.prefill import PrefillState, fork_caches, recording, resumed, without_images
+from svl_core.lvlm.prefill import (
+    PrefillState,
+    fork_caches,
+    recording,
+    resumed,
+    without_images,
+)
 from svl_core.lvlm.sample import Sample
 from svl_core.progress import QUIET, Run
 
+# Inputs with one entry a position that decode steps still need.
 GROWING = (
     "attention_mask",
     "cross_attention_mask",
-)  # inputs with one entry a position that decode steps still need
-IMAGE_TOKEN_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+)
+IMAGE_TOKEN_NAMES = (
+    "image_token_id",
+    "image_token_index",
+    "video_token_id",
+    "video_token_index",
+)
 
 
 class Decoding:
@@ -49,15 +61,15 @@ class Decoding:
         keep: Collection[int] = (),
         resume: tuple[PrefillState, int] | None = None,
     ):
-        self.lvlm, model = lvlm, lvlm.model if resume is None else resumed(lvlm, *resume)
+        self.lvlm = lvlm
+        model = lvlm.model if resume is None else resumed(lvlm, *resume)
         self.depth = 0 if resume is None else resume[1]
         self.shared_ms = 0.0 if resume is None else resume[0].entered_ms[resume[1]]
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         takes = inspect.signature(model.forward).parameters
-        self._slot = (
-            "cache" if "cache" in takes else "past_key_values"
-        )  # its name before transformers 5.24
+        # Its name before transformers 5.24.
+        self._slot = "cache" if "cache" in takes else "past_key_values"
         with recording(lvlm, keep) as (states, entered_ms):
             out = model(
                 **(inputs if resume is None else without_images(inputs)),
@@ -80,10 +92,12 @@ class Decoding:
 
     def fork(self) -> Decoding | None:
         """The same decode from here on, apart from this one; None where the cache cannot be shared."""
-        made, caches = copy.copy(self), fork_caches(self._cache.layers)
+        made = copy.copy(self)
+        caches = fork_caches(self._cache.layers)
         if caches is None:
             return None
-        made._cache, made._growing = copy.copy(self._cache), dict(self._growing)
+        made._cache = copy.copy(self._cache)
+        made._growing = dict(self._growing)
         made._cache.layers = list(caches)
         return made
 
@@ -113,7 +127,10 @@ class Decoding:
         elif self._next is not None:
             places["position_ids"] = self._next + torch.arange(ids.shape[1], device=ids.device)
             self._next = self._next + ids.shape[1]
-        for name, value in self._growing.items():  # a new position sees what the last one saw
+        for (
+            name,
+            value,
+        ) in self._growing.items():  # a new position sees what the last one saw
             new = value[:, -1:].expand(-1, ids.shape[1], *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
         model = self.lvlm.model if resume is None else resumed(self.lvlm, *resume)
@@ -163,9 +180,11 @@ def answers_together(
     """Greedy token ids for the samples of one batch (see `batching.batches`), each up to and with
     its end token, at most `limit`. Raises Cancelled.
     """
-    tokenizer, ends = lvlm.tokenizer, lvlm.eos_token_ids
+    tokenizer = lvlm.tokenizer
+    ends = lvlm.eos_token_ids
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
-    forbidden, decoding = image_token_ids(lvlm), Decoding(lvlm, collate(samples, pad))
+    forbidden = image_token_ids(lvlm)
+    decoding = Decoding(lvlm, collate(samples, pad))
     stop = torch.tensor(ends, dtype=torch.long, device=decoding.logits.device)
     columns: list[torch.Tensor] = []
     finished = torch.zeros(len(samples), dtype=torch.bool, device=decoding.logits.device)
@@ -183,4 +202,11 @@ def answers_together(
 
 def _until(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
     """The ids up to and with the first end token."""
-    return tuple(ids[: next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))])
+    return tuple(
+        ids[
+            : next(
+                (i + 1 for i, token in enumerate(ids) if token in ends),
+                len(ids),
+            )
+        ]
+    )

@@ -30,13 +30,14 @@ STAND_IN = (  # private-use characters: no template, tokenizer or user writes th
 )
 # word joiner, put into a special token's text to break it; its own tokens are taken out again
 BREAK = "\u2060"
+# What some processors return beside the model's inputs.
 NOT_FOR_THE_MODEL = (
     "labels",
     "rows",
     "cols",
     "num_crops",
     "num_patches",
-)  # what some processors return beside the model's inputs
+)
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
 
@@ -64,7 +65,11 @@ class Reader:
     @property
     def max_positions(self) -> int | None:
         """The context length in positions; None when the model states none."""
-        return getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return getattr(
+            self.config.get_text_config(decoder=True),
+            "max_position_embeddings",
+            None,
+        )
 
     def encode(self, image, prompt: str, device: torch.device, dtype: torch.dtype) -> Sample:
         """See `LVLM.encode`."""
@@ -149,7 +154,14 @@ def _images(image) -> tuple[Image.Image, ...]:
 
 def _key(reader: Reader, images: Sequence[Image.Image], prompt: str) -> str:
     digest = hashlib.sha256(
-        repr((reader.name, reader.revision, prompt, [image.size for image in images])).encode()
+        repr(
+            (
+                reader.name,
+                reader.revision,
+                prompt,
+                [image.size for image in images],
+            )
+        ).encode()
     )
     for image in images:
         digest.update(image.tobytes())
@@ -223,8 +235,11 @@ class _Words:
     """
 
     def __init__(self, tokenizer, prompt: str, control_ids: frozenset[int]):
-        self._tokenizer, self._prompt, self._control_ids = tokenizer, prompt, control_ids
-        self._ids, self._positions = [], np.zeros(0, np.int64)
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        self._control_ids = control_ids
+        self._ids = []
+        self._positions = np.zeros(0, np.int64)
 
     def places_in(self, ids: torch.Tensor) -> np.ndarray:
         """Positions of the user's words in the whole sequence `ids`.
@@ -262,7 +277,8 @@ class _Words:
             options.pop(name, None)
         if STAND_IN not in text:  # a part of its own, such as the image's tokens
             return self._tokenizer(text if single else [text], **options)
-        start, words = text.index(STAND_IN), list(self._prompt)
+        start = text.index(STAND_IN)
+        words = list(self._prompt)
         inserted = [False] * len(words)  # which characters of `words` are breaks of ours
         for _ in range(ROUNDS):
             whole = text[:start] + "".join(words) + text[start + len(STAND_IN) :]
@@ -289,12 +305,12 @@ class _Words:
             name: [value for value, stays in zip(values, keep) if stays]
             for name, values in coded.items()
         }
-        offsets, end = kept.pop("offset_mapping"), start + len(words)
-        self._ids, self._positions = (
-            kept["input_ids"],
-            np.array(
-                [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start], np.int64
-            ),
+        offsets = kept.pop("offset_mapping")
+        end = start + len(words)
+        self._ids = kept["input_ids"]
+        self._positions = np.array(
+            [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start],
+            np.int64,
         )
         return _Coded(
             kept if single else {name: [values] for name, values in kept.items()},
@@ -324,23 +340,29 @@ class _Coded(BatchEncoding):
 
     def __init__(self, data, offsets, start, shift):
         super().__init__(data)
-        self._offsets, self._start, self._shift = offsets, start, shift
+        self._offsets = offsets
+        self._start = start
+        self._shift = shift
 
     def char_to_token(self, batch_or_char_index, char_index=None, sequence_index=0):
         char = batch_or_char_index if char_index is None else char_index
         char += self._shift if char > self._start else 0
-        return next((i for i, (a, b) in enumerate(self._offsets) if a <= char < b), None)
+        return next(
+            (i for i, (a, b) in enumerate(self._offsets) if a <= char < b),
+            None,
+        )
 
 
 def control_ids(reader: Reader) -> frozenset[int]:
     """Ids that a user's words must never turn into: special tokens, marks of images, tiles and
     turns.
     """
-    tokenizer, template = (
-        reader.tokenizer,
-        str(getattr(reader.processor, "chat_template", None) or ""),
+    tokenizer = reader.tokenizer
+    template = str(getattr(reader.processor, "chat_template", None) or "")
+    marks = re.compile(
+        r"image|img|vision|video|audio|row_\d|tile|patch|turn",
+        re.IGNORECASE,
     )
-    marks = re.compile(r"image|img|vision|video|audio|row_\d|tile|patch|turn", re.IGNORECASE)
     ids = set(tokenizer.all_special_ids)
     for ident, token in tokenizer.added_tokens_decoder.items():
         if (
@@ -368,7 +390,8 @@ def _processed(
     """The processor's tensors for a batch of one, on the CPU, and what its image processor told
     about cutting the images.
     """
-    text, cuts = _rendered(reader, len(images)), {}
+    text = _rendered(reader, len(images))
+    cuts = {}
     bos = reader.tokenizer.bos_token
     options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
     if reader.processor is reader.tokenizer:
@@ -394,7 +417,12 @@ def _processed(
             except ValueError:  # some take a flat list only (GOT-OCR)
                 if not images:
                     raise
-                made = processor(images=list(images), text=[text], return_tensors="pt", **options)
+                made = processor(
+                    images=list(images),
+                    text=[text],
+                    return_tensors="pt",
+                    **options,
+                )
         except (
             ValueError,
             TypeError,

@@ -51,7 +51,12 @@ class Family:
 
 NO_THINKING = {"enable_thinking": False}  # ask reasoning models for the answer itself
 FAMILIES: tuple[Family, ...] = (
-    Family("LLaVA", ("llava",), "square", plain_prompt="USER: {images}\n{prompt} ASSISTANT:"),
+    Family(
+        "LLaVA",
+        ("llava",),
+        "square",
+        plain_prompt="USER: {images}\n{prompt} ASSISTANT:",
+    ),
     Family(
         "LLaVA (Pixtral)",
         ("llava",),
@@ -89,10 +94,20 @@ FAMILIES: tuple[Family, ...] = (
     Family("InternVL", ("internvl",), "canvas_tiles"),
     Family("Aya Vision", ("aya_vision",), "canvas_tiles"),
     Family(
-        "PaliGemma", ("paligemma",), "square", plain_prompt="{images}{prompt}", image_required=True
+        "PaliGemma",
+        ("paligemma",),
+        "square",
+        plain_prompt="{images}{prompt}",
+        image_required=True,
     ),
     Family("Gemma3", ("gemma3",), "square", mark="boi"),
-    Family("Gemma3n", ("gemma3n",), "square", protect="shared_keys", shares="never"),
+    Family(
+        "Gemma3n",
+        ("gemma3n",),
+        "square",
+        protect="shared_keys",
+        shares="never",
+    ),
     Family(
         "Gemma4",
         ("gemma4",),
@@ -102,7 +117,10 @@ FAMILIES: tuple[Family, ...] = (
         template_options=NO_THINKING,
     ),
     Family(
-        "Mistral3", ("mistral3",), "row_breaks", plain_prompt="<s>[INST]{images}{prompt}[/INST]"
+        "Mistral3",
+        ("mistral3",),
+        "row_breaks",
+        plain_prompt="<s>[INST]{images}{prompt}[/INST]",
     ),
     Family(
         "Mllama",
@@ -132,18 +150,20 @@ def family_of(config) -> Family:
 # Parts of a model
 
 LAYER_LISTS = ("layers", "h")  # what decoders call the list of their layers
+# The linear map that ends a layer's MLP.
 DOWN_PROJECTIONS = (
     "mlp.down_proj",
     "mlp.fc2",
     "fc2",
     "mlp.dense_4h_to_h",
-)  # the linear map that ends a layer's MLP
+)
+# And the one that ends its attention.
 OUT_PROJECTIONS = (
     "self_attn.o_proj",
     "self_attn.out_proj",
     "attention.dense",
     "self_attention.dense",
-)  # and the one that ends its attention
+)
 
 
 def find_decoder(model) -> torch.nn.Module:
@@ -219,7 +239,11 @@ def layers_prefix(model) -> str:
 
 def image_token_id(config) -> int | None:
     """The id at the visual positions of the sequence."""
-    for name in ("image_token_id", "image_token_index", "media_placeholder_token_id"):
+    for name in (
+        "image_token_id",
+        "image_token_index",
+        "media_placeholder_token_id",
+    ):
         if isinstance(getattr(config, name, None), int):
             return getattr(config, name)
     return None
@@ -297,6 +321,7 @@ def shared_from(family: Family, config) -> int | None:
 
 # Cutting a config down to the kept layers
 
+# Lists with one entry a layer.
 PER_LAYER = (
     "layer_types",
     "mlp_layer_types",
@@ -306,19 +331,21 @@ PER_LAYER = (
     "indexer_types",
     "kv_source_layers",
     "layer_rope_theta",
-)  # lists with one entry a layer
+)
+# Lists of layer indices.
 LAYER_INDICES = (
     "cross_attention_layers",
     "full_attn_idxs",
     "mlp_only_layers",
     "moe_layers",
-)  # lists of layer indices
+)
 KEYED_BY_LAYER = ("per_layer_config",)  # dicts from layer index
 COUNTED_FROM_THE_END = ("num_kv_shared_layers",)  # how many of the last layers
+# Tensors with one block a layer along this dimension.
 SLICED = {
     "embed_tokens_per_layer.weight": 1,
     "per_layer_model_projection.weight": 0,
-}  # tensors with one block a layer along this dimension
+}
 NOT_PER_LAYER = (
     "architectures",
     "eos_token_id",
@@ -358,7 +385,11 @@ def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
                 )
             setattr(text, name, [value[old] for old in keep])
         elif name in LAYER_INDICES and isinstance(value, (list, tuple)):
-            setattr(text, name, [position[old] for old in value if old in position])
+            setattr(
+                text,
+                name,
+                [position[old] for old in value if old in position],
+            )
         elif name in COUNTED_FROM_THE_END and isinstance(value, int):
             setattr(text, name, sum(old >= layers - value for old in keep))
         elif name not in NOT_PER_LAYER + KEYED_BY_LAYER and not name.startswith("_"):

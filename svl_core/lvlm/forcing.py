@@ -27,17 +27,22 @@ class PrefillStore:
     """
 
     def __init__(self, full: LVLM, most: int = 2**30):
-        self.full, self.most = full, most
+        self.full = full
+        self.most = most
         self._kept: dict[tuple[int, ...], Decoding | None] = {}  # behind the prompts of a batch
         self._fed: dict[
             tuple[int, ...], tuple[torch.Tensor, PrefillState | None]
         ] = {}  # the answers behind them, and the pass over these
 
     def decode(
-        self, lvlm: LVLM, members: Sequence[int], inputs: Mapping[str, torch.Tensor]
+        self,
+        lvlm: LVLM,
+        members: Sequence[int],
+        inputs: Mapping[str, torch.Tensor],
     ) -> Decoding:
         """A decode of `lvlm` behind the batch `inputs`, which holds the samples of these indices."""
-        depth, key = shared_depth(self.full, lvlm), tuple(members)
+        depth = shared_depth(self.full, lvlm)
+        key = tuple(members)
         if depth is None:
             return Decoding(lvlm, inputs)
         if key not in self._kept:
@@ -53,11 +58,16 @@ class PrefillStore:
             if made is not None and lvlm is self.full:
                 return made
         kept = self._kept[key]
-        return Decoding(lvlm, inputs, resume=None if kept is None else (kept.prefill, depth))
+        return Decoding(
+            lvlm,
+            inputs,
+            resume=None if kept is None else (kept.prefill, depth),
+        )
 
     def feed(self, decoding: Decoding, members: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
         """`decoding.feed(ids)` of what `decode` gave for that batch."""
-        key, layers = tuple(members), range(self.full.num_layers)
+        key = tuple(members)
+        layers = range(self.full.num_layers)
         if self._kept.get(key) is None:
             return decoding.feed(ids)
         if key not in self._fed or not torch.equal(self._fed[key][0], ids):
@@ -93,7 +103,12 @@ def forced_logits(
     """
     found = value_store(len(samples), spool)
     for i, logits in iterate_forced(
-        lvlm, samples, answers, batch_size=batch_size, run=run, prefills=prefills
+        lvlm,
+        samples,
+        answers,
+        batch_size=batch_size,
+        run=run,
+        prefills=prefills,
     ):
         found[i] = logits
     return found
@@ -140,16 +155,18 @@ def iterate_forced(
                 dim=1,
             )
         for row, i in enumerate(members):
+            # A copy: the batch, padding and all, can go.
             yield (
                 i,
                 rows[row, : len(answers[i])].clone(),
-            )  # a copy: the batch, padding and all, can go
+            )
 
 
 @torch.inference_mode()
 def kl_per_token(full: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
     """KL(full || pruned) of each row of two (n, vocab) logits, in nats, float64, (n,)."""
-    p, q = full.double().log_softmax(-1), pruned.double().log_softmax(-1)
+    p = full.double().log_softmax(-1)
+    q = pruned.double().log_softmax(-1)
     return torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1).clamp_min(0)
 
 

@@ -80,7 +80,8 @@ def forecast(
     measured ones.
     """
     model = empty(model_class, config)
-    decoder, text = families.find_decoder(model), config.get_text_config(decoder=True)
+    decoder = families.find_decoder(model)
+    text = config.get_text_config(decoder=True)
     layers = families.decoder_layers(model)
     count = {
         "all": families.count_parameters(model),
@@ -96,7 +97,9 @@ def forecast(
         }.values()
     )
     del model
-    size, depth, width = dtype.itemsize, len(layers), text.hidden_size
+    size = dtype.itemsize
+    depth = len(layers)
+    width = text.hidden_size
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or width // heads
     shared = getattr(text, "num_key_value_heads", None) or heads
@@ -155,16 +158,17 @@ def forecast(
 
 
 def measured_speeds(
-    dtype: torch.dtype, device: torch.device, width: int = 1024, blocks: int = 16
+    dtype: torch.dtype,
+    device: torch.device,
+    width: int = 1024,
+    blocks: int = 16,
 ) -> tuple[float, float]:
     """(GFLOP/s of products in `dtype`, bytes/s read from memory) of a device: the best of three
     short runs; of fewer where they are long, as in a dtype that the processor lacks.
     """
-    a, b, long = (
-        torch.ones(width, width, dtype=dtype, device=device),
-        torch.ones(width, width, dtype=dtype, device=device),
-        torch.ones(2**25, device=device),
-    )
+    a = torch.ones(width, width, dtype=dtype, device=device)
+    b = torch.ones(width, width, dtype=dtype, device=device)
+    long = torch.ones(2**25, device=device)
 
     def best(work) -> float:
         found = []
@@ -178,8 +182,9 @@ def measured_speeds(
 
     blocks = blocks if best(lambda: a @ b) < 0.05 else 1
     products = best(lambda: [a @ b for _ in range(blocks)])
-    return 2 * width**3 * blocks / products / 1e9, long.numel() * long.element_size() / best(
-        lambda: float(long.sum())
+    return (
+        2 * width**3 * blocks / products / 1e9,
+        long.numel() * long.element_size() / best(lambda: float(long.sum())),
     )
 
 

@@ -70,13 +70,16 @@ def place(rule: str, view: View) -> PatchGeometry:
 
 
 def grid_rects(
-    rows: int, columns: int, box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    rows: int,
+    columns: int,
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
 ) -> np.ndarray:
     """Equal cells of `box`, row by row: (rows * columns, 4), cut to the image; cells wholly outside
     it are NaN.
     """
     x0, y0, x1, y1 = box
-    xs, ys = np.linspace(x0, x1, columns + 1), np.linspace(y0, y1, rows + 1)
+    xs = np.linspace(x0, x1, columns + 1)
+    ys = np.linspace(y0, y1, rows + 1)
     cells = np.stack(
         [
             np.tile(xs[:-1], rows),
@@ -110,12 +113,14 @@ def processed_box(
         name: getattr(image_processor, name, None)
         for name in ("do_resize", "size", "do_center_crop", "crop_size")
     }
-    shown_height, shown_width = image.height, image.width
+    shown_height = image.height
+    shown_width = image.width
     if settings["do_resize"] is not False and settings["size"]:
         shown_height, shown_width = resized(image, settings["size"])
     top = left = 0
     if settings["do_center_crop"]:
-        top, left = (shown_height - height) // 2, (shown_width - width) // 2
+        top = (shown_height - height) // 2
+        left = (shown_width - width) // 2
     return (
         left / shown_width,
         top / shown_height,
@@ -143,7 +148,11 @@ def tiled(rows: int, columns: int, side: int, overview: bool) -> Places:
     more when `overview`.
     """
     tiles = [
-        grid_rects(side, side, (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows))
+        grid_rects(
+            side,
+            side,
+            (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows),
+        )
         for r in range(rows)
         for c in range(columns)
     ]
@@ -175,22 +184,27 @@ def square(view: View) -> list[Places]:
     height, width = view.inputs["pixel_values"].shape[-2:]
     share = view.count // len(view.images)
     patch = getattr(view.config.vision_config, "patch_size", None) or 1
-    rows, columns = height // patch, width // patch
+    rows = height // patch
+    columns = width // patch
     extra = share - rows * columns
     if extra not in (0, 1):
         rows = columns = whole_side(share, "an image")
-        extra, patch = 0, None
+        extra = 0
+        patch = None
     places = []
     for image in view.images:
         x0, y0, x1, y1 = processed_box(view.image_processor, image, height, width)
         if patch:  # pixels right of and below the last whole patch are not seen
-            x1, y1 = (
-                x0 + (x1 - x0) * columns * patch / width,
-                y0 + (y1 - y0) * rows * patch / height,
-            )
+            x1 = x0 + (x1 - x0) * columns * patch / width
+            y1 = y0 + (y1 - y0) * rows * patch / height
         places.append(
             Places(
-                np.concatenate([nowhere(extra), grid_rects(rows, columns, (x0, y0, x1, y1))]),
+                np.concatenate(
+                    [
+                        nowhere(extra),
+                        grid_rects(rows, columns, (x0, y0, x1, y1)),
+                    ]
+                ),
                 None if extra else (rows, columns),
             )
         )
@@ -205,14 +219,20 @@ def resolution_grids(view: View) -> list[Places]:
 
     vision = view.config.vision_config
     side = vision.image_size // vision.patch_size
-    single = len(view.images) == 1 or not hasattr(
-        view.config, "vision_aspect_ratio"
-    )  # OneVision cuts single images only
+    # OneVision cuts single images only.
+    single = len(view.images) == 1 or not hasattr(view.config, "vision_aspect_ratio")
     places = []
     for image in view.images:
         if not single:
             places.append(
-                Places(np.concatenate([grid_rects(side, side, squared_box(image)), nowhere(1)]))
+                Places(
+                    np.concatenate(
+                        [
+                            grid_rects(side, side, squared_box(image)),
+                            nowhere(1),
+                        ]
+                    )
+                )
             )
             continue
         target = select_best_resolution(
@@ -220,7 +240,10 @@ def resolution_grids(view: View) -> list[Places]:
         )
         rows, columns = (edge // vision.image_size * side for edge in target)
         shown = [
-            min(math.ceil(edge * min(target[0] / image.height, target[1] / image.width)), limit)
+            min(
+                math.ceil(edge * min(target[0] / image.height, target[1] / image.width)),
+                limit,
+            )
             for edge, limit in zip((image.height, image.width), target)
         ]
         # rows or columns that hold nothing but padding are left out: transformers' unpad_image
@@ -232,12 +255,19 @@ def resolution_grids(view: View) -> list[Places]:
         cell = vision.image_size / side
         box = tuple(
             (position * cell - (target[axis] - shown[axis]) // 2) / shown[axis]
-            for position, axis in ((left, 1), (top, 0), (columns - left, 1), (rows - top, 0))
+            for position, axis in (
+                (left, 1),
+                (top, 0),
+                (columns - left, 1),
+                (rows - top, 0),
+            )
         )
-        rows, columns = rows - 2 * top, columns - 2 * left
+        rows = rows - 2 * top
+        columns = columns - 2 * left
         limit = str(getattr(view.config, "vision_aspect_ratio", "")).removeprefix("anyres_max_")
         if limit.isdigit() and (ratio := math.sqrt(rows * columns / (int(limit) * side**2))) > 1.1:
-            rows, columns = int(rows // ratio), int(columns // ratio)
+            rows = int(rows // ratio)
+            columns = int(columns // ratio)
         fine = grid_rects(rows, columns, box).reshape(rows, columns, 4)
         fine = np.concatenate([fine, np.full((rows, 1, 4), np.nan)], axis=1).reshape(-1, 4)
         places.append(Places(np.concatenate([grid_rects(side, side), fine])))
@@ -247,7 +277,8 @@ def resolution_grids(view: View) -> list[Places]:
 def squared_box(image: Image.Image) -> tuple[float, float, float, float]:
     """The square that an image is padded to, the image in its middle, in shares of the image."""
     edge = max(image.size)
-    left, top = (edge - image.width) // 2, (edge - image.height) // 2
+    left = (edge - image.width) // 2
+    top = (edge - image.height) // 2
     return (
         -left / image.width,
         -top / image.height,
@@ -263,7 +294,10 @@ def row_column_tiles(view: View) -> list[Places]:
     rows, columns = (
         [int(n) for part in view.cuts[name] for n in part] for name in ("rows", "cols")
     )
-    side = whole_side(view.count // sum(r * c + 1 for r, c in zip(rows, columns)), "a tile")
+    side = whole_side(
+        view.count // sum(r * c + 1 for r, c in zip(rows, columns)),
+        "a tile",
+    )
     return [tiled(r, c, side, overview=True) for r, c in zip(rows, columns)]
 
 
@@ -271,11 +305,14 @@ def canvas_tiles(view: View) -> list[Places]:
     """Tiles row by row on the canvas of closest shape, then a thumbnail if there is more than one
     tile (InternVL, Aya Vision).
     """
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
+        get_optimal_tiled_canvas,
+    )
 
     counts = [int(n) for n in view.cuts["num_patches"]]
     side = whole_side(view.count // sum(counts), "a tile")
-    settings, places = view.image_processor, []
+    settings = view.image_processor
+    places = []
     for image, count in zip(view.images, counts):
         rows = columns = 1
         if count > 1:
@@ -345,7 +382,8 @@ def row_breaks(view: View) -> list[Places]:
 
 def pooled_grid(view: View) -> list[Places]:
     """One grid an image of pooled patches, row by row, from the patches' own positions (Gemma4)."""
-    kernel, places = view.image_processor.pooling_kernel_size, []
+    kernel = view.image_processor.pooling_kernel_size
+    places = []
     for positions in view.inputs["image_position_ids"]:
         columns, rows = ((positions.max(dim=0).values + 1) // kernel).tolist()
         places.append(Places(grid_rects(rows, columns), (rows, columns)))

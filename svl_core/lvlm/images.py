@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from svl_core.errors import InputError
 
 READABLE = "a PNG, JPEG, WebP, GIF, BMP or TIFF picture"
+# None that Pillow hands to another program, as it does EPS.
 FORMATS = (
     "PNG",
     "JPEG",
@@ -27,7 +28,7 @@ FORMATS = (
     "PPM",
     "TGA",
     "ICO",
-)  # none that Pillow hands to another program, as it does EPS
+)
 
 
 def open_image(
@@ -44,9 +45,8 @@ def open_image(
     corrupt or truncated file and for anything that is no image.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", Image.DecompressionBombWarning
-        )  # the limit here is `max_pixels`
+        # The limit here is `max_pixels`.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = (
             source if isinstance(source, Image.Image) else _opened(source, max_pixels, max_bytes)
         )
@@ -118,7 +118,8 @@ def _opened(source: str | Path | bytes, max_pixels: int, max_bytes: int) -> Imag
     Image.init()
     try:
         return Image.open(
-            io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]
+            io.BytesIO(content),
+            formats=[name for name in FORMATS if name in Image.OPEN],
         )
     except Image.DecompressionBombError as error:
         raise InputError(
@@ -156,7 +157,8 @@ def _eight_bit(grey: np.ndarray, mode: str) -> np.ndarray:
     Range: 16 bits where the format says so, else by what is there.
     """
     grey = np.nan_to_num(grey.astype(np.float64))
-    low, high = grey.min(), grey.max()
+    low = grey.min()
+    high = grey.max()
     if mode.startswith("I;16") or mode == "I" and low >= 0 and 255 < high <= 65535:
         grey = grey / 257
     elif mode == "F" and low >= 0 and high <= 1:

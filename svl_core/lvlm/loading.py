@@ -33,26 +33,29 @@ DTYPES = {
 }
 SMALL = 2 * 2**30  # bytes in float32 up to which a model is kept in it on a CPU
 QUANTIZATIONS = ("4bit", "8bit")
+# Accelerate's ways of spreading a model.
 DEVICE_MAPS = (
     "auto",
     "balanced",
     "balanced_low_0",
     "sequential",
-)  # accelerate's ways of spreading a model
+)
+# Of a config that takes images: one of these.
 IMAGE_SETTINGS = (
     "vision_config",
     "vq_config",
     "image_size",
-)  # of a config that takes images: one of these
+)
 MISSING_SHARE = (
     0.01  # of the parameters: what a checkpoint may leave out, for some leave out what is not used
 )
+# Of svl_plan.json; the rest is provenance.
 RECORD_KEYS = (
     "layer_ids",
     "model",
     "revision",
     "versions",
-)  # of svl_plan.json; the rest is provenance
+)
 
 
 def load(
@@ -95,7 +98,8 @@ def load(
     ):  # they tell of each matrix that is cast or kept elsewhere
         logging.getLogger(chatty).setLevel(logging.ERROR)
     name = str(name)
-    dtype, quantize = _known_dtype(dtype), _known_quantization(quantize)
+    dtype = _known_dtype(dtype)
+    quantize = _known_quantization(quantize)
     place = None if device_map else resolve_device(device)
     if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
         raise InputError(
@@ -187,7 +191,9 @@ def foresee(
             f"Found {positions} positions and {samples} samples; expected at least one of each;"
             " raise it."
         )
-    name, dtype, place = str(name), _known_dtype(dtype), resolve_device(device)
+    name = str(name)
+    dtype = _known_dtype(dtype)
+    place = resolve_device(device)
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
     dtype = dtype or _automatic_dtype(model_class, config, place)
@@ -212,7 +218,8 @@ def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
     """
     if name == DEMO:
         folder = next(
-            (place for place in catalogue.DEMO_PLACES if (place / "config.json").is_file()), None
+            (place for place in catalogue.DEMO_PLACES if (place / "config.json").is_file()),
+            None,
         )
         if folder is None:
             raise InputError(
@@ -264,9 +271,8 @@ def _with_weights(
     ):
         return folder
     for file in _cut_off(folder):
-        file.resolve().unlink(
-            missing_ok=True
-        )  # what the cache holds of it, so that it is fetched anew
+        # What the cache holds of it, so that it is fetched anew.
+        file.resolve().unlink(missing_ok=True)
         file.unlink(missing_ok=True)
     folder, reached = _download(name, commit, [*SMALL_FILES, "*.safetensors"], run)
     if not any(folder.glob("*.safetensors")) or _missing_shards(folder):
@@ -323,7 +329,11 @@ def _download(
     """The Hub snapshot of `name`, from the local cache where it is complete or the Hub cannot be
     reached, and whether it could.
     """
-    from huggingface_hub import errors, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import (
+        errors,
+        snapshot_download,
+        try_to_load_from_cache,
+    )
 
     try:
         folder = Path(
@@ -347,7 +357,10 @@ def _download(
             f"Found no revision {revision!r} of {name!r}; expected a branch, tag or commit; check"
             " its name."
         ) from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+    except (
+        errors.RepositoryNotFoundError,
+        errors.HFValidationError,
+    ) as error:
         raise InputError(
             f'Found no model {name!r}; expected "demo", a folder, or the id of a public Hub model;'
             " check the spelling or choose one of `svl models`."
@@ -439,7 +452,11 @@ def _known_config(folder: Path, name: str, text_only: bool):
     takes_images = any(getattr(config, name, None) is not None for name in IMAGE_SETTINGS)
     if takes_images and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        return config, found[0] if isinstance(found, (list, tuple)) else found, True
+        return (
+            config,
+            found[0] if isinstance(found, (list, tuple)) else found,
+            True,
+        )
     if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], False
     raise InputError(
@@ -526,10 +543,8 @@ def _automatic_dtype(model_class: type, config, device: torch.device | None) -> 
     )
     stored = getattr(torch, stored) if isinstance(stored, str) else stored
     if device is not None and device.type == "cpu" and stored in (torch.bfloat16, torch.float16):
-        free, needed = (
-            memory.free_bytes(device),
-            memory.needed_bytes(model_class, config, torch.float32),
-        )
+        free = memory.free_bytes(device)
+        needed = memory.needed_bytes(model_class, config, torch.float32)
         if (
             free is not None
             and 2 * needed < free

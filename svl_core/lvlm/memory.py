@@ -9,14 +9,20 @@ import torch
 from svl_core.errors import InputError
 from svl_core.lvlm.skeleton import empty
 
+# Bytes a parameter, with the scales and the parts that stay unquantised.
 BYTES = {
     "4bit": 0.6,
     "8bit": 1.1,
-}  # bytes a parameter, with the scales and the parts that stay unquantised
+}
 HEADROOM = 1.15  # activations and caches of one question beside the weights
 
 
-def needed_bytes(model_class: type, config, dtype: torch.dtype, quantize: str | None = None) -> int:
+def needed_bytes(
+    model_class: type,
+    config,
+    dtype: torch.dtype,
+    quantize: str | None = None,
+) -> int:
     """Bytes that the weights and one question take, from the config alone."""
     parameters = sum(parameter.numel() for parameter in empty(model_class, config).parameters())
     return int(parameters * BYTES.get(quantize, dtype.itemsize) * HEADROOM)
@@ -65,10 +71,8 @@ def _container_rest() -> int | None:
     """What a container's limit leaves (control groups, version 2)."""
     group = Path("/sys/fs/cgroup")
     try:
-        limit, used = (
-            (group / "memory.max").read_text().strip(),
-            int((group / "memory.current").read_text()),
-        )
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
         cached = next(
             (
                 int(line.split()[1])

@@ -32,7 +32,8 @@ def quiet():
     """Without transformers' progress bars and load reports: the core prints nothing."""
     from transformers.utils import logging
 
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
@@ -135,7 +136,13 @@ class LVLM:
 
     @property
     def reader(self) -> Reader:
-        return Reader(self.processor, self.family, self.model.config, self.name, self.revision)
+        return Reader(
+            self.processor,
+            self.family,
+            self.model.config,
+            self.name,
+            self.revision,
+        )
 
     @property
     def tokenizer(self):
@@ -158,11 +165,17 @@ class LVLM:
         return self.reader.encode(image, prompt, self.device, self.dtype)
 
     def with_model(
-        self, model: PreTrainedModel, layer_ids: Sequence[int], provenance: Mapping[str, Any]
+        self,
+        model: PreTrainedModel,
+        layer_ids: Sequence[int],
+        provenance: Mapping[str, Any],
     ) -> LVLM:
         """The same LVLM around another model (a pruned view of this one)."""
         return dataclasses.replace(
-            self, model=model, layer_ids=tuple(layer_ids), provenance=provenance
+            self,
+            model=model,
+            layer_ids=tuple(layer_ids),
+            provenance=provenance,
         )
 
     def save(self, folder: str | Path) -> Path:
@@ -189,13 +202,15 @@ class LVLM:
             folder.mkdir(parents=True, exist_ok=True)
             with quiet(), warnings.catch_warnings():
                 warnings.filterwarnings(
-                    "ignore", "Attempting to save a model with offloaded modules"
+                    "ignore",
+                    "Attempting to save a model with offloaded modules",
                 )
                 self.model.save_pretrained(folder)
                 self.processor.save_pretrained(folder)
             if self.provenance:
                 (folder / PLAN_FILE).write_text(
-                    json.dumps(self.record(), indent=1) + "\n", encoding="utf-8"
+                    json.dumps(self.record(), indent=1) + "\n",
+                    encoding="utf-8",
                 )
         except OSError as error:  # no permission, a full disk
             raise InputError(

@@ -12,22 +12,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
 from svl_core.lvlm import families
+from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input
 from svl_core.lvlm.model import LVLM
 
-ENCODED = ("pixel_values", "pixel_attention_mask")  # inputs that only the vision tower reads
+ENCODED = (
+    "pixel_values",
+    "pixel_attention_mask",
+)  # inputs that only the vision tower reads
+# Caches that grow by new tensors: a shallow copy goes its own way.
 FORKABLE = (
     DynamicLayer,
     DynamicSlidingWindowLayer,
-)  # caches that grow by new tensors: a shallow copy goes its own way
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +77,10 @@ def shared_depth(full: LVLM, pruned: LVLM) -> int | None:
             layer == pruned.num_layers - 1
             or layer >= full.num_layers
             or full.layer_ids[layer] != ident
-            or not _same(dict(full.layers[layer].named_parameters()), dict(own.named_parameters()))
+            or not _same(
+                dict(full.layers[layer].named_parameters()),
+                dict(own.named_parameters()),
+            )
         ):
             break
         depth += 1
@@ -91,32 +102,31 @@ def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) ->
 
 @contextlib.contextmanager
 def recording(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]]:
-    """Within this block this thread's pass through `lvlm` leaves in (states, entered_ms) what
-    enters the layers `depths`, and when.
+    """Records what enters some layers in this thread's pass through `lvlm` within the block.
+
+    depths: the layers.
+    Gives (states, entered_ms): by layer its input (B, S, d), and the milliseconds from the block's
+    start until the layer was entered.
     """
-    here, began, states, entered = threading.get_ident(), time.perf_counter(), {}, {}
+    states: dict[int, torch.Tensor] = {}
+    entered_ms: dict[int, float] = {}
+    began = time.perf_counter()
 
-    def hook(depth: int):
-        def note(module, args, kwargs):
-            if threading.get_ident() == here:
-                states[depth] = (args[0] if args else kwargs["hidden_states"]).detach()
-                if len(depths) == 1 and states[depth].device.type == "cuda":
-                    torch.cuda.synchronize(
-                        states[depth].device
-                    )  # so that the time is that of the work, not of its queueing
-                entered[depth] = 1000 * (time.perf_counter() - began)
+    def entering(depth: int) -> InputAction:
+        def action(args, kwargs):
+            hidden = hidden_input(args, kwargs).detach()
+            states[depth] = hidden
+            if len(depths) == 1 and hidden.device.type == "cuda":
+                # The time is to be that of the work, not of its queueing.
+                torch.cuda.synchronize(hidden.device)
+            entered_ms[depth] = 1000 * (time.perf_counter() - began)
 
-        return note
+        return action
 
-    handles = [
-        lvlm.layers[depth].register_forward_pre_hook(hook(depth), with_kwargs=True)
-        for depth in depths
-    ]
-    try:
-        yield states, entered
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ThreadHooks() as hooks:
+        for depth in depths:
+            hooks.on_input(lvlm.layers[depth], entering(depth))
+        yield states, entered_ms
 
 
 def fork_caches(caches: Collection) -> tuple | None:
@@ -151,7 +161,7 @@ class _Skipped(_Stand):
     def forward(self, *args, **kwargs):
         cache = next(value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
         cache.layers[self.number : self.number + 1] = fork_caches([self.filled])
-        return args[0] if args else kwargs["hidden_states"]
+        return hidden_input(args, kwargs)
 
 
 class _First(_Stand):
@@ -186,7 +196,11 @@ def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
         for number, layer in enumerate(lvlm.layers[:depth])
     ]
     module._modules[layers] = torch.nn.ModuleList(
-        [*skipped, _First(lvlm.layers[depth], prefill.states[depth]), *lvlm.layers[depth + 1 :]]
+        [
+            *skipped,
+            _First(lvlm.layers[depth], prefill.states[depth]),
+            *lvlm.layers[depth + 1 :],
+        ]
     )
     return root
 
@@ -197,5 +211,7 @@ def _shallow(module: torch.nn.Module) -> torch.nn.Module:
     return made
 
 
-def without_images(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def without_images(
+    inputs: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
     return {name: value for name, value in inputs.items() if name not in ENCODED}

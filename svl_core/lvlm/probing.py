@@ -8,7 +8,6 @@ place, rather than a wrong one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from contextvars import ContextVar
 
@@ -24,25 +23,28 @@ from svl_core.lvlm import decoding, families, skeleton
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
+from svl_core.lvlm.hooks import ThreadHooks, hidden_input, pass_over
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.stopping import reaching
 
+# Of the logits' spread.
 TOLERANCE = {
     torch.float32: 1e-3,
     torch.float16: 5e-2,
     torch.bfloat16: 2e-1,
-}  # of the logits' spread
+}
 QUESTION = "What is this?"
 SHAPES = (
     (168, 392),
     (392, 168),
     # of the pictures that places are tried on, in pixels: crops, paddings and tiles differ most there
 )
+# Positions tried in each picture; the share of them that must answer to their own rectangle.
 TRIED, HIT_SHARE = (
     8,
     0.7,
-)  # positions tried in each picture; the share of them that must answer to their own rectangle
+)
 
 
 def probe(lvlm: LVLM) -> LVLM:
@@ -65,12 +67,18 @@ def probe(lvlm: LVLM) -> LVLM:
 
     steps = [
         ("decoder layers", lambda: _decoder(lvlm.model)),
-        ("picture and question" if lvlm.supports_images else "question", encodes),
+        (
+            "picture and question" if lvlm.supports_images else "question",
+            encodes,
+        ),
     ]
     steps += [("visual positions", lambda: _visual(lvlm, found["sample"]))] * lvlm.supports_images
     steps += [
         ("attention", lambda: _attention(lvlm, found["sample"])),
-        ("pruning equals skipping", lambda: _pruning(lvlm, found["sample"])),
+        (
+            "pruning equals skipping",
+            lambda: _pruning(lvlm, found["sample"]),
+        ),
         ("generation with a cache", lambda: _cache(lvlm, found["sample"])),
         ("left padding", lambda: _padding(lvlm, found["sample"])),
     ]
@@ -127,7 +135,16 @@ _WATCHING: ContextVar[set[int] | None] = ContextVar("svl_watching", default=None
 WATCHED = "svl_probe"
 
 
-def _watched(module, query, key, value, attention_mask, softcap=None, s_aux=None, **options):
+def _watched(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    softcap=None,
+    s_aux=None,
+    **options,
+):
     if _WATCHING.get() is not None:
         _WATCHING.get().add(module.layer_idx)
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
@@ -140,7 +157,8 @@ AttentionMaskInterface.register(WATCHED, AttentionMaskInterface()["sdpa"])
 @torch.inference_mode()
 def _attention(lvlm: LVLM, sample: Sample) -> None:
     """The decoder must take its attention from the library's registry, where it can be watched."""
-    config, token = lvlm.decoder.config, _WATCHING.set(set())
+    config = lvlm.decoder.config
+    token = _WATCHING.set(set())
     own = config._attn_implementation
     if own not in ("sdpa", "eager"):
         raise SVLError(f"the attention implementation {own!r}")
@@ -164,19 +182,14 @@ def _pruning(lvlm: LVLM, sample: Sample) -> None:
         if len(dropped) == lvlm.num_layers:
             continue
         view = skeleton.with_layers(
-            lvlm.model, [i for i in range(lvlm.num_layers) if i not in dropped]
+            lvlm.model,
+            [i for i in range(lvlm.num_layers) if i not in dropped],
         )
 
-        def hand_on(module, args, kwargs, output):
-            hidden = args[0] if args else kwargs["hidden_states"]
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-        with torch.inference_mode(), contextlib.ExitStack() as stack:
+        with torch.inference_mode(), ThreadHooks() as hooks:
             pruned = view(**sample.inputs, use_cache=False).logits
             for index in dropped:
-                stack.callback(
-                    lvlm.layers[index].register_forward_hook(hand_on, with_kwargs=True).remove
-                )
+                hooks.on_output(lvlm.layers[index], pass_over)
             skipped = lvlm.model(**sample.inputs, use_cache=False).logits
         _equal(lvlm, pruned, skipped)
 
@@ -189,7 +202,8 @@ def _cache(lvlm: LVLM, sample: Sample) -> None:
     pruned = dataclasses.replace(
         lvlm,
         model=skeleton.with_layers(
-            lvlm.model, [i for i in range(lvlm.num_layers) if i != lvlm.num_layers - 2]
+            lvlm.model,
+            [i for i in range(lvlm.num_layers) if i != lvlm.num_layers - 2],
         ),
         layer_ids=(),
     )
@@ -219,7 +233,10 @@ def _padding(lvlm: LVLM, sample: Sample) -> None:
     longer = lvlm.encode(sample.images or None, f"{QUESTION} {QUESTION}")
     batch, alone = (
         decoding.Decoding(lvlm, inputs)
-        for inputs in (collate([sample, longer], lvlm.tokenizer.pad_token_id or 0), sample.inputs)
+        for inputs in (
+            collate([sample, longer], lvlm.tokenizer.pad_token_id or 0),
+            sample.inputs,
+        )
     )
     for _ in range(2):
         _equal(lvlm, batch.logits[:1], alone.logits)
@@ -241,11 +258,8 @@ def _equal(lvlm: LVLM, found: torch.Tensor, expected: torch.Tensor) -> None:
 def entering(lvlm: LVLM, sample: Sample) -> torch.Tensor:
     """What enters layer 0, (S, d) float32 on the CPU; the decoder itself does not run."""
     args, kwargs = reaching(lvlm, lvlm.layers[0], sample)
-    return (
-        families.residual(args[0] if args else kwargs["hidden_states"], lvlm.text_config)[0]
-        .float()
-        .cpu()
-    )
+    stream = families.residual(hidden_input(args, kwargs), lvlm.text_config)
+    return stream[0].float().cpu()
 
 
 def _inverted(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Image.Image:
@@ -264,7 +278,8 @@ def _placed(lvlm: LVLM) -> LVLM:
     """
     for name, rule in GEOMETRIES.items():
         tried = dataclasses.replace(
-            lvlm, family=dataclasses.replace(families.GENERIC, geometry=name)
+            lvlm,
+            family=dataclasses.replace(families.GENERIC, geometry=name),
         )
         try:
             if rule is not unplaced and all(places_hold(tried, noise(*shape)) for shape in SHAPES):
@@ -279,16 +294,17 @@ def places_hold(lvlm: LVLM, image: Image.Image) -> bool:
     of like size.
     """
     sample = lvlm.encode(image, QUESTION)
-    visual, rects = torch.tensor(sample.visual), sample.geometry.rects
+    visual = torch.tensor(sample.visual)
+    rects = sample.geometry.rects
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     placed = np.flatnonzero(~np.isnan(areas))
     if len(placed) < max(4, len(visual) / 4):  # too few to tell a rule from chance
         return False
-    whole = placed[
-        areas[placed] > 0.6 * np.median(areas[placed])
-    ]  # not the slivers at the border of a crop
+    # Not the slivers at the border of a crop.
+    whole = placed[areas[placed] > 0.6 * np.median(areas[placed])]
     chosen = whole[np.unique(np.linspace(0, len(whole) - 1, TRIED).astype(int))]
-    before, hits = entering(lvlm, sample)[visual], 0
+    before = entering(lvlm, sample)[visual]
+    hits = 0
     for index in chosen:
         box = (rects[index] * (*image.size, *image.size)).round().astype(int)
         changed = lvlm.encode(_inverted(image, tuple(box)), QUESTION)

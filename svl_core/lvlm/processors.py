@@ -17,24 +17,24 @@ import sys
 from pathlib import Path
 
 from transformers import AutoProcessor, AutoTokenizer
-from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.configuration_auto import (
+    model_type_to_module_name,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 
 from svl_core.errors import InputError
 
-WITHOUT_VIDEO = {
-    "SmolVLMProcessor": "Idefics3Processor"
-}  # stock class -> the class of the same form that reads no videos
-KEPT, LEFT_OUT = (
-    ("image_processor", "tokenizer"),
-    (
-        "video_processor",
-        "feature_extractor",
-        "audio_processor",
-    ),
+# Stock class -> the class of the same form that reads no videos.
+WITHOUT_VIDEO = {"SmolVLMProcessor": "Idefics3Processor"}
+KEPT = ("image_processor", "tokenizer")
+LEFT_OUT = (
+    "video_processor",
+    "feature_extractor",
+    "audio_processor",
 )
-PROCESSOR_FILE, VIDEO_FILE = "processor_config.json", "video_preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"
+VIDEO_FILE = "video_preprocessor_config.json"
 
 
 def load_processor(folder: str | Path, config, *, text_only: bool = False):
@@ -99,7 +99,8 @@ def still_class(name: str) -> type:
             for file, left_out in getattr(self, "_left_out", {}).items():
                 path = Path(save_directory) / file
                 path.write_text(
-                    json.dumps({**_read(path), **left_out}, indent=2) + "\n", encoding="utf-8"
+                    json.dumps({**_read(path), **left_out}, indent=2) + "\n",
+                    encoding="utf-8",
                 )
             return written
 
@@ -142,7 +143,11 @@ def _class(name: str) -> type:
         ):
             continue
         with _pillow_stand_in(path, module):
-            found = getattr(importlib.import_module(f"{path}.processing_{module}"), name, None)
+            found = getattr(
+                importlib.import_module(f"{path}.processing_{module}"),
+                name,
+                None,
+            )
         if found is not None:
             return found
     raise InputError(
@@ -156,7 +161,8 @@ def _pillow_stand_in(path: str, module: str):
     """While a processor's module is imported without torchvision, the pillow image processor's
     module answers for the torchvision one, whose helper functions it also has (Pixtral).
     """
-    needed, pillow = f"{path}.image_processing_{module}", f"{path}.image_processing_pil_{module}"
+    needed = f"{path}.image_processing_{module}"
+    pillow = f"{path}.image_processing_pil_{module}"
     stands_in = (
         needed not in sys.modules
         and importlib.util.find_spec("torchvision") is None

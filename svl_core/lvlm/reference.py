@@ -103,16 +103,25 @@ class Reference:
 
     def mean_kl(self, model: LVLM, run: Run = QUIET) -> np.ndarray:
         """(n,) mean KL(full || model) over each answer's tokens, nats/token."""
-        return self._means(model, lambda i, logits: kl_per_token(self.logits[i], logits), run)
+        return self._means(
+            model,
+            lambda i, logits: kl_per_token(self.logits[i], logits),
+            run,
+        )
 
     def mean_loss(self, model: LVLM, run: Run = QUIET) -> np.ndarray:
         """(n,) mean loss -log p of each answer's tokens, nats/token."""
-        return self._means(model, lambda i, logits: token_losses(logits, self.answers[i]), run)
+        return self._means(
+            model,
+            lambda i, logits: token_losses(logits, self.answers[i]),
+            run,
+        )
 
     def measure(self, model: LVLM, run: Run = QUIET) -> Fidelity:
         """KL, agreement and losses of `model`, from one reading of it."""
         forbidden = image_token_ids(self.full)
-        kl, agreement = np.zeros(len(self.samples)), np.zeros(len(self.samples))
+        kl = np.zeros(len(self.samples))
+        agreement = np.zeros(len(self.samples))
         losses: list[tuple[float, ...]] = [()] * len(self.samples)
         for i, logits in self.read(model, run):
             kl[i] = float(kl_per_token(self.logits[i], logits).mean())
@@ -122,7 +131,10 @@ class Reference:
         return Fidelity(kl, agreement, tuple(losses))
 
     def _means(
-        self, model: LVLM, value: Callable[[int, torch.Tensor], torch.Tensor], run: Run
+        self,
+        model: LVLM,
+        value: Callable[[int, torch.Tensor], torch.Tensor],
+        run: Run,
     ) -> np.ndarray:
         """(n,) for each sample the mean over its answer's tokens: every answer weighs the same."""
         means = np.empty(len(self.samples))

@@ -4,13 +4,18 @@ layers run alone on other states.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from svl_core.lvlm.hooks import (
+    InputAction,
+    OutputAction,
+    ThreadHooks,
+    hidden_input,
+    hidden_of,
+)
 from svl_core.lvlm.model import LVLM
 
 
@@ -33,43 +38,37 @@ class Recording:
         return hidden_of(module(hidden, *args, **kwargs))
 
 
-def hidden_of(output) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
 @torch.inference_mode()
 def record(lvlm: LVLM, inputs: Mapping[str, torch.Tensor]) -> Recording:
-    """Runs the model once, without a cache."""
-    here, count = threading.get_ident(), lvlm.num_layers
-    states: list = [None] * (count + 1)
-    given: list = [None] * count
+    """Runs the model once, without a cache, and records every layer's call.
 
-    def entering(number):
-        def hook(module, args, kwargs):
-            if threading.get_ident() == here:
-                kwargs = dict(kwargs)
-                states[number] = args[0] if args else kwargs.pop("hidden_states")
-                given[number] = args[1:], kwargs
+    inputs: a batch of B sequences of S positions for `model(**inputs)`.
+    """
+    count = lvlm.num_layers
+    states: list[torch.Tensor | None] = [None] * (count + 1)
+    calls: list[tuple[tuple, Mapping] | None] = [None] * count
 
-        return hook
+    def entering(number: int) -> InputAction:
+        def action(args, kwargs):
+            states[number] = hidden_input(args, kwargs)
+            others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            calls[number] = args[1:], others
 
-    def leaving(number):
-        def hook(module, args, output):
-            if threading.get_ident() == here:
-                states[number + 1] = hidden_of(
-                    output
-                )  # until the next layer is entered, with more than that perhaps (Qwen3-VL)
+        return action
 
-        return hook
+    def leaving(number: int) -> OutputAction:
+        def action(args, kwargs, output):
+            # The next layer's input replaces it: it may hold more than this output (Qwen3-VL).
+            states[number + 1] = hidden_of(output)
 
-    with contextlib.ExitStack() as stack:
+        return action
+
+    with ThreadHooks() as hooks:
         for number, layer in enumerate(lvlm.layers):
-            stack.callback(
-                layer.register_forward_pre_hook(entering(number), with_kwargs=True).remove
-            )
-            stack.callback(layer.register_forward_hook(leaving(number)).remove)
+            hooks.on_input(layer, entering(number))
+            hooks.on_output(layer, leaving(number))
         lvlm.model(**inputs, use_cache=False, logits_to_keep=1)
     for number in range(count):
-        if states[number + 1] is None:  # passed over
+        if states[number + 1] is None:  # a layer that the model passed over
             states[number + 1] = states[number]
-    return Recording(tuple(states), tuple(given))
+    return Recording(tuple(states), tuple(calls))

@@ -95,7 +95,8 @@ class Sample:
             object.__setattr__(self, name, _frozen_array(getattr(self, name), np.int64))
         object.__setattr__(self, "tokens", tuple(self.tokens))
         if not np.array_equal(
-            np.sort(np.concatenate([self.visual, self.textual])), np.arange(len(self.tokens))
+            np.sort(np.concatenate([self.visual, self.textual])),
+            np.arange(len(self.tokens)),
         ):
             raise ValueError(
                 "Visual and textual positions must share out the sequence: each position in exactly"

@@ -19,7 +19,11 @@ from svl_core.lvlm import families
 
 def empty(model_class: type, config):
     """A model of `model_class` without weights (all tensors on the meta device)."""
-    with torch.device("meta"), initialization.no_init_weights(), initialization.no_tie_weights():
+    with (
+        torch.device("meta"),
+        initialization.no_init_weights(),
+        initialization.no_tie_weights(),
+    ):
         return model_class(config)
 
 
@@ -31,12 +35,14 @@ def with_layers(model, keep: Sequence[int]):
     devices by accelerate. Raises SVLError for a config or a tensor whose meaning per layer is not
     known, InputError for layers that something was added to.
     """
-    prefix, layers = families.layers_prefix(model), len(families.decoder_layers(model))
+    prefix = families.layers_prefix(model)
+    layers = len(families.decoder_layers(model))
     view = empty(type(model), families.cut_config(model.config, keep, layers))
     _share_special_modules(model, view, prefix, keep)
     modules = dict(view.named_modules(remove_duplicate=False))
     for slot in ("_parameters", "_buffers"):
-        source, copied = dict(_tensors(model, slot)), set()
+        source = dict(_tensors(model, slot))
+        copied = set()
         for name, placeholder in list(_tensors(view, slot)):
             full = _full_name(name, prefix, keep)
             copied.add(full)
@@ -50,7 +56,10 @@ def with_layers(model, keep: Sequence[int]):
             if tensor.shape != placeholder.shape:
                 tensor = _sliced(
                     name,
-                    materialized(model.get_submodule(_full_name(owner, prefix, keep)), leaf),
+                    materialized(
+                        model.get_submodule(_full_name(owner, prefix, keep)),
+                        leaf,
+                    ),
                     keep,
                     layers,
                 )
@@ -99,10 +108,8 @@ def materialized(module: torch.nn.Module, leaf: str) -> torch.Tensor | None:
     """A module's parameter or buffer; where accelerate keeps it in memory or on the disk until it
     is used, the one kept.
     """
-    tensor, kept = (
-        getattr(module, leaf, None),
-        getattr(getattr(module, "_hf_hook", None), "weights_map", None),
-    )
+    tensor = getattr(module, leaf, None)
+    kept = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
     return (
         kept[leaf]
         if tensor is not None and tensor.device.type == "meta" and kept is not None
@@ -161,7 +168,8 @@ def _share_special_modules(model, view, prefix: str, keep: Sequence[int]) -> Non
         source = full[_full_name(name, prefix, keep)]
         if name and type(source) is not type(placeholder) and not any(source.children()):
             module = copy.copy(source)
-            module._parameters, module._buffers = dict(source._parameters), dict(source._buffers)
+            module._parameters = dict(source._parameters)
+            module._buffers = dict(source._buffers)
             owner, _, leaf = name.rpartition(".")
             setattr(view.get_submodule(owner), leaf, module)
 
@@ -171,7 +179,8 @@ def _sliced(name: str, tensor: torch.Tensor, keep: Sequence[int], layers: int) -
     is.
     """
     dimension = next(
-        (dimension for ending, dimension in families.SLICED.items() if name.endswith(ending)), None
+        (dimension for ending, dimension in families.SLICED.items() if name.endswith(ending)),
+        None,
     )
     if dimension is None:
         return tensor
@@ -210,10 +219,18 @@ def _dispatched(model, view, prefix: str, keep: Sequence[int]):
     view.hf_device_map = mapped
     if len(set(map(str, device_map.values()))) > 1:
         for name, module in list(view.named_modules()):
-            hook = getattr(model.get_submodule(_full_name(name, prefix, keep)), "_hf_hook", None)
+            hook = getattr(
+                model.get_submodule(_full_name(name, prefix, keep)),
+                "_hf_hook",
+                None,
+            )
             if hook is not None:
                 here = getattr(hook, "offload", False) and all(
                     tensor.device.type != "meta" for tensor in module.parameters(recurse=False)
                 )
-                _hooked(module, hook, **({"offload": False, "weights_map": None} if here else {}))
+                _hooked(
+                    module,
+                    hook,
+                    **({"offload": False, "weights_map": None} if here else {}),
+                )
     return view

@@ -37,7 +37,8 @@ class _File:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder, self.end = str(folder), 0
+        self.folder = str(folder)
+        self.end = 0
         with self._told(0):
             self.handle, name = tempfile.mkstemp(prefix="svl-", dir=Path(folder).expanduser())
         weakref.finalize(self, os.close, self.handle)
@@ -69,7 +70,8 @@ class _File:
         return at
 
     def append(self, content: memoryview) -> int:
-        at, done = self.take(len(content)), 0
+        at = self.take(len(content))
+        done = 0
         with self._told(0):
             while done < len(content):
                 done += os.pwrite(self.handle, content[done:], at + done)
@@ -79,9 +81,10 @@ class _File:
         """(size,) uint8: the file itself from `at`, the start of a page."""
         import torch
 
-        return torch.frombuffer(mmap.mmap(self.handle, max(size, 1), offset=at), dtype=torch.uint8)[
-            :size
-        ]
+        return torch.frombuffer(
+            mmap.mmap(self.handle, max(size, 1), offset=at),
+            dtype=torch.uint8,
+        )[:size]
 
     def read(self, at: int, size: int) -> torch.Tensor:
         """(size,) uint8: the same, copied where it is small."""
@@ -157,7 +160,9 @@ class Spooled(Sequence):
         begin, middle, end = self._places[index].tolist()
         tensors = self._file.read(begin, middle - begin)
         return _Unpickler(
-            io.BytesIO(self._file.read(middle, end - middle).numpy()), tensors, begin
+            io.BytesIO(self._file.read(middle, end - middle).numpy()),
+            tensors,
+            begin,
         ).load()
 
     def __len__(self) -> int:
@@ -166,7 +171,8 @@ class Spooled(Sequence):
     def select(self, indices: Iterable[int]) -> Spooled:
         """Some of the values, in this order; they stay where they are."""
         made = copy.copy(self)
-        made._places, made._next = self._places[list(indices)], {}
+        made._places = self._places[list(indices)]
+        made._next = {}
         return made
 
 
@@ -184,7 +190,8 @@ class _Pickler(pickle.Pickler):
         import torch
 
         super().__init__(stream, 5)
-        self.kind, self.place = torch.Tensor, place
+        self.kind = torch.Tensor
+        self.place = place
 
     def persistent_id(self, value):
         return self.place(value) if isinstance(value, self.kind) else None
@@ -193,7 +200,9 @@ class _Pickler(pickle.Pickler):
 class _Unpickler(pickle.Unpickler):
     def __init__(self, stream, tensors: torch.Tensor, begin: int):
         super().__init__(stream)
-        self.tensors, self.begin, self.made = tensors, begin, {}
+        self.tensors = tensors
+        self.begin = begin
+        self.made = {}
 
     def persistent_load(self, place):
         if place not in self.made:  # what the value holds twice is one tensor again

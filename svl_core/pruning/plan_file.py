@@ -1,5 +1,5 @@
-"""Plan files: a recipe with the layers that it came to, written by the page and by commands and read
-by `svl --from`.
+"""Plan files: a recipe with the layers that it came to, as the page and the commands write it and
+`svl --from` reads it.
 
 There is one dialect: a JSON object with `model` and `recipe`, at the top or under `plan`, whose
 recipe names its `layers`. Three older ones are still read: the page's plan with its `settings`, a

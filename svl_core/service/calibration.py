@@ -15,7 +15,8 @@ import svl_core as svl
 from svl_core.comparison.calibration import DEFAULT_PROMPT, IMAGE_SUFFIXES
 from svl_core.comparison.jsonl import has_text, read_rows
 from svl_core.errors import InputError
-from svl_core.recipe import AUTO, DEMO, OWN, THIS, Recipe
+from svl_core.recipe import AUTO, DEMO, OWN, THIS
+from svl_core.service.settings import VisitorSettings
 
 SOURCES = (("Automatic", AUTO), ("This image", THIS), ("Bundled set", DEMO), ("Your files", OWN))
 SEED = 7  # of the bundled set
@@ -37,7 +38,9 @@ class CalibrationSources:
     fit: str
 
 
-def sources_for(name: str, scene_models: Collection[str], settings: Recipe) -> CalibrationSources:
+def sources_for(
+    name: str, scene_models: Collection[str], settings: VisitorSettings
+) -> CalibrationSources:
     """What the settings mean for a model.
 
     `AUTO`, and a choice that it cannot have: this image ranks, and the bundled set is fitted on by
@@ -45,7 +48,6 @@ def sources_for(name: str, scene_models: Collection[str], settings: Recipe) -> C
 
     name: the model's.
     scene_models: names of the models that know the bundled scenes.
-    settings: with `own`, the digest of the visitor's set, beside the recipe.
     """
     knows_scenes = name in scene_models
     usable = {THIS: True, DEMO: knows_scenes, OWN: bool(settings.own)}

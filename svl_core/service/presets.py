@@ -6,15 +6,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import svl_core as svl
-from svl_core.recipe import DEMO, OWN, THIS, Recipe
+from svl_core.recipe import DEMO, OWN, THIS
 from svl_core.service.calibration import MOST_SCENES, sources_for
+from svl_core.service.settings import VisitorSettings
 
 
 def preset_values(
     preset: svl.Preset,
     name: str,
     scene_models: Collection[str],
-    settings: Recipe,
+    settings: VisitorSettings,
     most: int = MOST_SCENES,
 ) -> dict[str, Any]:
     """The recipe fields that a preset stands for, by name; one whose criteria compete needs a set
@@ -36,7 +37,7 @@ def preset_values(
     return values
 
 
-def _own_or_demo(name: str, scene_models: Collection[str], settings: Recipe) -> str:
+def _own_or_demo(name: str, scene_models: Collection[str], settings: VisitorSettings) -> str:
     """The set that a competition of criteria is held on; this image where there is no set."""
     if settings.own:
         return OWN
@@ -46,7 +47,7 @@ def _own_or_demo(name: str, scene_models: Collection[str], settings: Recipe) -> 
 def contested_preset(
     name: str,
     scene_models: Collection[str],
-    settings: Recipe,
+    settings: VisitorSettings,
     most: int = MOST_SCENES,
 ) -> svl.Preset | None:
     """The preset with rivals whose settings these are, the criterion being one of those that
@@ -61,11 +62,11 @@ def contested_preset(
     return None
 
 
-def matches(wanted: Mapping[str, Any], settings: Recipe, but: str = "") -> bool:
+def matches(wanted: Mapping[str, Any], settings: VisitorSettings, but: str = "") -> bool:
     """Whether the settings have the wanted values, but for the field `but`."""
     return all(getattr(settings, field) == value for field, value in wanted.items() if field != but)
 
 
-def contest_key(preset: svl.Preset, count: int, settings: Recipe) -> tuple:
+def contest_key(preset: svl.Preset, count: int, settings: VisitorSettings) -> tuple:
     """Under which the ranking that won at `count` layers is stored, with the samples it won on."""
     return "competed", preset.name, count, settings.protect_ends

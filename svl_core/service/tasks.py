@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from svl_core.errors import Cancelled, InputError
 from svl_core.progress import Progress, Run
@@ -189,7 +190,7 @@ def run(
     session: str,
     seconds: float = math.inf,
     show: Show = as_data,
-) -> Iterator[object]:
+) -> Iterator[Any]:
     """Runs `work(task)` in a thread; yields what it emits, None as a sign of life, its result last.
 
     Closing this generator, or `jobs.cancel(session)`, cancels the task; the page is then free at

@@ -14,12 +14,13 @@ import svl_core as svl
 from svl_core.comparison.calibration import encode_all
 from svl_core.errors import InputError
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import DEMO, OWN, THIS, Recipe
+from svl_core.recipe import DEMO, OWN, THIS
 from svl_core.service import calibration, errors, presets, tasks
 from svl_core.service.calibration import CalibrationSources, sources_for
 from svl_core.service.deployment import choose_backend
 from svl_core.service.derived import ranking_key, recipe_of, scores_of
 from svl_core.service.limits import Limits
+from svl_core.service.settings import VisitorSettings
 from svl_core.service.stores import Analysis, BoundedStore, Models, set_key
 from svl_core.service.uploads import Holdings
 
@@ -118,7 +119,7 @@ class Workspace:
         return Run(cancel=tasks.Deadline(self.limits.request_s))
 
     # ------------------------------------------------------------------ calibration sets
-    def sources(self, name: str, settings: Recipe) -> CalibrationSources:
+    def sources(self, name: str, settings: VisitorSettings) -> CalibrationSources:
         """What the settings rank and fit on for a model."""
         return sources_for(name, self.scene_models, settings)
 
@@ -127,7 +128,7 @@ class Workspace:
         name: str,
         source: str,
         analysis: Analysis | None,
-        settings: Recipe,
+        settings: VisitorSettings,
         run: Run = QUIET,
     ) -> tuple[svl.Sample, ...]:
         """The samples of a calibration source (`THIS`, `DEMO` or `OWN`), encoded once.
@@ -135,6 +136,8 @@ class Workspace:
         analysis: the session's, for `THIS`. Raises InputError, Cancelled.
         """
         if source == THIS:
+            if analysis is None:
+                raise ValueError("Found no analysis for the source 'this'; expected the session's.")
             return analysis.samples
         own, count, seed = settings.own, settings.calibration_size, settings.seed
         key = (name, source, own) if source == OWN else (name, source, count, seed)
@@ -188,7 +191,7 @@ class Workspace:
         name: str,
         source: str,
         analysis: Analysis,
-        settings: Recipe,
+        settings: VisitorSettings,
         run: Run = QUIET,
     ) -> Analysis:
         """A calibration source, traced: the session's analysis itself, or that of a set."""
@@ -204,7 +207,7 @@ class Workspace:
             self.traced_sets.put(key, traced)
         return traced
 
-    def ranking_analysis(self, state: dict, settings: Recipe) -> Analysis:
+    def ranking_analysis(self, state: dict, settings: VisitorSettings) -> Analysis:
         """What the layers of the session's analysis are ranked on, computed anew where the store
         has dropped it.
         """
@@ -213,7 +216,7 @@ class Workspace:
         source = self.sources(name, settings).rank
         return self.analysis_of_source(name, source, analysis, settings, self._unwatched())
 
-    def evidence_source(self, state: dict, settings: Recipe) -> str:
+    def evidence_source(self, state: dict, settings: VisitorSettings) -> str:
         """The set that this image alone is compared with: the one that ranks, else the bundled one
         or the visitor's own. Raises InputError where there is none.
         """
@@ -233,7 +236,7 @@ class Workspace:
     def rank(
         self,
         analysis: Analysis,
-        settings: Recipe,
+        settings: VisitorSettings,
         run: Run = QUIET,
         criterion: str | None = None,
         rounds: int | None = None,
@@ -259,7 +262,7 @@ class Workspace:
     def cached_ranking(
         self,
         analysis: Analysis,
-        settings: Recipe,
+        settings: VisitorSettings,
         criterion: str,
         rounds: int | None = None,
         most: int | None = None,
@@ -274,13 +277,13 @@ class Workspace:
             ranking_key(analysis, settings, criterion, rounds, most)
         )
 
-    def contest(self, name: str, settings: Recipe) -> svl.Preset | None:
+    def contest(self, name: str, settings: VisitorSettings) -> svl.Preset | None:
         """The preset whose criteria competed, if the settings are its; None for other settings."""
         most = self.limits.calibration_samples
         return presets.contested_preset(name, self.scene_models, settings, most)
 
     def rank_for_count(
-        self, analysis: Analysis, settings: Recipe, count: int, run: Run = QUIET
+        self, analysis: Analysis, settings: VisitorSettings, count: int, run: Run = QUIET
     ) -> svl.LayerScores:
         """`rank`, as far as a plan of `count` layers needs it.
 
@@ -293,14 +296,14 @@ class Workspace:
         return self.rank(analysis, settings, run, rounds=max(count, 1), most=preset.ranked_on)
 
     # ------------------------------------------------------------------ settings and results
-    def checked_settings(self, settings: Any) -> Any:
+    def checked_settings(self, settings: VisitorSettings) -> VisitorSettings:
         """The page's settings, if their answer length is within the limits. Raises InputError."""
         what = "tokens as the answer's length"
         self.limits.check("new_tokens", settings.max_new_tokens, what)
         return settings
 
     def comparison_of(
-        self, state: dict | None, strip: dict | None, settings: Any
+        self, state: dict | None, strip: dict | None, settings: VisitorSettings
     ) -> svl.Comparison | None:
         """The comparison that the page shows for this plan, None before the answers ran."""
         if not state or not strip:
@@ -308,7 +311,7 @@ class Workspace:
         return self.analysis_of(state).memo.get(_comparison_key(strip, settings))
 
     def pruned_trace_of(
-        self, state: dict | None, strip: dict | None, settings: Any
+        self, state: dict | None, strip: dict | None, settings: VisitorSettings
     ) -> svl.Trace | None:
         """The pruned model's own trace, None before the answers ran or where nothing is dropped."""
         if not state or not strip:
@@ -319,7 +322,7 @@ class Workspace:
         self,
         analysis: Analysis,
         strip: dict,
-        settings: Any,
+        settings: VisitorSettings,
         comparison: svl.Comparison,
         pruned_trace: svl.Trace | None,
     ) -> None:
@@ -337,7 +340,7 @@ class Workspace:
         session: str,
         lane: str = "",
         show: tasks.Show = tasks.as_data,
-    ) -> Iterator[object]:
+    ) -> Iterator[Any]:
         """`tasks.run` for a session, within the limit on a request's time.
 
         lane: one of `LANES`; work of different lanes may run at the same time.
@@ -372,14 +375,15 @@ class Workspace:
         if isinstance(key, tuple) and len(key) == 2:
             name, sample_key = key
             self.backend.set_traces.drop((name, (sample_key,)))
-        if self.own_sets.pop(key, None):
+        if isinstance(key, str) and key in self.own_sets:
+            del self.own_sets[key]
             for store in (self.encoded_sets, self.traced_sets, self.backend.set_traces):
                 store.clear()  # small: what belongs to others is made again
 
 
-def _comparison_key(strip: dict, settings: Any) -> tuple:
+def _comparison_key(strip: dict, settings: VisitorSettings) -> tuple:
     return "comparison", tuple(strip["drop"]), settings.key_prune
 
 
-def _pruned_trace_key(strip: dict, settings: Any) -> tuple:
+def _pruned_trace_key(strip: dict, settings: VisitorSettings) -> tuple:
     return "after", tuple(strip["drop"]), settings.key_prune

@@ -201,29 +201,29 @@ class ZeroGpuBackend(LocalBackend):
     def _serve(self, call: dict) -> Iterator[dict]:
         """Messages {"kind": "beat" | "report" | "show" | "error" | "done", "value": packed}."""
 
-        def work(task: tasks.Task) -> tuple[str, Any]:
+        def work(task: tasks.Task) -> dict:
             if call["task"] not in LENT_TASKS:
                 raise SVLError(
                     f"Found the task {call['task']!r}; expected one of {', '.join(LENT_TASKS)}."
                 )
             method = getattr(self._worker_backend(), call["task"])
-            run = Run(lambda *report: task.emit(("report", report)), task.cancel)
+            run = Run(lambda *report: task.emit(_message("report", report)), task.cancel)
             options: dict[str, Any] = {"run": run}
             if call["task"] == "compare":
-                options["show"] = lambda *shown: task.emit(("show", shown))
-            return "done", method(call["model"], *unpack(call["values"]), **options)
+                options["show"] = lambda *shown: task.emit(_message("show", shown))
+            result = method(call["model"], *unpack(call["values"]), **options)
+            return _message("done", result)
 
         try:
             for message in tasks.run(work, tasks.Jobs(), "worker", self.limits.request_s):
-                kind, value = message or ("beat", None)
-                yield {"kind": kind, "value": pack(value)}
+                yield message or _message("beat", None)
         except Exception as error:
             name = type(error).__name__
             if errors.out_of_memory(error):
                 name = "MemoryError"
                 self._in_worker = None
                 errors.free_memory()
-            yield {"kind": "error", "value": pack((name, str(error)))}
+            yield _message("error", (name, str(error)))
 
     def _worker_backend(self) -> LocalBackend:
         """This worker's backend, with locks of its own: a fork copies locks as they were held."""
@@ -231,6 +231,10 @@ class ZeroGpuBackend(LocalBackend):
             torch.set_num_threads(1)  # OpenMP does not survive a fork
             self._in_worker = os.getpid(), _WorkerBackend(self.models.forked(), self.limits)
         return self._in_worker[1]
+
+
+def _message(kind: str, value: Any) -> dict:
+    return {"kind": kind, "value": pack(value)}
 
 
 class _WorkerBackend(LocalBackend):

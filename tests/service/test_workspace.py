@@ -1,7 +1,7 @@
 """The workspace: everything is computed once for its content, and refused in a sentence."""
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,23 +13,12 @@ from svl_core.recipe import DEMO, OWN, THIS, Recipe
 from svl_core.service import calibration, derived
 from svl_core.service.backend import LocalBackend
 from svl_core.service.limits import HOME, PUBLIC
+from svl_core.service.settings import VisitorSettings as Settings
 from svl_core.service.stores import Analysis, Models
 from svl_core.service.tasks import Deadline
 from svl_core.service.workspace import EVIDENCE, RANKING, Workspace
 
 PROMPT = "what is in the top left?"
-
-
-@dataclass(frozen=True)
-class Settings(Recipe):
-    """A recipe with what the page has beside it."""
-
-    max_new_tokens: int = 8
-    own: str = ""
-
-    @property
-    def key_prune(self):
-        return self.compensation, self.own
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def picture_of(seed):
 
 def test_no_session_receives_anything_of_another(public_site, tiny, capfd, caplog):
     before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
-    folder = Path(public_site[1].desk.uploads._folder())
+    folder = Path(public_site[1].workspace.uploads._folder())
 
     def visit(k):
         visitor = Visitor(public_site[0])
@@ -75,7 +75,7 @@ def gone(*paths, patience=60):
 
 def test_the_shared_example_outlives_every_visitor_who_leaves(public_site):
     """Pages opened, closed and opened again: with another one open meanwhile, and with none."""
-    desk = public_site[1].desk
+    workspace = public_site[1].workspace
     first, second = Visitor(public_site[0]), Visitor(public_site[0])
     own = Path(first.upload(picture_of(17)))
     for visitor in (first, second):
@@ -93,9 +93,11 @@ def test_the_shared_example_outlives_every_visitor_who_leaves(public_site):
     )
     second.leave()
     until = time.monotonic() + 60
-    while {first.session, second.session} & set(desk.uploads._held) and time.monotonic() < until:
+    while {first.session, second.session} & set(
+        workspace.uploads._held
+    ) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not {first.session, second.session} & set(desk.uploads._held)
+    assert not {first.session, second.session} & set(workspace.uploads._held)
     third = Visitor(public_site[0])
     assert third.example() == str(example) and third.ask(third.example(), "is it still there")["ok"]
     assert third.http.get(f"/gradio_api/file={example}").content == example.read_bytes()

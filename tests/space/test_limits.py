@@ -28,7 +28,7 @@ def test_the_page_says_which_limit_was_hit(public_site, png, changes, prompt, se
 
 def test_a_request_that_takes_too_long_is_stopped(public_site, tiny, png, monkeypatch):
     """The sentence comes, and the model really rests: in the middle of an answer."""
-    desk, passes = public_site[1].desk, []
+    workspace, passes = public_site[1].workspace, []
     visitor = Visitor(public_site[0])
     assert visitor.ask(visitor.upload(png), "what is slow?")["ok"]
 
@@ -36,7 +36,7 @@ def test_a_request_that_takes_too_long_is_stopped(public_site, tiny, png, monkey
         passes.append(time.monotonic())
         time.sleep(0.1)
 
-    monkeypatch.setattr(desk.workspace, "limits", replace(PUBLIC, request_s=1.5, new_tokens=64))
+    monkeypatch.setattr(workspace, "limits", replace(PUBLIC, request_s=1.5, new_tokens=64))
     handle = tiny.layers[1].register_forward_pre_hook(slow)
     try:
         said = visitor.compare(LAYERS, [3], answer_length=60, compensation="none")
@@ -53,9 +53,9 @@ def test_a_request_that_takes_too_long_is_stopped(public_site, tiny, png, monkey
 
 def test_out_of_memory_frees_everything_and_the_page_stays(public_site, png, monkeypatch):
 
-    desk, visitor = public_site[1].desk, Visitor(public_site[0])
+    workspace, visitor = public_site[1].workspace, Visitor(public_site[0])
     path = visitor.upload(png)
-    assert visitor.ask(path, "before")["ok"] and len(desk.analyses)
+    assert visitor.ask(path, "before")["ok"] and len(workspace.analyses)
 
     def full(*args, **options):
         raise MemoryError
@@ -63,7 +63,7 @@ def test_out_of_memory_frees_everything_and_the_page_stays(public_site, png, mon
     with monkeypatch.context() as broken:
         broken.setattr(svl, "trace", full)
         said = visitor.ask(path, "during")
-    assert "memory" in said["error"] and not len(desk.analyses)
+    assert "memory" in said["error"] and not len(workspace.analyses)
     assert visitor.ask(path, "after")["ok"]
 
 
