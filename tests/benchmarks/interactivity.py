@@ -242,11 +242,11 @@ def main() -> None:
     for which in AIMS:
         if which == "bundled":
             page = build("demo")
-            page.desk.models.request("demo").result()
+            page.workspace.models.request("demo").result()
         else:
             lvlm, trace = large()
             page = build(lvlm, world=False)
-            page.desk.analyses.put(
+            page.workspace.analyses.put(
                 (lvlm.name, "0"),
                 Analysis(lvlm.name, (trace.samples[0].sample,), trace, svl.importance(trace)),
             )

@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 import torch
 from tiny import LAYERS, picture, tiny_llava
+from unserved import unserved
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
@@ -23,11 +24,11 @@ from svl_core.lvlm.families import family_of
 from svl_core.progress import Run
 from svl_core.recipe import Recipe
 from svl_core.service.backend import LocalBackend
-from svl_core.service.limits import PUBLIC
 from svl_core.service.stores import Models
 from svl_core.service.zero_gpu import ZeroGpuBackend
-from svl_core.ui.handlers import Desk
 from svl_core.ui.state.settings import Settings
+from svl_core.ui.work.analysing import analyse
+from svl_core.ui.work.answering import compare
 
 
 def model(name, seed=0):
@@ -47,9 +48,9 @@ def main() -> dict:
     tiny, found = model("tiny"), {}
     found["weights"] = sum(p.sum().item() for p in tiny.model.parameters())
     models = Models(tiny, load)
-    desk = Desk(models, frozenset(), PUBLIC)
-    assert isinstance(desk.backend, ZeroGpuBackend)
-    near, far = LocalBackend(models), desk.backend
+    page = unserved(models)
+    near, far = LocalBackend(models), page.workspace.backend
+    assert isinstance(far, ZeroGpuBackend)
     sample = tiny.encode(picture(), "what is in the top left?")
     here, there = near.trace("tiny", sample), far.trace("tiny", sample)
     found["features"] = (here.samples[0].features - there.samples[0].features).abs().max().item()
@@ -108,24 +109,24 @@ def main() -> dict:
     except Cancelled:
         found["stopped"] = True
     # the page's own handlers
-    found["handlers"] = handlers(desk)
+    found["handlers"] = handlers(page)
     found["calls"], found["cuda_touched"] = spaces.CALLS, torch.cuda.is_initialized()
     found["weights"] -= sum(p.sum().item() for p in tiny.model.parameters())
     return found
 
 
-def handlers(desk) -> dict:
+def handlers(page) -> dict:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "picture.png")
         picture().save(path)
-        settings, out = tuple(vars(Settings(max_new_tokens=4)).values()), {}
-        for update in desk.analyse(
-            "tiny", path, "what is on the red chair?", None, None, "", None, *settings
-        ):
+        settings, out = Settings(max_new_tokens=4), {}
+        asked = "tiny", path, "what is on the red chair?", None, None, "", None, settings
+        for update in analyse(page, *asked):
             out |= update
-        for update in desk.compare(out["state"], {**out["strip"], "drop": [2, 3]}, None, *settings):
+        strip = {**out["strip"], "drop": [2, 3]}
+        for update in compare(page, out["state"], strip, None, settings):
             out |= update
     return {
         "metrics": "2 of 6 layers gone" in out["metrics"],

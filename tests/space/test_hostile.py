@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hostile import DEEP, PATHS, PROMPTS, QUERIES, STRIPS, VALUES, damaged_pictures, whole_pictures
 from tiny import LAYERS
+from unserved import unserved
 from visitor import Visitor
 
 from svl_core.errors import InputError
@@ -18,8 +19,8 @@ from svl_core.service.limits import PUBLIC
 from svl_core.service.stores import Models
 from svl_core.ui.errors import polite
 from svl_core.ui.gradio_patches import inputs
-from svl_core.ui.handlers import Desk
 from svl_core.ui.state import exports
+from svl_core.ui.steps.head import open_address
 
 LIMITS = {"max_pixels": PUBLIC.image_pixels, "max_bytes": PUBLIC.image_bytes}
 
@@ -155,9 +156,8 @@ def test_queries_ask_for_nothing_that_is_not_on_offer(tiny, text):
     assert set(asked) <= {"model", "prompt", "image", "drop", "settings"}
     from types import SimpleNamespace
 
-    opened = Desk(Models(tiny), frozenset(), PUBLIC).open(
-        SimpleNamespace(query_params=text.removeprefix("?"))
-    )
+    request = SimpleNamespace(query_params=text.removeprefix("?"))
+    opened = open_address(unserved(Models(tiny)), request)
     assert "model" not in opened
 
 

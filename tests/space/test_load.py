@@ -15,13 +15,13 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from load import Crowd, prepare
 from soak import grown, soak
 from tiny import LAYERS, awaited, picture
+from unserved import unserved
 from visitor import Visitor
 
 import svl_core as svl
 from svl_core.demo.questions import labelled
 from svl_core.service.limits import PUBLIC
 from svl_core.service.stores import Models
-from svl_core.ui.handlers import Desk
 from svl_core.ui.state.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -94,13 +94,12 @@ def test_a_crowd_gets_its_own_answers_and_comes_back_after_a_restart(serve, demo
 
 def test_nothing_grows_with_the_number_of_analyses(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    desk = Desk(Models(tiny), frozenset(), PUBLIC)
     samples = soak(
-        desk,
+        unserved(Models(tiny)),
         (picture(seed=k) for k in range(100)),
         tmp_path,
         20,
-        tuple(vars(Settings(max_new_tokens=3, compensation="none")).values()),
+        Settings(max_new_tokens=3, compensation="none"),
         every=5,
     )
     last = samples[-1][1]
