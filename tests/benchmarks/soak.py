@@ -117,10 +117,11 @@ def measure(analyses: int, seed: int) -> dict:
             yield render(random_scene(rng))
 
     with tempfile.TemporaryDirectory(prefix="svl-soak-") as folder:
+        page = unserved(Models(svl.load("demo")), {"demo"})
         os.environ["GRADIO_TEMP_DIR"] = folder
         began = time.monotonic()
         samples = soak(
-            unserved(Models(svl.load("demo")), {"demo"}),
+            page,
             pictures(),
             Path(folder),
             analyses,

@@ -93,11 +93,15 @@ def test_a_crowd_gets_its_own_answers_and_comes_back_after_a_restart(serve, demo
 
 
 def test_nothing_grows_with_the_number_of_analyses(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "page"))  # the example's picture
+    page = unserved(Models(tiny))
+    visitors = tmp_path / "visitors"
+    visitors.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(visitors))
     samples = soak(
-        unserved(Models(tiny)),
+        page,
         (picture(seed=k) for k in range(100)),
-        tmp_path,
+        visitors,
         20,
         Settings(max_new_tokens=3, compensation="none"),
         every=5,
