@@ -72,7 +72,8 @@ PAGE = {  # part of the page -> the other parts it may name; what lies in no fol
     "errors": set(),
     "gradio_patches": {"errors"},
     "look": {"state", "errors", "gradio_patches"},
-    "sections": {"state", "errors", "gradio_patches", "look"},
+    "work": {"state", "errors", "gradio_patches", "look"},
+    "steps": {"state", "errors", "gradio_patches", "look", "work"},
 }
 
 
