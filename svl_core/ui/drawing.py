@@ -121,7 +121,7 @@ def places_of(sample: svl.Sample) -> np.ndarray:
 
 
 def range_of(scores: np.ndarray) -> tuple[float, float]:
-    """Colour range: to the 99.5th percentile, so that one attention sink does not darken the rest."""
+    """Colours' range: to the 99.5th percentile, so that one sink does not darken the rest."""
     if not scores.size:
         return 0.0, 1.0
     low, high = float(np.nanmin(scores)), float(np.nanquantile(scores, 0.995))

@@ -118,7 +118,7 @@ def bridge(sliders: list[str]) -> gr.HTML:
 def composer(
     elem_id: str, groups: list[tuple[str, list[str]]], places: list[str], items: dict[str, str]
 ) -> gr.HTML:
-    """Nine native pickers, one a place; any change raises `compose` with {"items": {place: name}}."""
+    """Nine native pickers, one a place; a change raises `compose` with {"items": {place: name}}."""
     return _part("composer", {"groups": groups, "places": places, "items": items}, elem_id)
 
 

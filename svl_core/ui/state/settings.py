@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
 from svl_core.errors import InputError
 from svl_core.recipe import AUTO, OPTIONS, TOKEN_SETS, Option, Recipe
+from svl_core.service.settings import VisitorSettings
 
 DISPLAY = "what the page shows"
 MOST_SCENES = 4096  # samples of the bundled set that a link may ask for
 
 PLAN = ("drop", "layers", "preset")
 """Fields of a recipe that the page's strip holds, not its controls."""
-
-_RANKING_ONLY = ("criterion", "rounds", "protect_ends", *PLAN)
-"""Fields that choose layers and change nothing in a model whose layers are chosen."""
 
 
 def _displayed(default: Any, label: str, help: str, **more: Any) -> Any:
@@ -27,7 +25,7 @@ def _displayed(default: Any, label: str, help: str, **more: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Settings(Recipe):
+class Settings(VisitorSettings):
     """What the controls say.
 
     The fields of `Recipe`, of which the page begins with its own defaults, and those that only
@@ -78,16 +76,14 @@ class Settings(Recipe):
             )
         return cls(**{name: value for name, value in values.items() if value is not None})
 
+    def changed(self, **values: Any) -> Settings:
+        """The same settings with other values of some fields. Raises InputError."""
+        return replace(self, **values)
+
     @property
     def recipe(self) -> Recipe:
         """What of the settings makes a pruned model."""
         return Recipe(**self.values())
-
-    @property
-    def key_prune(self) -> tuple:
-        """What a pruned model depends on, once its layers are chosen."""
-        values = self.values()
-        return *(values[name] for name in OPTIONS if name not in _RANKING_ONLY), self.own
 
 
 DISPLAYED: Mapping[str, Option] = MappingProxyType(

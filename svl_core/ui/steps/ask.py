@@ -128,7 +128,7 @@ def wire(page: Page) -> None:
 
 # -------------------------------------------------------------------------------- handlers
 def scene_update(origin: str) -> Update:
-    """A composed or drawn scene as the page's image, with questions that fit it and their answers."""
+    """A scene as the page's image, with questions that fit it and their answers."""
     scene, question, answer = examples.from_origin(origin)
     fitting = examples.questions_on(scene)
     board = {

@@ -29,6 +29,7 @@ GROUPS = {
     "places": ("where", "is-at", "relation", "side"),
     "numbers": ("count-all", "count-category", "count-object"),
 }
+REPAIRS = {"none": "none", "scp": "SCP", "lstsq": "least squares", "refit": "refit"}
 FALL = 0.1  # of accuracy from one drop count to the next: a cliff
 
 
@@ -187,13 +188,15 @@ def block(data: Mapping, first: int) -> str:
 
 
 def _skipped(data: Mapping) -> dict:
-    size, found = data["block"], {group: worst(data, group) for group in GROUPS}
-    total = [max(values) for values in zip(*(losses(data, group) for group in GROUPS))]
-    quiet = min(range(1, len(total) - 1), key=total.__getitem__)
-    right = found["places"][0]
+    size = data["block"]
+    missed = {group: worst(data, group) for group in GROUPS}
+    lost = [losses(data, group) for group in GROUPS]
+    most_lost = [max(of_block) for of_block in zip(*lost, strict=True)]
+    quiet = min(range(1, len(most_lost) - 1), key=most_lost.__getitem__)
+    right = missed["places"][0]
     says = {
-        found["names"][0]: "Those hold names: what a thing is called.",
-        found["numbers"][0]: "Those hurt counting most.",
+        missed["names"][0]: "Those hold names: what a thing is called.",
+        missed["numbers"][0]: "Those hurt counting most.",
         quiet: "Without those nearly everything is still right.",
     }
     options = [
@@ -204,9 +207,9 @@ def _skipped(data: Mapping) -> dict:
         )
         for first in sorted({right, *says})
     ]
-    told = "; ".join(
+    needs = "; ".join(
         f"<strong>{group}</strong> miss layers {block(data, first)} most (−{100 * lost:.0f} points)"
-        for group, (first, lost) in found.items()
+        for group, (first, lost) in missed.items()
     )
     return {
         "title": "What each layer is for",
@@ -230,7 +233,7 @@ def _skipped(data: Mapping) -> dict:
             "Read a row from left to right: a dark cell is a place that this kind of question"
             f" cannot do without. Nothing works without layer 0, and without the last {size}"
             f" captions fall to {_percent(data['ablation']['caption'][-1])}. Of the layers between,"
-            f" {told}. Hardly missed: layers {block(data, quiet)}. Redundant is not useless: for"
+            f" {needs}. Hardly missed: layers {block(data, quiet)}. Redundant is not useless: for"
             " these questions the other layers cope."
         ),
     }
@@ -238,7 +241,7 @@ def _skipped(data: Mapping) -> dict:
 
 def _tokens(data: Mapping) -> dict:
     important, everything = data["curves"]["svl, none"], data["curves"]["svl-all, none"]
-    gaps = [a - b for a, b in zip(important, everything)]
+    gaps = [a - b for a, b in zip(important, everything, strict=True)]
     at = max(range(len(gaps)), key=lambda k: abs(gaps[k]))
     ours, theirs = (sorted(data["rankings"][name][:at]) for name in ("svl", "svl-all"))
     same = next((k - 1 for k, gap in enumerate(gaps) if abs(gap) >= 0.02), len(gaps) - 1)
@@ -321,19 +324,12 @@ def _gap(data: Mapping) -> dict:
 
 def _repair(data: Mapping) -> dict:
     drop = PAGES[4][2]
-    kept = {
-        title: data["curves"][f"svl, {name}"][drop]
-        for name, title in (
-            ("none", "none"),
-            ("scp", "SCP"),
-            ("lstsq", "least squares"),
-            ("refit", "refit"),
-        )
-    }
+    curves = {title: data["curves"][f"svl, {name}"] for name, title in REPAIRS.items()}
+    right = {title: curve[drop] for title, curve in curves.items()}
     best = " and ".join(
-        name for name, value in kept.items() if _percent(value) == _percent(max(kept.values()))
+        name for name, value in right.items() if _percent(value) == _percent(max(right.values()))
     )
-    told = ", ".join(f"{name} {_percent(value)}" for name, value in kept.items())
+    shares = ", ".join(f"{name} {_percent(value)}" for name, value in right.items())
     return {
         "title": "What compensation repairs",
         "anchor": "#metrics",
@@ -342,33 +338,18 @@ def _repair(data: Mapping) -> dict:
             " layers that stay, so that they cover part of the gap, without training. Try each and"
             " read the KL divergence: 0 would be the full model's own predictions."
         ),
-        "tries": [
-            {"label": svl.COMPENSATIONS[name].title, "do": name}
-            for name in ("none", "scp", "lstsq", "refit")
-        ],
+        "tries": [{"label": svl.COMPENSATIONS[name].title, "do": name} for name in REPAIRS],
         "plot": {
-            "figure": (
-                figures.kept_curves(
-                    {
-                        title: data["curves"][f"svl, {name}"]
-                        for name, title in (
-                            ("none", "none"),
-                            ("scp", "SCP"),
-                            ("lstsq", "least squares"),
-                            ("refit", "refit"),
-                        )
-                    }
-                ).to_json()
-            ),
+            "figure": (figures.kept_curves(curves).to_json()),
             "alt": (
                 f"Share of right answers against dropped layers, for four compensations. At {drop}:"
-                f" {told}."
+                f" {shares}."
             ),
         },
         "reveal": "Show all questions",
         "after": (
             f"One picture proves little. Over {data['questions']} questions, with {drop} dropped,"
-            f" right answers are: {told}. Best here: {best}. A repair that fits the features can"
+            f" right answers are: {shares}. Best here: {best}. A repair that fits the features can"
             " still miss the answers, so judge it by answers."
         ),
     }

@@ -188,23 +188,15 @@ def _card(card: Mapping, honours: Sequence[str], buttons: str = "") -> str:
     said = f"drops {', '.join(map(str, gone))}" if gone else "drops nothing"
     how = "; ".join(views.esc(words) for words in (said, card["criterion"], card["compensation"]))
     spans = views.differing_words(card["full"], card["pruned"])[1]
+    cells = views.layer_cells(len(ids), drop, strip["protected"])
     return (
         f'<article aria-label="Variant {letter}"><h4><b>{letter}</b><span>{len(gone)} of {len(ids)}'
         f' dropped</span></h4><div class="mini" role="img" aria-label="Variant {letter}'
-        f' {said}">{_cells(strip)}</div><p class="how">{how}</p><p'
+        f' {said}">{cells}</div><p class="how">{how}</p><p'
         f' class="asked">{views.esc(card["taken"]["prompt"])}</p>'
         f"{views.answer_text(card['pruned'], spans)}"
         f'<p class="tags">{_tags(card, honours)}</p><dl>{_facts(card)}</dl>{buttons}</article>'
     )
-
-
-def _cells(strip: Mapping) -> str:
-    """The layers as small bars: "o" for one that is gone, "f" for a protected one."""
-    cells = []
-    for layer in range(len(strip["ids"])):
-        kind = "o" if layer in strip["drop"] else "f" if layer in strip["protected"] else ""
-        cells.append(f'<i class="{kind}"></i>')
-    return "".join(cells)
 
 
 def _tags(card: Mapping, honours: Sequence[str]) -> str:
