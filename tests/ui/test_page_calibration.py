@@ -32,46 +32,6 @@ def files(tmp_path):
     return paths, str(listed)
 
 
-def test_what_a_choice_means_for_a_model():
-    def of(name, **changes):
-        used = sets.sources_for(name, {"knows"}, Settings(**changes))
-        return used.rank, used.fit
-
-    assert of("knows") == ("this", "demo") and of("other") == ("this", "this")
-    assert of("knows", calibration="demo") == ("demo", "demo") and of(
-        "other", calibration="demo"
-    ) == ("this", "this")
-    assert of("other", calibration="own", own="x") == ("own", "own") and of(
-        "other", calibration="own"
-    ) == ("this", "this")
-    assert of("knows", calibration="this") == ("this", "this")
-    said = sets.describe_sources(sets.CalibrationSources("this", "this"), lambda which: 1, "scp")
-    assert "share the sample" in said
-    assert "not among" in sets.describe_sources(
-        sets.CalibrationSources("own", "own"), lambda which: 3, "scp"
-    ) and "share" not in sets.describe_sources(
-        sets.CalibrationSources("own", "own"), lambda which: 3, "scp"
-    )
-
-
-def test_files_become_pairs(files):
-    paths, listed = files
-    assert sets.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
-    assert sets.read_files([*paths, listed]) == (
-        (paths[1], "how many apples ?"),
-        (paths[0], sets.DEFAULT_PROMPT),
-    )
-    for wrong, says in (
-        ([], "no images"),
-        ([listed], "alone"),
-        ([paths[2], listed], "own1.png"),
-        ([*paths, listed, listed], "2 lists"),
-        ([*paths, "x.exe"], "x.exe"),
-    ):
-        with pytest.raises(InputError, match=says):
-            sets.read_files(wrong)
-
-
 def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(page, analysed, tmp_path):
     """No files yet, or one that is no picture: a sentence, and the control goes back."""
     (tmp_path / "torn.png").write_bytes(b"no picture")
@@ -156,12 +116,6 @@ def test_more_samples_than_allowed(page, files, monkeypatch):
     )
     with pytest.raises(InputError, match="3 calibration samples"):
         calibration.bring(page, files[0], "", None)
-
-
-def test_a_set_that_would_fill_the_memory(tiny, tiny_sample):
-    with pytest.raises(InputError, match="use about"):
-        sets.check_size([tiny_sample] * 8, 10**4, 10**4, 4, True)
-    sets.check_size([tiny_sample] * 8, tiny.num_layers, tiny.hidden_size, 4, True)
 
 
 def test_criteria_that_run_the_model_are_measured_once(page, analysed, tiny, monkeypatch):
