@@ -79,13 +79,8 @@ def test_every_figure_is_declared_once(page):
         assert not shown.report or shown.redrawn  # a report is drawn from the page's state alone
     for shown in page.shown.values():
         assert set(shown.redrawn) <= EVENTS and shown.name in page.components
-    assert [shown.key for shown in report.reported(page)] == [
-        "overlay",
-        "redundancy",
-        "similarity",
-        "gap",
-        "pca",
-    ]
+    reported = {shown.key for shown in report.reported(page)}
+    assert {"overlay", "redundancy", "similarity", "gap", "pca"} <= reported
 
 
 def test_the_page_and_the_report_say_what_is_declared(page, analysed):

@@ -45,8 +45,8 @@ def compare(
         sides = sides_of(lvlm.num_layers, len(plan.drop), settings)
 
         def show(answers: Sequence, live: Sequence[int]) -> None:
-            task.report(None, "Both models are answering …")
-            task.emit(growing(answers, sides, live))
+            status = views.status("Both models are answering …")
+            task.emit({STATUS: status, **growing(answers, sides, live)})
 
         comparison, pruned_trace = workspace.backend.compare(
             model,
