@@ -60,7 +60,6 @@ def main() -> None:
         few_arenas,
         from_environment,
         launch_options,
-        patiently,
         structured,
         upload_folder,
     )  # after the arguments, so that --help is instant
@@ -73,13 +72,12 @@ def main() -> None:
             upload_folder(options.port or env.get("GRADIO_SERVER_PORT") or os.getpid())
         )
         print("Public:", *limits.lines(), sep="\n  ", flush=True)
-    with patiently():
-        build(options.model, limits=limits).launch(
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            **launch_options(limits),
-        )
+    build(options.model, limits=limits).launch(
+        server_name=options.host,
+        server_port=options.port,
+        share=options.share,
+        **launch_options(limits),
+    )
 
 
 if __name__ == "__main__":

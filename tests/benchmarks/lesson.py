@@ -22,7 +22,7 @@ from svl_core.comparison.ablation import ablate_questions  # noqa: E402
 from svl_core.comparison.evaluation import answer_batch, normalise  # noqa: E402
 from svl_core.demo.evaluation import questions  # noqa: E402
 from svl_core.demo.questions import calibration  # noqa: E402
-from svl_core.ui.state.grounds import SEED as CALIBRATION_SEED  # noqa: E402
+from svl_core.service.calibration import SEED as CALIBRATION_SEED  # noqa: E402
 from svl_core.ui.state.settings import Settings  # noqa: E402
 
 OUT = Path(svl.__file__).with_name("ui") / "static" / "lesson.json"

@@ -306,7 +306,7 @@ def test_an_unknown_model_leaves_the_page_as_it_was(page, monkeypatch, site):
             f"Found no model '{name}'; expected a Hugging Face id; check the spelling."
         )
 
-    monkeypatch.setattr(site[1].desk.models, "_load", refuse)
+    monkeypatch.setattr(site[1].workspace.models, "_load", refuse)
     box = page.locator("#model input")
     was = box.input_value()
     box.fill("nobody/nothing")
