@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from svl_core.errors import InputError
 
@@ -425,24 +425,29 @@ class Recipe:
             object.__setattr__(self, name, option.checked(getattr(self, name)))
 
     @classmethod
-    def of(cls, **values: Any) -> Recipe:
+    def of(cls, **values: Any) -> Self:
         """A recipe of the given fields. Raises InputError for a name that is none of them."""
-        unknown = [name for name in values if name not in OPTIONS]
+        cls._check_names(values)
+        return cls(**values)
+
+    @classmethod
+    def _check_names(cls, values: Mapping[str, Any]) -> None:
+        names = [known.name for known in fields(cls)]
+        unknown = [name for name in values if name not in names]
         if unknown:
             raise InputError(
-                f"Found the setting {unknown[0]!r}; expected one of {', '.join(OPTIONS)};"
-                " correct it."
+                f"Found the setting {unknown[0]!r}; expected one of {', '.join(names)}; correct it."
             )
-        return cls(**values)
 
     @property
     def fits(self) -> bool:
         """Whether something is fitted on a calibration set."""
         return self.compensation != "none"
 
-    def changed(self, **values: Any) -> Recipe:
+    def changed(self, **values: Any) -> Self:
         """The same recipe with other values of some fields. Raises InputError."""
-        return type(self).of(**{**self.values(), **values})
+        self._check_names(values)
+        return dataclasses.replace(self, **values)
 
     def values(self) -> dict[str, Any]:
         """Every field's value by its name."""
@@ -458,7 +463,7 @@ class Recipe:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in self.values().items()}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote; fields that are left out have their defaults.
 
         Raises InputError for an unknown field or a value that is not accepted.
