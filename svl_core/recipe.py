@@ -8,6 +8,7 @@ field here and one use where it acts.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import types
 import typing
