@@ -9,7 +9,7 @@ from pathlib import Path
 
 from svl_core.cli.output import watched
 from svl_core.comparison.calibration import Pair, disjoint, draw, encode_all, read_calibration
-from svl_core.comparison.evaluation import Question, read_jsonl
+from svl_core.comparison.evaluation import LabelledQuestion, read_jsonl
 from svl_core.errors import InputError
 from svl_core.lvlm.loading import load
 from svl_core.lvlm.model import LVLM
@@ -71,7 +71,7 @@ def measured_samples(args: argparse.Namespace, recipe: Recipe) -> tuple[LVLM, Se
     return lvlm, encode_all(lvlm, readable, spool=spool, run=watched(args))
 
 
-def labelled_questions(args: argparse.Namespace, seed: int) -> list[Question]:
+def labelled_questions(args: argparse.Namespace, seed: int) -> Sequence[LabelledQuestion]:
     """The questions of `--data`. Raises InputError."""
     if args.limit is not None and args.limit < 1:
         raise InputError(f"Found a limit of {args.limit} questions; expected at least 1; raise it.")

@@ -19,7 +19,8 @@ from svl_core.lvlm.skeleton import assign, materialized, running_device
 from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.refit import check_floating
 
-WIDE = 512  # dimensions from which a few eigenvectors are sought alone
+WIDE = 512
+"""Dimensions from which a few eigenvectors are sought alone."""
 
 
 # The subspace of a gap
@@ -55,7 +56,8 @@ def subspace(gram: np.ndarray, rank: int, energy: float | None = None) -> torch.
     else:
         values, vectors = np.linalg.eigh(gram)
     falling = vectors[:, ::-1]
-    return torch.from_numpy(falling[:, : rank_for(values[::-1], rank, energy)].copy())
+    count = rank_for(values[::-1], rank, energy)
+    return torch.from_numpy(falling[:, :count].copy())
 
 
 def gap_subspace(fit: Fit, first: int, last: int) -> torch.Tensor:
@@ -115,9 +117,9 @@ def lstsq_map(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Te
 
 def lstsq(fit: Fit, first: int, last: int) -> Edit:
     """The map of the MLP output of the layer before the run, blended with no edit by `strength`."""
-    d, kept = fit.trace.hidden_size, first - 1
-    gram = torch.zeros(d, d, dtype=torch.float64)
-    cross = torch.zeros(d, d, dtype=torch.float64)
+    size = fit.trace.hidden_size
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    cross = torch.zeros(size, size, dtype=torch.float64)
     for sample, at, weights in _tokens(fit):
         if sample.mlp is None:
             raise InputError(
@@ -126,19 +128,23 @@ def lstsq(fit: Fit, first: int, last: int) -> Edit:
             )
         entering = sample.features[first, at].double()
         leaving = sample.features[last + 1, at].double()
-        given = sample.mlp[kept, at].double()
-        wanted = leaving - entering + given
-        gram += given.T @ (weights * given)
-        cross += given.T @ (weights * wanted)
+        output = sample.mlp[first - 1, at].double()
+        wanted = leaving - entering + output
+        gram += output.T @ (weights * output)
+        cross += output.T @ (weights * wanted)
     strength = fit.recipe.strength
+    eye = torch.eye(size, dtype=torch.float64)
     fitted = lstsq_map(gram, cross, fit.ridge)
-    return Edit({"mlp": torch.eye(d, dtype=torch.float64) * (1 - strength) + strength * fitted})
+    return Edit({"mlp": eye * (1 - strength) + strength * fitted})
 
 
 def _tokens(fit: Fit) -> Iterator[tuple[SampleTrace, torch.Tensor, torch.Tensor]]:
     """Each sample with its n fitted positions (n,) and their weights (n, 1) float64."""
-    for number, (sample, at) in enumerate(zip(fit.trace.samples, fit.positions, strict=True)):
-        weights = np.ones(len(at)) if fit.weights is None else np.array(fit.weights[number])
+    pairs = zip(fit.trace.samples, fit.positions, strict=True)
+    for number, (sample, at) in enumerate(pairs):
+        weights = np.ones(len(at))
+        if fit.weights is not None:
+            weights = np.array(fit.weights[number])
         column = torch.as_tensor(weights, dtype=torch.float64)[:, None]
         yield sample, torch.as_tensor(np.array(at)), column
 
@@ -149,7 +155,11 @@ def _tokens(fit: Fit) -> Iterator[tuple[SampleTrace, torch.Tensor, torch.Tensor]
 class Bridge(torch.nn.Module):
     """H + (H P) Q + c on the residual stream.
 
-    into: P (d, k). back: Q (k, d). shift: c (d). It holds 2 d k + d parameters.
+    into: P (d, k).
+    back: Q (k, d).
+    shift: c (d,).
+
+    It holds 2 d k + d parameters.
     """
 
     into: torch.nn.Parameter
@@ -158,7 +168,8 @@ class Bridge(torch.nn.Module):
 
     def __init__(self, into: torch.Tensor, back: torch.Tensor, shift: torch.Tensor):
         super().__init__()
-        for name, value in (("into", into), ("back", back), ("shift", shift)):
+        values = {"into": into, "back": back, "shift": shift}
+        for name, value in values.items():
             parameter = torch.nn.Parameter(value.contiguous(), requires_grad=False)
             self.register_parameter(name, parameter)
 
@@ -170,7 +181,10 @@ class Bridge(torch.nn.Module):
 class Moments:
     """Weighted sums over tokens, all that a linear fit needs, however many tokens; float64.
 
-    x, y: (d,). xx, xy: (d, d), of x x^T and x y^T. weight: the sum of the weights.
+    size: d.
+    weight: the sum of the weights.
+    x, y: (d,).
+    xx, xy: (d, d), of x x^T and x y^T.
     """
 
     size: int
@@ -183,12 +197,13 @@ class Moments:
     def add(self, x: torch.Tensor, y: torch.Tensor, weights: np.ndarray | None = None) -> None:
         """Counts n more tokens. x, y: (n, d). weights: (n,), all 1 by default."""
         counts = np.ones(len(x)) if weights is None else np.array(weights)
-        w = torch.as_tensor(counts, dtype=torch.float64)
-        x, y = x.double(), y.double()
-        weighted = (w[:, None] * x).T
-        self.weight += float(w.sum())
+        weight = torch.as_tensor(counts, dtype=torch.float64)
+        x = x.double()
+        y = y.double()
+        weighted = (weight[:, None] * x).T
+        self.weight += float(weight.sum())
         self.x = self.x + weighted.sum(1)
-        self.y = self.y + w @ y
+        self.y = self.y + weight @ y
         self.xx = self.xx + weighted @ x
         self.xy = self.xy + weighted @ y
 
@@ -203,16 +218,21 @@ def bridge_map(
     rank, energy: k, as `rank_for` says, of what the map explains.
     strength: blends with no map, 0..1.
     """
-    mean_x, mean_y = moments.x / moments.weight, moments.y / moments.weight
-    gram = moments.xx - moments.weight * torch.outer(mean_x, mean_x)
-    cross = moments.xy - moments.weight * torch.outer(mean_x, mean_y)
-    eye = torch.eye(len(gram), dtype=torch.float64)
-    gram = gram + ridge * gram.diagonal().mean() * eye
+    total = moments.weight
+    mean_x = moments.x / total
+    mean_y = moments.y / total
+    centred = moments.xx - total * torch.outer(mean_x, mean_x)
+    cross = moments.xy - total * torch.outer(mean_x, mean_y)
+    eye = torch.eye(len(centred), dtype=torch.float64)
+    gram = centred + ridge * centred.diagonal().mean() * eye
     # this driver also serves where fewer tokens than dimensions leave the matrix singular
     full = torch.linalg.lstsq(gram, cross, driver="gelsd").solution
-    basis = subspace((full.T @ gram @ full).numpy(), rank, energy)
-    into, back = strength * full @ basis, basis.T
-    return Bridge(into, back, strength * mean_y - mean_x @ into @ back)
+    explained = full.T @ gram @ full
+    basis = subspace(explained.numpy(), rank, energy)
+    into = strength * full @ basis
+    back = basis.T
+    shift = strength * mean_y - mean_x @ into @ back
+    return Bridge(into, back, shift)
 
 
 def bridge(fit: Fit, first: int, last: int) -> Edit:
@@ -222,8 +242,13 @@ def bridge(fit: Fit, first: int, last: int) -> Edit:
         entering = sample.features[first, at].double()
         step = sample.features[last + 1, at].double() - entering
         moments.add(entering, step, weights[:, 0].numpy())
-    recipe = fit.recipe
-    fitted = bridge_map(moments, fit.ridge, fit.rank, recipe.energy, recipe.strength)
+    fitted = bridge_map(
+        moments,
+        fit.ridge,
+        fit.rank,
+        energy=fit.recipe.energy,
+        strength=fit.recipe.strength,
+    )
     return Edit(bridge=fitted, rank=fitted.into.shape[1])
 
 
@@ -257,7 +282,8 @@ def apply(module: torch.nn.Module, edit: torch.Tensor) -> None:
     check_floating(module)
     edited = {}
     for name in ("weight", "bias"):
-        old = materialized(module, name)
-        if old is not None:
-            edited[name] = (edit.to(old.device) @ old.detach().double()).to(old.dtype)
+        parameter = materialized(module, name)
+        if parameter is not None:
+            product = edit.to(parameter.device) @ parameter.detach().double()
+            edited[name] = product.to(parameter.dtype)
     assign(module, **edited)

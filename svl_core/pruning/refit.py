@@ -27,9 +27,14 @@ from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.lvlm.spool import store_values, value_store
 from svl_core.progress import QUIET, Run
 
-LENGTHENED = ("input_ids", "attention_mask")  # inputs with an entry a position, in an answer's way
-ANSWERING = 0.7  # of refit's progress: the full model's answers, which take most of the time
-BATCH = 16  # samples in one pass at most; they are of equal length, so that nothing is padded
+LENGTHENED = ("input_ids", "attention_mask")
+"""Inputs with an entry a position that an answer lengthens."""
+
+ANSWERING = 0.7
+"""The share of refit's progress that the full model's answers take."""
+
+BATCH = 16
+"""Samples in one pass at most; they are of equal length, so that nothing is padded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +89,8 @@ def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tenso
     gram: (f, f) A^T A. cross: (f, d) A^T R. ridge: lambda in units of the mean diagonal of A^T A.
     """
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * eye, cross).T
+    penalty = ridge * gram.diagonal().mean() * eye
+    return torch.linalg.solve(gram + penalty, cross).T
 
 
 def answered_batches(full: LVLM, calibration: Trace, run: Run = QUIET) -> Sequence[AnsweredBatch]:
@@ -113,7 +119,7 @@ def answered_batches(full: LVLM, calibration: Trace, run: Run = QUIET) -> Sequen
     batches = value_store(len(groups), calibration.spool)
     for place, members in enumerate(groups):
         inputs = [lengthened(sample_of(number), answers[number]) for number in members]
-        joined = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
+        joined = {name: torch.cat([of_sample[name] for of_sample in inputs]) for name in inputs[0]}
         answer_tokens = tuple(len(answers[number]) for number in members)
         batches[place] = AnsweredBatch(record(full, joined), answer_tokens)
     _batches_of[calibration] = batches
@@ -130,10 +136,15 @@ def refit(
     answer_weight: float,
     run: Run = QUIET,
 ) -> list[int]:
-    """Gives `pruned`, a view of `full`, new down-projections from the layer before the first
-    dropped run on; returns those layers' ids.
+    """Gives a pruned view new down-projections from the layer before the first dropped run on;
+    returns those layers' ids.
 
-    W <- W + D^T, D = argmin sum_t w_t |a_t D - r_t|^2 + ridge |D|^2 with a (f) what enters the
+    full: the model that `pruned` is a view of.
+    calibration: a trace of `full` with its samples.
+    ridge: lambda below in units of the mean diagonal, 0 or more.
+    answer_weight: what an answer's positions count together beside 1 each, 0 or more.
+
+    W <- W + D^T, D = argmin sum_t w_t |a_t D - r_t|^2 + lambda |D|^2 with a (f) what enters the
     projection, r what then still lacks to the full model's feature at the depth reached (behind the
     dropped run, where one follows). w = 1 for each position, and `answer_weight` more, shared among
     those that predict the answer's tokens. Memory: features of all layers and samples, in files
@@ -160,14 +171,21 @@ def refit(
         projection = down_projection(module)
         check_floating(projection)
         gram, cross = _moments(module, layer, after, batches, states, answer_weight)
-        weight = materialized(projection, "weight")
-        assign(projection, weight=(weight.double().cpu() + solved(gram, cross, ridge)).to(weight))
+        _add_to_weight(projection, solved(gram, cross, ridge))
         leaving = (
             batch.recording.step(module, layer, state)
             for batch, state in zip(batches, states, strict=True)
         )
         states = store_values(leaving, len(batches), calibration.spool)
     return [ids[layer] for layer, _, _ in fitted]
+
+
+def _add_to_weight(projection: torch.nn.Module, change: torch.Tensor) -> None:
+    """W <- W + change, in float64; a new Parameter in the weight's dtype is assigned."""
+    weight = materialized(projection, "weight")
+    if weight is not None:
+        edited = weight.double().cpu() + change
+        assign(projection, weight=edited.to(weight))
 
 
 def _first_fitted(keep: Sequence[int], depth_after: Sequence[int]) -> int | None:
@@ -210,10 +228,15 @@ def _moments(
         for batch, state in zip(batches, states, strict=True):
             recording = batch.recording
             weight = _position_weights(state.shape[:2], batch.answer_tokens, answer_weight)
-            missing = recording.states[after] - recording.step(module, layer, state)
-            missing = missing.flatten(0, 1).double().cpu()
+            lacking = recording.states[after] - recording.step(module, layer, state)
             (entered,), _ = calls.pop()
-            entered = entered.flatten(0, 1).double().cpu()
-            gram = gram + entered.T @ (weight * entered)
-            cross = cross + entered.T @ (weight * missing)
+            missing = _rows(lacking)
+            entering = _rows(entered)
+            gram = gram + entering.T @ (weight * entering)
+            cross = cross + entering.T @ (weight * missing)
     return gram, cross
+
+
+def _rows(states: torch.Tensor) -> torch.Tensor:
+    """(B, S, f) -> (B x S, f) float64, in memory."""
+    return states.flatten(0, 1).double().cpu()

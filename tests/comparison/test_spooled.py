@@ -152,7 +152,7 @@ def in_use(lvlm, files, spool):
 )
 def test_memory_does_not_grow_with_the_samples(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "svl_core.pruning.refit.ALIKE", 2
+        "svl_core.pruning.refit.BATCH", 2
     )  # samples in one pass, however many there are
     monkeypatch.setattr("svl_core.analysis.skipping.MAX_ANSWER", 2)
     files = [tmp_path / f"{number}.png" for number in range(16)]
