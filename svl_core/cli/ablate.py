@@ -29,10 +29,20 @@ def ablate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
     if asks(args) or args.measure:
         lvlm, measured = measured_samples(args, recipe)
         data = "" if args.images else args.measure
-        ablation = ablate_samples(lvlm, measured, data=data, **options)
+        ablation = ablate_samples(
+            lvlm,
+            measured,
+            data=data,
+            **options,
+        )
     else:
         questions = labelled_questions(args, recipe.seed)
-        ablation = ablate_questions(load_model(args), questions, data=args.data, **options)
+        ablation = ablate_questions(
+            load_model(args),
+            questions,
+            data=args.data,
+            **options,
+        )
     what = (
         "against the full model's answers"
         if ablation.right is None

@@ -29,14 +29,19 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         return _forecast(args, recipe)
     lvlm, sample = asked_question(args)
     start = time.perf_counter()
-    asked = trace(lvlm, [sample], run=watched(args))
-    asked_weights = importance_of(asked, recipe)
+    own_trace = trace(lvlm, [sample], run=watched(args))
+    own_weights = importance_of(own_trace, recipe)
     samples: Sequence[Sample] = [sample]
-    traced = asked
-    weights = asked_weights
+    traced = own_trace
+    weights = own_weights
     if recipe.calibration != THIS:
         samples = calibration_samples(args, recipe, lvlm, [sample])
-        traced = trace(lvlm, samples, spool=args.spool, run=watched(args))
+        traced = trace(
+            lvlm,
+            samples,
+            spool=args.spool,
+            run=watched(args),
+        )
         weights = importance_of(traced, recipe)
     scores = {
         name: rank_layers(
@@ -52,8 +57,13 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         if name == recipe.criterion or criterion.cost_forward_passes == ONE_PASS
     }
     chosen = scores[recipe.criterion]
-    visual, text = asked_weights.averaged(0)
-    similar = similarity(traced, weights, "important", top_p=top_p_of(recipe))
+    visual, text = own_weights.averaged(0)
+    similar = similarity(
+        traced,
+        weights,
+        "important",
+        top_p=top_p_of(recipe),
+    )
     result = {
         "model": lvlm.name,
         "layers": lvlm.num_layers,

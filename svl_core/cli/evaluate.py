@@ -27,7 +27,11 @@ def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], 
     if not drops and recipe.visual_share == 1:
         full = evaluate_model(lvlm, questions, **options).to_json()
         return {"model": lvlm.name, **full}, _evaluation_text(full)
-    pruned = prune_by(args, recipe if drops else recipe.changed(drop=0), lvlm)
+    pruned = prune_by(
+        args,
+        recipe if drops else recipe.changed(drop=0),
+        lvlm,
+    )
     pair = PairedEvaluation(
         evaluate_model(lvlm, questions, **options),
         evaluate_model(pruned.lvlm, questions, prepare=thinner(recipe, lvlm), **options),
@@ -62,7 +66,11 @@ def _evaluation_text(result: Mapping[str, Any]) -> str:
     return text
 
 
-def _row(kind: str, tally: Mapping[str, Any], full: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _row(
+    kind: str,
+    tally: Mapping[str, Any],
+    full: Mapping[str, Any] | None,
+) -> tuple[str, ...]:
     """A line of the table. full: the full model's tally of the same questions."""
     low, high = tally["interval"]
     row = (kind, str(tally["n"]), f"{tally['accuracy']:.1%}", f"{low:.1%} - {high:.1%}")

@@ -54,7 +54,11 @@ def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(lines)
 
 
-def write_result(args: argparse.Namespace, result: Any, text: str) -> None:
+def write_result(
+    args: argparse.Namespace,
+    result: Any,
+    text: str,
+) -> None:
     """Prints `text`, or writes `result` as JSON where that is asked for."""
     if not args.json:
         print(text)

@@ -106,7 +106,12 @@ def prune_by(
         calibrated.weights,
         run=watched(args),
     )
-    return Pruned(pruned, chosen, recipe, samples=len(calibrated.samples))
+    return Pruned(
+        pruned,
+        chosen,
+        recipe,
+        samples=len(calibrated.samples),
+    )
 
 
 def thinner(recipe: Recipe, lvlm: LVLM) -> Callable[[Sample], Sample]:
@@ -125,7 +130,13 @@ def _calibrated(
     """The recipe's calibration set, traced."""
     samples = calibration_samples(args, recipe, lvlm, measured)
     needs_mlp = COMPENSATIONS[recipe.compensation].needs_mlp
-    traced = trace(lvlm, samples, mlp=needs_mlp, spool=args.spool, run=watched(args))
+    traced = trace(
+        lvlm,
+        samples,
+        mlp=needs_mlp,
+        spool=args.spool,
+        run=watched(args),
+    )
     return Calibrated(samples, traced, importance_of(traced, recipe))
 
 
@@ -164,7 +175,12 @@ def _ranked_plan(
             calibrated.trace,
             calibrated.weights,
         )
-        return fitted.plan(drop, seed=recipe.seed, rounds=recipe.rounds, run=watched(args))
+        return fitted.plan(
+            drop,
+            seed=recipe.seed,
+            rounds=recipe.rounds,
+            run=watched(args),
+        )
     scores = rank_layers(
         recipe,
         calibrated.trace,

@@ -74,7 +74,11 @@ class AblationRow:
         """(n,) mean loss of the answer's tokens, nats/token."""
         return np.array([np.mean(token_losses) for token_losses in self.losses])
 
-    def loss_rise(self, full: AblationRow, sample: int) -> np.ndarray:
+    def loss_rise(
+        self,
+        full: AblationRow,
+        sample: int,
+    ) -> np.ndarray:
         """(tokens,) the rise of each answer token's loss over the full model's, nats.
 
         full: the full model's row.
@@ -126,7 +130,12 @@ class Ablation:
         marks = still_right[self._members(kind)]
         return Tally(len(marks), int(marks.sum()))
 
-    def value(self, row: AblationRow, measure: Measure, kind: str) -> float:
+    def value(
+        self,
+        row: AblationRow,
+        measure: Measure,
+        kind: str,
+    ) -> float:
         """A row's mean over the samples of a kind.
 
         Raises InputError for accuracy without labels.
@@ -136,7 +145,11 @@ class Ablation:
         values = np.asarray(getattr(row, measure), dtype=np.float64)
         return float(values[self._members(kind)].mean())
 
-    def matrix(self, measure: Measure, size: int = 1) -> np.ndarray:
+    def matrix(
+        self,
+        measure: Measure,
+        size: int = 1,
+    ) -> np.ndarray:
         """(L - size + 1, kinds): the measure with `size` layers skipped from each first layer on;
         NaN where a layer cannot go.
         """
@@ -145,7 +158,11 @@ class Ablation:
             table[row.layers[0]] = [self.value(row, measure, kind) for kind in self.columns]
         return table
 
-    def token_matrix(self, sample: int, size: int = 1) -> np.ndarray:
+    def token_matrix(
+        self,
+        sample: int,
+        size: int = 1,
+    ) -> np.ndarray:
         """(L - size + 1, n tokens): the rise of each answer token's loss over the full model's,
         nats, for one sample.
         """
@@ -167,9 +184,11 @@ class Ablation:
             groups = [self._members(kind) for kind in columns]
             tables["accuracy"] = self._lost_accuracy()
         else:
-            numbers = np.arange(len(self.answers))
-            columns = tuple(f"{n + 1}: {answer}" for n, answer in enumerate(self.answers))
-            groups = [numbers == sample for sample in numbers]
+            samples = np.arange(len(self.answers))
+            columns = tuple(
+                f"{number}: {answer}" for number, answer in enumerate(self.answers, start=1)
+            )
+            groups = [samples == sample for sample in samples]
         tables["kl"] = _group_means([row.kl for row in self.rows], groups)
         tables["agreement"] = 1 - _group_means([row.agreement for row in self.rows], groups)
         names = dict.fromkeys(tables, columns)
@@ -211,8 +230,8 @@ class Ablation:
     def _lost_accuracy(self) -> np.ndarray:
         """(blocks, kinds): the share of questions of a kind that are lost without a block."""
         full = np.array([self.tally(self.full, kind).accuracy for kind in self.columns])
-        left = [[self.tally(row, kind).accuracy for kind in self.columns] for row in self.rows]
-        return full - np.array(left)
+        remaining = [[self.tally(row, kind).accuracy for kind in self.columns] for row in self.rows]
+        return full - np.array(remaining)
 
     def _loss_rises(self, row: AblationRow) -> np.ndarray:
         """(tokens of all samples,): the rise of each token's loss over the full model's, nats."""
@@ -278,7 +297,11 @@ class AblationMap:
                     f"found a table of {table.shape} for {measure}; expected {expected}"
                 )
 
-    def of(self, measure: str, size: int) -> np.ndarray:
+    def of(
+        self,
+        measure: str,
+        size: int,
+    ) -> np.ndarray:
         """(L - size + 1, columns): the table's blocks of `size` layers by their first layer; NaN
         where a layer cannot go.
         """
@@ -396,7 +419,13 @@ def ablate(
         max_new_tokens=max_new_tokens,
         run=run.silent(),
     )
-    reference = Reference.of(lvlm, samples, ids, batch_size=batch_size, run=run.silent())
+    reference = Reference.of(
+        lvlm,
+        samples,
+        ids,
+        batch_size=batch_size,
+        run=run.silent(),
+    )
     full, *rows = _measured_rows(lvlm, reference, [(), *skipped], run)
     run.report(1.0, "ablation map complete")
     answers = tuple(lvlm.tokenizer.decode(token_ids, skip_special_tokens=True) for token_ids in ids)
@@ -464,4 +493,10 @@ def ablate_questions(
     questions = list(questions)
     pairs = [(question.image, question.question) for question in questions]
     samples = encode_all(lvlm, pairs, run=run.silent())
-    return ablate(lvlm, samples, questions=questions, run=run, **options)
+    return ablate(
+        lvlm,
+        samples,
+        questions=questions,
+        run=run,
+        **options,
+    )

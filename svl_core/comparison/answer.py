@@ -157,7 +157,10 @@ def grow(
             if decoding is None:
                 decoding = prompt()
             else:
-                last = torch.tensor([[detokeniser.ids[-1]]], device=decoding.logits.device)
+                last = torch.tensor(
+                    [[detokeniser.ids[-1]]],
+                    device=decoding.logits.device,
+                )
                 decoding.feed(last)
             # reading the number waits for the device, so that the time is whole
             token = int(greedy(decoding.logits, forbidden))
@@ -189,11 +192,20 @@ def answer(
     run: Run = QUIET,
 ) -> Answer:
     """The complete answer of `stream`, with the same parameters and errors."""
-    growing = stream(lvlm, sample, max_new_tokens=max_new_tokens, run=run)
+    growing = stream(
+        lvlm,
+        sample,
+        max_new_tokens=max_new_tokens,
+        run=run,
+    )
     return deque(growing, maxlen=1).pop()
 
 
-def room_for_answer(lvlm: LVLM, length: int, max_new_tokens: int) -> int:
+def room_for_answer(
+    lvlm: LVLM,
+    length: int,
+    max_new_tokens: int,
+) -> int:
     """How many tokens an answer may have: `max_new_tokens`, or what the context leaves of them.
 
     length: positions of the prompt. Raises InputError where it leaves none.

@@ -79,7 +79,11 @@ def _prompt_of(row: Mapping[str, Any], default: str) -> str:
     return default
 
 
-def draw(pairs: Sequence, limit: int | None, seed: int | None = None) -> list:
+def draw(
+    pairs: Sequence,
+    limit: int | None,
+    seed: int | None = None,
+) -> list:
     """Some of the pairs, in their order.
 
     limit: how many, at least 1; all of them for None, and where there are fewer.

@@ -207,7 +207,11 @@ def _kept(full: Tally, pruned: Tally) -> float | None:
     return pruned.accuracy / full.accuracy if full.correct else None
 
 
-def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson(
+    correct: int,
+    n: int,
+    z: float = Z_95,
+) -> tuple[float, float]:
     """Wilson score interval of a proportion, within 0..1.
 
     correct, n: the proportion is `correct` of `n` >= 1.
@@ -308,7 +312,10 @@ def evaluate(
             run=run,
         )
         for number, ids in zip(members, batch, strict=True):
-            answers[number] = lvlm.tokenizer.decode(ids, skip_special_tokens=True)
+            answers[number] = lvlm.tokenizer.decode(
+                ids,
+                skip_special_tokens=True,
+            )
     run.report(1.0, "all questions answered")
     marks = (
         normalise(answer) == normalise(question.answer)

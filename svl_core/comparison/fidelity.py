@@ -176,7 +176,11 @@ def compare(
     )
 
 
-def _answered(pair: Pair, max_new_tokens: int, show: Show | None) -> tuple[Answer, Answer]:
+def _answered(
+    pair: Pair,
+    max_new_tokens: int,
+    show: Show | None,
+) -> tuple[Answer, Answer]:
     """Both models' complete answers, (full, pruned); see `compare`."""
     if show is None:
         pair.warm_up()

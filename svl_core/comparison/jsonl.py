@@ -75,7 +75,11 @@ def has_text(row: Mapping[str, Any], key: str) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def image_path(row: Mapping[str, Any], path: str | Path, where: str) -> Path | None:
+def image_path(
+    row: Mapping[str, Any],
+    path: str | Path,
+    where: str,
+) -> Path | None:
     """The row's image, relative to the file's folder; None where it says null.
 
     path: the JSON Lines file.

@@ -135,6 +135,9 @@ def _read_behind(decoding: Decoding, ids: Sequence[int]) -> torch.Tensor:
     """The logits (n, vocab) for the n tokens `ids` behind the decode's prompt."""
     rows = [decoding.logits[:, None]]
     if len(ids) > 1:
-        before_last = torch.tensor([list(ids[:-1])], device=decoding.logits.device)
+        before_last = torch.tensor(
+            [list(ids[:-1])],
+            device=decoding.logits.device,
+        )
         rows.append(decoding.feed(before_last))
     return torch.cat(rows, dim=1)[0]

@@ -68,7 +68,11 @@ def _medians(times: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def _timed(lvlm: LVLM, sample: Sample, tokens: int) -> tuple[float, float]:
+def _timed(
+    lvlm: LVLM,
+    sample: Sample,
+    tokens: int,
+) -> tuple[float, float]:
     """Seconds of the prefill and of the `tokens` - 1 decode steps after it."""
     start = time.perf_counter()
     decoding = Decoding(lvlm, sample.inputs)

@@ -105,7 +105,11 @@ class Sweep:
     rows: tuple[SweepRow, ...]
     rankings: Mapping[str, LayerScores] = field(default_factory=dict)
 
-    def curve(self, criterion: str, compensation: str) -> tuple[SweepRow, ...]:
+    def curve(
+        self,
+        criterion: str,
+        compensation: str,
+    ) -> tuple[SweepRow, ...]:
         """The rows of one recipe by drop count."""
         rows = [
             row
@@ -173,7 +177,11 @@ def _fidelity(row: SweepRow, measure: str) -> float:
     return -value if measure == "kl" else value
 
 
-def cliff(curve: Sequence[SweepRow], measure: str = "agreement", fall: float = FALL) -> int | None:
+def cliff(
+    curve: Sequence[SweepRow],
+    measure: str = "agreement",
+    fall: float = FALL,
+) -> int | None:
     """The drop count right after the steepest fall between neighbouring rows of a curve; dropping
     one layer less stays above the cliff.
 
@@ -248,8 +256,15 @@ def sweep(
     _check_names(measured, criteria, compensations)
     if not allow_shared:
         fit = disjoint(fit, measured)
-    asked = Asked(measured, questions, max_new_tokens, batch_size)
-    calibration = FitSet.traced(lvlm, fit, recipe, compensations, spool, run)
+    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size)
+    calibration = FitSet.traced(
+        lvlm,
+        fit,
+        recipe,
+        compensations,
+        spool,
+        run,
+    )
     known: Sweep | None = None
     file: Path | None = None
     if isinstance(resume, Sweep):
@@ -258,9 +273,9 @@ def sweep(
     elif resume:
         file = Path(resume).expanduser()
     counts = _drop_counts(drops, calibration, criteria)
-    header = _header(lvlm, asked, calibration, draws)
+    header = _header(lvlm, measure_set, calibration, draws)
     rows = _known_rows(known, file, header)
-    meter = Meter(lvlm, asked, calibration, draws, repeats, spool, run)
+    meter = Meter(lvlm, measure_set, calibration, draws, repeats, spool, run)
     wanted = list(product(criteria, compensations, counts))
     present = {row.key for row in rows}
     for number, key in enumerate(wanted):
@@ -296,7 +311,11 @@ def _check_names(
     _check_choice("compensation", compensations, COMPENSATIONS)
 
 
-def _check_choice(what: str, names: Sequence[str], registry: Mapping[str, Any]) -> None:
+def _check_choice(
+    what: str,
+    names: Sequence[str],
+    registry: Mapping[str, Any],
+) -> None:
     """Raises InputError for no name, and for one that the registry lacks."""
     offered = ", ".join(registry)
     if not names:
@@ -307,7 +326,7 @@ def _check_choice(what: str, names: Sequence[str], registry: Mapping[str, Any]) 
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class MeasureSet:
     """What every row of a sweep is measured on.
 
     samples: fidelity is measured on them.
@@ -327,7 +346,7 @@ class FitSet:
     """The samples that layers are ranked and compensations fitted on, traced once for all rows.
 
     weights: the importance of the samples' tokens.
-    rankings: by criterion and seed, each made when it is first asked for.
+    rankings: by criterion and seed, each made when it is first measure_set for.
     """
 
     lvlm: LVLM
@@ -351,8 +370,21 @@ class FitSet:
         """The fit set with its trace. spool: as for `trace`. Raises InputError, Cancelled."""
         run.report(0.0, "tracing the calibration set")
         needs_mlp = any(COMPENSATIONS[name].needs_mlp for name in compensations)
-        traced = trace(lvlm, samples, mlp=needs_mlp, spool=spool, run=run.silent())
-        return cls(lvlm, samples, recipe, traced, importance_of(traced, recipe), run)
+        traced = trace(
+            lvlm,
+            samples,
+            mlp=needs_mlp,
+            spool=spool,
+            run=run.silent(),
+        )
+        return cls(
+            lvlm,
+            samples,
+            recipe,
+            traced,
+            importance_of(traced, recipe),
+            run,
+        )
 
     def take_rankings(self, sweep: Sweep) -> None:
         """Goes on with the rankings of a sweep in memory."""
@@ -398,7 +430,7 @@ class Meter:
     """
 
     lvlm: LVLM
-    asked: Asked
+    measure_set: MeasureSet
     calibration: FitSet
     draws: int
     repeats: int
@@ -407,26 +439,31 @@ class Meter:
 
     def __post_init__(self) -> None:
         self.run.report(0.0, "answering with the full model")
-        asked = self.asked
+        measure_set = self.measure_set
         quiet = self.run.silent()
         ids = answer_batch(
             self.lvlm,
-            asked.samples,
-            batch_size=asked.batch_size,
-            max_new_tokens=asked.max_new_tokens,
+            measure_set.samples,
+            batch_size=measure_set.batch_size,
+            max_new_tokens=measure_set.max_new_tokens,
             run=quiet,
         )
         self.reference = Reference.of(
             self.lvlm,
-            asked.samples,
+            measure_set.samples,
             ids,
-            batch_size=asked.batch_size,
+            batch_size=measure_set.batch_size,
             spool=self.spool,
             run=quiet,
         )
         self._speedups: dict[tuple[int, int], Speedup] = {}
 
-    def row(self, criterion: str, compensation: str, drop: int) -> SweepRow:
+    def row(
+        self,
+        criterion: str,
+        compensation: str,
+        drop: int,
+    ) -> SweepRow:
         """Mean over the draws of a random criterion; a single measurement otherwise."""
         draws = self.draws if criterion == RANDOM and drop else 1
         first = self.calibration.recipe.seed
@@ -464,13 +501,13 @@ class Meter:
 
     def _accuracy(self, pruned: LVLM) -> float | None:
         """On the labelled questions; None where there are none."""
-        if not self.asked.questions:
+        if not self.measure_set.questions:
             return None
         return evaluate(
             pruned,
-            self.asked.questions,
-            batch_size=self.asked.batch_size,
-            max_new_tokens=self.asked.max_new_tokens,
+            self.measure_set.questions,
+            batch_size=self.measure_set.batch_size,
+            max_new_tokens=self.measure_set.max_new_tokens,
             run=self.run.silent(),
         ).accuracy
 
@@ -485,7 +522,7 @@ class Meter:
             self._speedups[size] = measure_speedup(
                 self.lvlm,
                 pruned,
-                self.asked.samples[0],
+                self.measure_set.samples[0],
                 repeats=self.repeats,
             )
         return self._speedups[size]
@@ -533,16 +570,21 @@ UNSHARED = (
 """Fields of a recipe that differ between a sweep's rows, are told by its samples, or do nothing."""
 
 
-def _header(lvlm: LVLM, asked: Asked, calibration: FitSet, draws: int) -> dict[str, Any]:
+def _header(
+    lvlm: LVLM,
+    measure_set: MeasureSet,
+    calibration: FitSet,
+    draws: int,
+) -> dict[str, Any]:
     """What makes two sweeps the same: their rows may be put together.
 
     Criteria and drop counts may grow between runs.
     """
-    measured = [sample.key for sample in asked.samples]
+    measured = [sample.key for sample in measure_set.samples]
     fit = [sample.key for sample in calibration.samples]
     questions = [
         f"{question.question}\t{question.answer}\t{question.kind}"
-        for question in asked.questions or ()
+        for question in measure_set.questions or ()
     ]
     recipe = calibration.recipe.to_json()
     shared = {name: value for name, value in recipe.items() if name not in UNSHARED}
@@ -560,7 +602,7 @@ def _header(lvlm: LVLM, asked: Asked, calibration: FitSet, draws: int) -> dict[s
         "questions": {"n": len(questions), "digest": _digest(questions)} if questions else None,
         "settings": {
             "draws": draws,
-            "max_new_tokens": asked.max_new_tokens,
+            "max_new_tokens": measure_set.max_new_tokens,
             "recipe": shared,
         },
     }
@@ -599,7 +641,11 @@ def _read(file: Path, header: Mapping[str, Any]) -> list[SweepRow]:
     return rows
 
 
-def _check_same(known: Mapping[str, Any], header: Mapping[str, Any], where: str) -> None:
+def _check_same(
+    known: Mapping[str, Any],
+    header: Mapping[str, Any],
+    where: str,
+) -> None:
     """Raises InputError where the rows of `known` and of `header` cannot be put together."""
     plain_known = json.loads(json.dumps({key: known.get(key) for key in header}))
     plain_header = json.loads(json.dumps(dict(header)))
@@ -611,9 +657,16 @@ def _check_same(known: Mapping[str, Any], header: Mapping[str, Any], where: str)
         )
 
 
-def _write(file: Path, header: Mapping[str, Any], rows: Sequence[SweepRow]) -> None:
+def _write(
+    file: Path,
+    header: Mapping[str, Any],
+    rows: Sequence[SweepRow],
+) -> None:
     """Replaces the file in one step, so that a stop never leaves half a file."""
     partial = file.with_name(file.name + ".part")
     written = {**header, "rows": [row.to_json() for row in rows]}
-    partial.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(
+        json.dumps(written, indent=1) + "\n",
+        encoding="utf-8",
+    )
     os.replace(partial, file)

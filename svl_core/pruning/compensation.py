@@ -70,7 +70,11 @@ class Compensation:
 def _edit(name: str) -> EditRun:
     """An edit by its name in `edits`, which brings torch: the registry alone is read without it."""
 
-    def edit_run(fit: Fit, first: int, last: int) -> Edit:
+    def edit_run(
+        fit: Fit,
+        first: int,
+        last: int,
+    ) -> Edit:
         from svl_core.pruning import edits
 
         return getattr(edits, name)(fit, first, last)
@@ -78,7 +82,12 @@ def _edit(name: str) -> EditRun:
     return edit_run
 
 
-def _refit(full: LVLM, pruned: LVLM, fit: Fit, run: Run) -> list[int]:
+def _refit(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    run: Run,
+) -> list[int]:
     from svl_core.pruning.refit import refit
 
     return refit(

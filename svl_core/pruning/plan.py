@@ -34,10 +34,12 @@ class DropPlan:
 
     def __post_init__(self) -> None:
         drop = tuple(sorted(int(layer) for layer in self.drop))
+        settings = MappingProxyType(dict(self.settings))
         object.__setattr__(self, "drop", drop)
-        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        repeated = len(set(drop)) != len(drop)
-        if repeated or set(drop) - set(range(self.num_layers)):
+        object.__setattr__(self, "settings", settings)
+        different = set(drop)
+        present = set(range(self.num_layers))
+        if len(different) != len(drop) or different - present:
             raise InputError(
                 f"Found the layers {list(self.drop)} to drop; expected different indices from 0 to"
                 f" {self.num_layers - 1}; correct the choice."

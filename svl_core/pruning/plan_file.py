@@ -42,7 +42,9 @@ class SavedPlan:
             return True
         ours = Path(name).expanduser()
         theirs = Path(self.model).expanduser()
-        return ours.is_dir() and theirs.is_dir() and ours.resolve() == theirs.resolve()
+        if not ours.is_dir() or not theirs.is_dir():
+            return False
+        return ours.resolve() == theirs.resolve()
 
 
 def saved_plan(
@@ -59,7 +61,10 @@ def saved_plan(
     criterion: by which the layers were chosen, where that is not the recipe's ("manual").
     more: further entries, such as `model`.
     """
-    recipe = recipe.changed(drop=len(drop), layers=tuple(drop))
+    recipe = recipe.changed(
+        drop=len(drop),
+        layers=tuple(drop),
+    )
     return {
         **more,
         "drop": [int(layer) for layer in drop],
@@ -107,7 +112,10 @@ def _no_plan(file: str | Path) -> InputError:
     )
 
 
-def _older_recipe(written: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+def _older_recipe(
+    written: Mapping[str, Any],
+    plan: Mapping[str, Any],
+) -> dict[str, Any]:
     """The recipe's fields as older versions wrote them.
 
     written: the whole file. plan: what it holds under `plan`, or all of it.

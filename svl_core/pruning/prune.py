@@ -66,27 +66,46 @@ def prune(
         checked = _checked_calibration(lvlm, row, calibration)
         fit = _fit(recipe, row, checked, importance)
         fitted = _edit(lvlm, pruned, plan, row, fit, run)
+    count = len(plan.drop)
+    applied = recipe.changed(
+        layers=plan.drop,
+        drop=count,
+    )
     provenance = {
         **pruned.provenance,
         "source": lvlm.provenance.get("source", lvlm.name),
         "plan": plan.to_json(),
         "compensation": _settings_record(recipe, row) | fitted,
-        "recipe": recipe.changed(layers=plan.drop, drop=len(plan.drop)).to_json(),
+        "recipe": applied.to_json(),
     }
     return dataclasses.replace(pruned, provenance=provenance)
 
 
-def recipe_from(compensation: str | Recipe, settings: dict[str, Any]) -> Recipe:
-    """The recipe that `prune`'s arguments mean. Raises InputError."""
+def recipe_from(
+    compensation: str | Recipe,
+    settings: dict[str, Any],
+) -> Recipe:
+    """The recipe that `prune`'s arguments mean.
+
+    compensation: a name, or a recipe with other settings.
+    settings: fields of `Recipe`; `top_p` may be a `TopP`.
+
+    Raises InputError.
+    """
     top_p = settings.get("top_p")
     if isinstance(top_p, TopP):
         settings = {**settings, "top_p": top_p.p, "top_p_mode": top_p.mode}
     if isinstance(compensation, Recipe):
         return compensation.changed(**settings)
-    return Recipe.of(compensation=compensation_of(compensation).name, **settings)
+    name = compensation_of(compensation).name
+    return Recipe.of(compensation=name, **settings)
 
 
-def _checked_calibration(lvlm: LVLM, row: Compensation, calibration: Trace | None) -> Trace:
+def _checked_calibration(
+    lvlm: LVLM,
+    row: Compensation,
+    calibration: Trace | None,
+) -> Trace:
     """The trace that the compensation is fitted on.
 
     Raises InputError where there is none, it is another model's, or the compensation cannot be
@@ -124,7 +143,12 @@ def _fit(
 ) -> Fit:
     """The calibration tokens with their weights."""
     importance = importance or importance_of(calibration, recipe)
-    positions = token_positions(calibration, importance, recipe.tokens, top_p_of(recipe))
+    positions = token_positions(
+        calibration,
+        importance,
+        recipe.tokens,
+        top_p_of(recipe),
+    )
     weights = None
     if recipe.weighted:
         weights = _weights(calibration, importance, positions)
@@ -155,13 +179,19 @@ def _edit(
     }
 
 
-def _edit_runs(pruned: LVLM, plan: DropPlan, edit_run: EditRun, fit: Fit) -> dict[str, int]:
+def _edit_runs(
+    pruned: LVLM,
+    plan: DropPlan,
+    edit_run: EditRun,
+    fit: Fit,
+) -> dict[str, int]:
     """Edits the layer before each dropped run; returns the rank used for each."""
     ranks = {}
     for first, last in plan.runs:
         if first == 0:
             continue
-        layer = pruned.layers[plan.keep.index(first - 1)]
+        place = plan.keep.index(first - 1)
+        layer = pruned.layers[place]
         edit = edit_run(fit, first, last)
         for target, matrix in edit.maps.items():
             apply(projection(layer, target), matrix)
@@ -172,7 +202,10 @@ def _edit_runs(pruned: LVLM, plan: DropPlan, edit_run: EditRun, fit: Fit) -> dic
     return ranks
 
 
-def _settings_record(recipe: Recipe, row: Compensation) -> dict[str, Any]:
+def _settings_record(
+    recipe: Recipe,
+    row: Compensation,
+) -> dict[str, Any]:
     """The compensation's name, and of a fitted one the settings that it reads."""
     record: dict[str, Any] = {"name": row.name}
     if not row.fitted:
@@ -198,7 +231,8 @@ def _weights(
         weights = np.zeros(sample.length)
         groups = (sample.visual, sample.textual)
         for at, scores in zip(groups, importance.averaged(number), strict=True):
-            weights[at] = scores / max(scores.mean(), 1e-30) if len(scores) else scores
+            if len(scores):
+                weights[at] = scores / max(scores.mean(), 1e-30)
         return weights
 
     chosen = (

@@ -53,14 +53,17 @@ _batches_of: WeakKeyDictionary[Trace, Sequence[AnsweredBatch]] = WeakKeyDictiona
 """A calibration trace's samples with answers, as long as the trace lives."""
 
 
-def lengthened(sample: Sample, ids: Sequence[int]) -> dict[str, torch.Tensor]:
+def lengthened(
+    sample: Sample,
+    ids: Sequence[int],
+) -> dict[str, torch.Tensor]:
     """Inputs of the prompt with an answer behind it, the answer's last token left out.
 
     ids: the answer's token ids. Raises InputError for inputs that cannot be lengthened.
     """
     inputs = dict(sample.inputs)
     for name, value in inputs.items():
-        has_positions = value.ndim >= 2 and value.shape[:2] == (1, sample.length)
+        has_positions = value.shape[:2] == (1, sample.length)
         if has_positions and name not in LENGTHENED:
             raise InputError(
                 "Found inputs of this model that an answer cannot lengthen; expected only ids and a"
@@ -69,7 +72,9 @@ def lengthened(sample: Sample, ids: Sequence[int]) -> dict[str, torch.Tensor]:
     tokens = list(ids[:-1])
     for name, more in (("input_ids", tokens), ("attention_mask", [1] * len(tokens))):
         if name in inputs:
-            inputs[name] = torch.cat([inputs[name], inputs[name].new_tensor([more])], dim=1)
+            prompt = inputs[name]
+            answer = prompt.new_tensor([more])
+            inputs[name] = torch.cat([prompt, answer], dim=1)
     return inputs
 
 
@@ -83,17 +88,26 @@ def check_floating(module: torch.nn.Module) -> None:
         )
 
 
-def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
+def solved(
+    gram: torch.Tensor,
+    cross: torch.Tensor,
+    ridge: float,
+) -> torch.Tensor:
     """D^T for D = argmin |A D - R|^2 + lambda |D|^2, float64.
 
     gram: (f, f) A^T A. cross: (f, d) A^T R. ridge: lambda in units of the mean diagonal of A^T A.
     """
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    penalty = ridge * gram.diagonal().mean() * eye
+    scale = ridge * gram.diagonal().mean()
+    eye = torch.eye(len(gram)).to(gram)
+    penalty = scale * eye
     return torch.linalg.solve(gram + penalty, cross).T
 
 
-def answered_batches(full: LVLM, calibration: Trace, run: Run = QUIET) -> Sequence[AnsweredBatch]:
+def answered_batches(
+    full: LVLM,
+    calibration: Trace,
+    run: Run = QUIET,
+) -> Sequence[AnsweredBatch]:
     """The full model's passes over the calibration samples and its own answers to them.
 
     Samples of equal length go together. The passes lie where the trace's samples lie, and are made
@@ -113,7 +127,12 @@ def answered_batches(full: LVLM, calibration: Trace, run: Run = QUIET) -> Sequen
         return sample
 
     lengthened(sample_of(0), (0,))  # refuses such a model before the work
-    answers = own_answers(full, len(calibration.samples), sample_of, run)
+    answers = own_answers(
+        full,
+        len(calibration.samples),
+        sample_of,
+        run,
+    )
     inputs_of = (lengthened(sample_of(number), ids) for number, ids in enumerate(answers))
     groups = unpadded(inputs_of, BATCH)
     batches = value_store(len(groups), calibration.spool)
@@ -157,20 +176,32 @@ def refit(
     first = _first_fitted(keep, depth_after)
     if first is None:
         return []
-    batches = answered_batches(full, calibration, run.part(0, ANSWERING))
+    batches = answered_batches(
+        full,
+        calibration,
+        run.part(0, ANSWERING),
+    )
     depth = keep[first] if keep[0] == 0 else 0
     entering = (batch.recording.states[depth] for batch in batches)
     states = store_values(entering, len(batches), calibration.spool)
-    fitted = list(zip(keep, depth_after, pruned.layers, strict=True))[first:]
+    retained = list(zip(keep, depth_after, pruned.layers, strict=True))
+    fitted = retained[first:]
+    refitting = run.part(ANSWERING, 1)
     for number, (layer, after, module) in enumerate(fitted):
         run.check("Stopped before the model was compensated.")
-        share = ANSWERING + (1 - ANSWERING) * number / len(fitted)
-        run.report(share, f"refitting layer {ids[layer]}")
+        refitting.report(number / len(fitted), f"refitting layer {ids[layer]}")
         if any(batch.recording.given[layer] is None for batch in batches):
             continue  # the model passes over this layer: it learns nothing
         projection = down_projection(module)
         check_floating(projection)
-        gram, cross = _moments(module, layer, after, batches, states, answer_weight)
+        gram, cross = _moments(
+            module,
+            layer,
+            after,
+            batches,
+            states,
+            answer_weight,
+        )
         _add_to_weight(projection, solved(gram, cross, ridge))
         leaving = (
             batch.recording.step(module, layer, state)
@@ -180,7 +211,10 @@ def refit(
     return [ids[layer] for layer, _, _ in fitted]
 
 
-def _add_to_weight(projection: torch.nn.Module, change: torch.Tensor) -> None:
+def _add_to_weight(
+    projection: torch.nn.Module,
+    change: torch.Tensor,
+) -> None:
     """W <- W + change, in float64; a new Parameter in the weight's dtype is assigned."""
     weight = materialized(projection, "weight")
     if weight is not None:
@@ -188,7 +222,10 @@ def _add_to_weight(projection: torch.nn.Module, change: torch.Tensor) -> None:
         assign(projection, weight=edited.to(weight))
 
 
-def _first_fitted(keep: Sequence[int], depth_after: Sequence[int]) -> int | None:
+def _first_fitted(
+    keep: Sequence[int],
+    depth_after: Sequence[int],
+) -> int | None:
     """Which retained layer is the first before a dropped run; None where nothing is dropped.
 
     keep: the retained layers. depth_after: for each the depth at which the next one begins.
@@ -227,8 +264,13 @@ def _moments(
     with captured_calls(down_projection(module)) as calls:
         for batch, state in zip(batches, states, strict=True):
             recording = batch.recording
-            weight = _position_weights(state.shape[:2], batch.answer_tokens, answer_weight)
-            lacking = recording.states[after] - recording.step(module, layer, state)
+            weight = _position_weights(
+                state.shape[:2],
+                batch.answer_tokens,
+                answer_weight,
+            )
+            reached = recording.step(module, layer, state)
+            lacking = recording.states[after] - reached
             (entered,), _ = calls.pop()
             missing = _rows(lacking)
             entering = _rows(entered)

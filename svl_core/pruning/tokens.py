@@ -62,7 +62,9 @@ def keep_visual(
             f"Found no plainly counted visual tokens for {lvlm.name}; expected an image and a model"
             " of the LLaVA family; keep all visual tokens."
         )
-    scores = visual_scores(lvlm, sample) if scores is None else np.asarray(scores)
+    if scores is None:
+        scores = visual_scores(lvlm, sample)
+    scores = np.asarray(scores)
     if scores.shape != sample.visual.shape:
         raise InputError(
             f"Found {scores.size} scores for {len(sample.visual)} visual tokens; expected one each;"
@@ -71,16 +73,18 @@ def keep_visual(
     # (V,) whether each visual token stays
     chosen = TopP(share).select(scores)
     # (S',) the positions that stay
-    staying = np.setdiff1d(np.arange(sample.length), sample.visual[~chosen])
+    going = sample.visual[~chosen]
+    staying = np.setdiff1d(np.arange(sample.length), going)
     # (S,) the new position of each old one, -1 for those that go
     place = np.full(sample.length, -1)
     place[staying] = np.arange(len(staying))
     positions = torch.as_tensor(staying, device=lvlm.device)
     _, decoder_inputs = reaching(lvlm, lvlm.decoder, sample)
+    position_ids = positions[None]
     inputs = {
         "inputs_embeds": decoder_inputs["inputs_embeds"][:, positions],
-        "attention_mask": torch.ones(1, len(staying), dtype=torch.long, device=lvlm.device),
-        "position_ids": positions[None],
+        "attention_mask": torch.ones_like(position_ids),
+        "position_ids": position_ids,
     }
     geometry = PatchGeometry(
         sample.geometry.rects[chosen],
