@@ -346,7 +346,7 @@ class FitSet:
     """The samples that layers are ranked and compensations fitted on, traced once for all rows.
 
     weights: the importance of the samples' tokens.
-    rankings: by criterion and seed, each made when it is first measure_set for.
+    rankings: by criterion and seed, each made when it is first wanted.
     """
 
     lvlm: LVLM
