@@ -190,8 +190,9 @@ def refit(
     for number, (layer, after, module) in enumerate(fitted):
         run.check("Stopped before the model was compensated.")
         refitting.report(number / len(fitted), f"refitting layer {ids[layer]}")
-        if any(batch.recording.given[layer] is None for batch in batches):
-            continue  # the model passes over this layer: it learns nothing
+        if any(batch.recording.calls[layer] is None for batch in batches):
+            # the model passes over this layer: it learns nothing
+            continue
         projection = down_projection(module)
         check_floating(projection)
         gram, cross = _moments(

@@ -93,6 +93,7 @@ def pairs(n):
     return [(picture(seed=seed), PROMPTS[seed % 2]) for seed in range(n)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_files_give_the_same(tiny, tmp_path, way):
     held, filed = encode_all(tiny, pairs(5)), encode_all(tiny, pairs(5), spool=tmp_path)
