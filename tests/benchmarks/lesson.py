@@ -22,7 +22,6 @@ from svl_core.comparison.ablation import ablate_questions  # noqa: E402
 from svl_core.comparison.evaluation import answer_batch, normalise  # noqa: E402
 from svl_core.demo.evaluation import questions  # noqa: E402
 from svl_core.demo.questions import calibration  # noqa: E402
-from svl_core.recipe import Recipe  # noqa: E402
 
 OUT = Path(svl.__file__).with_name("ui") / "static" / "lesson.json"
 ASKED = 390
@@ -36,6 +35,9 @@ MOST = 10
 
 BLOCK = 3
 """Layers skipped together."""
+
+CALIBRATION_SIZE = 32
+"""Calibration scenes, as on the page."""
 
 CALIBRATION_SEED = 7
 """Of the calibration scenes, as on the page."""
@@ -65,7 +67,7 @@ def measure(asked: int = ASKED, most: int = MOST, log=say) -> dict:
         normalise(lvlm.tokenizer.decode(tokens, skip_special_tokens=True)) == normalise(pair.answer)
         for tokens, pair in zip(ids, pairs)
     ]
-    scenes = calibration(Recipe.calibration_size, CALIBRATION_SEED)
+    scenes = calibration(CALIBRATION_SIZE, CALIBRATION_SEED)
     fitted = svl.trace(lvlm, [lvlm.encode(*scene) for scene in scenes], mlp=True)
     weights = svl.importance(fitted)
     recipes = [
@@ -95,7 +97,7 @@ def measure(asked: int = ASKED, most: int = MOST, log=say) -> dict:
         "layers": lvlm.num_layers,
         "questions": asked,
         "seed": SEED,
-        "calibration": [Recipe.calibration_size, CALIBRATION_SEED],
+        "calibration": [CALIBRATION_SIZE, CALIBRATION_SEED],
         "block": BLOCK,
         "full": {
             "accuracy": sum(right) / asked,
