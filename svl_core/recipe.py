@@ -195,12 +195,19 @@ class Option:
     @property
     def annotation(self) -> Any:
         """The field's type as an endpoint shows it: words as an enumeration."""
-        base: Any = Literal[self.choices] if self.choices else self.kind
+        base: Any = _one_of(self.choices) if self.choices else self.kind
         if self.kind is tuple:
-            base = list[Literal[self.choices]] if self.choices else list[int]
+            members: Any = _one_of(self.choices) if self.choices else int
+            base = list[members]
         if self.words:
-            base = base | Literal[self.words]
+            base = base | _one_of(self.words)
         return base | None if self.nullable else base
+
+
+def _one_of(words: tuple[str, ...]) -> Any:
+    """The type of exactly these words."""
+    literal: Any = Literal
+    return literal[words]
 
 
 def words_in(text: str) -> tuple[str, ...]:
@@ -475,19 +482,21 @@ class Recipe:
 def _options() -> dict[str, Option]:
     """`Option` of each field, in order, from the field's annotation, default and metadata."""
     hints = typing.get_type_hints(Recipe)
-    found = {}
-    for each in fields(Recipe):
-        members = typing.get_args(hints[each.name])
-        union = isinstance(hints[each.name], types.UnionType)
-        kind = next(m for m in members if m is not types.NoneType) if union else hints[each.name]
-        found[each.name] = Option(
-            name=each.name,
+    options = {}
+    for setting in fields(Recipe):
+        kind = hints[setting.name]
+        members: tuple[Any, ...] = ()
+        if isinstance(kind, types.UnionType):
+            members = typing.get_args(kind)
+            kind = next(member for member in members if member is not types.NoneType)
+        options[setting.name] = Option(
+            name=setting.name,
             kind=typing.get_origin(kind) or kind,
-            default=each.default,
-            nullable=union and types.NoneType in members,
-            **each.metadata,
+            default=setting.default,
+            nullable=types.NoneType in members,
+            **setting.metadata,
         )
-    return found
+    return options
 
 
 OPTIONS: Mapping[str, Option] = types.MappingProxyType(_options())
