@@ -129,19 +129,28 @@ class Fitted:
         rounds: int | None = None,
         run: Run = QUIET,
     ) -> LayerScores:
-        """The layers by the preset's criterion, or by another one; `rounds` as in `redundancy`."""
+        """The layers, the most redundant first.
+
+        criterion: its name (default: the preset's).
+        seed: of random draws.
+        rounds: as for `redundancy`.
+
+        Raises InputError, Cancelled.
+        """
         from svl_core.analysis.ranking import rank_layers
 
         recipe = self.preset.recipe
         name = criterion or recipe.criterion
-        few = CRITERIA[name].needs == "model"
+        samples = self.samples
+        if CRITERIA[name].needs == "model":
+            samples = samples[: self.preset.ranked_on]
         return rank_layers(
             recipe.changed(seed=seed, rounds=rounds),
             self.trace,
             self.importance,
             criterion=name,
             lvlm=self.lvlm,
-            samples=self.samples[: self.preset.ranked_on] if few else self.samples,
+            samples=samples,
             run=run,
         )
 

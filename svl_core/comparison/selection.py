@@ -31,7 +31,12 @@ RANKS = (0, 1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Option:
-    """One of several pruned models to choose among. what: its name in a line of progress."""
+    """One of several pruned models to choose among.
+
+    what: its name in a line of progress.
+    plan: the layers that go.
+    recipe: how the others are compensated.
+    """
 
     what: str
     plan: DropPlan
@@ -40,8 +45,12 @@ class Option:
 
 @dataclass(frozen=True)
 class RankChoice:
-    """`rank`, of lowest `kl`: mean KL(full || pruned) in nats/token of each of `ranks` on
-    `held_out` samples' answers.
+    """A rank that was chosen by what it is for.
+
+    rank: the one of lowest KL.
+    ranks: those that were tried.
+    kl: for each of them the mean KL(full || pruned), nats/token, on held-out samples' answers.
+    held_out: the number of these samples.
     """
 
     rank: int

@@ -241,6 +241,8 @@ def sweep(
     drops: numbers of layers to drop (default: 0 .. all droppable layers).
     questions: labelled questions, whose accuracy is measured too.
     draws: how many seeds, from the recipe's on, the random criterion is averaged over.
+    max_new_tokens: the longest answer.
+    batch_size: samples in one pass.
     repeats: timed answers for each size of model.
     spool: as for `trace`, of the fit and of the predictions that rows are measured against.
     resume: a JSON file that is written after every row and read first, so that a stopped sweep goes
@@ -300,7 +302,9 @@ def sweep(
 
 
 def _check_names(
-    measured: Sequence[Sample], criteria: Sequence[str], compensations: Sequence[str]
+    measured: Sequence[Sample],
+    criteria: Sequence[str],
+    compensations: Sequence[str],
 ) -> None:
     """Raises InputError for nothing to measure on, and for an empty or unknown choice."""
     if not measured:

@@ -74,15 +74,16 @@ def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
     samples = calibration_samples(lvlm, size, seed)
     trace = svl.trace(lvlm, samples)
     importance = svl.importance(trace)
-    drops, found = drop_counts(lvlm.num_layers), {}
+    drops = drop_counts(lvlm.num_layers)
+    plans = {}
     for name, row in svl.CRITERIA.items():
         if row.needs == "layers":
             continue
         scores = svl.redundancy(
             trace, importance, name, seed=seed, lvlm=lvlm, samples=samples, rounds=max(drops)
         )
-        found[name] = {drop: sorted(scores.chosen(drop)) for drop in drops}
-    return found
+        plans[name] = {drop: sorted(scores.chosen(drop)) for drop in drops}
+    return plans
 
 
 def preset_plans(
@@ -95,19 +96,18 @@ def preset_plans(
     from svl_core.comparison.presets import PRESETS
     from svl_core.pruning.plan import DropPlan
 
-    lvlm, preset, drops = start(), PRESETS[name], drop_counts(layers_of_model())
+    lvlm = start()
+    preset = PRESETS[name]
+    drops = drop_counts(layers_of_model())
     fitted = preset.fit(lvlm, calibration_samples(lvlm, preset.samples or size, seed))
     plans: dict[int, list] = {drop: [] for drop in drops}
-    for each in preset.criteria:
-        scores = fitted.rank(each) if svl.CRITERIA[each].needs == "trace" else None
+    for criterion in preset.criteria:
+        layers = found[criterion]
+        if svl.CRITERIA[criterion].needs == "trace":
+            scores = fitted.rank(criterion)
+            layers = {drop: sorted(scores.chosen(drop)) for drop in drops}
         for drop in drops:
-            plans[drop].append(
-                DropPlan(
-                    tuple(sorted(scores.chosen(drop)) if scores else found[each][drop]),
-                    lvlm.num_layers,
-                    each,
-                )
-            )
+            plans[drop].append(DropPlan(tuple(layers[drop]), lvlm.num_layers, criterion))
     return {drop: list(fitted.choose(plans[drop], seed=seed).drop) for drop in drops}
 
 
@@ -637,26 +637,8 @@ def table(made: dict) -> str:
     lines.append(
         "| *aim* | " + " | ".join(f"{bars[d]:.1%}" if bars[d] else "-" for d in counts) + " |"
     )
-    lines += [
-        "",
-        (
-            "SVL as published (`svl` + `scp`, the preset) minus the best uncompensated baseline, in"
-            " points of accuracy (positive: SVL is better):"
-        ),
-        "",
-        "| dropped | best baseline | difference (95 % interval) |",
-        "| --- | --- | --- |",
-    ]
-    for drop in counts:
-        worst = min(
-            (row for row in made["published"] if row["drop"] == drop),
-            key=lambda row: row["difference"],
-        )
-        low, high = (100 * (worst["difference"] + sign * worst["half_width"]) for sign in (-1, 1))
-        lines.append(
-            f"| {drop} | {worst['baseline']} | {100 * worst['difference']:+.1f} ({low:+.1f} to"
-            f" {high:+.1f}) |"
-        )
+    if made["published"]:
+        lines += _published_lines(made["published"], counts)
     lines += [
         "",
         "<details><summary>All criteria with all compensations</summary>",
@@ -677,6 +659,29 @@ def table(made: dict) -> str:
                 + " |"
             )
     return "\n".join([*lines, "", "</details>"])
+
+
+def _published_lines(rows: list[dict], counts: list[int]) -> list[str]:
+    """The table of SVL as published against the best uncompensated baseline at each drop count."""
+    lines = [
+        "",
+        (
+            "SVL as published (`svl` + `scp`, the preset) minus the best uncompensated baseline, in"
+            " points of accuracy (positive: SVL is better):"
+        ),
+        "",
+        "| dropped | best baseline | difference (95 % interval) |",
+        "| --- | --- | --- |",
+    ]
+    for drop in counts:
+        against = [row for row in rows if row["drop"] == drop]
+        worst = min(against, key=lambda row: row["difference"])
+        low, high = (100 * (worst["difference"] + sign * worst["half_width"]) for sign in (-1, 1))
+        lines.append(
+            f"| {drop} | {worst['baseline']} | {100 * worst['difference']:+.1f} ({low:+.1f} to"
+            f" {high:+.1f}) |"
+        )
+    return lines
 
 
 def with_figures(text: str, made: dict) -> str:
