@@ -71,13 +71,19 @@ class LayerScores:
         return self.ranking[:drop] if self.blocks is None else self.blocks[drop]
 
 
-def protected_layers(trace: Trace, protect_ends: bool) -> tuple[int, ...]:
+def protected_layers(
+    trace: Trace,
+    protect_ends: bool,
+) -> tuple[int, ...]:
     """Layers that stay: the family's, and the first and last of the model where `protect_ends`."""
     ends = {0, trace.num_layers - 1} if protect_ends else set()
     return tuple(sorted({*trace.protected, *ends}))
 
 
-def ranked(scores: np.ndarray, protected: tuple[int, ...]) -> tuple[int, ...]:
+def ranked(
+    scores: np.ndarray,
+    protected: tuple[int, ...],
+) -> tuple[int, ...]:
     """The layers without the protected ones by falling score.
 
     Ties go to the later layer; a score of NaN counts as never redundant.
@@ -159,7 +165,11 @@ def redundancy(
     return layer_scores(row, scored, request, settings, kept)
 
 
-def settings_of(request: Request, protect_ends: bool, samples: int) -> dict[str, Any]:
+def settings_of(
+    request: Request,
+    protect_ends: bool,
+    samples: int,
+) -> dict[str, Any]:
     """What a ranking was made with, as `LayerScores.settings` holds it."""
     return {
         "top_p": request.top_p.p,

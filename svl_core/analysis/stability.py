@@ -88,13 +88,19 @@ class Stability:
         return values
 
 
-def overlap(one: Sequence[int], other: Sequence[int]) -> float:
+def overlap(
+    one: Sequence[int],
+    other: Sequence[int],
+) -> float:
     """Share 0..1 of the smaller set of layers that the other holds too; 1 where either is empty."""
     size = min(len(set(one)), len(set(other)))
     return len(set(one) & set(other)) / size if size else 1.0
 
 
-def overlap_curve(one: LayerScores, other: LayerScores) -> np.ndarray:
+def overlap_curve(
+    one: LayerScores,
+    other: LayerScores,
+) -> np.ndarray:
     """(N+1,) overlap of the two rankings' drop sets for each drop count 0..N.
 
     Chance alone gives n / (number of droppable layers).
@@ -103,7 +109,10 @@ def overlap_curve(one: LayerScores, other: LayerScores) -> np.ndarray:
     return np.array([overlap(one.chosen(count), other.chosen(count)) for count in counts])
 
 
-def spearman(one: Sequence[int], other: Sequence[int]) -> float:
+def spearman(
+    one: Sequence[int],
+    other: Sequence[int],
+) -> float:
     """Rank correlation -1..1 of two orders of the same n items: 1 - 6 sum(d^2) / (n (n^2 - 1)), d =
     difference of places.
     """
@@ -131,7 +140,13 @@ class _Ranking:
     without that one.
     """
 
-    def __init__(self, row: Criterion, request: Request, settings: dict, measured: Measured):
+    def __init__(
+        self,
+        row: Criterion,
+        request: Request,
+        settings: dict,
+        measured: Measured,
+    ):
         self.row = row
         self.request = request
         self.settings = settings
@@ -139,12 +154,20 @@ class _Ranking:
         self.whole = self._layer_scores(measured.mean())
         self.greedy = self.whole.path is not None
 
-    def resample(self, times: np.ndarray | None, drop: int) -> _Resample:
+    def resample(
+        self,
+        times: np.ndarray | None,
+        drop: int,
+    ) -> _Resample:
         """The ranking with each sample taken `times` (n,) times (None: each once)."""
         mean = self.measured.mean(times)
         if self.greedy:
             free = sorted(self.whole.ranking)
-            return _Resample(-mean[0], choices(mean[:drop], free), lowest(mean[0], free))
+            return _Resample(
+                -mean[0],
+                choices(mean[:drop], free),
+                lowest(mean[0], free),
+            )
         scores = self._layer_scores(mean)
         return _Resample(scores.scores, scores.chosen(drop), scores.ranking)
 
@@ -214,7 +237,12 @@ def stability(
             f"Found {n} samples, {draws} draws and level {level}; expected at least two samples and"
             " draws and a level between 0 and 1; use a calibration set."
         )
-    ranking = _Ranking(row, request, settings_of(request, protect_ends, n), measured)
+    ranking = _Ranking(
+        row,
+        request,
+        settings_of(request, protect_ends, n),
+        measured,
+    )
     whole = ranking.whole
     if not 0 <= drop <= whole.most:
         raise InputError(

@@ -44,7 +44,10 @@ def token_positions(
     return store_values(positions, len(trace.samples), trace.spool)
 
 
-def _of_kind(sample: SampleTrace, tokens: str) -> np.ndarray:
+def _of_kind(
+    sample: SampleTrace,
+    tokens: str,
+) -> np.ndarray:
     if tokens == "visual":
         return sample.visual
     if tokens == "textual":
@@ -53,7 +56,11 @@ def _of_kind(sample: SampleTrace, tokens: str) -> np.ndarray:
     return everything if tokens == "all" else everything[-1:]
 
 
-def _important(trace: Trace, importance: TokenImportance, top_p: TopP) -> Iterator[np.ndarray]:
+def _important(
+    trace: Trace,
+    importance: TokenImportance,
+    top_p: TopP,
+) -> Iterator[np.ndarray]:
     for number, sample in enumerate(trace.samples):
         visual_scores, text_scores = importance.averaged(number)
         visual = sample.visual[top_p.select(visual_scores)]

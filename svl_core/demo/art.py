@@ -128,7 +128,12 @@ def _openmoji_sheet() -> Path:
     notes.add_text("Copyright", "OpenMoji, CC-BY-SA 4.0")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{os.getpid()}.part")
-    sheet.save(part, format="PNG", optimize=True, pnginfo=notes)
+    sheet.save(
+        part,
+        format="PNG",
+        optimize=True,
+        pnginfo=notes,
+    )
     os.replace(part, path)
     return path
 
@@ -183,7 +188,11 @@ def _fetch_openmoji(package: str) -> list[Image.Image]:
                 f"{package} has no drawing of {kind.name} (color/svg/{kind.codepoint.upper()}"
                 ".svg). Correct its codepoint or the version in objects.json."
             )
-        png = resvg_py.svg_to_bytes(svg_string=svg.decode("utf-8"), width=288, height=288)
+        png = resvg_py.svg_to_bytes(
+            svg_string=svg.decode("utf-8"),
+            width=288,
+            height=288,
+        )
         drawings.append(_fit(Image.open(io.BytesIO(bytes(png))).convert("RGBA")))
     return drawings
 

@@ -230,7 +230,10 @@ def save(
     proc.save_pretrained(folder)
 
 
-def pixels(images, out: np.ndarray | None = None) -> torch.Tensor:
+def pixels(
+    images,
+    out: np.ndarray | None = None,
+) -> torch.Tensor:
     """(n, 3, 144, 144) float32 in [-1, 1]: the processor's arithmetic without its per-image
     overhead, for training only (a test holds both equal).
     """

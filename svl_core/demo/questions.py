@@ -187,7 +187,11 @@ def caption(scene: Scene) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def true_relation(x: Item, side: str, y: Item) -> bool:
+def true_relation(
+    x: Item,
+    side: str,
+    y: Item,
+) -> bool:
     """Whether item `x` stands on that side of `y`, by grid column or row."""
     return {
         "left of": x.column < y.column,
@@ -207,7 +211,11 @@ class _Asked:
     single: the items whose name stands in the scene once.
     """
 
-    def __init__(self, scene: Scene, rng: np.random.Generator):
+    def __init__(
+        self,
+        scene: Scene,
+        rng: np.random.Generator,
+    ):
         self.scene = scene
         self.rng = rng
         self.items = scene.items
@@ -366,7 +374,11 @@ CONTENTS: dict[str, Callable[[_Asked], Content | None]] = {
 """For each kind its words and answer; None where the scene has no unambiguous such question."""
 
 
-def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> QA | None:
+def ask(
+    scene: Scene,
+    rng: np.random.Generator,
+    kind: str | None = None,
+) -> QA | None:
     """One question on the scene; None where it has no unambiguous question of that kind.
 
     kind: of the question (default: a random one of which there is a question).
@@ -401,7 +413,11 @@ class Labelled:
         return iter((self.image, self.question))
 
 
-def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
+def labelled(
+    n: int,
+    seed: int,
+    style: str | None = None,
+) -> list[Labelled]:
     """`n` questions on fresh scenes, the kinds in turn, each on a scene of its own; same seed, same
     questions.
 
@@ -412,17 +428,31 @@ def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
     questions: list[Labelled] = []
     while len(questions) < n:
         scene = random_scene(rng, style)
-        qa = ask(scene, rng, KINDS[len(questions) % len(KINDS)])
+        qa = ask(
+            scene,
+            rng,
+            KINDS[len(questions) % len(KINDS)],
+        )
         if qa is not None:
             picture = functools.partial(render, scene)
-            questions.append(Labelled(picture, qa.question, qa.answer, qa.kind))
+            questions.append(
+                Labelled(
+                    picture,
+                    qa.question,
+                    qa.answer,
+                    qa.kind,
+                )
+            )
     return questions
 
 
 MEASURED_SEED = 1_000_000  # a stream that no calibration seed of ordinary size draws from
 
 
-def calibration(n: int = 32, seed: int = 7) -> list[Labelled]:
+def calibration(
+    n: int = 32,
+    seed: int = 7,
+) -> list[Labelled]:
     """`n` (image, question) pairs on fresh scenes: what the bundled model's layers are ranked and
     compensated on.
     """

@@ -118,7 +118,13 @@ def category_of(name: str) -> str:
         ) from None
 
 
-def _item(rng: np.random.Generator, name: str, cell: int, *, wild: bool) -> Item:
+def _item(
+    rng: np.random.Generator,
+    name: str,
+    cell: int,
+    *,
+    wild: bool,
+) -> Item:
     colour = str(rng.choice(list(COLOURS))) if name in SHAPES else None
     low, high = (0.68, 0.98) if wild else (0.78, 0.92)
     reach = 0.07 if wild else 0.04
@@ -127,12 +133,20 @@ def _item(rng: np.random.Generator, name: str, cell: int, *, wild: bool) -> Item
     item = Item(name, cell, colour, shift, scale)
     if not wild:
         return item
-    item = replace(item, angle=round(float(rng.uniform(-18, 18)), 1), flip=bool(rng.random() < 0.5))
+    item = replace(
+        item,
+        angle=round(float(rng.uniform(-18, 18)), 1),
+        flip=bool(rng.random() < 0.5),
+    )
     if colour is not None:
         return item
     outline = bool(rng.random() < 0.45)
     squeeze = round(float(rng.uniform(0.76, 1.3)), 2)
-    item = replace(item, outline=outline, squeeze=squeeze)
+    item = replace(
+        item,
+        outline=outline,
+        squeeze=squeeze,
+    )
     return replace(item, tone=_tone(rng)) if rng.random() < 0.6 else item
 
 
@@ -193,7 +207,11 @@ def random_scene(
     return Scene(tuple(items), style, ground, pattern)
 
 
-def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Scene:
+def compose(
+    items: Mapping[int, str],
+    style: str = "noto",
+    seed: int = 0,
+) -> Scene:
     """A scene from {cell 0..8: name}; a shape may carry its colour ("red circle").
 
     Raises InputError for unknown names or places.
@@ -209,7 +227,13 @@ def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Sce
         category_of(words[-1])
         item = _item(rng, words[-1], cell, wild=False)
         if len(words) == 2 and item.colour and words[0] in COLOURS:
-            item = Item(item.name, cell, words[0], item.shift, item.scale)
+            item = Item(
+                item.name,
+                cell,
+                words[0],
+                item.shift,
+                item.scale,
+            )
         elif len(words) != 1:
             raise InputError(
                 f"Found the object '{items[cell]}'; expected one name, or a colour and a shape such"
@@ -221,7 +245,10 @@ def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Sce
 
 
 @functools.cache
-def _shape(name: str, colour: str) -> Image.Image:
+def _shape(
+    name: str,
+    colour: str,
+) -> Image.Image:
     """A plain shape as a 64 x 64 RGBA sprite, anti-aliased."""
     big = Image.new("RGBA", (256, 256))
     draw = ImageDraw.Draw(big)
@@ -243,19 +270,30 @@ def _shape(name: str, colour: str) -> Image.Image:
 
 
 @functools.cache
-def _sprite(style: str, name: str, outline: bool) -> Image.Image:
+def _sprite(
+    style: str,
+    name: str,
+    outline: bool,
+) -> Image.Image:
     names = [kind.name for kind in art.objects()]
     sprite = art.sprites(style)[names.index(name)]
     if not outline:
         return sprite
     rim = sprite.getchannel("A").filter(ImageFilter.MaxFilter(5))
     dark = Image.new("RGBA", sprite.size, (25, 25, 25, 255))
-    drawn = Image.composite(dark, Image.new("RGBA", sprite.size), rim)
+    drawn = Image.composite(
+        dark,
+        Image.new("RGBA", sprite.size),
+        rim,
+    )
     drawn.alpha_composite(sprite)
     return drawn
 
 
-def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image:
+def _toned(
+    sprite: Image.Image,
+    tone: tuple[float, float, float],
+) -> Image.Image:
     """The drawing with its hue turned, its saturation and lightness scaled, and its shades merged
     into flat areas.
     """
@@ -280,7 +318,10 @@ def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image
 
 
 @functools.lru_cache(maxsize=64)
-def _pattern(pattern: str, size: int) -> np.ndarray:
+def _pattern(
+    pattern: str,
+    size: int,
+) -> np.ndarray:
     """Lightness offsets of a ground, (size, size) float32 in [-14, 0]."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     if pattern == "stripes":
@@ -295,7 +336,10 @@ def _pattern(pattern: str, size: int) -> np.ndarray:
     return np.zeros((size, size), np.float32)
 
 
-def render(scene: Scene, size: int = SIZE) -> Image.Image:
+def render(
+    scene: Scene,
+    size: int = SIZE,
+) -> Image.Image:
     """The scene as a `size` x `size` RGB image."""
     lightness = np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None]
     ground = np.clip(lightness, 0, 255)

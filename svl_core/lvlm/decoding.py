@@ -100,7 +100,12 @@ class Decoding:
             return None
         rows = self.logits.shape[0]
         if after is before:
-            return torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
+            return torch.zeros(
+                rows,
+                1,
+                dtype=torch.long,
+                device=self.logits.device,
+            )
         return after.view(rows, 1)
 
     def fork(self) -> Decoding | None:
@@ -116,7 +121,12 @@ class Decoding:
         forked._cache.layers = list(caches)
         return forked
 
-    def _take_over(self, out, states: dict, entered_ms: dict) -> None:
+    def _take_over(
+        self,
+        out,
+        states: dict,
+        entered_ms: dict,
+    ) -> None:
         """Keeps a pass's cache, its last predictions and what was recorded of it."""
         self._cache = getattr(out, self._slot)
         self.logits: torch.Tensor = out.logits[:, -1]
@@ -156,7 +166,11 @@ class Decoding:
         self._take_over(out, states, entered_ms)
         return out.logits
 
-    def _next_positions(self, count: int, device: torch.device) -> dict[str, torch.Tensor]:
+    def _next_positions(
+        self,
+        count: int,
+        device: torch.device,
+    ) -> dict[str, torch.Tensor]:
         """The `position_ids` of the next `count` tokens, where the model does not count itself."""
         steps = torch.arange(count, device=device)
         if self._deltas is not None:
@@ -185,7 +199,10 @@ def image_token_ids(lvlm: LVLM) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def greedy(logits: torch.Tensor, forbidden: Sequence[int] = ()) -> torch.Tensor:
+def greedy(
+    logits: torch.Tensor,
+    forbidden: Sequence[int] = (),
+) -> torch.Tensor:
     """The most likely token; the lowest id on ties.
 
     logits: (..., vocab).
@@ -222,7 +239,11 @@ def answers_together(
     decoding = Decoding(lvlm, collate(samples, pad))
     device = decoding.logits.device
     stop = torch.tensor(ends, dtype=torch.long, device=device)
-    finished = torch.zeros(len(samples), dtype=torch.bool, device=device)
+    finished = torch.zeros(
+        len(samples),
+        dtype=torch.bool,
+        device=device,
+    )
     columns: list[torch.Tensor] = []
     while True:
         run.check("Stopped before all questions were answered.")
@@ -236,7 +257,10 @@ def answers_together(
     return [_until(row, set(ends)) for row in rows]
 
 
-def _until(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
+def _until(
+    ids: Sequence[int],
+    ends: set[int],
+) -> tuple[int, ...]:
     """The ids up to and with the first end token."""
     for number, token in enumerate(ids):
         if token in ends:

@@ -171,7 +171,12 @@ def _quantization_config(quantize: str, dtype: torch.dtype):
     )
 
 
-def _with_all_weights(model_class: Any, folder: Path, name: str, options: Mapping[str, Any]):
+def _with_all_weights(
+    model_class: Any,
+    folder: Path,
+    name: str,
+    options: Mapping[str, Any],
+):
     """The transformers model in `folder`.
 
     options: for `from_pretrained`.
@@ -241,7 +246,10 @@ def foresee(
 # Where a model is
 
 
-def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
+def locate(
+    name: str,
+    revision: str | None = None,
+) -> tuple[Path, str | None]:
     """The local folder of a model (of a Hub id: its config and other small files) and the commit
     that it stands for.
     """
@@ -558,7 +566,11 @@ def _known_quantization(quantize: str | None) -> str | None:
     return quantize
 
 
-def _automatic_dtype(model_class: type, config, device: torch.device | None) -> torch.dtype:
+def _automatic_dtype(
+    model_class: type,
+    config,
+    device: torch.device | None,
+) -> torch.dtype:
     """As stored; on a CPU float32 where the weights are small, or where the processor has no
     bfloat16 of its own and there is twice the memory.
     """

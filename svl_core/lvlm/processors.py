@@ -38,7 +38,12 @@ PROCESSOR_FILE = "processor_config.json"
 VIDEO_FILE = "video_preprocessor_config.json"
 
 
-def load_processor(folder: str | Path, config, *, text_only: bool = False):
+def load_processor(
+    folder: str | Path,
+    config,
+    *,
+    text_only: bool = False,
+):
     """The processor in `folder` (a tokenizer for a text-only model).
 
     Raises InputError when it cannot be built.

@@ -161,7 +161,9 @@ def refit(
         run.check("Stopped before the model was compensated.")
         share = ANSWERING + (1 - ANSWERING) * number / len(keep[first:])
         run.report(share, f"refitting layer {ids[layer]}")
-        if any(recording.calls[layer] is None for recording, _ in passes):  # passed over: it learns nothing
+        if any(
+            recording.calls[layer] is None for recording, _ in passes
+        ):  # passed over: it learns nothing
             continue
         projection = down_projection(module)
         check_floating(projection)
