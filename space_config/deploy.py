@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS = ("app.py", "svl_core", "assets", "LICENSE")
 LEFT_OUT = (
-    "svl_core/cli.py",
+    "svl_core/cli/",
     "svl_core/__main__.py",
     "svl_core/demo/train.py",
 )  # of no use to the page
@@ -52,6 +53,7 @@ SUFFIXES = {
     ".zip",
     ".parquet",
     ".csv",
+    ".typed",
     "",
 }
 
@@ -90,7 +92,7 @@ def stage(folder: Path, profile: str = "cpu", hardware: str | None = None) -> Pa
         ["git", "ls-files", "-z", *CONTENTS], cwd=ROOT, capture_output=True, check=True, text=True
     ).stdout.split("\0")
     for name in filter(None, tracked):
-        if name not in LEFT_OUT and (ROOT / name).is_file():
+        if not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     (folder / "README.md").write_text(card(profile, hardware), encoding="utf-8")
@@ -104,13 +106,23 @@ def _facts(profile: str) -> dict:
 
 
 def card(profile: str, hardware: str) -> str:
-    """The Space's README: front matter, then the project's."""
+    """The Space's README: front matter, then the project's, whose links to files that are not
+    staged become plain words.
+    """
     from huggingface_hub import SpaceCardData
 
     facts = _facts(profile) | {"sdk_version": version("gradio"), "suggested_hardware": hardware}
-    return (
-        f"---\n{SpaceCardData(**facts)}\n---\n\n{(ROOT / 'README.md').read_text(encoding='utf-8')}"
+    text = re.sub(
+        r"\[([^]]+)\]\(([^)]+)\)", _link, (ROOT / "README.md").read_text(encoding="utf-8")
     )
+    return f"---\n{SpaceCardData(**facts)}\n---\n\n{text}"
+
+
+def _link(match: re.Match) -> str:
+    """A link as the Space shows it."""
+    words, target = match.groups()
+    staged = "://" in target or target.split("/")[0] in CONTENTS
+    return match[0] if staged else f"{words} (`{target}` in the repository)"
 
 
 def requirements(profile: str, hardware: str) -> str:

@@ -34,13 +34,20 @@ TOKEN_SETS = ("important", "all", "visual", "textual", "last")
 class Option:
     """What a field of `Recipe` accepts, and how it is explained.
 
-    name: the field's. label: what a person calls it. help: one line for `--help`, the endpoints'
-        descriptions and the page. kind: bool, int, float, str or tuple.
-    low, high: least and largest number. above: whether `low` itself is excluded. typed_low: the least
-        that a person may type, where the library takes less.
-    choices: the words that are accepted, () for any. nullable: whether None is accepted.
-    words: words accepted in the place of a number. flag, metavar: of the command.
-    group: one of the headings above. inverted: the flag's presence means False.
+    name: the field's.
+    label: what a person calls it.
+    help: one line for `--help`, the endpoints' descriptions and the page.
+    group: one of the headings above.
+    kind: bool, int, float, str or tuple.
+    default: the value of a recipe that says nothing of it.
+    nullable: whether None is accepted.
+    low, high: least and largest number.
+    above: whether `low` itself is excluded.
+    typed_low: the least that a person may type, where the library takes less.
+    choices: the words that are accepted, () for any.
+    words: words accepted in the place of a number.
+    flag, metavar: of the command; the flag is the field's name by default.
+    inverted: the flag's presence means False.
     """
 
     name: str
@@ -61,29 +68,38 @@ class Option:
     inverted: bool = False
 
     @property
+    def option(self) -> str:
+        """The command's option, such as "--top-p"."""
+        return "--" + (self.flag or self.name.replace("_", "-"))
+
+    @property
     def expected(self) -> str:
         """What is accepted, for the sentence that refuses something else."""
         if self.kind is tuple:
-            listed = (
-                f"one or more of {', '.join(self.choices)}" if self.choices else "whole numbers"
-            )
-            return listed + (" or none" if self.nullable else "")
+            if self.choices:
+                return f"one or more of {', '.join(self.choices)}"
+            return "whole numbers and ranges such as 3,5-7"
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.kind is bool:
             return "true or false"
         if self.kind is str:
             return "a name"
+        others = [repr(word) for word in self.words] + (["none"] if self.nullable else [])
+        return f"{self._range}, or {' or '.join(others)}" if others else self._range
+
+    @property
+    def _range(self) -> str:
+        """The numbers that are accepted."""
         said = "a whole number" if self.kind is int else "a number"
         low = self.low if self.typed_low is None else self.typed_low
-        if low is not None:
-            said += f" above {low:g}" if self.above else f" from {low:g}"
-        if self.high is not None:
-            said += (
-                f" up to {self.high:g}" if self.low is None or self.above else f" to {self.high:g}"
-            )
-        others = [repr(word) for word in self.words] + (["none"] if self.nullable else [])
-        return f"{said}, or {' or '.join(others)}" if others else said
+        if low is None:
+            return said
+        if self.above:
+            said += f" above {low:g}"
+            return said if self.high is None else f"{said} and at most {self.high:g}"
+        said += f" from {low:g}"
+        return said if self.high is None else f"{said} to {self.high:,.0f}"
 
     def checked(self, value: Any) -> Any:
         """The value in the field's own type. Raises InputError for one that is not accepted."""
@@ -93,17 +109,21 @@ class Option:
             converted = self._converted(value)
         except (TypeError, ValueError, OverflowError):
             raise self.refusal(value) from None
-        if isinstance(converted, float | int) and not isinstance(converted, bool):
-            self._check_bounds(converted, value)
-        elif self.choices and self.kind is str and converted not in self.choices:
+        if self.kind in (int, float) and self._out_of_range(converted):
+            raise self.refusal(value)
+        if self.kind is str and self.choices and converted not in self.choices:
             raise self.refusal(value)
         return converted
 
     def refusal(self, value: Any) -> InputError:
         """The sentence for a value that is not accepted."""
-        shown = repr(value)
+        shown = repr(list(value) if isinstance(value, tuple) else value)
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        return InputError(f"Found {shown} as {self.label}; expected {self.expected}; change it.")
+        article = "an" if self.label[0] in "aeiou" else "a"
+        found = f"{article} {self.label} of {shown}"
+        if self.kind in (str, tuple):
+            found = f"the {self.label} {shown}"
+        return InputError(f"Found {found}; expected {self.expected}; change it.")
 
     def _converted(self, value: Any) -> Any:
         if self.kind is tuple:
@@ -131,47 +151,45 @@ class Option:
             if not parts or set(parts) - set(self.choices):
                 raise ValueError
             return tuple(choice for choice in self.choices if choice in parts)
-        numbers = tuple(int(part) for part in parts)
-        if any(
-            isinstance(part, bool | str) or number != part
-            for part, number in zip(parts, numbers, strict=True)
-        ):
+        if any(isinstance(part, bool | str) or part != int(part) for part in parts):
             raise ValueError
-        if any(number < (self.low or 0) for number in numbers) or len(set(numbers)) != len(numbers):
-            raise ValueError
-        return tuple(sorted(numbers))
+        return tuple(sorted(int(part) for part in parts))
 
-    def _check_bounds(self, number: float, value: Any) -> None:
-        below = self.low is not None and (number <= self.low if self.above else number < self.low)
-        if below or self.high is not None and number > self.high:
-            raise self.refusal(value)
+    def _out_of_range(self, number: float) -> bool:
+        if self.high is not None and number > self.high:
+            return True
+        if self.low is None:
+            return False
+        return number <= self.low if self.above else number < self.low
+
+    def read(self, text: str) -> Any:
+        """The value that a text means, not yet checked. Raises ValueError for a text that means
+        nothing of the field's type.
+        """
+        if self.nullable and text in ("", "none"):
+            return None
+        if self.kind is str or text in self.words:
+            return text
+        if self.kind is bool:
+            if text not in ("0", "1"):
+                raise ValueError
+            return text == "1"
+        if self.kind is tuple:
+            return words_in(text) if self.choices else numbers_in(text)
+        if len(text) > 40 or not text.isascii() or "_" in text:
+            raise ValueError
+        return self.kind(text)
 
     def parsed(self, text: str) -> Any:
         """The value that a text means, as a link or a command line holds it. Raises InputError."""
-        if self.nullable and text in ("", "none"):
-            return None
-        if text in self.words:
-            return text
         try:
-            value = {
-                bool: lambda: {"0": False, "1": True}[text],
-                int: lambda: int(text) if text.lstrip("-").isascii() and len(text) < 20 else None,
-                float: lambda: float(text),
-                str: lambda: text,
-                tuple: lambda: self._parsed_tuple(text),
-            }[self.kind]()
-        except (ValueError, KeyError):
-            value = text
-        if value is None or isinstance(value, str) and self.kind is not str:
-            raise self.refusal(text)
+            value = self.read(text)
+        except ValueError:
+            raise self.refusal(text) from None
         value = self.checked(value)
-        if self.typed_low is not None and value < self.typed_low:
-            raise self.refusal(text)
+        if self.typed_low is not None and not isinstance(value, str) and value < self.typed_low:
+            raise self.refusal(value)
         return value
-
-    def _parsed_tuple(self, text: str) -> tuple:
-        parts = [part.strip() for part in text.split(",") if part.strip()]
-        return tuple(parts) if self.choices else tuple(map(int, parts))
 
     @property
     def annotation(self) -> Any:
@@ -182,6 +200,28 @@ class Option:
         if self.words:
             base = base | Literal[self.words]
         return base | None if self.nullable else base
+
+
+def words_in(text: str) -> tuple[str, ...]:
+    """ "mlp, attention" -> ("mlp", "attention")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers_in(text: str) -> tuple[int, ...]:
+    """ "3,5-7" -> (3, 5, 6, 7). Raises ValueError."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not _is_count(first) or dash and not _is_count(last):
+            raise ValueError(f"no whole number in {part!r}")
+        numbers += range(int(first), int(last or first) + 1)
+        if dash and int(last) < int(first):
+            raise ValueError(f"no range: {part!r}")
+    return tuple(numbers)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _field(default: Any, label: str, help: str, group: str, **more: Any) -> Any:
@@ -199,7 +239,7 @@ class Recipe:
 
     criterion: str = _field(
         "svl",
-        "the criterion",
+        "criterion",
         "its name; `svl models` lists them",
         RANKING,
         metavar="NAME",
@@ -216,27 +256,27 @@ class Recipe:
     )
     top_p_mode: str = _field(
         "fraction",
-        "the top-p mode",
+        "top-p mode",
         "best P of the tokens, or the fewest that hold P of the score",
         RANKING,
         choices=("fraction", "mass"),
     )
     text_self: str = _field(
         "received",
-        "the text attention",
+        "text attention",
         "text-to-text part of a text token's importance: attention 'received' or 'given'",
         RANKING,
         choices=("received", "given"),
     )
     causal_correction: bool = _field(
         False,
-        "the causal correction",
+        "causal correction",
         "divide attention by the number of queries that can see a key",
         RANKING,
     )
     rounds: int | None = _field(
         None,
-        "the number of rounds",
+        "number of rounds",
         "greedy criteria: re-score after each of N drops, then rank the rest as it stands",
         RANKING,
         low=1,
@@ -244,7 +284,7 @@ class Recipe:
     )
     protect_ends: bool = _field(
         True,
-        "the protection of both ends",
+        "protection of both ends",
         "let the first and the last layer be dropped too",
         RANKING,
         flag="unprotect-ends",
@@ -252,44 +292,42 @@ class Recipe:
     )
     seed: int = _field(
         0,
-        "the seed",
+        "seed",
         "seed of random draws: criterion 'random', calibration, questions",
         RANKING,
         low=0,
     )
     drop: int | None = _field(
         None,
-        "the number of layers to drop",
+        "number of layers to drop",
         "number of layers to drop, most redundant first",
         CHOICE,
-        low=0,
         metavar="N",
     )
     layers: tuple[int, ...] | None = _field(
         None,
-        "the layers to drop",
+        "layers",
         "drop these layers instead (0-based, such as 3,5-7)",
         CHOICE,
-        low=0,
         metavar="LIST",
     )
     preset: str | None = _field(
         None,
-        "the preset",
+        "preset",
         "a whole recipe by name: as-published or best; options beside it change it",
         CHOICE,
         metavar="NAME",
     )
     compensation: str = _field(
         "none",
-        "the compensation",
+        "compensation",
         "its name; `svl models` lists them",
         CHOICE,
         metavar="NAME",
     )
     rank: int | str = _field(
         4,
-        "the rank",
+        "rank",
         "rank k of the compensated subspace, or 'auto': of lowest KL on half of the calibration"
         " set, fitted on the other half",
         COMPENSATION,
@@ -300,7 +338,7 @@ class Recipe:
     )
     energy: float | None = _field(
         None,
-        "the energy share",
+        "energy share",
         "choose each run's rank as the fewest directions that hold this share of its gap's energy,"
         " instead of --rank",
         COMPENSATION,
@@ -311,7 +349,7 @@ class Recipe:
     )
     strength: float = _field(
         1.0,
-        "the strength",
+        "strength",
         "1 = as published",
         COMPENSATION,
         low=0,
@@ -319,7 +357,7 @@ class Recipe:
     )
     targets: tuple[str, ...] = _field(
         ("mlp",),
-        "the targets",
+        "targets",
         "projections to edit: mlp, or mlp,attention",
         COMPENSATION,
         choices=TARGETS,
@@ -327,7 +365,7 @@ class Recipe:
     )
     ridge: float | None = _field(
         None,
-        "the ridge",
+        "ridge",
         "least squares, bridge, refit: pull toward no edit, relative to the mean diagonal",
         COMPENSATION,
         low=0,
@@ -335,7 +373,7 @@ class Recipe:
     )
     answer_weight: float = _field(
         20.0,
-        "the answer weight",
+        "answer weight",
         "refit: what an answer's positions count beside one position each",
         COMPENSATION,
         low=0,
@@ -343,20 +381,20 @@ class Recipe:
     )
     weighted: bool = _field(
         False,
-        "the weighting",
+        "weighting",
         "least squares: weight tokens by their importance",
         COMPENSATION,
     )
     tokens: str = _field(
         "important",
-        "the tokens to fit on",
+        "token set",
         "tokens to fit on",
         COMPENSATION,
         choices=TOKEN_SETS,
     )
     calibration: str = _field(
         AUTO,
-        "the calibration set",
+        "calibration set",
         "'demo' (bundled scenes), 'this' (the sample asked about), a FILE.jsonl or a folder of"
         " images",
         CALIBRATION,
@@ -364,16 +402,16 @@ class Recipe:
     )
     calibration_size: int = _field(
         16,
-        "the calibration size",
+        "calibration size",
         "samples used of it",
         CALIBRATION,
         low=1,
-        high=1_000_000,
+        high=100_000,
         metavar="N",
     )
     visual_share: float = _field(
         1.0,
-        "the share of visual tokens",
+        "visual share",
         "the pruned model sees only this share of the visual tokens, by importance",
         READING,
         low=0,

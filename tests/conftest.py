@@ -18,10 +18,8 @@ from tiny import (
     tiny_llava,
 )  # noqa: F401  (tests may import these from here too)
 
-torch.set_num_threads(
-    1
-    # on models this small two threads mostly wait for each other: 40 times slower beside a busy browser
-)
+# on models this small two threads mostly wait for each other: 40 times slower beside a busy browser
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

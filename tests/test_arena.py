@@ -1,5 +1,5 @@
 """The arena's bookkeeping: who is measured once, how the work is shared out, the statistics against
-scipy, the table from saved parts.
+scipy, the table from saved parts. The committed table is guarded by test_documents.py.
 """
 
 import json

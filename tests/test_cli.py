@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from svl_core.__main__ import COMMANDS, main
+from svl_core.cli.main import main
+from svl_core.cli.parser import COMMANDS
 from svl_core.comparison.presets import PRESETS
 
 
@@ -196,6 +197,8 @@ def test_the_bundled_calibration_set(svl):
             *ASK,
             "--drop",
             "1",
+            "--calibration",
+            "demo",
             "--calibration-size",
             "2",
             "--max-new-tokens",
@@ -463,6 +466,8 @@ def test_text_only_and_a_prompt_without_image(svl, tmp_path):
             "1",
             "--compensation",
             "lstsq",
+            "--calibration",
+            "demo",
             "--max-new-tokens",
             "2",
             "--json",
@@ -470,8 +475,10 @@ def test_text_only_and_a_prompt_without_image(svl, tmp_path):
         )
     )
     assert found["plan"]["calibration"]["set"] == "demo" and found["kl"] > 0
+    scenes = ("--calibration", "demo")
+    out = tmp_path / "p"
     found = result(
-        svl("prune", "--model", "text", "--drop", "2", "--out", tmp_path / "p", "--json", "-")
+        svl("prune", "--model", "text", "--drop", "2", *scenes, "--out", out, "--json", "-")
     )
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "p", output_loading_info=True)
     assert (
@@ -719,16 +726,18 @@ def test_wrong_input_exits_with_2_and_one_line(svl, broken, case):
 
 
 def test_anything_else_exits_with_1(svl, monkeypatch):
-    import svl_core.cli
+    from svl_core.cli import commands
     from svl_core.errors import SVLError
 
-    def fails(args):
+    def fails(args, recipe):
         raise SVLError("it broke")
 
-    monkeypatch.setitem(svl_core.cli.COMMANDS, "models", fails)
+    monkeypatch.setitem(commands.COMMANDS, "models", fails)
     assert svl("models")[0] == 1
     monkeypatch.setitem(
-        svl_core.cli.COMMANDS, "models", lambda args: (_ for _ in ()).throw(KeyboardInterrupt)
+        commands.COMMANDS,
+        "models",
+        lambda args, recipe: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     assert svl("models")[0] == 1
 
@@ -787,7 +796,7 @@ def test_torch_s_threads_sleep_while_they_wait():
         [
             sys.executable,
             "-c",
-            "from svl_core.__main__ import main; main(['--version']); import torch",
+            "from svl_core.cli.main import main; main(['--version']); import torch",
         ],
         capture_output=True,
         text=True,
@@ -816,8 +825,8 @@ def test_presets_rounds_and_a_chosen_rank(svl):
     )
     best = PRESETS["best"]
     assert (
-        found["plan"]["criterion"] in (best.criterion, *best.rivals)
-        and found["plan"]["compensation"] == best.compensation
+        found["plan"]["criterion"] in best.criteria
+        and found["plan"]["compensation"] == best.recipe.compensation
     )
     found = result(
         svl(
@@ -935,3 +944,97 @@ def test_plan_needs_a_config_alone(svl, tmp_path):
     )
     code, _, err = svl("analyze", "--plan", "--model", str(tmp_path), "--positions", "0")
     assert code == 2 and "at least one" in err
+
+
+QUICK = ("--max-new-tokens", "2", "--json", "-")
+
+
+def test_all_criteria_and_compensations_are_swept(svl):
+    """Every criterion that ranks, and every compensation, as `--help` promises."""
+    from svl_core.analysis.redundancy import CRITERIA
+    from svl_core.pruning.compensation import COMPENSATIONS
+
+    some = (*SET, "--drop", "1", "--draws", "2")
+    found = result(svl("sweep", *ASK, *some, "--criterion", "all", *QUICK))
+    ranking = [name for name, row in CRITERIA.items() if row.needs != "layers"]
+    assert [row["criterion"] for row in found["rows"]] == ranking
+    found = result(svl("sweep", *ASK, *some, "--compensation", "all", *QUICK))
+    assert [row["compensation"] for row in found["rows"]] == list(COMPENSATIONS)
+
+
+def test_a_plan_fitted_on_this_image_asks_for_it(svl, tmp_path):
+    """It never becomes another set in silence."""
+    made = ("--compensation", "scp", "--calibration", "this")
+    first = result(svl("prune", *ASK, "--drop", "2", *made, "--out", tmp_path / "a", "--json", "-"))
+    assert first["plan"]["recipe"]["calibration"] == "this"
+    file = tmp_path / "a" / "svl_plan.json"
+    code, out, err = svl("prune", "--model", "model", "--from", file, "--out", tmp_path / "b")
+    assert code == 2 and "--image and --prompt" in err and not (tmp_path / "b").exists()
+    again = result(svl("prune", *ASK, "--from", file, "--out", tmp_path / "c", "--json", "-"))
+    assert again["plan"]["calibration"] == {"set": "this", "samples": 1}
+    written, expected = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ca")
+    assert written == expected
+    older = {"drop": [2], "keep": [0, 1, 3, 4, 5], "settings": {"compensation": "scp"}}
+    older["settings"]["calibration"] = "own"
+    (tmp_path / "own.json").write_text(json.dumps(older))
+    code, out, err = svl(
+        "prune", "--model", "model", "--from", tmp_path / "own.json", "--out", tmp_path / "d"
+    )
+    assert code == 2 and "visitor" in err and "--calibration" in err
+
+
+def test_a_plan_for_the_same_folder_is_taken_however_it_is_called(svl, world, tmp_path):
+    plan = result(svl("compare", *ASK, "--drop", "1", *QUICK))
+    (tmp_path / "bom.json").write_text(json.dumps(plan), encoding="utf-8-sig")
+    question = ("--image", "a.png", "--prompt", "what", "--from", tmp_path / "bom.json")
+    for name in ("model", "./model", "model/", world / "model"):
+        assert svl("compare", "--model", name, *question, *QUICK)[0] == 0, name
+    code, _, err = svl("compare", "--model", "text", *question)
+    assert code == 2 and "--model model" in err
+
+
+def test_what_is_typed_beside_a_preset_or_a_plan_wins(svl, tmp_path):
+    """The preset gives way, and is no longer named; a plan and a preset together are refused."""
+    some = ("compare", *ASK, *SET, "--drop", "1")
+    plain = result(svl(*some, "--preset", "as-published", *QUICK))
+    assert plain["plan"]["recipe"]["preset"] == "as-published"
+    assert plain["plan"]["compensation"] == "scp" and plain["plan"]["recipe"]["rank"] == 4
+    typed = ("--preset", "as-published", "--rank", "2", "--compensation", "bridge")
+    found = result(svl(*some, *typed, *QUICK))["plan"]["recipe"]
+    assert (found["rank"], found["compensation"], found["preset"]) == (2, "bridge", None)
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plain))
+    again = result(svl("compare", *ASK, *SET, "--from", file, "--strength", "0.5", *QUICK))["plan"]
+    assert again["drop"] == plain["plan"]["drop"] and again["recipe"]["strength"] == 0.5
+    code, _, err = svl("compare", *ASK, "--from", file, "--preset", "best")
+    assert code == 2 and "--from and --preset" in err
+
+
+def test_a_foreign_model_is_calibrated_on_its_own_images(svl):
+    """The bundled scenes are not taken for it in silence; without a fit it needs no set."""
+    found = result(svl("compare", *ASK, "--drop", "1", *QUICK))
+    assert found["plan"]["calibration"] == {"set": "this", "samples": 1}
+    found = result(svl("compare", *ASK, "--layers", "2", *QUICK))
+    assert found["plan"]["calibration"]["samples"] == 0
+    for command in (
+        ("compare", *ASK, "--drop", "1", "--compensation", "scp"),
+        ("evaluate", "--model", "model", "--data", "q.jsonl", "--drop", "1"),
+        ("prune", "--model", "model", "--drop", "1", "--out", "never"),
+    ):
+        code, _, err = svl(*command)
+        assert code == 2 and "--calibration" in err and err.count("\n") == 1
+
+
+def test_every_field_of_a_recipe_is_an_option(svl):
+    """Flag, bounds and help come from the field; what a field refuses, the command refuses."""
+    from svl_core.cli.parser import build_parser
+    from svl_core.recipe import OPTIONS
+
+    parser = build_parser()._subparsers._group_actions[0].choices["compare"]
+    offered = {action.dest: action for action in parser._actions}
+    for name, option in OPTIONS.items():
+        assert option.option in offered[name].option_strings, name
+        assert offered[name].help.startswith(option.help), name
+    for typed in ("nan", "-1", "1e999", "many"):
+        code, _, err = svl("compare", *ASK, "--drop", "1", "--strength", typed)
+        assert code == 2 and "strength" in err and "from 0 to 100" in err, typed

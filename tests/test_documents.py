@@ -1,14 +1,35 @@
-"""README and model card say what the results files hold, and their links and commands exist."""
+"""Guards the documents: README, guide, result pages and model card say what the committed results
+files hold, and their links, commands and examples exist. Nothing is measured here.
+"""
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import builders
 import pytest
+
+from space_config.deploy import CONTENTS, card
+from svl_core.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "tests" / "benchmarks"
+RESULTS = "tests/benchmarks/results"
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / RESULTS).glob("*.md"))
+DOCUMENTS = [
+    README,
+    ROOT / "svl_core" / "GUIDE.md",
+    ROOT / "svl_core" / "SUPPORT.md",
+    ROOT / "space_config" / "README.md",
+    ROOT / ".github" / "CONTRIBUTING.md",
+    ROOT / "assets" / "demo_lvlm" / "README.md",
+    *PAGES,
+]
 
 
 def script(name):
@@ -18,16 +39,20 @@ def script(name):
     return module
 
 
+def stored(name):
+    return json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize(
     "name, documents",
     [
-        ("demo_model", ("README.md", "assets/demo_lvlm/README.md")),
-        ("page", ("README.md",)),
-        ("fuzz", ("README.md",)),
+        ("demo_model", (f"{RESULTS}/demo_model.md", "assets/demo_lvlm/README.md")),
+        ("page", (f"{RESULTS}/speed.md",)),
+        ("fuzz", (f"{RESULTS}/public_server.md",)),
     ],
 )
 def test_figures_are_those_of_the_results_file(name, documents):
-    made = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    made = stored(name)
     for document in documents:
         text = (ROOT / document).read_text(encoding="utf-8")
         assert script(name).with_figures(text, made) == text, (
@@ -35,34 +60,133 @@ def test_figures_are_those_of_the_results_file(name, documents):
         )
 
 
-@pytest.mark.parametrize("name", ["arena", "visual_tokens", "load", "soak"])
-def test_figures_of_the_long_runs(name):
-    """Between the marks stands what the results file holds; before the first run there is neither."""
-    text, made, file = (
-        (ROOT / "README.md").read_text(encoding="utf-8"),
-        script(name),
-        BENCHMARKS / "results" / f"{name}.json",
-    )
-    if file.exists():
-        assert made.with_figures(text, json.loads(file.read_text(encoding="utf-8"))) == text, (
-            f"README.md is stale: run python tests/benchmarks/{name}.py"
+@pytest.mark.parametrize(
+    "name, document",
+    [
+        ("arena", "arena.md"),
+        ("visual_tokens", "visual_tokens.md"),
+        ("load", "public_server.md"),
+        ("soak", "public_server.md"),
+    ],
+)
+def test_figures_of_the_long_runs(name, document):
+    """Between the marks stands what the results file holds, and nothing before the first run."""
+    text = (ROOT / RESULTS / document).read_text(encoding="utf-8")
+    made = script(name)
+    if (BENCHMARKS / "results" / f"{name}.json").exists():
+        assert made.with_figures(text, stored(name)) == text, (
+            f"{document} is stale: run python tests/benchmarks/{name}.py"
         )
     else:
         assert made.BEGIN + "\n" + made.END in text
 
 
-def test_relative_links_lead_somewhere():
-    for document in (ROOT / "README.md", ROOT / "assets" / "demo_lvlm" / "README.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name} points to {target}"
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("analysis_pass", "rows"),
+        ("calibration_memory", "rows"),
+        ("interactivity", None),
+        ("side_by_side", None),
+    ],
+)
+def test_figures_of_speed_and_memory(name, part):
+    text = (ROOT / RESULTS / "speed.md").read_text(encoding="utf-8")
+    made = stored(name)
+    figures = script(name).table(made[part] if part else made)
+    assert f"\n{figures}\n" in text, f"speed.md is stale: run python tests/benchmarks/{name}.py"
+
+
+def test_headline_figures_are_those_of_the_results_files():
+    headline, text = script("headline"), README.read_text(encoding="utf-8")
+    assert headline.with_figures(text, headline.results()) == text, (
+        "README.md is stale: run python tests/benchmarks/headline.py"
+    )
+
+
+@pytest.mark.slow
+def test_the_support_table_has_a_row_for_every_family():
+    """Its ticks are those of the last run of tests/families/support_table.py."""
+    text = (ROOT / "svl_core" / "SUPPORT.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \(`(\w+)` on `(\w+)`\)", text, re.MULTILINE)
+    types = [
+        (lvlm.model.config.model_type, lvlm.model.config.get_text_config().model_type)
+        for lvlm in map(builders.build, builders.BUILDERS)
+    ]
+    assert rows == types, "SUPPORT.md is stale: run python tests/families/support_table.py"
+
+
+def test_readme_fits_two_screens():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 200
+
+
+def anchors(document):
+    """The names by which a document's headings can be linked to."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(text):
+    return [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(document):
+    for target in links(document.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        there = document.parent / name if name else document
+        assert there.exists(), f"{document.name} points to {target}"
+        assert not anchor or anchor in anchors(there), f"{document.name} points to {target}"
+
+
+def test_every_page_of_figures_is_linked():
+    text = README.read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if f"({RESULTS}/{page.name})" not in text] == []
+
+
+def test_links_of_the_spaces_page_lead_to_what_is_staged():
+    text = card("cpu", "cpu-basic")
+    assert "assets/readme/page.png" in links(text)
+    for target in links(text):
+        assert target.split("/")[0] in CONTENTS, f"the Space's page points to {target}"
+
+
+def test_the_commands_of_the_documents_exist(capsys):
+    """Every `svl` line names a command, and only options that its help lists."""
+    helps = {}
+    for document in DOCUMENTS:
+        for line in re.findall(r"\bsvl ((?:[a-z]+) +--.*)", document.read_text(encoding="utf-8")):
+            command = line.split()[0]
+            if command not in helps:
+                assert main([command, "--help"]) == 0, line
+                helps[command] = capsys.readouterr().out
+            options = re.findall(r" (--[a-z][a-z0-9-]*)", re.split(r"[#`;]", line)[0])
+            missing = [option for option in options if option not in helps[command]]
+            assert not missing, f"{document.name}: svl {command} has no {missing}"
+    assert {"analyze", "compare", "sweep", "prune"} <= set(helps)
+
+
+def test_the_python_example_runs(tmp_path, image):
+    """In a process of its own, as a reader would run it."""
+    example = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    image.save(tmp_path / "picture.png")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning:svl_core", "-c", example],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and (tmp_path / "pruned" / "svl_plan.json").exists()
 
 
 def test_bundled_model_is_small_enough_and_keeps_what_it_reached():
     """So that a worse model cannot land unseen: fresh scenes at 95 %, every kind at 90 %, easy-VQA
     at 98 %.
     """
-    made = json.loads((BENCHMARKS / "results" / "demo_model.json").read_text(encoding="utf-8"))
+    made = stored("demo_model")
     assert sum(path.stat().st_size for path in (ROOT / "assets" / "demo_lvlm").iterdir()) <= 30e6
     assert (
         made["layers"] >= 16

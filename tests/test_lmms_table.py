@@ -1,4 +1,6 @@
-"""The table made of lmms-eval's results: by hand, with filters' names, older runs, missing suites."""
+"""The table made of lmms-eval's results: by hand, with filters' names, older runs, missing
+suites. No committed figures are read.
+"""
 
 import json
 import os

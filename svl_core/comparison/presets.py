@@ -36,7 +36,7 @@ class Preset:
     """A recipe by name.
 
     recipe: the fields in `sets` are the preset's; others are left as they are.
-    samples: whether it asks for the recipe's calibration size.
+    sized: whether it sets the recipe's calibration size too.
     rivals: criteria whose layers compete with those of the recipe's criterion, each compensated,
         for the lowest held-out KL.
     ranked_on: samples at most on which criteria that run the model rank, for each costs many passes
@@ -47,14 +47,19 @@ class Preset:
     title: str
     explanation: str
     recipe: Recipe
-    samples: bool = False
+    sized: bool = False
     rivals: tuple[str, ...] = ()
     ranked_on: int = 32
 
     @property
     def sets(self) -> tuple[str, ...]:
         """The recipe's fields that the preset sets."""
-        return (*SETS, "calibration_size") if self.samples else SETS
+        return (*SETS, "calibration_size") if self.sized else SETS
+
+    @property
+    def samples(self) -> int | None:
+        """Calibration samples that it asks for; None: however many there are."""
+        return self.recipe.calibration_size if self.sized else None
 
     @property
     def criteria(self) -> tuple[str, ...]:
@@ -175,7 +180,7 @@ _ROWS = (
         "The layers of SVL or of greedy KL, whichever leave the answers' distribution"
         " nearest once every later layer is refitted in closed form.",
         Recipe(criterion="svl", compensation="refit", calibration_size=512),
-        samples=True,
+        sized=True,
         rivals=("greedy-kl",),
     ),
 )

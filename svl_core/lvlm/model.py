@@ -225,12 +225,15 @@ class LVLM:
         """
         import transformers
 
+        import svl_core
+
         return {
             "model": self.name,
             "revision": self.revision,
             "layer_ids": list(self.layer_ids),
             **self.provenance,
             "versions": {
+                "svl_core": svl_core.__version__,
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },

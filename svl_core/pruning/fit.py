@@ -34,6 +34,11 @@ class Fit:
     recipe: Recipe
     ridge: float
 
+    @property
+    def rank(self) -> int:
+        """The recipe's rank, a number by now."""
+        return int(self.recipe.rank)
+
 
 @dataclass(frozen=True, eq=False)
 class Edit:

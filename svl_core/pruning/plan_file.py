@@ -1,5 +1,5 @@
-"""Plan files: a recipe with the layers that it came to, written by the page and by commands and read
-by `svl --from`.
+"""Plan files: a recipe with the layers that it came to, as the page and the commands write it and
+`svl --from` reads it.
 
 There is one dialect: a JSON object with `model` and `recipe`, at the top or under `plan`, whose
 recipe names its `layers`. Three older ones are still read: the page's plan with its `settings`, a
@@ -42,18 +42,25 @@ class SavedPlan:
 
 
 def saved_plan(
-    recipe: Recipe, drop: Sequence[int], keep: Sequence[int], **more: Any
+    recipe: Recipe,
+    drop: Sequence[int],
+    keep: Sequence[int],
+    *,
+    criterion: str | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     """A plan as it is written: the layers that go and stay, and the recipe with them.
 
-    drop, keep: 0-based layers. more: further entries, such as `model`.
+    drop, keep: 0-based layers.
+    criterion: by which the layers were chosen, where that is not the recipe's ("manual").
+    more: further entries, such as `model`.
     """
     recipe = recipe.changed(drop=len(drop), layers=tuple(drop))
     return {
         **more,
         "drop": [int(layer) for layer in drop],
         "keep": [int(layer) for layer in keep],
-        "criterion": recipe.criterion,
+        "criterion": criterion or recipe.criterion,
         "compensation": recipe.compensation,
         "recipe": recipe.to_json(),
     }

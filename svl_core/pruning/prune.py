@@ -68,6 +68,7 @@ def prune(
         fitted = _edit(lvlm, pruned, plan, row, fit, run)
     provenance = {
         **pruned.provenance,
+        "source": lvlm.provenance.get("source", lvlm.name),
         "plan": plan.to_json(),
         "compensation": _settings_record(recipe, row) | fitted,
         "recipe": recipe.changed(layers=plan.drop, drop=len(plan.drop)).to_json(),

@@ -10,6 +10,7 @@ model's own answers to them, with weight on the positions that predict the answe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,37 +27,51 @@ from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.lvlm.spool import store_values, value_store
 from svl_core.progress import QUIET, Run
 
-EXTENDED = {
-    "input_ids": None,
-    "attention_mask": 1,
-}  # inputs with an entry a position that an answer lengthens: by its ids, by ones
+LENGTHENED = ("input_ids", "attention_mask")  # inputs with an entry a position, in an answer's way
+ANSWERING = 0.7  # of refit's progress: the full model's answers, which take most of the time
+BATCH = 16  # samples in one pass at most; they are of equal length, so that nothing is padded
+
+
+@dataclass(frozen=True, eq=False)
+class AnsweredBatch:
+    """The full model's pass over B prompts of equal length with its answers behind them.
+
+    recording: what every layer was given.
+    answer_tokens: for each prompt the number of its answer's tokens.
+    """
+
+    recording: Recording
+    answer_tokens: tuple[int, ...]
+
+
+_batches_of: WeakKeyDictionary[Trace, Sequence[AnsweredBatch]] = WeakKeyDictionary()
+"""A calibration trace's samples with answers, as long as the trace lives."""
 
 
 def lengthened(sample: Sample, ids: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Inputs of the prompt with the token `ids` of an answer behind it, the last one left out."""
-    if any(
-        value.ndim >= 2 and value.shape[:2] == (1, sample.length) and name not in EXTENDED
-        for name, value in sample.inputs.items()
-    ):
-        raise InputError(
-            "Found inputs of this model that an answer cannot lengthen; expected only ids and a"
-            " mask with an entry a position; choose 'lstsq', 'scp' or 'none'."
-        )
+    """Inputs of the prompt with an answer behind it, the answer's last token left out.
+
+    ids: the answer's token ids. Raises InputError for inputs that cannot be lengthened.
+    """
     inputs = dict(sample.inputs)
-    for name, value in EXTENDED.items():
-        if name in inputs:
-            more = (
-                inputs[name].new_tensor([ids[:-1]])
-                if value is None
-                else inputs[name].new_full((1, len(ids) - 1), value)
+    for name, value in inputs.items():
+        has_positions = value.ndim >= 2 and value.shape[:2] == (1, sample.length)
+        if has_positions and name not in LENGTHENED:
+            raise InputError(
+                "Found inputs of this model that an answer cannot lengthen; expected only ids and a"
+                " mask with an entry a position; choose 'lstsq', 'scp' or 'none'."
             )
-            inputs[name] = torch.cat([inputs[name], more], dim=1)
+    tokens = list(ids[:-1])
+    for name, more in (("input_ids", tokens), ("attention_mask", [1] * len(tokens))):
+        if name in inputs:
+            inputs[name] = torch.cat([inputs[name], inputs[name].new_tensor([more])], dim=1)
     return inputs
 
 
 def check_floating(module: torch.nn.Module) -> None:
     """Raises InputError for a projection whose weights cannot be edited."""
-    if not module.weight.is_floating_point() or hasattr(module.weight, "quant_state"):
+    weight = module.get_parameter("weight")
+    if not weight.is_floating_point() or hasattr(weight, "quant_state"):
         raise InputError(
             "Found quantised weights; expected floating-point ones to compensate; load the model"
             " without quantisation or use compensation 'none'."
@@ -64,60 +79,45 @@ def check_floating(module: torch.nn.Module) -> None:
 
 
 def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
-    """argmin_D |A D - R|^2 + lambda |D|^2 from A^T A (f, f) and A^T R (f, d), float64; lambda =
-    ridge x mean diagonal of A^T A. Returns D^T.
+    """D^T for D = argmin |A D - R|^2 + lambda |D|^2, float64.
+
+    gram: (f, f) A^T A. cross: (f, d) A^T R. ridge: lambda in units of the mean diagonal of A^T A.
     """
-    return torch.linalg.solve(
-        gram
-        + ridge
-        * gram.diagonal().mean()
-        * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
-        cross,
-    ).T
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * eye, cross).T
 
 
-ANSWERING = 0.7  # of refit's progress: the full model's answers, which take most of the time
-ALIKE = 16  # samples in one pass at most; they are of equal length, so that nothing is padded
-_recorded: WeakKeyDictionary[Trace, Sequence[tuple[Recording, tuple[int, ...]]]] = (
-    WeakKeyDictionary()
-)  # a trace's samples with answers, as long as it lives
+def answered_batches(full: LVLM, calibration: Trace, run: Run = QUIET) -> Sequence[AnsweredBatch]:
+    """The full model's passes over the calibration samples and its own answers to them.
 
-
-def recordings(
-    full: LVLM,
-    calibration: Trace,
-    run: Run = QUIET,
-) -> Sequence[tuple[Recording, tuple[int, ...]]]:
-    """The full model's passes over the calibration samples and their answers, samples of equal
-    length together, each with its answers' numbers of tokens; kept where the trace is. Raises
-    InputError, Cancelled.
+    Samples of equal length go together. The passes lie where the trace's samples lie, and are made
+    once for each trace. Raises InputError for a trace without its samples and for a model whose
+    inputs an answer cannot lengthen; Cancelled.
     """
-    if calibration not in _recorded:
+    if calibration in _batches_of:
+        return _batches_of[calibration]
 
-        def asked(number: int) -> Sample:
-            if (found := calibration.samples[number].sample) is None:
-                raise InputError(
-                    "Found a calibration trace without its samples; expected them for compensation"
-                    " 'refit'; trace them again."
-                )
-            return found
-
-        lengthened(asked(0), (0,))  # refuses such a model before the work
-        answers = own_answers(full, len(calibration.samples), asked, run)
-        passes = unpadded(
-            (lengthened(asked(number), ids) for number, ids in enumerate(answers)), ALIKE
-        )
-        made = value_store(len(passes), calibration.spool)
-        for place, members in enumerate(passes):
-            inputs = [lengthened(asked(number), answers[number]) for number in members]
-            made[place] = (
-                record(
-                    full, {name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}
-                ),
-                tuple(len(answers[number]) for number in members),
+    def sample_of(number: int) -> Sample:
+        sample = calibration.samples[number].sample
+        if sample is None:
+            raise InputError(
+                "Found a calibration trace without its samples; expected them for compensation"
+                " 'refit'; trace them again."
             )
-        _recorded[calibration] = made
-    return _recorded[calibration]
+        return sample
+
+    lengthened(sample_of(0), (0,))  # refuses such a model before the work
+    answers = own_answers(full, len(calibration.samples), sample_of, run)
+    inputs_of = (lengthened(sample_of(number), ids) for number, ids in enumerate(answers))
+    groups = unpadded(inputs_of, BATCH)
+    batches = value_store(len(groups), calibration.spool)
+    for place, members in enumerate(groups):
+        inputs = [lengthened(sample_of(number), answers[number]) for number in members]
+        joined = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
+        answer_tokens = tuple(len(answers[number]) for number in members)
+        batches[place] = AnsweredBatch(record(full, joined), answer_tokens)
+    _batches_of[calibration] = batches
+    return batches
 
 
 @torch.inference_mode()
@@ -140,62 +140,76 @@ def refit(
     where the trace is. A run at the start has no layer before it: there the first retained layer is
     the first to be fitted. Raises InputError, Cancelled.
     """
-    ids, keep = full.layer_ids, [full.layer_ids.index(ident) for ident in pruned.layer_ids]
+    ids = full.layer_ids
+    keep = [ids.index(ident) for ident in pruned.layer_ids]
     depth_after = [*keep[1:], len(ids)]
-    first = (
-        0
-        if keep[0]
-        else next((k for k, after in enumerate(depth_after) if after != keep[k] + 1), None)
-    )
+    first = _first_fitted(keep, depth_after)
     if first is None:
         return []
-    passes = recordings(full, calibration, run.part(0, ANSWERING))
-    states = store_values(
-        (one.states[keep[first] if keep[0] == 0 else 0] for one, _ in passes),
-        len(passes),
-        calibration.spool,
-    )
-    for number, (layer, after, module) in enumerate(
-        zip(keep[first:], depth_after[first:], list(pruned.layers)[first:])
-    ):
+    batches = answered_batches(full, calibration, run.part(0, ANSWERING))
+    depth = keep[first] if keep[0] == 0 else 0
+    entering = (batch.recording.states[depth] for batch in batches)
+    states = store_values(entering, len(batches), calibration.spool)
+    fitted = list(zip(keep, depth_after, pruned.layers, strict=True))[first:]
+    for number, (layer, after, module) in enumerate(fitted):
         run.check("Stopped before the model was compensated.")
-        share = ANSWERING + (1 - ANSWERING) * number / len(keep[first:])
+        share = ANSWERING + (1 - ANSWERING) * number / len(fitted)
         run.report(share, f"refitting layer {ids[layer]}")
-        if any(
-            recording.calls[layer] is None for recording, _ in passes
-        ):  # passed over: it learns nothing
-            continue
+        if any(batch.recording.calls[layer] is None for batch in batches):
+            continue  # the model passes over this layer: it learns nothing
         projection = down_projection(module)
         check_floating(projection)
-        gram, cross = _moments(module, layer, after, passes, states, answer_weight)
+        gram, cross = _moments(module, layer, after, batches, states, answer_weight)
         weight = materialized(projection, "weight")
         assign(projection, weight=(weight.double().cpu() + solved(gram, cross, ridge)).to(weight))
-        states = store_values(
-            (one.step(module, layer, state) for (one, _), state in zip(passes, states)),
-            len(passes),
-            calibration.spool,
+        leaving = (
+            batch.recording.step(module, layer, state)
+            for batch, state in zip(batches, states, strict=True)
         )
-    return [ids[layer] for layer in keep[first:]]
+        states = store_values(leaving, len(batches), calibration.spool)
+    return [ids[layer] for layer, _, _ in fitted]
 
 
-def _weight(shape: torch.Size, tokens: Sequence[int], answer_weight: float) -> torch.Tensor:
-    """(B x S, 1) float64: what each position of B sequences counts whose last `tokens` predict an
-    answer.
+def _first_fitted(keep: Sequence[int], depth_after: Sequence[int]) -> int | None:
+    """Which retained layer is the first before a dropped run; None where nothing is dropped.
+
+    keep: the retained layers. depth_after: for each the depth at which the next one begins.
+    """
+    if keep[0]:
+        return 0
+    for number, (layer, after) in enumerate(zip(keep, depth_after, strict=True)):
+        if after != layer + 1:
+            return number
+    return None
+
+
+def _position_weights(
+    shape: torch.Size, answer_tokens: Sequence[int], answer_weight: float
+) -> torch.Tensor:
+    """(B x S, 1) float64: what each position of B sequences counts.
+
+    answer_tokens: for each sequence how many of its last positions predict an answer's token.
     """
     weight = torch.ones(shape, dtype=torch.float64)
-    for row, n in zip(weight, tokens, strict=True):
-        row[-n:] += answer_weight / n
+    for row, count in zip(weight, answer_tokens, strict=True):
+        row[-count:] += answer_weight / count
     return weight.flatten()[:, None]
 
 
 def _moments(
-    module, layer: int, after: int, passes, states, answer_weight: float
+    module: torch.nn.Module,
+    layer: int,
+    after: int,
+    batches: Sequence[AnsweredBatch],
+    states: Sequence[torch.Tensor],
+    answer_weight: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A^T A (f, f) and A^T R (f, d), weighted, over all samples, float64."""
-    gram = cross = 0.0
+    gram = cross = torch.zeros((), dtype=torch.float64)
     with captured_calls(down_projection(module)) as calls:
-        for (recording, tokens), state in zip(passes, states, strict=True):
-            weight = _weight(state.shape[:2], tokens, answer_weight)
+        for batch, state in zip(batches, states, strict=True):
+            recording = batch.recording
+            weight = _position_weights(state.shape[:2], batch.answer_tokens, answer_weight)
             missing = recording.states[after] - recording.step(module, layer, state)
             missing = missing.flatten(0, 1).double().cpu()
             (entered,), _ = calls.pop()

@@ -1,5 +1,5 @@
 """The analysis pass against a plain forward pass, in one run: `python
-tests/benchmarks/analysis_pass.py` -> results/analysis_pass.json and the README.
+tests/benchmarks/analysis_pass.py` -> results/analysis_pass.json and results/speed.md.
 
 LLaVAs with random weights, one narrow and one of the width of a 1B model, at 640, 2,048 and 4,096
 positions. For each length: time of `trace` over time of a plain forward pass right before it
@@ -22,6 +22,8 @@ import statistics
 import sys
 import time
 from pathlib import Path
+
+from marks import PAGES, rewrite
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- pass: tests/benchmarks/analysis_pass.py -->", "<!-- end of pass -->"
@@ -186,7 +188,7 @@ def peak_of(shape: str, length: int, which: str) -> int:
 
 
 def table(rows: list[dict]) -> str:
-    """The README's figures as Markdown."""
+    """The page's figures as Markdown."""
 
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}x"
@@ -284,9 +286,7 @@ def main() -> None:
         + "\n",
         encoding="utf-8",
     )
-    from marks import rewrite
-
-    rewrite(BEGIN, END, table(rows))
+    rewrite(PAGES / "speed.md", BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":

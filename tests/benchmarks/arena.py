@@ -4,7 +4,8 @@
 Layers are ranked and compensations fitted on calibration scenes (one set a seed), and every pruned
 model answers the same labelled questions, which share no scene with them. All models answer a part
 of the questions before the next part begins, so a stopped run leaves a smaller but whole table, and
-the same command goes on where it stopped. Results go to results/arena.json and the README.
+the same command goes on where it stopped. Results go to results/arena.json and
+results/arena.md.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from marks import PAGES, between, rewrite
 
 HERE = Path(__file__).parent
 RESULTS, ROOT = HERE / "results" / "arena.json", HERE.parents[1]
+PAGE = PAGES / "arena.md"
 WEIGHTS = ROOT / "assets" / "demo_lvlm" / "model.safetensors"
 BEGIN, END = "<!-- arena: tests/benchmarks/arena.py -->", "<!-- end of arena -->"
 SHARES = (0.10, 0.20, 0.25, 0.30, 0.40, 0.50)  # of the layers, dropped
@@ -95,7 +98,7 @@ def preset_plans(
     lvlm, preset, drops = start(), PRESETS[name], drop_counts(layers_of_model())
     fitted = preset.fit(lvlm, calibration_samples(lvlm, preset.samples or size, seed))
     plans: dict[int, list] = {drop: [] for drop in drops}
-    for each in (preset.criterion, *preset.rivals):
+    for each in preset.criteria:
         scores = fitted.rank(each) if svl.CRITERIA[each].needs == "trace" else None
         for drop in drops:
             plans[drop].append(
@@ -168,10 +171,9 @@ class Worker:
         fits = {seed: (trace, svl.importance(trace)) for seed, trace in traces.items()}
         wanted = {(how.partition(":")[2], seed) for _, how, seed in mine if how.startswith(PRESET)}
         presets = {
-            (name, seed): (
-                PRESETS[name].fit(
-                    self.lvlm, calibration_samples(self.lvlm, PRESETS[name].samples or size, seed)
-                )
+            (name, seed): PRESETS[name].fit(
+                self.lvlm,
+                calibration_samples(self.lvlm, PRESETS[name].samples or size, seed),
             )
             for name, seed in wanted
         }
@@ -363,7 +365,7 @@ def _part(folder: Path, data: str, first: int) -> Path:
 
 
 def _answered(folder: Path, data: str, first: int) -> dict[str, np.ndarray]:
-    """Marks of a part by model, each (questions of the part,) bool; the full model's under `FULL`."""
+    """Marks of a part by model, (questions of the part,) bool; the full model's under `FULL`."""
     if not _part(folder, data, first).exists():
         return {}
     with np.load(_part(folder, data, first)) as kept:
@@ -590,7 +592,7 @@ def percent(row: dict) -> str:
 
 
 def table(made: dict) -> str:
-    """The README's part as Markdown."""
+    """The page's figures as Markdown."""
     counts = sorted({row["drop"] for row in made["rows"]})
     find = {(row["criterion"], row["compensation"], row["drop"]): row for row in made["rows"]}
     names = list(dict.fromkeys((row["criterion"], row["compensation"]) for row in made["rows"]))
@@ -679,8 +681,7 @@ def table(made: dict) -> str:
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with the part between the marks replaced."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1]
+    return between(text, BEGIN, END, table(made))
 
 
 def main() -> None:
@@ -734,14 +735,13 @@ def main() -> None:
         "--out",
         type=Path,
         default=RESULTS,
-        help="results file; the README is rewritten only from the default one",
+        help="results file; the page is rewritten only from the default one",
     )
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     made = run(args)
     if args.out == RESULTS:
-        readme = ROOT / "README.md"
-        readme.write_text(with_figures(readme.read_text(encoding="utf-8"), made), encoding="utf-8")
+        rewrite(PAGE, BEGIN, END, table(made))
     print(table(made))
 
 

@@ -1,5 +1,5 @@
 """Memory against the size of the calibration set: `python tests/benchmarks/calibration_memory.py`
--> results/calibration_memory.json and the README.
+-> results/calibration_memory.json and results/speed.md.
 
 The bundled model on 25, 100 and 400 scenes: encoded, traced (MLP outputs too), ranked by SVL and by
 LLM-Streamline, 4 layers dropped and compensated by SCP and by least squares, the full model's
@@ -18,6 +18,8 @@ import os
 import tempfile
 import threading
 from pathlib import Path
+
+from marks import PAGES, rewrite
 
 HERE = Path(__file__).parent
 BEGIN, END = (
@@ -89,7 +91,7 @@ def measured(size: int, spool: str | None, pipe) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """The README's figures as Markdown."""
+    """The page's figures as Markdown."""
     found = {(row["samples"], row["spooled"]): row["mb"] for row in rows}
     lines = [
         "| calibration samples | " + " | ".join(map(str, SIZES)) + " |",
@@ -121,9 +123,7 @@ def main() -> None:
     (HERE / "results" / "calibration_memory.json").write_text(
         json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8"
     )
-    from marks import rewrite
-
-    rewrite(BEGIN, END, table(rows))
+    rewrite(PAGES / "speed.md", BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Measures the bundled model and writes the figures into its card and the README: `python
-tests/benchmarks/demo_model.py [--limit N]`.
+"""Measures the bundled model and writes the figures into its card and results/demo_model.md:
+`python tests/benchmarks/demo_model.py [--limit N]`.
 
 Fresh scenes in the styles of training, the same in a style never seen, and easy-VQA's whole test
 set, each asked by greedy generation, exact match; then the scenes again with layers dropped.
@@ -9,10 +9,13 @@ Results go to results/demo_model.json.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
 from pathlib import Path
+
+from marks import PAGES, between, rewrite
 
 import svl_core as svl
 from svl_core.demo.evaluation import DATA, questions
@@ -21,10 +24,15 @@ from svl_core.progress import Run
 
 HERE = Path(__file__).parent
 RESULTS, ROOT = HERE / "results" / "demo_model.json", HERE.parents[1]
-TOLD = (ROOT / "README.md", ROOT / "assets" / "demo_lvlm" / "README.md")  # where the figures stand
+DOCUMENTS = (PAGES / "demo_model.md", ROOT / "assets" / "demo_lvlm" / "README.md")
 SEED = 2026  # of the evaluation's scenes; training's stream is another, whatever the seed
 DROPS, COMPENSATIONS = (2, 3, 4, 5, 6, 8), ("none", "scp", "lstsq")
 BEGIN, END = "<!-- figures: tests/benchmarks/demo_model.py -->", "<!-- end of figures -->"
+
+
+def show(data: str, share: float | None, what: str) -> None:
+    """How far the questions of a data set are."""
+    print(f"\r{data} {share or 0:.0%}", end="", file=sys.stderr)
 
 
 def measure(limit: int | None, pruned_limit: int) -> dict:
@@ -42,7 +50,7 @@ def measure(limit: int | None, pruned_limit: int) -> dict:
             lvlm,
             questions(data, limit, SEED),
             data=data,
-            run=Run(lambda share, what: print(f"\r{data} {share:.0%}", end="", file=sys.stderr)),
+            run=Run(functools.partial(show, data)),
         )
         made["full"][data] = found.to_json() | {"seconds": round(time.perf_counter() - began)}
     asked = questions("scenes", pruned_limit, SEED + 1)
@@ -118,8 +126,7 @@ def table(made: dict) -> str:
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with the part between the marks replaced."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1]
+    return between(text, BEGIN, END, table(made))
 
 
 def main() -> None:
@@ -135,8 +142,8 @@ def main() -> None:
     if args.limit is None:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        for path in TOLD:
-            path.write_text(with_figures(path.read_text(encoding="utf-8"), made), encoding="utf-8")
+        for path in DOCUMENTS:
+            rewrite(path, BEGIN, END, table(made))
     print(table(made))
 
 

@@ -1,5 +1,5 @@
 """Hostile input, long version: `python tests/benchmarks/fuzz.py [--pictures 3000] [--seed 0]` ->
-results/fuzz.json.
+results/fuzz.json and results/public_server.md.
 
 Damaged pictures of every format that Pillow writes, and files that begin like those it only reads,
 go through the project's only way of opening one; prompts go through the bundled model's encoder.
@@ -19,10 +19,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (1, 2)] + [
 ]
 
 from hostile import PROMPTS, damaged_pictures  # noqa: E402
+from marks import PAGES, between  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results") / "fuzz.json"
 HANG_S = 20.0  # of processor time for one file
-START, END = "<!-- fuzz: tests/benchmarks/fuzz.py -->\n", "<!-- end of fuzz -->"
+PAGE = PAGES / "public_server.md"
+BEGIN, END = "<!-- fuzz: tests/benchmarks/fuzz.py -->", "<!-- end of fuzz -->"
 
 
 def measure(pictures: int, seed: int) -> dict:
@@ -82,14 +84,13 @@ def measure(pictures: int, seed: int) -> dict:
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with its fuzz sentence made anew."""
-    before, _, rest = text.partition(START)
     line = (
         f"{made['pictures']:,} damaged pictures of {len(made['formats'])} formats:"
         f" {made['opened']:,} opened, {made['refused']:,} refused in a sentence, slowest"
         f" {made['slowest_s']} s; {made['prompts_read'] + made['prompts_refused']} hostile prompts;"
-        f" {len(made['failures'])} crashes, hangs or marks let through.\n"
+        f" {len(made['failures'])} crashes, hangs or marks let through."
     )
-    return before + START + line + END + rest.partition(END)[2] if rest else text
+    return between(text, BEGIN, END, line)
 
 
 if __name__ == "__main__":
@@ -98,5 +99,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     made = measure(options.pictures, options.seed)
-    RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({**made, "formats": len(made["formats"])}, indent=1))
+    if (options.pictures, options.seed) == (3000, 0):
+        RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")

@@ -1,5 +1,5 @@
 """What the server spends when a control moves: `python tests/benchmarks/interactivity.py` ->
-results/interactivity.json and the README.
+results/interactivity.json and results/speed.md.
 
 Events of the page are processed as gradio does (inputs read, handler, outputs as JSON), for the
 bundled model and for a made-up trace of 32 layers x 4096 over 640 tokens. Counted is processor time
@@ -18,6 +18,8 @@ import statistics
 import time
 from pathlib import Path
 from types import SimpleNamespace
+
+from marks import PAGES, rewrite
 
 HERE = Path(__file__).parent
 BEGIN, END = (
@@ -196,7 +198,7 @@ def measure(page) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
 
 
 def table(made: dict) -> str:
-    """The README's figures as Markdown."""
+    """The page's figures as Markdown."""
     lines = [
         (
             "| control moved: median (most of seven) | bundled model (aim 100 ms) | 32 layers x"
@@ -260,9 +262,7 @@ def main() -> None:
     (HERE / "results" / "interactivity.json").write_text(
         json.dumps(made, indent=1) + "\n", encoding="utf-8"
     )
-    from marks import rewrite
-
-    rewrite(BEGIN, END, table(made))
+    rewrite(PAGES / "speed.md", BEGIN, END, table(made))
 
 
 if __name__ == "__main__":

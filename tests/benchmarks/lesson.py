@@ -9,7 +9,6 @@ questions.
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from pathlib import Path
@@ -35,7 +34,12 @@ ASKED, SEED, MOST, BLOCK = (
 )  # questions, their seed, layers dropped at most, layers skipped together
 
 
-def measure(asked: int = ASKED, most: int = MOST, log=functools.partial(print, flush=True)) -> dict:
+def say(*words) -> None:
+    """Prints at once, also into a file."""
+    print(*words, flush=True)
+
+
+def measure(asked: int = ASKED, most: int = MOST, log=say) -> dict:
     """{"ablation": accuracy by kind and first layer of the skipped block, "curves": accuracy by
     recipe and drop count, and what they were made from}.
     """

@@ -1,5 +1,5 @@
 """Fifty visitors at once: `python tests/benchmarks/load.py [--visitors 50] [--warm-up 4] [--minutes
-5] [--no-restart]` -> results/load.json.
+5] [--no-restart]` -> results/load.json and results/public_server.md.
 
 Each visitor goes through `gradio_client`: analyses a picture of its own in `python app.py
 --public`, lets both models answer, reads a while, and comes again. Every answer is compared with
@@ -24,10 +24,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE), str(HERE.parent / "space")]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from marks import PAGES, between  # noqa: E402
 from served import Server, Watch  # noqa: E402
 from visitor import Caller, words  # noqa: E402
 
-RESULTS, README = HERE / "results" / "load.json", HERE.parents[1] / "README.md"
+RESULTS, PAGE = HERE / "results" / "load.json", PAGES / "public_server.md"
 BEGIN, END = "<!-- load: tests/benchmarks/load.py -->", "<!-- end of load -->"
 PROMPT, NEW_TOKENS, PICTURES = "describe the picture.", 32, 56
 READING_S = 20.0  # at most, between two turns
@@ -296,9 +297,6 @@ def measure(visitors: int, warm_up: float, minutes: float, restart: bool, seed: 
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with its sentence about the load made anew."""
-    before, mark, rest = text.partition(BEGIN + "\n")
-    if not mark:
-        return text
     back = made.get("restart")
     line = (
         f"{made['visitors']} visitors for {made['minutes']:g} minutes on two CPU cores:"
@@ -316,7 +314,7 @@ def with_figures(text: str, made: dict) -> str:
             f" {back['visitors_back']} of {made['visitors']} visitors had right answers again after"
             f" {back['all_back_s']} s."
         )
-    return before + mark + line + "\n" + END + rest.partition(END)[2]
+    return between(text, BEGIN, END, line)
 
 
 if __name__ == "__main__":
@@ -339,4 +337,4 @@ if __name__ == "__main__":
     print(json.dumps(made, indent=1))
     if (options.visitors, options.minutes) == (50, 5):
         RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        README.write_text(with_figures(README.read_text(encoding="utf-8"), made), encoding="utf-8")
+        PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")

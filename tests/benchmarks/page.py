@@ -1,4 +1,5 @@
-"""Times the page as its user meets it: `python tests/benchmarks/page.py` -> results/page.json.
+"""Times the page as its user meets it: `python tests/benchmarks/page.py` -> results/page.json and
+results/speed.md.
 
 Starts `python app.py`, opens it in headless Chromium and measures: page usable (first analysis
 drawn), both first answers, analysing a new image, both answers, a slider move (server side, and
@@ -18,9 +19,12 @@ import time
 import urllib.request
 from pathlib import Path
 
+from marks import PAGES, between, rewrite
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 REPEATS = 5
+KNOB = "#drop input[type=range]"
 BEGIN, END = "<!-- speed: tests/benchmarks/page.py -->", "<!-- end of speed -->"
 
 
@@ -78,7 +82,7 @@ def server_side() -> dict[str, float]:
 
 
 def table(made: dict) -> str:
-    """The README's figures as Markdown."""
+    """The page's figures as Markdown."""
     rows = (
         ("page served after `python app.py`", "served_s"),
         ("page usable: opened, model loaded, first analysis drawn", "usable_s"),
@@ -100,8 +104,14 @@ def table(made: dict) -> str:
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with the part between the marks replaced."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1]
+    return between(text, BEGIN, END, table(made))
+
+
+def moved(page) -> None:
+    """One more layer dropped, until the page rests."""
+    page.locator(KNOB).press("ArrowRight")
+    page.wait_for_timeout(300)
+    rest(page)
 
 
 def main() -> None:
@@ -146,13 +156,8 @@ def main() -> None:
                         )
                     )
                 )
-                knob = page.locator("#drop input[type=range]")
-                knob.focus()
-                moves.append(
-                    timed(
-                        lambda: (knob.press("ArrowRight"), page.wait_for_timeout(300), rest(page))
-                    )
-                )
+                page.locator(KNOB).focus()
+                moves.append(timed(lambda: moved(page)))
             chromium.close()
         made = {
             "served_s": served,
@@ -173,8 +178,7 @@ def main() -> None:
     }
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "page.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    readme = ROOT / "README.md"
-    readme.write_text(with_figures(readme.read_text(encoding="utf-8"), made), encoding="utf-8")
+    rewrite(PAGES / "speed.md", BEGIN, END, table(made))
     print(json.dumps(made, indent=1))
 
 

@@ -1,5 +1,5 @@
 """What pruned models share with the full one, in one run: `python tests/benchmarks/side_by_side.py`
--> results/side_by_side.json and the README.
+-> results/side_by_side.json and results/speed.md.
 
 Pruned view of a 1.3B-parameter LLaVA (sizes only, no weights): time and memory of its own. Prefill
 of a pruned answer beside the full one against alone, and decode speed-up against (all layers +
@@ -18,6 +18,8 @@ import platform
 import sys
 import time
 from pathlib import Path
+
+from marks import PAGES, rewrite
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -275,9 +277,7 @@ def main() -> None:
         + "\n",
         encoding="utf-8",
     )
-    from marks import rewrite
-
-    rewrite(BEGIN, END, table(made))
+    rewrite(PAGES / "speed.md", BEGIN, END, table(made))
 
 
 if __name__ == "__main__":

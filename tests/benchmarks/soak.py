@@ -1,5 +1,5 @@
 """Two thousand analyses in one process: `python tests/benchmarks/soak.py [--analyses 2000]` ->
-results/soak.json.
+results/soak.json and results/public_server.md.
 
 Sessions come, bring pictures, analyse them, now and then let both models answer, and leave: through
 the page's own handlers, with the public limits. Whatever grows with their number is a leak: memory,
@@ -23,9 +23,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from marks import PAGES, between  # noqa: E402
 from served import slope  # noqa: E402
 
-RESULTS, README = HERE / "results" / "soak.json", HERE.parents[1] / "README.md"
+RESULTS, PAGE = HERE / "results" / "soak.json", PAGES / "public_server.md"
 BEGIN, END = "<!-- soak: tests/benchmarks/soak.py -->", "<!-- end of soak -->"
 STAY, COMPARE_EVERY, MEASURE_EVERY, PROMPT = (
     5,
@@ -140,18 +141,15 @@ def measure(analyses: int, seed: int) -> dict:
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with its sentence about the soak made anew."""
-    before, mark, rest = text.partition(BEGIN + "\n")
-    if not mark:
-        return text
     found, last = made["grown_per_1000"], made["last"]
     line = (
         f"{made['analyses']:,} analyses of new pictures by {made['analyses'] // STAY} sessions in"
         f" one process: after warm-up, memory {found['mb']:+.1f} MB, Python objects"
         f" {found['objects']:+,.0f}, threads {found['threads']:+.1f} and open files"
         f" {found['open_files']:+.1f} for each thousand; {last['stored_files']} uploads and"
-        f" {last['sessions']} sessions were left.\n"
+        f" {last['sessions']} sessions were left."
     )
-    return before + mark + line + END + rest.partition(END)[2]
+    return between(text, BEGIN, END, line)
 
 
 if __name__ == "__main__":
@@ -163,4 +161,4 @@ if __name__ == "__main__":
     print(json.dumps(made, indent=1))
     if options.analyses == 2000:
         RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        README.write_text(with_figures(README.read_text(encoding="utf-8"), made), encoding="utf-8")
+        PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")

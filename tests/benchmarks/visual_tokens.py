@@ -4,7 +4,7 @@
 Visual tokens are ranked by each question's own importance (one pass of the full model, not counted
 in the speed-up), layers by the preset `--preset`. For 8-bit weights the pruned model is saved and
 loaded again through bitsandbytes (extra `large`; without it that block is left out). Results go to
-results/visual_tokens.json and the README.
+results/visual_tokens.json and results/visual_tokens.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from marks import PAGES, between, rewrite
 
 import svl_core as svl
 from svl_core.comparison.evaluation import PairedEvaluation
@@ -26,6 +27,7 @@ from svl_core.demo.questions import calibration
 
 HERE = Path(__file__).parent
 RESULTS, ROOT = HERE / "results" / "visual_tokens.json", HERE.parents[1]
+PAGE = PAGES / "visual_tokens.md"
 BEGIN, END = "<!-- tokens: tests/benchmarks/visual_tokens.py -->", "<!-- end of tokens -->"
 SEED = 5_005  # of the questions
 DROPS, SHARES, SHARES_8BIT = (0, 3, 5), (1.0, 0.75, 0.5, 0.25), (1.0, 0.5)
@@ -35,8 +37,9 @@ def measure(limit: int, name: str, repeats: int) -> dict:
     lvlm = svl.load("demo")
     asked = questions("scenes", limit, SEED)
     full = svl.evaluate(lvlm, asked, data="scenes")
-    samples = svl.PRESETS[name].samples or 32
-    fitted = svl.PRESETS[name].fit(lvlm, [lvlm.encode(*pair) for pair in calibration(samples)])
+    preset = svl.PRESETS[name]
+    scenes = calibration(preset.samples or 32)
+    fitted = preset.fit(lvlm, [lvlm.encode(*pair) for pair in scenes])
     known: dict[str, object] = {}
 
     def thinned(share):
@@ -93,7 +96,7 @@ def measure(limit: int, name: str, repeats: int) -> dict:
         "n": full.n,
         "layers": lvlm.num_layers,
         "visual_tokens": len(first.visual),
-        "calibration_samples": samples,
+        "calibration_samples": len(scenes),
         "preset": name,
         "threads": torch.get_num_threads(),
         "full": full.overall.to_json(),
@@ -162,8 +165,7 @@ def table(made: dict) -> str:
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with the part between the marks replaced."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + table(made) + "\n" + END + rest.split(END)[1]
+    return between(text, BEGIN, END, table(made))
 
 
 def main() -> None:
@@ -184,15 +186,14 @@ def main() -> None:
         "--out",
         type=Path,
         default=RESULTS,
-        help="results file; the README is rewritten only from the default one",
+        help="results file; the page is rewritten only from the default one",
     )
     args = parser.parse_args()
     made = measure(args.limit, args.preset, args.repeats)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     if args.out == RESULTS:
-        readme = ROOT / "README.md"
-        readme.write_text(with_figures(readme.read_text(encoding="utf-8"), made), encoding="utf-8")
+        rewrite(PAGE, BEGIN, END, table(made))
     print(table(made))
 
 

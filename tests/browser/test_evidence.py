@@ -2,10 +2,13 @@
 each.
 """
 
+import pytest
 from test_page import answered, dropped, idle, slide
 from tiny import picture
 
 import svl_core as svl
+
+pytestmark = pytest.mark.slow
 
 
 def unfold(page, elem_id):

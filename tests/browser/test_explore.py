@@ -10,6 +10,8 @@ import tarfile
 import pytest
 from test_page import dropped, idle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory):

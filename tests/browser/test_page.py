@@ -11,6 +11,8 @@ import zipfile
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 PLOTS = ("plot-redundancy", "plot-similarity", "plot-gap", "plot-pca")
 IDS = (
     "model image prompt examples new-scene analyze drop strip criterion compensation run stop"

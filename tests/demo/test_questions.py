@@ -99,7 +99,10 @@ def test_wordings_and_balance():
 
 def test_a_seed_gives_the_same_questions_and_never_those_of_another():
     first, again, other = (questions.labelled(26, s) for s in (5, 5, 6))
-    text = lambda made: [(q.question, q.answer, q.image.tobytes()) for q in made]
+
+    def text(made):
+        return [(q.question, q.answer, q.image.tobytes()) for q in made]
+
     assert text(first) == text(again) != text(other)
 
 

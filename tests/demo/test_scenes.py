@@ -84,7 +84,10 @@ def test_tone_turns_colours_and_squeeze_the_shape_and_only_wild_scenes_have_them
         warm[..., 0].sum() > warm[..., 2].sum() and cold[..., 0].sum() < cold[..., 2].sum()
     )  # a yellow cat turns blue
     rng = np.random.default_rng(0)
-    items = lambda wild: [i for _ in range(60) for i in scenes.random_scene(rng, wild=wild).items]
+
+    def items(wild):
+        return [i for _ in range(60) for i in scenes.random_scene(rng, wild=wild).items]
+
     assert not any(i.tone or i.squeeze != 1.0 for i in items(False)) and any(
         i.tone for i in items(True)
     )

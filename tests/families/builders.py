@@ -766,7 +766,7 @@ BUILDERS = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def build(name):
     """LVLM of family `name`: 6 decoder layers of width 64, weights large enough for every layer to
     matter.

@@ -1,4 +1,4 @@
-"""Proof of places: changing the pixels of one rectangle changes that very position's features most."""
+"""Proof of places: changed pixels of one rectangle change that very position's features most."""
 
 import numpy as np
 import torch

@@ -1,5 +1,5 @@
-"""Runs the family suite and prints the README's support table from its results: `python
-tests/families/support_table.py`.
+"""Runs the family suite and writes the support table of svl_core/SUPPORT.md from its results:
+`python tests/families/support_table.py`.
 """
 
 import re
@@ -9,6 +9,13 @@ import tempfile
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "benchmarks"), str(HERE.parents[1])]
+
+from marks import rewrite  # noqa: E402
+
+PAGE = HERE.parents[1] / "svl_core" / "SUPPORT.md"
+BEGIN, END = "<!-- support: tests/families/support_table.py -->", "<!-- end of support -->"
 COLUMNS = {  # heading -> tests that must all pass for a tick
     "places": ("positions_and_places", "own_position_most"),
     "trace": ("layer_outputs_are_exact", "attention_statistics_equal_eager"),
@@ -72,14 +79,14 @@ def table(found: dict[str, dict[str, list[str]]]) -> str:
 
 
 if __name__ == "__main__":
-    here = Path(__file__).parent
-    sys.path[:0] = [str(here), str(here.parent), str(here.parents[1])]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", str(here), f"--junitxml={report}"],
-            cwd=here.parents[1],
+            [sys.executable, "-m", "pytest", "-q", str(HERE), f"--junitxml={report}"],
+            cwd=HERE.parents[1],
             stdout=sys.stderr,
             check=False,
         )
-        print(table(results(report)))
+        made = table(results(report))
+    print(made)
+    rewrite(PAGE, BEGIN, END, made)

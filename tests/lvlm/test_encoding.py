@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from svl_core.errors import InputError
+from svl_core.lvlm import encoding
 
 PROMPT = "what is in the top left ?"
 
@@ -137,3 +138,20 @@ def test_no_chat_template(tiny, image):
     assert (
         "".join(sample.tokens[i] for i in sample.textual).strip() == f"USER: \n{PROMPT} ASSISTANT:"
     )
+
+
+def test_printable_pieces_join_to_the_text(tiny):
+    """One string for a token, with the space that begins a word."""
+    text = "a cat and a dog"
+    ids = tiny.tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = encoding.printable(tiny.tokenizer, ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces).strip() == text
+
+
+def test_control_ids_hold_special_tokens_and_the_images_mark(tiny):
+    ids = encoding.control_ids(tiny.reader)
+    assert set(tiny.tokenizer.all_special_ids) <= ids
+    assert tiny.tokenizer.convert_tokens_to_ids("<image>") in ids
+    ordinary = tiny.tokenizer("cat", add_special_tokens=False)["input_ids"]
+    assert not ids & set(ordinary)

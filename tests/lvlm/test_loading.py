@@ -354,7 +354,7 @@ def test_a_pruning_that_differs_from_skipping_is_refused(saved, monkeypatch):
 
 
 def test_eight_bits(tiny, saved, tiny_sample, tmp_path):
-    """Pruning a quantised model equals skipping its layers, and saving keeps the quantised weights."""
+    """Pruning a quantised model equals skipping its layers; saving keeps the quantised weights."""
     pytest.importorskip("bitsandbytes")
     full = svl.load(saved, quantize="8bit", device="cpu")
     assert full.quantized and not tiny.quantized and full.num_parameters == tiny.num_parameters

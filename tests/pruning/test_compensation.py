@@ -185,7 +185,7 @@ def test_wrong_settings_are_refused(tiny, calibration):
         ("none, scp, lstsq", lambda: svl.prune(tiny, plan, "glue", calibration)),
         ("pass calibration", lambda: svl.prune(tiny, plan, "scp")),
         ("mlp=True", lambda: svl.prune(tiny, plan, "lstsq", plain)),
-        ("-1 as the rank", lambda: svl.prune(tiny, plan, "scp", calibration, rank=-1)),
+        ("rank of -1", lambda: svl.prune(tiny, plan, "scp", calibration, rank=-1)),
         ("targets", lambda: svl.prune(tiny, plan, "scp", calibration, targets=("head",))),
         ("plan for 4 layers", lambda: svl.prune(tiny, svl.manual_plan([3], 4), "none")),
         (

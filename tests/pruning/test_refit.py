@@ -154,7 +154,7 @@ def test_refusals(tiny, calibration):
     )
     with pytest.raises(InputError, match="without its samples"):
         prune(tiny, plan, "refit", bare)
-    with pytest.raises(InputError, match="-1 as the answer weight"):
+    with pytest.raises(InputError, match="answer weight of -1"):
         prune(tiny, plan, "refit", calibration, answer_weight=-1)
     sample = calibration.samples[0].sample
     other = dataclasses.replace(

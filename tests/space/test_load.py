@@ -26,6 +26,7 @@ from svl_core.ui.service.limits import PUBLIC
 from svl_core.ui.service.store import Models
 from svl_core.ui.state.settings import Settings
 
+pytestmark = pytest.mark.slow
 DROP = [5, 6]
 
 

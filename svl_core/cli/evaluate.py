@@ -1,0 +1,69 @@
+"""`svl evaluate`: accuracy on labelled questions, of the full model or of a pruned one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from svl_core.cli.inputs import labelled_questions, load_model
+from svl_core.cli.output import table, watched
+from svl_core.cli.pruned import prune_by, thinner
+from svl_core.comparison.evaluation import PairedEvaluation
+from svl_core.comparison.evaluation import evaluate as evaluate_model
+from svl_core.recipe import Recipe
+
+
+def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
+    questions = labelled_questions(args, recipe.seed)
+    lvlm = load_model(args)
+    options = {
+        "data": args.data,
+        "batch_size": args.batch_size,
+        "max_new_tokens": args.max_new_tokens,
+        "run": watched(args),
+    }
+    drops = recipe.drop is not None or recipe.layers is not None
+    if not drops and recipe.visual_share == 1:
+        full = evaluate_model(lvlm, questions, **options).to_json()
+        return {"model": lvlm.name, **full}, _evaluation_text(full)
+    pruned = prune_by(args, recipe if drops else recipe.changed(drop=0), lvlm)
+    pair = PairedEvaluation(
+        evaluate_model(lvlm, questions, **options),
+        evaluate_model(pruned.lvlm, questions, prepare=thinner(recipe, lvlm), **options),
+    ).to_json()
+    result = {
+        "model": lvlm.name,
+        "plan": pruned.to_json(),
+        "visual_share": recipe.visual_share,
+        **pair,
+    }
+    return result, f"{pruned.describe()}\n\n{_evaluation_text(pair)}"
+
+
+def _evaluation_text(result: Mapping[str, Any]) -> str:
+    """Accuracy by kind of question and over all; with a pruned model what it kept."""
+    full = result.get("full")
+    heading = ("kind", "n", "accuracy", "95 % interval")
+    rows = [heading + ("full model", "kept") if full else heading]
+    if list(result["by_kind"]) != ["all"]:
+        for kind, tally in result["by_kind"].items():
+            rows.append(_row(kind, tally, full["by_kind"][kind] if full else None))
+    rows.append(_row("all", result, full))
+    text = f"{result['data']}: {result['n']} questions, exact match\n\n{table(rows)}"
+    if full and result["accuracy_kept_interval"]:
+        low, high = result["accuracy_kept_interval"]
+        text += (
+            f"\n\naccuracy kept {result['accuracy_kept']:.1%} (95 % interval"
+            f" {low:.1%} - {high:.1%}); {result['lost']} answers lost, {result['gained']} gained"
+        )
+    return text
+
+
+def _row(kind: str, tally: Mapping[str, Any], full: Mapping[str, Any] | None) -> tuple[str, ...]:
+    low, high = tally["interval"]
+    row = (kind, str(tally["n"]), f"{tally['accuracy']:.1%}", f"{low:.1%} - {high:.1%}")
+    if full is None:
+        return row
+    kept = tally["accuracy_kept"]
+    return (*row, f"{full['accuracy']:.1%}", "-" if kept is None else f"{kept:.1%}")

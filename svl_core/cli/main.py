@@ -1,0 +1,75 @@
+"""From a command line to an exit code.
+
+0: done. 2: the user's input is wrong (one line on standard error: found, expected, remedy). 1:
+anything else, one line too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from svl_core.cli.parser import COMMANDS, build_parser
+from svl_core.errors import InputError, SVLError
+
+
+def _opened(args: argparse.Namespace) -> list[Any]:
+    """The images of the question, checked together with its prompt. Raises InputError."""
+    if args.command == "analyze" and args.prompt is None and not args.plan:
+        raise InputError(
+            "Found no prompt; expected a question or an instruction; give one with --prompt, or ask"
+            " for the cost alone with --plan."
+        )
+    if getattr(args, "image", None) is None:
+        return []
+    from svl_core.lvlm.images import open_image
+
+    images = [open_image(path) for path in args.image]
+    if not (args.prompt or "").strip():
+        raise InputError(
+            "Found an empty prompt; expected a question or an instruction; give one with --prompt."
+        )
+    return images
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (default: the process's) and returns its exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; why, see app.py
+    try:
+        args = build_parser().parse_args(argv)
+        if args.version:
+            from svl_core import __version__
+
+            print(f"svl {__version__}")
+            return 0
+        if args.command is None:
+            raise InputError(
+                f"Found no command; expected one of {', '.join(COMMANDS)}; see `svl --help`."
+            )
+        args.images = _opened(args)
+        # torch and transformers load here, after what can be refused without them
+        from svl_core.cli.commands import run_command
+
+        run_command(args)
+    except InputError as error:
+        return _fail(error, 2)
+    except SVLError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("Stopped.", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    return 0
+
+
+def _fail(error: object, code: int) -> int:
+    print("svl:", " ".join(str(error).split()), file=sys.stderr)
+    return code

@@ -1,0 +1,85 @@
+"""`svl models`: the models known to work, and the methods on offer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from svl_core.analysis.redundancy import CRITERIA
+from svl_core.cli.output import table
+from svl_core.comparison.presets import PRESETS
+from svl_core.lvlm.catalogue import catalogue
+from svl_core.lvlm.families import FAMILIES
+from svl_core.pruning.compensation import COMPENSATIONS
+from svl_core.recipe import Recipe
+
+CRITERION_FIELDS = ("name", "title", "source", "formula", "direction", "cost_forward_passes")
+COMPENSATION_FIELDS = ("name", "title", "source", "formula", "exportable")
+HEADING = (
+    "id",
+    "parameters",
+    "layers",
+    "visual tokens an image",
+    "bf16 memory",
+    "licence",
+    "good for",
+)
+
+
+def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
+    result = {
+        "models": [asdict(entry) for entry in catalogue()],
+        "families": [family.name for family in FAMILIES],
+        "criteria": _entries(CRITERIA, CRITERION_FIELDS),
+        "compensations": _entries(COMPENSATIONS, COMPENSATION_FIELDS),
+        "presets": [
+            {
+                "name": preset.name,
+                "title": preset.title,
+                "explanation": preset.explanation,
+                "criterion": preset.recipe.criterion,
+                "compensation": preset.recipe.compensation,
+                "settings": preset.recipe.unusual(),
+                "samples": preset.samples,
+            }
+            for preset in PRESETS.values()
+        ],
+    }
+    rows = [HEADING, *(_model_row(model) for model in result["models"])]
+    text = "models\n" + table(rows, left=len(HEADING))
+    text += (
+        f"\n\nfamilies: {', '.join(result['families'])}; other models of transformers are probed as"
+        " they load, and served or refused with the reason; a causal language model without images"
+        " serves as control"
+    )
+    for title in ("criteria", "compensations"):
+        listed = [(row["name"], row["title"], row["source"]) for row in result[title]]
+        text += f"\n\n{title}\n{table(listed, left=3)}"
+    presets = [
+        (row["name"], row["title"], f"{row['criterion']} + {row['compensation']}")
+        for row in result["presets"]
+    ]
+    return result, f"{text}\n\npresets\n{table(presets, left=3)}"
+
+
+def _entries(registry: Mapping[str, Any], fields: Sequence[str]) -> list[dict[str, Any]]:
+    return [{name: getattr(entry, name) for name in fields} for entry in registry.values()]
+
+
+def _model_row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    size = model["memory_gb"]
+    return (
+        model["id"],
+        _parameters(model["parameters"]),
+        str(model["layers"]),
+        model["visual_tokens"],
+        f"{size:.1f} GB" if size >= 0.1 else f"{1000 * size:.0f} MB",
+        model["licence"] + (" (gated)" if model["gated"] else ""),
+        model["good_for"],
+    )
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.1f} M"

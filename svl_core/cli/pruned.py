@@ -1,0 +1,157 @@
+"""From a recipe to a pruned model, for the commands that need one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from svl_core.analysis.importance import TokenImportance
+from svl_core.analysis.ranking import importance_of, rank_layers
+from svl_core.analysis.trace import Trace, trace
+from svl_core.cli.inputs import calibration_samples, calibration_source
+from svl_core.cli.output import watched
+from svl_core.comparison.presets import Fitted, preset_of
+from svl_core.comparison.selection import choose_rank
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
+from svl_core.pruning.compensation import COMPENSATIONS
+from svl_core.pruning.plan import DropPlan, manual_plan, plan
+from svl_core.pruning.plan_file import saved_plan
+from svl_core.pruning.prune import prune
+from svl_core.pruning.tokens import keep_visual
+from svl_core.recipe import AUTO, THIS, Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A pruned model with the plan and the recipe that made it.
+
+    samples: how many calibration samples it was ranked or fitted on.
+    """
+
+    lvlm: LVLM
+    plan: DropPlan
+    recipe: Recipe
+    samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a result's JSON holds it; `svl --from` reads it back."""
+        return saved_plan(
+            self.recipe,
+            self.plan.drop,
+            self.plan.keep,
+            criterion=self.plan.criterion,
+            settings={
+                "criterion": dict(self.plan.settings),
+                "compensation": self.lvlm.provenance.get("compensation"),
+            },
+            calibration={"set": self.recipe.calibration, "samples": self.samples},
+        )
+
+    def describe(self) -> str:
+        """What was done, in a line."""
+        recipe = self.recipe
+        dropped = ", ".join(map(str, self.plan.drop)) or "none"
+        fitted = own = ""
+        if self.samples:
+            fitted = f", calibrated on {self.samples} sample(s) of '{recipe.calibration}'"
+            own = " (the very sample asked about)" if recipe.calibration == THIS else ""
+        return (
+            f"dropped layers (0-based): {dropped}; criterion {self.plan.criterion}, compensation"
+            f" {recipe.compensation}{fitted}{own}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A calibration set as one model reads it, traced."""
+
+    samples: Sequence[Sample]
+    trace: Trace
+    weights: TokenImportance
+
+
+def prune_by(
+    args: argparse.Namespace, recipe: Recipe, lvlm: LVLM, measured: Sequence[Sample] = ()
+) -> Pruned:
+    """Ranks, plans, prunes and compensates as the recipe says.
+
+    The calibration set is read and traced only where something is ranked or fitted.
+    """
+    ranks = recipe.layers is None and recipe.drop != 0
+    calibrated = None
+    if ranks or recipe.layers and recipe.fits:
+        recipe = recipe.changed(calibration=calibration_source(recipe, lvlm, measured))
+        calibrated = _calibrated(args, recipe, lvlm, measured)
+    if recipe.layers is not None:
+        chosen = manual_plan(recipe.layers, lvlm.num_layers, lvlm.protected)
+    elif ranks:
+        chosen = _ranked_plan(args, recipe, lvlm, calibrated)
+    else:
+        chosen = DropPlan((), lvlm.num_layers, recipe.criterion)
+    if recipe.rank == AUTO:
+        recipe = recipe.changed(rank=_rank(args, recipe, lvlm, chosen, calibrated))
+    traced, weights = (calibrated.trace, calibrated.weights) if calibrated else (None, None)
+    pruned = prune(lvlm, chosen, recipe, traced, weights, run=watched(args))
+    return Pruned(pruned, chosen, recipe, len(calibrated.samples) if calibrated else 0)
+
+
+def thinner(recipe: Recipe, lvlm: LVLM) -> Callable[[Sample], Sample]:
+    """What makes of a sample the one that the pruned model reads."""
+    if recipe.visual_share == 1:
+        return lambda sample: sample
+    return lambda sample: keep_visual(lvlm, sample, recipe.visual_share)
+
+
+def _calibrated(
+    args: argparse.Namespace, recipe: Recipe, lvlm: LVLM, measured: Sequence[Sample]
+) -> Calibrated:
+    samples = calibration_samples(args, recipe, lvlm, measured)
+    needs_mlp = COMPENSATIONS[recipe.compensation].needs_mlp
+    traced = trace(lvlm, samples, mlp=needs_mlp, spool=args.spool, run=watched(args))
+    return Calibrated(samples, traced, importance_of(traced, recipe))
+
+
+def _ranked_plan(
+    args: argparse.Namespace, recipe: Recipe, lvlm: LVLM, calibrated: Calibrated
+) -> DropPlan:
+    """The layers by the recipe's criterion, or by the winner of its preset's contest."""
+    preset = preset_of(recipe.preset) if recipe.preset else None
+    if preset is not None and preset.rivals:
+        contest = replace(preset, recipe=recipe)
+        fitted = Fitted(contest, lvlm, calibrated.samples, calibrated.trace, calibrated.weights)
+        run = watched(args)
+        return fitted.plan(recipe.drop, seed=recipe.seed, rounds=recipe.rounds, run=run)
+    scores = rank_layers(
+        recipe,
+        calibrated.trace,
+        calibrated.weights,
+        lvlm=lvlm,
+        samples=calibrated.samples,
+        run=watched(args),
+    )
+    return plan(scores, recipe.drop)
+
+
+def _rank(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    lvlm: LVLM,
+    chosen: DropPlan,
+    calibrated: Calibrated | None,
+) -> int:
+    """The rank that `auto` comes to; the default one where nothing is dropped."""
+    if not chosen.drop:
+        return Recipe.rank
+    return choose_rank(
+        lvlm,
+        chosen,
+        recipe,
+        calibrated.samples if calibrated else (),
+        seed=recipe.seed,
+        traced=calibrated.trace if calibrated else None,
+        spool=args.spool,
+        run=watched(args),
+    ).rank
