@@ -161,8 +161,8 @@ def redundancy(
         return layer_scores(row, row.score(request), request, settings)
     measured = row.measure(request)
     scored = row.select(measured.mean(), request)
-    kept = measured if row.needs == "model" else None
-    return layer_scores(row, scored, request, settings, kept)
+    costly = measured if row.needs == "model" else None
+    return layer_scores(row, scored, request, settings, costly)
 
 
 def settings_of(

@@ -89,38 +89,42 @@ class Stability:
 
 
 def overlap(
-    one: Sequence[int],
-    other: Sequence[int],
+    layers: Sequence[int],
+    others: Sequence[int],
 ) -> float:
     """Share 0..1 of the smaller set of layers that the other holds too; 1 where either is empty."""
-    size = min(len(set(one)), len(set(other)))
-    return len(set(one) & set(other)) / size if size else 1.0
+    first = set(layers)
+    second = set(others)
+    size = min(len(first), len(second))
+    return len(first & second) / size if size else 1.0
 
 
 def overlap_curve(
-    one: LayerScores,
-    other: LayerScores,
+    scores: LayerScores,
+    others: LayerScores,
 ) -> np.ndarray:
-    """(N+1,) overlap of the two rankings' drop sets for each drop count 0..N.
+    """(N+1,) overlap of two rankings' drop sets for each drop count 0..N.
 
     Chance alone gives n / (number of droppable layers).
     """
-    counts = range(min(one.most, other.most) + 1)
-    return np.array([overlap(one.chosen(count), other.chosen(count)) for count in counts])
+    most = min(scores.most, others.most)
+    shares = [overlap(scores.chosen(drop), others.chosen(drop)) for drop in range(most + 1)]
+    return np.array(shares)
 
 
 def spearman(
-    one: Sequence[int],
+    order: Sequence[int],
     other: Sequence[int],
 ) -> float:
     """Rank correlation -1..1 of two orders of the same n items: 1 - 6 sum(d^2) / (n (n^2 - 1)), d =
     difference of places.
     """
-    count = len(one)
+    count = len(order)
     if count < 2:
         return 1.0
     place = {item: number for number, item in enumerate(other)}
-    squares = sum((number - place[item]) ** 2 for number, item in enumerate(one))
+    differences = [number - place[item] for number, item in enumerate(order)]
+    squares = sum(difference**2 for difference in differences)
     return 1.0 - 6.0 * squares / (count * (count * count - 1))
 
 

@@ -67,12 +67,12 @@ class Decoding:
         self.depth = 0
         self.shared_ms = 0.0
         model = lvlm.model
-        given = inputs
+        tensors = inputs
         if resume is not None:
             prefill, self.depth = resume
             self.shared_ms = prefill.entered_ms[self.depth]
             model = resumed(lvlm, prefill, self.depth)
-            given = without_images(inputs)
+            tensors = without_images(inputs)
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         parameters = inspect.signature(model.forward).parameters
@@ -80,7 +80,7 @@ class Decoding:
         self._slot = "cache" if "cache" in parameters else "past_key_values"
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         with recording(lvlm, keep) as (states, entered_ms):
-            out = model(**given, use_cache=True, **last_only)
+            out = model(**tensors, use_cache=True, **last_only)
         self._take_over(out, states, entered_ms)
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
         self._deltas = self._position_deltas(before, _rope_deltas(model))

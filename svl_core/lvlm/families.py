@@ -27,12 +27,12 @@ class Family:
     plain_prompt: the text when the processor brings no chat template; {images} stands for one image
         token per image.
     template_options: variables for the chat template, passed where the template names them.
-    protect: name of the rule in `PROTECTION` that tells which layers cannot go.
+    protect: name of the rule in `PROTECTION` for the layers that cannot go.
     mark: which of the processor's tokens the template writes for an image: its image token, or
         "boi", the one that opens an image.
     in_sequence: False when images enter through cross-attention, so that no position of the
         sequence is visual.
-    shares: name of the rule in `SHARED_FROM` that tells from which layer on a pass may begin with
+    shares: name of the rule in `SHARED_FROM` for the layer from which on a pass may begin with
         another pass's states and caches.
     """
 

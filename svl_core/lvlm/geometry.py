@@ -312,9 +312,9 @@ def row_column_tiles(view: View) -> list[Places]:
     rows = [int(count) for part in view.cuts["rows"] for count in part]
     columns = [int(count) for part in view.cuts["cols"] for count in part]
     shapes = list(zip(rows, columns, strict=True))
-    tiles = sum(r * c + 1 for r, c in shapes)
+    tiles = sum(math.prod(shape) + 1 for shape in shapes)
     side = whole_side(view.count // tiles, "a tile")
-    return [tiled(r, c, side, overview=True) for r, c in shapes]
+    return [tiled(*shape, side, overview=True) for shape in shapes]
 
 
 def canvas_tiles(view: View) -> list[Places]:

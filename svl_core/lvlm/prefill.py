@@ -108,11 +108,13 @@ def _beside_layers(lvlm: LVLM) -> dict[str, torch.Tensor]:
 
 
 def _same_tensors(
-    one: Mapping[str, torch.Tensor],
-    other: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor],
+    others: Mapping[str, torch.Tensor],
 ) -> bool:
     """Whether both hold the very same tensors under the same names."""
-    return one.keys() == other.keys() and all(tensor is other[name] for name, tensor in one.items())
+    if tensors.keys() != others.keys():
+        return False
+    return all(tensor is others[name] for name, tensor in tensors.items())
 
 
 @contextlib.contextmanager

@@ -148,13 +148,10 @@ def _class(name: str) -> type:
         ):
             continue
         with _pillow_stand_in(path, module):
-            found = getattr(
-                importlib.import_module(f"{path}.processing_{module}"),
-                name,
-                None,
-            )
-        if found is not None:
-            return found
+            processing = importlib.import_module(f"{path}.processing_{module}")
+            processor_class = getattr(processing, name, None)
+        if processor_class is not None:
+            return processor_class
     raise InputError(
         f"Found the processor class {name!r}, which the installed transformers library lacks;"
         " update it."
