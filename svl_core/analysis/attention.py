@@ -140,7 +140,13 @@ class Collector:
         else:
             received_seen, given_seen = _pairs_seen(mask[0, :, :, :length], kinds)
         if mask is None and softcap is None and sinks is None and totals is not None:
-            received, given = _causal(query[0], key[0], kinds, scaling, totals[0])
+            received, given = _causal(
+                query[0],
+                key[0],
+                kinds,
+                scaling,
+                totals[0],
+            )
         else:
             received, given = _general(
                 query[0],
@@ -226,7 +232,11 @@ def _causal(
                 stop,
             )
             if small:
-                torch.bmm(queries[:, rows], keys[:, :, :stop], out=scores)
+                torch.bmm(
+                    queries[:, rows],
+                    keys[:, :, :stop],
+                    out=scores,
+                )
             else:
                 offset = less[those, rows, None]
                 torch.baddbmm(
@@ -317,7 +327,11 @@ def _general(
                 count,
                 width,
             )
-            torch.bmm(queries, keys[some, :, :width], out=scores)
+            torch.bmm(
+                queries,
+                keys[some, :, :width],
+                out=scores,
+            )
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if part is None:
@@ -327,7 +341,8 @@ def _general(
             else:
                 scores += _of_heads(part, some).float()
             if sinks is not None:
-                sink = sinks[some].float()[:, None, None].expand(-1, count, 1)
+                sink = sinks[some].float()[:, None, None]
+                sink = sink.expand(-1, count, 1)
                 scores = torch.cat([scores, sink], -1)
             attention = torch.softmax(scores, -1, out=scores)[:, :, :width]
             total += attention[0] if len(attention) == 1 else attention.sum(0)

@@ -79,7 +79,12 @@ def _nearest_block(
 ) -> Scored:
     """The block of layers with the smallest distance; it starts behind layer 0, as published."""
     scored = best_blocks(1 - mean, (*request.protected, 0))
-    return Scored(scored.scores, scored.ranking, scored.blocks, protects=(0,))
+    return Scored(
+        scored.scores,
+        scored.ranking,
+        scored.blocks,
+        protects=(0,),
+    )
 
 
 def _random(request: Request) -> Scored:

@@ -51,7 +51,11 @@ class LayerScores:
 
     def __post_init__(self):
         self.scores.setflags(write=False)
-        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+        object.__setattr__(
+            self,
+            "settings",
+            MappingProxyType(dict(self.settings)),
+        )
         if sorted(self.ranking + self.protected) != list(range(len(self.scores))):
             raise ValueError("Each layer must be ranked or protected, and only once.")
         for size, block in enumerate(self.blocks or ()):
@@ -158,7 +162,12 @@ def redundancy(
     if rounds is not None:
         settings["rounds"] = rounds
     if row.score is not None:
-        return layer_scores(row, row.score(request), request, settings)
+        return layer_scores(
+            row,
+            row.score(request),
+            request,
+            settings,
+        )
     measured = row.measure(request)
     scored = row.select(measured.mean(), request)
     costly = measured if row.needs == "model" else None

@@ -45,7 +45,12 @@ def answers_of(request: Request) -> list[tuple[int, ...]]:
     samples = request.samples
     if request.answers is None:
         quiet = request.run.silent()
-        return own_answers(request.model, len(samples), samples.__getitem__, quiet)
+        return own_answers(
+            request.model,
+            len(samples),
+            samples.__getitem__,
+            quiet,
+        )
     answers = [tuple(int(token) for token in ids) for ids in request.answers]
     if len(answers) != len(samples) or not all(answers):
         raise InputError(

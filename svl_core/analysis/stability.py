@@ -173,11 +173,20 @@ class _Ranking:
                 lowest(mean[0], free),
             )
         scores = self._layer_scores(mean)
-        return _Resample(scores.scores, scores.chosen(drop), scores.ranking)
+        return _Resample(
+            scores.scores,
+            scores.chosen(drop),
+            scores.ranking,
+        )
 
     def _layer_scores(self, mean: np.ndarray) -> LayerScores:
         scored = self.row.select(mean, self.request)
-        return layer_scores(self.row, scored, self.request, self.settings)
+        return layer_scores(
+            self.row,
+            scored,
+            self.request,
+            self.settings,
+        )
 
 
 def stability(

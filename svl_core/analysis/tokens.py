@@ -38,10 +38,18 @@ def token_positions(
             f"Found the token set {tokens!r}; expected one of {', '.join(TOKEN_SETS)}; choose one."
         )
     if tokens == "important":
-        positions = _important(trace, importance or token_importance(trace), top_p)
+        positions = _important(
+            trace,
+            importance or token_importance(trace),
+            top_p,
+        )
     else:
         positions = (_of_kind(sample, tokens) for sample in trace.samples)
-    return store_values(positions, len(trace.samples), trace.spool)
+    return store_values(
+        positions,
+        len(trace.samples),
+        trace.spool,
+    )
 
 
 def _of_kind(

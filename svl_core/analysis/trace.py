@@ -260,7 +260,11 @@ def _pass(
 ) -> SampleTrace:
     """One sample's pass. new_tensor: makes an empty tensor of a shape and `dtype`."""
     seen = _Features(lvlm, new_tensor)
-    collector = Collector(lvlm.num_layers, sample.visual, sample.textual)
+    collector = Collector(
+        lvlm.num_layers,
+        sample.visual,
+        sample.textual,
+    )
     with ThreadHooks() as hooks, collecting(lvlm.decoder, collector):
         seen.watch(hooks, mlp)
         # A number instead of the tensor would let Gemma4 skip positions in its last layers.

@@ -46,7 +46,12 @@ def questions(
             "openmoji" if data == "openmoji" else None,
         )
     pairs = [
-        Labelled(image, question, answer, easy_vqa_kind(question, answer))
+        Labelled(
+            image,
+            question,
+            answer,
+            easy_vqa_kind(question, answer),
+        )
         for image, asked in easy_vqa.grouped("test")
         for question, answer in asked
     ]

@@ -82,7 +82,8 @@ class Batches(torch.utils.data.IterableDataset):
     def __iter__(self):
         torch.set_num_threads(1)
         self.tokenizer = build.tokenizer()
-        self.rng = np.random.default_rng([self.recipe.seed, self.stage == "align", self.start])
+        seeds = [self.recipe.seed, self.stage == "align", self.start]
+        self.rng = np.random.default_rng(seeds)
         self.ids = {
             name: self.tokenizer(f" {name}", add_special_tokens=False).input_ids[0]
             for name in questions.all_names() + ("nothing",)
@@ -111,10 +112,11 @@ class Batches(torch.utils.data.IterableDataset):
         image = scenes.render(scene, size)
         names = np.full((3, 3), self.ids["nothing"])
         colours = np.full((3, 3), IGNORE)
+        words = list(scenes.COLOURS)
         for item in scene.items:
             names[item.row, item.column] = self.ids[item.name]
             if item.colour:
-                colours[item.row, item.column] = list(scenes.COLOURS).index(item.colour)
+                colours[item.row, item.column] = words.index(item.colour)
         return scene, image, self._by_patch(names), self._by_patch(colours)
 
     @staticmethod
@@ -129,13 +131,18 @@ class Batches(torch.utils.data.IterableDataset):
         balance = self.rng.uniform(0.94, 1.06, (n, 3, 1, 1))
         brightness = self.rng.uniform(-0.12, 0.12, (n, 1, 1, 1))
         gain = torch.from_numpy(contrast * balance).float()
-        tinted = build.pixels(images) * gain + torch.from_numpy(brightness).float()
+        offset = torch.from_numpy(brightness).float()
+        tinted = build.pixels(images) * gain + offset
         return tinted.clamp_(-1, 1)
 
     def align(self) -> dict[str, torch.Tensor]:
         """A batch of stage 1: pictures and what each of their patches shows."""
         pictures = [self.picture() for _ in range(self.recipe.align_batch)]
         _, images, names, colours = zip(*pictures, strict=True)
+        return self._pictures(images, names, colours)
+
+    def _pictures(self, images, names, colours) -> dict[str, torch.Tensor]:
+        """The part of a batch that is about its pictures."""
         return {
             "pixel_values": self.tinted(images),
             "names": torch.tensor(np.stack(names)),
@@ -146,8 +153,9 @@ class Batches(torch.utils.data.IterableDataset):
         """Questions on a scene, endlessly, slow kinds more often."""
         kinds = list(WEIGHTS)
         weights = np.array(list(WEIGHTS.values()))
+        shares = weights / weights.sum()
         while True:
-            kind = str(self.rng.choice(kinds, p=weights / weights.sum()))
+            kind = str(self.rng.choice(kinds, p=shares))
             qa = questions.ask(scene, self.rng, kind)
             if qa:
                 yield qa.question, qa.answer
@@ -189,14 +197,13 @@ class Batches(torch.utils.data.IterableDataset):
                 positions[row, start:end] = prefix + np.arange(end - start)
                 groups[row, start:end] = group
                 # A position is trained on the token that follows it.
-                answer_at = slice(start + len(head) - 1, end - 1)
+                first = start + len(head) - 1
+                answer_at = slice(first, end - 1)
                 labels[row, answer_at] = tail
                 weights[row, answer_at] = 1 / len(tail)
                 start = end
         return {
-            "pixel_values": self.tinted(images),
-            "names": torch.tensor(np.stack(names)),
-            "colours": torch.tensor(np.stack(colours)),
+            **self._pictures(images, names, colours),
             "ids": torch.tensor(ids),
             "positions": torch.tensor(positions),
             "groups": torch.tensor(groups),
@@ -207,10 +214,12 @@ class Batches(torch.utils.data.IterableDataset):
     def _asked(self):
         """One picture as (image, name targets, colour targets, its questions and answers)."""
         if self.yardstick and self.rng.random() < self.recipe.easy_vqa_share:
-            open_image, pairs = self.yardstick[int(self.rng.integers(len(self.yardstick)))]
+            index = int(self.rng.integers(len(self.yardstick)))
+            open_image, pairs = self.yardstick[index]
             image = open_image()
             unknown = np.full(VISUAL, IGNORE)
-            shuffled = iter([pairs[index] for index in self.rng.permutation(len(pairs))])
+            order = self.rng.permutation(len(pairs))
+            shuffled = [pairs[index] for index in order]
             return image, unknown, unknown, shuffled
         scene, image, name, colour = self.picture()
         return image, name, colour, self.pairs(scene)
@@ -236,7 +245,8 @@ class Trainee(torch.nn.Module):
         super().__init__()
         self.model = model
         self.bos = bos
-        self.colour = torch.nn.Linear(model.config.text_config.hidden_size, len(scenes.COLOURS))
+        width = model.config.text_config.hidden_size
+        self.colour = torch.nn.Linear(width, len(scenes.COLOURS))
 
     def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(n, 36, d) what enters the decoder for the image."""
@@ -284,10 +294,13 @@ class Trainee(torch.nn.Module):
         n, size = batch["ids"].shape
         embed = self.model.get_input_embeddings()
         first = embed(torch.full((n, 1), self.bos))
-        hidden = torch.cat([first, seen, embed(batch["ids"])], 1)
+        questions = embed(batch["ids"])
+        hidden = torch.cat([first, seen, questions], 1)
         prefix = 1 + seen.shape[1]
-        groups = torch.cat([torch.full((n, prefix), -2), batch["groups"]], 1)
-        positions = torch.cat([torch.arange(prefix).expand(n, -1), batch["positions"]], 1)
+        of_prefix = torch.full((n, prefix), -2)
+        groups = torch.cat([of_prefix, batch["groups"]], 1)
+        counted = torch.arange(prefix).expand(n, -1)
+        positions = torch.cat([counted, batch["positions"]], 1)
         length = prefix + size
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         of_picture = groups[:, None, :] == -2
@@ -306,7 +319,9 @@ class Trainee(torch.nn.Module):
         loss = F.cross_entropy(logits, labels, reduction="none")
         right = logits.argmax(-1) == labels
         total = weights.sum()
-        return (loss * weights).sum() / total, (right * weights).sum() / total
+        mean_loss = (loss * weights).sum() / total
+        share_right = (right * weights).sum() / total
+        return mean_loss, share_right
 
 
 def optimizers(
@@ -345,8 +360,9 @@ def rate(
 ) -> float:
     """Share of the full learning rate: warm-up, constant, linear decay."""
     warm_up = (step + 1) / recipe.warmup
-    decay = max(0.0, (total - step) / max(1, recipe.decay_share * total))
-    return min(1.0, warm_up, decay)
+    decaying = max(1, recipe.decay_share * total)
+    decay = (total - step) / decaying
+    return min(1.0, warm_up, max(0.0, decay))
 
 
 def train(
@@ -374,20 +390,30 @@ def train(
     if init:
         trained = LlavaForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
         trainee.model.load_state_dict(trained.state_dict())
-    training = _Training(out, recipe, trainee, "answer" if init else "align", log)
+    training = _Training(
+        out,
+        recipe,
+        trainee,
+        "answer" if init else "align",
+        log,
+    )
     training.resume()
     for layer in trainee.model.get_decoder().layers:
         layer.compile(dynamic=False)
     for stage, total in (("align", recipe.align_steps), ("answer", recipe.steps)):
         if training.state["stage"] == stage:
             training.run(stage, total, checkpoint_every)
-    build.save(trainee.model.eval(), proc, out / "model")
+    build.save(
+        trainee.model.eval(),
+        proc,
+        out / "model",
+    )
     written = asdict(recipe) | {"seconds": round(training.state["seconds"])}
     (out / "recipe.json").write_text(json.dumps(written, indent=1))
 
 
 class _Training:
-    """A run in progress.
+    """A training run in progress.
 
     state: the stage, its next step, and the seconds so far.
     """
@@ -474,13 +500,19 @@ class _Training:
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.lr * share
         seen = self.trainee.see(batch["pixel_values"])
-        naming = self.trainee.naming(seen, batch["names"], batch["colours"])
-        values = {"naming": naming.item()}
+        naming = self.trainee.naming(
+            seen,
+            batch["names"],
+            batch["colours"],
+        )
         loss = naming
+        values = {}
         if stage != "align":
             answering, right = self.trainee.answering(seen, batch)
             loss = answering + self.recipe.align_weight * naming
-            values = {"loss": answering.item(), "right": right.item(), **values}
+            values["loss"] = answering.item()
+            values["right"] = right.item()
+        values["naming"] = naming.item()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -504,7 +536,8 @@ class _Training:
         }
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        bar = "#" * int(30 * (step + 1) / total)
+        done = int(30 * (step + 1) / total)
+        bar = "#" * done
         minutes = self.state["seconds"] / 60
         figures = " ".join(f"{name} {value:.3f}" for name, value in values.items())
         self.log(
@@ -531,7 +564,12 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="go on from a trained model instead of from scratch",
     )
-    parser.add_argument("--checkpoint-every", type=int, default=250, metavar="STEPS")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=250,
+        metavar="STEPS",
+    )
     for name, value in asdict(Recipe()).items():
         parser.add_argument(
             "--" + name.replace("_", "-"),
