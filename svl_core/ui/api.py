@@ -3,426 +3,396 @@ within the same limits.
 
 Usable with `gradio_client`, and as MCP tools where gradio's extra `mcp` is installed. Every
 endpoint yields {"doing", "progress", "left_s"} while it works and its result last, so that a client
-sees progress, can cancel, and keeps what came. Annotations must be real types here, for gradio
-reads them.
+sees progress, can cancel, and keeps what came.
 """
+
+from __future__ import annotations
 
 import base64
 import binascii
-import html
-import re
 import secrets
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
-from svl_core.ui import drawing, examples
-from svl_core.ui.handlers import Desk, session_of
-from svl_core.ui.service import guard, tasks
-from svl_core.ui.service.store import Analysis
-from svl_core.ui.state.settings import Settings
+from svl_core.recipe import OPTIONS
+from svl_core.service import tasks
+from svl_core.service.derived import importance_of, scores_of
+from svl_core.service.errors import out_of_memory
+from svl_core.service.stores import Analysis
+from svl_core.service.workspace import Workspace
+from svl_core.ui import arguments, examples
+from svl_core.ui.arguments import FITS, IN_SWEEPS, RANKS, Argument, more, of_recipe
+from svl_core.ui.drawing import matrix_of
+from svl_core.ui.errors import polite
+from svl_core.ui.state.settings import DEFAULTS, Settings
+from svl_core.ui.wiring import session_of
 
-NAMES = ("analyse", "compare", "sweep", "evaluate")
 SCENES_SEED = 20_000  # of `evaluate`: a stream that nothing is fitted on
+RANKING_SET = "how many layers to drop, the most redundant over the bundled calibration set first"
+
+PICTURE = Argument(
+    "image",
+    str | dict,
+    "a picture: a data address (data:image/png;base64,...), a scene of the bundled world"
+    ' ("example:0" to "example:5", "draw:SEED", "compose:noto:0=cat,4=red circle"), or an upload'
+    " (gradio_client.handle_file)",
+)
+PROMPT = Argument("prompt", str, "the question about the picture")
+MODEL = Argument("model", str, "name of a model on the page's list; empty: the page's own", "")
+LENGTH = Argument("max_new_tokens", int, "longest answer, in tokens", DEFAULTS.max_new_tokens)
+
+CRITERIA = arguments.NAMES["criterion"]
+COMPENSATIONS = arguments.NAMES["compensation"]
+
+# Those of the first version come first, in its order: programs may pass them by place.
+ARGUMENTS: Mapping[str, list[Argument]] = {
+    "analyse": more([PICTURE, PROMPT, MODEL, of_recipe("criterion"), of_recipe("top_p")], *RANKS),
+    "compare": more(
+        [
+            PICTURE,
+            PROMPT,
+            of_recipe("drop", 4, "how many layers to drop, the most redundant first"),
+            of_recipe("layers", None, "these layers instead (0-based)"),
+            MODEL,
+            of_recipe("criterion"),
+            of_recipe("compensation", "none", "what repairs the gap"),
+            of_recipe("rank"),
+            of_recipe("strength"),
+            LENGTH,
+        ],
+        *RANKS,
+        *FITS,
+        "visual_share",
+    ),
+    "sweep": more(
+        [
+            PICTURE,
+            PROMPT,
+            Argument(
+                "criteria",
+                list[Literal[tuple(CRITERIA)]],
+                "what ranks the layers, one or several",
+                ["svl"],
+            ),
+            Argument(
+                "compensations",
+                list[Literal[tuple(COMPENSATIONS)]],
+                "what repairs the gap, one or several",
+                ["none"],
+            ),
+            Argument(
+                "drops",
+                list[int] | None,
+                "numbers of layers to drop; empty: from 0 to all that can go",
+                None,
+            ),
+            MODEL,
+            Argument("max_new_tokens", int, LENGTH.help, 32),
+        ],
+        *(name for name in (*RANKS, *FITS) if name not in IN_SWEEPS),
+    ),
+    "evaluate": more(
+        [
+            of_recipe("drop", 0, f"{RANKING_SET}; 0: the full model alone"),
+            Argument("questions", int, "how many to ask, thirteen kinds in turn", 100),
+            of_recipe("seed", 0, "of the questions; same seed, same questions"),
+            MODEL,
+            of_recipe("criterion"),
+            of_recipe("compensation", "none", "what repairs the gap"),
+        ],
+        *RANKS,
+        *(name for name in FITS if name != "calibration"),
+        "visual_share",
+    ),
+}
+NAMES = tuple(ARGUMENTS)
 
 
 class Service:
-    """The endpoints over one page's desk."""
+    """The endpoints over one page's workspace; `given` are an endpoint's arguments by name."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
 
     # ------------------------------------------------------------------ endpoints
-    def analyse(
-        self,
-        image: str | dict,
-        prompt: str,
-        model: str = "",
-        criterion: str = "svl",
-        top_p: float = 0.5,
-        request: gr.Request | None = None,
-    ) -> dict:
+    def analyse(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
         """Which decoder layers of a vision-language model are redundant for an image and a prompt,
         from one forward pass.
 
-        Parameters:
-            image: a picture: a data address (data:image/png;base64,...), a scene of the bundled
-                world ("example:0" to "example:5", "draw:SEED", "compose:noto:0=cat,4=red circle"),
-                or an upload (gradio_client.handle_file)
-            prompt: the question about the picture
-            model: name of a model on the page's list; empty: the page's own
-            criterion: what ranks the layers, such as svl, shortgpt or svl-textual
-            top_p: share of the tokens, above 0 and at most 1, that count as important
         Returns:
             model, layers, visual_tokens, text_tokens, grid, criterion, ranking (0-based layers,
             most redundant first), protected, redundancy (cosine of every layer by criterion),
             similarity ((L+1) x (L+1)), importance (visual, text), tokens
         """
-        now = self._settings(criterion=criterion, top_p=top_p)
+        settings = self._settings(given)
 
-        def work(emit, cancel):
-            analysis = self._analysis(image, prompt, model, request, emit, cancel)
-            importance, sample = drawing.importance_of(analysis, now), analysis.sample
-            chosen = self._scores(analysis, now, emit, cancel)
-            visual, text = importance.averaged(0)
-            names = [name for name, each in svl.CRITERIA.items() if each.needs == "trace"]
+        def work(task: tasks.Task) -> dict:
+            analysis = self._analysis(given, request, task)
+            sample = analysis.sample
+            ranking = self._ranking(analysis, settings, task)
+            visual, text = importance_of(analysis, settings).averaged(0)
+            redundancy = {
+                name: _floats(scores_of(analysis, settings, name).scores)
+                for name, row in svl.CRITERIA.items()
+                if row.needs == "trace"
+            }
+            matrix = matrix_of(analysis, settings, "important")
             return {
                 "model": analysis.model,
                 "layers": analysis.trace.num_layers,
                 "visual_tokens": len(sample.visual),
                 "text_tokens": len(sample.textual),
                 "grid": sample.geometry.grid and list(sample.geometry.grid),
-                "criterion": criterion,
-                "ranking": [int(k) for k in chosen.ranking],
-                "protected": [int(k) for k in chosen.protected],
-                "redundancy": (
-                    {name: _floats(drawing.scores_of(analysis, now, name).scores) for name in names}
-                    | {criterion: _floats(chosen.scores)}
-                ),
-                "similarity": [
-                    _floats(row) for row in drawing.matrix_of(analysis, now, "important")
-                ],
+                "criterion": settings.criterion,
+                "ranking": [int(layer) for layer in ranking.ranking],
+                "protected": [int(layer) for layer in ranking.protected],
+                "redundancy": redundancy | {settings.criterion: _floats(ranking.scores)},
+                "similarity": [_floats(row) for row in matrix],
                 "importance": {"visual": _floats(visual), "text": _floats(text)},
                 "tokens": list(sample.tokens),
             }
 
         yield from self._run(work, request)
 
-    def compare(
-        self,
-        image: str | dict,
-        prompt: str,
-        drop: int = 4,
-        layers: list[int] | None = None,
-        model: str = "",
-        criterion: str = "svl",
-        compensation: str = "none",
-        rank: int = 4,
-        strength: float = 1.0,
-        max_new_tokens: int = 64,
-        request: gr.Request | None = None,
-    ) -> dict:
+    def compare(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
         """Drops decoder layers and lets the full and the pruned model answer: both texts, how far
         apart they are, size and speed.
 
-        Parameters:
-            image: a picture, as for analyse
-            prompt: the question about the picture
-            drop: how many layers to drop, the most redundant first
-            layers: these layers instead (0-based)
-            model: name of a model on the page's list; empty: the page's own
-            criterion: what ranks the layers
-            compensation: what repairs the gap: none, scp, lstsq, bridge or refit
-            rank: directions that scp amplifies
-            strength: of scp, 1 as published
-            max_new_tokens: longest answer
         Returns:
             plan (drop, keep, criterion, compensation), full and pruned (text, tokens, times in ms),
             kl (nats per token), agreement (0 to 1), exact, first_divergence, token_probabilities,
             parameters, speedup
         """
-        now = self._settings(
-            criterion=criterion,
-            compensation=compensation,
-            rank=rank,
-            strength=strength,
-            max_new_tokens=max_new_tokens,
-        )
+        settings = self._settings(given)
 
-        def work(emit, cancel):
-            analysis = self._analysis(image, prompt, model, request, emit, cancel)
-            plan = self._plan(analysis, now, drop, layers, emit, cancel)
-            result, _ = self.desk.bench.compare(
+        def work(task: tasks.Task) -> dict:
+            analysis = self._analysis(given, request, task)
+            plan = self._plan(analysis, settings, given, task)
+            comparison, _ = self.workspace.backend.compare(
                 analysis.model,
                 analysis.sample,
                 plan,
-                now,
-                self._fit(analysis, now, emit, cancel),
-                self.desk.telling(emit),
-                lambda answers, live: None,
-                cancel,
+                settings.recipe,
+                self._fit(analysis, settings, task) if settings.fits else (),
+                settings.max_new_tokens,
+                run=task,
             )
-            return {"model": analysis.model, "plan": _plan_json(plan, now), **result.to_json()}
+            plan_json = _plan_json(plan, settings)
+            return {"model": analysis.model, "plan": plan_json, **comparison.to_json()}
 
         yield from self._run(work, request)
 
-    def sweep(
-        self,
-        image: str | dict,
-        prompt: str,
-        criteria: list[str] = ["svl"],
-        compensations: list[str] = ["none"],
-        drops: list[int] | None = None,
-        model: str = "",
-        max_new_tokens: int = 32,
-        request: gr.Request | None = None,
-    ) -> dict:  # noqa: B006 (gradio shows the default)
+    def sweep(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
         """Fidelity and speed at every number of dropped layers, for each criterion with each
         compensation, on one image and prompt.
 
-        Parameters:
-            image: a picture, as for analyse
-            prompt: the question about the picture
-            criteria: what ranks the layers, one or several
-            compensations: what repairs the gap, one or several
-            drops: numbers of layers to drop; empty: from 0 to all that can go
-            model: name of a model on the page's list; empty: the page's own
-            max_new_tokens: longest answer
         Returns:
             rows (criterion, compensation, drop, layers, kl, agreement, exact, speedup), cliffs,
             pareto; while it runs, the rows so far
         """
-        now = self._settings(max_new_tokens=max_new_tokens)
+        settings = self._settings(given)
+        criteria, compensations = tuple(given["criteria"]), tuple(given["compensations"])
+        drops = tuple(given["drops"] or ())
 
-        def work(emit, cancel):
-            for what, names, known in (
-                ("criterion", criteria, svl.CRITERIA),
-                ("compensation", compensations, svl.COMPENSATIONS),
-            ):
-                for name in names:
-                    _known(what, name, known)
-            analysis = self._analysis(image, prompt, model, request, emit, cancel)
-            counts = list(drops) if drops else list(range(analysis.trace.num_layers))
-            self.desk.limits.check(
-                "sweep_points",
-                len(criteria) * len(compensations) * len(counts),
-                "pruned models in the sweep",
-            )
-            fit = self._fit(analysis, replace(now, compensation="scp"), emit, cancel)
+        def work(task: tasks.Task) -> dict:
+            for name in criteria:
+                _check_name("criterion", name)
+            for name in compensations:
+                _check_name("compensation", name)
+            analysis = self._analysis(given, request, task)
+            counts = len(drops) or analysis.trace.num_layers
+            points = len(criteria) * len(compensations) * counts
+            self.workspace.limits.check("sweep_points", points, "pruned models in the sweep")
+            fit = self._fit(analysis, settings, task)
             options = {
-                "criteria": tuple(criteria),
-                "compensations": tuple(compensations),
-                "drops": tuple(drops) if drops else None,
-                "max_new_tokens": max_new_tokens,
+                "criteria": criteria,
+                "compensations": compensations,
+                "drops": drops or None,
+                "max_new_tokens": settings.max_new_tokens,
                 "allow_shared": len(fit) == 1,
             }
-            made = self.desk.bench.sweep(
-                analysis.model,
-                analysis.samples,
-                fit,
-                options,
-                lambda so_far: emit({"rows": [row.to_json() for row in so_far.rows]}),
-                self.desk.telling(emit),
-                cancel,
+
+            def show(swept) -> None:
+                task.emit({"rows": [row.to_json() for row in swept.rows]})
+
+            swept = self.workspace.backend.sweep(
+                analysis.model, analysis.samples, fit, settings.recipe, options, show, task
             )
-            return made.to_json()
+            return swept.to_json()
 
         yield from self._run(work, request)
 
-    def evaluate(
-        self,
-        drop: int = 0,
-        questions: int = 100,
-        seed: int = 0,
-        model: str = "",
-        criterion: str = "svl",
-        compensation: str = "none",
-        request: gr.Request | None = None,
-    ) -> dict:
+    def evaluate(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
         """Share of right answers to labelled questions about fresh scenes of the bundled world, of
         the full model and of a pruned one.
 
-        Parameters:
-            drop: how many layers to drop, the most redundant over the bundled calibration set
-                first; 0: the full model alone
-            questions: how many to ask, thirteen kinds in turn
-            seed: of the questions; same seed, same questions
-            model: name of a model on the page's list; empty: the page's own
-            criterion: what ranks the layers
-            compensation: what repairs the gap
         Returns:
             data, n, accuracy, interval (95 %), by_kind; with layers dropped also full,
             accuracy_kept, lost, gained
         """
-        now = self._settings(criterion=criterion, compensation=compensation)
+        drop, questions = given["drop"], given["questions"]
+        settings = self._settings({**given, "seed": DEFAULTS.seed})
 
-        def work(emit, cancel):
-            self.desk.limits.check("questions", questions, "questions")
+        def work(task: tasks.Task) -> dict:
+            self.workspace.limits.check("questions", questions, "questions")
             if questions < 1 or drop < 0:
                 raise InputError(
                     f"Found {questions} questions and {drop} layers to drop; expected at least 1"
                     " and 0; change them."
                 )
-            from svl_core.demo.questions import calibration, labelled
+            from svl_core.demo.questions import labelled
 
-            name = self._name(model)
-            lvlm = self.desk._model(name, emit, cancel)
+            name = self._name(given)
+            lvlm = self.workspace.load_model(name, task)
             plan, fit = svl.manual_plan([], lvlm.num_layers), ()
             if drop:
-                fit = tuple(lvlm.encode(*pair) for pair in calibration(now.calibration_size))
-                trace = self.desk.bench.traced(
-                    name,
-                    fit,
-                    svl.COMPENSATIONS[compensation].needs_mlp,
-                    self.desk.telling(emit),
-                    cancel,
-                )
-                plan = svl.plan(
-                    self.desk.scores(
-                        Analysis(name, fit, trace, svl.importance(trace)), now, emit, cancel
-                    ),
-                    drop,
-                )
-            found = self.desk.bench.evaluate(
+                fit, ranking = self._ranking_on_scenes(name, lvlm, settings, task)
+                plan = svl.plan(ranking, drop)
+            evaluation = self.workspace.backend.evaluate(
                 name,
-                labelled(questions, SCENES_SEED + seed),
+                labelled(questions, SCENES_SEED + given["seed"]),
                 plan,
-                now,
+                settings.recipe,
                 fit,
-                self.desk.telling(emit),
-                cancel,
+                settings.max_new_tokens,
+                task,
             )
-            return {"model": name, "plan": _plan_json(plan, now), **found.to_json()}
+            return {"model": name, "plan": _plan_json(plan, settings), **evaluation.to_json()}
 
         yield from self._run(work, request)
 
     # ------------------------------------------------------------------ the parts
-    def _settings(self, **given) -> Settings:
+    def _settings(self, given: Mapping[str, Any]) -> Settings:
+        """The arguments that are settings. Raises gr.Error for what is not accepted."""
+        values = {name: given[name] for name in OPTIONS if name in given}
+        values = {name: value for name, value in values.items() if name not in ("drop", "layers")}
+        length = min(DEFAULTS.max_new_tokens, self.workspace.limits.new_tokens)
         try:
-            for what, known in (("criterion", svl.CRITERIA), ("compensation", svl.COMPENSATIONS)):
-                _known(what, given.get(what), known)
-            now = Settings(
-                **{
-                    "max_new_tokens": min(Settings.max_new_tokens, self.desk.limits.new_tokens),
-                    **given,
-                }
-            )
-            self.desk.limits.check(
-                "new_tokens", now.max_new_tokens, "tokens as the answer's length"
-            )
-            return now
-        except (InputError, TypeError, ValueError) as error:
+            for what in ("criterion", "compensation"):
+                if what in values:
+                    _check_name(what, values[what])
+            values["max_new_tokens"] = given.get("max_new_tokens", length)
+            return self.workspace.checked_settings(Settings.of(**values))
+        except InputError as error:
+            raise self._polite(error) from None
+        except (TypeError, ValueError):
             raise self._polite(
-                error
-                if isinstance(error, InputError)
-                else InputError(
-                    f"Found {given}; expected numbers and names; see the endpoint's description."
+                InputError(
+                    f"Found {values}; expected numbers and names; see the endpoint's description."
                 )
             ) from None
 
-    def _name(self, model: str) -> str:
-        return (model or "").strip() or self.desk.models.first
+    def _name(self, given: Mapping[str, Any]) -> str:
+        return (given["model"] or "").strip() or self.workspace.models.first
 
     def _analysis(
-        self,
-        image: object,
-        prompt: str,
-        model: str,
-        request: gr.Request | None,
-        emit: tasks.Emit,
-        cancel,
+        self, given: Mapping[str, Any], request: gr.Request | None, task: tasks.Task
     ) -> Analysis:
         with tempfile.TemporaryDirectory(prefix="svl-") as folder:
-            found = self.desk._analysis(
-                self._name(model),
-                _path(image, Path(folder), self.desk.limits.image_bytes),
-                prompt,
-                emit,
-                cancel,
-            )
-        self.desk.guests.hold(session_of(request), (found.model, found.sample.key))
-        return found
+            most_bytes = self.workspace.limits.image_bytes
+            path = _path(given["image"], Path(folder), most_bytes)
+            analysis = self.workspace.analyse(self._name(given), path, given["prompt"], task)
+        key = analysis.model, analysis.sample.key
+        self.workspace.uploads.hold(session_of(request), key)
+        return analysis
 
-    def _scores(self, analysis: Analysis, now: Settings, emit: tasks.Emit, cancel):
-        used = self.desk.basis(analysis.model, now)
-        return self.desk.scores(
-            self.desk.ground(analysis.model, used.rank, analysis, now, emit, cancel),
-            now,
-            emit,
-            cancel,
-        )
+    def _ranking(self, analysis: Analysis, settings: Settings, task: tasks.Task) -> svl.LayerScores:
+        workspace, model = self.workspace, analysis.model
+        source = workspace.sources(model, settings).rank
+        ranked = workspace.analysis_of_source(model, source, analysis, settings, task)
+        return workspace.rank(ranked, settings, task, rounds=settings.rounds)
+
+    def _ranking_on_scenes(
+        self, name: str, lvlm: svl.LVLM, settings: Settings, task: tasks.Task
+    ) -> tuple[tuple[svl.Sample, ...], svl.LayerScores]:
+        """The bundled set as the model reads it, and the layers ranked on it."""
+        from svl_core.demo.questions import calibration
+
+        workspace = self.workspace
+        samples = tuple(lvlm.encode(*pair) for pair in calibration(settings.calibration_size))
+        needs_mlp = svl.COMPENSATIONS[settings.compensation].needs_mlp
+        trace = workspace.backend.traced(name, samples, needs_mlp, task)
+        analysis = Analysis(name, samples, trace, svl.importance(trace))
+        return samples, workspace.rank(analysis, settings, task, rounds=settings.rounds)
 
     def _plan(
         self,
         analysis: Analysis,
-        now: Settings,
-        drop: int,
-        layers: list[int] | None,
-        emit: tasks.Emit,
-        cancel,
-    ):
-        if layers is not None:
-            return svl.manual_plan(layers, analysis.trace.num_layers)
-        return svl.plan(self._scores(analysis, now, emit, cancel), drop)
+        settings: Settings,
+        given: Mapping[str, Any],
+        task: tasks.Task,
+    ) -> svl.DropPlan:
+        if given["layers"] is not None:
+            return svl.manual_plan(given["layers"], analysis.trace.num_layers)
+        return svl.plan(self._ranking(analysis, settings, task), given["drop"])
 
-    def _fit(self, analysis: Analysis, now: Settings, emit: tasks.Emit, cancel) -> tuple:
+    def _fit(
+        self, analysis: Analysis, settings: Settings, task: tasks.Task
+    ) -> tuple[svl.Sample, ...]:
         """What compensation is fitted on: the bundled set where the model knows it, else the sample
         itself.
         """
-        return (
-            ()
-            if now.compensation == "none"
-            else self.desk.samples_of(
-                analysis.model,
-                self.desk.basis(analysis.model, now).fit,
-                analysis,
-                now,
-                emit,
-                cancel,
-            )
-        )
+        source = self.workspace.sources(analysis.model, settings).fit
+        return self.workspace.samples(analysis.model, source, analysis, settings, task)
 
-    def _run(self, work: Callable, request: gr.Request | None):
+    def _run(self, work: Callable, request: gr.Request | None) -> Iterator[dict]:
         """Progress while `work` runs, its result last; errors as one sentence."""
-        desk, pace, now = (
-            self.desk,
-            tasks.Pace(),
-            {"doing": "Starting", "progress": 0.0, "left_s": None},
-        )
+        workspace, pace = self.workspace, tasks.Pace()
+        progress = {"doing": "Starting", "progress": 0.0, "left_s": None}
         lane = f"/api-{secrets.token_hex(4)}"  # a program may ask for several things at once
+        key, seconds = session_of(request) + lane, workspace.limits.request_s
+        result: dict | None = None
         try:
-            result = None
-            for item in tasks.run(
-                work, desk.jobs, session_of(request) + lane, desk.limits.request_s
-            ):
-                if item is not None and "status" not in item:
-                    result = item
-                now = _told(item, now, pace)
-                if (
-                    result is not None and "rows" in result and "model" not in result
-                ):  # a sweep's rows so far
-                    yield {**now, **result}
-                elif result is None:
-                    yield now
+            for update in tasks.run(work, workspace.jobs, key, seconds):
+                if update is not None and "doing" not in update:
+                    result = update
+                progress = _progress(update, progress, pace)
+                if result is None:
+                    yield progress
+                elif "rows" in result and "model" not in result:  # a sweep's rows so far
+                    yield {**progress, **result}
             yield result
         except Cancelled as error:
             raise self._polite(InputError(str(error))) from None
         except Exception as error:
-            if guard.out_of_memory(error):
+            if out_of_memory(error):
                 error.__traceback__ = None
-                desk.relieve()
+                workspace.relieve()
             raise self._polite(error) from None
 
     def _polite(self, error: Exception) -> gr.Error:
-        return guard.polite(error, self.desk.limits.details)
+        return polite(error, self.workspace.limits.details)
 
 
-def publish(desk: Desk) -> None:
-    """Declare the endpoints; call inside the page's Blocks.
+def publish(workspace: Workspace) -> None:
+    """Declares the endpoints; call inside the page's Blocks.
 
     They share the heavy work's queue with the page.
     """
-    service = Service(desk)
-    for name in NAMES:
+    service = Service(workspace)
+    for name, accepted in ARGUMENTS.items():
         gr.api(
-            getattr(service, name),
+            arguments.endpoint(getattr(service, name), accepted),
             api_name=name,
             concurrency_id="model",
-            concurrency_limit=desk.limits.heavy_jobs,
+            concurrency_limit=workspace.limits.heavy_jobs,
         )
 
 
 # ---------------------------------------------------------------------- values
-def _known(what: str, name: str | None, known) -> None:
-    if name is not None and name not in known:
+def _check_name(what: str, name: object) -> None:
+    """Raises InputError for a name that its registry does not hold."""
+    registry = svl.CRITERIA if what == "criterion" else svl.COMPENSATIONS
+    if name not in registry:
         raise InputError(
-            f"Found the {what} {name!r}; expected one of {', '.join(known)}; choose one."
+            f"Found the {what} {name!r}; expected one of {', '.join(registry)}; choose one."
         )
 
 
@@ -471,20 +441,18 @@ def _path(image: object, folder: Path, most: int) -> str:
     return str(file)
 
 
-def _told(item: dict | None, before: dict, pace: tasks.Pace) -> dict:
-    """The status pill's markup in an update as {"doing", "progress", "left_s"}: 0..1, and seconds
-    left by the pace so far.
+def _progress(update: dict | None, before: dict, pace: tasks.Pace) -> dict:
+    """What a task reports as {"doing", "progress", "left_s"}: 0..1, and seconds left by the pace so
+    far.
     """
-    markup = (item or {}).get("status")
-    if not markup:
+    if "doing" not in (update or {}):
         return before
-    share = re.search(r"--v:([\d.]+)", markup)
-    progress = float(share.group(1)) if share else before["progress"]
-    left = pace.left(progress if share else None)
+    text, share = update["doing"]
+    left_s = pace.left(share)
     return {
-        "doing": html.unescape(re.sub(r"<[^>]+>", "", markup)),
-        "progress": progress,
-        "left_s": None if left is None else round(left, 1),
+        "doing": text,
+        "progress": before["progress"] if share is None else share,
+        "left_s": None if left_s is None else round(left_s, 1),
     }
 
 
@@ -492,10 +460,10 @@ def _floats(values) -> list:
     return [None if value != value else round(float(value), 6) for value in values]
 
 
-def _plan_json(plan: "svl.DropPlan", now: Settings) -> dict:
+def _plan_json(plan: svl.DropPlan, settings: Settings) -> dict:
     return {
-        "drop": [int(k) for k in plan.drop],
-        "keep": [int(k) for k in plan.keep],
+        "drop": [int(layer) for layer in plan.drop],
+        "keep": [int(layer) for layer in plan.keep],
         "criterion": plan.criterion,
-        "compensation": now.compensation,
+        "compensation": settings.compensation,
     }

@@ -140,7 +140,7 @@ def questions_on(scene: Scene, seed: int = 0, tries: int = 6, limit: int = 5) ->
     wordings.
     """
     rng = np.random.default_rng(seed)
-    found = {}
+    questions: dict[str, str] = {}
     for kind in ("what-at", "where", "count-category", "relation", "which", "colour", "caption"):
         drawn = [
             qa
@@ -149,5 +149,5 @@ def questions_on(scene: Scene, seed: int = 0, tries: int = 6, limit: int = 5) ->
         ]
         if drawn:
             best = min(drawn, key=lambda qa: len(qa.question))
-            found[best.question] = best.answer
-    return dict(list(found.items())[:limit])
+            questions[best.question] = best.answer
+    return dict(list(questions.items())[:limit])

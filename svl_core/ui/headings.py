@@ -1,4 +1,4 @@
-"""What every section of the page is built of: a numbered heading, a figure's heading with its
+"""What every section of the page is headed by: a numbered heading, a figure's heading with its
 reading, and the "why" that unfolds.
 """
 
@@ -6,28 +6,19 @@ from __future__ import annotations
 
 import gradio as gr
 
-from svl_core.ui import parts, texts, views
+from svl_core.ui import views
 
 
-def step(number: int, key: str) -> None:
-    """The heading of a step of `texts.STEPS`."""
-    gr.HTML(views.step_head(number, *texts.STEPS[key]), padding=False)
+def step(number: int, title: str, lede: str) -> None:
+    """The heading of a step of the page."""
+    gr.HTML(views.step_head(number, title, lede), padding=False)
 
 
-def figure_head(key: str) -> None:
-    """Heading and reading of a figure of `texts.FIGURES`."""
-    heading, reading, _ = texts.FIGURES[key]
+def figure_head(heading: str, reading: str) -> None:
+    """What stands above a figure. reading: the page's own markup."""
     gr.HTML(views.figure_head(heading, reading), padding=False)
 
 
-def why(key: str) -> None:
-    gr.HTML(views.why(key, texts.FIGURES[key][2]), padding=False)
-
-
-def plot(key: str, c: dict, wait: str = "Appears after the analysis.") -> None:
-    """A plotly figure under its heading, as `plot-<key>` of the page's components. wait: shown
-    until it is there.
-    """
-    figure_head(key)
-    c[f"plot-{key}"] = parts.plot(f"plot-{key}", wait)
-    why(key)
+def why(key: str, text: str) -> None:
+    """The reasons behind a figure, folded. key: names the fold, so that it stays open."""
+    gr.HTML(views.why(key, text), padding=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import gradio as gr
 
+WAIT = "Appears after the analysis."  # what stands in a figure's place until it is drawn
 STATIC = Path(__file__).with_name("static")
 PLOTLY = Path(importlib.util.find_spec("plotly").origin).with_name("package_data") / "plotly.min.js"
 
@@ -22,7 +23,7 @@ def _part(
     elem_id: str,
     *,
     classes: str = "",
-    wait: str = "Appears after the analysis.",
+    wait: str = WAIT,
     **more: object,
 ) -> gr.HTML:
     # The names in quotes are the events that Python may listen to.
@@ -49,7 +50,7 @@ def view(elem_id: str, value: str = "", *, classes: str = "", wait: str = "") ->
     return _part("view", value, elem_id, classes=classes, wait=wait)
 
 
-def plot(elem_id: str, wait: str = "Appears after the analysis.") -> gr.HTML:
+def plot(elem_id: str, wait: str = WAIT) -> gr.HTML:
     """A plotly figure drawn in place, in the page's ink; the value is {"figure": JSON, "alt": str}
     or None.
 
@@ -117,7 +118,7 @@ def bridge(sliders: list[str]) -> gr.HTML:
 def composer(
     elem_id: str, groups: list[tuple[str, list[str]]], places: list[str], items: dict[str, str]
 ) -> gr.HTML:
-    """Nine native pickers, one a place; any change raises `compose` with {"items": {place: name}}."""
+    """Nine native pickers, one a place; a change raises `compose` with {"items": {place: name}}."""
     return _part("composer", {"groups": groups, "places": places, "items": items}, elem_id)
 
 

@@ -118,35 +118,49 @@ def words(
     own: Sequence[bool],
     focus: int | None = None,
 ) -> str:
-    """The prompt's tokens with their importance: (T,) strings, scores, whether they count, whether
-    the user wrote them.
+    """The prompt's tokens with their importance.
 
     Of more than `WORDS` tokens the user's own and then the most important are shown, and a sign
     where others are left out.
+
+    tokens, scores: (T,) strings, and their importance.
+    selected: (T,) whether they count.
+    own: (T,) whether the user wrote them, and not the chat template.
+    focus: the token that was picked.
     """
-    top = max([float(s) for s in scores], default=0.0) or 1.0
+    top = max([float(score) for score in scores], default=0.0) or 1.0
     order = sorted(range(len(tokens)), key=lambda k: (k != focus, not own[k], -float(scores[k])))
-    shown_ones, out, gap = set(order[:WORDS]), [], False
-    for k, (token, score, keep, mine) in enumerate(zip(tokens, scores, selected, own)):
-        if k not in shown_ones:
-            out += [] if gap else ["<span>…</span>"]
-            gap = True
-            continue
-        gap = False
-        classes = " ".join(c for c, on in (("out", not keep), ("mark", not mine)) if on)
-        shown = token.strip(" ") or "␣"
-        shown = shown.replace("\n", "↵")
-        said = (
-            f"{shown}: importance {float(score):.4f},"
-            f" {'counts' if keep else 'left out'}{'' if mine else ', chat template'}"
-        )
-        out.append(
-            f'<button type="button" data-pick="{k}" class="{classes}"'
-            f' style="--v:{max(float(score), 0) / top:.3f}"'
-            f' aria-pressed="{str(k == focus).lower()}" aria-label="{esc(said)}"'
-            f' title="{esc(said)}">{esc(shown)}</button>'
-        )
-    return f'<div class="words">{"".join(out)}</div>'
+    shown = set(order[:WORDS])
+    cells: list[str] = []
+    for k, token in enumerate(tokens):
+        if k in shown:
+            cells.append(
+                _word(k, token, float(scores[k]), top, selected[k], own[k], pressed=k == focus)
+            )
+        elif not cells or cells[-1] != LEFT_OUT:
+            cells.append(LEFT_OUT)
+    return f'<div class="words">{"".join(cells)}</div>'
+
+
+LEFT_OUT = "<span>…</span>"
+
+
+def _word(
+    index: int, token: str, score: float, top: float, counts: bool, own: bool, pressed: bool
+) -> str:
+    """A token as a button, with its score as a share of the largest one."""
+    classes = " ".join(filter(None, ("" if counts else "out", "" if own else "mark")))
+    shown = (token.strip(" ") or "␣").replace("\n", "↵")
+    said = (
+        f"{shown}: importance {score:.4f}, {'counts' if counts else 'left out'}"
+        f"{'' if own else ', chat template'}"
+    )
+    return (
+        f'<button type="button" data-pick="{index}" class="{classes}"'
+        f' style="--v:{max(score, 0) / top:.3f}"'
+        f' aria-pressed="{str(pressed).lower()}" aria-label="{esc(said)}"'
+        f' title="{esc(said)}">{esc(shown)}</button>'
+    )
 
 
 def scale(low: float, high: float, kind: str = "") -> str:
@@ -162,17 +176,20 @@ def scale(low: float, high: float, kind: str = "") -> str:
 def numbers(name: str, rows: Sequence[Sequence[str]]) -> str:
     """A fold with the numbers behind a figure; the first row holds the columns' names."""
     head = "".join(f'<th scope="col">{esc(cell)}</th>' for cell in rows[0])
-    body = "".join(
-        "<tr><th"
-        f' scope="row">{esc(row[0])}</th>{"".join(f"<td>{esc(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in rows[1:]
-    )
+    body = "".join(_row(row[0], row[1:]) for row in rows[1:])
     return (
-        '<details class="svl-numbers"'
-        f' data-name="numbers-{esc(name)}"><summary>Numbers</summary><div class="svl-scroll"'
-        ' tabindex="0" role="region" aria-label="Numbers of the'
-        f' {esc(name)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>'
+        f'<details class="svl-numbers" data-name="numbers-{esc(name)}"><summary>Numbers</summary>'
+        '<div class="svl-scroll" tabindex="0" role="region" aria-label="Numbers of the'
+        f' {esc(name)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        "</details>"
     )
+
+
+def _row(head: str, cells: Sequence[str], small: str = "") -> str:
+    """A row of a table: its heading, with a small print, and its cells."""
+    small = f"<small>{esc(small)}</small>" if small else ""
+    values = "".join(f"<td>{esc(cell)}</td>" for cell in cells)
+    return f'<tr><th scope="row">{esc(head)}{small}</th>{values}</tr>'
 
 
 def glossary(entries: Sequence[tuple[str, str]]) -> str:
@@ -211,33 +228,46 @@ def criteria(
     current: str,
     plan: Sequence[int],
 ) -> str:
-    """Every criterion's choice as a small strip: (name, title, formula, dropped layers, None where
-    the model has to run for them) of `count` layers, and its overlap with the plan.
+    """Every criterion's choice as a small strip, and its overlap with the plan.
+
+    rows: (name, title, formula, dropped layers; None where the model has to run for them).
+    count: of the layers.
     """
-    out = []
+    buttons = []
     for name, title, formula, drop in rows:
-        if drop is None:
-            out.append(
-                f'<button type="button" data-pick="{esc(name)}" aria-pressed="false"'
-                f' title="{esc(formula)}"><span>{esc(title)}</span><span>runs the'
-                " model</span><small>click to measure</small></button>"
-            )
-            continue
-        cells = "".join(
-            f'<i class="{"o" if k in drop else "f" if k in protected else ""}"></i>'
-            for k in range(count)
+        pressed = str(name == current and drop is not None).lower()
+        shown = _unmeasured(title) if drop is None else _choice(title, drop, count, protected, plan)
+        buttons.append(
+            f'<button type="button" data-pick="{esc(name)}" aria-pressed="{pressed}"'
+            f' title="{esc(formula)}">{shown}</button>'
         )
-        common = len(set(drop) & set(plan))
-        said = f"drops layers {', '.join(map(str, sorted(drop))) or 'none'};"
-        out.append(
-            f'<button type="button" data-pick="{esc(name)}"'
-            f' aria-pressed="{str(name == current).lower()}"'
-            f' title="{esc(formula)}"><span>{esc(title)}<span class="unseen">:'
-            f' {said}</span></span><span class="mini"'
-            f' aria-hidden="true">{cells}</span><small>{common} of {len(plan)}'
-            " shared</small></button>"
-        )
-    return f'<div class="criteria">{"".join(out)}</div>'
+    return f'<div class="criteria">{"".join(buttons)}</div>'
+
+
+def _unmeasured(title: str) -> str:
+    return f"<span>{esc(title)}</span><span>runs the model</span><small>click to measure</small>"
+
+
+def _choice(
+    title: str,
+    drop: Sequence[int],
+    count: int,
+    protected: Sequence[int],
+    plan: Sequence[int],
+) -> str:
+    common = len(set(drop) & set(plan))
+    said = f"drops layers {', '.join(map(str, sorted(drop))) or 'none'};"
+    return (
+        f'<span>{esc(title)}<span class="unseen">: {said}</span></span><span class="mini"'
+        f' aria-hidden="true">{layer_cells(count, drop, protected)}</span>'
+        f"<small>{common} of {len(plan)} shared</small>"
+    )
+
+
+def layer_cells(count: int, drop: Sequence[int], protected: Sequence[int]) -> str:
+    """The layers as small bars: "o" for one that is gone, "f" for a protected one."""
+    kinds = ["o" if k in drop else "f" if k in protected else "" for k in range(count)]
+    return "".join(f'<i class="{kind}"></i>' for kind in kinds)
 
 
 # a token is framed where the pruned model gives it less than this share of the full model's
@@ -248,13 +278,14 @@ LOST = 0.5
 def odds(tokens: Sequence[str], full: Sequence[float], pruned: Sequence[float]) -> str:
     """Tokens of the full model's answer with their probability under both models, 0..1."""
     cells = []
-    for token, a, b in zip(tokens, full, pruned):
+    for token, ours, theirs in zip(tokens, full, pruned, strict=False):
         shown = token.strip(" ").replace("\n", "↵") or ("␣" if token else "end")
-        said = f"{shown}: full {100 * a:.1f} %, pruned {100 * b:.1f} %"
+        said = f"{shown}: full {100 * ours:.1f} %, pruned {100 * theirs:.1f} %"
+        low = " low" if theirs < LOST * ours else ""
         cells.append(
-            f'<span class="t{" low" if b < LOST * a else ""}" role="img" aria-label="{esc(said)}"'
-            f' title="{esc(said)}">{esc(shown)}<i style="--v:{a:.3f}"></i><i class="p"'
-            f' style="--v:{b:.3f}"></i></span>'
+            f'<span class="t{low}" role="img" aria-label="{esc(said)}" title="{esc(said)}">'
+            f'{esc(shown)}<i style="--v:{ours:.3f}"></i><i class="p" style="--v:{theirs:.3f}"></i>'
+            "</span>"
         )
     return f'<div class="odds">{"".join(cells)}</div>'
 
@@ -297,31 +328,44 @@ def answer(
     )
 
 
-def differing_words(
-    full: str, pruned: str
-) -> tuple[list[tuple[int, int, str]], list[tuple[int, int, str]]]:
+Spans = list[tuple[int, int, str]]
+
+
+def differing_words(full: str, pruned: str) -> tuple[Spans, Spans]:
     """Spans of the words that differ, in each text; the first of each is the divergent word."""
-    left, right = ([m.span() for m in re.finditer(r"\S+", t)] for t in (full, pruned))
-    ours, theirs = (
-        [text[a:b] for a, b in spans] for text, spans in ((full, left), (pruned, right))
-    )
-    index = next(
-        (k for k, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(left), len(right))
-    )
-    out: tuple[list, list] = ([], [])
-    if index == len(left) == len(right):
-        return out
-    matcher = difflib.SequenceMatcher(
-        None, ours[index:], theirs[index:], autojunk=False
-    )  # the words before it are the same, also where they come again later
-    for op, a0, a1, b0, b1 in matcher.get_opcodes():
-        if op != "equal":
-            out[0].extend((*left[index + k], "differs") for k in range(a0, a1))
-            out[1].extend((*right[index + k], "differs") for k in range(b0, b1))
-    for side, spans, text in ((0, left, full), (1, right, pruned)):
-        place = spans[index] if index < len(spans) else (len(text), len(text))
-        out[side][:] = sorted([s for s in out[side] if s[:2] != place] + [(*place, "mark")])
-    return out
+    left, right = word_spans(full), word_spans(pruned)
+    ours = [full[start:end] for start, end in left]
+    theirs = [pruned[start:end] for start, end in right]
+    parting = first_difference(ours, theirs)
+    spans: tuple[Spans, Spans] = ([], [])
+    if parting == len(left) == len(right):
+        return spans
+    # the words before it are the same, also where they come again later
+    matcher = difflib.SequenceMatcher(None, ours[parting:], theirs[parting:], autojunk=False)
+    for change, ours_from, ours_to, theirs_from, theirs_to in matcher.get_opcodes():
+        if change != "equal":
+            changed = range(parting + ours_from, parting + ours_to)
+            spans[0].extend((*left[word], "differs") for word in changed)
+            changed = range(parting + theirs_from, parting + theirs_to)
+            spans[1].extend((*right[word], "differs") for word in changed)
+    for side, places, text in ((0, left, full), (1, right, pruned)):
+        end = (len(text), len(text))
+        place = places[parting] if parting < len(places) else end
+        others = [span for span in spans[side] if span[:2] != place]
+        spans[side][:] = sorted([*others, (*place, "mark")])
+    return spans
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """(start, end) of every word."""
+    return [match.span() for match in re.finditer(r"\S+", text)]
+
+
+def first_difference(left: Sequence[str], right: Sequence[str]) -> int:
+    """At which word two texts part; the length of the shorter one where it begins the other."""
+    pairs = enumerate(zip(left, right, strict=False))
+    parts = (k for k, (ours, theirs) in pairs if ours != theirs)
+    return next(parts, min(len(left), len(right)))
 
 
 def count(number: float) -> str:
@@ -341,19 +385,23 @@ def times(value: float | None) -> str:
 
 
 def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | None = None) -> str:
+    """What separates both models, in a sentence. visual: see `metrics`."""
     saved = 1 - comparison.parameters_pruned / comparison.parameters_full
     if not dropped and not visual:
         return "Nothing is dropped: both are the same model."
-    gone = f"{dropped} of {layers} layers gone, {100 * saved:.0f} % fewer parameters" + (
-        f", {visual[1]} of {visual[0]} visual tokens read" if visual else ""
-    )
-    if comparison.full.text.strip() == comparison.pruned.text.strip():
+    gone = f"{dropped} of {layers} layers gone, {100 * saved:.0f} % fewer parameters"
+    if visual:
+        gone += f", {visual[1]} of {visual[0]} visual tokens read"
+    full, pruned = comparison.full.text, comparison.pruned.text
+    if full.strip() == pruned.strip():
         return f"Same answer with {gone}."
-    left, right = comparison.full.text.split(), comparison.pruned.text.split()
-    at = next(
-        (k for k, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right))
-    )
-    return f"The answers part at word {at + 1}: {gone}."
+    word = first_difference(full.split(), pruned.split()) + 1
+    return f"The answers part at word {word}: {gone}."
+
+
+def is_right(text: str, correct: str) -> bool:
+    """Whether an answer is the right one, but for its case and a full stop."""
+    return text.strip().lower().rstrip(".") == correct.lower()
 
 
 def metrics(
@@ -363,90 +411,93 @@ def metrics(
     correct: str | None = None,
     visual: tuple[int, int] | None = None,
 ) -> str:
-    """The table of size, speed and fidelity, under a verdict in one sentence. visual: tokens of the
-    image that each model read, where they differ.
+    """The table of size, speed and fidelity, under a verdict in one sentence.
+
+    correct: the right answer, where it is known.
+    visual: tokens of the image that each model read, where they differ.
     """
-    c = comparison
-    saved, changed = (
-        c.parameters_pruned / c.parameters_full - 1,
-        dropped or visual,
-    )  # where nothing changed, times differ by chance
-    truth = ""
-    if correct:
-        marks = [
-            f"{name}"
-            f" {'✓ right' if a.text.strip().lower().rstrip('.') == correct.lower() else '✗ wrong'}"
-            for name, a in (("full", c.full), ("pruned", c.pruned))
-        ]
-        truth = (
-            f'<p class="read">Correct answer: <strong>{esc(correct)}</strong>'
-            f" ({', '.join(marks)}).</p>"
-        )
     rows = [
-        (
-            "Decoder layers",
-            "",
-            str(layers),
-            str(layers - dropped),
-            f"{-dropped:+d}" if dropped else "0",
-        ),
-        (
-            "Parameters",
-            "the whole model",
-            count(c.parameters_full),
-            count(c.parameters_pruned),
-            f"{100 * saved:+.1f} %" if saved else "0",
-        ),
-        *(
-            [
-                (
-                    "Visual tokens",
-                    "the pruned model's first token does not count reading and ranking them",
-                    str(visual[0]),
-                    str(visual[1]),
-                    f"{100 * (visual[1] / visual[0] - 1):+.0f} %",
-                )
-            ]
-            if visual
-            else []
-        ),
+        *_size_rows(comparison, dropped, layers, visual),
+        *_time_rows(comparison, changed=bool(dropped or visual)),
+        *_fidelity_rows(comparison),
+    ]
+    body = "".join(_row(head, cells, small) for head, small, *cells in rows)
+    heads = ("Measure", "Full", "Pruned", "Change")
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    sentence = esc(verdict(comparison, dropped, layers, visual))
+    return (
+        f'<p class="verdict">{sentence}</p>{_truth(comparison, correct)}<table'
+        f' class="facts" data-kl="{comparison.kl:.6f}"'
+        f' data-agreement="{comparison.agreement:.6f}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _truth(comparison, correct: str | None) -> str:
+    if not correct:
+        return ""
+    marks = [
+        f"{name} {'✓ right' if is_right(answer.text, correct) else '✗ wrong'}"
+        for name, answer in (("full", comparison.full), ("pruned", comparison.pruned))
+    ]
+    return (
+        f'<p class="read">Correct answer: <strong>{esc(correct)}</strong> ({", ".join(marks)}).</p>'
+    )
+
+
+Row = tuple[str, str, str, str, str]
+"""Of the table: measure, small print, full, pruned, change."""
+
+
+def _size_rows(comparison, dropped: int, layers: int, visual: tuple[int, int] | None) -> list[Row]:
+    full, pruned = comparison.parameters_full, comparison.parameters_pruned
+    saved = pruned / full - 1
+    gone = f"{-dropped:+d}" if dropped else "0"
+    less = f"{100 * saved:+.1f} %" if saved else "0"
+    rows = [
+        ("Decoder layers", "", str(layers), str(layers - dropped), gone),
+        ("Parameters", "the whole model", count(full), count(pruned), less),
+    ]
+    if visual:
+        every, read = visual
+        small = "the pruned model's first token does not count reading and ranking them"
+        fewer = f"{100 * (read / every - 1):+.0f} %"
+        rows.append(("Visual tokens", small, str(every), str(read), fewer))
+    return rows
+
+
+def _time_rows(comparison, changed: bool) -> list[Row]:
+    """changed: whether anything is; where nothing changed, times differ by chance."""
+    full, pruned = comparison.full, comparison.pruned
+    small = "time from image and prompt"
+    if pruned.shared_ms:
+        small += (
+            f"; the pruned model's counts {milliseconds(pruned.shared_ms)} that both share and the"
+            " server spent once"
+        )
+    return [
         (
             "First token",
-            "time from image and prompt"
-            + (
-                f"; the pruned model's counts {milliseconds(c.pruned.shared_ms)} that both share"
-                " and the server spent once"
-                if c.pruned.shared_ms
-                else ""
-            ),
-            milliseconds(c.full.prefill_ms),
-            milliseconds(c.pruned.prefill_ms),
-            times(c.speedup_prefill) if changed else "–",
+            small,
+            milliseconds(full.prefill_ms),
+            milliseconds(pruned.prefill_ms),
+            times(comparison.speedup_prefill) if changed else "–",
         ),
         (
             "Each further token",
             "mean",
-            milliseconds(c.full.per_token_ms),
-            milliseconds(c.pruned.per_token_ms),
-            times(c.speedup_decode) if changed else "–",
+            milliseconds(full.per_token_ms),
+            milliseconds(pruned.per_token_ms),
+            times(comparison.speedup_decode) if changed else "–",
         ),
-        (
-            "Agreement",
-            "same next token, reading the full model's answer",
-            "100 %",
-            f"{100 * c.agreement:.0f} %",
-            "",
-        ),
-        ("KL divergence", "nats per token; 0 = same predictions", "0", f"{c.kl:.3f}", ""),
     ]
-    body = "".join(
-        "<tr><th"
-        f' scope="row">{esc(a)}{f"<small>{esc(b)}</small>" if b else ""}</th><td>{esc(x)}</td><td>{esc(y)}</td><td>{esc(z)}</td></tr>'
-        for a, b, x, y, z in rows
-    )
-    return (
-        f'<p class="verdict">{esc(verdict(c, dropped, layers, visual))}</p>{truth}<table'
-        f' class="facts" data-kl="{c.kl:.6f}" data-agreement="{c.agreement:.6f}"><thead><tr><th'
-        ' scope="col">Measure</th><th scope="col">Full</th><th scope="col">Pruned</th><th'
-        f' scope="col">Change</th></tr></thead><tbody>{body}</tbody></table>'
-    )
+
+
+def _fidelity_rows(comparison) -> list[Row]:
+    reading = "same next token, reading the full model's answer"
+    agreement = f"{100 * comparison.agreement:.0f} %"
+    nats = "nats per token; 0 = same predictions"
+    return [
+        ("Agreement", reading, "100 %", agreement, ""),
+        ("KL divergence", nats, "0", f"{comparison.kl:.3f}", ""),
+    ]

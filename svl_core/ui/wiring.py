@@ -1,207 +1,352 @@
-"""From events to handlers: a handler returns {component name: value}, and the names that it leaves
-out stay as they are.
+"""The page while it is put together: components by name, what is redrawn when, and events.
+
+A handler is a function `handler(page, *values)` that returns {component name: value}, or yields
+several of them; the names that it leaves out stay as they are. It takes `request` or `event` where
+it names them.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from gradio.components import Component
+from gradio.utils import get_upload_folder
 
-from svl_core.ui.handlers import RANKING, Desk
-from svl_core.ui.service import guard
+from svl_core.errors import Cancelled
+from svl_core.recipe import OPTIONS
+from svl_core.service import tasks
+from svl_core.service.errors import out_of_memory
+from svl_core.service.workspace import Workspace
+from svl_core.ui import controls, headings, views
+from svl_core.ui.controls import Control
+from svl_core.ui.drawing import Update, View
+from svl_core.ui.errors import polite
+from svl_core.ui.figure import ANALYSED, Figure, Shown
+from svl_core.ui.gradio_patches import update_marks
 from svl_core.ui.state.settings import Settings
 
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
-CONTROLS = [field.name for field in fields(Settings)]
+SETTINGS = "settings"  # as an input: all controls, as one `Settings`
+STATUS = "status"
+
+CLICK = (
+    "() => {{ setTimeout(() => (document.querySelector('#{0} a') ??"
+    " document.querySelector('#{0}')).click(), 300) }}"
+)
 
 
-class Wiring:
-    """The page's components by name, the groups of them that handlers read and write, and the
-    chains that start the model's work.
-    """
+class Page:
+    """The page's components by name, over the workspace whose models and results it shows."""
 
-    def __init__(self, c: dict, desk: Desk) -> None:
-        self.c, self.desk = c, desk
-        self.controls = [c[name] for name in CONTROLS]
-        self.heavy = {"concurrency_id": "model", "concurrency_limit": desk.limits.heavy_jobs}
-        self.figures = [
-            "plot-redundancy",
-            "plot-similarity",
-            "plot-gap",
-            "plot-pca",
-            "plot-blocks",
-            "criteria",
-            "plan-line",
-            "link",
-            "code-python",
-            "code-plan",
-            "code-mergekit",
-            "calibration-note",
-            "preset",
-            "preset-note",
-        ]
-        self.look = ["overlay", "scale", "overlay-note", "tokens", "token-curve"]
-        answers = ["answer-full", "answer-pruned", "metrics", "glance", "odds", "difference"]
-        self.analysed = [
-            "status",
-            "model",
-            "state",
-            "strip",
-            "focus",
-            "wanted",
-            "drop",
-            "layer",
-            "rank",
-            "calibration",
-            "sweep-most",
-            *answers,
-            *self.look,
-            *self.figures,
-        ]
-        self.compared = ["status", *answers, "plot-pca"]
-        self.look_in = [c["state"], c["focus"], *self.controls]
-        self.plan_in = [c["state"], c["strip"], *self.controls]
-        self.select_in = [c["state"], c["strip"], c["focus"], *self.controls]
-        self.compare_in = [c["state"], c["strip"], c["truth"], *self.controls]
+    def __init__(self, blocks: gr.Blocks, workspace: Workspace) -> None:
+        self.blocks, self.workspace = blocks, workspace
+        self.components: dict[str, Component] = {}
+        self.shown: dict[str, Shown] = {}
+        self.controls: dict[str, Control] = {}
+        self.settling: list[str] = []  # sliders that tell when they came to rest, by elem_id
+        self.heavy = {
+            "concurrency_id": "model",
+            "concurrency_limit": workspace.limits.heavy_jobs,
+        }
 
+    # -------------------------------------------------------------------------- layout
+    def __getitem__(self, name: str) -> Component:
+        if name not in self.components:
+            raise LookupError(
+                f"Found no component {name!r} on the page; expected one that a step has laid out;"
+                " correct the name, or lay it out first."
+            )
+        return self.components[name]
+
+    def add(self, name: str, component: Component) -> Component:
+        """Names a component. Raises LookupError for a name that is taken."""
+        if name in self.components:
+            raise LookupError(
+                f"Found a second component {name!r}; expected one of each name; rename it."
+            )
+        self.components[name] = component
+        return component
+
+    def show(self, shown: Shown) -> Component:
+        """Lays out what events redraw, a figure with its heading, reading and reasons."""
+        figure = shown if isinstance(shown, Figure) else None
+        if figure:
+            headings.figure_head(figure.heading, figure.reading)
+        component = self.add(shown.name, shown.make(shown.name))
+        self.shown[shown.name] = shown
+        if figure:
+            for beside in figure.beside:
+                self.show(beside)
+            headings.why(figure.key, figure.why)
+        return component
+
+    def control(self, name: str, **given: Any) -> Component:
+        """Lays out the control of a field of `Settings`, see `controls.make`."""
+        control = controls.make(name, **given)
+        self.controls[name] = control
+        if control.settles:
+            self.settle(control.component)
+        return self.add(name, control.component)
+
+    def settle(self, slider: gr.Slider) -> None:
+        """Has the page tell when a slider came to rest."""
+        self.settling.append(slider.elem_id)
+
+    def settled(self, slider: gr.Slider) -> Callable:
+        """The event of a slider that came to rest, moved by mouse, touch or keyboard."""
+        return getattr(self["bridge"], f"settle_{slider.elem_id.replace('-', '_')}")
+
+    # ------------------------------------------------------------------------- drawing
+    def view(
+        self,
+        state: Mapping,
+        settings: Settings,
+        strip: dict | None = None,
+        focus: Mapping | None = None,
+        truth: Mapping | None = None,
+    ) -> View:
+        """This state of the page, to draw from."""
+        return View(self.workspace, state, settings, strip, focus, truth)
+
+    def redrawn(self, event: str) -> list[str]:
+        """Names of all that an event redraws."""
+        names = [name for name, shown in self.shown.items() if event in shown.redrawn]
+        bounded = [name for name, control in self.controls.items() if control.bounded]
+        return names + (bounded if event == ANALYSED else [])
+
+    def redraw(self, event: str, view: View, late: bool | None = None) -> Update:
+        """All that an event redraws. late: only what is drawn behind the rest, or only the rest."""
+        update: Update = {
+            name: shown.draw(view)
+            for name, shown in self.shown.items()
+            if event in shown.redrawn and late in (None, shown.late)
+        }
+        if event == ANALYSED:
+            bounded = [control for control in self.controls.values() if control.bounded]
+            update |= {control.name: control.bounded(view) for control in bounded}
+        return update
+
+    # ------------------------------------------------------------------------ settings
+    @property
+    def recipe_controls(self) -> list[str]:
+        """Names of the controls that make a pruned model."""
+        return [name for name in self.controls if name in OPTIONS]
+
+    def values_of(self, settings: Settings) -> Update:
+        """The value of every control."""
+        return {name: getattr(settings, name) for name in self.controls}
+
+    def settings_of(self, values: Sequence) -> Settings:
+        """The controls' values, in their order, as one value. Raises InputError."""
+        given = {}
+        for control, value in zip(self.controls.values(), values, strict=True):
+            read = control.reads if value is not None else None
+            given[control.name] = read(value) if read else value
+        return Settings.of(**given)
+
+    # ------------------------------------------------------------------------- uploads
+    def hold_upload(self, path: str | None, request: gr.Request | None) -> None:
+        """An uploaded file stays as long as its visitor; the page's own pictures are nobody's."""
+        if path and self.workspace.uploads.brought(path):
+            self.workspace.uploads.hold(session_of(request), Path(path))
+
+    def new_file(self, name: str, request: gr.Request | None) -> Path:
+        """Where a file for the visitor to take along is written; it goes when the visitor does."""
+        path = Path(get_upload_folder()) / secrets.token_hex(16) / name
+        path.parent.mkdir(parents=True)
+        self.workspace.uploads.hold(session_of(request), path)
+        return path
+
+    # -------------------------------------------------------------------------- events
     def on(
         self,
         trigger: Callable,
-        method: Callable,
-        inputs: Sequence,
+        handler: Callable,
+        inputs: Sequence[str],
         outputs: Sequence[str],
-        **options,
+        **options: Any,
     ):
-        """Attach a handler that returns {name: value}; it is no public endpoint."""
+        """Attaches a handler by the names of what it reads and writes; it is no public endpoint.
+
+        inputs: names of components; "settings" stands for all controls, handed over as one value.
+        outputs: names of components that the handler may return; another one raises LookupError.
+        """
         return trigger(
-            mapped(method, outputs, self.desk.limits.details),
-            list(inputs),
-            [self.c[name] for name in outputs],
+            mapped(self, handler, inputs, outputs),
+            self._components_of(inputs),
+            [self[name] for name in outputs],
             api_visibility="private",
             **{"show_progress": "hidden", **options},
         )
 
-    def analyse(self, trigger: Callable):
-        c = self.c
-        inputs = [
-            c["model"],
-            c["image"],
-            c["prompt"],
-            c["state"],
-            c["drop"],
-            c["origin"],
-            c["wanted"],
-            *self.controls,
-        ]
-        return self.on(
-            trigger, self.desk.analyse, inputs, self.analysed, trigger_mode="multiple", **self.heavy
-        )
+    def _components_of(self, inputs: Sequence[str]) -> list[Component]:
+        components: list[Component] = []
+        for name in inputs:
+            if name == SETTINGS:
+                components += [control.component for control in self.controls.values()]
+            else:
+                components.append(self[name])
+        return components
 
-    def compare(
-        self, trigger: Callable, method: Callable | None = None, inputs: Sequence | None = None
-    ):
-        return self.on(
-            trigger,
-            method or self.desk.compare,
-            inputs or self.compare_in,
-            self.compared,
-            trigger_mode="multiple",
-            **self.heavy,
-        )
+    def halt(self, trigger: Callable, lane: str = "", replaced: bool = False):
+        """Ends this session's running work of a lane, so that new work need not wait for it."""
+        handler = partial(stop, lane=lane, replaced=replaced)
+        return self.on(trigger, handler, [], [STATUS], queue=False)
 
-    def both(self, trigger: Callable):
-        """Analyse, then let both models answer."""
-        return self.compare(self.analyse(trigger).success)
+    def download(self, event, name: str) -> None:
+        """After `event`, has the browser fetch the file of the hidden button `name`."""
+        event.success(None, js=CLICK.format(name), show_progress="hidden", api_visibility="private")
 
-    def rank(self, trigger: Callable, **options):
-        """Rank the layers by the settings and drop as many as before."""
-        return self.on(
-            trigger,
-            self.desk.select,
-            self.select_in,
-            ["status", "strip", "drop", "criterion", "calibration", *self.look, *self.figures],
-            **{**QUICK, "trigger_mode": "multiple", **options},
-        )
+    def run(
+        self,
+        work: Callable,
+        request: gr.Request | None,
+        lane: str = "",
+        undone: Update | None = None,
+        place: str = STATUS,
+    ) -> Iterator[Update]:
+        """Runs `work(task)` off the page's thread and yields what it emits, its result last.
 
-    def halt_ranking(self, trigger: Callable):
-        """Ends a ranking that still runs, for another one is wanted."""
-        return self.on(
-            trigger,
-            lambda request: self.desk.stop(request, RANKING, replaced=True),
-            [],
-            ["status"],
-            queue=False,
-        )
+        lane: what else may run at the same time. undone: what the page shows again where the work
+        fails or is stopped, but not where newer work of its lane replaces it. place: the component
+        that shows how far the work is; the pill in the status goes away in the end. Errors become
+        one sentence.
+        """
+        workspace = self.workspace
+        on_status = place == STATUS
+        markup = views.status if on_status else views.progress
+        ended: Update = {STATUS: ""} if on_status else {}
 
-    def halt(self, trigger: Callable):
-        """Ends this session's running work first, so that new work need not wait for it."""
-        return self.on(trigger, self.desk.stop, [], ["status"], queue=False)
+        def show(text: str, share: float | None) -> Update:
+            return {place: markup(text, share)}
 
-    def then_live(self, event):
-        """After `event`, answer again where the page's checkbox says so."""
-
-        def compare_live(live: bool, *values, request: gr.Request | None = None):
-            if live:
-                yield from self.desk.compare(*values, request=request)
-
-        return self.compare(
-            self.halt(event.then).then, compare_live, [self.c["live"], *self.compare_in]
-        )
+        key, seconds = session_of(request) + lane, workspace.limits.request_s
+        try:
+            for update in tasks.run(work, workspace.jobs, key, seconds, show):
+                yield update or {}
+            if ended:
+                yield ended
+        except Cancelled as stopped:
+            replaced = getattr(stopped, "replaced", False)
+            yield ended | ({} if replaced else undone or {})
+        except Exception as error:
+            if out_of_memory(error):
+                error.__traceback__ = None  # its frames hold what filled the memory
+                workspace.relieve()
+            yield ended | (undone or {})
+            raise polite(error, workspace.limits.details) from None
 
 
-def mapped(method: Callable, outputs: Sequence[str], details: bool) -> Callable:
-    """A gradio handler around `method`: {name: value} -> one value for each output, in order."""
-    wants = inspect.signature(method).parameters
+def stop(
+    page: Page, request: gr.Request | None = None, *, lane: str = "", replaced: bool = False
+) -> Update:
+    """Ends this session's work of one lane; what is on the page stays.
 
-    def call(values, request, event):
-        extra = {}
-        if "request" in wants:
-            extra["request"] = request
-        if "event" in wants:
-            extra["event"] = event._data
-        return method(*map(_unmarked, values), **extra)
+    replaced: other work of that lane follows at once.
+    """
+    page.workspace.stop(session_of(request), lane, replaced)
+    return {STATUS: ""}
 
-    def ordered(update: dict) -> list:
-        return (
-            [update.get(name, gr.skip()) for name in outputs]
-            if len(outputs) > 1
-            else update.get(outputs[0], gr.skip())
-        )
 
-    if inspect.isgeneratorfunction(method):
+def stop_all(page: Page, request: gr.Request | None = None) -> Update:
+    """Ends all of this session's work."""
+    page.workspace.stop_all(session_of(request))
+    return {STATUS: ""}
 
-        def handler(request: gr.Request, event: gr.EventData, *values):
-            try:
-                for update in call(values, request, event):
-                    yield ordered(update)
-            except Exception as error:
-                raise guard.polite(error, details) from None
 
-    else:
+def session_of(request: gr.Request | None) -> str:
+    """The key of a visitor's session; a call without a session shares nothing."""
+    session = getattr(request, "session_hash", None)
+    return session or f"once-{secrets.token_hex(8)}"
 
-        def handler(request: gr.Request, event: gr.EventData, *values):
-            try:
-                return ordered(call(values, request, event))
-            except Exception as error:
-                raise guard.polite(error, details) from None
 
+# ------------------------------------------------------------------------------ handlers
+class UnknownOutput(LookupError):
+    """A handler returned a name that its event does not write."""
+
+
+def mapped(
+    page: Page, handler: Callable, inputs: Sequence[str], outputs: Sequence[str]
+) -> Callable:
+    """A gradio handler around `handler`: {name: value} -> one value for each output, in order."""
+    wanted = inspect.signature(handler).parameters
+    details = page.workspace.limits.details
+
+    def call(values: Sequence, request: gr.Request, event: gr.EventData):
+        extra = {"request": request, "event": event}
+        given = {name: value for name, value in extra.items() if name in wanted}
+        return handler(page, *_arguments(page, inputs, values), **given)
+
+    def generated(request: gr.Request, event: gr.EventData, *values):
+        try:
+            for update in call(values, request, event):
+                yield ordered(page, handler, outputs, update)
+        except UnknownOutput:
+            raise
+        except Exception as error:
+            raise polite(error, details) from None
+
+    def returned(request: gr.Request, event: gr.EventData, *values):
+        try:
+            update = call(values, request, event)
+        except Exception as error:
+            raise polite(error, details) from None
+        return ordered(page, handler, outputs, update)
+
+    return generated if inspect.isgeneratorfunction(_inner(handler)) else returned
+
+
+def ordered(page: Page, handler: Callable, outputs: Sequence[str], update: Mapping) -> Any:
+    """The values of an update in the order of the event's outputs.
+
+    Raises UnknownOutput where the handler returns what is no component, or not among the outputs.
+    """
+    for name in update:
+        if name not in outputs:
+            inner = _inner(handler)
+            known = name in page.components
+            raise UnknownOutput(
+                f"Found {name!r} in what {inner.__module__}.{inner.__qualname__} returns;"
+                f" expected {'an output of its event' if known else 'a component of the page'};"
+                f" {'add it to the outputs' if known else 'correct the name'}."
+            )
+    values = [_as_component(page, name, update.get(name, gr.skip())) for name in outputs]
+    return values if len(values) > 1 else values[0]
+
+
+def _as_component(page: Page, name: str, value: Any) -> Any:
+    """A field's value as its control shows it."""
+    control = page.controls.get(name)
+    plain = not isinstance(value, dict)  # neither gr.skip() nor gr.update()
+    return control.shows(value) if control and control.shows and plain else value
+
+
+def _arguments(page: Page, inputs: Sequence[str], values: Sequence) -> Iterator[Any]:
+    left = iter(values)
+    for name in inputs:
+        if name == SETTINGS:
+            yield page.settings_of([next(left) for _ in page.controls])
+        else:
+            yield update_marks.apply(next(left))
+
+
+def _inner(handler: Callable) -> Callable:
+    while isinstance(handler, partial):
+        handler = handler.func
     return handler
 
 
-def _unmarked(value):
-    """A part's value without the mark that gradio's page leaves in it after an update that changed
-    nothing; with it, it would come back as an update.
-    """
-    return (
-        {key: each for key, each in value.items() if key != "__type__"}
-        if isinstance(value, dict)
-        else value
-    )
+def picked(handler: Callable, kind: type) -> Callable:
+    """`handler(page, value)` for what was picked in a view."""
 
+    def handle(page: Page, event: gr.EventData) -> Update:
+        return handler(page, kind(event.value))
 
-def picked(method: Callable, kind: type) -> Callable:
-    """`method` called with what was picked in a view."""
-    return lambda event: method(kind(event["value"]))
+    handle.__qualname__ = f"picked({handler.__qualname__})"
+    return handle

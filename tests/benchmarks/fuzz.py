@@ -33,7 +33,7 @@ def measure(pictures: int, seed: int) -> dict:
     """
     import svl_core as svl
     from svl_core.errors import InputError
-    from svl_core.ui.service.limits import PUBLIC
+    from svl_core.service.limits import PUBLIC
 
     outcomes, formats, failures, slowest = Counter(), set(), [], 0.0
     for name, content in damaged_pictures(pictures, seed):

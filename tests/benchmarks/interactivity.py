@@ -235,18 +235,18 @@ def main() -> None:
 
     torch.set_num_threads(1)
     import svl_core as svl
+    from svl_core.service.stores import Analysis
     from svl_core.ui.page import build
-    from svl_core.ui.service.store import Analysis
 
     made: dict = {}
     for which in AIMS:
         if which == "bundled":
             page = build("demo")
-            page.desk.models.request("demo").result()
+            page.workspace.models.request("demo").result()
         else:
             lvlm, trace = large()
             page = build(lvlm, world=False)
-            page.desk.analyses.put(
+            page.workspace.analyses.put(
                 (lvlm.name, "0"),
                 Analysis(lvlm.name, (trace.samples[0].sample,), trace, svl.importance(trace)),
             )

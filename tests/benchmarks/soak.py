@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+sys.path[:0] = [str(HERE.parents[1]), str(HERE), str(HERE.parent / "space")]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from marks import PAGES, between  # noqa: E402
@@ -37,7 +37,7 @@ STAY, COMPARE_EVERY, MEASURE_EVERY, PROMPT = (
 WARM = 0.25  # share of the analyses after which nothing may grow
 
 
-def measured(folder: Path, desk) -> dict[str, float]:
+def measured(folder: Path, workspace) -> dict[str, float]:
     gc.collect()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
@@ -46,49 +46,48 @@ def measured(folder: Path, desk) -> dict[str, float]:
         "threads": threading.active_count(),
         "open_files": len(list(Path("/proc/self/fd").iterdir())),
         "stored_files": sum(path.is_file() for path in folder.rglob("*")),
-        "analyses_kept": len(desk.analyses),
-        "sessions": len(desk.guests),
+        "analyses_kept": len(workspace.analyses),
+        "sessions": len(workspace.uploads),
     }
 
 
 def soak(
-    desk,
+    page,
     pictures,
     folder: Path,
     analyses: int,
-    settings: tuple,
+    settings,
     every: int = MEASURE_EVERY,
     tell=lambda line: None,
 ) -> list[tuple[int, dict[str, float]]]:
-    """(analyses done, measures) along the way. pictures: an iterator of PIL images."""
-    desk.brought, samples = lambda path: True, []
+    """(analyses done, measures) along the way.
+
+    page: with all its steps, over a workspace. pictures: an iterator of PIL images.
+    """
+    from svl_core.ui.work.analysing import analyse
+    from svl_core.ui.work.answering import compare
+
+    workspace, samples = page.workspace, []
+    workspace.uploads.brought = lambda path: True
+    first = workspace.models.first
     for number in range(analyses):
         request = SimpleNamespace(session_hash=f"session-{number // STAY}")
         place = folder / f"upload-{number}"
         place.mkdir()
-        next(pictures).save(place / "picture.png")
+        picture = place / "picture.png"
+        next(pictures).save(picture)
+        asked = first, str(picture), PROMPT, None, None, "", None, settings
         shown = {}
-        for update in desk.analyse(
-            desk.models.first,
-            str(place / "picture.png"),
-            PROMPT,
-            None,
-            None,
-            "",
-            None,
-            *settings,
-            request=request,
-        ):
+        for update in analyse(page, *asked, request=request):
             shown |= update
         if number % COMPARE_EVERY == 0:
-            for update in desk.compare(
-                shown["state"], shown["strip"], None, *settings, request=request
-            ):
+            plan = shown["state"], shown["strip"], None, settings
+            for update in compare(page, *plan, request=request):
                 shown |= update
         if number % STAY == STAY - 1:
-            desk.leave(request.session_hash)
+            workspace.leave(request.session_hash)
         if (number + 1) % every == 0:
-            samples.append((number + 1, measured(folder, desk)))
+            samples.append((number + 1, measured(folder, workspace)))
             tell(f"{number + 1} analyses: {samples[-1][1]}")
     return samples
 
@@ -104,12 +103,11 @@ def grown(samples: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
 
 def measure(analyses: int, seed: int) -> dict:
     import numpy as np
+    from unserved import unserved
 
     import svl_core as svl
     from svl_core.demo.scenes import random_scene, render
-    from svl_core.ui.handlers import Desk
-    from svl_core.ui.service.limits import PUBLIC
-    from svl_core.ui.service.store import Models
+    from svl_core.service.stores import Models
     from svl_core.ui.state.settings import Settings
 
     rng = np.random.default_rng(seed)
@@ -119,14 +117,15 @@ def measure(analyses: int, seed: int) -> dict:
             yield render(random_scene(rng))
 
     with tempfile.TemporaryDirectory(prefix="svl-soak-") as folder:
+        page = unserved(Models(svl.load("demo")), {"demo"})
         os.environ["GRADIO_TEMP_DIR"] = folder
-        desk, began = Desk(Models(svl.load("demo")), frozenset({"demo"}), PUBLIC), time.monotonic()
+        began = time.monotonic()
         samples = soak(
-            desk,
+            page,
             pictures(),
             Path(folder),
             analyses,
-            tuple(vars(Settings(max_new_tokens=16)).values()),
+            Settings(max_new_tokens=16),
             tell=lambda line: print(line, flush=True),
         )
     return {

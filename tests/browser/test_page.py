@@ -306,7 +306,7 @@ def test_an_unknown_model_leaves_the_page_as_it_was(page, monkeypatch, site):
             f"Found no model '{name}'; expected a Hugging Face id; check the spelling."
         )
 
-    monkeypatch.setattr(site[1].desk.models, "_load", refuse)
+    monkeypatch.setattr(site[1].workspace.models, "_load", refuse)
     box = page.locator("#model input")
     was = box.input_value()
     box.fill("nobody/nothing")
@@ -359,10 +359,22 @@ def test_stop_ends_the_work_within_a_second(page, monkeypatch):
     idle(page)
 
 
-BELOW_TICKS = """id => {const of = name => [...document.querySelectorAll(`#${id} ${name}`)].map(node => node.getBoundingClientRect());
-                  return Math.min(...of('.xtitle').map(r => r.top)) - Math.max(...of('.xaxislayer-above .xtick text').map(r => r.bottom))}"""
-BEHIND_NAME = """() => {const input = document.querySelector('#model input'), pen = document.createElement('canvas').getContext('2d'), style = getComputedStyle(input);
-                  pen.font = style.font; return document.querySelector('#model .icon-wrap').getBoundingClientRect().left - input.getBoundingClientRect().left - Math.min(pen.measureText(input.value).width, input.clientWidth - parseFloat(style.paddingRight))}"""
+BELOW_TICKS = """id => {
+  const of = name => [...document.querySelectorAll(`#${id} ${name}`)]
+    .map(node => node.getBoundingClientRect());
+  const title = Math.min(...of('.xtitle').map(box => box.top));
+  return title - Math.max(...of('.xaxislayer-above .xtick text').map(box => box.bottom));
+}"""
+BEHIND_NAME = """() => {
+  const input = document.querySelector('#model input');
+  const style = getComputedStyle(input);
+  const pen = document.createElement('canvas').getContext('2d');
+  pen.font = style.font;
+  const icon = document.querySelector('#model .icon-wrap').getBoundingClientRect();
+  const room = input.clientWidth - parseFloat(style.paddingRight);
+  const written = Math.min(pen.measureText(input.value).width, room);
+  return icon.left - input.getBoundingClientRect().left - written;
+}"""
 
 
 def test_phone_has_no_sideways_scroll_and_takes_touches(phone):

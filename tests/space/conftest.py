@@ -12,8 +12,8 @@ def public_site(tiny, tmp_path_factory):
     import os
 
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
+    from svl_core.service.limits import PUBLIC
     from svl_core.ui import build, launch_options
-    from svl_core.ui.service.limits import PUBLIC
 
     limits = replace(PUBLIC, new_tokens=64)
     page = build(tiny, limits=limits)

@@ -14,18 +14,21 @@ import spaces  # first, as app.py does it
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
-import torch
-from tiny import LAYERS, picture, tiny_llava
+import torch  # noqa: E402
+from tiny import LAYERS, picture, tiny_llava  # noqa: E402
+from unserved import unserved  # noqa: E402
 
-import svl_core as svl
-from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm.families import family_of
-from svl_core.ui.handlers import Desk
-from svl_core.ui.service.bench import Bench
-from svl_core.ui.service.limits import PUBLIC
-from svl_core.ui.service.store import Models
-from svl_core.ui.service.zero import ZeroBench
-from svl_core.ui.state.settings import Settings
+import svl_core as svl  # noqa: E402
+from svl_core.errors import Cancelled, InputError  # noqa: E402
+from svl_core.lvlm.families import family_of  # noqa: E402
+from svl_core.progress import Run  # noqa: E402
+from svl_core.recipe import Recipe  # noqa: E402
+from svl_core.service.backend import LocalBackend  # noqa: E402
+from svl_core.service.stores import Models  # noqa: E402
+from svl_core.service.zero_gpu import ZeroGpuBackend  # noqa: E402
+from svl_core.ui.state.settings import Settings  # noqa: E402
+from svl_core.ui.work.analysing import analyse  # noqa: E402
+from svl_core.ui.work.answering import compare  # noqa: E402
 
 
 def model(name, seed=0):
@@ -42,14 +45,14 @@ def load(name):
 
 
 def main() -> dict:
-    tiny, found, never, quiet = model("tiny"), {}, threading.Event(), lambda *what: None
+    tiny, found = model("tiny"), {}
     found["weights"] = sum(p.sum().item() for p in tiny.model.parameters())
     models = Models(tiny, load)
-    desk = Desk(models, frozenset(), PUBLIC)
-    assert isinstance(desk.bench, ZeroBench)
-    near, far = Bench(models), desk.bench
+    page = unserved(models)
+    near, far = LocalBackend(models), page.workspace.backend
+    assert isinstance(far, ZeroGpuBackend)
     sample = tiny.encode(picture(), "what is in the top left?")
-    here, there = near.trace("tiny", sample, quiet, never), far.trace("tiny", sample, quiet, never)
+    here, there = near.trace("tiny", sample), far.trace("tiny", sample)
     found["features"] = (here.samples[0].features - there.samples[0].features).abs().max().item()
     found["statistics"] = max(
         abs(getattr(here.samples[0].attention, name) - getattr(there.samples[0].attention, name))
@@ -61,13 +64,10 @@ def main() -> dict:
     plan = svl.manual_plan([2, 3], LAYERS)
     found["pairs"] = []
     for compensation in ("none", "scp", "lstsq"):
-        now, shown = Settings(compensation=compensation, max_new_tokens=5), []
-        (a, after), (b, distant) = (
-            near.compare("tiny", sample, plan, now, (sample,), quiet, quiet, never),
-            far.compare(
-                "tiny", sample, plan, now, (sample,), quiet, lambda *each: shown.append(each), never
-            ),
-        )
+        recipe, shown = Recipe(compensation=compensation), []
+        asked = "tiny", sample, plan, recipe, (sample,), 5
+        a, after = near.compare(*asked)
+        b, distant = far.compare(*asked, lambda *answers, shown=shown: shown.append(answers))
         found["pairs"].append(
             {
                 "ids": [
@@ -84,36 +84,14 @@ def main() -> dict:
             }
         )
     # a model that is younger than the worker
-    models.request("young").result()
-    young = far.trace(
-        "young", models.request("young").result().encode(picture(), "what?"), quiet, never
-    )
-    found["young"] = (
-        (
-            young.samples[0].features
-            - near.trace(
-                "young", models.request("young").result().encode(picture(), "what?"), quiet, never
-            )
-            .samples[0]
-            .features
-        )
-        .abs()
-        .max()
-        .item()
-    )
+    young = models.request("young").result().encode(picture(), "what?")
+    distant, local = far.trace("young", young), near.trace("young", young)
+    found["young"] = (distant.samples[0].features - local.samples[0].features).abs().max().item()
     found["loaded_here"] = LOADED
     # an error and a stop; the worker goes on
+    foreign = svl.manual_plan([1], LAYERS + 1)
     try:
-        far.compare(
-            "tiny",
-            sample,
-            svl.manual_plan([1], LAYERS + 1),
-            Settings(),
-            (sample,),
-            quiet,
-            quiet,
-            never,
-        )
+        far.compare("tiny", sample, foreign, Recipe(compensation="scp"), (sample,), 64)
     except InputError as error:
         found["error"] = str(error)
     stop = threading.Event()
@@ -122,33 +100,33 @@ def main() -> dict:
             "tiny",
             sample,
             plan,
-            Settings(max_new_tokens=60),
+            Recipe(compensation="scp"),
             (sample,),
-            quiet,
-            lambda *each: stop.set(),
-            stop,
+            60,
+            lambda *answers: stop.set(),
+            Run(cancel=stop),
         )
     except Cancelled:
         found["stopped"] = True
     # the page's own handlers
-    found["handlers"] = handlers(desk)
+    found["handlers"] = handlers(page)
     found["calls"], found["cuda_touched"] = spaces.CALLS, torch.cuda.is_initialized()
     found["weights"] -= sum(p.sum().item() for p in tiny.model.parameters())
     return found
 
 
-def handlers(desk) -> dict:
+def handlers(page) -> dict:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "picture.png")
         picture().save(path)
-        settings, out = tuple(vars(Settings(max_new_tokens=4)).values()), {}
-        for update in desk.analyse(
-            "tiny", path, "what is on the red chair?", None, None, "", None, *settings
-        ):
+        settings, out = Settings(max_new_tokens=4), {}
+        asked = "tiny", path, "what is on the red chair?", None, None, "", None, settings
+        for update in analyse(page, *asked):
             out |= update
-        for update in desk.compare(out["state"], {**out["strip"], "drop": [2, 3]}, None, *settings):
+        strip = {**out["strip"], "drop": [2, 3]}
+        for update in compare(page, out["state"], strip, None, settings):
             out |= update
     return {
         "metrics": "2 of 6 layers gone" in out["metrics"],

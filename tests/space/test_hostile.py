@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from hostile import DEEP, PATHS, PROMPTS, QUERIES, STRIPS, VALUES, damaged_pictures, whole_pictures
 from tiny import LAYERS
+from unserved import unserved
 from visitor import Visitor
 
 from svl_core.errors import InputError
 from svl_core.lvlm.images import open_image
-from svl_core.ui.handlers import Desk
-from svl_core.ui.service import guard
-from svl_core.ui.service.limits import PUBLIC
-from svl_core.ui.service.store import Models
+from svl_core.service.limits import PUBLIC
+from svl_core.service.stores import Models
+from svl_core.ui.errors import polite
+from svl_core.ui.gradio_patches import inputs
 from svl_core.ui.state import exports
+from svl_core.ui.steps.head import open_address
 
 LIMITS = {"max_pixels": PUBLIC.image_pixels, "max_bytes": PUBLIC.image_bytes}
 
@@ -154,9 +156,8 @@ def test_queries_ask_for_nothing_that_is_not_on_offer(tiny, text):
     assert set(asked) <= {"model", "prompt", "image", "drop", "settings"}
     from types import SimpleNamespace
 
-    opened = Desk(Models(tiny), frozenset(), PUBLIC).open(
-        SimpleNamespace(query_params=text.removeprefix("?"))
-    )
+    request = SimpleNamespace(query_params=text.removeprefix("?"))
+    opened = open_address(unserved(Models(tiny)), request)
     assert "model" not in opened
 
 
@@ -179,9 +180,9 @@ def test_requests_beyond_the_limit_are_refused(public_site):
 
 def test_errors_are_shown_as_text():
     assert (
-        guard.polite(InputError("Found <script>alert(1)</script>")).message
+        polite(InputError("Found <script>alert(1)</script>")).message
         == "Found &lt;script&gt;alert(1)&lt;/script&gt;"
     )
-    assert "secret" not in guard.polite(RuntimeError("secret"), details=False).message
+    assert "secret" not in polite(RuntimeError("secret"), details=False).message
     with pytest.raises(Exception, match="nested"):
-        guard._harmless(DEEP, guard.DEPTH)
+        inputs.check_harmless(DEEP)

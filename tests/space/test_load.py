@@ -2,7 +2,6 @@
 visitor, also after a restart, and nothing left behind.
 """
 
-import os
 import socket
 import sys
 import time
@@ -16,14 +15,13 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from load import Crowd, prepare
 from soak import grown, soak
 from tiny import LAYERS, awaited, picture
+from unserved import unserved
 from visitor import Visitor
 
 import svl_core as svl
 from svl_core.demo.questions import labelled
-from svl_core.ui.handlers import Desk
-from svl_core.ui.service import heap
-from svl_core.ui.service.limits import PUBLIC
-from svl_core.ui.service.store import Models
+from svl_core.service.limits import PUBLIC
+from svl_core.service.stores import Models
 from svl_core.ui.state.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -95,14 +93,17 @@ def test_a_crowd_gets_its_own_answers_and_comes_back_after_a_restart(serve, demo
 
 
 def test_nothing_grows_with_the_number_of_analyses(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    desk = Desk(Models(tiny), frozenset(), PUBLIC)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "page"))  # the example's picture
+    page = unserved(Models(tiny))
+    visitors = tmp_path / "visitors"
+    visitors.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(visitors))
     samples = soak(
-        desk,
+        page,
         (picture(seed=k) for k in range(100)),
-        tmp_path,
+        visitors,
         20,
-        tuple(vars(Settings(max_new_tokens=3, compensation="none")).values()),
+        Settings(max_new_tokens=3, compensation="none"),
         every=5,
     )
     last = samples[-1][1]
@@ -111,23 +112,6 @@ def test_nothing_grows_with_the_number_of_analyses(tiny, tmp_path, monkeypatch):
         abs(grown(samples)["threads"]) < 30
         and samples[-1][1]["objects"] - samples[1][1]["objects"] < 300
     ), samples
-
-
-@pytest.mark.skipif(heap._library() is None, reason="of the GNU C library")
-def test_freed_memory_goes_back_to_the_system(monkeypatch):
-    def resident():
-        return (
-            int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-        )
-
-    blocks = [
-        b"x" * 100_000 for _ in range(1000)
-    ]  # of the heap: larger ones have pages of their own
-    blocks = blocks[::2]  # every gap has a block above it
-    held = resident()
-    monkeypatch.setattr(heap, "_last", float("-inf"))
-    assert heap.give_back() and resident() < held - 30
-    assert not heap.give_back() and len(blocks) == 500
 
 
 def test_a_session_holds_its_own_values_only_and_goes_with_its_visitor(public_site, png):

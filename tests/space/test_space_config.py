@@ -28,7 +28,7 @@ from space_config.deploy import (
     stage,
 )
 from svl_core.lvlm.catalogue import catalogue
-from svl_core.ui.service.limits import from_environment
+from svl_core.service.limits import from_environment
 
 git = pytest.mark.skipif(
     not (ROOT / ".git").exists() or shutil.which("git") is None,

@@ -2,82 +2,15 @@
 come back as if computed here.
 """
 
-import io
 import json
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from tiny import LAYERS
-
-import svl_core as svl
-from svl_core.ui.service import border
-from svl_core.ui.service.zero import seconds
-from svl_core.ui.state.settings import Settings
 
 HERE = Path(__file__).parent
-
-
-class _Plain(pickle.Unpickler):
-    def find_class(self, module, name):
-        assert module.split(".")[0] == "numpy", f"{module}.{name}"
-        return super().find_class(module, name)
-
-
-def test_values_survive_the_border(tiny, tiny_sample):
-    trace = svl.trace(tiny, [tiny_sample], mlp=True)
-    plan = svl.manual_plan([2, 3], LAYERS)
-    comparison = svl.compare(tiny, svl.prune(tiny, plan), tiny_sample, max_new_tokens=3)
-    for value in (
-        trace,
-        comparison,
-        plan,
-        Settings(rank=7),
-        (None, True, 3, "x", [0.5, float("inf")]),
-    ):
-        plain = border.pack(value)
-        _Plain(io.BytesIO(pickle.dumps(plain))).load()
-        assert border.pack(border.unpack(plain)).__repr__() == plain.__repr__()
-    back = border.unpack(border.pack(trace)).samples[0]
-    assert (
-        torch.equal(back.features, trace.samples[0].features)
-        and np.array_equal(back.sample.visual, tiny_sample.visual)
-        and back.sample.key == tiny_sample.key
-    )
-    assert back.sample.images[0].tobytes() == tiny_sample.images[0].tobytes()
-    halves = torch.arange(6).to(torch.bfloat16).reshape(2, 3)
-    assert (
-        torch.equal(border.unpack(border.pack(halves)), halves)
-        and border.unpack(border.pack(halves)).dtype == torch.bfloat16
-    )
-    assert border.unpack(border.pack(comparison)) == comparison
-
-
-def test_models_and_functions_stay(tiny):
-    for value in (
-        tiny,
-        tiny.model,
-        len,
-        lambda: None,
-        {"a": tiny.model},
-        next(tiny.model.parameters()),
-        np.array([object()]),
-        torch.nn.Linear(1, 1).weight,
-    ):
-        with pytest.raises(TypeError, match="border"):
-            border.pack(value)
-
-
-def test_time_asked_for_grows_with_the_request():
-    small = seconds(0.5, 1000, 6, 128)
-    assert 10 <= seconds(0.01, 50, 1, 0) <= small < seconds(14, 1000, 6, 128) <= 120
-    for more in ((0.5, 4000, 60, 128), (0.5, 1000, 12, 128), (0.5, 1000, 6, 1024)):
-        assert seconds(*more) > small
 
 
 @pytest.mark.slow

@@ -1,15 +1,15 @@
 """The page's handlers on the tiny model, and one analysed picture."""
 
 import pytest
-from updates import LINK, last, settings
+from updates import LINK, last, page_of
 
-from svl_core.ui.handlers import Desk
-from svl_core.ui.service.store import Models
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.work.analysing import analyse
 
 
 @pytest.fixture
-def desk(tiny):
-    return Desk(Models(tiny), frozenset())
+def page(tiny):
+    return page_of(tiny)
 
 
 @pytest.fixture
@@ -19,9 +19,7 @@ def path(image, tmp_path):
 
 
 @pytest.fixture
-def analysed(desk, path):
-    return last(
-        desk.analyse(
-            desk.models.first, path, "what is in the top left?", None, None, *LINK, *settings()
-        )
-    )
+def analysed(page, path):
+    first = page.workspace.models.first
+    asked = "what is in the top left?"
+    return last(analyse(page, first, path, asked, None, None, *LINK, Settings()))

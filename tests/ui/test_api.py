@@ -12,9 +12,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import svl_core as svl
+from svl_core.service.limits import Limits
 from svl_core.ui import build, launch_options
 from svl_core.ui.api import NAMES
-from svl_core.ui.service.limits import Limits
 
 PROMPT = "what is in the top left?"
 
@@ -37,7 +37,7 @@ def served(tiny):
         prevent_thread_lock=True,
         quiet=True,
         server_name="127.0.0.1",
-        **launch_options(page.desk.limits),
+        **launch_options(page.workspace.limits),
     )
     yield Client(url, verbose=False), page
     page.close()
@@ -185,14 +185,14 @@ def test_a_cancelled_job_ends_its_work_and_leaves_its_rows(served, data, tiny):
             rows = len(made.get("rows", ()))
             if rows:
                 break
-        events = [event for held in page.desk.jobs._events.values() for event in held]
+        events = [event for held in page.workspace.jobs._deadlines.values() for event in held]
         job.cancel()
         assert len(events) == 1 and events[0].wait(5)  # its own work is told to end
         deadline = time.monotonic() + 5
-        while page.desk.jobs._events and time.monotonic() < deadline:
+        while page.workspace.jobs._deadlines and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert not page.desk.jobs._events and page.desk.models.busy.acquire(timeout=5)
-        page.desk.models.busy.release()
+        assert not page.workspace.jobs._deadlines and page.workspace.models.busy.acquire(timeout=5)
+        page.workspace.models.busy.release()
     finally:
         for hook in slow:
             hook.remove()

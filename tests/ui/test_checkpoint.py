@@ -7,29 +7,28 @@ import zipfile
 import gradio as gr
 import pytest
 import torch
-from updates import last, settings
+from updates import last, page_of
 
 import svl_core as svl
+from svl_core.service.limits import PUBLIC
 from svl_core.ui import build
-from svl_core.ui.handlers import Desk
-from svl_core.ui.sections import checkpoint
-from svl_core.ui.service.limits import PUBLIC
-from svl_core.ui.service.store import Models
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.steps.share import checkpoint
 
-SHORT = settings(compensation="scp", max_new_tokens=4)
+SHORT = Settings(compensation="scp", max_new_tokens=4)
 
 
-def test_the_zip_holds_the_pruned_model(desk, analysed, tiny, tmp_path):
+def test_the_zip_holds_the_pruned_model(page, analysed, tiny, tmp_path):
     from transformers import AutoModelForImageTextToText
 
     strip = {**analysed["strip"], "drop": [2, 3]}
-    made = last(checkpoint.write(desk, analysed["state"], strip, *SHORT))
+    made = last(checkpoint.write(page, analysed["state"], strip, SHORT))
     with zipfile.ZipFile(made["packed"]) as packed:
         packed.extractall(tmp_path)
     (folder,) = tmp_path.glob("*-svl-2")
     assert (folder / "svl_plan.json").exists()
     loaded = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    sample = desk.analysis_of(analysed["state"]).sample
+    sample = page.workspace.analysis_of(analysed["state"]).sample
     trace = svl.trace(tiny, [sample], mlp=True)
     pruned = svl.prune(tiny, svl.manual_plan([2, 3], 6, (0, 5)), "scp", trace)
     with torch.no_grad():
@@ -37,13 +36,13 @@ def test_the_zip_holds_the_pruned_model(desk, analysed, tiny, tmp_path):
             loaded(**sample.inputs).logits, pruned.model(**sample.inputs).logits, atol=1e-5
         )
     with pytest.raises(gr.Error, match="adds modules"):
-        last(checkpoint.write(desk, analysed["state"], strip, *settings(compensation="bridge")))
+        last(checkpoint.write(page, analysed["state"], strip, Settings(compensation="bridge")))
 
 
 def test_only_where_it_is_allowed(tiny, analysed):
-    closed = Desk(Models(tiny), frozenset(), PUBLIC)
+    closed = page_of(tiny, limits=PUBLIC)
     with pytest.raises(gr.Error, match="does not offer"):
-        last(checkpoint.write(closed, analysed["state"], analysed["strip"], *SHORT))
+        last(checkpoint.write(closed, analysed["state"], analysed["strip"], SHORT))
     offered = [
         block.visible
         for block in build(tiny, limits=PUBLIC).blocks.values()

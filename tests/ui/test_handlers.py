@@ -9,16 +9,26 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
-from updates import LINK, last, settings
+from updates import LINK, event, last
 
 import svl_core as svl
 from svl_core.errors import Cancelled
+from svl_core.service.stores import BoundedStore
+from svl_core.service.workspace import RANKING
 from svl_core.ui import parts
-from svl_core.ui.handlers import RANKING
-from svl_core.ui.service.store import Bounded
 from svl_core.ui.state import exports
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.steps.ask import composed, new_scene, pick_example, scene_update, uploaded
+from svl_core.ui.steps.head import open_address
+from svl_core.ui.steps.layers import pick_block, redraw_heatmaps
+from svl_core.ui.steps.look import look_at_layer, pick_patch
+from svl_core.ui.steps.share import report as report_step
+from svl_core.ui.wiring import stop
+from svl_core.ui.work.analysing import analyse
+from svl_core.ui.work.answering import compare
+from svl_core.ui.work.ranking import look, plan_changed, select
 
-DEFAULT = settings()
+DEFAULT = Settings()
 
 
 def test_analysis_fills_every_figure(analysed):
@@ -28,41 +38,42 @@ def test_analysis_fills_every_figure(analysed):
     assert len(analysed["strip"]["drop"]) == 1 and analysed["strip"]["protected"] == [0, 5]
 
 
-def test_sliders_never_run_the_model(desk, analysed, monkeypatch):
+def test_sliders_never_run_the_model(page, analysed, monkeypatch):
     monkeypatch.setattr(svl, "trace", lambda *a, **k: pytest.fail("a forward pass"))
     state, strip = analysed["state"], analysed["strip"]
-    wide = last(desk.select(state, strip, None, *settings(top_p=1.0)))
+    wide = last(select(page, state, strip, None, Settings(top_p=1.0)))
     assert wide["tokens"].count('class="out') == 0 and wide["tokens"] != analysed["tokens"]
     assert (
-        desk.look(state, None, *settings(all_layers=False, layer=3))["overlay"]["src"]
+        look(page, state, None, Settings(all_layers=False, layer=3))["overlay"]["src"]
         != analysed["overlay"]["src"]
     )
-    assert desk.plan_changed(state, {**strip, "drop": [1, 2]}, *DEFAULT)["drop"]["value"] == 2
-    assert set(desk.heatmap(state, strip, *settings(token_set="last"))) == {
+    assert plan_changed(page, state, {**strip, "drop": [1, 2]}, DEFAULT)["drop"]["value"] == 2
+    assert set(redraw_heatmaps(page, state, strip, Settings(token_set="last"))) == {
         "plot-similarity",
         "plot-blocks",
     }
     assert (
-        last(desk.select(state, {**strip, "drop": [2, 3]}, None, *settings(protect_ends=False)))[
+        last(select(page, state, {**strip, "drop": [2, 3]}, None, Settings(protect_ends=False)))[
             "strip"
         ]["protected"]
         == []
     )
 
 
-def test_an_evicted_analysis_is_made_again(desk, analysed):
-    desk.analyses = Bounded(2)
-    assert desk.look(analysed["state"], None, *DEFAULT)["tokens"] == analysed["tokens"]
+def test_an_evicted_analysis_is_made_again(page, analysed):
+    page.workspace.analyses = BoundedStore(2)
+    assert look(page, analysed["state"], None, DEFAULT)["tokens"] == analysed["tokens"]
 
 
-def test_both_answers_and_the_table(desk, analysed):
+def test_both_answers_and_the_table(page, analysed):
     for compensation in svl.COMPENSATIONS:
         out = last(
-            desk.compare(
+            compare(
+                page,
                 analysed["state"],
                 {**analysed["strip"], "drop": [2, 3]},
                 {"what is in the top left?": "a cat"},
-                *settings(compensation=compensation, max_new_tokens=4),
+                Settings(compensation=compensation, max_new_tokens=4),
             )
         )
         assert (
@@ -75,10 +86,14 @@ def test_both_answers_and_the_table(desk, analysed):
         )
 
 
-def test_dropping_nothing_gives_the_same_answer(desk, analysed):
+def test_dropping_nothing_gives_the_same_answer(page, analysed):
     out = last(
-        desk.compare(
-            analysed["state"], {**analysed["strip"], "drop": []}, None, *settings(max_new_tokens=4)
+        compare(
+            page,
+            analysed["state"],
+            {**analysed["strip"], "drop": []},
+            None,
+            Settings(max_new_tokens=4),
         )
     )
     assert "both are the same model" in out["metrics"] and out["plot-pca"] is None
@@ -92,18 +107,21 @@ def test_dropping_nothing_gives_the_same_answer(desk, analysed):
         ("", "what?", "Found no image"),
     ],
 )
-def test_bad_input_is_one_sentence(desk, image_path, prompt, says):
-    desk.world, updates = {desk.models.first}, []  # a model of pictures only
+def test_bad_input_is_one_sentence(page, image_path, prompt, says):
+    page.workspace.scene_models, updates = (
+        {page.workspace.models.first},
+        [],
+    )  # a model of pictures only
     with pytest.raises(gr.Error, match=says):
-        for update in desk.analyse(
-            desk.models.first, image_path, prompt, None, None, *LINK, *DEFAULT
+        for update in analyse(
+            page, page.workspace.models.first, image_path, prompt, None, None, *LINK, DEFAULT
         ):
             updates.append(update)
     assert updates[-1] == {"status": ""}
 
 
-def test_without_an_image(desk, tiny, path, tmp_path):
-    """A vision-language model that allows it, and a plain causal language model, which takes none."""
+def test_without_an_image(page, tiny, path, tmp_path):
+    """A vision-language model that allows it, and a plain causal model, which takes none."""
     text = LlamaForCausalLM(
         LlamaConfig(
             hidden_size=32,
@@ -116,8 +134,8 @@ def test_without_an_image(desk, tiny, path, tmp_path):
     )
     text.save_pretrained(tmp_path / "text")
     tiny.tokenizer.save_pretrained(tmp_path / "text")
-    for name in (desk.models.first, str(tmp_path / "text")):
-        found = last(desk.analyse(name, None, "what is it?", None, None, *LINK, *DEFAULT))
+    for name in (page.workspace.models.first, str(tmp_path / "text")):
+        found = last(analyse(page, name, None, "what is it?", None, None, *LINK, DEFAULT))
         assert (
             found["overlay"] is None
             and "words alone" in found["overlay-note"]
@@ -125,76 +143,77 @@ def test_without_an_image(desk, tiny, path, tmp_path):
             and "svl.load" in found["code-python"]
         )
         out = last(
-            desk.compare(
+            compare(
+                page,
                 found["state"],
                 {**found["strip"], "drop": [2]},
                 None,
-                *settings(compensation="lstsq", max_new_tokens=3),
+                Settings(compensation="lstsq", max_new_tokens=3),
             )
         )
         assert (
             f"1 of {len(found['strip']['ids'])} layers gone" in out["metrics"]
-            and desk.look(found["state"], {"kind": "word", "index": 1}, *DEFAULT)["token-curve"]
+            and look(page, found["state"], {"kind": "word", "index": 1}, DEFAULT)["token-curve"]
         )
-        assert desk.pick_patch(found["state"], {"x": 0.5, "y": 0.5}) is None
+        assert pick_patch(page, found["state"], event(x=0.5, y=0.5))["focus"] is None
     with pytest.raises(gr.Error, match="text-only model"):
-        last(desk.analyse(str(tmp_path / "text"), path, "what is it?", None, None, *LINK, *DEFAULT))
+        last(analyse(page, str(tmp_path / "text"), path, "what is it?", None, None, *LINK, DEFAULT))
 
 
-def test_empty_prompt(desk, path):
+def test_empty_prompt(page, path):
     with pytest.raises(gr.Error, match="prompt"):
-        last(desk.analyse(desk.models.first, path, "  ", None, None, *LINK, *DEFAULT))
+        last(analyse(page, page.workspace.models.first, path, "  ", None, None, *LINK, DEFAULT))
 
 
-def test_an_unknown_model_goes_back_to_the_last_one(desk, path, analysed):
+def test_an_unknown_model_goes_back_to_the_last_one(page, path, analysed):
     def refuse(name):
         raise svl.InputError("Found no such model; expected one; choose another.")
 
-    desk.models._load = refuse
+    page.workspace.models._load = refuse
     updates = []
     with pytest.raises(gr.Error, match="choose another"):
-        for update in desk.analyse(
-            "nobody/nothing", path, "what?", analysed["state"], 1, *LINK, *DEFAULT
+        for update in analyse(
+            page, "nobody/nothing", path, "what?", analysed["state"], 1, *LINK, DEFAULT
         ):
             updates.append(update)
-    assert {"model": desk.models.first} in updates
+    assert {"model": page.workspace.models.first} in updates
 
 
-def test_comparing_before_analysing(desk):
+def test_comparing_before_analysing(page):
     with pytest.raises(gr.Error, match="Analyze"):
-        last(desk.compare(None, None, None, *DEFAULT))
+        last(compare(page, None, None, None, DEFAULT))
 
 
-def test_a_click_finds_its_patch(desk, analysed):
-    focus = desk.pick_patch(analysed["state"], {"x": 0.01, "y": 0.01})
+def test_a_click_finds_its_patch(page, analysed):
+    focus = pick_patch(page, analysed["state"], event(x=0.01, y=0.01))["focus"]
     assert focus == {"kind": "patch", "index": 0}
-    curve = desk.look(analysed["state"], focus, *DEFAULT)["token-curve"]
+    curve = look(page, analysed["state"], focus, DEFAULT)["token-curve"]
     assert len(json.loads(curve["figure"])["data"]) == 1 and "patch 0" in curve["alt"]
-    assert desk.pick_patch(analysed["state"], {"x": 1.5, "y": 0.5}) is None
+    assert pick_patch(page, analysed["state"], event(x=1.5, y=0.5))["focus"] is None
 
 
-def test_a_block_skips_protected_layers(desk, analysed):
-    assert desk.pick_block(analysed["strip"], {"x": 3, "y": 3})["strip"]["drop"] == [3, 4]
+def test_a_block_skips_protected_layers(page, analysed):
+    assert pick_block(page, analysed["strip"], event(x=3, y=3))["strip"]["drop"] == [3, 4]
 
 
-def test_scenes_come_with_true_answers(desk):
-    out = desk.pick_example(1)
+def test_scenes_come_with_true_answers(page):
+    out = pick_example(page, 1)
     assert out["truth"][out["prompt"]] == "3"
-    drawn = desk.new_scene()
+    drawn = new_scene(page)
     assert drawn["truth"][drawn["prompt"]]
     assert (
-        desk.compose({"0": "cat"}, "noto")["image"].size
-        == desk.compose({"0": "cat", "8": "red circle"}, "twemoji")["image"].size
+        composed({"0": "cat"}, "noto")["image"].size
+        == composed({"0": "cat", "8": "red circle"}, "twemoji")["image"].size
     )
-    assert desk.compose({"0": ""}, "noto") == {}
+    assert composed({"0": ""}, "noto") == {}
 
 
-def test_a_bad_upload_is_named(desk, tmp_path):
+def test_a_bad_upload_is_named(page, tmp_path):
     (tmp_path / "x.png").write_bytes(b"no image")
     with pytest.raises(gr.Error, match="expected"):
-        for update in desk.uploaded(str(tmp_path / "x.png"), "demo"):
+        for update in uploaded(page, str(tmp_path / "x.png"), "demo"):
             assert update["image"] is None
-    assert last(desk.uploaded(None, "demo"))["photo-note"] == ""
+    assert last(uploaded(page, None, "demo"))["photo-note"] == ""
 
 
 def test_the_page_hides_its_handlers(tiny):
@@ -206,22 +225,23 @@ def test_the_page_hides_its_handlers(tiny):
     assert {fn.api_name for fn in page.fns.values() if fn.api_visibility != "private"} == set(NAMES)
 
 
-def test_a_link_carries_the_state(desk, path):
+def test_a_link_carries_the_state(page, path):
     made = last(
-        desk.analyse(
-            desk.models.first,
+        analyse(
+            page,
+            page.workspace.models.first,
             path,
             "where & <what>?",
             None,
             None,
             "draw:7",
             [2, 4, 99],
-            *settings(criterion="shortgpt", top_p=0.3),
+            Settings(criterion="shortgpt", top_p=0.3),
         )
     )
     assert made["strip"]["drop"] == [2, 4]  # a layer that is not there is left out
     query = made["link"]["query"]
-    opened = desk.open(SimpleNamespace(query_params=query))
+    opened = open_address(page, SimpleNamespace(query_params=query))
     assert (
         opened["prompt"] == "where & <what>?"
         and opened["wanted"] == [2, 4]
@@ -229,19 +249,21 @@ def test_a_link_carries_the_state(desk, path):
         and opened["top_p"] == 0.3
     )
     assert (
-        opened["image"].size == desk.scene("draw:7")["image"].size
-        and opened["model"] == desk.models.first
+        opened["image"].size == scene_update("draw:7")["image"].size
+        and opened["model"] == page.workspace.models.first
     )
-    assert set(desk.open(SimpleNamespace(query_params=""))) == {"visit"}
+    assert set(open_address(page, SimpleNamespace(query_params=""))) == {"visit"}
     wrong = exports.read_query("top_p=9&rank=x&criterion=evil&drop=a,1&image=example:99")
     assert wrong["settings"] == {} and wrong["drop"] == [1]
-    assert "image" not in desk.open(SimpleNamespace(query_params="image=example:99"))
-    assert "image" not in desk.open(SimpleNamespace(query_params="image=compose:noto:0=dragon"))
+    assert "image" not in open_address(page, SimpleNamespace(query_params="image=example:99"))
+    assert "image" not in open_address(
+        page, SimpleNamespace(query_params="image=compose:noto:0=dragon")
+    )
 
 
-def test_exports_repeat_the_plan(desk, analysed):
+def test_exports_repeat_the_plan(page, analysed):
     strip = {**analysed["strip"], "drop": [2, 3]}
-    out = desk.plan_changed(analysed["state"], strip, *DEFAULT)
+    out = plan_changed(page, analysed["state"], strip, DEFAULT)
     compile(out["code-python"], "snippet", "exec")
     assert "manual_plan([2, 3]" in out["code-python"]
     assert json.loads(out["code-plan"])["keep"] == [0, 1, 4, 5]
@@ -253,63 +275,65 @@ def test_exports_repeat_the_plan(desk, analysed):
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_ranking_that_is_stopped_turns_the_controls_back_unless_a_newer_choice_follows(
-    desk, analysed, monkeypatch, replaced
+    page, analysed, monkeypatch, replaced
 ):
     asked, updates = SimpleNamespace(session_hash="one"), []
 
-    def until_stopped(ground, now, count, emit, cancel):
-        emit({"status": "ranking"})
-        assert cancel.wait(20)
+    def until_stopped(ground, now, count, task):
+        task.emit({"status": "ranking"})
+        assert task.cancel.wait(20)
         raise Cancelled("Stopped.")
 
-    monkeypatch.setattr(desk, "afresh", until_stopped)
-    for update in desk.select(
-        analysed["state"], analysed["strip"], None, *settings(criterion="sleb"), request=asked
+    monkeypatch.setattr(page.workspace, "rank_for_count", until_stopped)
+    for update in select(
+        page, analysed["state"], analysed["strip"], None, Settings(criterion="sleb"), request=asked
     ):
         updates.append(update)
         if update.get("status") == "ranking":
-            desk.stop(asked, RANKING, replaced=replaced)
+            stop(page, asked, lane=RANKING, replaced=replaced)
     assert any(update.get("criterion") == "svl" for update in updates) is not replaced
 
 
-def test_a_plan_of_ones_own_is_not_called_ranked(desk, analysed):
+def test_a_plan_of_ones_own_is_not_called_ranked(page, analysed):
     strip = {**analysed["strip"], "drop": [2, 3]}
     if strip["drop"] == sorted(strip["ranking"][:2]):
         strip["drop"] = [1, 4]
-    said = desk.plan_changed(analysed["state"], strip, *settings())["calibration-note"]
+    said = plan_changed(page, analysed["state"], strip, Settings())["calibration-note"]
     assert "your own choice" in said and "ranked" not in said
-    text = Path(desk.report(analysed["state"], strip, *settings())["report-file"]).read_text(
-        encoding="utf-8"
-    )
+    text = Path(
+        report_step.write(page, [], None, analysed["state"], strip, Settings())["report-file"]
+    ).read_text(encoding="utf-8")
     assert "chosen by hand" in text and "Layers are ranked" not in text
 
 
-def test_looking_around_keeps_rankings_and_draws_what_is_asked(desk, analysed):
+def test_looking_around_keeps_rankings_and_draws_what_is_asked(page, analysed):
     """A ranking that took passes outlives any number of overlays; each asks for its own picture,
     and the same one again is the same.
     """
-    analysis = desk.analysis_of(analysed["state"])
+    analysis = page.workspace.analysis_of(analysed["state"])
     analysis.memo.put("a ranking", "kept")
     seen = [
-        desk.look_at_layer(
-            analysed["state"], None, *settings(layer=number % 3, opacity=number / 120)
+        look_at_layer(
+            page, analysed["state"], None, Settings(layer=number % 3, opacity=number / 120)
         )["overlay"]["src"]
         for number in range(120)
     ]
-    again = desk.look_at_layer(
-        analysed["state"], None, *settings(layer=119 % 3, opacity=119 / 120)
+    again = look_at_layer(
+        page, analysed["state"], None, Settings(layer=119 % 3, opacity=119 / 120)
     )["overlay"]["src"]
     assert analysis.memo.get("a ranking") == "kept" and again == seen[-1] and len(set(seen)) > 60
 
 
-def test_the_report_stands_alone(desk, analysed):
-    last(desk.compare(analysed["state"], analysed["strip"], None, *settings(max_new_tokens=4)))
+def test_the_report_stands_alone(page, analysed):
+    last(compare(page, analysed["state"], analysed["strip"], None, Settings(max_new_tokens=4)))
     text = Path(
-        desk.report(
+        report_step.write(
+            page,
+            [],
+            {analysed["state"]["prompt"]: "<seven>"},
             analysed["state"],
             analysed["strip"],
-            *settings(max_new_tokens=4),
-            truth={analysed["state"]["prompt"]: "<seven>"},
+            Settings(max_new_tokens=4),
         )["report-file"]
     ).read_text(encoding="utf-8")
     assert "Correct answer: <strong>&lt;seven&gt;</strong> (full ✗ wrong" in text

@@ -6,11 +6,12 @@ import copy
 import json
 
 import pytest
+from updates import event
 
 import svl_core as svl
 from svl_core.ui import examples
-from svl_core.ui.sections import lesson, snapshots
 from svl_core.ui.state.settings import Settings
+from svl_core.ui.steps import lesson, snapshots
 
 DATA = {
     "layers": 6,
@@ -98,35 +99,40 @@ def test_the_shipped_steps_are_whole():
     )
 
 
-def test_steps_set_the_page_and_leaving_restores_it(desk, analysed):
+def test_steps_set_the_page_and_leaving_restores_it(page, analysed):
     state, strip, now = analysed["state"], {**analysed["strip"], "drop": [3]}, Settings(top_p=0.3)
-    first = lesson.go(desk, None, state, strip, now, {"step": 0})
+    first = lesson.go(page, None, state, strip, now, event(step=0))
     assert (
-        first["before"] == snapshots.take(state, strip, now)
+        first["before"] == snapshots.take(page, state, strip, now)
         and first["drop"] == 0
         and first["wanted"] is None
         and first["origin"] == "example:0"
         and first["lesson"]["at"] == 0
     )
     assert first["compensation"] == "none" and first["top_p"] == Settings().top_p
-    block = lesson.go(desk, first["before"], state, strip, now, {"step": 3})
+    block = lesson.go(page, first["before"], state, strip, now, event(step=3))
     assert block["wanted"] == [11, 12, 13] and block["before"] is first["before"]
     assert (
-        lesson.go(desk, first["before"], state, strip, now, {"step": 4, "do": "scp"})[
-            "compensation"
-        ]
+        lesson.go(page, first["before"], state, strip, now, event(step=4, do="scp"))["compensation"]
         == "scp"
     )
-    assert lesson.go(desk, first["before"], state, strip, now, {"step": 5, "do": "6"})["drop"] == 6
-    back = lesson.go(desk, first["before"], {**state, "key": "lesson's"}, strip, now, {"step": -1})
+    assert lesson.go(page, first["before"], state, strip, now, event(step=5, do="6"))["drop"] == 6
+    back = lesson.go(
+        page, first["before"], {**state, "key": "lesson's"}, strip, now, event(step=-1)
+    )
     assert (
         back["before"] is None
         and back["image"] == state["path"]
         and back["wanted"] == [3]
         and back["top_p"] == 0.3
     )
-    assert lesson.go(desk, None, state, strip, now, {"step": -1}) == {"before": None}
-    assert set(first) | set(block) | set(back) <= {*snapshots.RESTORED, "drop", "before", "lesson"}
+    assert lesson.go(page, None, state, strip, now, event(step=-1)) == {"before": None}
+    assert set(first) | set(block) | set(back) <= {
+        *snapshots.restored(page),
+        "drop",
+        "before",
+        "lesson",
+    }
     assert all(examples.from_origin(origin) for origin, *_ in lesson.PAGES) and all(
         Settings(**changes) for *_, changes in lesson.PAGES
     )

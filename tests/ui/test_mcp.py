@@ -53,7 +53,7 @@ def test_the_page_serves_its_endpoints_as_typed_tools_and_a_call_works(tiny):
         assert len(tool.description) > 40
         given = tool.inputSchema["properties"]
         assert all(
-            {"type", "anyOf", "oneOf"} & set(each) and each["description"]
+            {"type", "anyOf", "oneOf", "enum"} & set(each) and each["description"]
             for each in given.values()
         ), tool.name
     compare = tools["compare"].inputSchema

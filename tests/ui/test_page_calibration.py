@@ -6,13 +6,16 @@ import gradio as gr
 import numpy as np
 import pytest
 from tiny import picture
-from updates import last, settings
+from updates import last
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.ui.sections import calibration
-from svl_core.ui.state import exports, grounds
+from svl_core.service import calibration as sets
+from svl_core.ui.state import exports
 from svl_core.ui.state.settings import Settings
+from svl_core.ui.steps.evidence import calibration
+from svl_core.ui.work.answering import compare
+from svl_core.ui.work.ranking import select
 
 
 @pytest.fixture
@@ -29,50 +32,12 @@ def files(tmp_path):
     return paths, str(listed)
 
 
-def test_what_a_choice_means_for_a_model():
-    def of(name, **changes):
-        used = grounds.basis(name, {"knows"}, Settings(**changes))
-        return used.rank, used.fit
-
-    assert of("knows") == ("this", "bundled") and of("other") == ("this", "this")
-    assert of("knows", calibration="bundled") == ("bundled", "bundled") and of(
-        "other", calibration="bundled"
-    ) == ("this", "this")
-    assert of("other", calibration="own", own="x") == ("own", "own") and of(
-        "other", calibration="own"
-    ) == ("this", "this")
-    assert of("knows", calibration="this") == ("this", "this")
-    said = grounds.told(grounds.Basis("this", "this"), lambda which: 1, "scp")
-    assert "share the sample" in said
-    assert "not among" in grounds.told(
-        grounds.Basis("own", "own"), lambda which: 3, "scp"
-    ) and "share" not in grounds.told(grounds.Basis("own", "own"), lambda which: 3, "scp")
-
-
-def test_files_become_pairs(files):
-    paths, listed = files
-    assert grounds.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
-    assert grounds.read_files([*paths, listed]) == (
-        (paths[1], "how many apples ?"),
-        (paths[0], grounds.DEFAULT_PROMPT),
-    )
-    for wrong, says in (
-        ([], "no images"),
-        ([listed], "alone"),
-        ([paths[2], listed], "own1.png"),
-        ([*paths, listed, listed], "2 lists"),
-        ([*paths, "x.exe"], "x.exe"),
-    ):
-        with pytest.raises(InputError, match=says):
-            grounds.read_files(wrong)
-
-
-def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(desk, analysed, tmp_path):
-    """No files yet, or one that is no picture: a sentence, and the control goes back to what ranks."""
+def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(page, analysed, tmp_path):
+    """No files yet, or one that is no picture: a sentence, and the control goes back."""
     (tmp_path / "torn.png").write_bytes(b"no picture")
     picture(seed=1).save(tmp_path / "whole.png")
-    mark = calibration.brought(
-        desk, [str(tmp_path / "whole.png"), str(tmp_path / "torn.png")], "what?", None
+    mark = calibration.bring(
+        page, [str(tmp_path / "whole.png"), str(tmp_path / "torn.png")], "what?", None
     )["own"]
     for own, says in (
         ("", "no files of yours"),
@@ -80,19 +45,23 @@ def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(desk, analysed, t
     ):
         updates = []
         with pytest.raises(gr.Error, match=says):
-            for update in desk.select(
-                analysed["state"], analysed["strip"], None, *settings(calibration="own", own=own)
+            for update in select(
+                page,
+                analysed["state"],
+                analysed["strip"],
+                None,
+                Settings(calibration="own", own=own),
             ):
                 updates.append(update)
         assert {"status": "", "criterion": "svl", "calibration": "auto"} in updates
 
 
-def test_own_files_rank_and_fit(desk, analysed, files, tiny):
+def test_own_files_rank_and_fit(page, analysed, files, tiny):
     paths, _ = files
     state, strip = analysed["state"], analysed["strip"]
-    out = calibration.brought(desk, paths, "what is in the top left?", None)
-    mine = settings(calibration="own", own=out["own"])
-    ranked = last(desk.select(state, strip, None, *mine))
+    out = calibration.bring(page, paths, "what is in the top left?", None)
+    mine = Settings(calibration="own", own=out["own"])
+    ranked = last(select(page, state, strip, None, mine))
     samples = [tiny.encode(path, "what is in the top left?") for path in paths]
     trace = svl.trace(tiny, samples)
     assert (
@@ -105,57 +74,55 @@ def test_own_files_rank_and_fit(desk, analysed, files, tiny):
     )
     plan = svl.manual_plan([2, 3], 6, [0, 5])
     seen = last(
-        desk.compare(
+        compare(
+            page,
             state,
             {**ranked["strip"], "drop": [2, 3]},
             None,
-            *settings(calibration="own", own=out["own"], max_new_tokens=4),
+            Settings(calibration="own", own=out["own"], max_new_tokens=4),
         )
     )
     fitted = svl.prune(tiny, plan, "scp", trace, svl.importance(trace))
-    sample = desk.analysis_of(state).sample
+    sample = page.workspace.analysis_of(state).sample
     result = svl.compare(tiny, fitted, sample, max_new_tokens=4)
     assert f"{result.kl:.3f}" in seen["metrics"]
-    assert calibration.brought(desk, None, "", None) == {"own": "", "calibration": "auto"}
-    desk._forget(out["own"])
+    assert calibration.bring(page, None, "", None) == {"own": "", "calibration": "auto"}
+    page.workspace._forget(out["own"])
     with pytest.raises(gr.Error, match="upload it again"):
-        last(desk.select(state, strip, None, *mine))
+        last(select(page, state, strip, None, mine))
 
 
-def test_a_failed_ranking_leaves_the_controls_as_they_were(desk, analysed, tmp_path):
+def test_a_failed_ranking_leaves_the_controls_as_they_were(page, analysed, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    mark = calibration.brought(desk, [str(tmp_path / "broken.png")], "", None)["own"]
+    mark = calibration.bring(page, [str(tmp_path / "broken.png")], "", None)["own"]
     updates = []
     with pytest.raises(gr.Error, match="expected"):
-        for update in desk.select(
+        for update in select(
+            page,
             analysed["state"],
             analysed["strip"],
             None,
-            *settings(calibration="own", own=mark, criterion="shortgpt"),
+            Settings(calibration="own", own=mark, criterion="shortgpt"),
         ):
             updates.append(update)
     assert {"status": "", "criterion": "svl", "calibration": "auto"} in updates
 
 
-def test_more_samples_than_allowed(desk, files, monkeypatch):
+def test_more_samples_than_allowed(page, files, monkeypatch):
     from dataclasses import replace
 
-    monkeypatch.setattr(desk, "limits", replace(desk.limits, calibration_samples=2))
+    monkeypatch.setattr(
+        page.workspace, "limits", replace(page.workspace.limits, calibration_samples=2)
+    )
     with pytest.raises(InputError, match="3 calibration samples"):
-        calibration.brought(desk, files[0], "", None)
+        calibration.bring(page, files[0], "", None)
 
 
-def test_a_set_that_would_fill_the_memory(tiny, tiny_sample):
-    with pytest.raises(InputError, match="use about"):
-        grounds.check_size([tiny_sample] * 8, 10**4, 10**4, 4, True)
-    grounds.check_size([tiny_sample] * 8, tiny.num_layers, tiny.hidden_size, 4, True)
-
-
-def test_criteria_that_run_the_model_are_measured_once(desk, analysed, tiny, monkeypatch):
+def test_criteria_that_run_the_model_are_measured_once(page, analysed, tiny, monkeypatch):
     state, strip = analysed["state"], {**analysed["strip"], "drop": [1, 2]}
     assert "click to measure" in analysed["criteria"]
-    ranked = last(desk.select(state, strip, None, *settings(criterion="greedy-kl")))
-    sample = desk.analysis_of(state).sample
+    ranked = last(select(page, state, strip, None, Settings(criterion="greedy-kl")))
+    sample = page.workspace.analysis_of(state).sample
     trace = svl.trace(tiny, sample)
     assert (
         ranked["strip"]["ranking"]
@@ -168,29 +135,30 @@ def test_criteria_that_run_the_model_are_measured_once(desk, analysed, tiny, mon
     )
     monkeypatch.setattr(svl, "redundancy", lambda *a, **k: pytest.fail("measured again"))
     assert (
-        last(desk.select(state, strip, None, *settings(criterion="greedy-kl")))["strip"]
+        last(select(page, state, strip, None, Settings(criterion="greedy-kl")))["strip"]
         == ranked["strip"]
     )
 
 
-def test_blocks_follow_their_criterion(desk, analysed):
+def test_blocks_follow_their_criterion(page, analysed):
     out = last(
-        desk.select(
+        select(
+            page,
             analysed["state"],
             {**analysed["strip"], "drop": [1, 4]},
             None,
-            *settings(criterion="streamline"),
+            Settings(criterion="streamline"),
         )
     )["strip"]
     assert out["drop"] == out["blocks"][2] and np.diff(out["drop"]).tolist() == [1]
 
 
-def test_fewer_visual_tokens_for_the_pruned_model(desk, analysed, tiny):
-    now = settings(visual_share=0.25, max_new_tokens=4)
+def test_fewer_visual_tokens_for_the_pruned_model(page, analysed, tiny):
+    now = Settings(visual_share=0.25, max_new_tokens=4)
     strip = {**analysed["strip"], "drop": [2]}
-    out = last(desk.compare(analysed["state"], strip, None, *now))
-    sample = desk.analysis_of(analysed["state"]).sample
-    used = grounds.Basis("this", "this")
+    out = last(compare(page, analysed["state"], strip, None, now))
+    sample = page.workspace.analysis_of(analysed["state"]).sample
+    used = sets.CalibrationSources("this", "this")
     trace = svl.trace(tiny, sample)
     pruned = svl.prune(tiny, svl.manual_plan([2], 6, [0, 5]), "scp", trace, svl.importance(trace))
     result = svl.compare(
@@ -201,12 +169,10 @@ def test_fewer_visual_tokens_for_the_pruned_model(desk, analysed, tiny):
         and ">9<" in out["metrics"]
         and ">36<" in out["metrics"]
     )
-    code = exports.snippet(analysed["state"], strip, Settings.of(now), used)
+    code = exports.snippet(analysed["state"], strip, now, used)
     assert "svl.keep_visual(lvlm, sample, 0.25)" in code
     assert (
-        exports.read_query(exports.query(analysed["state"], strip, Settings.of(now)))["settings"][
-            "visual_share"
-        ]
+        exports.read_query(exports.query(analysed["state"], strip, now))["settings"]["visual_share"]
         == 0.25
     )
 
@@ -215,22 +181,26 @@ def test_fewer_visual_tokens_for_the_pruned_model(desk, analysed, tiny):
     "changes",
     [
         {},
-        {"calibration": "bundled"},
+        {"calibration": "demo"},
         {"criterion": "greedy-kl", "compensation": "refit"},
         {"compensation": "bridge"},
         {"compensation": "none"},
         {"visual_share": 0.5},
     ],
 )
-def test_the_code_runs(desk, analysed, tiny, image, monkeypatch, capsys, changes):
+def test_the_code_runs(page, analysed, tiny, image, monkeypatch, capsys, changes):
     """What the page offers as Python gives the page's plan."""
     now = Settings(**changes)
     strip = last(
-        desk.select(
-            analysed["state"], {**analysed["strip"], "drop": [1, 2]}, None, *settings(**changes)
+        select(
+            page,
+            analysed["state"],
+            {**analysed["strip"], "drop": [1, 2]},
+            None,
+            Settings(**changes),
         )
     )["strip"]
-    code = exports.snippet(analysed["state"], strip, now, grounds.basis("tiny", {"tiny"}, now))
+    code = exports.snippet(analysed["state"], strip, now, sets.sources_for("tiny", {"tiny"}, now))
     monkeypatch.setattr(svl, "load", lambda name: tiny)
     code = (
         code.replace('"image.png"', "image")

@@ -12,30 +12,33 @@ import gradio as gr
 import numpy as np
 import pytest
 from tiny import picture
-from updates import LINK, last, settings
+from updates import LINK, event, last, page_of
 
 import svl_core as svl
 from svl_core.comparison.ablation import ablate
 from svl_core.comparison.calibration import split
-from svl_core.comparison.sweep import SweepRow, sweep
+from svl_core.comparison.sweep import SweepRow
+from svl_core.comparison.sweep import sweep as library_sweep
 from svl_core.errors import InputError
-from svl_core.ui.handlers import EVIDENCE, Desk
-from svl_core.ui.sections import ablations, calibration, stability, sweeps
-from svl_core.ui.service.store import Models
-from svl_core.ui.state.settings import RECIPE, Settings
+from svl_core.progress import QUIET
+from svl_core.service.workspace import EVIDENCE
+from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import ranked_by
-from svl_core.ui.wiring import CONTROLS
+from svl_core.ui.steps.evidence import ablation, calibration, stability, sweep
+from svl_core.ui.wiring import stop
+from svl_core.ui.work.analysing import analyse
+from svl_core.ui.work.answering import compare
 
 
 @pytest.fixture
-def own(desk, tmp_path):
+def own(page, tmp_path):
     """Controls with four pictures as the visitor's own set."""
     paths = []
     for k in range(4):
         picture(seed=k + 1).save(tmp_path / f"own{k}.png")
         paths.append(str(tmp_path / f"own{k}.png"))
-    return settings(
-        own=calibration.brought(desk, paths, "what is in the top left?", None)["own"],
+    return Settings(
+        own=calibration.bring(page, paths, "what is in the top left?", None)["own"],
         calibration="own",
         max_new_tokens=4,
     )
@@ -50,11 +53,13 @@ def points(figure):
     ]
 
 
-def test_stability_is_that_of_the_set(desk, analysed, own, tiny):
+def test_stability_is_that_of_the_set(page, analysed, own, tiny):
     out = last(
-        stability.resample(desk, analysed["state"], {**analysed["strip"], "drop": [1, 2]}, *own)
+        stability.resample(page, analysed["state"], {**analysed["strip"], "drop": [1, 2]}, own)
     )
-    samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))]
+    samples = [
+        tiny.encode(path, prompt) for path, prompt in next(iter(page.workspace.own_sets.values()))
+    ]
     trace = svl.trace(tiny, samples)
     found = svl.stability(trace, svl.importance(trace), "svl", drop=2)
     assert (
@@ -66,22 +71,24 @@ def test_stability_is_that_of_the_set(desk, analysed, own, tiny):
     assert sorted(dropped["customdata"][k][0] for k in range(2)) == sorted(found.scores.chosen(2))
     assert len(json.loads(out["plot-overlap"]["figure"])["data"]) == 3
     with pytest.raises(gr.Error, match="calibration set"):
-        last(stability.resample(desk, analysed["state"], analysed["strip"], *settings()))
+        last(stability.resample(page, analysed["state"], analysed["strip"], Settings()))
 
 
-def test_a_criterion_that_runs_the_model_is_resampled_once_it_is_wanted(desk, analysed, tiny, own):
+def test_a_criterion_that_runs_the_model_is_resampled_once_it_is_wanted(page, analysed, tiny, own):
     """Opening the fold runs no model for it; then its layers' measure on each sample serves every
     number of layers.
     """
-    state, strip, asked = analysed["state"], {**analysed["strip"], "drop": [1, 2]}, list(own)
-    asked[CONTROLS.index("criterion")] = "greedy-kl"
-    waiting = last(stability.resample(desk, state, strip, *asked, wanted=False))
+    state, strip = analysed["state"], {**analysed["strip"], "drop": [1, 2]}
+    asked = replace(own, criterion="greedy-kl")
+    waiting = last(stability.resample(page, state, strip, asked, wanted=False))
     assert (
         "Press “Resample the set”" in waiting["stability-note"]
         and waiting["plot-stability"] is None
     )
-    out = last(stability.resample(desk, state, strip, *asked))
-    samples = [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))]
+    out = last(stability.resample(page, state, strip, asked))
+    samples = [
+        tiny.encode(path, prompt) for path, prompt in next(iter(page.workspace.own_sets.values()))
+    ]
     found = svl.stability(
         svl.trace(tiny, samples), criterion="greedy-kl", drop=2, lvlm=tiny, samples=samples
     )
@@ -92,25 +99,25 @@ def test_a_criterion_that_runs_the_model_is_resampled_once_it_is_wanted(desk, an
         in out["stability-note"]
         and "Greedy on KL: scores" in out["plot-stability"]["alt"]
     )
-    assert last(stability.resample(desk, state, strip, *asked, wanted=False)) == out
+    assert last(stability.resample(page, state, strip, asked, wanted=False)) == out
     assert (
         "of the same 3 layers"
-        in last(
-            stability.resample(desk, state, {**strip, "drop": [1, 2, 3]}, *asked, wanted=False)
-        )["stability-note"]
+        in last(stability.resample(page, state, {**strip, "drop": [1, 2, 3]}, asked, wanted=False))[
+            "stability-note"
+        ]
     )
-    asked[CONTROLS.index("criterion")] = "random"
+    asked = replace(own, criterion="random")
     assert (
         "Random cannot be resampled"
-        in last(stability.resample(desk, state, strip, *asked, wanted=False))["stability-note"]
+        in last(stability.resample(page, state, strip, asked, wanted=False))["stability-note"]
     )
 
 
-def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(desk, analysed, own, tiny, monkeypatch):
+def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(page, analysed, own, tiny, monkeypatch):
     """Counted in layers, not in seconds: behind a Stop inside a pass no layer runs any more."""
-    rows, after, put = [], [], desk.sweeps.put
+    rows, after, put = [], [], page.workspace.sweeps.put
     monkeypatch.setattr(
-        desk.sweeps,
+        page.workspace.sweeps,
         "put",
         lambda key, made, *size: (rows.append(made.rows[-1]), put(key, made, *size)),
     )
@@ -119,14 +126,14 @@ def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(desk, analysed, own,
         if after:
             after.append("ran on")
         elif len(rows) == 2:
-            assert desk.jobs.cancel(next(iter(desk.jobs._events))) == 1
+            assert page.workspace.jobs.cancel(next(iter(page.workspace.jobs._deadlines))) == 1
             after.append("stopped here")
 
     hooks = [layer.register_forward_pre_hook(watched) for layer in tiny.layers]
     try:
         out = last(
-            sweeps.run(
-                desk,
+            sweep.run(
+                page,
                 ["svl"],
                 ["none"],
                 4,
@@ -134,11 +141,11 @@ def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(desk, analysed, own,
                 "agreement",
                 analysed["state"],
                 analysed["strip"],
-                *own,
+                own,
             )
         )
         assert (
-            desk.models.busy.acquire(timeout=1) and not desk.jobs._events
+            page.workspace.models.busy.acquire(timeout=1) and not page.workspace.jobs._deadlines
         )  # others may have the models
     finally:
         for hook in hooks:
@@ -151,27 +158,29 @@ def test_stop_ends_a_sweep_within_a_pass_and_keeps_its_rows(desk, analysed, own,
 
 
 def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(
-    desk, analysed, own, tiny, monkeypatch
+    page, analysed, own, tiny, monkeypatch
 ):
     state, strip = analysed["state"], analysed["strip"]
-    ask = lambda *names, most=2: sweeps.run(
-        desk, list(names), ["none", "scp"], most, 8, "agreement", state, strip, *own
-    )  # noqa: E731
+
+    def ask(*names, most=2):
+        asked = (list(names), ["none", "scp"], most, 8, "agreement")
+        return sweep.run(page, *asked, state, strip, own)
+
     measured_rows = []
-    real = desk.bench.sweep
+    real = page.workspace.backend.sweep
 
     def counted(*values):
-        *head, each, tell, cancel = values
+        *head, each, run = values
 
         def after(found):
             measured_rows.append(found.rows[-1])
             each(found)
             if len(measured_rows) == 2:
-                desk.jobs.cancel(next(iter(desk.jobs._events)))
+                page.workspace.jobs.cancel(next(iter(page.workspace.jobs._deadlines)))
 
-        return real(*head, after, tell, cancel)
+        return real(*head, after, run)
 
-    monkeypatch.setattr(desk.bench, "sweep", counted)
+    monkeypatch.setattr(page.workspace.backend, "sweep", counted)
     stopped = last(ask("svl"))
     assert (
         len(measured_rows) == 2
@@ -185,41 +194,43 @@ def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(
         and "measured on the other 2" in out["sweep-status"]
     )
     fit, held = split(
-        [tiny.encode(path, prompt) for path, prompt in next(iter(desk.owned.values()))], 0.5
+        [
+            tiny.encode(path, prompt)
+            for path, prompt in next(iter(page.workspace.own_sets.values()))
+        ],
+        0.5,
     )
-    true = sweep(
+    true = library_sweep(
         tiny,
         held,
         fit,
+        svl.Recipe(rank=4, strength=1.0, targets=("mlp",)),
         compensations=("none", "scp"),
         drops=range(3),
         max_new_tokens=4,
         repeats=1,
-        compensation_settings={"rank": 4, "strength": 1.0, "targets": ("mlp",)},
     )
     assert [
-        (r.layers, round(r.kl, 6), r.agreement) for r in sweeps._sweep(desk, out["sweep"]).rows
+        (r.layers, round(r.kl, 6), r.agreement) for r in sweep.shown_rows(page, out["sweep"]).rows
     ] == [(r.layers, round(r.kl, 6), r.agreement) for r in true.rows]
     last(ask("svl", "shortgpt", most=1))  # other criteria join what is there
     assert len(measured_rows) == 6 + 4
     table = list(
         csv.DictReader(
-            io.StringIO(
-                Path(sweeps.written(desk, out["sweep"], "csv", None)["sweep-file"]).read_text()
-            )
+            io.StringIO(Path(sweep.write(page, out["sweep"], "csv")["sweep-file"]).read_text())
         )
     )
     assert len(table) == 6 and {row["compensation"] for row in table} == {"none", "scp"}
     assert (
         len(
-            json.loads(
-                Path(sweeps.written(desk, out["sweep"], "json", None)["sweep-file"]).read_text()
-            )["rows"]
+            json.loads(Path(sweep.write(page, out["sweep"], "json")["sweep-file"]).read_text())[
+                "rows"
+            ]
         )
         == 6
     )
     assert (
-        len(json.loads(sweeps.drawn(desk, out["sweep"], "kl")["plot-sweep"]["figure"])["data"]) >= 2
+        len(json.loads(sweep.drawn(page, out["sweep"], "kl")["plot-sweep"]["figure"])["data"]) >= 2
     )
 
 
@@ -227,7 +238,7 @@ def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
     """Every control of the recipe, and a strip that is ranked as the sweep was: its slider goes on
     along the point's curve, without running the model for it again.
     """
-    desk = Desk(Models(tiny), frozenset({"tiny"}))
+    page = page_of(tiny, {"tiny"})
     swept = {
         "calibration_size": 3,
         "rank": 2,
@@ -236,11 +247,11 @@ def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
         "protect_ends": False,
         "max_new_tokens": 3,
     }
-    first = last(desk.analyse("tiny", path, "what?", None, None, *LINK, *settings(**swept)))
+    first = last(analyse(page, "tiny", path, "what?", None, None, *LINK, Settings(**swept)))
     state, strip = first["state"], first["strip"]
     shown = last(
-        sweeps.run(
-            desk,
+        sweep.run(
+            page,
             ["svl-visual", "greedy-kl", "streamline"],
             ["lstsq"],
             2,
@@ -248,24 +259,22 @@ def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
             "kl",
             state,
             strip,
-            *settings(**swept),
+            Settings(**swept),
         )
     )["sweep"]
-    fit = desk.samples_of(
-        "tiny", "bundled", None, calibration.Settings(**swept), lambda item: None, None
-    )
+    fit = page.workspace.samples("tiny", "demo", None, Settings(**swept))
     trace = svl.trace(tiny, fit)
-    monkeypatch.setattr(desk.bench, "rank", None)  # greedy KL is not measured again
+    monkeypatch.setattr(page.workspace.backend, "rank", None)  # greedy KL is not measured again
     for name in ("svl-visual", "greedy-kl", "streamline"):
         out = last(
-            sweeps.load(
-                desk,
+            sweep.load(
+                page,
                 shown,
                 state,
                 strip,
                 None,
-                *settings(visual_share=0.5),
-                event={"data": [name, "lstsq", 2]},
+                Settings(visual_share=0.5),
+                event=event(data=[name, "lstsq", 2]),
             )
         )
         true = svl.redundancy(
@@ -277,14 +286,14 @@ def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
             lvlm=tiny,
             samples=fit,
         )
-        made = Settings(**{field: out[field] for field in RECIPE})
+        made = Settings(**{name: out[name] for name in page.recipe_controls})
         assert made == Settings(
             **{
                 **swept,
                 "max_new_tokens": 64,
                 "criterion": name,
                 "compensation": "lstsq",
-                "calibration": "bundled",
+                "calibration": "demo",
             }
         )
         assert (
@@ -300,33 +309,35 @@ def test_a_point_brings_all_that_it_was_made_with(tiny, path, monkeypatch):
             in out["calibration-note"]
         )
     assert (
-        last(sweeps.load(desk, shown, state, strip, None, *settings(), event={"data": None})) == {}
+        last(sweep.load(page, shown, state, strip, None, Settings(), event=event(data=None))) == {}
     )
     with pytest.raises(InputError, match="run the sweep again"):
         last(
-            sweeps.load(
-                desk,
+            sweep.load(
+                page,
                 shown,
                 {**state, "model": "another"},
                 strip,
                 None,
-                *settings(),
-                event={"data": ["svl-visual", "lstsq", 2]},
+                Settings(),
+                event=event(data=["svl-visual", "lstsq", 2]),
             )
         )
 
 
-def test_layers_of_a_point_stay_where_the_page_ranks_on_more_samples(desk, analysed, own):
+def test_layers_of_a_point_stay_where_the_page_ranks_on_more_samples(page, analysed, own):
     """Of a visitor's own set a sweep ranks on one half, the page on all: the layers are the
     point's, and the slider then follows the criterion.
     """
     state, strip = analysed["state"], analysed["strip"]
-    shown = last(sweeps.run(desk, ["random"], ["none"], 2, 8, "kl", state, strip, *own))["sweep"]
-    row = sweeps._sweep(desk, shown).rows[-1]
+    shown = last(sweep.run(page, ["random"], ["none"], 2, 8, "kl", state, strip, own))["sweep"]
+    row = sweep.shown_rows(page, shown).rows[-1]
     monkey = replace(row, layers=(1, 4) if row.layers != (1, 4) else (1, 3))
-    desk.sweeps.put(shown["key"], replace(desk.sweeps.get(shown["key"]), rows=(monkey,)))
+    page.workspace.sweeps.put(
+        shown["key"], replace(page.workspace.sweeps.get(shown["key"]), rows=(monkey,))
+    )
     out = last(
-        sweeps.load(desk, shown, state, strip, None, *own, event={"data": ["random", "none", 2]})
+        sweep.load(page, shown, state, strip, None, own, event=event(data=["random", "none", 2]))
     )
     assert (
         out["strip"]["drop"] == list(monkey.layers)
@@ -335,38 +346,38 @@ def test_layers_of_a_point_stay_where_the_page_ranks_on_more_samples(desk, analy
         and "your own choice" in out["plan-line"]
     )
     out = last(
-        sweeps.load(
-            desk, shown, state, strip, None, *settings(), event={"data": ["random", "none", 2]}
+        sweep.load(
+            page, shown, state, strip, None, Settings(), event=event(data=["random", "none", 2])
         )
     )
     assert out["calibration"] == "auto"  # the files went meanwhile
 
 
-def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(desk, analysed, monkeypatch):
+def test_a_sweep_says_what_it_measures_on_and_what_is_too_much(page, analysed, monkeypatch):
     state, strip = analysed["state"], analysed["strip"]
     out = last(
-        sweeps.run(desk, ["svl"], ["none"], 1, 8, "kl", state, strip, *settings(max_new_tokens=4))
+        sweep.run(page, ["svl"], ["none"], 1, 8, "kl", state, strip, Settings(max_new_tokens=4))
     )
     assert "on this very image" in out["sweep-status"]
     assert (
-        sweeps.drawn(desk, out["sweep"], "accuracy")["sweep-measure"] == "agreement"
+        sweep.drawn(page, out["sweep"], "accuracy")["sweep-measure"] == "agreement"
     )  # nobody knows this image's answer
-    monkeypatch.setattr(desk, "limits", replace(desk.limits, sweep_points=3))
+    monkeypatch.setattr(page.workspace, "limits", replace(page.workspace.limits, sweep_points=3))
     with pytest.raises(gr.Error, match="4 pruned models"):
-        last(sweeps.run(desk, ["svl"], ["none", "scp"], 1, 8, "kl", state, strip, *settings()))
+        last(sweep.run(page, ["svl"], ["none", "scp"], 1, 8, "kl", state, strip, Settings()))
     for nothing in (([], ["none"]), (["svl"], [])):
         with pytest.raises(InputError, match="tick"):
-            next(sweeps.run(desk, *nothing, 1, 8, "kl", state, strip, *settings()))
+            next(sweep.run(page, *nothing, 1, 8, "kl", state, strip, Settings()))
     with pytest.raises(InputError, match="run the sweep"):
-        sweeps.written(desk, None, "csv", None)
+        sweep.write(page, None, "csv")
 
 
 def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path, monkeypatch):
-    desk = Desk(Models(tiny), frozenset({"tiny"}))
-    now = settings(calibration_size=3)
-    state = last(desk.analyse("tiny", path, "what?", None, None, *LINK, *now))["state"]
-    fit, measured, asked, said = sweeps.sides(
-        desk, state, calibration.Settings(calibration_size=3), 4, lambda item: None, None
+    page = page_of(tiny, {"tiny"})
+    now = Settings(calibration_size=3)
+    state = last(analyse(page, "tiny", path, "what?", None, None, *LINK, now))["state"]
+    fit, measured, asked, said = sweep.samples_for(
+        page, state, Settings(calibration_size=3), 4, QUIET
     )
     assert (
         not {s.key for s in fit} & {s.key for s in measured}
@@ -374,7 +385,7 @@ def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path
         and "4 other scenes" in said
     )
     assert [tiny.encode(one.image, one.question).key for one in asked] == [s.key for s in measured]
-    strip = last(desk.analyse("tiny", path, "what?", None, None, *LINK, *now))["strip"]
+    strip = last(analyse(page, "tiny", path, "what?", None, None, *LINK, now))["strip"]
     right = iter([1.0, 0.75, 0.25])
 
     def marked(lvlm, questions, **settings):
@@ -382,7 +393,7 @@ def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path
         return SimpleNamespace(accuracy=next(right))
 
     monkeypatch.setattr("svl_core.comparison.sweep.evaluate", marked)
-    out = last(sweeps.run(desk, ["svl"], ["none"], 2, 4, "accuracy", state, strip, *now))
+    out = last(sweep.run(page, ["svl"], ["none"], 2, 4, "accuracy", state, strip, now))
     curve = next(
         trace
         for trace in json.loads(out["plot-sweep"]["figure"])["data"]
@@ -391,38 +402,38 @@ def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path
     assert curve["y"] == [1.0, 0.75, 0.25] and "sweep-measure" not in out
 
 
-def test_the_map_of_this_image(desk, analysed, tiny):
+def test_the_map_of_this_image(page, analysed, tiny):
     state, strip = analysed["state"], {**analysed["strip"], "drop": [2]}
-    ask = ("samples", "loss", 1, state, strip, *settings(max_new_tokens=4))
+    ask = ("samples", "loss", 1, state, strip, Settings(max_new_tokens=4))
     assert (
-        ablations.at_once(desk, *ask)["plot-ablation"] is None
-        and ablations.at_once(desk, "world", "accuracy", 1, state, strip, *settings())[
+        ablation.show_known(page, *ask)["plot-ablation"] is None
+        and ablation.show_known(page, "world", "accuracy", 1, state, strip, Settings())[
             "ablation-measure"
         ]["value"]
         == "loss"
     )
-    out = last(ablations.run(desk, *ask))
-    found = ablate(tiny, [desk.analysis_of(state).sample], max_new_tokens=4)
+    out = last(ablation.run(page, *ask))
+    found = ablate(tiny, [page.workspace.analysis_of(state).sample], max_new_tokens=4)
     drawn = json.loads(out["plot-ablation"]["figure"])
     packed = drawn["data"][0]["z"]
     z = np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"]).reshape(-1, 6)
     assert np.allclose(z.T, found.token_matrix(0), atol=1e-3)
     assert json.loads(
-        ablations.drawn(desk, out["ablation-map"], "kl", 3, strip)["plot-ablation"]["figure"]
+        ablation.drawn(page, out["ablation-map"], "kl", 3, strip)["plot-ablation"]["figure"]
     )["data"][0]["customdata"][0][1][:2] == [1, 3]
-    assert ablations.load(strip, {"data": [3, 3]})["strip"]["drop"] == [3, 4]
+    assert ablation.load(page, strip, event(data=[3, 3]))["strip"]["drop"] == [3, 4]
     with pytest.raises(InputError, match="protected"):
-        ablations.load(strip, {"data": [0, 1]})
+        ablation.load(page, strip, event(data=[0, 1]))
 
 
-def test_evidence_runs_beside_the_answers(desk, analysed, own):
+def test_evidence_runs_beside_the_answers(page, analysed, own):
     """A sweep lets other work have the model between its rows, and only its own Stop ends it."""
 
     class Asked:
         session_hash = "one"
 
-    running = sweeps.run(
-        desk,
+    running = sweep.run(
+        page,
         ["svl"],
         ["none"],
         4,
@@ -430,7 +441,7 @@ def test_evidence_runs_beside_the_answers(desk, analysed, own):
         "kl",
         analysed["state"],
         analysed["strip"],
-        *own,
+        own,
         request=Asked,
     )
     for update in running:
@@ -438,12 +449,12 @@ def test_evidence_runs_beside_the_answers(desk, analysed, own):
             break
     assert (
         "of 6 layers gone"
-        in last(desk.compare(analysed["state"], analysed["strip"], None, *own, request=Asked))[
+        in last(compare(page, analysed["state"], analysed["strip"], None, own, request=Asked))[
             "metrics"
         ]
     )
-    assert desk.stop(Asked) == {"status": ""} and desk.jobs._events
-    desk.stop(Asked, EVIDENCE)
+    assert stop(page, Asked) == {"status": ""} and page.workspace.jobs._deadlines
+    stop(page, Asked, lane=EVIDENCE)
     assert (
         "pruned models measured" in (said := last(running)["sweep-status"])
         or "Stopped after" in said
@@ -459,7 +470,7 @@ def test_rows_are_kept_in_the_order_asked_for():
     )
     assert [
         r.drop
-        for r in sweeps.chosen(
+        for r in sweep.chosen(
             kept, {"criteria": ["svl"], "compensations": ["none"], "most": 4}
         ).rows
     ] == [1, 2]

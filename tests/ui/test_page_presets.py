@@ -7,46 +7,51 @@ from dataclasses import replace
 import gradio as gr
 import pytest
 from tiny import picture
-from updates import last, settings
+from updates import last
 
 import svl_core as svl
-from svl_core.ui.sections import calibration, presets
-from svl_core.ui.state import recipes
+from svl_core.ui.state import presets
 from svl_core.ui.state.settings import Settings
+from svl_core.ui.steps.answers.presets import choose
+from svl_core.ui.steps.evidence import calibration
+from svl_core.ui.wiring import stop_all
+from svl_core.ui.work.analysing import analyse
+from svl_core.ui.work.ranking import plan_changed, select
 
 
 @pytest.fixture
-def own(desk, tmp_path):
+def own(page, tmp_path):
     """Settings with three pictures as the visitor's own set."""
     paths = []
     for k in range(3):
         picture(seed=k + 1).save(tmp_path / f"own{k}.png")
         paths.append(str(tmp_path / f"own{k}.png"))
     return {
-        "own": calibration.brought(desk, paths, "what is in the top left?", None)["own"],
+        "own": calibration.bring(page, paths, "what is in the top left?", None)["own"],
         "calibration": "own",
     }
 
 
-def test_as_published_is_the_page_s_start(desk, analysed):
+def test_as_published_is_the_page_s_start(page, analysed):
     assert analysed["preset"] == "as-published" and "Short-LVLM" in analysed["preset-note"]
     other = last(
-        desk.select(
+        select(
+            page,
             analysed["state"],
             analysed["strip"],
             None,
-            *settings(criterion="shortgpt", strength=0.5, compensation="lstsq"),
+            Settings(criterion="shortgpt", strength=0.5, compensation="lstsq"),
         )
     )
     assert other["preset"] == "custom" and other["preset-note"] == ""
     back = last(
-        presets.choose(
-            desk,
+        choose(
+            page,
             "as-published",
             analysed["state"],
             other["strip"],
             None,
-            *settings(criterion="shortgpt", strength=0.5, compensation="lstsq", protect_ends=False),
+            Settings(criterion="shortgpt", strength=0.5, compensation="lstsq", protect_ends=False),
         )
     )
     assert (back["criterion"], back["compensation"], back["strength"], back["preset"]) == (
@@ -56,20 +61,21 @@ def test_as_published_is_the_page_s_start(desk, analysed):
         "as-published",
     ) and back["strip"]["ranking"][:4]
     assert (
-        desk.plan_changed(
+        plan_changed(
+            page,
             analysed["state"],
             {**analysed["strip"], "drop": analysed["strip"]["ranking"][-1:]},
-            *settings(),
+            Settings(),
         )["preset"]
         == "custom"
     )
 
 
-def test_best_lets_criteria_compete(desk, analysed, own, tiny):
+def test_best_lets_criteria_compete(page, analysed, own, tiny):
     """The same plan as the library's preset on the same samples."""
     strip = {**analysed["strip"], "drop": [1, 2]}
-    out = last(presets.choose(desk, "best", analysed["state"], strip, None, *settings(**own)))
-    samples = [tiny.encode(path, prompt) for path, prompt in desk.owned[own["own"]]]
+    out = last(choose(page, "best", analysed["state"], strip, None, Settings(**own)))
+    samples = [tiny.encode(path, prompt) for path, prompt in page.workspace.own_sets[own["own"]]]
     plan = svl.PRESETS["best"].fit(tiny, samples).plan(2)
     assert (
         out["strip"]["drop"] == list(plan.drop)
@@ -79,26 +85,27 @@ def test_best_lets_criteria_compete(desk, analysed, own, tiny):
     )
     assert svl.CRITERIA[plan.criterion].title in out["preset-note"]
     now = replace(Settings(**own), criterion=out["criterion"], compensation="refit")
-    assert recipes.current("tiny", frozenset(), now, out["strip"]) == "best"
+    assert presets.current("tiny", frozenset(), now, out["strip"]) == "best"
     assert (
-        recipes.current(
+        presets.current(
             "tiny", frozenset(), now, {**out["strip"], "drop": out["strip"]["ranking"][:1]}
         )
         == "custom"
     )
     assert (
-        recipes.current("tiny", frozenset(), replace(now, visual_share=0.5), out["strip"])
+        presets.current("tiny", frozenset(), replace(now, visual_share=0.5), out["strip"])
         == "custom"
     )
     ran, rank = (
         [],
-        desk.bench.rank,
+        page.workspace.backend.rank,
     )  # its link, its card and the next image find the ranking, and that it won
-    desk.bench.rank = lambda *args: ran.append(args) or rank(*args)
+    page.workspace.backend.rank = lambda *args: ran.append(args) or rank(*args)
     state = analysed["state"]
-    asked = settings(**own, criterion=out["criterion"], compensation="refit")
+    asked = Settings(**own, criterion=out["criterion"], compensation="refit")
     again = last(
-        desk.analyse(
+        analyse(
+            page,
             state["model"],
             state["path"],
             state["prompt"],
@@ -106,12 +113,13 @@ def test_best_lets_criteria_compete(desk, analysed, own, tiny):
             2,
             "",
             out["strip"]["drop"],
-            *asked,
+            asked,
         )
     )
     assert again["preset"] == "best" and again["strip"]["drop"] == out["strip"]["drop"] and not ran
     later = last(
-        desk.analyse(
+        analyse(
+            page,
             state["model"],
             state["path"],
             state["prompt"],
@@ -119,18 +127,16 @@ def test_best_lets_criteria_compete(desk, analysed, own, tiny):
             2,
             "",
             None,
-            *settings(**own, criterion="greedy-kl", compensation="refit"),
+            Settings(**own, criterion="greedy-kl", compensation="refit"),
         )
     )
     assert later["strip"]["rounds"] == 2 and not ran
 
 
-def test_best_needs_a_set(desk, analysed):
+def test_best_needs_a_set(page, analysed):
     updates = []
     with pytest.raises(gr.Error, match="at least two"):
-        for update in presets.choose(
-            desk, "best", analysed["state"], analysed["strip"], None, *settings()
-        ):
+        for update in choose(page, "best", analysed["state"], analysed["strip"], None, Settings()):
             updates.append(update)
     back = next(update for update in reversed(updates) if "preset" in update)
     assert (
@@ -140,14 +146,12 @@ def test_best_needs_a_set(desk, analysed):
     )
 
 
-def test_best_is_cancelled(desk, analysed, own):
-    running = presets.choose(
-        desk, "best", analysed["state"], analysed["strip"], None, *settings(**own)
-    )
+def test_best_is_cancelled(page, analysed, own):
+    running = choose(page, "best", analysed["state"], analysed["strip"], None, Settings(**own))
     for update in running:
         if "status" in update:
-            desk.stop_all()
-            desk.jobs.cancel(next(iter(desk.jobs._events)))
+            stop_all(page)
+            page.workspace.jobs.cancel(next(iter(page.workspace.jobs._deadlines)))
             break
     left = last(running)
     assert (

@@ -1,14 +1,13 @@
 """Markup: escaping, word differences, verdicts and the strip's value."""
 
 import re
-from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
 
 from svl_core.errors import InputError
 from svl_core.ui import views
-from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.settings import ACCEPTED, Settings
 from svl_core.ui.state.strip import follows_ranking, in_words, strip_value
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
@@ -48,9 +47,9 @@ def test_differing_words_mark_the_first_and_underline_the_rest():
 
 
 def fake(full, pruned):
-    side = lambda text: SimpleNamespace(
-        text=text, prefill_ms=20.0, per_token_ms=None, shared_ms=None
-    )  # noqa: E731
+    def side(text):
+        return SimpleNamespace(text=text, prefill_ms=20.0, per_token_ms=None, shared_ms=None)
+
     return SimpleNamespace(
         full=side(full),
         pruned=side(pruned),
@@ -98,37 +97,17 @@ def test_strip_value_and_words():
 
 
 def test_settings_are_checked():
-    assert Settings.of([None] * len(fields(Settings))) == Settings()
-    assert (
-        Settings.of(
-            [
-                False,
-                3.0,
-                0.5,
-                0.2,
-                "mass",
-                1,
-                "given",
-                "all",
-                "shortgpt",
-                0,
-                "none",
-                8.0,
-                2,
-                1,
-                12,
-                0.5,
-                "this",
-                8.0,
-                "",
-            ]
-        ).rank
-        == 8
+    assert Settings.of(**dict.fromkeys(ACCEPTED)) == Settings()
+    moved = Settings.of(
+        all_layers=False, layer=3.0, top_p_mode="mass", protect_ends=0, rank=8.0, strength=2
     )
+    assert moved.rank == 8 and moved.layer == 3 and moved.protect_ends is False
     with pytest.raises(InputError, match="top-p"):
         Settings(top_p=0)
     with pytest.raises(InputError, match="answer length"):
         Settings(max_new_tokens=0)
+    with pytest.raises(InputError, match="correct it"):
+        Settings.of(mode="mass")
 
 
 def test_thousands_of_tokens_are_shown_by_their_importance():

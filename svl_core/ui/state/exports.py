@@ -9,189 +9,228 @@ import html
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import parse_qsl, urlencode
 
 import svl_core as svl
+from svl_core.errors import InputError
 from svl_core.figures import runs_of
-from svl_core.ui.state import grounds
-from svl_core.ui.state.settings import Settings
+from svl_core.pruning.plan_file import RENAMED, SOURCES, saved_plan
+from svl_core.recipe import DEMO, OPTIONS, OWN, TARGETS, THIS, Recipe
+from svl_core.service.calibration import CalibrationSources
+from svl_core.ui.state.settings import ACCEPTED, DEFAULTS, PLAN, Settings
 from svl_core.ui.state.strip import ranked_by
 
+LIBRARIES = ("torch", "transformers", "plotly", "gradio")
+LINKED_SOURCES = (THIS, DEMO)  # besides the default; a visitor's files stay behind
 
-def query(state: Mapping, strip: Mapping, now: Settings) -> str:
+IMPORTS = {
+    THIS: "",
+    DEMO: "from svl_core.demo.questions import calibration",
+    OWN: "from svl_core.comparison.calibration import encode_all, read_calibration",
+}
+"""What the code imports for a calibration source."""
+
+
+# -------------------------------------------------------------------------------- the link
+def query(state: Mapping, strip: Mapping, settings: Settings) -> str:
     """The page's whole state as an address's query: model, scene, prompt, plan and every setting
     that is not the default.
     """
-    kept = {
+    asked = {
         "model": state["model"],
         "prompt": state["prompt"],
         "image": state.get("origin") or "",
         "drop": ",".join(map(str, strip["drop"])) or "none",
     }
-    default = Settings()
-    for field in fields(Settings):
-        value = getattr(now, field.name)
-        if field.name == "own" or value == grounds.OWN:  # a visitor's files stay behind
-            continue
-        if value != getattr(default, field.name):
-            kept[field.name] = int(value) if isinstance(value, bool) else value
-    return urlencode({k: v for k, v in kept.items() if v != ""})
+    for name in linked_settings():
+        value = getattr(settings, name)
+        if value not in (getattr(DEFAULTS, name), OWN):
+            asked[name] = as_text(value)
+    return urlencode({name: value for name, value in asked.items() if value != ""})
+
+
+def linked_settings() -> list[str]:
+    """The settings that a link carries: not what its plan says, nor a visitor's files."""
+    return [name for name in ACCEPTED if name not in (*PLAN, "own")]
+
+
+def as_text(value: object) -> str:
+    """A setting's value as `Option.parsed` reads it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(int(value))
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def read_query(text: str) -> dict:
     """The inverse of `query`: {"model", "prompt", "image", "drop": [int] | None, "settings":
     {...}}; what is malformed is left out.
     """
-    found = dict(parse_qsl(text))
-    out: dict = {k: found[k] for k in ("model", "prompt", "image") if k in found}
-    if "drop" in found:
-        out["drop"] = [int(k) for k in found["drop"].split(",") if k.isdecimal()]
+    asked = _renamed(dict(parse_qsl(text)))
+    read: dict = {name: asked[name] for name in ("model", "prompt", "image") if name in asked}
+    if "drop" in asked:
+        read["drop"] = [int(layer) for layer in asked["drop"].split(",") if layer.isdecimal()]
     settings = {}
-    for field in fields(Settings):
-        if field.name in found and field.name != "own":
-            kind = type(field.default)
+    for name in linked_settings():
+        if name in asked:
             try:
-                settings[field.name] = (
-                    bool(int(found[field.name])) if kind is bool else kind(found[field.name])
-                )
+                settings[name] = ACCEPTED[name].parsed(asked[name])
                 Settings(**settings)
-            except ValueError:
-                settings.pop(field.name, None)
-    for name, valid in (
-        ("criterion", svl.CRITERIA),
-        ("compensation", svl.COMPENSATIONS),
-        ("calibration", (grounds.THIS, grounds.BUNDLED)),
-    ):
-        if settings.get(name) not in valid:
+            except InputError:
+                settings.pop(name, None)
+    offered = {
+        "criterion": svl.CRITERIA,
+        "compensation": svl.COMPENSATIONS,
+        "calibration": LINKED_SOURCES,
+    }
+    for name, names in offered.items():
+        if settings.get(name) not in names:
             settings.pop(name, None)
-    return out | {"settings": settings}
+    return read | {"settings": settings}
 
 
-def snippet(state: Mapping, strip: Mapping, now: Settings, used: grounds.Basis) -> str:
+def _renamed(asked: Mapping[str, str]) -> dict[str, str]:
+    """A link's entries, those of older links under their present names."""
+    entries = {RENAMED.get(name, name): value for name, value in asked.items()}
+    if "attention_target" in entries:
+        both = entries.pop("attention_target") == "1"
+        entries.setdefault("targets", ",".join(TARGETS if both else TARGETS[:1]))
+    if "calibration" in entries:
+        source = entries["calibration"]
+        entries["calibration"] = SOURCES.get(source, source)
+    return entries
+
+
+# -------------------------------------------------------------------------------- the code
+def snippet(state: Mapping, strip: Mapping, settings: Settings, sources: CalibrationSources) -> str:
     """Python that repeats the page's plan and answer."""
-    sets = {
-        grounds.THIS: "[sample]",
-        grounds.BUNDLED: (
-            f"[lvlm.encode(*pair) for pair in calibration({now.calibration_size}, {grounds.SEED})]"
-        ),
-        grounds.OWN: (
-            'encode_all(lvlm, read_calibration("calibration/"))  # your images, or a .jsonl'
-        ),
-    }
-    ranks, fits = ranked_by(strip) != "manual", now.compensation != "none" and bool(strip["drop"])
-    imports = {
-        grounds.THIS: "",
-        grounds.BUNDLED: "from svl_core.demo.questions import calibration",
-        grounds.OWN: "from svl_core.comparison.calibration import encode_all, read_calibration",
-    }
-    wanted = ([used.rank] if ranks else []) + ([used.fit] if fits else [])
+    ranks = ranked_by(strip) != "manual"
+    fits = settings.fits and bool(strip["drop"])
+    used = ([sources.rank] if ranks else []) + ([sources.fit] if fits else [])
+    imports = [IMPORTS[source] for source in dict.fromkeys(used)]
     alone, image = ("", '"image.png"') if state["path"] else (", text_only=True", "None")
     lines = [
         "import svl_core as svl",
-        *filter(None, dict.fromkeys(imports[each] for each in wanted)),
+        *filter(None, imports),
+        *(["from svl_core.analysis.ranking import rank_layers"] if ranks else []),
         "",
         f"lvlm = svl.load({state['model']!r}{alone})",
         f"sample = lvlm.encode({image}, {state['prompt']!r})",
-        f"top_p = svl.TopP({now.top_p!r}, {now.mode!r})",
+        f"recipe = {_recipe_code(strip, settings)}",
+        *_plan_code(strip, settings, sources, ranks),
+        *_prune_code(settings, sources, ranks, fits),
+        *_answer_code(settings),
     ]
-
-    def traced(name: str, which: str) -> list[str]:
-        return [
-            f"samples = {sets[which]}",
-            (
-                f"{name} = svl.trace(lvlm, samples,"
-                f" mlp={svl.COMPENSATIONS[now.compensation].needs_mlp})"
-            ),
-            (
-                f"importance = svl.importance({name}, causal_correction={now.causal_correction},"
-                f" text_self={now.text_self!r})"
-            ),
-        ]
-
-    if ranks:
-        runs = (
-            ", lvlm=lvlm, samples=samples"
-            if svl.CRITERIA[strip["criterion"]].needs == "model"
-            else ""
-        )
-        runs += f", rounds={strip['rounds']}" if strip.get("rounds") else ""
-        lines += traced("trace", used.rank)
-        lines.append(
-            f"plan = svl.plan(svl.redundancy(trace, importance, {strip['criterion']!r},"
-            f" top_p=top_p, protect_ends={now.protect_ends}{runs}), drop={len(strip['drop'])})  #"
-            f" layers {strip['drop']}"
-        )
-    else:
-        lines.append(f"plan = svl.manual_plan({strip['drop']}, lvlm.num_layers)")
-    if fits:
-        fitted = "trace" if ranks and used.fit == used.rank else "calibration_trace"
-        lines += [] if fitted == "trace" else traced(fitted, used.fit)
-        targets = '("mlp", "attention")' if now.attention_target else '("mlp",)'
-        lines.append(
-            f"pruned = svl.prune(lvlm, plan, {now.compensation!r}, {fitted}, importance,"
-            f" rank={now.rank}, strength={now.strength}, targets={targets}, top_p=top_p)"
-        )
-    else:
-        lines.append("pruned = svl.prune(lvlm, plan)")
-    asked, most = (
-        "sample",
-        ("" if now.max_new_tokens == 64 else f", max_new_tokens={now.max_new_tokens}"),
-    )
-    if now.visual_share < 1:
-        lines.append(
-            f"thinned = svl.keep_visual(lvlm, sample, {now.visual_share})  # its most important"
-            " visual tokens"
-        )
-        asked = "thinned"
-    lines.append(f"print(svl.answer(pruned, {asked}{most}).text)")
-    if not fits or svl.COMPENSATIONS[now.compensation].exportable:
+    if not fits or svl.COMPENSATIONS[settings.compensation].exportable:
         lines.append('pruned.save("pruned")  # a plain transformers checkpoint')
     return "\n".join(lines) + "\n"
 
 
-def plan_json(state: Mapping, strip: Mapping, now: Settings) -> str:
+def _recipe_code(strip: Mapping, settings: Settings) -> str:
+    """The recipe, with the fields that are not its defaults."""
+    recipe = settings.recipe.changed(criterion=strip["criterion"], rounds=strip.get("rounds"))
+    values = recipe.unusual()
+    return f"svl.Recipe({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+
+def _traced_code(name: str, source: str, settings: Settings) -> list[str]:
+    samples = {
+        THIS: "[sample]",
+        DEMO: "[lvlm.encode(*pair) for pair in"
+        f" calibration({settings.calibration_size}, {settings.seed})]",
+        OWN: 'encode_all(lvlm, read_calibration("calibration/"))  # your images, or a .jsonl',
+    }[source]
+    needs_mlp = svl.COMPENSATIONS[settings.compensation].needs_mlp
+    return [f"samples = {samples}", f"{name} = svl.trace(lvlm, samples, mlp={needs_mlp})"]
+
+
+def _plan_code(
+    strip: Mapping, settings: Settings, sources: CalibrationSources, ranks: bool
+) -> list[str]:
+    drop = strip["drop"]
+    if not ranks:
+        return [f"plan = svl.manual_plan({drop}, lvlm.num_layers)"]
+    runs_model = svl.CRITERIA[strip["criterion"]].needs == "model"
+    model = ", lvlm=lvlm, samples=samples" if runs_model else ""
+    return [
+        *_traced_code("trace", sources.rank, settings),
+        f"plan = svl.plan(rank_layers(recipe, trace{model}), drop={len(drop)})  # layers {drop}",
+    ]
+
+
+def _prune_code(
+    settings: Settings, sources: CalibrationSources, ranks: bool, fits: bool
+) -> list[str]:
+    if not fits:
+        return ["pruned = svl.prune(lvlm, plan)"]
+    fit = "trace" if ranks and sources.fit == sources.rank else "calibration_trace"
+    traced = [] if fit == "trace" else _traced_code(fit, sources.fit, settings)
+    return [*traced, f"pruned = svl.prune(lvlm, plan, recipe, {fit})"]
+
+
+def _answer_code(settings: Settings) -> list[str]:
+    asked, lines = "sample", []
+    if settings.visual_share < 1:
+        asked = "thinned"
+        thinned = f"svl.keep_visual(lvlm, sample, {settings.visual_share})"
+        lines.append(f"{asked} = {thinned}  # its most important visual tokens")
+    usual = settings.max_new_tokens == DEFAULTS.max_new_tokens
+    length = "" if usual else f", max_new_tokens={settings.max_new_tokens}"
+    return [*lines, f"print(svl.answer(pruned, {asked}{length}).text)"]
+
+
+# -------------------------------------------------------------------------------- the plan
+def plan_recipe(strip: Mapping, settings: Settings, sources: CalibrationSources) -> Recipe:
+    """The recipe of a plan: its criterion, and the set that compensation was fitted on."""
+    preset = strip.get("preset") or [None]
+    won = preset[1:] == list(strip["drop"])
+    return settings.recipe.changed(
+        criterion=ranked_by(strip),
+        calibration=sources.fit,
+        rounds=strip.get("rounds"),
+        preset=preset[0] if won else None,
+    )
+
+
+def plan_json(
+    state: Mapping, strip: Mapping, settings: Settings, sources: CalibrationSources
+) -> str:
     """The plan with its provenance, as `svl --from` reads it. seed: of the bundled set."""
     ids = strip["ids"]
-    return json.dumps(
-        {
-            "model": state["model"],
-            "layer_indices": "0-based, in the original model",
-            "num_layers": len(ids),
-            "drop": [ids[k] for k in strip["drop"]],
-            "keep": [ids[k] for k in range(len(ids)) if k not in strip["drop"]],
-            "criterion": ranked_by(strip),
-            "visual_share": now.visual_share,
-            "seed": grounds.SEED,
-            "settings": {f.name: getattr(now, f.name) for f in fields(Settings)},
-            "versions": versions(),
-        },
-        indent=2,
+    keep = [ids[layer] for layer in range(len(ids)) if layer not in strip["drop"]]
+    plan = saved_plan(
+        plan_recipe(strip, settings, sources),
+        [ids[layer] for layer in strip["drop"]],
+        keep,
+        model=state["model"],
+        layer_indices="0-based, in the original model",
+        num_layers=len(ids),
     )
+    return json.dumps({**plan, "versions": versions()}, indent=2)
 
 
 def mergekit(state: Mapping, strip: Mapping) -> str:
     """A mergekit passthrough recipe of the kept layers (layer_range: the end is excluded)."""
-    kept = [k for k in range(len(strip["ids"])) if k not in strip["drop"]]
+    ids = strip["ids"]
     lines = [
         "# Kept decoder layers, uncompensated; indices are 0-based and the end of a range is"
         " excluded."
     ]
-    lines += (
-        [
+    if state["model"] == "demo":
+        lines.append(
             '# The bundled model lies in no folder yet: svl.load("demo").save("demo") in Python'
             " makes one."
-        ]
-        if state["model"] == "demo"
-        else []
-    )
+        )
     lines.append("slices:")
-    for a, b in runs_of(kept):
+    kept = [layer for layer in range(len(ids)) if layer not in strip["drop"]]
+    for first, last in runs_of(kept):
         lines += [
             "  - sources:",
             f"      - model: {json.dumps(state['model'])}",
-            f"        layer_range: [{strip['ids'][a]}, {strip['ids'][b] + 1}]",
+            f"        layer_range: [{ids[first]}, {ids[last] + 1}]",
         ]
     return "\n".join([*lines, "merge_method: passthrough", "dtype: float32"]) + "\n"
 
@@ -200,100 +239,134 @@ def mergekit(state: Mapping, strip: Mapping) -> str:
 # figure
 @functools.cache
 def versions() -> dict[str, str]:
-    out = {"svl_core": svl.__version__, "python": sys.version.split()[0]}
-    for name in ("torch", "transformers", "plotly", "gradio"):
+    """The versions of this package, of Python and of what results depend on."""
+    installed = {"svl_core": svl.__version__, "python": sys.version.split()[0]}
+    for name in LIBRARIES:
         try:
-            out[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return out
+    return installed
 
 
-def in_words(state: Mapping, strip: Mapping, now: Settings, basis: str) -> dict[str, str]:
-    """What was done, for a reader who never saw the page. basis: what ranks and what is fitted on,
-    in a sentence.
+# ------------------------------------------------------------------------------ the report
+def in_words(state: Mapping, strip: Mapping, settings: Settings, sources: str) -> dict[str, str]:
+    """What was done, for a reader who never saw the page.
+
+    sources: what ranks and what is fitted on, in a sentence.
     """
-    ranked, row = ranked_by(strip), svl.COMPENSATIONS[now.compensation]
-    fit = (
-        [f"rank {now.rank}, strength {now.strength:g}"]
-        if now.compensation == "scp"
-        else [f"rank {now.rank}"]
-        if now.compensation == "bridge"
-        else []
-    )
-    fit += ["attention outputs edited too"] if now.attention_target and row.fitted else []
+    ranked = ranked_by(strip)
+    shares = "tokens" if settings.top_p_mode == "fraction" else "score"
+    corrected = ", corrected for causal masking" if settings.causal_correction else ""
+    looked_at = "mean of all layers" if settings.all_layers else f"layer {settings.layer}"
+    dropped = ", ".join(str(strip["ids"][layer]) for layer in strip["drop"])
+    by_hand = "nothing: the layers are chosen by hand"
     return {
         "Model": state["model"],
         "Prompt": state["prompt"],
-        "Dropped layers (0-based)": (
-            ", ".join(str(strip["ids"][k]) for k in strip["drop"]) or "none"
-        ),
-        "Ranked by": (
-            "nothing: the layers are chosen by hand"
-            if ranked == "manual"
-            else svl.CRITERIA[ranked].title
-        ),
-        "Compensation": ", ".join([row.title, *fit]) if strip["drop"] else "nothing to compensate",
-        "Samples": basis,
+        "Dropped layers (0-based)": dropped or "none",
+        "Ranked by": by_hand if ranked == "manual" else svl.CRITERIA[ranked].title,
+        "Compensation": _compensation_in_words(settings) if dropped else "nothing to compensate",
+        "Samples": sources,
         "Important tokens": (
-            f"top-p {now.top_p:g}, a share of the"
-            f" {'tokens' if now.mode == 'fraction' else 'score'}; visual and text tokens apart"
+            f"top-p {settings.top_p:g}, a share of the {shares}; visual and text tokens apart"
         ),
-        "Attention of text tokens": (
-            f"{now.text_self}{', corrected for causal masking' if now.causal_correction else ''}"
-        ),
-        "First and last layer": "protected" if now.protect_ends else "droppable",
-        "Visual tokens that the pruned model reads": f"{100 * now.visual_share:g} %",
-        "Answer length": f"at most {now.max_new_tokens} tokens",
-        "Importance drawn": "mean of all layers" if now.all_layers else f"layer {now.layer}",
+        "Attention of text tokens": f"{settings.text_self}{corrected}",
+        "First and last layer": "protected" if settings.protect_ends else "droppable",
+        "Visual tokens that the pruned model reads": f"{100 * settings.visual_share:g} %",
+        "Answer length": f"at most {settings.max_new_tokens} tokens",
+        "Importance drawn": looked_at,
     }
+
+
+def _compensation_in_words(settings: Settings) -> str:
+    """What closes the gap, with the settings that it reads."""
+    row = svl.COMPENSATIONS[settings.compensation]
+    words = [row.title]
+    for name in row.settings:
+        option, value = OPTIONS[name], getattr(settings, name)
+        label = option.label.removeprefix("the ")
+        if name == "targets":
+            words += ["attention outputs edited too"] if "attention" in value else []
+        elif option.kind is bool:
+            words += [label] if value else []
+        elif value is not None:
+            words.append(f"{label} {value if isinstance(value, str) else format(value, 'g')}")
+    return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure of the report.
+
+    reading: markup of the page's own. value: {"figure": JSON, "alt"} of a plotly figure, {"src",
+    "alt"} of a picture, or None where there is nothing to show. scale: markup of a picture's
+    colours.
+    """
+
+    heading: str
+    reading: str
+    value: Mapping | None
+    scale: str = ""
 
 
 def report(
     title: str,
     facts: Mapping[str, str],
-    picture: Mapping,
-    parts: Sequence[tuple[str, str, Mapping | None]],
+    sections: Sequence[Section],
     answers: str,
     plotly_js: str,
     css: str,
 ) -> str:
-    """One HTML file that needs nothing else. facts: of `in_words`; picture: {"heading", "reading",
-    "src", "alt", "scale"}; parts: (heading, reading, {"figure", "alt"}); `answers` is escaped
-    markup.
+    """One HTML file that needs nothing else.
+
+    facts: of `in_words`. answers: markup, escaped.
     """
-    figures, scripts = [], []
-    for number, (heading, reading, figure) in enumerate(parts):
-        if figure:
-            figures.append(
-                f'<section class="card"><h2>{html.escape(heading)}</h2><p'
-                f' class="read">{reading}</p><div id="f{number}" role="img"'
-                f' aria-label="{html.escape(figure["alt"])}"></div></section>'
-            )
-            drawn = figure["figure"].replace(
-                "</", "<\\/"
-            )  # a token named </script> must not end the script
-            scripts.append(
-                "{const"
-                f' f={drawn};f.layout.font.color=getComputedStyle(document.body).color;Plotly.newPlot("f{number}",f.data,f.layout,{{displayModeBar:false,responsive:true}})}}'
-            )
-    told = facts | {"Made with": ", ".join(f"{k} {v}" for k, v in versions().items())}
+    shown = [section for section in sections if section.value]
+    figures = [section for section in shown if "figure" in section.value]
+    pictures = "".join(_picture(section) for section in shown if "src" in section.value)
+    places = "".join(_place(number, section) for number, section in enumerate(figures))
+    scripts = ";".join(_script(number, section) for number, section in enumerate(figures))
+    made_with = ", ".join(f"{name} {number}" for name, number in versions().items())
     rows = "".join(
-        f"<tr><th scope='row'>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>"
-        for k, v in told.items()
-    )
-    image = (
-        f'<section class="card"><h2>{picture["heading"]}</h2><p'
-        f' class="read">{picture["reading"]}</p><img src="{picture["src"]}"'
-        f' alt="{html.escape(picture["alt"])}">{picture["scale"]}</section>'
-        if picture
-        else ""
+        f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(fact)}</td></tr>"
+        for name, fact in {**facts, "Made with": made_with}.items()
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"'
         f' content="width=device-width"><title>{html.escape(title)}</title><style>{css}</style>'
         f"<body><main><h1>{html.escape(title)}</h1><p"
-        f' class="lede">{html.escape(facts["Prompt"])}</p>{answers}{image}{"".join(figures)}'
+        f' class="lede">{html.escape(facts["Prompt"])}</p>{answers}{pictures}{places}'
         '<section class="card"><h2>What was done</h2><table class="facts'
-        f' done">{rows}</table></section></main><script>{plotly_js}</script><script>{";".join(scripts)}</script></body></html>'
+        f' done">{rows}</table></section></main><script>{plotly_js}</script>'
+        f"<script>{scripts}</script></body></html>"
+    )
+
+
+def _picture(section: Section) -> str:
+    source, alt = section.value["src"], html.escape(section.value["alt"])
+    return (
+        f'<section class="card"><h2>{html.escape(section.heading)}</h2><p'
+        f' class="read">{section.reading}</p><img src="{source}" alt="{alt}">'
+        f"{section.scale}</section>"
+    )
+
+
+def _place(number: int, section: Section) -> str:
+    """Where a plotly figure is drawn."""
+    alt = html.escape(section.value["alt"])
+    return (
+        f'<section class="card"><h2>{html.escape(section.heading)}</h2><p'
+        f' class="read">{section.reading}</p><div id="f{number}" role="img"'
+        f' aria-label="{alt}"></div></section>'
+    )
+
+
+def _script(number: int, section: Section) -> str:
+    # a token named </script> must not end the script
+    figure = section.value["figure"].replace("</", "<\\/")
+    return (
+        f"{{const f={figure};f.layout.font.color=getComputedStyle(document.body).color;"
+        f'Plotly.newPlot("f{number}",f.data,f.layout,'
+        "{displayModeBar:false,responsive:true})}"
     )

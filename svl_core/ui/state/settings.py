@@ -1,109 +1,104 @@
-"""The page's controls as one validated value."""
+"""The page's controls as one validated value: a `Recipe`, and what is only displayed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any
 
 from svl_core.errors import InputError
+from svl_core.recipe import AUTO, OPTIONS, TOKEN_SETS, Option, Recipe
+from svl_core.service.settings import VisitorSettings
 
-# The fields of `Settings` that make a pruned model: which layers go, and what closes the gap,
-# fitted on which samples.
-RECIPE = (
-    "criterion",
-    "protect_ends",
-    "top_p",
-    "mode",
-    "causal_correction",
-    "text_self",
-    "calibration",
-    "calibration_size",
-    "compensation",
-    "rank",
-    "strength",
-    "attention_target",
-    "visual_share",
-)
+DISPLAY = "what the page shows"
+MOST_SCENES = 4096  # samples of the bundled set that a link may ask for
+
+PLAN = ("drop", "layers", "preset")
+"""Fields of a recipe that the page's strip holds, not its controls."""
+
+
+def _displayed(default: Any, label: str, help: str, **more: Any) -> Any:
+    """A field of `Settings` that no pruned model depends on, with what `Option` says of it."""
+    metadata = {"label": label, "help": help, "group": DISPLAY, **more}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the controls say; the order of the fields is the order in which the page hands them
-    over.
+class Settings(VisitorSettings):
+    """What the controls say.
+
+    The fields of `Recipe`, of which the page begins with its own defaults, and those that only
+    change what is displayed. Raises InputError for a value that is not accepted.
     """
 
-    all_layers: bool = True  # importance averaged over layers, else of `layer` alone
-    layer: int = 0
-    opacity: float = 0.55
-    top_p: float = 0.5
-    mode: str = "fraction"
-    causal_correction: bool = False
-    text_self: str = "received"
-    token_set: str = "important"  # of the similarity heatmap
-    criterion: str = "svl"
-    protect_ends: bool = True
     compensation: str = "scp"
-    rank: int = 4
-    strength: float = 1.0
-    attention_target: bool = False
-    max_new_tokens: int = 64
-    visual_share: float = 1.0  # of the visual tokens, that the pruned model reads
-    calibration: str = "auto"  # one of `grounds.SOURCES`
-    calibration_size: int = 32  # samples of the bundled set
-    own: str = ""  # digest of the visitor's own set, "" without one
+    calibration: str = AUTO
+    calibration_size: int = 32
+    seed: int = 7
+
+    all_layers: bool = _displayed(
+        True, "the average over layers", "importance averaged over the layers, else of one alone"
+    )
+    layer: int = _displayed(0, "the layer", "the layer whose importance is shown", low=0)
+    opacity: float = _displayed(
+        0.55, "the opacity", "of the importance over the image", low=0, high=1
+    )
+    token_set: str = _displayed(
+        "important", "the token set", "tokens of the similarity heatmap", choices=TOKEN_SETS
+    )
+    max_new_tokens: int = _displayed(
+        64, "the answer length", "tokens of an answer, at most", low=1, high=512
+    )
+    own: str = _displayed("", "the visitor's set", "digest of the visitor's own files, if any")
 
     def __post_init__(self) -> None:
-        if not 0 < self.top_p <= 1:
+        super().__post_init__()
+        for name, option in DISPLAYED.items():
+            object.__setattr__(self, name, option.checked(getattr(self, name)))
+        if self.calibration_size > MOST_SCENES:
             raise InputError(
-                f"Found a top-p of {self.top_p}; expected a share above 0 and at most 1; move the"
-                " top-p slider."
-            )
-        if not 0 < self.visual_share <= 1:
-            raise InputError(
-                f"Found a share of {self.visual_share} of the visual tokens; expected one above 0"
-                " and at most 1; move its slider."
-            )
-        if not 1 <= self.calibration_size <= 4096:
-            raise InputError(
-                f"Found {self.calibration_size} samples of the bundled set; expected 1 to 4096;"
-                " move the slider."
-            )
-        if not 1 <= self.max_new_tokens <= 512:
-            raise InputError(
-                f"Found an answer length of {self.max_new_tokens} tokens; expected 1 to 512; change"
-                " the answer length."
+                f"Found {self.calibration_size} samples of the bundled set; expected 1 to"
+                f" {MOST_SCENES}; move the slider."
             )
 
     @classmethod
-    def of(cls, values) -> Settings:
-        """From the controls' values in field order; numbers arrive as the browser sends them."""
-        made = {}
-        for field, value in zip(fields(cls), values, strict=True):
-            kind = type(field.default)
-            made[field.name] = (
-                field.default if value is None else value if kind is str else kind(value)
+    def of(cls, **values: Any) -> Settings:
+        """Settings of the given fields; None stands for a field's default.
+
+        Raises InputError for a name that is no field.
+        """
+        unknown = [name for name in values if name not in ACCEPTED]
+        if unknown:
+            raise InputError(
+                f"Found the setting {unknown[0]!r}; expected one of {', '.join(ACCEPTED)};"
+                " correct it."
             )
-        return cls(**made)
+        return cls(**{name: value for name, value in values.items() if value is not None})
+
+    def changed(self, **values: Any) -> Settings:
+        """The same settings with other values of some fields. Raises InputError."""
+        return replace(self, **values)
 
     @property
-    def key_importance(self) -> tuple:
-        return self.causal_correction, self.text_self
+    def recipe(self) -> Recipe:
+        """What of the settings makes a pruned model."""
+        return Recipe(**self.values())
 
-    @property
-    def key_tokens(self) -> tuple:
-        return *self.key_importance, self.top_p, self.mode
 
-    @property
-    def key_prune(self) -> tuple:
-        return (
-            *self.key_tokens,
-            self.compensation,
-            self.rank,
-            self.strength,
-            self.attention_target,
-            self.visual_share,
-            *self.key_fit,
+DISPLAYED: Mapping[str, Option] = MappingProxyType(
+    {
+        shown.name: Option(
+            name=shown.name, kind=type(shown.default), default=shown.default, **shown.metadata
         )
+        for shown in fields(Settings)
+        if shown.name not in OPTIONS
+    }
+)
+"""What each field that is only displayed accepts, by its name."""
 
-    @property
-    def key_fit(self) -> tuple:
-        return self.calibration, self.calibration_size, self.own
+ACCEPTED: Mapping[str, Option] = MappingProxyType({**OPTIONS, **DISPLAYED})
+"""What each field of `Settings` accepts, by its name."""
+
+DEFAULTS = Settings()
+"""The settings that the page begins with."""

@@ -1,0 +1,334 @@
+"""Where models compute: `LocalBackend` does it in this process, one request at a time.
+
+`zero_gpu.ZeroGpuBackend` borrows a GPU for each request. Arguments and results are values of the
+line (samples, plans, traces, comparisons), so that either backend can take them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import svl_core as svl
+from svl_core.analysis.ranking import importance_of
+from svl_core.lvlm.stopping import stoppable
+from svl_core.progress import QUIET, Run
+from svl_core.recipe import Recipe
+from svl_core.service import calibration
+from svl_core.service.derived import recipe_of
+from svl_core.service.limits import HOME, Limits
+from svl_core.service.stores import BoundedStore, Models, set_key
+from svl_core.service.tasks import BEAT, in_percent
+
+Show = Callable[[Sequence, Sequence[int]], None]
+"""Called with the answers of (full, pruned) and the indices of those that still grow."""
+
+SET_TRACES = 4  # traces of sets of samples that are stored
+YIELD_S = 0.001  # a lock let go and taken again at once reaches nobody else
+
+
+def show_nothing(answers: Sequence, growing: Sequence[int]) -> None:
+    """Nobody watches the answers grow."""
+
+
+class LocalBackend:
+    """Work with a model's weights, in this process.
+
+    Every method takes the model's name, raises Cancelled once its `run` is cancelled, even within a
+    forward pass, and changes no model.
+    """
+
+    def __init__(self, models: Models, limits: Limits = HOME) -> None:
+        self.models, self.limits = models, limits
+        self.set_traces = BoundedStore(SET_TRACES, 2 * calibration.MOST_BYTES)
+
+    # ------------------------------------------------------------------ what pages ask for
+    def trace(self, name: str, sample: svl.Sample, run: Run = QUIET) -> svl.Trace:
+        """One forward pass over one sample."""
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            return svl.trace(lvlm, [_on_device(lvlm, sample)], run=in_percent(run, "Analysing"))
+
+    def traced(
+        self, name: str, samples: Sequence[svl.Sample], mlp: bool, run: Run = QUIET
+    ) -> svl.Trace:
+        """The trace of a set of samples, stored for the next one who asks.
+
+        mlp: whether with what compensations that fit the MLP need.
+        """
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            return self._traced(name, lvlm, samples, mlp, run)
+
+    def rank(
+        self,
+        name: str,
+        samples: Sequence[svl.Sample],
+        trace: svl.Trace,
+        recipe: Recipe,
+        run: Run = QUIET,
+    ) -> svl.LayerScores:
+        """The layers by the recipe's criterion, one that runs the model.
+
+        samples: those that the model is run on, the first of the traced ones.
+        """
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            return svl.redundancy(
+                trace,
+                None,
+                recipe.criterion,
+                protect_ends=recipe.protect_ends,
+                seed=recipe.seed,
+                lvlm=lvlm,
+                samples=_all_on_device(lvlm, samples),
+                rounds=recipe.rounds,
+                run=in_percent(run, svl.CRITERIA[recipe.criterion].title),
+            )
+
+    def choose(
+        self,
+        name: str,
+        preset: str,
+        samples: Sequence[svl.Sample],
+        plans: Sequence[svl.DropPlan],
+        run: Run = QUIET,
+    ) -> svl.DropPlan:
+        """Which plan leaves the answers nearest once compensated as the preset says."""
+        from svl_core.comparison.selection import choose_plan
+
+        lvlm, recipe = self._lvlm(name), svl.PRESETS[preset].recipe
+        needs_mlp = svl.COMPENSATIONS[recipe.compensation].needs_mlp
+        with self._turn(run, lvlm):
+            return choose_plan(
+                lvlm,
+                plans,
+                recipe,
+                _all_on_device(lvlm, samples),
+                traced=self._traced(name, lvlm, samples, needs_mlp, run),
+                run=in_percent(run, "Trying the plans"),
+            )
+
+    def sweep(
+        self,
+        name: str,
+        measured: Sequence[svl.Sample],
+        fit: Sequence[svl.Sample],
+        recipe: Recipe,
+        options: Mapping[str, Any],
+        each: Callable[[Any], None],
+        run: Run = QUIET,
+    ) -> Any:
+        """`comparison.sweep.sweep` with `options`; others may use the models between its rows.
+
+        recipe: the settings that all rows share.
+        each: called with the sweep so far after every row.
+        """
+        from svl_core.comparison.sweep import sweep
+
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            return sweep(
+                lvlm,
+                _all_on_device(lvlm, measured),
+                _all_on_device(lvlm, fit),
+                recipe_of(recipe),
+                each=each,
+                run=self._giving_way(run),
+                **options,
+            )
+
+    def ablate(
+        self,
+        name: str,
+        samples: Sequence[svl.Sample],
+        options: Mapping[str, Any],
+        run: Run = QUIET,
+    ) -> Any:
+        """`comparison.ablation.ablate` with `options`; others may use the models between its
+        blocks.
+        """
+        from svl_core.comparison.ablation import ablate
+
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            samples = _all_on_device(lvlm, samples)
+            return ablate(lvlm, samples, run=self._giving_way(run), **options)
+
+    def compare(
+        self,
+        name: str,
+        sample: svl.Sample,
+        plan: svl.DropPlan,
+        recipe: Recipe,
+        fit: Sequence[svl.Sample],
+        max_new_tokens: int,
+        show: Show = show_nothing,
+        run: Run = QUIET,
+    ) -> tuple[svl.Comparison, svl.Trace | None]:
+        """Both models' answers and what separates them; and the pruned model's own trace (None:
+        nothing was dropped).
+
+        fit: what compensation is fitted on.
+        max_new_tokens: of each answer.
+        show: shown the answers as they grow.
+        """
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            sample = _on_device(lvlm, sample)
+            pruned = self._pruned(name, lvlm, fit, plan, recipe, run)
+            thinned = svl.keep_visual(lvlm, sample, recipe.visual_share)
+
+            def shown(answers: Sequence, growing: Sequence[int]) -> None:
+                show(answers, growing)
+                if not growing:
+                    run.report(None, "Measuring how far apart they are …")
+
+            with stoppable(pruned, run):
+                comparison = svl.compare(
+                    lvlm,
+                    pruned,
+                    sample,
+                    max_new_tokens=max_new_tokens,
+                    show=shown,
+                    pruned_sample=thinned,
+                    run=run.silent(),
+                )
+                trace = svl.trace(pruned, [sample], run=run.silent()) if plan.drop else None
+        return comparison, trace
+
+    def evaluate(
+        self,
+        name: str,
+        questions: Sequence,
+        plan: svl.DropPlan,
+        recipe: Recipe,
+        fit: Sequence[svl.Sample],
+        max_new_tokens: int,
+        run: Run = QUIET,
+    ):
+        """Marks of labelled questions: the full model's where nothing is dropped, else full and
+        pruned, paired.
+        """
+        from svl_core.comparison.evaluation import PairedEvaluation
+
+        def marks(model: svl.LVLM, what: str):
+            options = {"data": "scenes", "max_new_tokens": max_new_tokens}
+            return svl.evaluate(model, questions, run=in_percent(run, what), **options)
+
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            full = marks(lvlm, "Asking the full model")
+            if not plan.drop:
+                return full
+            pruned = self._pruned(name, lvlm, fit, plan, recipe, run)
+            with stoppable(pruned, run):
+                return PairedEvaluation(full, marks(pruned, "Asking the pruned model"))
+
+    def save(
+        self,
+        name: str,
+        plan: svl.DropPlan,
+        recipe: Recipe,
+        fit: Sequence[svl.Sample],
+        folder: Path,
+        run: Run = QUIET,
+    ) -> Path:
+        """Writes the pruned model as a checkpoint into a new folder."""
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            pruned = self._pruned(name, lvlm, fit, plan, recipe, run)
+            run.report(None, "Writing the checkpoint …")
+            return pruned.save(folder)
+
+    def relieve(self) -> None:
+        """Forgets everything that can be computed or loaded again."""
+        self.set_traces.clear()
+        self.models.shed()
+
+    # ------------------------------------------------------------------ the parts
+    def _giving_way(self, run: Run) -> Run:
+        """The same run, which lets others have the models each time it reports."""
+
+        def progress(share: float | None, what: str) -> None:
+            run.report(share, what)
+            self.models.busy.release()
+            time.sleep(YIELD_S)
+            while not self.models.busy.acquire(timeout=BEAT):
+                pass  # the turn is this thread's to give back, cancelled or not
+            run.check()
+
+        return replace(run, progress=progress, first=0.0, last=1.0)
+
+    def _lvlm(self, name: str) -> svl.LVLM:
+        return self.models.request(name).result()
+
+    @contextmanager
+    def _turn(self, run: Run, *lvlms: svl.LVLM) -> Iterator[None]:
+        """Waits for the models, but not past `run`; passes through `lvlms` then end with it."""
+        while not self.models.busy.acquire(timeout=BEAT):
+            run.check()
+        try:
+            with ExitStack() as stack:
+                for lvlm in lvlms:
+                    stack.enter_context(stoppable(lvlm, run))
+                yield
+        finally:
+            self.models.busy.release()
+
+    def _traced(
+        self,
+        name: str,
+        lvlm: svl.LVLM,
+        samples: Sequence[svl.Sample],
+        mlp: bool,
+        run: Run,
+    ) -> svl.Trace:
+        key = set_key(name, samples)
+        stored = self.set_traces.get(key)
+        if stored is not None and (stored.samples[0].mlp is not None or not mlp):
+            return stored
+        bytes_per_value = lvlm.dtype.itemsize
+        calibration.check_size(samples, lvlm.num_layers, lvlm.hidden_size, bytes_per_value, mlp)
+        what = "Reading the calibration set" if len(samples) > 1 else "Analysing"
+        samples = _all_on_device(lvlm, samples)
+        trace = svl.trace(lvlm, samples, mlp=mlp, run=in_percent(run, what))
+        self.set_traces.put(key, trace)
+        return trace
+
+    def _pruned(
+        self,
+        name: str,
+        lvlm: svl.LVLM,
+        fit: Sequence[svl.Sample],
+        plan: svl.DropPlan,
+        recipe: Recipe,
+        run: Run,
+    ) -> svl.LVLM:
+        if not plan.drop:
+            return svl.prune(lvlm, plan)
+        recipe = recipe_of(recipe)
+        if not recipe.fits:
+            return svl.prune(lvlm, plan, recipe)
+        needs_mlp = svl.COMPENSATIONS[recipe.compensation].needs_mlp
+        trace = self._traced(name, lvlm, fit, needs_mlp, run)
+        run.report(None, "Fitting the compensation …")
+        importance = importance_of(trace, recipe)
+        fitting = in_percent(run, "Fitting the compensation")
+        return svl.prune(lvlm, plan, recipe, trace, importance, run=fitting)
+
+
+def _on_device(lvlm: svl.LVLM, sample: svl.Sample) -> svl.Sample:
+    """`sample` with its inputs on the model's device."""
+    if all(value.device == lvlm.device for value in sample.inputs.values()):
+        return sample
+    inputs = {name: value.to(lvlm.device) for name, value in sample.inputs.items()}
+    return replace(sample, inputs=inputs)
+
+
+def _all_on_device(lvlm: svl.LVLM, samples: Sequence[svl.Sample]) -> list[svl.Sample]:
+    return [_on_device(lvlm, sample) for sample in samples]

@@ -1,0 +1,74 @@
+"""Rankings and importance that follow from a stored trace and a recipe, without running the model.
+
+Each is computed once for the settings that it depends on, and stored with the analysis.
+"""
+
+from __future__ import annotations
+
+import svl_core as svl
+from svl_core.analysis import ranking
+from svl_core.recipe import OPTIONS, Recipe
+from svl_core.service.stores import Analysis
+
+
+def recipe_of(settings: Recipe) -> Recipe:
+    """The plain recipe of the page's settings, which have fields beside it."""
+    return Recipe(**{name: getattr(settings, name) for name in OPTIONS})
+
+
+def importance_key(recipe: Recipe) -> tuple:
+    """The settings that importance depends on."""
+    return recipe.causal_correction, recipe.text_self
+
+
+def tokens_key(recipe: Recipe) -> tuple:
+    """The settings that the choice of important tokens depends on."""
+    return *importance_key(recipe), recipe.top_p, recipe.top_p_mode
+
+
+def importance_of(analysis: Analysis, recipe: Recipe) -> svl.TokenImportance:
+    """The importance of every token of the analysis's samples."""
+    return analysis.memoized(
+        ("importance", importance_key(recipe)),
+        lambda: ranking.importance_of(analysis.trace, recipe),
+    )
+
+
+def scores_key(criterion: str, recipe: Recipe) -> tuple:
+    """Under which a ranking is stored; criteria that run the model take no account of tokens."""
+    from_trace = svl.CRITERIA[criterion].needs == "trace"
+    tokens = tokens_key(recipe) if from_trace else ()
+    drawn = (recipe.seed,) if criterion == "random" else ()
+    return "scores", criterion, tokens, recipe.protect_ends, *drawn
+
+
+def scores_of(analysis: Analysis, recipe: Recipe, criterion: str) -> svl.LayerScores:
+    """The ranking by a criterion that needs the trace alone."""
+    return analysis.memoized(
+        scores_key(criterion, recipe),
+        lambda: svl.redundancy(
+            analysis.trace,
+            importance_of(analysis, recipe),
+            criterion,
+            top_p=ranking.top_p_of(recipe),
+            protect_ends=recipe.protect_ends,
+            seed=recipe.seed,
+        ),
+    )
+
+
+def ranking_key(
+    analysis: Analysis,
+    recipe: Recipe,
+    criterion: str,
+    rounds: int | None,
+    most: int | None,
+) -> tuple:
+    """Under which a ranking by a criterion that runs the model is stored.
+
+    rounds: of a greedy criterion, None for all.
+    most: samples that it saw, None for all.
+    """
+    first = () if most is None or most >= len(analysis.samples) else ("first", most)
+    limited = () if rounds is None else (rounds,)
+    return *scores_key(criterion, recipe), *first, *limited

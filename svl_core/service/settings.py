@@ -1,0 +1,28 @@
+"""What a visitor's request says: a recipe, and what the service must know beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svl_core.recipe import OPTIONS, Recipe
+
+CHOOSES_LAYERS = ("criterion", "rounds", "protect_ends", "drop", "layers", "preset")
+"""Fields of a recipe that change nothing in a pruned model whose layers are chosen."""
+
+
+@dataclass(frozen=True)
+class VisitorSettings(Recipe):
+    """A recipe with what a visitor asks for beside it; the page's settings have all of it.
+
+    max_new_tokens: of an answer, at most.
+    own: digest of the visitor's own calibration set, "" without one.
+    """
+
+    max_new_tokens: int = 64
+    own: str = ""
+
+    @property
+    def key_prune(self) -> tuple:
+        """What a pruned model depends on, once its layers are chosen."""
+        values = self.values()
+        return *(values[name] for name in OPTIONS if name not in CHOOSES_LAYERS), self.own

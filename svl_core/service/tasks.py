@@ -1,0 +1,237 @@
+"""Long work behind the page: one thread a task, updates out, cancellation in."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from svl_core.errors import Cancelled, InputError
+from svl_core.progress import Progress, Run
+from svl_core.service import heap
+
+BEAT = 0.25  # seconds between two signs of life, so that a closed tab or Stop is noticed
+
+Update = dict[str, object]
+Emit = Callable[[Update], None]
+Show = Callable[[str, float | None], Update]  # words and share done (0..1, None: unknown)
+
+
+class Deadline(threading.Event):
+    """A cancel event that also sets itself once its time is over, whether or not anybody still
+    waits for the work.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._until = time.monotonic() + seconds
+        self.replaced = False  # set for other work of the same kind, whose outcome counts
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() > self._until
+
+    def is_set(self) -> bool:
+        return super().is_set() or self.late
+
+    def wait(self, timeout: float | None = None) -> bool:
+        left = max(0.0, self._until - time.monotonic())
+        if timeout is not None:
+            left = min(left, timeout)
+        super().wait(None if left == math.inf else left)
+        return self.is_set()
+
+    def reason(self) -> Exception:
+        """What the one who waits is told once the event is set."""
+        if super().is_set() or not self.late:
+            stopped = Cancelled("Stopped.")
+            stopped.replaced = self.replaced
+            return stopped
+        return InputError(
+            f"Found a request that takes longer than {self.seconds:.0f} s, so it was stopped;"
+            " expected a shorter one; choose a smaller model, a smaller image or a shorter answer."
+        )
+
+
+def duration(seconds: float) -> str:
+    """In words, for a line that says how long something still takes."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+class Pace:
+    """How long a piece of work still takes, by the share of it that its time so far has done.
+
+    A share that falls begins another piece.
+    """
+
+    SURE_S = 2.0  # nothing is said before this time has gone by,
+    SURE_SHARE = 0.05  # and before this share of the work is done
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun_s, self._begun_share = 0.0, 0.0
+        self._last_share = math.inf
+
+    def left(self, share: float | None) -> float | None:
+        """Seconds left at a share 0..1 done (None: unknown), None while nobody can tell.
+
+        What was done before the first call does not count.
+        """
+        if share is None:
+            self._last_share = math.inf
+            return None
+        time_s = self._clock()
+        if share < self._last_share:
+            self._begun_s, self._begun_share = time_s, share
+        self._last_share = share
+        spent_s = time_s - self._begun_s
+        done = share - self._begun_share
+        sure = spent_s > self.SURE_S and done > self.SURE_SHARE
+        return spent_s * (1 - share) / done if sure and share < 1 else None
+
+
+def paced(progress: Progress, pace: Pace | None = None) -> Progress:
+    """`progress` with the time that is left behind its words, once the pace can be told."""
+    pace = pace or Pace()
+
+    def with_time_left(share: float | None, what: str = "") -> None:
+        left_s = pace.left(share)
+        if left_s is not None:
+            what = f"{what}; about {duration(left_s)} left"
+        progress(share, what)
+
+    return with_time_left
+
+
+def in_percent(run: Run, what: str) -> Run:
+    """The same run, of which "`what` … 40 %" is told in the place of its parts' own words."""
+
+    def progress(share: float | None, detail: str = "") -> None:
+        words = f"{what} …" if share is None else f"{what} … {100 * share:.0f} %"
+        run.report(share, words)
+
+    return replace(run, progress=progress, first=0.0, last=1.0)
+
+
+def _ignore(update: Update) -> None:
+    pass
+
+
+def as_data(text: str, share: float | None) -> Update:
+    """What a task does, for whoever draws it: {"doing": (words, share 0..1 or None)}."""
+    return {"doing": (text, share)}
+
+
+@dataclass(frozen=True)
+class Task(Run):
+    """A visitor's piece of work: a `Run` that also hands over updates before its result.
+
+    What it reports is an update too, with the time that is left behind its words.
+
+    emit: takes an update while the work goes on.
+    """
+
+    emit: Emit = _ignore
+
+    @classmethod
+    def of(cls, emit: Emit, cancel: Deadline, show: Show = as_data) -> Task:
+        """show: makes the update of what is reported: words, and the share done."""
+        return cls(cancel=cancel, emit=emit).showing(show)
+
+    def showing(self, show: Show) -> Task:
+        """The same task, whose reports are shown otherwise: a section's own place, say."""
+
+        def progress(share: float | None, what: str) -> None:
+            self.emit(show(what, share))
+
+        return replace(self, progress=paced(progress), first=0.0, last=1.0)
+
+
+class Jobs:
+    """The deadlines of every session's running tasks, so that Stop reaches only its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._deadlines: dict[str, set[Deadline]] = {}
+
+    def open(self, session: str, seconds: float = math.inf) -> Deadline:
+        """A new deadline of a session, to be closed once its task has ended."""
+        deadline = Deadline(seconds)
+        with self._lock:
+            self._deadlines.setdefault(session, set()).add(deadline)
+        return deadline
+
+    def close(self, session: str, deadline: Deadline) -> None:
+        """The task of a deadline has ended."""
+        with self._lock:
+            self._deadlines.get(session, set()).discard(deadline)
+            if not self._deadlines.get(session):
+                self._deadlines.pop(session, None)
+
+    def cancel(self, session: str, replaced: bool = False) -> int:
+        """Ask all tasks of a session to end, `replaced` by others or for good; returns how many."""
+        with self._lock:
+            deadlines = list(self._deadlines.get(session, ()))
+        for deadline in deadlines:
+            deadline.replaced = replaced
+            deadline.set()
+        return len(deadlines)
+
+
+def run(
+    work: Callable[[Task], object],
+    jobs: Jobs,
+    session: str,
+    seconds: float = math.inf,
+    show: Show = as_data,
+) -> Iterator[Any]:
+    """Runs `work(task)` in a thread; yields what it emits, None as a sign of life, its result last.
+
+    Closing this generator, or `jobs.cancel(session)`, cancels the task; the page is then free at
+    once: a `Cancelled` is raised here even where the work itself takes longer to notice.
+
+    jobs: where the task can be cancelled by its session.
+    seconds: after these it is cancelled, and an InputError says so.
+    show: makes the update of what the task reports.
+
+    Raises what the work raises.
+    """
+    deadline = jobs.open(session, seconds)
+    outcomes: queue.Queue = queue.Queue()
+    task = Task.of(lambda update: outcomes.put(("update", update)), deadline, show)
+
+    def body() -> None:
+        try:
+            outcomes.put(("done", work(task)))
+        except BaseException as error:  # handed to the caller, which raises it
+            outcomes.put(("error", error))
+        heap.give_back()
+
+    context = contextvars.copy_context()  # a lent GPU is charged to whose request this is
+    thread = threading.Thread(target=context.run, args=(body,), name="svl-task", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                kind, outcome = outcomes.get(timeout=BEAT)
+            except queue.Empty:
+                if deadline.is_set():
+                    raise deadline.reason() from None
+                yield None
+                continue
+            if kind == "error":
+                raise deadline.reason() if isinstance(outcome, Cancelled) else outcome
+            yield outcome
+            if kind == "done":
+                return
+            if deadline.is_set():
+                raise deadline.reason()
+    finally:
+        deadline.set()
+        jobs.close(session, deadline)

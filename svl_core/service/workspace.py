@@ -1,0 +1,389 @@
+"""`Workspace`: everything behind the page that works with models, for all its visitors.
+
+It knows analyses, calibration sets and rankings by what they are made of, and computes each once.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import svl_core as svl
+from svl_core.comparison.calibration import encode_all
+from svl_core.errors import InputError
+from svl_core.progress import QUIET, Run
+from svl_core.recipe import DEMO, OWN, THIS
+from svl_core.service import calibration, errors, presets, tasks
+from svl_core.service.calibration import CalibrationSources, sources_for
+from svl_core.service.deployment import choose_backend
+from svl_core.service.derived import ranking_key, recipe_of, scores_of
+from svl_core.service.limits import Limits
+from svl_core.service.settings import VisitorSettings
+from svl_core.service.stores import Analysis, BoundedStore, Models, set_key
+from svl_core.service.uploads import Holdings
+
+ANALYSES, ANALYSIS_BYTES = 48, 768 * 2**20  # stored for all sessions together
+SWEEPS = 16
+SETS = 4  # calibration sets, as encoded and as traced
+RANKING, EVIDENCE = "/ranking", "/evidence"  # lanes beside that of analysis and answers ("")
+LANES = ("", RANKING, EVIDENCE)
+POLL_S = 0.5  # how often the share of a load is told
+NAME_CHARS = 80  # of a file's name in a sentence
+
+
+class Workspace:
+    """The models, the stores that sessions share by content, and the work of all visitors.
+
+    models: those that are loaded, and the one that the page was started with.
+    scene_models: names of the models that know the bundled scenes, and are calibrated on them.
+    limits: what a visitor may ask for.
+    upload_folder: where uploaded files lie; only files below it are ever deleted.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        scene_models: frozenset[str],
+        limits: Limits,
+        upload_folder: Callable[[], str | Path],
+    ) -> None:
+        self.models, self.scene_models, self.limits = models, scene_models, limits
+        self.backend = choose_backend(models, limits)
+        self.jobs = tasks.Jobs()
+        self.analyses = BoundedStore(ANALYSES, ANALYSIS_BYTES)
+        self.sweeps = BoundedStore(SWEEPS)
+        self.traced_sets = BoundedStore(SETS, 4 * calibration.MOST_BYTES)
+        self.encoded_sets = BoundedStore(SETS, 2 * calibration.MOST_BYTES)
+        self.own_sets: dict[str, calibration.Pairs] = {}
+        """The visitors' own sets by digest."""
+        self.uploads = Holdings(self._forget, upload_folder)
+
+    # ------------------------------------------------------------------ models and images
+    def load_model(self, name: str, run: Run = QUIET) -> svl.LVLM:
+        """A model on offer, once it is loaded. Raises InputError, Cancelled."""
+        self.limits.check_model(name, self.models.first)
+        future = self.models.request(name)
+        title = "the bundled model" if name == "demo" else name
+        while not future.done():
+            share, what = self.models.loading.get(name, (None, ""))
+            run.step(share, f"Loading {title} … {what}".rstrip())
+            concurrent.futures.wait([future], POLL_S)
+        run.check()
+        return future.result()
+
+    def open_image(self, path: str):
+        """An image within the limits, as RGB. Raises InputError."""
+        if not Path(path).is_file():
+            raise InputError(
+                "Found that this picture is not on the server any more, which keeps it for the"
+                " visit only; expected one that is; choose it again."
+            )
+        return svl.open_image(
+            path, max_pixels=self.limits.image_pixels, max_bytes=self.limits.image_bytes
+        )
+
+    # ------------------------------------------------------------------ analyses
+    def analyse(self, name: str, path: str | None, prompt: str, run: Run = QUIET) -> Analysis:
+        """The stored analysis of an image and prompt, or a new one: one forward pass.
+
+        path: of the image, None for a prompt alone. Raises InputError, Cancelled.
+        """
+        if not path and name in self.scene_models:
+            raise InputError(
+                "Found no image; expected one; upload, paste or photograph an image, or pick an"
+                " example."
+            )
+        self.limits.check("prompt_chars", len(prompt or ""), "characters in the prompt")
+        lvlm = self.load_model(name, run)
+        run.report(0.05, "Reading the image …" if path else "Reading the prompt …")
+        sample = lvlm.encode(self.open_image(path) if path else None, prompt or "")
+        analysis = self.analyses.get((name, sample.key))
+        if analysis is None:
+            trace = self.backend.trace(name, sample, run)
+            analysis = Analysis(name, (sample,), trace, svl.importance(trace))
+            self.analyses.put((name, sample.key), analysis)
+        return analysis
+
+    def analysis_of(self, state: dict) -> Analysis:
+        """The session's analysis, computed anew where the store has dropped it."""
+        analysis = self.analyses.get((state["model"], state["key"]))
+        if analysis is None:
+            path, prompt = state["path"], state["prompt"]
+            analysis = self.analyse(state["model"], path, prompt, self._unwatched())
+        return analysis
+
+    def _unwatched(self) -> Run:
+        """Work that nobody watches, for as long as a request may take."""
+        return Run(cancel=tasks.Deadline(self.limits.request_s))
+
+    # ------------------------------------------------------------------ calibration sets
+    def sources(self, name: str, settings: VisitorSettings) -> CalibrationSources:
+        """What the settings rank and fit on for a model."""
+        return sources_for(name, self.scene_models, settings)
+
+    def samples(
+        self,
+        name: str,
+        source: str,
+        analysis: Analysis | None,
+        settings: VisitorSettings,
+        run: Run = QUIET,
+    ) -> tuple[svl.Sample, ...]:
+        """The samples of a calibration source (`THIS`, `DEMO` or `OWN`), encoded once.
+
+        analysis: the session's, for `THIS`. Raises InputError, Cancelled.
+        """
+        if source == THIS:
+            if analysis is None:
+                raise ValueError("Found no analysis for the source 'this'; expected the session's.")
+            return analysis.samples
+        own, count, seed = settings.own, settings.calibration_size, settings.seed
+        key = (name, source, own) if source == OWN else (name, source, count, seed)
+        samples = self.encoded_sets.get(key)
+        if samples is None:
+            pairs = self._own_pairs(own) if source == OWN else self._scenes(count, seed)
+            lvlm = self.load_model(name, run)
+            reading = tasks.in_percent(run, "Reading the samples")
+            samples = tuple(encode_all(lvlm, pairs, run=reading))
+            self.encoded_sets.put(key, samples)
+        return samples
+
+    def _scenes(self, count: int, seed: int) -> Sequence:
+        """(image, prompt) of the bundled set."""
+        from svl_core.demo.questions import calibration as scenes
+
+        self.limits.check("calibration_samples", count, "calibration samples")
+        return scenes(count, seed)
+
+    def _own_pairs(self, digest: str) -> Sequence:
+        """(image, prompt) of a visitor's own set. Raises InputError."""
+        files = self.own_sets.get(digest, ())
+        self.limits.check("calibration_samples", len(files), "calibration samples")
+        if not files:
+            raise InputError(
+                "Found none of your files any more; expected the set that was uploaded; upload it"
+                " again."
+            )
+        pairs, pixels = [], 0
+        for path, prompt in files:
+            what = "characters in a prompt of the set"
+            self.limits.check("prompt_chars", len(prompt), what)
+            image = self._image_of_set(path)
+            pixels += image.width * image.height
+            self.limits.check("set_pixels", pixels, "pixels or more in the images of the set")
+            pairs.append((image, prompt))
+        return pairs
+
+    def _image_of_set(self, path: str):
+        """`open_image`, whose error names the file."""
+        try:
+            return self.open_image(path)
+        except InputError as error:
+            reason = str(error)
+            raise InputError(
+                f"In the file {Path(path).name[:NAME_CHARS]!r}: {reason[:1].lower()}{reason[1:]}"
+            ) from error
+
+    def analysis_of_source(
+        self,
+        name: str,
+        source: str,
+        analysis: Analysis,
+        settings: VisitorSettings,
+        run: Run = QUIET,
+    ) -> Analysis:
+        """A calibration source, traced: the session's analysis itself, or that of a set."""
+        if source == THIS:
+            return analysis
+        samples = self.samples(name, source, analysis, settings, run)
+        key = set_key(name, samples)
+        traced = self.traced_sets.get(key)
+        if traced is None:
+            needs_mlp = svl.COMPENSATIONS[settings.compensation].needs_mlp
+            trace = self.backend.traced(name, samples, needs_mlp, run)
+            traced = Analysis(name, samples, trace, svl.importance(trace))
+            self.traced_sets.put(key, traced)
+        return traced
+
+    def ranking_analysis(self, state: dict, settings: VisitorSettings) -> Analysis:
+        """What the layers of the session's analysis are ranked on, computed anew where the store
+        has dropped it.
+        """
+        name = state["model"]
+        analysis = self.analysis_of(state)
+        source = self.sources(name, settings).rank
+        return self.analysis_of_source(name, source, analysis, settings, self._unwatched())
+
+    def evidence_source(self, state: dict, settings: VisitorSettings) -> str:
+        """The set that this image alone is compared with: the one that ranks, else the bundled one
+        or the visitor's own. Raises InputError where there is none.
+        """
+        source = self.sources(state["model"], settings).rank
+        if source != THIS:
+            return source
+        if state["model"] in self.scene_models:
+            return DEMO
+        if settings.own:
+            return OWN
+        raise InputError(
+            "Found no calibration set for this model; expected at least two samples; bring files of"
+            " your own under “Calibration set”."
+        )
+
+    # ------------------------------------------------------------------ rankings
+    def rank(
+        self,
+        analysis: Analysis,
+        settings: VisitorSettings,
+        run: Run = QUIET,
+        criterion: str | None = None,
+        rounds: int | None = None,
+        most: int | None = None,
+    ) -> svl.LayerScores:
+        """The ranking of the layers on `analysis`, running the model where the criterion needs it,
+        once for each content.
+
+        criterion: by default the settings'.
+        rounds: of a greedy criterion, all by default; a ranking of all rounds serves for fewer.
+        most: samples that a criterion which runs the model sees, all by default.
+        """
+        name = criterion or settings.criterion
+        scores = self.cached_ranking(analysis, settings, name, rounds, most)
+        if scores is None:
+            self.load_model(analysis.model, run)
+            recipe = recipe_of(settings).changed(criterion=name, rounds=rounds)
+            samples = analysis.samples[:most]
+            scores = self.backend.rank(analysis.model, samples, analysis.trace, recipe, run)
+            analysis.memo.put(ranking_key(analysis, settings, name, rounds, most), scores)
+        return scores
+
+    def cached_ranking(
+        self,
+        analysis: Analysis,
+        settings: VisitorSettings,
+        criterion: str,
+        rounds: int | None = None,
+        most: int | None = None,
+    ) -> svl.LayerScores | None:
+        """`rank` where the model need not run for it: the ranking follows from the trace, or is
+        stored, with as many rounds or with all of them. None where the model must run.
+        """
+        if svl.CRITERIA[criterion].needs != "model":
+            return scores_of(analysis, settings, criterion)
+        all_rounds = analysis.memo.get(ranking_key(analysis, settings, criterion, None, most))
+        return all_rounds or analysis.memo.get(
+            ranking_key(analysis, settings, criterion, rounds, most)
+        )
+
+    def contest(self, name: str, settings: VisitorSettings) -> svl.Preset | None:
+        """The preset whose criteria competed, if the settings are its; None for other settings."""
+        most = self.limits.calibration_samples
+        return presets.contested_preset(name, self.scene_models, settings, most)
+
+    def rank_for_count(
+        self, analysis: Analysis, settings: VisitorSettings, count: int, run: Run = QUIET
+    ) -> svl.LayerScores:
+        """`rank`, as far as a plan of `count` layers needs it.
+
+        Where the settings are a preset's whose criteria competed, a criterion that runs the model
+        does so on as few samples, and for as few rounds, as it competed with.
+        """
+        preset = self.contest(analysis.model, settings)
+        if preset is None:
+            return self.rank(analysis, settings, run)
+        return self.rank(analysis, settings, run, rounds=max(count, 1), most=preset.ranked_on)
+
+    # ------------------------------------------------------------------ settings and results
+    def checked_settings(self, settings: VisitorSettings) -> VisitorSettings:
+        """The page's settings, if their answer length is within the limits. Raises InputError."""
+        what = "tokens as the answer's length"
+        self.limits.check("new_tokens", settings.max_new_tokens, what)
+        return settings
+
+    def comparison_of(
+        self, state: dict | None, strip: dict | None, settings: VisitorSettings
+    ) -> svl.Comparison | None:
+        """The comparison that the page shows for this plan, None before the answers ran."""
+        if not state or not strip:
+            return None
+        return self.analysis_of(state).memo.get(_comparison_key(strip, settings))
+
+    def pruned_trace_of(
+        self, state: dict | None, strip: dict | None, settings: VisitorSettings
+    ) -> svl.Trace | None:
+        """The pruned model's own trace, None before the answers ran or where nothing is dropped."""
+        if not state or not strip:
+            return None
+        return self.analysis_of(state).memo.get(_pruned_trace_key(strip, settings))
+
+    def keep_comparison(
+        self,
+        analysis: Analysis,
+        strip: dict,
+        settings: VisitorSettings,
+        comparison: svl.Comparison,
+        pruned_trace: svl.Trace | None,
+    ) -> None:
+        """Stores what `backend.compare` found for a plan, for `comparison_of` and
+        `pruned_trace_of`.
+        """
+        analysis.memo.put(_comparison_key(strip, settings), comparison)
+        if pruned_trace is not None:
+            analysis.memo.put(_pruned_trace_key(strip, settings), pruned_trace)
+
+    # ------------------------------------------------------------------ sessions
+    def work(
+        self,
+        work: Callable[[tasks.Task], object],
+        session: str,
+        lane: str = "",
+        show: tasks.Show = tasks.as_data,
+    ) -> Iterator[Any]:
+        """`tasks.run` for a session, within the limit on a request's time.
+
+        lane: one of `LANES`; work of different lanes may run at the same time.
+        """
+        return tasks.run(work, self.jobs, session + lane, self.limits.request_s, show)
+
+    def stop(self, session: str, lane: str = "", replaced: bool = False) -> None:
+        """Ends a session's work of one lane. replaced: other work of that lane follows at once."""
+        self.jobs.cancel(session + lane, replaced)
+
+    def stop_all(self, session: str) -> None:
+        """Ends all of a session's work."""
+        for lane in LANES:
+            self.stop(session, lane)
+
+    def leave(self, session: str) -> None:
+        """A session ended: its work stops, and its files and analyses go."""
+        self.stop_all(session)
+        self.uploads.leave(session)
+
+    def relieve(self) -> None:
+        """Forgets everything that can be computed or loaded again."""
+        for store in (self.analyses, self.traced_sets, self.encoded_sets):
+            store.clear()
+        self.backend.relieve()
+        errors.free_memory()
+
+    def _forget(self, key: Hashable) -> None:
+        """What no session holds any more: an analysis, or a visitor's own set by its digest."""
+        self.analyses.drop(key)
+        self.sweeps.drop(key)
+        if isinstance(key, tuple) and len(key) == 2:
+            name, sample_key = key
+            self.backend.set_traces.drop((name, (sample_key,)))
+        if isinstance(key, str) and key in self.own_sets:
+            del self.own_sets[key]
+            for store in (self.encoded_sets, self.traced_sets, self.backend.set_traces):
+                store.clear()  # small: what belongs to others is made again
+
+
+def _comparison_key(strip: dict, settings: VisitorSettings) -> tuple:
+    return "comparison", tuple(strip["drop"]), settings.key_prune
+
+
+def _pruned_trace_key(strip: dict, settings: VisitorSettings) -> tuple:
+    return "after", tuple(strip["drop"]), settings.key_prune

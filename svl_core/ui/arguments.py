@@ -1,0 +1,112 @@
+"""The arguments of the page's endpoints, those that describe a recipe made from its fields."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+
+import svl_core as svl
+from svl_core.recipe import AUTO, COMPENSATION, DEMO, OPTIONS, RANKING, THIS
+from svl_core.ui.state.settings import DEFAULTS
+
+REQUIRED = inspect.Parameter.empty
+NAMES: Mapping[str, Collection[str]] = {
+    "criterion": [name for name, row in svl.CRITERIA.items() if row.needs != "layers"],
+    "compensation": list(svl.COMPENSATIONS),
+    "calibration": [AUTO, THIS, DEMO],  # nothing is read from the server's disk
+}
+"""What is accepted for a name, and offered as an enumeration."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of an endpoint.
+
+    name: as programs write it. kind: its type; gradio reads it. help: one line for the endpoint's
+    description. default: its value where it is left out, `REQUIRED` where it may not be.
+    """
+
+    name: str
+    kind: Any
+    help: str
+    default: Any = REQUIRED
+
+
+def of_recipe(name: str, default: Any = REQUIRED, help: str = "") -> Argument:
+    """The argument of a recipe's field, with what it accepts and its help.
+
+    default: by default the page's own.
+    """
+    option = OPTIONS[name]
+    value = getattr(DEFAULTS, name) if default is REQUIRED else default
+    kind = Literal[tuple(NAMES[name])] if name in NAMES else option.annotation
+    if option.nullable and value is not None:
+        kind = option.kind
+    return Argument(name, kind, help or option.help, list(value) if _is_many(value) else value)
+
+
+def _is_many(value: Any) -> bool:
+    return isinstance(value, tuple)
+
+
+IN_SWEEPS = ("criterion", "compensation", "drop", "layers", "preset")
+"""Fields that a sweep varies itself."""
+
+RANKS = tuple(name for name, option in OPTIONS.items() if option.group == RANKING)
+"""Fields that rank the layers."""
+FITS = (
+    *(name for name, option in OPTIONS.items() if option.group == COMPENSATION),
+    "calibration",
+    "calibration_size",
+)
+"""Fields of what is fitted, and on which samples."""
+
+
+def more(given: Sequence[Argument], *names: str) -> list[Argument]:
+    """`given`, and behind them the recipe's fields that are not among them."""
+    there = {argument.name for argument in given}
+    return [*given, *(of_recipe(name) for name in names if name not in there)]
+
+
+def endpoint(work: Callable, arguments: Sequence[Argument]) -> Callable:
+    """`work(given, request)` as a function that gradio publishes with these arguments.
+
+    given: the arguments' values by name. The description is the docstring of `work`, with a line
+    for each argument before what it returns.
+    """
+    parameters = [
+        inspect.Parameter(
+            argument.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=argument.default,
+            annotation=argument.kind,
+        )
+        for argument in arguments
+    ]
+    request = inspect.Parameter(
+        "request",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None,
+        annotation=gr.Request | None,
+    )
+    signature = inspect.Signature([*parameters, request], return_annotation=dict)
+
+    def published(*values, **named):
+        bound = signature.bind(*values, **named)
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        yield from work(given, given.pop("request"))
+
+    description, _, returned = inspect.getdoc(work).partition("Returns:")
+    lines = "\n".join(f"    {argument.name}: {argument.help}" for argument in arguments)
+    published.__name__ = work.__name__
+    published.__doc__ = f"{description}Parameters:\n{lines}\nReturns:{returned}"
+    published.__signature__ = signature
+    published.__annotations__ = {
+        parameter.name: parameter.annotation for parameter in signature.parameters.values()
+    } | {"return": dict}
+    return published

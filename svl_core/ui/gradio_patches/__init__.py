@@ -1,0 +1,33 @@
+"""Every place that reaches into gradio, beyond what it documents.
+
+One module a patch: what gradio does, why this page needs otherwise, how, and what would make the
+patch unnecessary; `apply` puts it in force. `tests/ui/test_gradio_patches.py` checks the thing of
+gradio that each relies on. This file imports no gradio: `stubs` must come before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GRADIO = "6.31"
+"""The minor version that all of them were tested on; pyproject.toml is bound to it."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """name: of the module here. relies_on: what of gradio must stay as it is."""
+
+    name: str
+    relies_on: str
+
+
+PATCHES = (
+    Patch("environment", "variables GRADIO_ANALYTICS_* read by gradio.queueing and .analytics"),
+    Patch("stubs", "inspect.getfile in gradio.component_meta, for classes of ComponentMeta"),
+    Patch("undecoded_images", "gr.Image.preprocess(self, payload) with payload.path"),
+    Patch("inputs", "Blocks.preprocess_data(block_fn, inputs, ...) before any file is fetched"),
+    Patch("skipped_outputs", "Blocks.postprocess_data(block_fn, predictions, state)"),
+    Patch("sessions", "state_holder.SessionState and StateHolder.session_data"),
+    Patch("upload_sets", "Blocks.upload_file_set within Blocks.temp_file_sets"),
+    Patch("update_marks", 'the mark "__type__" of updates'),
+)

@@ -1,0 +1,209 @@
+"""Step "ask": the image, the prompt, and scenes to begin with."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+
+import gradio as gr
+
+from svl_core.demo.scenes import PLACES
+from svl_core.errors import InputError
+from svl_core.ui import examples, headings, parts, texts, views
+from svl_core.ui.drawing import Update
+from svl_core.ui.errors import polite
+from svl_core.ui.wiring import QUICK, Page, picked
+from svl_core.ui.work.analysing import start_analysis
+from svl_core.ui.work.ranking import LATEST
+
+TITLE = "Ask about an image"
+LEDE = (
+    "Take an example, compose a scene of your own, or bring an image. Then press Analyze: one"
+    " forward pass is all the figures below need."
+)
+
+SCENE = ["image", "prompt", "truth", "chips", "composer", "photo-note", "origin"]
+"""What a scene writes."""
+DRAWS = 2**32  # seeds of scenes drawn at random
+THUMBNAIL = 160  # pixels of an example's side
+STYLES = [("Noto", "noto"), ("Twemoji", "twemoji")]
+GENERIC_QUESTIONS = (
+    "describe the picture.",
+    "what is in the center?",
+    "how many objects are there?",
+)
+
+# Taking an image away raises `input` with the image that was there; a moment later the page asks
+# for another, or does not.
+SHOWN = (
+    "async (image, model) => { await new Promise(done => setTimeout(done, 100)); return"
+    " [document.querySelector('#image button[aria-dropeffect]:not(.hidden)') ? null : image,"
+    " model]; }"
+)
+
+
+# ---------------------------------------------------------------------------------- layout
+def layout(page: Page) -> None:
+    scene, question, answer = examples.example(0)
+    fitting = examples.questions_on(scene)
+    page.add("truth", gr.State(fitting | {question: answer}))
+    page.add("origin", gr.State("example:0"))
+    headings.step(1, TITLE, LEDE)
+    with gr.Row(elem_classes="pair"):
+        with gr.Column(scale=4):
+            _lay_out_image(page, examples.items_of(scene))
+        with gr.Column(scale=5):
+            _lay_out_prompt(page, question, list(fitting))
+
+
+def _lay_out_image(page: Page, items: dict[str, str]) -> None:
+    image = gr.Image(
+        examples.example_image(0),
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard", "webcam"],
+        label="Image",
+        alt_text="The image you ask about",
+        height=360,
+        elem_id="image",
+        elem_classes="card",
+    )
+    page.add("image", image)
+    page.add("photo-note", parts.view("photo-note"))
+    page.add("new-scene", gr.Button("Draw a new scene at random", elem_id="new-scene"))
+    fold = "Compose a scene: pick objects and places"
+    with gr.Accordion(fold, open=False, elem_id="compose"):
+        composer = parts.composer("composer", examples.groups(), list(PLACES), items)
+        page.add("composer", composer)
+        style = gr.Radio(STYLES, value="noto", label="Drawing style", elem_id="style")
+        page.add("style", style)
+
+
+def _lay_out_prompt(page: Page, question: str, questions: list[str]) -> None:
+    prompt = gr.Textbox(
+        question,
+        label="Prompt",
+        placeholder="Ask about the image, for example: where is the cat?",
+        lines=2,
+        max_lines=6,
+        elem_id="prompt",
+        submit_btn=False,
+    )
+    page.add("prompt", prompt)
+    page.add("chips", parts.view("chips", views.chips(questions)))
+    page.add("analyze", gr.Button("Analyze", variant="primary", elem_id="analyze"))
+    parts.stale("stale", texts.STALE)
+    shown = [_thumbnail(number) for number in range(len(examples.EXAMPLES))]
+    page.add("examples", parts.view("examples", views.examples(shown)))
+
+
+def _thumbnail(number: int) -> tuple[str, str]:
+    """(image address, question) of an example."""
+    small = examples.example_image(number).resize((THUMBNAIL, THUMBNAIL))
+    return views.data_url(small), examples.example(number)[1]
+
+
+# ---------------------------------------------------------------------------------- events
+def wire(page: Page) -> None:
+    for asked in (page["analyze"].click, page["prompt"].submit, page["model"].input):
+        start_analysis(page, page.halt(asked).then)
+
+    example = page.on(page["examples"].pick, picked(pick_example, int), [], SCENE, **QUICK)
+    start_analysis(page, example.then)
+    start_analysis(page, page.on(page["new-scene"].click, new_scene, [], SCENE, **QUICK).then)
+    page.on(page["composer"].compose, compose, ["style"], SCENE, **LATEST)
+    page.on(page["style"].input, restyle, ["style", "composer"], SCENE, **QUICK)
+    page.on(
+        page["image"].input,
+        uploaded,
+        ["image", "model"],
+        ["image", "photo-note", "truth", "chips", "origin"],
+        js=SHOWN,
+        trigger_mode="multiple",
+        **QUICK,
+    )
+    question = page.on(page["chips"].pick, picked(pick_question, str), [], ["prompt"], **QUICK)
+    start_analysis(page, question.then)
+
+
+# -------------------------------------------------------------------------------- handlers
+def scene_update(origin: str) -> Update:
+    """A scene as the page's image, with questions that fit it and their answers."""
+    scene, question, answer = examples.from_origin(origin)
+    fitting = examples.questions_on(scene)
+    board = {
+        "groups": examples.groups(),
+        "places": list(PLACES),
+        "items": examples.items_of(scene),
+    }
+    update: Update = {
+        "image": examples.render(scene),
+        "truth": fitting | ({question: answer} if question else {}),
+        "chips": views.chips(list(fitting)),
+        "photo-note": "",
+        "origin": origin,
+        "composer": gr.update(value=board),
+    }
+    return update | {"prompt": question} if question else update
+
+
+def photo_update(page: Page, model: str) -> Update:
+    """What stands beside an image of the visitor's own."""
+    knows_scenes_only = model in page.workspace.scene_models
+    return {
+        "photo-note": views.note(texts.PHOTO_NOTE) if knows_scenes_only else "",
+        "truth": {},
+        "origin": "",
+        "chips": views.chips(GENERIC_QUESTIONS),
+    }
+
+
+def pick_example(page: Page, number: int) -> Update:
+    return scene_update(f"example:{number}")
+
+
+def pick_question(page: Page, text: str) -> Update:
+    return {"prompt": text}
+
+
+def new_scene(page: Page) -> Update:
+    return scene_update(f"draw:{secrets.randbelow(DRAWS)}")
+
+
+def compose(page: Page, style: str, event: gr.EventData) -> Update:
+    """The composer's places -> a scene."""
+    return composed(event.items, style)
+
+
+def restyle(page: Page, style: str, board: Mapping) -> Update:
+    """The composer's places in another drawing style."""
+    return composed(board["items"], style)
+
+
+def composed(items: Mapping[str, str], style: str) -> Update:
+    """The composer's places as a scene; an empty board leaves the page as it is."""
+    chosen = {int(place): name for place, name in items.items() if name}
+    if not chosen:
+        return {}
+    update = scene_update(examples.origin_of(chosen, style))
+    update.pop("composer")
+    return update
+
+
+def uploaded(
+    page: Page, path: str | None, model: str, request: gr.Request | None = None
+) -> Iterator[Update]:
+    """A new image of the visitor's own: checked at once, and taken away where it is none; the
+    bundled model's limits are said.
+    """
+    nothing: Update = {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
+    if not path:
+        yield nothing
+        return
+    page.hold_upload(path, request)
+    try:
+        page.workspace.open_image(path)
+    except InputError as error:
+        yield nothing | {"image": None}
+        raise polite(error) from error
+    yield photo_update(page, model)

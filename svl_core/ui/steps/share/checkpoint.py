@@ -1,0 +1,108 @@
+"""Fold of step "share": the pruned model as a plain transformers checkpoint to take home, where the
+operator allows it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+import svl_core as svl
+from svl_core.errors import InputError
+from svl_core.ui.drawing import Update
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.wiring import QUICK, STATUS, Page, session_of
+from svl_core.ui.work.answering import NOT_ANALYSED, fitted_on, plan_of
+from svl_core.ui.work.ranking import PLAN_IN
+
+DISK_FACTOR = 2.2  # the folder, and its zip beside it
+
+
+# ---------------------------------------------------------------------------------- layout
+def layout(page: Page) -> None:
+    allowed = page.workspace.limits.export
+    title = "Download the pruned checkpoint (zip)"
+    page.add("checkpoint", gr.Button(title, visible=allowed, elem_id="checkpoint"))
+    page.add("packed", gr.State(None))
+    file = gr.DownloadButton("Checkpoint", visible="hidden", elem_id="checkpoint-file")
+    page.add("checkpoint-file", file)
+
+
+# ---------------------------------------------------------------------------------- events
+def wire(page: Page) -> None:
+    # by way of a state: the button loses a file that a generator hands it before its last item
+    asked = page.halt(page["checkpoint"].click).then
+    options = {"trigger_mode": "multiple", **page.heavy}
+    packed = page.on(asked, write, PLAN_IN, [STATUS, "packed"], **options)
+    handed = page.on(packed.success, hand_over, ["packed"], ["checkpoint-file"], **QUICK)
+    page.download(handed, "checkpoint-file")
+
+
+# -------------------------------------------------------------------------------- handlers
+def hand_over(page: Page, path: str | None) -> Update:
+    return {"checkpoint-file": path}
+
+
+def write(
+    page: Page,
+    state: dict | None,
+    strip: dict | None,
+    settings: Settings,
+    request: gr.Request | None = None,
+) -> Iterator[Update]:
+    """The plan's model with its compensation as a zip: weights, processor and svl_plan.json.
+
+    Raises a gradio error where that is not allowed.
+    """
+
+    def work(task) -> Update:
+        workspace = page.workspace
+        workspace.limits.check_export()
+        if not state or not strip:
+            raise InputError(NOT_ANALYSED)
+        model, analysis = state["model"], workspace.analysis_of(state)
+        lvlm = workspace.load_model(model, task)
+        _check_plain(settings)
+        plan = plan_of(strip, lvlm)
+        fit = fitted_on(page, analysis, settings, task)
+        folder = Path(get_upload_folder()) / secrets.token_hex(16)
+        stem = f"{model.rstrip('/').split('/')[-1]}-svl-{len(plan.drop)}"
+        folder.mkdir(parents=True)
+        try:
+            _check_disk(folder, lvlm)
+            saved = workspace.backend.save(model, plan, settings.recipe, fit, folder / stem, task)
+            task.report(None, "Packing …")
+            packed = Path(shutil.make_archive(str(folder / stem), "zip", folder, stem))
+            shutil.rmtree(saved)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        workspace.uploads.hold(session_of(request), packed)
+        return {"packed": str(packed)}
+
+    yield from page.run(work, request)
+
+
+def _check_plain(settings: Settings) -> None:
+    """Raises InputError for a compensation that is no edit of weights."""
+    if settings.fits and not svl.COMPENSATIONS[settings.compensation].exportable:
+        raise InputError(
+            "Found a compensation that adds modules; expected a plain model, for a checkpoint"
+            " cannot hold them; choose another compensation."
+        )
+
+
+def _check_disk(folder: Path, lvlm: svl.LVLM) -> None:
+    """Raises InputError where the checkpoint would not fit on the disk."""
+    weights = sum(part.numel() * part.element_size() for part in lvlm.model.parameters())
+    needed = DISK_FACTOR * weights
+    if shutil.disk_usage(folder).free < needed:
+        raise InputError(
+            "Found too little room on the server's disk for a checkpoint of this size; expected"
+            f" {needed / 1e9:.1f} GB; take the plan or the code and run it on your own machine."
+        )

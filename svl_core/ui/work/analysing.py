@@ -1,0 +1,138 @@
+"""Analysing an image and a prompt: the handler, and how events start it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import gradio as gr
+
+import svl_core as svl
+from svl_core.service.presets import contest_key
+from svl_core.service.stores import Analysis
+from svl_core.ui.drawing import Update
+from svl_core.ui.figure import ANALYSED, ANSWERS, LOOK, PLAN
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.wiring import SETTINGS, STATUS, Page, session_of
+from svl_core.ui.work.answering import start_comparison
+from svl_core.ui.work.ranking import ranked_on, strip_of
+
+FIRST_SHARE = 0.25  # of the droppable layers, dropped at first
+ANALYSE_IN = ["model", "image", "prompt", "state", "drop", "origin", "wanted", SETTINGS]
+WRITTEN = [STATUS, "model", "state", "strip", "focus", "wanted"]
+
+
+def analyse(
+    page: Page,
+    name: str,
+    path: str | None,
+    prompt: str,
+    state: dict | None,
+    drop: int | None,
+    origin: str,
+    wanted: list[int] | None,
+    settings: Settings,
+    request: gr.Request | None = None,
+) -> Iterator[Update]:
+    """Image and prompt -> every figure.
+
+    The number of dropped layers stays for the same model; the `wanted` layers of a link are dropped
+    instead.
+    """
+    page.workspace.checked_settings(settings)
+
+    def work(task) -> Update:
+        analysis = _analysed(page, name, path, prompt, state, task)
+        page.workspace.uploads.hold(session_of(request), (analysis.model, analysis.sample.key))
+        page.hold_upload(path, request)
+        task.report(0.95, "Drawing …")
+        same = state and state["model"] == analysis.model and drop is not None
+        dropped = int(drop) if same else None
+        strip = _first_strip(page, analysis, settings, dropped, wanted, task)
+        analysed = {
+            "model": analysis.model,
+            "key": analysis.sample.key,
+            "path": path,
+            "prompt": prompt,
+            "origin": origin,
+        }
+        view = page.view(analysed, settings, strip)
+        task.emit(
+            {
+                "state": analysed,
+                "strip": strip,
+                "focus": None,
+                "wanted": None,
+                **page.redraw(ANALYSED, view),
+                **page.redraw(ANSWERS, replace(view, answered=False), late=False),
+                **page.redraw(LOOK, view),
+                **page.redraw(PLAN, view, late=False),
+            }
+        )
+        return page.redraw(PLAN, view, late=True)
+
+    yield from page.run(work, request)
+
+
+def _analysed(
+    page: Page, name: str, path: str | None, prompt: str, state: dict | None, task
+) -> Analysis:
+    models = page.workspace.models
+    try:
+        return page.workspace.analyse((name or "").strip() or models.first, path, prompt, task)
+    except Exception:
+        if state and name != state["model"] and not models.ready(name):
+            task.emit({"model": state["model"]})  # back to the model that works
+        raise
+
+
+def _first_strip(
+    page: Page,
+    analysis: Analysis,
+    settings: Settings,
+    dropped: int | None,
+    wanted: list[int] | None,
+    task,
+) -> dict:
+    """The ranking of a new analysis with the layers that go at first.
+
+    dropped: how many went before, None for another model. wanted: the layers that a link asks for.
+    """
+    ranked = ranked_on(page, analysis, settings, task)
+    expected = 1 if dropped is None else dropped
+    if wanted is not None:
+        expected = len(wanted)
+    scores = page.workspace.rank_for_count(ranked, settings, expected, task)
+    count = round(FIRST_SHARE * len(scores.ranking)) if dropped is None else dropped
+    chosen = scores.chosen(max(0, min(count, scores.most)))
+    if wanted is not None:
+        chosen = [layer for layer in wanted if layer in scores.ranking]
+    strip = strip_of(analysis, scores, chosen, settings)
+    preset = page.workspace.contest(analysis.model, settings)
+    if preset and _has_won(preset, ranked, scores, strip, settings):
+        strip["preset"] = [preset.name, *strip["drop"]]
+    return strip
+
+
+def _has_won(
+    preset: svl.Preset,
+    ranked: Analysis,
+    scores: svl.LayerScores,
+    strip: dict,
+    settings: Settings,
+) -> bool:
+    """Whether the strip's layers are those that won when the preset's criteria competed."""
+    count = len(strip["drop"])
+    won = ranked.memo.get(contest_key(preset, count, settings))
+    if won is None or won.criterion != scores.criterion:
+        return False
+    return sorted(won.chosen(count)) == strip["drop"]
+
+
+def start_analysis(page: Page, trigger: Callable):
+    """Analyses, then lets both models answer."""
+    drawn = [name for event in (ANALYSED, ANSWERS, LOOK, PLAN) for name in page.redrawn(event)]
+    outputs = list(dict.fromkeys([*WRITTEN, *drawn]))
+    options = {"trigger_mode": "multiple", **page.heavy}
+    analysed = page.on(trigger, analyse, ANALYSE_IN, outputs, **options)
+    return start_comparison(page, analysed.success)

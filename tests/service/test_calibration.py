@@ -1,0 +1,87 @@
+"""Calibration sources: what the settings mean for a model, and a visitor's files as a set."""
+
+import pytest
+from tiny import picture
+
+from svl_core.errors import InputError
+from svl_core.service import calibration
+from svl_core.service.settings import VisitorSettings as Settings
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three images and a list that asks of two of them."""
+    paths = []
+    for k in range(3):
+        picture(seed=k + 1).save(tmp_path / f"own{k}.png")
+        paths.append(str(tmp_path / f"own{k}.png"))
+    listed = tmp_path / "asked.jsonl"
+    listed.write_text(
+        '{"image": "own1.png", "prompt": "how many apples ?"}\n{"image": "own0.png"}\n'
+    )
+    return paths, str(listed)
+
+
+def test_what_a_choice_means_for_a_model():
+    def of(name, **changes):
+        used = calibration.sources_for(name, {"knows"}, Settings(**changes))
+        return used.rank, used.fit
+
+    assert of("knows") == ("this", "demo") and of("other") == ("this", "this")
+    assert of("knows", calibration="demo") == ("demo", "demo") and of(
+        "other", calibration="demo"
+    ) == ("this", "this")
+    assert of("other", calibration="own", own="x") == ("own", "own") and of(
+        "other", calibration="own"
+    ) == ("this", "this")
+    assert of("knows", calibration="this") == ("this", "this")
+    said = calibration.describe_sources(
+        calibration.CalibrationSources("this", "this"), lambda which: 1, "scp"
+    )
+    assert "share the sample" in said
+    assert "not among" in calibration.describe_sources(
+        calibration.CalibrationSources("own", "own"), lambda which: 3, "scp"
+    ) and "share" not in calibration.describe_sources(
+        calibration.CalibrationSources("own", "own"), lambda which: 3, "scp"
+    )
+
+
+def test_files_become_pairs(files):
+    paths, listed = files
+    assert calibration.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
+    assert calibration.read_files([*paths, listed]) == (
+        (paths[1], "how many apples ?"),
+        (paths[0], calibration.DEFAULT_PROMPT),
+    )
+    for wrong, says in (
+        ([], "no images"),
+        ([listed], "alone"),
+        ([paths[2], listed], "own1.png"),
+        ([*paths, listed, listed], "2 lists"),
+        ([*paths, "x.exe"], "x.exe"),
+    ):
+        with pytest.raises(InputError, match=says):
+            calibration.read_files(wrong)
+
+
+def test_a_set_that_would_fill_the_memory(tiny, tiny_sample):
+    with pytest.raises(InputError, match="use about"):
+        calibration.check_size([tiny_sample] * 8, 10**4, 10**4, 4, True)
+    calibration.check_size([tiny_sample] * 8, tiny.num_layers, tiny.hidden_size, 4, True)
+
+
+def test_sets_are_named_by_what_they_hold_and_asked_in_words():
+    pairs = (("a.png", "what?"), ("b.png", "where?"))
+    names = {calibration.digest(pairs), calibration.digest(pairs[:1]), calibration.digest(())}
+    assert len(names) == 3 and "" in names
+    assert calibration.words("demo", 32) == "the bundled set (32 scenes)"
+    assert [name for _, name in calibration.choices("other", {"knows"})] == ["auto", "this", "own"]
+    assert len(calibration.choices("knows", {"knows"})) == 4
+    chosen = calibration.describe_sources(
+        calibration.CalibrationSources("this", "own"), lambda source: 3, "scp", ranked=False
+    )
+    assert "your own choice" in chosen and "on your set (3 samples)" in chosen
+    none = calibration.describe_sources(
+        calibration.CalibrationSources("this", "this"), lambda source: 1, "none"
+    )
+    assert "nothing is fitted" in none

@@ -1,0 +1,352 @@
+"""Tripwires: what each patch relies on in gradio is still there, and the patch does what it says.
+
+A failure names the patch, and its module says why it is needed and what would make it unnecessary.
+"""
+
+import importlib
+import inspect
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from gradio import analytics, component_meta, route_utils, routes, state_holder, utils
+from gradio.data_classes import ImageData
+from tiny import awaited
+
+from svl_core.service.calibration import uploaded_name
+from svl_core.ui import gradio_patches
+from svl_core.ui.gradio_patches import (
+    environment,
+    inputs,
+    sessions,
+    skipped_outputs,
+    stubs,
+    undecoded_images,
+    update_marks,
+    upload_sets,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [patch.name for patch in gradio_patches.PATCHES]
+
+
+def relied_on(patch, still_so, what):
+    """Fails with the patch's name where gradio is not as it was."""
+    assert still_so, (
+        f"gradio {gr.__version__} breaks the patch svl_core/ui/gradio_patches/{patch}.py: {what};"
+        f" it was tested on {gradio_patches.GRADIO}"
+    )
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+def source(function):
+    return inspect.getsource(function)
+
+
+@pytest.fixture
+def page():
+    """An image and a text in, two texts and a state out."""
+    with gr.Blocks() as blocks:
+        picture, text = gr.Image(type="filepath", image_mode=None), gr.Textbox()
+        shown = [gr.Textbox(), gr.HTML(), gr.State(1)]
+        gr.Button().click(lambda *values: ["a", "b", 2], [picture, text], shown)
+    return blocks
+
+
+def handler_of(page):
+    return next(iter(page.fns.values()))
+
+
+# --------------------------------------------------------------------------- all of them
+def test_the_list_is_whole_and_bound_to_the_version_that_was_tested():
+    folder = Path(gradio_patches.__file__).parent
+    assert sorted(NAMES) == sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    tripwires = {name.removeprefix("test_tripwire_") for name in globals()}
+    for name in NAMES:
+        module = importlib.import_module(f"svl_core.ui.gradio_patches.{name}")
+        assert callable(module.apply) and name in tripwires, name
+        for part in ("What gradio does:", "Why not:", "How:", gradio_patches.GRADIO):
+            assert part in module.__doc__, (name, part)
+    assert gr.__version__.startswith(f"{gradio_patches.GRADIO}.")
+    major, minor = map(int, gradio_patches.GRADIO.split("."))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["mcp"]]
+    bounds = [line for line in wanted if line.startswith("gradio")]
+    assert len(bounds) == 2
+    assert all(line.endswith(f">={major}.{minor},<{major}.{minor + 1}") for line in bounds)
+
+
+def test_gradio_is_reached_into_nowhere_else():
+    """Private names of gradio, its modules and what is set on them, outside of the patches."""
+    for path in (ROOT / "svl_core").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "gradio_patches" in path.parts or "gradio" not in text:
+            continue
+        for reached in ("_queue", "state_holder", "upload_file_set", "temp_file_sets", "._data"):
+            assert reached not in text, (path, reached)
+
+
+# ---------------------------------------------------------------------------- one by one
+def test_tripwire_environment(monkeypatch):
+    for name in environment.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    with gr.Blocks() as usual:
+        pass
+    usual.queue()
+    relied_on(
+        "environment",
+        analytics.analytics_enabled() and usual._queue.ANALYTICS_MAX_EVENTS > 1,
+        "nothing is reported or summarised by default any more",
+    )
+    monkeypatch.setenv("GRADIO_ANALYTICS_MAX_EVENTS", "5")  # the operator's word stands
+    for name, value in environment.VARIABLES.items():
+        monkeypatch.setenv(name, value) if name != "GRADIO_ANALYTICS_MAX_EVENTS" else None
+    environment.apply()
+    with gr.Blocks() as page:
+        pass
+    page.queue()
+    relied_on(
+        "environment",
+        not analytics.analytics_enabled()
+        and page._queue.ANALYTICS_MAX_EVENTS == 5
+        and page._queue.ANAYLTICS_CACHE_FREQUENCY == 10**9,
+        "GRADIO_ANALYTICS_* are not read any more",
+    )
+
+
+def test_tripwire_stubs(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *a, **k: pytest.fail("a source was rendered"))
+    relied_on("stubs", type(gr.Textbox).__name__ == "ComponentMeta", "the metaclass is renamed")
+    write = component_meta.create_or_modify_pyi
+    with stubs.apply():
+        relied_on("stubs", write(gr.Textbox, "Textbox", []) is None, "the class is looked up anew")
+        assert inspect.getfile(pytest.fixture)  # everything else is found as before
+    with pytest.raises(pytest.fail.Exception):
+        write(gr.Textbox, "Textbox", [])
+    assert inspect.getfile(gr.Textbox)
+
+
+def test_tripwire_undecoded_images(tmp_path):
+    undecoded_images.apply()
+    undecoded_images.apply()  # once is enough
+    relied_on(
+        "undecoded_images",
+        parameters(gr.Image.preprocess) == ["self", "payload"]
+        and "preprocess_image"
+        in inspect.getclosurevars(gr.Image.preprocess).nonlocals["original"].__code__.co_names,
+        "gr.Image.preprocess works otherwise",
+    )
+    upload = ImageData(path=str(tmp_path / "not a picture.png"))
+    as_it_is = gr.Image(type="filepath", image_mode=None, render=False)
+    relied_on("undecoded_images", as_it_is.preprocess(upload) == upload.path, "payload.path")
+    assert as_it_is.preprocess(None) is None
+    with pytest.raises(Exception):  # noqa: B017 (gradio's own errors)
+        gr.Image(type="pil", render=False).preprocess(upload)
+
+
+def test_tripwire_inputs(page):
+    relied_on(
+        "inputs",
+        parameters(gr.Blocks.preprocess_data)[:4] == ["self", "block_fn", "inputs", "state"]
+        and "self.preprocess_data(" in source(gr.Blocks.process_api),
+        "Blocks.preprocess_data is called otherwise",
+    )
+    inputs.apply(page)
+    fn = handler_of(page)
+    for path in ("http://127.0.0.1/x.png", " HTTPS://127.0.0.1/x.png"):
+        with pytest.raises(gr.Error, match="Found a web address"):
+            awaited(page.preprocess_data(fn, [{"path": path}, "words"], None))
+    deep = []
+    for _ in range(inputs.DEPTH + 2):
+        deep = [deep]
+    with pytest.raises(gr.Error, match="nested too deeply"):
+        awaited(page.preprocess_data(fn, [None, deep], None))
+    with pytest.raises(gr.Error, match="expected what its controls offer"):
+        awaited(page.preprocess_data(fn, [{"path": 3}, "words"], None))
+    assert awaited(page.preprocess_data(fn, [None, "words"], None)) == [None, "words"]
+
+
+def test_tripwire_skipped_outputs(page):
+    relied_on(
+        "skipped_outputs",
+        parameters(gr.Blocks.postprocess_data) == ["self", "block_fn", "predictions", "state"]
+        and "self.postprocess_data(" in source(gr.Blocks.process_api)
+        and gr.skip() == {"__type__": "update"},
+        "Blocks.postprocess_data is called otherwise",
+    )
+    fn = handler_of(page)
+    cases = [
+        [gr.skip(), "<b>b</b>", gr.skip()],
+        ["a", "<b>b</b>", 2],
+        [gr.skip(), gr.skip(), gr.skip()],
+        ["a", gr.skip(), 3],
+    ]
+    usual = [awaited(page.postprocess_data(fn, list(values), None)) for values in cases]
+    handed_over = []
+    original = page.postprocess_data
+
+    async def watched(block_fn, predictions, state):
+        handed_over.append(len(block_fn.outputs))
+        return await original(block_fn, predictions, state)
+
+    page.postprocess_data = watched
+    skipped_outputs.apply(page)
+    lean = [awaited(page.postprocess_data(fn, list(values), None)) for values in cases]
+    assert handed_over == [1, 3, 2]  # what is all skipped never reaches gradio
+    for values, mine, gradios in zip(cases, lean, usual, strict=True):
+        for value, a, b in zip(values, mine, gradios, strict=True):
+            if value != gr.skip():
+                relied_on("skipped_outputs", a == b, f"{value!r} becomes {b!r}, not {a!r}")
+    assert lean[2] == [gr.skip(), gr.skip(), None]
+
+
+def test_tripwire_sessions(page):
+    holder = state_holder.StateHolder()
+    relied_on(
+        "sessions",
+        {"session_data", "time_last_used", "lock"} <= set(vars(holder))
+        and "SessionState(self.blocks)" in source(state_holder.StateHolder.__getitem__)
+        and hasattr(route_utils, "SessionState"),
+        "sessions are made or stored otherwise",
+    )
+    methods = ("__setitem__", "_update_config", "_update_value_in_config")
+    gradios = sessions._GRADIO_SESSION
+    relied_on("sessions", all(name in vars(gradios) for name in methods), "methods are renamed")
+    with gr.Blocks() as usual:
+        gr.Textbox()
+    sessions.apply(page)
+    described = state_holder.SessionState(usual)
+    relied_on("sessions", described.config_values, "a session describes the page no more")
+    assert type(described) is gradios
+    lean = state_holder.SessionState(page)
+    assert isinstance(lean, sessions.LeanSession) and not lean.config_values
+    relied_on("sessions", lean.blocks_config.blocks is not None, "blocks_config")
+    state = next(block for block in page.blocks.values() if isinstance(block, gr.State))
+    text = next(block for block in page.blocks.values() if isinstance(block, gr.Textbox))
+    lean[state._id] = 7
+    lean[text._id] = made_anew = gr.Textbox("new", render=False)
+    assert lean[state._id] == 7 and lean[text._id] is made_anew and made_anew._id == text._id
+    assert not lean.config_values and page.blocks[text._id] is text
+
+
+def test_sessions_are_kept_open_and_forgotten(page):
+    assert not sessions.keep_open(page, "nobody")
+    sessions.forget(page, "nobody")  # a page that is not served yet
+    sessions.apply(page)
+    holder = state_holder.StateHolder()
+    page.state_session_capacity = 9
+    holder.set_blocks(page)
+    held = holder["visitor"]
+    held.is_closed = True
+    assert sessions.keep_open(page, "visitor") and not held.is_closed
+    assert not sessions.keep_open(page, "nobody")
+    sessions.forget(page, "visitor")
+    assert "visitor" not in holder and not holder.time_last_used
+
+
+def test_tripwire_upload_sets(page):
+    relied_on(
+        "upload_sets",
+        any(paths is page.upload_file_set for paths in page.temp_file_sets)
+        and "blocks.upload_file_set.update(" in source(routes),
+        "uploads are collected otherwise",
+    )
+    arrived = []
+    before = len(page.temp_file_sets)
+    forget = upload_sets.apply(page, arrived.append)
+    page.upload_file_set.update(["a/x.png"])
+    page.upload_file_set.update(["a/x.png", "b/y.png"])
+    assert sorted(arrived) == ["a/x.png", "a/x.png", "b/y.png"]
+    assert len(page.temp_file_sets) == before
+    assert any(paths is page.upload_file_set for paths in page.temp_file_sets)
+    image = next(block for block in page.blocks.values() if isinstance(block, gr.Image))
+    relied_on("upload_sets", isinstance(image.keep_in_cache, set), "Image.keep_in_cache")
+    assert upload_sets.is_upload(page, image, "a/x.png")
+    image.keep_in_cache.add("b/y.png")
+    assert not upload_sets.is_upload(page, image, "b/y.png")
+    forget("a/x.png")
+    assert not upload_sets.is_upload(page, image, "a/x.png")
+
+
+def test_tripwire_update_marks():
+    value = {"drop": [1, 2], "__type__": "update"}
+    relied_on("update_marks", utils.is_prop_update(value), "the mark of updates is another one")
+    assert update_marks.apply(value) == {"drop": [1, 2]}
+    assert update_marks.apply([1]) == [1] and update_marks.apply(None) is None
+
+
+# -------------------------------------------------------------- relied on without a patch
+def test_launch_need_not_look_for_its_own_page():
+    """`launch_options` passes `_frontend=False`: on a busy machine the page answers too late."""
+    launch = source(gr.Blocks.launch)
+    relied_on("__init__", "if _frontend and not networking.url_ok" in launch, "launch(_frontend)")
+
+
+def test_an_event_has_its_data_as_attributes():
+    event = gr.EventData(None, {"x": 0.25, "data": [1, 2]})
+    relied_on("__init__", event.x == 0.25 and event.data == [1, 2], "gr.EventData.x")
+    with pytest.raises(AttributeError):
+        event.y  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain.png",
+        "with space (1).jpeg",
+        "über größe 猫.webp",
+        'a<b>c:"d"|e?f*.png',
+        "`rm`$x!{}.png",
+        "..",
+        "...",
+        "#.txt",
+        "<>.png",
+        ".png",
+        "trailing. .",
+        "CON.png",
+        "com1.tar.gz",
+        "x" * 300 + ".png",
+        "猫" * 100 + ".png",
+        "short." + "e" * 300,
+        "",
+    ],
+)
+def test_a_list_names_uploads_as_gradio_stores_them(name):
+    """`service.calibration.uploaded_name` is written without gradio, to the same effect."""
+    from gradio_client.utils import strip_invalid_filename_characters
+
+    relied_on("__init__", uploaded_name(name) == strip_invalid_filename_characters(name), name)
+
+
+def test_the_patches_load_without_gradio():
+    """`stubs` comes before gradio's first import."""
+    import subprocess
+
+    code = (
+        "import sys, types; sys.modules['svl_core.ui'] = ui = types.ModuleType('ui');"
+        f" ui.__path__ = [{str(ROOT / 'svl_core' / 'ui')!r}];"
+        " from svl_core.ui.gradio_patches import PATCHES, environment, stubs, update_marks;"
+        " print('gradio' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_page_puts_every_patch_in_force(tiny):
+    """`build` calls them all."""
+    from svl_core.ui import build
+
+    page = build(tiny)
+    assert gr.Image.preprocess.__module__ == undecoded_images.__name__
+    assert page.preprocess_data.__module__ == inputs.__name__
+    assert page.postprocess_data.__module__ == skipped_outputs.__name__
+    assert isinstance(page.upload_file_set, upload_sets.ReportingSet)
+    assert isinstance(state_holder.SessionState(page), sessions.LeanSession)
+    plain = SimpleNamespace(default_config=page.default_config, blocks={})
+    assert not isinstance(state_holder.SessionState(plain), sessions.LeanSession)
