@@ -1,3 +1,3 @@
-"""What a forward pass tells about a model's layers: attention statistics, token importance,
+"""What a forward pass says about a model's layers: attention statistics, token importance,
 redundancy, feature gaps.
 """

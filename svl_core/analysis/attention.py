@@ -81,7 +81,12 @@ class Collector:
     visual, textual: the sample's positions.
     """
 
-    def __init__(self, layers: int, visual: np.ndarray, textual: np.ndarray):
+    def __init__(
+        self,
+        layers: int,
+        visual: np.ndarray,
+        textual: np.ndarray,
+    ):
         self.visual = torch.from_numpy(np.array(visual))
         self.textual = torch.from_numpy(np.array(textual))
         self.length = len(visual) + len(textual)
@@ -89,7 +94,11 @@ class Collector:
         for name in SUMS:
             tokens = visual if name.startswith("visual") else textual
             for end in ("", "_seen"):
-                self.sums[name + end] = np.full((layers, len(tokens)), np.nan, np.float32)
+                self.sums[name + end] = np.full(
+                    (layers, len(tokens)),
+                    np.nan,
+                    np.float32,
+                )
 
     def statistics(self) -> AttentionStatistics:
         return AttentionStatistics(**self.sums)
@@ -131,13 +140,33 @@ class Collector:
         else:
             received_seen, given_seen = _pairs_seen(mask[0, :, :, :length], kinds)
         if mask is None and softcap is None and sinks is None and totals is not None:
-            received, given = _causal(query[0], key[0], kinds, scaling, totals[0])
+            received, given = _causal(
+                query[0],
+                key[0],
+                kinds,
+                scaling,
+                totals[0],
+            )
         else:
-            received, given = _general(query[0], key[0], kinds, scaling, mask, softcap, sinks)
+            received, given = _general(
+                query[0],
+                key[0],
+                kinds,
+                scaling,
+                mask,
+                softcap,
+                sinks,
+            )
         self._put(layer, "", received, given)
         self._put(layer, "_seen", received_seen, given_seen)
 
-    def _put(self, layer: int, end: str, received: torch.Tensor, given: torch.Tensor) -> None:
+    def _put(
+        self,
+        layer: int,
+        end: str,
+        received: torch.Tensor,
+        given: torch.Tensor,
+    ) -> None:
         """Takes one layer's sums apart by kind of token.
 
         received, given: (2, S), the rows visual and textual.
@@ -197,12 +226,25 @@ def _causal(
         for start, stop, (visual, textual) in chunks:
             rows = slice(start, stop)
             width = stop - start
-            scores = buffer[: count * width * stop].view(count, width, stop)
+            scores = buffer[: count * width * stop].view(
+                count,
+                width,
+                stop,
+            )
             if small:
-                torch.bmm(queries[:, rows], keys[:, :, :stop], out=scores)
+                torch.bmm(
+                    queries[:, rows],
+                    keys[:, :, :stop],
+                    out=scores,
+                )
             else:
                 offset = less[those, rows, None]
-                torch.baddbmm(offset, queries[:, rows], keys[:, :, :stop], out=scores)
+                torch.baddbmm(
+                    offset,
+                    queries[:, rows],
+                    keys[:, :, :stop],
+                    out=scores,
+                )
             torch.exp2(scores, out=scores)
             scores[:, :, start:].tril_()  # a query sees no later key
             weighed = weights[:, None, rows]
@@ -272,12 +314,24 @@ def _general(
         rows = slice(start, stop)
         part = None if mask is None else mask[0, :, rows, :length]  # (1 or H, chunk, S)
         width = stop if mask is None else length  # a causal chunk needs no later key
-        total = torch.zeros(count, width, device=query.device)  # of the heads
+        total = torch.zeros(
+            count,
+            width,
+            device=query.device,
+        )  # of the heads
         for first in range(0, heads, group):
             some = slice(first, first + group)
             queries = query[some, rows].float()
-            scores = buffer[: len(queries) * count * width].view(len(queries), count, width)
-            torch.bmm(queries, keys[some, :, :width], out=scores)
+            scores = buffer[: len(queries) * count * width].view(
+                len(queries),
+                count,
+                width,
+            )
+            torch.bmm(
+                queries,
+                keys[some, :, :width],
+                out=scores,
+            )
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if part is None:
@@ -287,7 +341,8 @@ def _general(
             else:
                 scores += _of_heads(part, some).float()
             if sinks is not None:
-                sink = sinks[some].float()[:, None, None].expand(-1, count, 1)
+                sink = sinks[some].float()[:, None, None]
+                sink = sink.expand(-1, count, 1)
                 scores = torch.cat([scores, sink], -1)
             attention = torch.softmax(scores, -1, out=scores)[:, :, :width]
             total += attention[0] if len(attention) == 1 else attention.sum(0)
@@ -299,7 +354,10 @@ def _general(
     return received, given
 
 
-def _pairs_seen(mask: torch.Tensor, kinds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _pairs_seen(
+    mask: torch.Tensor,
+    kinds: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """How many queries of each kind see a key, and keys of each kind a query sees, in any head, (2,
     S) each; mask (1 or H, S, S).
     """
@@ -318,7 +376,10 @@ def _seen(mask: torch.Tensor) -> torch.Tensor:
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
-def _of_heads(part: torch.Tensor, some: slice) -> torch.Tensor:
+def _of_heads(
+    part: torch.Tensor,
+    some: slice,
+) -> torch.Tensor:
     """A mask's part (1 or H, ..) for some of the heads."""
     return part if len(part) == 1 else part[some]
 
@@ -335,7 +396,13 @@ class _Totals(TorchDispatchMode):
 
     totals: torch.Tensor | None = None
 
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        operator,
+        types,
+        args=(),
+        kwargs=None,
+    ):
         if operator is torch.ops.aten.scaled_dot_product_attention.default:
             with self:  # which looks into it
                 return operator.decompose(*args, **(kwargs or {}))

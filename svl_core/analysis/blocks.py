@@ -11,7 +11,11 @@ import numpy as np
 from svl_core.analysis.criterion import Scored
 
 
-def free_blocks(layers: int, size: int, protected: Sequence[int]) -> list[int]:
+def free_blocks(
+    layers: int,
+    size: int,
+    protected: Sequence[int],
+) -> list[int]:
     """The first layer of every block of neighbouring layers that holds no protected one.
 
     layers: L, the number of layers.
@@ -21,7 +25,10 @@ def free_blocks(layers: int, size: int, protected: Sequence[int]) -> list[int]:
     return [start for start in starts if not any(start <= p < start + size for p in protected)]
 
 
-def best_blocks(closeness: np.ndarray, protected: Sequence[int]) -> Scored:
+def best_blocks(
+    closeness: np.ndarray,
+    protected: Sequence[int],
+) -> Scored:
     """For every n the block of n layers with the highest closeness; ties go to the later block.
 
     Blocks for different n need not be nested. The ranking is: the best single layer, then whichever
@@ -42,7 +49,11 @@ def best_blocks(closeness: np.ndarray, protected: Sequence[int]) -> Scored:
         _, best = max(values)
         blocks.append(tuple(range(best, best + size)))
     scores = np.diagonal(closeness, 1).copy()
-    return Scored(scores, _grown(closeness, blocks, protected), tuple(blocks))
+    return Scored(
+        scores,
+        _grown(closeness, blocks, protected),
+        tuple(blocks),
+    )
 
 
 def _grown(
@@ -65,7 +76,11 @@ def _grown(
         first = min(order)
         last = max(order)
 
-        def with_neighbour(layer: int, first: int = first, last: int = last) -> tuple[float, int]:
+        def with_neighbour(
+            layer: int,
+            first: int = first,
+            last: int = last,
+        ) -> tuple[float, int]:
             return closeness[min(first, layer), max(last, layer) + 1], layer
 
         neighbours = [layer for layer in (first - 1, last + 1) if layer in left]

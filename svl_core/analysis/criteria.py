@@ -18,13 +18,21 @@ from svl_core.analysis.tokens import token_positions
 from svl_core.errors import InputError
 
 
-def _over_tokens(tokens: str, measure: str) -> Callable[[Request], Measured]:
+def _over_tokens(
+    tokens: str,
+    measure: str,
+) -> Callable[[Request], Measured]:
     """A function of `analysis.measures`, by its name, over one of the token sets."""
 
     def measured(request: Request) -> Measured:
         from svl_core.analysis import measures
 
-        positions = token_positions(request.trace, request.importance, tokens, request.top_p)
+        positions = token_positions(
+            request.trace,
+            request.importance,
+            tokens,
+            request.top_p,
+        )
         return getattr(measures, measure)(request.trace, positions)
 
     return measured
@@ -41,25 +49,42 @@ def _running_the_model(measure: str) -> Callable[[Request], Measured]:
     return measured
 
 
-def _by_mean(mean: np.ndarray, request: Request) -> Scored:
+def _by_mean(
+    mean: np.ndarray,
+    request: Request,
+) -> Scored:
     """The higher the mean, the more redundant the layer."""
     return Scored(mean)
 
 
-def _by_negated_mean(mean: np.ndarray, request: Request) -> Scored:
+def _by_negated_mean(
+    mean: np.ndarray,
+    request: Request,
+) -> Scored:
     """The lower the mean, the more redundant the layer."""
     return Scored(0.0 - mean)
 
 
-def _most_similar_block(mean: np.ndarray, request: Request) -> Scored:
+def _most_similar_block(
+    mean: np.ndarray,
+    request: Request,
+) -> Scored:
     """The block of layers whose input and output are most alike."""
     return best_blocks(mean, request.protected)
 
 
-def _nearest_block(mean: np.ndarray, request: Request) -> Scored:
+def _nearest_block(
+    mean: np.ndarray,
+    request: Request,
+) -> Scored:
     """The block of layers with the smallest distance; it starts behind layer 0, as published."""
     scored = best_blocks(1 - mean, (*request.protected, 0))
-    return Scored(scored.scores, scored.ranking, scored.blocks, protects=(0,))
+    return Scored(
+        scored.scores,
+        scored.ranking,
+        scored.blocks,
+        protects=(0,),
+    )
 
 
 def _random(request: Request) -> Scored:

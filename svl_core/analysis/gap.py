@@ -78,7 +78,12 @@ def runs_of(drop: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((first, last) for first, last in runs)
 
 
-def _difference(sample: SampleTrace, chosen: np.ndarray, first: int, last: int) -> torch.Tensor:
+def _difference(
+    sample: SampleTrace,
+    chosen: np.ndarray,
+    first: int,
+    last: int,
+) -> torch.Tensor:
     """(n, d) float64: H[last+1] - H[first] at n positions of one sample."""
     index = torch.as_tensor(np.array(chosen))
     before = sample.features[first, index].double()
@@ -97,7 +102,11 @@ def gram_of_difference(
     positions: for each sample the tokens.
     first, last: the run of layers.
     """
-    gram = torch.zeros(trace.hidden_size, trace.hidden_size, dtype=torch.float64)
+    gram = torch.zeros(
+        trace.hidden_size,
+        trace.hidden_size,
+        dtype=torch.float64,
+    )
     for sample, chosen in zip(trace.samples, positions, strict=True):
         difference = _difference(sample, chosen, first, last)
         gram += difference.T @ difference

@@ -11,12 +11,18 @@ import numpy as np
 from svl_core.analysis.criterion import Request, Scored
 
 
-def lowest(row: np.ndarray, layers: Iterable[int]) -> list[int]:
+def lowest(
+    row: np.ndarray,
+    layers: Iterable[int],
+) -> list[int]:
     """`layers` by their rising measure in `row` (L,); ties go to the later layer."""
     return sorted(layers, key=lambda layer: (row[layer], -layer))
 
 
-def choices(mean: np.ndarray, free: Collection[int]) -> list[int]:
+def choices(
+    mean: np.ndarray,
+    free: Collection[int],
+) -> list[int]:
     """The layer that goes in each round.
 
     mean: (R, L) the measure without each layer in each round; NaN for layers that went before.
@@ -31,7 +37,10 @@ def choices(mean: np.ndarray, free: Collection[int]) -> list[int]:
     return first
 
 
-def follow(mean: np.ndarray, request: Request) -> Scored:
+def follow(
+    mean: np.ndarray,
+    request: Request,
+) -> Scored:
     """The ranking by a greedy criterion: the layers in the order in which they went, the rest as
     the last round ranks it. The scores are minus the first round's measure.
 

@@ -83,7 +83,11 @@ class TokenImportance:
         for array in chain(self.visual, self.text):
             array.setflags(write=False)
 
-    def layer(self, sample: int, layer: int) -> tuple[np.ndarray, np.ndarray]:
+    def layer(
+        self,
+        sample: int,
+        layer: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Scores of one layer: (V,), (T,)."""
         return self.visual[sample][layer], self.text[sample][layer]
 
@@ -157,7 +161,11 @@ class _SampleImportance:
             self._mean(textual, "text"),
         )
 
-    def _mean(self, sums: str, others: str) -> np.ndarray | None:
+    def _mean(
+        self,
+        sums: str,
+        others: str,
+    ) -> np.ndarray | None:
         """A sum of `AttentionStatistics` as a mean over the other tokens; None without any."""
         pairs = self.count[others]
         if not pairs:

@@ -39,17 +39,26 @@ def _neighbours(cosines: np.ndarray) -> np.ndarray:
     return np.diagonal(cosines, 1, axis1=1, axis2=2)
 
 
-def cosine_sums(trace: Trace, positions: Sequence[np.ndarray]) -> Measured:
+def cosine_sums(
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+) -> Measured:
     """For each of n samples the sum over its chosen tokens of cos(H[l], H[l+1]): sums (n, L)."""
     return _summed(trace, positions, _neighbours)
 
 
-def layer_cosines(trace: Trace, positions: Sequence[np.ndarray]) -> np.ndarray:
+def layer_cosines(
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+) -> np.ndarray:
     """(L,) mean over the chosen tokens of all samples of cos(H[l], H[l+1]); NaN without tokens."""
     return cosine_sums(trace, positions).mean()
 
 
-def matrix_sums(trace: Trace, positions: Sequence[np.ndarray]) -> Measured:
+def matrix_sums(
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+) -> Measured:
     """For each of n samples the sum over its chosen tokens of cos(H[i], H[j]): sums (n, L+1,
     L+1).
     """
@@ -60,7 +69,10 @@ def _angles(cosines: np.ndarray) -> np.ndarray:
     return np.arccos(cosines.clip(-1, 1)) / np.pi
 
 
-def angular_distances(trace: Trace, positions: Sequence[np.ndarray]) -> Measured:
+def angular_distances(
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+) -> Measured:
     """For each of n samples the sum over its chosen tokens of arccos(cos(H[i], H[j])) / pi, 0..1:
     sums (n, L+1, L+1).
     """

@@ -51,7 +51,11 @@ class LayerScores:
 
     def __post_init__(self):
         self.scores.setflags(write=False)
-        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+        object.__setattr__(
+            self,
+            "settings",
+            MappingProxyType(dict(self.settings)),
+        )
         if sorted(self.ranking + self.protected) != list(range(len(self.scores))):
             raise ValueError("Each layer must be ranked or protected, and only once.")
         for size, block in enumerate(self.blocks or ()):
@@ -71,13 +75,19 @@ class LayerScores:
         return self.ranking[:drop] if self.blocks is None else self.blocks[drop]
 
 
-def protected_layers(trace: Trace, protect_ends: bool) -> tuple[int, ...]:
+def protected_layers(
+    trace: Trace,
+    protect_ends: bool,
+) -> tuple[int, ...]:
     """Layers that stay: the family's, and the first and last of the model where `protect_ends`."""
     ends = {0, trace.num_layers - 1} if protect_ends else set()
     return tuple(sorted({*trace.protected, *ends}))
 
 
-def ranked(scores: np.ndarray, protected: tuple[int, ...]) -> tuple[int, ...]:
+def ranked(
+    scores: np.ndarray,
+    protected: tuple[int, ...],
+) -> tuple[int, ...]:
     """The layers without the protected ones by falling score.
 
     Ties go to the later layer; a score of NaN counts as never redundant.
@@ -152,14 +162,23 @@ def redundancy(
     if rounds is not None:
         settings["rounds"] = rounds
     if row.score is not None:
-        return layer_scores(row, row.score(request), request, settings)
+        return layer_scores(
+            row,
+            row.score(request),
+            request,
+            settings,
+        )
     measured = row.measure(request)
     scored = row.select(measured.mean(), request)
-    kept = measured if row.needs == "model" else None
-    return layer_scores(row, scored, request, settings, kept)
+    costly = measured if row.needs == "model" else None
+    return layer_scores(row, scored, request, settings, costly)
 
 
-def settings_of(request: Request, protect_ends: bool, samples: int) -> dict[str, Any]:
+def settings_of(
+    request: Request,
+    protect_ends: bool,
+    samples: int,
+) -> dict[str, Any]:
     """What a ranking was made with, as `LayerScores.settings` holds it."""
     return {
         "top_p": request.top_p.p,

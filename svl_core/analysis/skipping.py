@@ -45,7 +45,12 @@ def answers_of(request: Request) -> list[tuple[int, ...]]:
     samples = request.samples
     if request.answers is None:
         quiet = request.run.silent()
-        return own_answers(request.model, len(samples), samples.__getitem__, quiet)
+        return own_answers(
+            request.model,
+            len(samples),
+            samples.__getitem__,
+            quiet,
+        )
     answers = [tuple(int(token) for token in ids) for ids in request.answers]
     if len(answers) != len(samples) or not all(answers):
         raise InputError(
@@ -108,14 +113,24 @@ def _reference(request: Request, predictions: bool) -> Reference:
     )
 
 
-def without(lvlm: LVLM, layers: Sequence[int]) -> LVLM:
+def without(
+    lvlm: LVLM,
+    layers: Sequence[int],
+) -> LVLM:
     """`lvlm` without some of its layers, sharing all tensors."""
     keep = [layer for layer in range(lvlm.num_layers) if layer not in set(layers)]
     view = skeleton.with_layers(lvlm.model, keep)
-    return lvlm.with_model(view, [lvlm.layer_ids[layer] for layer in keep], lvlm.provenance)
+    return lvlm.with_model(
+        view,
+        [lvlm.layer_ids[layer] for layer in keep],
+        lvlm.provenance,
+    )
 
 
-def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured:
+def _greedy(
+    request: Request,
+    measure: Callable[[LVLM], np.ndarray],
+) -> Measured:
     """Drops, round by round, the layer whose absence leaves the lowest mean measure; all others are
     measured again each round.
 
@@ -180,14 +195,20 @@ def frozen_divergence(request: Request) -> Measured:
     return Measured(sums, counts)
 
 
-def _last_logits(lvlm: LVLM, sample: Sample) -> torch.Tensor:
+def _last_logits(
+    lvlm: LVLM,
+    sample: Sample,
+) -> torch.Tensor:
     """(1, vocabulary) predictions after the prompt's last position."""
     last = torch.tensor([sample.length - 1], device=lvlm.device)  # as in `trace`
     return lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits[0, -1:]
 
 
 @contextlib.contextmanager
-def _frozen(layer: torch.nn.Module, visual: torch.Tensor):
+def _frozen(
+    layer: torch.nn.Module,
+    visual: torch.Tensor,
+):
     """While open, in this thread, `layer` hands the visual positions on as they came."""
 
     def freeze(args, kwargs, output):

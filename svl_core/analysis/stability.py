@@ -88,30 +88,43 @@ class Stability:
         return values
 
 
-def overlap(one: Sequence[int], other: Sequence[int]) -> float:
+def overlap(
+    layers: Sequence[int],
+    others: Sequence[int],
+) -> float:
     """Share 0..1 of the smaller set of layers that the other holds too; 1 where either is empty."""
-    size = min(len(set(one)), len(set(other)))
-    return len(set(one) & set(other)) / size if size else 1.0
+    first = set(layers)
+    second = set(others)
+    size = min(len(first), len(second))
+    return len(first & second) / size if size else 1.0
 
 
-def overlap_curve(one: LayerScores, other: LayerScores) -> np.ndarray:
-    """(N+1,) overlap of the two rankings' drop sets for each drop count 0..N.
+def overlap_curve(
+    scores: LayerScores,
+    others: LayerScores,
+) -> np.ndarray:
+    """(N+1,) overlap of two rankings' drop sets for each drop count 0..N.
 
     Chance alone gives n / (number of droppable layers).
     """
-    counts = range(min(one.most, other.most) + 1)
-    return np.array([overlap(one.chosen(count), other.chosen(count)) for count in counts])
+    most = min(scores.most, others.most)
+    shares = [overlap(scores.chosen(drop), others.chosen(drop)) for drop in range(most + 1)]
+    return np.array(shares)
 
 
-def spearman(one: Sequence[int], other: Sequence[int]) -> float:
+def spearman(
+    order: Sequence[int],
+    other: Sequence[int],
+) -> float:
     """Rank correlation -1..1 of two orders of the same n items: 1 - 6 sum(d^2) / (n (n^2 - 1)), d =
     difference of places.
     """
-    count = len(one)
+    count = len(order)
     if count < 2:
         return 1.0
     place = {item: number for number, item in enumerate(other)}
-    squares = sum((number - place[item]) ** 2 for number, item in enumerate(one))
+    differences = [number - place[item] for number, item in enumerate(order)]
+    squares = sum(difference**2 for difference in differences)
     return 1.0 - 6.0 * squares / (count * (count * count - 1))
 
 
@@ -131,7 +144,13 @@ class _Ranking:
     without that one.
     """
 
-    def __init__(self, row: Criterion, request: Request, settings: dict, measured: Measured):
+    def __init__(
+        self,
+        row: Criterion,
+        request: Request,
+        settings: dict,
+        measured: Measured,
+    ):
         self.row = row
         self.request = request
         self.settings = settings
@@ -139,18 +158,35 @@ class _Ranking:
         self.whole = self._layer_scores(measured.mean())
         self.greedy = self.whole.path is not None
 
-    def resample(self, times: np.ndarray | None, drop: int) -> _Resample:
+    def resample(
+        self,
+        times: np.ndarray | None,
+        drop: int,
+    ) -> _Resample:
         """The ranking with each sample taken `times` (n,) times (None: each once)."""
         mean = self.measured.mean(times)
         if self.greedy:
             free = sorted(self.whole.ranking)
-            return _Resample(-mean[0], choices(mean[:drop], free), lowest(mean[0], free))
+            return _Resample(
+                -mean[0],
+                choices(mean[:drop], free),
+                lowest(mean[0], free),
+            )
         scores = self._layer_scores(mean)
-        return _Resample(scores.scores, scores.chosen(drop), scores.ranking)
+        return _Resample(
+            scores.scores,
+            scores.chosen(drop),
+            scores.ranking,
+        )
 
     def _layer_scores(self, mean: np.ndarray) -> LayerScores:
         scored = self.row.select(mean, self.request)
-        return layer_scores(self.row, scored, self.request, self.settings)
+        return layer_scores(
+            self.row,
+            scored,
+            self.request,
+            self.settings,
+        )
 
 
 def stability(
@@ -214,7 +250,12 @@ def stability(
             f"Found {n} samples, {draws} draws and level {level}; expected at least two samples and"
             " draws and a level between 0 and 1; use a calibration set."
         )
-    ranking = _Ranking(row, request, settings_of(request, protect_ends, n), measured)
+    ranking = _Ranking(
+        row,
+        request,
+        settings_of(request, protect_ends, n),
+        measured,
+    )
     whole = ranking.whole
     if not 0 <= drop <= whole.most:
         raise InputError(

@@ -38,13 +38,24 @@ def token_positions(
             f"Found the token set {tokens!r}; expected one of {', '.join(TOKEN_SETS)}; choose one."
         )
     if tokens == "important":
-        positions = _important(trace, importance or token_importance(trace), top_p)
+        positions = _important(
+            trace,
+            importance or token_importance(trace),
+            top_p,
+        )
     else:
         positions = (_of_kind(sample, tokens) for sample in trace.samples)
-    return store_values(positions, len(trace.samples), trace.spool)
+    return store_values(
+        positions,
+        len(trace.samples),
+        trace.spool,
+    )
 
 
-def _of_kind(sample: SampleTrace, tokens: str) -> np.ndarray:
+def _of_kind(
+    sample: SampleTrace,
+    tokens: str,
+) -> np.ndarray:
     if tokens == "visual":
         return sample.visual
     if tokens == "textual":
@@ -53,7 +64,11 @@ def _of_kind(sample: SampleTrace, tokens: str) -> np.ndarray:
     return everything if tokens == "all" else everything[-1:]
 
 
-def _important(trace: Trace, importance: TokenImportance, top_p: TopP) -> Iterator[np.ndarray]:
+def _important(
+    trace: Trace,
+    importance: TokenImportance,
+    top_p: TopP,
+) -> Iterator[np.ndarray]:
     for number, sample in enumerate(trace.samples):
         visual_scores, text_scores = importance.averaged(number)
         visual = sample.visual[top_p.select(visual_scores)]

@@ -188,7 +188,11 @@ class _Features:
     feature is held once.
     """
 
-    def __init__(self, lvlm: LVLM, new_tensor: Callable[..., torch.Tensor]):
+    def __init__(
+        self,
+        lvlm: LVLM,
+        new_tensor: Callable[..., torch.Tensor],
+    ):
         self.lvlm = lvlm
         self.new_tensor = new_tensor
         self.features: torch.Tensor = torch.empty(0)
@@ -223,7 +227,13 @@ class _Features:
         self.features = self.new_tensor((depths, *entered.shape), dtype=entered.dtype)
         self.features[0].copy_(entered)
 
-    def _leaving(self, number: int, args: tuple, kwargs: Mapping, output) -> None:
+    def _leaving(
+        self,
+        number: int,
+        args: tuple,
+        kwargs: Mapping,
+        output,
+    ) -> None:
         self.ran.add(number)
         self.features[number + 1].copy_(self._stream(hidden_of(output)))
 
@@ -250,7 +260,11 @@ def _pass(
 ) -> SampleTrace:
     """One sample's pass. new_tensor: makes an empty tensor of a shape and `dtype`."""
     seen = _Features(lvlm, new_tensor)
-    collector = Collector(lvlm.num_layers, sample.visual, sample.textual)
+    collector = Collector(
+        lvlm.num_layers,
+        sample.visual,
+        sample.textual,
+    )
     with ThreadHooks() as hooks, collecting(lvlm.decoder, collector):
         seen.watch(hooks, mlp)
         # A number instead of the tensor would let Gemma4 skip positions in its last layers.

@@ -83,7 +83,7 @@ def sprites(style: str) -> tuple[Image.Image, ...]:
         raise ValueError(f"Unknown drawing style {style!r}: expected one of {', '.join(STYLES)}.")
     path = _openmoji_sheet() if style == "openmoji" else ASSETS / f"{style}.png"
     cell = _index()["cell"]
-    columns = _index()["columns"]
+    _index()["columns"]
     count = len(objects())
     remedy = "Delete it and try again." if style == "openmoji" else "Restore it with git checkout."
     try:
@@ -96,15 +96,26 @@ def sprites(style: str) -> tuple[Image.Image, ...]:
             f"The sprite sheet {path} is {sheet.size} px, expected {_sheet_size()} px for "
             f"{count} objects. {remedy}"
         )
-    corners = ((i % columns * cell, i // columns * cell) for i in range(count))
-    return tuple(sheet.crop((x, y, x + cell, y + cell)) for x, y in corners)
+    drawings = []
+    for number in range(count):
+        x, y = _corner(number)
+        drawings.append(sheet.crop((x, y, x + cell, y + cell)))
+    return tuple(drawings)
+
+
+def _corner(number: int) -> tuple[int, int]:
+    """Where an object's cell begins in a sheet, px."""
+    cell = _index()["cell"]
+    row, column = divmod(number, _index()["columns"])
+    return column * cell, row * cell
 
 
 def _sheet_size() -> tuple[int, int]:
     """Width and height of a sheet in px."""
     cell = _index()["cell"]
     columns = _index()["columns"]
-    return columns * cell, -(-len(objects()) // columns) * cell
+    rows = -(-len(objects()) // columns)
+    return columns * cell, rows * cell
 
 
 def _openmoji_sheet() -> Path:
@@ -118,17 +129,23 @@ def _openmoji_sheet() -> Path:
                 return path
     except OSError:
         pass  # absent or damaged: make it anew
-    cell = _index()["cell"]
-    columns = _index()["columns"]
+    _index()["cell"]
+    _index()["columns"]
     sheet = Image.new("RGBA", _sheet_size())
-    for i, drawing in enumerate(_fetch_openmoji(f"{source['package']}@{source['version']}")):
-        sheet.paste(drawing, (i % columns * cell, i // columns * cell))
+    drawings = _fetch_openmoji(f"{source['package']}@{source['version']}")
+    for number, drawing in enumerate(drawings):
+        sheet.paste(drawing, _corner(number))
     notes = PngImagePlugin.PngInfo()
     notes.add_text("made_for", made_for)
     notes.add_text("Copyright", "OpenMoji, CC-BY-SA 4.0")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{os.getpid()}.part")
-    sheet.save(part, format="PNG", optimize=True, pnginfo=notes)
+    sheet.save(
+        part,
+        format="PNG",
+        optimize=True,
+        pnginfo=notes,
+    )
     os.replace(part, path)
     return path
 
@@ -174,17 +191,25 @@ def _fetch_openmoji(package: str) -> list[Image.Image]:
             )
         wanted = {f"package/color/svg/{kind.codepoint.upper()}.svg" for kind in objects()}
         with tarfile.open(archives[0]) as archive:
-            found = {m.name: archive.extractfile(m).read() for m in archive if m.name in wanted}
+            files = {}
+            for member in archive:
+                if member.name in wanted:
+                    files[member.name] = archive.extractfile(member).read()
     drawings = []
     for kind in objects():
-        svg = found.get(f"package/color/svg/{kind.codepoint.upper()}.svg")
+        svg = files.get(f"package/color/svg/{kind.codepoint.upper()}.svg")
         if svg is None:
             raise ArtError(
                 f"{package} has no drawing of {kind.name} (color/svg/{kind.codepoint.upper()}"
                 ".svg). Correct its codepoint or the version in objects.json."
             )
-        png = resvg_py.svg_to_bytes(svg_string=svg.decode("utf-8"), width=288, height=288)
-        drawings.append(_fit(Image.open(io.BytesIO(bytes(png))).convert("RGBA")))
+        png = resvg_py.svg_to_bytes(
+            svg_string=svg.decode("utf-8"),
+            width=288,
+            height=288,
+        )
+        drawing = Image.open(io.BytesIO(bytes(png)))
+        drawings.append(_fit(drawing.convert("RGBA")))
     return drawings
 
 
@@ -193,7 +218,8 @@ def _fit(drawing: Image.Image) -> Image.Image:
     cell = _index()["cell"]
     drawing = drawing.crop(drawing.getchannel("A").getbbox())
     scale = FILL / max(drawing.size)
-    size = tuple(max(1, round(side * scale)) for side in drawing.size)
+    width, height = drawing.size
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     out = Image.new("RGBA", (cell, cell))
     out.paste(
         drawing.resize(size, Image.Resampling.LANCZOS),

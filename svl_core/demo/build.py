@@ -85,7 +85,8 @@ def corpus() -> list[str]:
         if kind not in LATER_KINDS
         for wording in wordings
     ]
-    return [word for line in lines for word in line.split()] * 3 + [f" {line}" for line in lines]
+    words = [word for line in lines for word in line.split()]
+    return words * 3 + [f" {line}" for line in lines]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -230,7 +231,10 @@ def save(
     proc.save_pretrained(folder)
 
 
-def pixels(images, out: np.ndarray | None = None) -> torch.Tensor:
+def pixels(
+    images,
+    out: np.ndarray | None = None,
+) -> torch.Tensor:
     """(n, 3, 144, 144) float32 in [-1, 1]: the processor's arithmetic without its per-image
     overhead, for training only (a test holds both equal).
     """
@@ -247,4 +251,5 @@ def pixels(images, out: np.ndarray | None = None) -> torch.Tensor:
         )
         for image in images
     ]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).div_(127.5).sub_(1.0).contiguous()
+    values = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    return values.div_(127.5).sub_(1.0).contiguous()

@@ -35,4 +35,8 @@ def grouped(split: str) -> list[tuple]:
     images: dict[int, list] = {}
     for question, answer, image in zip(*asked, strict=True):
         images.setdefault(image, []).append((question, answer))
-    return [(functools.partial(_open, str(paths[image])), pairs) for image, pairs in images.items()]
+    groups = []
+    for image, pairs in images.items():
+        open_image = functools.partial(_open, str(paths[image]))
+        groups.append((open_image, pairs))
+    return groups

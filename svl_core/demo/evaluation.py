@@ -23,7 +23,11 @@ def easy_vqa_kind(question: str, answer: str) -> str:
     return "colour" if "color" in question else "shape"
 
 
-def questions(data: str, limit: int | None = None, seed: int = 0) -> list[Labelled]:
+def questions(
+    data: str,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[Labelled]:
     """The first `limit` questions of a data set (default: its usual number).
 
     Raises InputError for an unknown name or a limit below 1.
@@ -42,7 +46,12 @@ def questions(data: str, limit: int | None = None, seed: int = 0) -> list[Labell
             "openmoji" if data == "openmoji" else None,
         )
     pairs = [
-        Labelled(image, question, answer, easy_vqa_kind(question, answer))
+        Labelled(
+            image,
+            question,
+            answer,
+            easy_vqa_kind(question, answer),
+        )
         for image, asked in easy_vqa.grouped("test")
         for question, answer in asked
     ]

@@ -168,12 +168,12 @@ def with_article(word: str) -> str:
 
 @functools.cache
 def all_names() -> tuple[str, ...]:
-    return tuple(k.name for k in art.objects()) + SHAPES
+    return (*(kind.name for kind in art.objects()), *SHAPES)
 
 
 @functools.cache
 def all_categories() -> tuple[str, ...]:
-    return tuple(c.name for c in art.categories()) + ("shape",)
+    return (*(category.name for category in art.categories()), "shape")
 
 
 def caption(scene: Scene) -> str:
@@ -184,10 +184,15 @@ def caption(scene: Scene) -> str:
     for item in scene.items:
         name = f"{item.colour} {item.name}" if item.colour else item.name
         parts.append(f"{with_article(name)} in the {item.place}")
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
-def true_relation(x: Item, side: str, y: Item) -> bool:
+def true_relation(
+    x: Item,
+    side: str,
+    y: Item,
+) -> bool:
     """Whether item `x` stands on that side of `y`, by grid column or row."""
     return {
         "left of": x.column < y.column,
@@ -207,7 +212,11 @@ class _Asked:
     single: the items whose name stands in the scene once.
     """
 
-    def __init__(self, scene: Scene, rng: np.random.Generator):
+    def __init__(
+        self,
+        scene: Scene,
+        rng: np.random.Generator,
+    ):
         self.scene = scene
         self.rng = rng
         self.items = scene.items
@@ -216,7 +225,8 @@ class _Asked:
         self.single = [item for item in scene.items if self.names[item.name] == 1]
 
     def pick(self, options: Sequence):
-        return options[int(self.rng.integers(len(options)))]
+        index = int(self.rng.integers(len(options)))
+        return options[index]
 
     def chance(self, share: float) -> bool:
         return self.rng.random() < share
@@ -249,9 +259,12 @@ def _is_at(asked: _Asked) -> Content | None:
     item = asked.pick(asked.single)
     if asked.chance(0.5):
         return {"x": item.name, "place": item.place}, "yes"
-    occupied = [other.place for other in asked.items]
-    places = occupied if len(occupied) > 1 and asked.chance(0.5) else PLACES
-    place = asked.pick([place for place in places if place != item.place])
+    places: Sequence[str] = PLACES
+    occupied = [neighbour.place for neighbour in asked.items]
+    if len(occupied) > 1 and asked.chance(0.5):
+        places = occupied
+    wrong = [place for place in places if place != item.place]
+    place = asked.pick(wrong)
     return {"x": item.name, "place": place}, "no"
 
 
@@ -260,9 +273,11 @@ def _which(asked: _Asked) -> Content | None:
         absent = [word for word in all_categories() if word not in asked.categories]
         if absent:
             return {"category": asked.pick(absent)}, "none"
-    alone = [
-        item for item in asked.items if asked.categories[item.category] == asked.names[item.name]
-    ]
+    alone = []
+    for item in asked.items:
+        of_category = asked.categories[item.category]
+        if of_category == asked.names[item.name]:
+            alone.append(item)
     if not alone:
         return None
     item = asked.pick(alone)
@@ -279,7 +294,8 @@ def _exists_object(asked: _Asked) -> Content:
 
 def _exists_category(asked: _Asked) -> Content:
     present = asked.chance(0.5)
-    word = asked.pick([word for word in all_categories() if (word in asked.categories) == present])
+    options = [word for word in all_categories() if (word in asked.categories) == present]
+    word = asked.pick(options)
     words = {"category": word, "a_category": with_article(word), "categories": plural(word)}
     return words, "yes" if present else "no"
 
@@ -298,8 +314,10 @@ def _count_object(asked: _Asked) -> Content:
     repeated = [name for name in asked.names if asked.names[name] > 1]
     if repeated and asked.chance(0.5):
         word = asked.pick(repeated)
+    elif asked.chance(0.25):
+        word = asked.pick(all_names())
     else:
-        word = asked.pick(all_names() if asked.chance(0.25) else sorted(asked.names))
+        word = asked.pick(sorted(asked.names))
     return {"xs": plural(word)}, str(asked.names[word])
 
 
@@ -366,12 +384,19 @@ CONTENTS: dict[str, Callable[[_Asked], Content | None]] = {
 """For each kind its words and answer; None where the scene has no unambiguous such question."""
 
 
-def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> QA | None:
+def ask(
+    scene: Scene,
+    rng: np.random.Generator,
+    kind: str | None = None,
+) -> QA | None:
     """One question on the scene; None where it has no unambiguous question of that kind.
 
     kind: of the question (default: a random one of which there is a question).
     """
-    kinds = [kind] if kind else [KINDS[index] for index in rng.permutation(len(KINDS))]
+    kinds = [kind]
+    if kind is None:
+        order = rng.permutation(len(KINDS))
+        kinds = [KINDS[index] for index in order]
     asked = _Asked(scene, rng)
     for candidate in kinds:
         content = CONTENTS[candidate](asked)
@@ -401,7 +426,11 @@ class Labelled:
         return iter((self.image, self.question))
 
 
-def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
+def labelled(
+    n: int,
+    seed: int,
+    style: str | None = None,
+) -> list[Labelled]:
     """`n` questions on fresh scenes, the kinds in turn, each on a scene of its own; same seed, same
     questions.
 
@@ -412,17 +441,31 @@ def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
     questions: list[Labelled] = []
     while len(questions) < n:
         scene = random_scene(rng, style)
-        qa = ask(scene, rng, KINDS[len(questions) % len(KINDS)])
+        qa = ask(
+            scene,
+            rng,
+            KINDS[len(questions) % len(KINDS)],
+        )
         if qa is not None:
             picture = functools.partial(render, scene)
-            questions.append(Labelled(picture, qa.question, qa.answer, qa.kind))
+            questions.append(
+                Labelled(
+                    picture,
+                    qa.question,
+                    qa.answer,
+                    qa.kind,
+                )
+            )
     return questions
 
 
 MEASURED_SEED = 1_000_000  # a stream that no calibration seed of ordinary size draws from
 
 
-def calibration(n: int = 32, seed: int = 7) -> list[Labelled]:
+def calibration(
+    n: int = 32,
+    seed: int = 7,
+) -> list[Labelled]:
     """`n` (image, question) pairs on fresh scenes: what the bundled model's layers are ranked and
     compensated on.
     """

@@ -9,7 +9,7 @@ are drawn here.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,7 +94,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         cells = [item.cell for item in self.items]
-        if cells != sorted(set(cells)) or any(not 0 <= cell < 9 for cell in cells):
+        inside = all(0 <= cell < 9 for cell in cells)
+        if not inside or cells != sorted(set(cells)):
             raise InputError(
                 f"Found the cells {cells}; expected at most one object in each of the places 0 to"
                 " 8, in order; give each object its own place."
@@ -118,35 +119,66 @@ def category_of(name: str) -> str:
         ) from None
 
 
-def _item(rng: np.random.Generator, name: str, cell: int, *, wild: bool) -> Item:
+def _item(
+    rng: np.random.Generator,
+    name: str,
+    cell: int,
+    *,
+    wild: bool,
+) -> Item:
     colour = str(rng.choice(list(COLOURS))) if name in SHAPES else None
-    low, high = (0.68, 0.98) if wild else (0.78, 0.92)
     reach = 0.07 if wild else 0.04
-    shift = tuple(np.round(rng.uniform(-reach, reach, 2), 3).tolist())
-    scale = round(float(rng.uniform(low, high)), 3)
-    item = Item(name, cell, colour, shift, scale)
+    left, down = np.round(rng.uniform(-reach, reach, 2), 3).tolist()
+    scale = _uniform(rng, 0.68, 0.98, 3) if wild else _uniform(rng, 0.78, 0.92, 3)
+    item = Item(name, cell, colour, (left, down), scale)
     if not wild:
         return item
-    item = replace(item, angle=round(float(rng.uniform(-18, 18)), 1), flip=bool(rng.random() < 0.5))
+    angle = _uniform(rng, -18, 18, 1)
+    flip = _happens(rng, 0.5)
+    item = replace(item, angle=angle, flip=flip)
     if colour is not None:
         return item
-    outline = bool(rng.random() < 0.45)
-    squeeze = round(float(rng.uniform(0.76, 1.3)), 2)
+    outline = _happens(rng, 0.45)
+    squeeze = _uniform(rng, 0.76, 1.3, 2)
     item = replace(item, outline=outline, squeeze=squeeze)
-    return replace(item, tone=_tone(rng)) if rng.random() < 0.6 else item
-
-
-def _tone(rng: np.random.Generator) -> tuple[float, float, float]:
-    """(hue turn in degrees, saturation, lightness)."""
+    if not _happens(rng, 0.6):
+        return item
     turn = round(float(rng.normal(0, 22)), 1)
-    saturation = round(float(rng.uniform(0.4, 1.7)), 2)
-    lightness = round(float(rng.uniform(0.75, 1.3)), 2)
-    return turn, saturation, lightness
+    saturation = _uniform(rng, 0.4, 1.7, 2)
+    lightness = _uniform(rng, 0.75, 1.3, 2)
+    return replace(item, tone=(turn, saturation, lightness))
+
+
+def _uniform(
+    rng: np.random.Generator,
+    low: float,
+    high: float,
+    digits: int,
+) -> float:
+    """A draw from low..high, rounded."""
+    value = float(rng.uniform(low, high))
+    return round(value, digits)
+
+
+def _happens(
+    rng: np.random.Generator,
+    share: float,
+) -> bool:
+    """True in this share 0..1 of the draws."""
+    return bool(rng.random() < share)
+
+
+def _one_of(rng: np.random.Generator, options: Sequence):
+    """One of the options, each as likely."""
+    index = int(rng.integers(len(options)))
+    return options[index]
 
 
 def _ground(rng: np.random.Generator) -> tuple[tuple[int, int, int], str]:
-    base = rng.integers(196, 256) + rng.integers(-18, 19, 3)
-    red, green, blue = (int(value) for value in np.clip(base, 170, 255))
+    """A light colour and a pattern."""
+    grey = rng.integers(196, 256)
+    base = grey + rng.integers(-18, 19, 3)
+    red, green, blue = np.clip(base, 170, 255).tolist()
     pattern = rng.choice(["plain", "plain", "stripes", "dots", "gradient"])
     return (red, green, blue), str(pattern)
 
@@ -172,7 +204,7 @@ def random_scene(
     style = style or str(rng.choice(STYLES))
     n = int(n or rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.2, 0.25, 0.25, 0.2]))
     pool = [kind for kind in art.objects() if names is None or kind.name in names]
-    if rng.random() < 0.45:
+    if _happens(rng, 0.45):
         categories = sorted({kind.category for kind in pool})
         few = min(2, len(categories))
         wanted = set(rng.choice(categories, size=few, replace=False).tolist())
@@ -182,18 +214,24 @@ def random_scene(
     for _ in range(n):
         roll = rng.random()
         if chosen and roll < 0.12:
-            chosen.append(chosen[int(rng.integers(len(chosen)))])
+            chosen.append(_one_of(rng, chosen))
         elif roll > 0.86:
             chosen.append(str(rng.choice(SHAPES)))
         else:
-            chosen.append(pool[int(rng.integers(len(pool)))].name)
+            chosen.append(_one_of(rng, pool).name)
     cells = sorted(rng.choice(9, size=n, replace=False).tolist())
     ground, pattern = _ground(rng)
-    items = [_item(rng, name, cell, wild=wild) for name, cell in zip(chosen, cells, strict=True)]
+    items = []
+    for name, cell in zip(chosen, cells, strict=True):
+        items.append(_item(rng, name, cell, wild=wild))
     return Scene(tuple(items), style, ground, pattern)
 
 
-def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Scene:
+def compose(
+    items: Mapping[int, str],
+    style: str = "noto",
+    seed: int = 0,
+) -> Scene:
     """A scene from {cell 0..8: name}; a shape may carry its colour ("red circle").
 
     Raises InputError for unknown names or places.
@@ -209,7 +247,13 @@ def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Sce
         category_of(words[-1])
         item = _item(rng, words[-1], cell, wild=False)
         if len(words) == 2 and item.colour and words[0] in COLOURS:
-            item = Item(item.name, cell, words[0], item.shift, item.scale)
+            item = Item(
+                item.name,
+                cell,
+                words[0],
+                item.shift,
+                item.scale,
+            )
         elif len(words) != 1:
             raise InputError(
                 f"Found the object '{items[cell]}'; expected one name, or a colour and a shape such"
@@ -221,7 +265,10 @@ def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Sce
 
 
 @functools.cache
-def _shape(name: str, colour: str) -> Image.Image:
+def _shape(
+    name: str,
+    colour: str,
+) -> Image.Image:
     """A plain shape as a 64 x 64 RGBA sprite, anti-aliased."""
     big = Image.new("RGBA", (256, 256))
     draw = ImageDraw.Draw(big)
@@ -237,31 +284,45 @@ def _shape(name: str, colour: str) -> Image.Image:
         for corner in range(10):
             radius = 118 if corner % 2 == 0 else 50
             angle = corner * np.pi / 5
-            corners.append((128 + radius * np.sin(angle), 132 - radius * np.cos(angle)))
+            x = 128 + radius * np.sin(angle)
+            y = 132 - radius * np.cos(angle)
+            corners.append((x, y))
         draw.polygon(corners, fill)
     return big.resize((64, 64), Image.Resampling.LANCZOS)
 
 
 @functools.cache
-def _sprite(style: str, name: str, outline: bool) -> Image.Image:
+def _sprite(
+    style: str,
+    name: str,
+    outline: bool,
+) -> Image.Image:
     names = [kind.name for kind in art.objects()]
     sprite = art.sprites(style)[names.index(name)]
     if not outline:
         return sprite
     rim = sprite.getchannel("A").filter(ImageFilter.MaxFilter(5))
     dark = Image.new("RGBA", sprite.size, (25, 25, 25, 255))
-    drawn = Image.composite(dark, Image.new("RGBA", sprite.size), rim)
+    drawn = Image.composite(
+        dark,
+        Image.new("RGBA", sprite.size),
+        rim,
+    )
     drawn.alpha_composite(sprite)
     return drawn
 
 
-def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image:
+def _toned(
+    sprite: Image.Image,
+    tone: tuple[float, float, float],
+) -> Image.Image:
     """The drawing with its hue turned, its saturation and lightness scaled, and its shades merged
     into flat areas.
     """
     turn, saturation, lightness = tone
-    cos = np.cos(np.radians(turn)) * saturation
-    sin = np.sin(np.radians(turn)) * saturation
+    angle = np.radians(turn)
+    cos = np.cos(angle) * saturation
+    sin = np.sin(angle) * saturation
     grey = np.tile([0.213, 0.715, 0.072], (3, 1))
     # The hue turn of SVG's feColorMatrix.
     spin = np.array(
@@ -271,34 +332,46 @@ def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image
             [-0.787, 0.715, 0.072],
         ]
     )
-    matrix = lightness * (grey + cos * (np.eye(3) - grey) + sin * spin)
-    rows = tuple(np.c_[matrix, np.zeros(3)].ravel())
+    coloured = cos * (np.eye(3) - grey) + sin * spin
+    matrix = lightness * (grey + coloured)
+    with_offsets = np.c_[matrix, np.zeros(3)]
+    rows = tuple(with_offsets.ravel())
     colours = sprite.convert("RGB").convert("RGB", rows)
-    colours = ImageOps.posterize(colours.filter(ImageFilter.MedianFilter(5)), 3)
+    smooth = colours.filter(ImageFilter.MedianFilter(5))
+    colours = ImageOps.posterize(smooth, 3)
     colours.putalpha(sprite.getchannel("A"))
     return colours
 
 
 @functools.lru_cache(maxsize=64)
-def _pattern(pattern: str, size: int) -> np.ndarray:
+def _pattern(
+    pattern: str,
+    size: int,
+) -> np.ndarray:
     """Lightness offsets of a ground, (size, size) float32 in [-14, 0]."""
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    pixels = np.mgrid[0:size, 0:size].astype(np.float32)
+    y, x = pixels / size
     if pattern == "stripes":
         odd = ((x + y) * 12).astype(int) % 2
         return (-9 * odd).astype(np.float32)
     if pattern == "dots":
         across = (x * 12) % 1 - 0.5
         down = (y * 12) % 1 - 0.5
-        return (-11 * (across**2 + down**2 < 0.05)).astype(np.float32)
+        inside = across**2 + down**2 < 0.05
+        return (-11 * inside).astype(np.float32)
     if pattern == "gradient":
         return -14 * y
     return np.zeros((size, size), np.float32)
 
 
-def render(scene: Scene, size: int = SIZE) -> Image.Image:
+def render(
+    scene: Scene,
+    size: int = SIZE,
+) -> Image.Image:
     """The scene as a `size` x `size` RGB image."""
-    lightness = np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None]
-    ground = np.clip(lightness, 0, 255)
+    colour = np.array(scene.ground, np.float32)
+    offsets = _pattern(scene.pattern, size)
+    ground = np.clip(colour + offsets[..., None], 0, 255)
     image = Image.fromarray(ground.astype(np.uint8))
     cell = size / 3
     for item in scene.items:
@@ -311,12 +384,17 @@ def render(scene: Scene, size: int = SIZE) -> Image.Image:
         if item.tone:
             sprite = _toned(sprite, item.tone)
         side = cell * item.scale
-        width = max(4, round(side * min(1.0, item.squeeze)))
-        height = max(4, round(side * min(1.0, 1 / item.squeeze)))
+        narrow = min(1.0, item.squeeze)
+        flat = min(1.0, 1 / item.squeeze)
+        width = max(4, round(side * narrow))
+        height = max(4, round(side * flat))
         sprite = sprite.resize((width, height), Image.Resampling.BICUBIC)
         if item.angle:
             sprite = sprite.rotate(item.angle, Image.Resampling.BILINEAR)
-        left = round((item.column + 0.5 + item.shift[0]) * cell - width / 2)
-        top = round((item.row + 0.5 + item.shift[1]) * cell - height / 2)
+        right, down = item.shift
+        centre_x = (item.column + 0.5 + right) * cell
+        centre_y = (item.row + 0.5 + down) * cell
+        left = round(centre_x - width / 2)
+        top = round(centre_y - height / 2)
         image.paste(sprite, (left, top), sprite)
     return image

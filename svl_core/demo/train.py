@@ -69,7 +69,12 @@ class Batches(torch.utils.data.IterableDataset):
     stream when resuming.
     """
 
-    def __init__(self, recipe: Recipe, stage: str, start: int = 0):
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: str,
+        start: int = 0,
+    ):
         self.recipe = recipe
         self.stage = stage
         self.start = start
@@ -77,16 +82,15 @@ class Batches(torch.utils.data.IterableDataset):
     def __iter__(self):
         torch.set_num_threads(1)
         self.tokenizer = build.tokenizer()
-        self.rng = np.random.default_rng([self.recipe.seed, self.stage == "align", self.start])
+        seeds = [self.recipe.seed, self.stage == "align", self.start]
+        self.rng = np.random.default_rng(seeds)
         self.ids = {
             name: self.tokenizer(f" {name}", add_special_tokens=False).input_ids[0]
             for name in questions.all_names() + ("nothing",)
         }
-        self.yardstick = (
-            easy_vqa.grouped("train")
-            if self.recipe.easy_vqa_share and self.stage != "align"
-            else []
-        )
+        self.yardstick = []
+        if self.recipe.easy_vqa_share and self.stage != "align":
+            self.yardstick = easy_vqa.grouped("train")
         while True:
             yield self.align() if self.stage == "align" else self.packed()
 
@@ -94,60 +98,65 @@ class Batches(torch.utils.data.IterableDataset):
         """One scene as (scene, image, name target of each patch (36,), colour target of each patch
         (36,)).
         """
-        n = (
-            int(self.rng.integers(2, 8))
-            if self.stage == "align"
-            else 2
-            if self.rng.random() < self.recipe.pair_share
-            else None
+        n = None
+        if self.stage == "align":
+            n = int(self.rng.integers(2, 8))
+        elif self.rng.random() < self.recipe.pair_share:
+            n = 2
+        scene = scenes.random_scene(
+            self.rng,
+            wild=self.rng.random() < 0.8,
+            n=n,
         )
-        scene = scenes.random_scene(self.rng, wild=self.rng.random() < 0.8, n=n)
-        image = scenes.render(
-            scene,
-            build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE,
-        )
+        size = build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE
+        image = scenes.render(scene, size)
         names = np.full((3, 3), self.ids["nothing"])
         colours = np.full((3, 3), IGNORE)
+        words = list(scenes.COLOURS)
         for item in scene.items:
             names[item.row, item.column] = self.ids[item.name]
             if item.colour:
-                colours[item.row, item.column] = list(scenes.COLOURS).index(item.colour)
-        return (
-            scene,
-            image,
-            names.repeat(2, 0).repeat(2, 1).ravel(),
-            colours.repeat(2, 0).repeat(2, 1).ravel(),
-        )
+                colours[item.row, item.column] = words.index(item.colour)
+        return scene, image, self._by_patch(names), self._by_patch(colours)
+
+    @staticmethod
+    def _by_patch(cells: np.ndarray) -> np.ndarray:
+        """(3, 3) targets of the cells -> (36,) of the patches, two by two in a cell."""
+        return cells.repeat(2, 0).repeat(2, 1).ravel()
 
     def tinted(self, images) -> torch.Tensor:
         """Pixels with random brightness, contrast and colour balance for each image."""
         n = len(images)
-        values = build.pixels(images)
-        gain = torch.from_numpy(
-            self.rng.uniform(0.86, 1.14, (n, 1, 1, 1)) * self.rng.uniform(0.94, 1.06, (n, 3, 1, 1))
-        ).float()
-        return (
-            values * gain + torch.from_numpy(self.rng.uniform(-0.12, 0.12, (n, 1, 1, 1))).float()
-        ).clamp_(-1, 1)
+        contrast = self.rng.uniform(0.86, 1.14, (n, 1, 1, 1))
+        balance = self.rng.uniform(0.94, 1.06, (n, 3, 1, 1))
+        brightness = self.rng.uniform(-0.12, 0.12, (n, 1, 1, 1))
+        gain = torch.from_numpy(contrast * balance).float()
+        offset = torch.from_numpy(brightness).float()
+        tinted = build.pixels(images) * gain + offset
+        return tinted.clamp_(-1, 1)
 
     def align(self) -> dict[str, torch.Tensor]:
-        made = [self.picture() for _ in range(self.recipe.align_batch)]
+        """A batch of stage 1: pictures and what each of their patches shows."""
+        pictures = [self.picture() for _ in range(self.recipe.align_batch)]
+        _, images, names, colours = zip(*pictures, strict=True)
+        return self._pictures(images, names, colours)
+
+    def _pictures(self, images, names, colours) -> dict[str, torch.Tensor]:
+        """The part of a batch that is about its pictures."""
         return {
-            "pixel_values": self.tinted([m[1] for m in made]),
-            "names": torch.tensor(np.stack([m[2] for m in made])),
-            "colours": torch.tensor(np.stack([m[3] for m in made])),
+            "pixel_values": self.tinted(images),
+            "names": torch.tensor(np.stack(names)),
+            "colours": torch.tensor(np.stack(colours)),
         }
 
     def pairs(self, scene):
         """Questions on a scene, endlessly, slow kinds more often."""
         kinds = list(WEIGHTS)
         weights = np.array(list(WEIGHTS.values()))
+        shares = weights / weights.sum()
         while True:
-            qa = questions.ask(
-                scene,
-                self.rng,
-                str(self.rng.choice(kinds, p=weights / weights.sum())),
-            )
+            kind = str(self.rng.choice(kinds, p=shares))
+            qa = questions.ask(scene, self.rng, kind)
             if qa:
                 yield qa.question, qa.answer
 
@@ -156,11 +165,16 @@ class Batches(torch.utils.data.IterableDataset):
         return question[:-1] if self.rng.random() < 0.2 else question
 
     def packed(self) -> dict[str, torch.Tensor]:
+        """A batch of stage 2: pictures with their questions packed behind them.
+
+        Of n sequences of `text_length` positions: ids; positions, which restart at every question;
+        groups, the question's number in its sequence (-1: padding); labels, the token that follows
+        where it is the answer's (else IGNORE); weights, which share 1 among an answer's tokens.
+        """
+        n = self.recipe.batch
         size = self.recipe.text_length
         prefix = 1 + VISUAL
-        tok = self.tokenizer
-        n = self.recipe.batch
-        ids = np.full((n, size), tok.pad_token_id)
+        ids = np.full((n, size), self.tokenizer.pad_token_id)
         positions = np.zeros((n, size), np.int64)
         groups = np.full((n, size), -1)
         labels = np.full((n, size), IGNORE)
@@ -169,67 +183,59 @@ class Batches(torch.utils.data.IterableDataset):
         names = []
         colours = []
         for row in range(n):
-            if self.yardstick and self.rng.random() < self.recipe.easy_vqa_share:
-                image, asked = self.yardstick[int(self.rng.integers(len(self.yardstick)))]
-                images.append(image())
-                (
-                    names.append(np.full(VISUAL, IGNORE)),
-                    colours.append(np.full(VISUAL, IGNORE)),
-                )
-                stream = iter([asked[k] for k in self.rng.permutation(len(asked))])
-            else:
-                scene, image, name, colour = self.picture()
-                (
-                    images.append(image),
-                    names.append(name),
-                    colours.append(colour),
-                )
-                stream = self.pairs(scene)
-            at = 0
-            group = 0
-            for question, answer in stream:
-                head = [
-                    tok.convert_tokens_to_ids(build.USER),
-                    *tok(
-                        f" {self.disguise(question)}",
-                        add_special_tokens=False,
-                    ).input_ids,
-                    tok.convert_tokens_to_ids(build.ASSISTANT),
-                ]
-                tail = [
-                    *tok(f" {answer}", add_special_tokens=False).input_ids,
-                    tok.eos_token_id,
-                ]
-                end = at + len(head) + len(tail)
+            image, name, colour, pairs = self._asked()
+            images.append(image)
+            names.append(name)
+            colours.append(colour)
+            start = 0
+            for group, (question, answer) in enumerate(pairs):
+                head, tail = self._tokens(question, answer)
+                end = start + len(head) + len(tail)
                 if end > size:
                     break
-                (
-                    ids[row, at:end],
-                    positions[row, at:end],
-                    groups[row, at:end],
-                ) = (
-                    head + tail,
-                    prefix + np.arange(end - at),
-                    group,
-                )
+                ids[row, start:end] = head + tail
+                positions[row, start:end] = prefix + np.arange(end - start)
+                groups[row, start:end] = group
                 # A position is trained on the token that follows it.
-                answer_at = slice(at + len(head) - 1, end - 1)
-                labels[row, answer_at], weights[row, answer_at] = (
-                    tail,
-                    1 / len(tail),
-                )
-                at = end
-                group = group + 1
+                first = start + len(head) - 1
+                answer_at = slice(first, end - 1)
+                labels[row, answer_at] = tail
+                weights[row, answer_at] = 1 / len(tail)
+                start = end
         return {
-            "pixel_values": self.tinted(images),
-            "names": torch.tensor(np.stack(names)),
-            "colours": torch.tensor(np.stack(colours)),
+            **self._pictures(images, names, colours),
             "ids": torch.tensor(ids),
             "positions": torch.tensor(positions),
             "groups": torch.tensor(groups),
             "labels": torch.tensor(labels),
             "weights": torch.tensor(weights),
         }
+
+    def _asked(self):
+        """One picture as (image, name targets, colour targets, its questions and answers)."""
+        if self.yardstick and self.rng.random() < self.recipe.easy_vqa_share:
+            index = int(self.rng.integers(len(self.yardstick)))
+            open_image, pairs = self.yardstick[index]
+            image = open_image()
+            unknown = np.full(VISUAL, IGNORE)
+            order = self.rng.permutation(len(pairs))
+            shuffled = [pairs[index] for index in order]
+            return image, unknown, unknown, shuffled
+        scene, image, name, colour = self.picture()
+        return image, name, colour, self.pairs(scene)
+
+    def _tokens(
+        self,
+        question: str,
+        answer: str,
+    ) -> tuple[list[int], list[int]]:
+        """Token ids of a question with its marks, and of the answer with its end."""
+        tokenizer = self.tokenizer
+        asked = tokenizer(f" {self.disguise(question)}", add_special_tokens=False).input_ids
+        said = tokenizer(f" {answer}", add_special_tokens=False).input_ids
+        user = tokenizer.convert_tokens_to_ids(build.USER)
+        assistant = tokenizer.convert_tokens_to_ids(build.ASSISTANT)
+        return [user, *asked, assistant], [*said, tokenizer.eos_token_id]
 
 
 class Trainee(torch.nn.Module):
@@ -239,40 +245,67 @@ class Trainee(torch.nn.Module):
         super().__init__()
         self.model = model
         self.bos = bos
-        self.colour = torch.nn.Linear(model.config.text_config.hidden_size, len(scenes.COLOURS))
+        width = model.config.text_config.hidden_size
+        self.colour = torch.nn.Linear(width, len(scenes.COLOURS))
 
     def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(n, 36, d) what enters the decoder for the image."""
         core = self.model.model
-        return core.multi_modal_projector(core.vision_tower(pixel_values).last_hidden_state[:, 1:])
+        patches = core.vision_tower(pixel_values).last_hidden_state[:, 1:]
+        return core.multi_modal_projector(patches)
 
     def naming(
-        self, seen: torch.Tensor, names: torch.Tensor, colours: torch.Tensor
+        self,
+        seen: torch.Tensor,
+        names: torch.Tensor,
+        colours: torch.Tensor,
     ) -> torch.Tensor:
+        """Loss of naming what each patch shows, in the language model's embedding space.
+
+        seen: (n, 36, d) as `see` gives it.
+        names, colours: (n, 36) targets, IGNORE where there is none.
+        """
         flat = F.rms_norm(seen, seen.shape[-1:]).flatten(0, 1)
+        logits = flat @ self.model.get_input_embeddings().weight.T
         loss = F.cross_entropy(
-            flat @ self.model.get_input_embeddings().weight.T,
+            logits,
             names.flatten(),
             ignore_index=IGNORE,
         )
-        return (
-            loss + 0.5 * F.cross_entropy(self.colour(flat), colours.flatten(), ignore_index=IGNORE)
-            if (colours >= 0).any()
-            else loss
+        if not (colours >= 0).any():
+            return loss
+        read = self.colour(flat)
+        return loss + 0.5 * F.cross_entropy(
+            read,
+            colours.flatten(),
+            ignore_index=IGNORE,
         )
 
     def answering(
-        self, seen: torch.Tensor, batch: dict[str, torch.Tensor]
+        self,
+        seen: torch.Tensor,
+        batch: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of the answers' tokens and the share of them that is right, both weighted.
+
+        seen: (n, 36, d) as `see` gives it.
+        batch: as `Batches.packed` gives it.
+        """
         n, size = batch["ids"].shape
         embed = self.model.get_input_embeddings()
         first = embed(torch.full((n, 1), self.bos))
-        hidden = torch.cat([first, seen, embed(batch["ids"])], 1)
+        questions = embed(batch["ids"])
+        hidden = torch.cat([first, seen, questions], 1)
         prefix = 1 + seen.shape[1]
-        groups = torch.cat([torch.full((n, prefix), -2), batch["groups"]], 1)
-        positions = torch.cat([torch.arange(prefix).expand(n, -1), batch["positions"]], 1)
-        causal = torch.ones(prefix + size, prefix + size, dtype=torch.bool).tril()
-        mask = causal & ((groups[:, None, :] == -2) | (groups[:, None, :] == groups[:, :, None]))
+        of_prefix = torch.full((n, prefix), -2)
+        groups = torch.cat([of_prefix, batch["groups"]], 1)
+        counted = torch.arange(prefix).expand(n, -1)
+        positions = torch.cat([counted, batch["positions"]], 1)
+        length = prefix + size
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        of_picture = groups[:, None, :] == -2
+        of_same_question = groups[:, None, :] == groups[:, :, None]
+        mask = causal & (of_picture | of_same_question)
         out = self.model.get_decoder()(
             inputs_embeds=hidden,
             attention_mask=mask[:, None],
@@ -284,45 +317,52 @@ class Trainee(torch.nn.Module):
         labels = batch["labels"][wanted]
         weights = batch["weights"][wanted]
         loss = F.cross_entropy(logits, labels, reduction="none")
-        return (loss * weights).sum() / weights.sum(), (
-            (logits.argmax(-1) == labels) * weights
-        ).sum() / weights.sum()
+        right = logits.argmax(-1) == labels
+        total = weights.sum()
+        mean_loss = (loss * weights).sum() / total
+        share_right = (right * weights).sum() / total
+        return mean_loss, share_right
 
 
-def optimizers(trainee: Trainee, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(
+    trainee: Trainee,
+    recipe: Recipe,
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, norms, biases and the patch
     embedding.
     """
     matrices = []
     rest = []
     for name, parameter in trainee.named_parameters():
-        (
-            matrices
-            if parameter.ndim == 2
-            and "layers." in name
-            or "projector.linear" in name
-            and parameter.ndim == 2
-            else rest
-        ).append(parameter)
-    return [
-        torch.optim.Muon(
-            matrices,
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            momentum=0.95,
-            adjust_lr_fn="match_rms_adamw",
-        ),
-        torch.optim.AdamW(rest, lr=recipe.lr, weight_decay=0.0, betas=(0.9, 0.97)),
-    ]
-
-
-def rate(step: int, total: int, recipe: Recipe) -> float:
-    """Share of the full learning rate: warm-up, constant, linear decay."""
-    return min(
-        1.0,
-        (step + 1) / recipe.warmup,
-        max(0.0, (total - step) / max(1, recipe.decay_share * total)),
+        inside = "layers." in name or "projector.linear" in name
+        group = matrices if inside and parameter.ndim == 2 else rest
+        group.append(parameter)
+    muon = torch.optim.Muon(
+        matrices,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        momentum=0.95,
+        adjust_lr_fn="match_rms_adamw",
     )
+    adam = torch.optim.AdamW(
+        rest,
+        lr=recipe.lr,
+        weight_decay=0.0,
+        betas=(0.9, 0.97),
+    )
+    return [muon, adam]
+
+
+def rate(
+    step: int,
+    total: int,
+    recipe: Recipe,
+) -> float:
+    """Share of the full learning rate: warm-up, constant, linear decay."""
+    warm_up = (step + 1) / recipe.warmup
+    decaying = max(1, recipe.decay_share * total)
+    decay = (total - step) / decaying
+    return min(1.0, warm_up, max(0.0, decay))
 
 
 def train(
@@ -336,124 +376,175 @@ def train(
     """Run or resume both stages; writes `out/checkpoint.pt`, `out/log.jsonl` and, at the end, the
     model folder `out/model`.
 
+    out: the folder; a checkpoint in it is gone on from.
+    recipe: the settings.
     init: a trained model's folder to go on from; its alignment is done, so stage 2 starts at once.
+    checkpoint_every: steps between two checkpoints.
+    log: called as `print` is.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     proc = build.processor()
-    trainee = Trainee(
-        build.untrained(proc.tokenizer, seed=recipe.seed),
-        proc.tokenizer.bos_token_id,
-    ).train()
+    model = build.untrained(proc.tokenizer, seed=recipe.seed)
+    trainee = Trainee(model, proc.tokenizer.bos_token_id).train()
     if init:
-        trainee.model.load_state_dict(
-            LlavaForConditionalGeneration.from_pretrained(init, dtype=torch.float32).state_dict()
-        )
-    tools = optimizers(trainee, recipe)
-    state = {
-        "stage": "answer" if init else "align",
-        "step": 0,
-        "seconds": 0.0,
-    }
-    if (out / "checkpoint.pt").exists():
-        saved = torch.load(out / "checkpoint.pt", weights_only=True)
-        trainee.load_state_dict(saved["trainee"])
-        for tool, kept in zip(tools, saved["tools"]):
-            tool.load_state_dict(kept)
-        state = saved["state"]
-        log(f"resumed at {state}")
-
-    def checkpoint() -> None:
-        torch.save(
-            {
-                "trainee": trainee.state_dict(),
-                "tools": [tool.state_dict() for tool in tools],
-                "state": state,
-            },
-            out / "checkpoint.tmp",
-        )
-        (out / "checkpoint.tmp").replace(out / "checkpoint.pt")
-
+        trained = LlavaForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
+        trainee.model.load_state_dict(trained.state_dict())
+    training = _Training(
+        out,
+        recipe,
+        trainee,
+        "answer" if init else "align",
+        log,
+    )
+    training.resume()
     for layer in trainee.model.get_decoder().layers:
         layer.compile(dynamic=False)
-    for stage, total in (
-        ("align", recipe.align_steps),
-        ("answer", recipe.steps),
-    ):
-        if state["stage"] != stage:
-            continue
-        feed = iter(
-            torch.utils.data.DataLoader(
-                Batches(recipe, stage, state["step"]),
-                batch_size=None,
-                num_workers=1,
-                prefetch_factor=4,
-            )
-        )
-        began = time.monotonic()
-        shown = {}
-        for step in range(state["step"], total):
-            batch = next(feed)
-            share = rate(step, total, recipe)
-            for tool in tools:
-                for group in tool.param_groups:
-                    group["lr"] = recipe.lr * share
-            seen = trainee.see(batch["pixel_values"])
-            naming = trainee.naming(seen, batch["names"], batch["colours"])
-            if stage == "align":
-                loss = naming
-                shown = {"naming": naming.item()}
-            else:
-                answering, right = trainee.answering(seen, batch)
-                loss = answering + recipe.align_weight * naming
-                shown = {
-                    "loss": answering.item(),
-                    "right": right.item(),
-                    "naming": naming.item(),
-                }
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
-            for tool in tools:
-                tool.step()
-                tool.zero_grad(set_to_none=True)
-            now = time.monotonic()
-            state["seconds"], began, state["step"] = (
-                state["seconds"] + now - began,
-                now,
-                step + 1,
-            )
-            if step % 20 == 0 or step + 1 == total:
-                with (out / "log.jsonl").open("a") as file:
-                    file.write(
-                        json.dumps(
-                            {
-                                "stage": stage,
-                                "step": step,
-                                "seconds": round(state["seconds"]),
-                                **{k: round(v, 4) for k, v in shown.items()},
-                            }
-                        )
-                        + "\n"
-                    )
-                bar = "#" * int(30 * (step + 1) / total)
-                log(
-                    f"\r{stage:6} [{bar:30}] {step + 1}/{total} {state['seconds'] / 60:.1f} min "
-                    + " ".join(f"{k} {v:.3f}" for k, v in shown.items()),
-                    end="",
-                    flush=True,
-                )
-            if (step + 1) % checkpoint_every == 0:
-                checkpoint()
-        log("")
-        state.update(
-            stage="answer" if stage == "align" else "done",
-            step=0 if stage == "align" else recipe.steps,
-        )
-        checkpoint()
-    build.save(trainee.model.eval(), proc, out / "model")
-    (out / "recipe.json").write_text(
-        json.dumps(asdict(recipe) | {"seconds": round(state["seconds"])}, indent=1)
+    for stage, total in (("align", recipe.align_steps), ("answer", recipe.steps)):
+        if training.state["stage"] == stage:
+            training.run(stage, total, checkpoint_every)
+    build.save(
+        trainee.model.eval(),
+        proc,
+        out / "model",
     )
+    written = asdict(recipe) | {"seconds": round(training.state["seconds"])}
+    (out / "recipe.json").write_text(json.dumps(written, indent=1))
+
+
+class _Training:
+    """A training run in progress.
+
+    state: the stage, its next step, and the seconds so far.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        recipe: Recipe,
+        trainee: Trainee,
+        stage: str,
+        log,
+    ):
+        self.out = out
+        self.recipe = recipe
+        self.trainee = trainee
+        self.log = log
+        self.optimizers = optimizers(trainee, recipe)
+        self.state = {"stage": stage, "step": 0, "seconds": 0.0}
+
+    def resume(self) -> None:
+        """Goes on from the folder's checkpoint, where there is one."""
+        if not (self.out / "checkpoint.pt").exists():
+            return
+        saved = torch.load(self.out / "checkpoint.pt", weights_only=True)
+        self.trainee.load_state_dict(saved["trainee"])
+        for optimizer, state in zip(self.optimizers, saved["tools"], strict=True):
+            optimizer.load_state_dict(state)
+        self.state = saved["state"]
+        self.log(f"resumed at {self.state}")
+
+    def checkpoint(self) -> None:
+        content = {
+            "trainee": self.trainee.state_dict(),
+            "tools": [optimizer.state_dict() for optimizer in self.optimizers],
+            "state": self.state,
+        }
+        torch.save(content, self.out / "checkpoint.tmp")
+        (self.out / "checkpoint.tmp").replace(self.out / "checkpoint.pt")
+
+    def run(
+        self,
+        stage: str,
+        total: int,
+        checkpoint_every: int,
+    ) -> None:
+        """One stage, from its next step on. total: its steps."""
+        loader = torch.utils.data.DataLoader(
+            Batches(self.recipe, stage, self.state["step"]),
+            batch_size=None,
+            num_workers=1,
+            prefetch_factor=4,
+        )
+        feed = iter(loader)
+        began = time.monotonic()
+        for step in range(self.state["step"], total):
+            share = rate(step, total, self.recipe)
+            values = self.step(stage, next(feed), share)
+            ended = time.monotonic()
+            self.state["seconds"] += ended - began
+            self.state["step"] = step + 1
+            began = ended
+            if step % 20 == 0 or step + 1 == total:
+                self.report(stage, step, total, values)
+            if (step + 1) % checkpoint_every == 0:
+                self.checkpoint()
+        self.log("")
+        if stage == "align":
+            self.state.update(stage="answer", step=0)
+        else:
+            self.state.update(stage="done", step=self.recipe.steps)
+        self.checkpoint()
+
+    def step(
+        self,
+        stage: str,
+        batch: dict[str, torch.Tensor],
+        share: float,
+    ) -> dict[str, float]:
+        """One step on a batch; returns its losses.
+
+        share: of the full learning rate, 0..1.
+        """
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.lr * share
+        seen = self.trainee.see(batch["pixel_values"])
+        naming = self.trainee.naming(
+            seen,
+            batch["names"],
+            batch["colours"],
+        )
+        loss = naming
+        values = {}
+        if stage != "align":
+            answering, right = self.trainee.answering(seen, batch)
+            loss = answering + self.recipe.align_weight * naming
+            values["loss"] = answering.item()
+            values["right"] = right.item()
+        values["naming"] = naming.item()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return values
+
+    def report(
+        self,
+        stage: str,
+        step: int,
+        total: int,
+        values: dict[str, float],
+    ) -> None:
+        """A line in the log file, and the progress bar."""
+        line = {
+            "stage": stage,
+            "step": step,
+            "seconds": round(self.state["seconds"]),
+            **{name: round(value, 4) for name, value in values.items()},
+        }
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        done = int(30 * (step + 1) / total)
+        bar = "#" * done
+        minutes = self.state["seconds"] / 60
+        figures = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        self.log(
+            f"\r{stage:6} [{bar:30}] {step + 1}/{total} {minutes:.1f} min {figures}",
+            end="",
+            flush=True,
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -473,14 +564,28 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="go on from a trained model instead of from scratch",
     )
-    parser.add_argument("--checkpoint-every", type=int, default=250, metavar="STEPS")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=250,
+        metavar="STEPS",
+    )
     for name, value in asdict(Recipe()).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            type=type(value),
+            default=value,
+        )
     given = vars(parser.parse_args(argv))
     out = given.pop("out")
     init = given.pop("init")
     every = given.pop("checkpoint_every")
-    train(out, Recipe(**given), init=init, checkpoint_every=every)
+    train(
+        out,
+        Recipe(**given),
+        init=init,
+        checkpoint_every=every,
+    )
     return 0
 
 

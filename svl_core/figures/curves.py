@@ -112,7 +112,7 @@ def redundancy_curve(
     margin = 0.06 * (high - low) or 0.01
     below = [
         (k, labels[k], name, row[k])
-        for name, row in zip(curves, table)
+        for name, row in zip(curves, table, strict=True)
         for k in range(len(labels))
         if row[k] < low - margin
     ]
@@ -389,7 +389,8 @@ def importance_bars(
             },
         },
         "customdata": [
-            [html.escape(str(t)), "counts" if k else "left out"] for t, k in zip(tokens, keep)
+            [html.escape(str(t)), "counts" if k else "left out"]
+            for t, k in zip(tokens, keep, strict=True)
         ],
         "hovertemplate": "%{customdata[0]}: %{y:.4f} (%{customdata[1]})<extra></extra>",
     }

@@ -94,7 +94,7 @@ def kept_curves(
             "marker": {"symbol": symbol, "size": 8},
             "hovertemplate": "%{x} dropped: %{y:.1f} % right<extra>" + name + "</extra>",
         }
-        for (name, values), (colour, dash, symbol) in zip(curves.items(), LINES)
+        for (name, values), (colour, dash, symbol) in zip(curves.items(), LINES, strict=False)
     ]
     cliff = (
         {}

@@ -21,25 +21,27 @@ SIGNED = 0.25  # share of the largest change from which a patch carries its sign
 @functools.cache
 def _table(palette: str | tuple[str, ...]) -> np.ndarray:
     """(64, 3) colours along a plotly scale."""
-    return np.array(
-        [
-            unlabel_rgb(c)
-            for c in sample_colorscale(
-                palette if isinstance(palette, str) else list(palette),
-                np.linspace(0, 1, 64).tolist(),
-            )
-        ],
-        dtype=np.float32,
-    )
+    scale = palette if isinstance(palette, str) else list(palette)
+    colours = sample_colorscale(scale, np.linspace(0, 1, 64).tolist())
+    return np.array([unlabel_rgb(colour) for colour in colours], dtype=np.float32)
 
 
-def _colours(shares: np.ndarray, palette: str | tuple[str, ...] = "Cividis") -> np.ndarray:
+def _colours(
+    shares: np.ndarray,
+    palette: str | tuple[str, ...] = "Cividis",
+) -> np.ndarray:
     """Colours of values in 0..1 on a plotly scale: (n,) -> (n, 3) uint8."""
     table = _table(palette)
-    at = np.clip(np.nan_to_num(shares), 0, 1) * 63
-    low = np.floor(at).astype(int)
+    place = np.clip(np.nan_to_num(shares), 0, 1) * 63
+    low = np.floor(place).astype(int)
     high = np.minimum(low + 1, 63)
-    return np.round(table[low] + (at - low)[:, None] * (table[high] - table[low])).astype(np.uint8)
+    between = (place - low)[:, None]
+    colours = table[low] + between * (table[high] - table[low])
+    return np.round(colours).astype(np.uint8)
+
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels, x1 and y1 excluded."""
 
 
 def overlay(
@@ -56,11 +58,14 @@ def overlay(
 ) -> Image.Image:
     """The image with every patch tinted by its importance; patches that count get an outline.
 
+    image: the whole picture.
     rects: (V, 4) x0, y0, x1, y1 in 0..1 of the image; NaN rows have no place and are skipped.
-    scores: (V,) importance; scale: (low, high) of the colours, default the scores' own range.
-    selected: (V,) bool, outlined where another patch or the border begins. opacity: 0 image only to
-        1 colours only.
-    width: pixels of the result's longer side. focus: index of one patch drawn with a double frame.
+    scores: (V,) importance.
+    selected: (V,) bool, outlined where another patch or the border begins.
+    opacity: 0, image only, to 1, colours only.
+    scale: (low, high) of the colours (default: the scores' own range).
+    width: pixels of the result's longer side.
+    focus: index of one patch drawn with a double frame.
     diverging: scores are signed and `scale` symmetric; blue and "+" stand for above 0, orange and
         "-" for below.
     """
@@ -72,103 +77,127 @@ def overlay(
             f" ({len(values)}, 4)."
         )
     ratio = width / max(image.size)
-    size = tuple(max(1, round(side * ratio)) for side in image.size)
-    picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    columns, rows = (max(1, round(side * ratio)) for side in image.size)
+    picture = image.convert("RGB").resize((columns, rows), Image.Resampling.LANCZOS)
     placed = np.flatnonzero(~np.isnan(rects).any(axis=1))
     if not len(placed):
         return picture
-    low, high = (
-        scale
-        if scale is not None
-        else (
-            float(np.nanmin(values[placed])),
-            float(np.nanmax(values[placed])),
-        )
-    )
-    colours = _colours(
-        (values - low) / (high - low) if high > low else np.zeros(len(values)),
-        DIVERGING if diverging else "Cividis",
-    )
-    boxes = np.round(rects * np.array([size[0], size[1], size[0], size[1]])).astype(np.float64)
-    tint = Image.new("RGB", size)
-    cover = Image.new("L", size)
-    paint = ImageDraw.Draw(tint)
-    mask = ImageDraw.Draw(cover)
+    low, high = scale or (float(np.nanmin(values[placed])), float(np.nanmax(values[placed])))
+    shares = (values - low) / (high - low) if high > low else np.zeros(len(values))
+    colours = _colours(shares, DIVERGING if diverging else "Cividis")
+    corners = np.round(rects[placed] * (columns, rows, columns, rows)).astype(int)
+    boxes: dict[int, Box] = dict(zip(placed.tolist(), map(tuple, corners.tolist()), strict=True))
     area = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
-    for k in sorted(
-        placed, key=lambda k: -area[k]
-    ):  # small patches over large ones, where views overlap
-        x0, y0, x1, y1 = boxes[k].astype(int)
-        box = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
-        paint.rectangle(box, tuple(int(c) for c in colours[k]))
-        mask.rectangle(box, 255)
-    alpha = cover.point(lambda v: int(v * float(np.clip(opacity, 0, 1))))
-    picture = Image.composite(tint, picture, alpha)
-    draw = ImageDraw.Draw(picture)
+    # Small patches over large ones, where views overlap.
+    order = sorted(boxes, key=lambda index: -area[index])
+    picture = _tinted(picture, [(boxes[index], colours[index]) for index in order], opacity)
     if selected is not None:
-        chosen = [k for k in placed if selected[k]]
-        region = Image.new("L", size)
-        fill = ImageDraw.Draw(region)
-        for k in chosen:
-            x0, y0, x1, y1 = boxes[k].astype(int)
-            fill.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), 255)
-        picture = _contour(picture, np.asarray(region) > 0, max(1, round(width / 320)))
-        draw = ImageDraw.Draw(picture)
+        chosen = [box for index, box in boxes.items() if selected[index]]
+        region = _covered(picture.size, chosen)
+        picture = _contour(picture, region, max(1, round(width / 320)))
+    draw = ImageDraw.Draw(picture)
     if diverging:
-        for k in placed[np.abs(values[placed]) >= SIGNED * max(abs(low), abs(high))]:
-            _sign(draw, boxes[k], values[k] > 0)
-    if focus is not None and focus in placed:
-        x0, y0, x1, y1 = boxes[focus].astype(int)
+        least = SIGNED * max(abs(low), abs(high))
+        for index, box in boxes.items():
+            if abs(values[index]) >= least:
+                _sign(draw, box, values[index] > 0)
+    if focus is not None and focus in boxes:
+        x0, y0, x1, y1 = boxes[focus]
         draw.rectangle(
             (x0, y0, x1 - 1, y1 - 1),
             outline=(255, 255, 255),
             width=max(2, width // 160),
         )
-        draw.rectangle((x0 - 2, y0 - 2, x1 + 1, y1 + 1), outline=(20, 20, 20), width=2)
+        draw.rectangle(
+            (x0 - 2, y0 - 2, x1 + 1, y1 + 1),
+            outline=(20, 20, 20),
+            width=2,
+        )
     return picture
 
 
-def _sign(draw: ImageDraw.ImageDraw, box: np.ndarray, plus: bool) -> None:
-    """A dark plus or minus with a light edge in the middle of a box (x0, y0, x1, y1)."""
-    x = (box[0] + box[2]) / 2
-    y = (box[1] + box[3]) / 2
-    half = max(2.0, min(box[2] - box[0], box[3] - box[1]) * 0.22)
+def _filled(box: Box) -> Box:
+    """The box with x1 and y1 included, as PIL fills it; at least one pixel."""
+    x0, y0, x1, y1 = box
+    return x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)
+
+
+def _tinted(
+    picture: Image.Image,
+    patches: Sequence[tuple[Box, np.ndarray]],
+    opacity: float,
+) -> Image.Image:
+    """The picture under coloured boxes, drawn in their order."""
+    tint = Image.new("RGB", picture.size)
+    cover = Image.new("L", picture.size)
+    paint = ImageDraw.Draw(tint)
+    mask = ImageDraw.Draw(cover)
+    for box, colour in patches:
+        paint.rectangle(_filled(box), tuple(colour.tolist()))
+        mask.rectangle(_filled(box), 255)
+    share = float(np.clip(opacity, 0, 1))
+    alpha = cover.point(lambda value: int(value * share))
+    return Image.composite(tint, picture, alpha)
+
+
+def _covered(
+    size: tuple[int, int],
+    boxes: Sequence[Box],
+) -> np.ndarray:
+    """(H, W) bool: the pixels that any of the boxes covers."""
+    region = Image.new("L", size)
+    fill = ImageDraw.Draw(region)
+    for box in boxes:
+        fill.rectangle(_filled(box), 255)
+    return np.asarray(region) > 0
+
+
+def _sign(
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    plus: bool,
+) -> None:
+    """A dark plus or minus with a light edge in the middle of a box."""
+    x0, y0, x1, y1 = box
+    x = (x0 + x1) / 2
+    y = (y0 + y1) / 2
+    half = max(2.0, min(x1 - x0, y1 - y0) * 0.22)
     thick = max(2, round(half / 2.5))
-    for colour, more in (((255, 255, 255), 2), ((20, 20, 20), 0)):
-        draw.line(
-            (x - half - more / 2, y, x + half + more / 2, y),
-            fill=colour,
-            width=thick + more,
+    for colour, edge in (((255, 255, 255), 2), ((20, 20, 20), 0)):
+        reach = half + edge / 2
+        across = (x - reach, y, x + reach, y)
+        down = (x, y - reach, x, y + reach)
+        for line in (across, down) if plus else (across,):
+            draw.line(line, fill=colour, width=thick + edge)
+
+
+def _widened(area: np.ndarray, pixels: int) -> np.ndarray:
+    """An area (H, W bool) with a border of so many pixels around it."""
+    wider = area.copy()
+    for _ in range(pixels):
+        padded = np.pad(wider, 1)
+        wider = (
+            padded[1:-1, 1:-1]
+            | padded[:-2, 1:-1]
+            | padded[2:, 1:-1]
+            | padded[1:-1, :-2]
+            | padded[1:-1, 2:]
         )
-        if plus:
-            draw.line(
-                (x, y - half - more / 2, x, y + half + more / 2),
-                fill=colour,
-                width=thick + more,
-            )
+    return wider
 
 
-def _contour(picture: Image.Image, region: np.ndarray, thick: int) -> Image.Image:
+def _contour(
+    picture: Image.Image,
+    region: np.ndarray,
+    thick: int,
+) -> Image.Image:
     """Draw the border of a region (H, W bool): a white line inside, a dark one outside, so it shows
     on any ground.
     """
-
-    def grown(area: np.ndarray, by: int) -> np.ndarray:
-        out = area.copy()
-        for _ in range(by):
-            wide = np.pad(out, 1)
-            out = (
-                wide[1:-1, 1:-1]
-                | wide[:-2, 1:-1]
-                | wide[2:, 1:-1]
-                | wide[1:-1, :-2]
-                | wide[1:-1, 2:]
-            )
-        return out
-
+    outside = np.pad(~region, 1, constant_values=True)
+    inner = region & _widened(outside, thick)[1:-1, 1:-1]
+    outer = _widened(region, thick) & ~region
     pixels = np.array(picture)
-    inner = region & grown(np.pad(~region, 1, constant_values=True), thick)[1:-1, 1:-1]
-    outer = grown(region, thick) & ~region
     pixels[outer] = (25, 25, 25)
     pixels[inner] = (255, 255, 255)
     return Image.fromarray(pixels)

@@ -24,12 +24,18 @@ def shape_key(sample: Sample) -> tuple:
     return tuple(parts)
 
 
-def _per_position(value: torch.Tensor, length: int) -> bool:
+def _per_position(
+    value: torch.Tensor,
+    length: int,
+) -> bool:
     """Whether an input has one entry for each of `length` positions."""
     return value.ndim >= 2 and value.shape[:2] == (1, length)
 
 
-def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(
+    samples: Sequence[Sample],
+    pad_id: int,
+) -> dict[str, torch.Tensor]:
     """Inputs of a batch, left-padded to the longest sample; padding gets attention 0.
 
     Plain text gets its own positions too: decoders with learnt ones (GPT-2) would count the
@@ -56,14 +62,21 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _padded(value: torch.Tensor, length: int, fill: int) -> torch.Tensor:
+def _padded(
+    value: torch.Tensor,
+    length: int,
+    fill: int,
+) -> torch.Tensor:
     """(1, n, ...) -> (1, length, ...), with `fill` on the left."""
     _, present, *shape = value.shape
     padding = value.new_full((1, length - present, *shape), fill)
     return torch.cat([padding, value], dim=1)
 
 
-def batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
+def batches(
+    samples: Sequence[Sample],
+    batch_size: int,
+) -> list[list[int]]:
     """Indices of the samples of each batch; lengths are alike within a batch.
 
     batch_size: the most samples of a batch.
@@ -76,7 +89,10 @@ def batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
     return _cut(groups.values(), batch_size)
 
 
-def unpadded(inputs: Iterable[Mapping[str, torch.Tensor]], most: int) -> list[list[int]]:
+def unpadded(
+    inputs: Iterable[Mapping[str, torch.Tensor]],
+    most: int,
+) -> list[list[int]]:
     """Indices of the inputs of each batch that needs no padding: all shapes are equal in it.
 
     inputs: looked at one by one and let go, so that they need not be in memory together.
@@ -89,7 +105,10 @@ def unpadded(inputs: Iterable[Mapping[str, torch.Tensor]], most: int) -> list[li
     return _cut(groups.values(), most)
 
 
-def _cut(groups: Iterable[list[int]], most: int) -> list[list[int]]:
+def _cut(
+    groups: Iterable[list[int]],
+    most: int,
+) -> list[list[int]]:
     """Each group in parts of at most `most`."""
     parts = []
     for members in groups:

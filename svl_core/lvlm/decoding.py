@@ -67,12 +67,12 @@ class Decoding:
         self.depth = 0
         self.shared_ms = 0.0
         model = lvlm.model
-        given = inputs
+        tensors = inputs
         if resume is not None:
             prefill, self.depth = resume
             self.shared_ms = prefill.entered_ms[self.depth]
             model = resumed(lvlm, prefill, self.depth)
-            given = without_images(inputs)
+            tensors = without_images(inputs)
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         parameters = inspect.signature(model.forward).parameters
@@ -80,7 +80,7 @@ class Decoding:
         self._slot = "cache" if "cache" in parameters else "past_key_values"
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         with recording(lvlm, keep) as (states, entered_ms):
-            out = model(**given, use_cache=True, **last_only)
+            out = model(**tensors, use_cache=True, **last_only)
         self._take_over(out, states, entered_ms)
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
         self._deltas = self._position_deltas(before, _rope_deltas(model))
@@ -100,7 +100,12 @@ class Decoding:
             return None
         rows = self.logits.shape[0]
         if after is before:
-            return torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
+            return torch.zeros(
+                rows,
+                1,
+                dtype=torch.long,
+                device=self.logits.device,
+            )
         return after.view(rows, 1)
 
     def fork(self) -> Decoding | None:
@@ -116,7 +121,12 @@ class Decoding:
         forked._cache.layers = list(caches)
         return forked
 
-    def _take_over(self, out, states: dict, entered_ms: dict) -> None:
+    def _take_over(
+        self,
+        out,
+        states: dict,
+        entered_ms: dict,
+    ) -> None:
         """Keeps a pass's cache, its last predictions and what was recorded of it."""
         self._cache = getattr(out, self._slot)
         self.logits: torch.Tensor = out.logits[:, -1]
@@ -156,7 +166,11 @@ class Decoding:
         self._take_over(out, states, entered_ms)
         return out.logits
 
-    def _next_positions(self, count: int, device: torch.device) -> dict[str, torch.Tensor]:
+    def _next_positions(
+        self,
+        count: int,
+        device: torch.device,
+    ) -> dict[str, torch.Tensor]:
         """The `position_ids` of the next `count` tokens, where the model does not count itself."""
         steps = torch.arange(count, device=device)
         if self._deltas is not None:
@@ -185,7 +199,10 @@ def image_token_ids(lvlm: LVLM) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def greedy(logits: torch.Tensor, forbidden: Sequence[int] = ()) -> torch.Tensor:
+def greedy(
+    logits: torch.Tensor,
+    forbidden: Sequence[int] = (),
+) -> torch.Tensor:
     """The most likely token; the lowest id on ties.
 
     logits: (..., vocab).
@@ -222,7 +239,11 @@ def answers_together(
     decoding = Decoding(lvlm, collate(samples, pad))
     device = decoding.logits.device
     stop = torch.tensor(ends, dtype=torch.long, device=device)
-    finished = torch.zeros(len(samples), dtype=torch.bool, device=device)
+    finished = torch.zeros(
+        len(samples),
+        dtype=torch.bool,
+        device=device,
+    )
     columns: list[torch.Tensor] = []
     while True:
         run.check("Stopped before all questions were answered.")
@@ -236,7 +257,10 @@ def answers_together(
     return [_until(row, set(ends)) for row in rows]
 
 
-def _until(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
+def _until(
+    ids: Sequence[int],
+    ends: set[int],
+) -> tuple[int, ...]:
     """The ids up to and with the first end token."""
     for number, token in enumerate(ids):
         if token in ends:

@@ -92,7 +92,13 @@ class Reader:
             None,
         )
 
-    def encode(self, image, prompt: str, device: torch.device, dtype: torch.dtype) -> Sample:
+    def encode(
+        self,
+        image,
+        prompt: str,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Sample:
         """See `LVLM.encode`."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise InputError(
@@ -151,7 +157,10 @@ class Reader:
         )
 
 
-def printable(tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+def printable(
+    tokenizer,
+    ids: Sequence[int],
+) -> tuple[str, ...]:
     """One readable string for each token id; a leading space shows where a word begins."""
     strings = []
     for piece in tokenizer.convert_ids_to_tokens(list(ids)):
@@ -172,7 +181,11 @@ def _images(image) -> tuple[Image.Image, ...]:
     return tuple(open_image(source) for source in sources)
 
 
-def _key(reader: Reader, images: Sequence[Image.Image], prompt: str) -> str:
+def _key(
+    reader: Reader,
+    images: Sequence[Image.Image],
+    prompt: str,
+) -> str:
     """sha256 of model, images and prompt."""
     sizes = [image.size for image in images]
     question = reader.name, reader.revision, prompt, sizes
@@ -198,7 +211,12 @@ def _rendered(reader: Reader, images: int) -> str:
     return reader.family.plain_prompt.format(images=marks, prompt=STAND_IN).strip()
 
 
-def _templated(reader: Reader, owner, template, images: int) -> str | None:
+def _templated(
+    reader: Reader,
+    owner,
+    template,
+    images: int,
+) -> str | None:
     """The text by a chat template; None where the template does not take such a message.
 
     owner: the processor or tokenizer that has it.
@@ -240,7 +258,11 @@ def _image_marks(reader: Reader, images: int) -> str:
     return _image_mark(reader) * images
 
 
-def _shows_images(reader: Reader, text: str, images: int) -> bool:
+def _shows_images(
+    reader: Reader,
+    text: str,
+    images: int,
+) -> bool:
     return text.count(_image_mark(reader)) == images
 
 
@@ -256,7 +278,12 @@ class _Words:
     these, and the tokens of the breaks are taken out again. The words' positions are remembered.
     """
 
-    def __init__(self, tokenizer, prompt: str, control_ids: frozenset[int]):
+    def __init__(
+        self,
+        tokenizer,
+        prompt: str,
+        control_ids: frozenset[int],
+    ):
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._control_ids = control_ids
@@ -328,7 +355,11 @@ class _Words:
         batch = data if single else {name: [values] for name, values in data.items()}
         return _Coded(batch, offsets, start, shift)
 
-    def _is_control(self, ident: int, written: str) -> bool:
+    def _is_control(
+        self,
+        ident: int,
+        written: str,
+    ) -> bool:
         """Whether the piece is a control token that `written` spells, rather than an unknown piece
         that shares its id.
         """
@@ -355,7 +386,11 @@ class _Broken:
             self.characters.insert(first + 1, BREAK)
             self._breaks.insert(first + 1, True)
 
-    def is_break(self, first: int, last: int) -> bool:
+    def is_break(
+        self,
+        first: int,
+        last: int,
+    ) -> bool:
         """Whether the characters first..last - 1 are breaks and nothing else."""
         if not 0 <= first < last:
             return False
@@ -450,12 +485,27 @@ def _processed(
     return inputs, cuts
 
 
-def _run_processor(processor, images: Sequence[Image.Image], text: str, options: dict):
+def _run_processor(
+    processor,
+    images: Sequence[Image.Image],
+    text: str,
+    options: dict,
+):
     """The processor's answer for a batch of one; some take a flat list of images only (GOT-OCR)."""
     batch = [list(images)] if images else None
     try:
-        return processor(images=batch, text=[text], return_tensors="pt", **options)
+        return processor(
+            images=batch,
+            text=[text],
+            return_tensors="pt",
+            **options,
+        )
     except ValueError:
         if not images:
             raise
-        return processor(images=list(images), text=[text], return_tensors="pt", **options)
+        return processor(
+            images=list(images),
+            text=[text],
+            return_tensors="pt",
+            **options,
+        )

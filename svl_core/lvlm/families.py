@@ -27,12 +27,12 @@ class Family:
     plain_prompt: the text when the processor brings no chat template; {images} stands for one image
         token per image.
     template_options: variables for the chat template, passed where the template names them.
-    protect: name of the rule in `PROTECTION` that tells which layers cannot go.
+    protect: name of the rule in `PROTECTION` for the layers that cannot go.
     mark: which of the processor's tokens the template writes for an image: its image token, or
         "boi", the one that opens an image.
     in_sequence: False when images enter through cross-attention, so that no position of the
         sequence is visual.
-    shares: name of the rule in `SHARED_FROM` that tells from which layer on a pass may begin with
+    shares: name of the rule in `SHARED_FROM` for the layer from which on a pass may begin with
         another pass's states and caches.
     """
 
@@ -144,7 +144,11 @@ def family_of(config) -> Family:
         if config.model_type in row.model_types
         and (not row.vision_types or vision_type in row.vision_types)
     ]
-    return max(matches, key=lambda row: bool(row.vision_types), default=GENERIC)
+    return max(
+        matches,
+        key=lambda row: bool(row.vision_types),
+        default=GENERIC,
+    )
 
 
 # Parts of a model
@@ -202,7 +206,10 @@ def decoder_layers(model) -> torch.nn.ModuleList:
     return layers
 
 
-def linear_map(layer: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
+def linear_map(
+    layer: torch.nn.Module,
+    names: Sequence[str],
+) -> torch.nn.Module:
     """The first of the dotted `names` that a decoder layer has as a linear map.
 
     Raises InputError where it has none (mixtures of experts, GPT-2).
@@ -220,7 +227,10 @@ def linear_map(layer: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
     )
 
 
-def residual(hidden: torch.Tensor, text) -> torch.Tensor:
+def residual(
+    hidden: torch.Tensor,
+    text,
+) -> torch.Tensor:
     """The residual stream (B, S, d) in what enters or leaves a decoder layer: of stacked streams
     (N, B, S, d) the active one (Gemma3n).
     """
@@ -296,7 +306,10 @@ PROTECTION = {
 }
 
 
-def protected_layers(family: Family, config) -> tuple[int, ...]:
+def protected_layers(
+    family: Family,
+    config,
+) -> tuple[int, ...]:
     """Indices of the layers present that must stay for this family to work."""
     rule = PROTECTION[family.protect]
     return tuple(sorted(set(rule(config.get_text_config(decoder=True), config))))
@@ -361,7 +374,11 @@ NOT_PER_LAYER = (
 )
 
 
-def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
+def cut_text_config(
+    text,
+    keep: Sequence[int],
+    layers: int,
+) -> None:
     """Edits a text config in place so that it describes only the layers `keep` (increasing indices
     out of `layers`).
 
@@ -388,7 +405,11 @@ def cut_text_config(text, keep: Sequence[int], layers: int) -> None:
                 [position[old] for old in value if old in position],
             )
         elif name in COUNTED_FROM_THE_END and isinstance(value, int):
-            setattr(text, name, sum(old >= layers - value for old in keep))
+            setattr(
+                text,
+                name,
+                sum(old >= layers - value for old in keep),
+            )
         elif name not in NOT_PER_LAYER + KEYED_BY_LAYER and not name.startswith("_"):
             by_layer = isinstance(value, (list, tuple)) and len(value) == layers > 1
             by_layer |= (
@@ -427,7 +448,11 @@ def cut_config(config, keep: Sequence[int], layers: int):
     return cut
 
 
-def check_keep(keep: Sequence[int], layers: int, protected: Sequence[int] = ()) -> tuple[int, ...]:
+def check_keep(
+    keep: Sequence[int],
+    layers: int,
+    protected: Sequence[int] = (),
+) -> tuple[int, ...]:
     """The layers to keep, sorted.
 
     Raises InputError for an empty, repeated or out-of-range choice and for a protected layer left

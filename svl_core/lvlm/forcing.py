@@ -30,7 +30,11 @@ class PrefillStore:
     most: bytes that the passes may take; every model runs the batches beyond them whole.
     """
 
-    def __init__(self, full: LVLM, most: int = 2**30):
+    def __init__(
+        self,
+        full: LVLM,
+        most: int = 2**30,
+    ):
         self.full = full
         self.most = most
         # By a batch's samples: the full model's decode behind the prompts (None: not to be shared),
@@ -57,7 +61,11 @@ class PrefillStore:
         if key not in self._prompts:
             decoding = None
             if self._bytes_of(inputs) < self.most - self._used():
-                decoding = Decoding(self.full, inputs, keep=range(self.full.num_layers))
+                decoding = Decoding(
+                    self.full,
+                    inputs,
+                    keep=range(self.full.num_layers),
+                )
             shareable = decoding is not None and decoding.prefill is not None
             self._prompts[key] = decoding.fork() if decoding and shareable else None
             if decoding is not None and lvlm is self.full:
@@ -67,7 +75,12 @@ class PrefillStore:
             return Decoding(lvlm, inputs)
         return Decoding(lvlm, inputs, resume=(stored.prefill, depth))
 
-    def feed(self, decoding: Decoding, members: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
+    def feed(
+        self,
+        decoding: Decoding,
+        members: Sequence[int],
+        ids: torch.Tensor,
+    ) -> torch.Tensor:
         """`decoding.feed(ids)` of what `decode` gave for that batch.
 
         ids: (B, n) the answers' tokens.
@@ -193,7 +206,10 @@ def _batch_logits(
 
 
 @torch.inference_mode()
-def kl_per_token(full: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
+def kl_per_token(
+    full: torch.Tensor,
+    pruned: torch.Tensor,
+) -> torch.Tensor:
     """KL(full || pruned) of each row of two (n, vocab) logits, in nats, float64, (n,)."""
     p = full.double().log_softmax(-1)
     q = pruned.double().log_softmax(-1)
@@ -202,7 +218,10 @@ def kl_per_token(full: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def token_losses(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+def token_losses(
+    logits: torch.Tensor,
+    ids: Sequence[int],
+) -> torch.Tensor:
     """-log probability of each of n tokens, in nats, float64, (n,).
 
     logits: (n, vocab).

@@ -50,7 +50,11 @@ class Forecast:
         return asdict(self)
 
 
-def steps(device: torch.device, heads: int, length: int) -> tuple[int, int]:
+def steps(
+    device: torch.device,
+    heads: int,
+    length: int,
+) -> tuple[int, int]:
     """Queries and heads whose attention statistics are looked at together: on a processor a head
     for each thread, more of short sequences, whose steps cost more than their sums; fewer and
     larger steps for a GPU.

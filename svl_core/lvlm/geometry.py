@@ -137,7 +137,10 @@ def processed_box(
     )
 
 
-def resized(image: Image.Image, size) -> tuple[int, int]:
+def resized(
+    image: Image.Image,
+    size,
+) -> tuple[int, int]:
     """(height, width) after a transformers resize to `size`."""
     size = dict(size)
     if size.get("height") and size.get("width"):
@@ -151,7 +154,12 @@ def resized(image: Image.Image, size) -> tuple[int, int]:
     )
 
 
-def tiled(rows: int, columns: int, side: int, overview: bool) -> Places:
+def tiled(
+    rows: int,
+    columns: int,
+    side: int,
+    overview: bool,
+) -> Places:
     """`rows` x `columns` tiles of `side` x `side` cells, tile after tile, then the whole image once
     more when `overview`.
     """
@@ -198,7 +206,12 @@ def square(view: View) -> list[Places]:
         patch = None
     places = []
     for image in view.images:
-        x0, y0, x1, y1 = processed_box(view.image_processor, image, height, width)
+        x0, y0, x1, y1 = processed_box(
+            view.image_processor,
+            image,
+            height,
+            width,
+        )
         if patch:  # pixels right of and below the last whole patch are not seen
             x1 = x0 + (x1 - x0) * columns * patch / width
             y1 = y0 + (y1 - y0) * rows * patch / height
@@ -232,7 +245,11 @@ def resolution_grids(view: View) -> list[Places]:
     return places
 
 
-def _padded_rows(config, image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+def _padded_rows(
+    config,
+    image: Image.Image,
+    target: tuple[int, int],
+) -> np.ndarray:
     """(n, 4): the cells of an image that is fitted into `target` (height, width) pixels, row by
     row, a newline position behind each row.
 
@@ -295,9 +312,9 @@ def row_column_tiles(view: View) -> list[Places]:
     rows = [int(count) for part in view.cuts["rows"] for count in part]
     columns = [int(count) for part in view.cuts["cols"] for count in part]
     shapes = list(zip(rows, columns, strict=True))
-    tiles = sum(r * c + 1 for r, c in shapes)
+    tiles = sum(math.prod(shape) + 1 for shape in shapes)
     side = whole_side(view.count // tiles, "a tile")
-    return [tiled(r, c, side, overview=True) for r, c in shapes]
+    return [tiled(*shape, side, overview=True) for shape in shapes]
 
 
 def canvas_tiles(view: View) -> list[Places]:
@@ -322,7 +339,14 @@ def canvas_tiles(view: View) -> list[Places]:
                 settings.min_patches,
                 settings.max_patches,
             )
-        places.append(tiled(rows, columns, side, overview=count > rows * columns))
+        places.append(
+            tiled(
+                rows,
+                columns,
+                side,
+                overview=count > rows * columns,
+            )
+        )
     return places
 
 

@@ -29,7 +29,10 @@ OutputAction = Callable[[tuple, Mapping[str, Any], Any], Any]
 _REGISTRY = threading.Lock()  # torch hands out the hooks' numbers without a lock
 
 
-def hidden_input(args: tuple, kwargs: Mapping[str, Any]) -> torch.Tensor:
+def hidden_input(
+    args: tuple,
+    kwargs: Mapping[str, Any],
+) -> torch.Tensor:
     """The hidden states (B, S, d) in the arguments of a decoder layer's call."""
     return args[0] if args else kwargs["hidden_states"]
 
@@ -39,7 +42,10 @@ def hidden_of(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
+def with_hidden(
+    output: Any,
+    hidden: torch.Tensor,
+) -> Any:
     """A decoder layer's output with other hidden states (B, S, d) in it."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -54,7 +60,11 @@ class ThreadHooks:
         self._thread = threading.get_ident()
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def on_input(self, module: torch.nn.Module, action: InputAction) -> None:
+    def on_input(
+        self,
+        module: torch.nn.Module,
+        action: InputAction,
+    ) -> None:
         """Calls `action` before each call of `module`. What it raises ends the pass."""
 
         def hook(module: torch.nn.Module, args: tuple, *rest: Any) -> None:
@@ -64,7 +74,11 @@ class ThreadHooks:
         with _REGISTRY:
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
-    def on_output(self, module: torch.nn.Module, action: OutputAction) -> None:
+    def on_output(
+        self,
+        module: torch.nn.Module,
+        action: OutputAction,
+    ) -> None:
         """Calls `action` after each call of `module`; what it returns replaces the output."""
 
         def hook(module: torch.nn.Module, args: tuple, *rest: Any) -> Any:
@@ -103,12 +117,19 @@ def captured_calls(
         yield calls
 
 
-def pass_over(args: tuple, kwargs: Mapping[str, Any], output: Any) -> Any:
+def pass_over(
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    output: Any,
+) -> Any:
     """The output action of a layer that is skipped: what came in goes out."""
     return with_hidden(output, hidden_input(args, kwargs))
 
 
-def bridge_output(layer: torch.nn.Module, bridge: str) -> None:
+def bridge_output(
+    layer: torch.nn.Module,
+    bridge: str,
+) -> None:
     """From now on, in every thread, the layer's hidden states go through its submodule `bridge`.
 
     bridge: the submodule's name. It is looked up at every call, so that a copy of the layer runs

@@ -72,7 +72,11 @@ def open_image(
         return _rgb(_upright(image))
 
 
-def _opened(source: str | Path | bytes, max_pixels: int, max_bytes: int) -> Image.Image:
+def _opened(
+    source: str | Path | bytes,
+    max_pixels: int,
+    max_bytes: int,
+) -> Image.Image:
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if str(source).startswith(("http://", "https://")):
@@ -152,7 +156,10 @@ def _rgb(image: Image.Image) -> Image.Image:
     return Image.frombytes("RGB", image.size, image.tobytes())  # no metadata, no open file
 
 
-def _eight_bit(grey: np.ndarray, mode: str) -> np.ndarray:
+def _eight_bit(
+    grey: np.ndarray,
+    mode: str,
+) -> np.ndarray:
     """Grey values of 16, 32 or floating-point bits -> uint8.
 
     Range: 16 bits where the format says so, else by what is there.

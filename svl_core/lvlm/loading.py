@@ -171,7 +171,12 @@ def _quantization_config(quantize: str, dtype: torch.dtype):
     )
 
 
-def _with_all_weights(model_class: Any, folder: Path, name: str, options: Mapping[str, Any]):
+def _with_all_weights(
+    model_class: Any,
+    folder: Path,
+    name: str,
+    options: Mapping[str, Any],
+):
     """The transformers model in `folder`.
 
     options: for `from_pretrained`.
@@ -241,7 +246,10 @@ def foresee(
 # Where a model is
 
 
-def locate(name: str, revision: str | None = None) -> tuple[Path, str | None]:
+def locate(
+    name: str,
+    revision: str | None = None,
+) -> tuple[Path, str | None]:
     """The local folder of a model (of a Hub id: its config and other small files) and the commit
     that it stands for.
     """
@@ -429,7 +437,7 @@ def _disk_full(error: BaseException) -> bool:
 
 
 def _bar(run: Run) -> type:
-    """A progress bar class that shows nothing, tells `run` about bytes (as the share 0.05 to 0.8
+    """A progress bar class that shows nothing, reports bytes to `run` (as the share 0.05 to 0.8
     of loading) and stops where it is cancelled.
 
     Not one of huggingface_hub's own bars, which fall silent once progress bars are switched off.
@@ -503,30 +511,31 @@ def read_record(folder: Path) -> dict:
 
 
 def resolve_device(device: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises InputError for an unknown one and one that this machine lacks.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    unknown = f"Found the device {device!r}; expected auto, cpu, cuda, cuda:1 or mps; correct it."
     try:
-        found = torch.device(device)
+        resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(
-            f"Found the device {device!r}; expected auto, cpu, cuda, cuda:1 or mps; correct it."
-        ) from error
-    if found.type == "cuda" and (
-        not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()
-    ):
-        raise InputError(
-            f"Found the device {device!r}, but {torch.cuda.device_count()} CUDA devices; expected"
-            " one that exists; use --device cpu or auto."
-        )
-    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(unknown) from error
+    if resolved.type not in ("cpu", "cuda", "mps"):
+        raise InputError(unknown)
+    if resolved.type == "cuda":
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (resolved.index or 0) >= count:
+            raise InputError(
+                f"Found the device {device!r}, but {count} CUDA devices; expected"
+                " one that exists; use --device cpu or auto."
+            )
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise InputError(
             "Found the device 'mps', which this machine lacks; use --device cpu or auto."
         )
-    if found.type not in ("cpu", "cuda", "mps"):
-        raise InputError(
-            f"Found the device {device!r}; expected auto, cpu, cuda, cuda:1 or mps; correct it."
-        )
-    return found
+    return resolved
 
 
 def _known_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
@@ -558,7 +567,11 @@ def _known_quantization(quantize: str | None) -> str | None:
     return quantize
 
 
-def _automatic_dtype(model_class: type, config, device: torch.device | None) -> torch.dtype:
+def _automatic_dtype(
+    model_class: type,
+    config,
+    device: torch.device | None,
+) -> torch.dtype:
     """As stored; on a CPU float32 where the weights are small, or where the processor has no
     bfloat16 of its own and there is twice the memory.
     """

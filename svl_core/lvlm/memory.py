@@ -38,7 +38,12 @@ def free_bytes(device: torch.device) -> int | None:
     return min(free, default=None)
 
 
-def check_fits(name: str, needed: int, free: int | None, where: str) -> None:
+def check_fits(
+    name: str,
+    needed: int,
+    free: int | None,
+    where: str,
+) -> None:
     """Raises InputError when a model needs more than there is."""
     if free is not None and needed > free:
         raise InputError(

@@ -59,7 +59,10 @@ class PrefillState:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def shared_depth(full: LVLM, pruned: LVLM) -> int | None:
+def shared_depth(
+    full: LVLM,
+    pruned: LVLM,
+) -> int | None:
     """With how many layers of the full model a pruned one begins, so that its pass can take over
     the full model's behind them.
 
@@ -82,7 +85,11 @@ def shared_depth(full: LVLM, pruned: LVLM) -> int | None:
     return depth if depth >= least else None
 
 
-def _same_layer(full: LVLM, pruned: LVLM, layer: int) -> bool:
+def _same_layer(
+    full: LVLM,
+    pruned: LVLM,
+    layer: int,
+) -> bool:
     """Whether both have the same layer at this place."""
     if full.layer_ids[layer] != pruned.layer_ids[layer]:
         return False
@@ -100,13 +107,21 @@ def _beside_layers(lvlm: LVLM) -> dict[str, torch.Tensor]:
     }
 
 
-def _same_tensors(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+def _same_tensors(
+    tensors: Mapping[str, torch.Tensor],
+    others: Mapping[str, torch.Tensor],
+) -> bool:
     """Whether both hold the very same tensors under the same names."""
-    return one.keys() == other.keys() and all(tensor is other[name] for name, tensor in one.items())
+    if tensors.keys() != others.keys():
+        return False
+    return all(tensor is others[name] for name, tensor in tensors.items())
 
 
 @contextlib.contextmanager
-def recording(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]]:
+def recording(
+    lvlm: LVLM,
+    depths: Collection[int],
+) -> Iterator[tuple[dict, dict]]:
     """Records what enters some layers in this thread's pass through `lvlm` within the block.
 
     depths: the layers.
@@ -161,7 +176,12 @@ class _Skipped(_StandIn):
     pass's.
     """
 
-    def __init__(self, layer: torch.nn.Module, number: int, filled):
+    def __init__(
+        self,
+        layer: torch.nn.Module,
+        number: int,
+        filled,
+    ):
         super().__init__(layer)
         self.__dict__.update(number=number, filled=filled)
 
@@ -174,7 +194,11 @@ class _Skipped(_StandIn):
 class _First(_StandIn):
     """The first layer that runs: on what entered it in the full model's pass."""
 
-    def __init__(self, layer: torch.nn.Module, state: torch.Tensor):
+    def __init__(
+        self,
+        layer: torch.nn.Module,
+        state: torch.Tensor,
+    ):
         super().__init__(layer)
         self.__dict__["state"] = state
 

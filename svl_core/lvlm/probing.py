@@ -86,13 +86,26 @@ def _probe(lvlm: LVLM, step: str) -> Iterator[None]:
         raise _refusal(lvlm.name, lvlm.model, step, error) from error
 
 
-def noise(width: int, height: int) -> Image.Image:
+def noise(
+    width: int,
+    height: int,
+) -> Image.Image:
     """A seeded picture of random pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(
+        0,
+        256,
+        (height, width, 3),
+        dtype=np.uint8,
+    )
     return Image.fromarray(pixels)
 
 
-def _refusal(name: str, model, step: str, error: Exception) -> InputError:
+def _refusal(
+    name: str,
+    model,
+    step: str,
+    error: Exception,
+) -> InputError:
     reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
     return InputError(
         f"Found {name}, a {model.config.model_type} model of no known family, which fails the probe"
@@ -129,7 +142,16 @@ _WATCHING: ContextVar[set[int] | None] = ContextVar("svl_watching", default=None
 WATCHED = "svl_probe"
 
 
-def _watched(module, query, key, value, attention_mask, softcap=None, s_aux=None, **options):
+def _watched(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    softcap=None,
+    s_aux=None,
+    **options,
+):
     watching = _WATCHING.get()
     if watching is not None:
         watching.add(module.layer_idx)
@@ -221,7 +243,11 @@ def _padding(lvlm: LVLM, sample: Sample) -> None:
         alone.feed(first)
 
 
-def _equal(lvlm: LVLM, logits: torch.Tensor, expected: torch.Tensor) -> None:
+def _equal(
+    lvlm: LVLM,
+    logits: torch.Tensor,
+    expected: torch.Tensor,
+) -> None:
     """Raises SVLError for logits that differ by more than the dtype's tolerance."""
     expected = expected.float().to(logits.device)
     difference = (logits.float() - expected).abs().max()
@@ -233,14 +259,20 @@ def _equal(lvlm: LVLM, logits: torch.Tensor, expected: torch.Tensor) -> None:
 # Places
 
 
-def entering(lvlm: LVLM, sample: Sample) -> torch.Tensor:
+def entering(
+    lvlm: LVLM,
+    sample: Sample,
+) -> torch.Tensor:
     """What enters layer 0, (S, d) float32 on the CPU; the decoder itself does not run."""
     args, kwargs = reaching(lvlm, lvlm.layers[0], sample)
     stream = families.residual(hidden_input(args, kwargs), lvlm.text_config)
     return stream[0].float().cpu()
 
 
-def _inverted(image: Image.Image, box: tuple[int, int, int, int] | None = None) -> Image.Image:
+def _inverted(
+    image: Image.Image,
+    box: tuple[int, int, int, int] | None = None,
+) -> Image.Image:
     """The picture with each colour in `box` (x0, y0, x1, y1; default: everywhere) at the far end of
     its range.
     """
@@ -267,7 +299,10 @@ def _placed(lvlm: LVLM) -> LVLM:
     return lvlm
 
 
-def places_hold(lvlm: LVLM, image: Image.Image) -> bool:
+def places_hold(
+    lvlm: LVLM,
+    image: Image.Image,
+) -> bool:
     """Whether changing the pixels of a position's rectangle changes that position most, among those
     of like size.
     """

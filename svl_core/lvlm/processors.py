@@ -38,7 +38,12 @@ PROCESSOR_FILE = "processor_config.json"
 VIDEO_FILE = "video_preprocessor_config.json"
 
 
-def load_processor(folder: str | Path, config, *, text_only: bool = False):
+def load_processor(
+    folder: str | Path,
+    config,
+    *,
+    text_only: bool = False,
+):
     """The processor in `folder` (a tokenizer for a text-only model).
 
     Raises InputError when it cannot be built.
@@ -143,13 +148,10 @@ def _class(name: str) -> type:
         ):
             continue
         with _pillow_stand_in(path, module):
-            found = getattr(
-                importlib.import_module(f"{path}.processing_{module}"),
-                name,
-                None,
-            )
-        if found is not None:
-            return found
+            processing = importlib.import_module(f"{path}.processing_{module}")
+            processor_class = getattr(processing, name, None)
+        if processor_class is not None:
+            return processor_class
     raise InputError(
         f"Found the processor class {name!r}, which the installed transformers library lacks;"
         " update it."

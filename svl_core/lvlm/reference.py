@@ -90,7 +90,11 @@ class Reference:
             )
         return cls(full, samples, answers, logits, prefills, batch_size)
 
-    def read(self, model: LVLM, run: Run = QUIET) -> Iterator[tuple[int, torch.Tensor]]:
+    def read(
+        self,
+        model: LVLM,
+        run: Run = QUIET,
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """(sample's index, (n, vocabulary) logits of `model` along its answer), batch by batch."""
         return iterate_forced(
             model,
@@ -109,7 +113,11 @@ class Reference:
             raise TypeError("This reference was made without predictions.")
         return self.logits[index]
 
-    def mean_kl(self, model: LVLM, run: Run = QUIET) -> np.ndarray:
+    def mean_kl(
+        self,
+        model: LVLM,
+        run: Run = QUIET,
+    ) -> np.ndarray:
         """(n,) mean KL(full || model) over each answer's tokens, nats/token."""
         return self._means(
             model,
@@ -117,7 +125,11 @@ class Reference:
             run,
         )
 
-    def mean_loss(self, model: LVLM, run: Run = QUIET) -> np.ndarray:
+    def mean_loss(
+        self,
+        model: LVLM,
+        run: Run = QUIET,
+    ) -> np.ndarray:
         """(n,) mean loss -log p of each answer's tokens, nats/token."""
         return self._means(
             model,
@@ -125,7 +137,11 @@ class Reference:
             run,
         )
 
-    def measure(self, model: LVLM, run: Run = QUIET) -> Fidelity:
+    def measure(
+        self,
+        model: LVLM,
+        run: Run = QUIET,
+    ) -> Fidelity:
         """KL, agreement and losses of `model`, from one reading of it."""
         forbidden = image_token_ids(self.full)
         kl = np.zeros(len(self.samples))

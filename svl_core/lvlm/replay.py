@@ -32,7 +32,12 @@ class Recording:
     calls: tuple[tuple[tuple, Mapping] | None, ...]
 
     @torch.inference_mode()
-    def step(self, module: torch.nn.Module, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+    def step(
+        self,
+        module: torch.nn.Module,
+        layer: int,
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
         """Runs one layer alone, with the arguments that it had in the recorded pass.
 
         module: the layer, or another in its place.
@@ -48,7 +53,10 @@ class Recording:
 
 
 @torch.inference_mode()
-def record(lvlm: LVLM, inputs: Mapping[str, torch.Tensor]) -> Recording:
+def record(
+    lvlm: LVLM,
+    inputs: Mapping[str, torch.Tensor],
+) -> Recording:
     """Runs the model once, without a cache, and records every layer's call.
 
     inputs: a batch of B sequences of S positions for `model(**inputs)`.

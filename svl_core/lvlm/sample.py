@@ -92,7 +92,11 @@ class Sample:
     def __post_init__(self):
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))
         for name in ("visual", "textual", "prompt_positions"):
-            object.__setattr__(self, name, _frozen_array(getattr(self, name), np.int64))
+            object.__setattr__(
+                self,
+                name,
+                _frozen_array(getattr(self, name), np.int64),
+            )
         object.__setattr__(self, "tokens", tuple(self.tokens))
         if not np.array_equal(
             np.sort(np.concatenate([self.visual, self.textual])),

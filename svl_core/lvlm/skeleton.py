@@ -62,7 +62,12 @@ def with_layers(model, keep: Sequence[int]):
     return _dispatched(model, view, prefix, keep)
 
 
-def _share_tensors(model, view, slot: str, keep: Sequence[int]) -> None:
+def _share_tensors(
+    model,
+    view,
+    slot: str,
+    keep: Sequence[int],
+) -> None:
     """Puts the full model's tensors in the place of the view's placeholders.
 
     slot: "_parameters" or "_buffers".
@@ -102,7 +107,10 @@ def _share_tensors(model, view, slot: str, keep: Sequence[int]) -> None:
             )
 
 
-def _tensors(model, slot: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(
+    model,
+    slot: str,
+) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) of all parameters or buffers, tied ones under each name; an empty one where
     accelerate keeps the real one elsewhere.
     """
@@ -112,7 +120,10 @@ def _tensors(model, slot: str) -> Iterator[tuple[str, torch.Tensor]]:
                 yield (f"{path}.{leaf}" if path else leaf), tensor
 
 
-def materialized(module: torch.nn.Module, leaf: str) -> torch.Tensor | None:
+def materialized(
+    module: torch.nn.Module,
+    leaf: str,
+) -> torch.Tensor | None:
     """A module's parameter or buffer with its numbers, wherever they are.
 
     Of a tensor that accelerate keeps elsewhere (offloaded to the processor's memory or the disk
@@ -158,7 +169,11 @@ def assign(module: torch.nn.Module, **parameters: torch.Tensor) -> None:
         _hooked(module, hook, offload=False, weights_map=None)
 
 
-def _hooked(module: torch.nn.Module, hook, **changes) -> None:
+def _hooked(
+    module: torch.nn.Module,
+    hook,
+    **changes,
+) -> None:
     """Puts a copy of another module's accelerate hook on `module`; it takes its weights from where
     that hook takes them.
     """
@@ -170,7 +185,12 @@ def _hooked(module: torch.nn.Module, hook, **changes) -> None:
     add_hook_to_module(remove_hook_from_module(module), copied)
 
 
-def _share_special_modules(model, view, prefix: str, keep: Sequence[int]) -> None:
+def _share_special_modules(
+    model,
+    view,
+    prefix: str,
+    keep: Sequence[int],
+) -> None:
     """Where the full model holds another kind of module than the skeleton (quantised linear maps),
     a shallow copy of it.
     """
@@ -185,7 +205,12 @@ def _share_special_modules(model, view, prefix: str, keep: Sequence[int]) -> Non
             setattr(view.get_submodule(owner), leaf, module)
 
 
-def _sliced(name: str, tensor: torch.Tensor, keep: Sequence[int], layers: int) -> torch.Tensor:
+def _sliced(
+    name: str,
+    tensor: torch.Tensor,
+    keep: Sequence[int],
+    layers: int,
+) -> torch.Tensor:
     """For a tensor that holds one block a layer, a copy of the kept layers' blocks; any other as it
     is.
     """
@@ -203,7 +228,11 @@ def _sliced(name: str, tensor: torch.Tensor, keep: Sequence[int], layers: int) -
     return torch.nn.Parameter(blocks, requires_grad=tensor.requires_grad)
 
 
-def _full_name(name: str, prefix: str, keep: Sequence[int]) -> str:
+def _full_name(
+    name: str,
+    prefix: str,
+    keep: Sequence[int],
+) -> str:
     """The full model's name for a part of the view: layers.{new} stands for layers.{keep[new]}."""
     if not name.startswith(prefix):
         return name
@@ -211,7 +240,12 @@ def _full_name(name: str, prefix: str, keep: Sequence[int]) -> str:
     return f"{prefix}{keep[int(index)]}{dot}{rest}"
 
 
-def _dispatched(model, view, prefix: str, keep: Sequence[int]):
+def _dispatched(
+    model,
+    view,
+    prefix: str,
+    keep: Sequence[int],
+):
     """Runs each part of the view where the full model's runs; nothing is copied, and what
     accelerate keeps in memory or on the disk stays there.
     """

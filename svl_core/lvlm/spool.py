@@ -80,14 +80,22 @@ class _File:
                 done += os.pwrite(self.handle, content[done:], start + done)
         return start
 
-    def pages(self, start: int, size: int) -> torch.Tensor:
+    def pages(
+        self,
+        start: int,
+        size: int,
+    ) -> torch.Tensor:
         """(size,) uint8: the file itself from `start`, the start of a page."""
         import torch
 
         mapped = mmap.mmap(self.handle, max(size, 1), offset=start)
         return torch.frombuffer(mapped, dtype=torch.uint8)[:size]
 
-    def read(self, start: int, size: int) -> torch.Tensor:
+    def read(
+        self,
+        start: int,
+        size: int,
+    ) -> torch.Tensor:
         """(size,) uint8: the same, copied where it is small."""
         import torch
 
@@ -122,7 +130,11 @@ class Spooled(Sequence):
     Raises InputError where the folder has no room.
     """
 
-    def __init__(self, folder: str | Path, size: int):
+    def __init__(
+        self,
+        folder: str | Path,
+        size: int,
+    ):
         self._file = _File(folder)
         # For each value: where its tensors begin, where they end and its pickle begins, where that
         # ends.
@@ -130,7 +142,11 @@ class Spooled(Sequence):
         # Tensors of the value that is set next which are in the file already, by identity.
         self._written: dict[int, tuple[torch.Tensor, _Place]] = {}
 
-    def empty_tensor(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def empty_tensor(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
         """A tensor in the file, to be filled, for the value that is set next."""
         size = math.prod(shape) * dtype.itemsize
         start = self._file.take(size)
@@ -147,7 +163,13 @@ class Spooled(Sequence):
             content = _bytes(flat)
             start = self._file.append(content)
             shape = tuple(tensor.shape)
-            place = _Place(start, len(content), tensor.dtype, shape, str(tensor.device))
+            place = _Place(
+                start,
+                len(content),
+                tensor.dtype,
+                shape,
+                str(tensor.device),
+            )
             self._written[id(tensor)] = tensor, place
         return self._written[id(tensor)][1]
 
@@ -195,7 +217,11 @@ class _Pickler(pickle.Pickler):
         MappingProxyType: lambda mapping: (_read_only, (dict(mapping),)),
     }
 
-    def __init__(self, stream: io.BytesIO, place_of: Callable[[torch.Tensor], _Place]):
+    def __init__(
+        self,
+        stream: io.BytesIO,
+        place_of: Callable[[torch.Tensor], _Place],
+    ):
         import torch
 
         super().__init__(stream, 5)
@@ -209,7 +235,12 @@ class _Pickler(pickle.Pickler):
 class _Unpickler(pickle.Unpickler):
     """Reads a value back; a tensor that it holds twice is one tensor again."""
 
-    def __init__(self, stream: io.BytesIO, content: torch.Tensor, begin: int):
+    def __init__(
+        self,
+        stream: io.BytesIO,
+        content: torch.Tensor,
+        begin: int,
+    ):
         super().__init__(stream)
         self.content = content
         self.begin = begin
@@ -224,12 +255,19 @@ class _Unpickler(pickle.Unpickler):
         return self.tensors[key]
 
 
-def value_store(size: int, spool: str | Path | None) -> list | Spooled:
+def value_store(
+    size: int,
+    spool: str | Path | None,
+) -> list | Spooled:
     """A list of `size` values to be set: in memory, or in a file of the folder `spool`."""
     return [None] * size if spool is None else Spooled(spool, size)
 
 
-def store_values(values: Iterable, size: int, spool: str | Path | None) -> Sequence:
+def store_values(
+    values: Iterable,
+    size: int,
+    spool: str | Path | None,
+) -> Sequence:
     """`values`, of which there are `size`: a tuple, or in a file of the folder `spool`."""
     stored = value_store(size, spool)
     for number, value in enumerate(values):
@@ -250,7 +288,10 @@ def empty_tensor(
     return Spooled(spool, 0).empty_tensor(shape, dtype)
 
 
-def select_values(values: Sequence, indices: Iterable[int]) -> Sequence:
+def select_values(
+    values: Sequence,
+    indices: Iterable[int],
+) -> Sequence:
     """Some of the values, in this order; those in a file stay there."""
     if isinstance(values, Spooled):
         return values.select(indices)

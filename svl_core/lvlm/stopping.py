@@ -33,7 +33,11 @@ class _Reached(Exception):
     """Ends a forward pass."""
 
 
-def reaching(lvlm: LVLM, module: torch.nn.Module, sample: Sample) -> tuple[tuple, dict]:
+def reaching(
+    lvlm: LVLM,
+    module: torch.nn.Module,
+    sample: Sample,
+) -> tuple[tuple, dict]:
     """The (args, kwargs) of the first call of `module` in a pass over `sample`, which ends there.
 
     Other threads' passes go on.
