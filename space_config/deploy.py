@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS = ("app.py", "svl_core", "assets", "LICENSE")
 LEFT_OUT = (
-    "svl_core/cli.py",
+    "svl_core/cli/",
     "svl_core/__main__.py",
     "svl_core/demo/train.py",
 )  # of no use to the page
@@ -92,7 +92,7 @@ def stage(folder: Path, profile: str = "cpu", hardware: str | None = None) -> Pa
         ["git", "ls-files", "-z", *CONTENTS], cwd=ROOT, capture_output=True, check=True, text=True
     ).stdout.split("\0")
     for name in filter(None, tracked):
-        if name not in LEFT_OUT and (ROOT / name).is_file():
+        if not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     (folder / "README.md").write_text(card(profile, hardware), encoding="utf-8")
@@ -122,7 +122,7 @@ def _link(match: re.Match) -> str:
     """A link as the Space shows it."""
     words, target = match.groups()
     staged = "://" in target or target.split("/")[0] in CONTENTS
-    return match[0] if staged else f"{words} (`{target}` in the project's repository)"
+    return match[0] if staged else f"{words} (`{target}` in the repository)"
 
 
 def requirements(profile: str, hardware: str) -> str:

@@ -104,6 +104,7 @@ def test_headline_figures_are_those_of_the_results_files():
     )
 
 
+@pytest.mark.slow
 def test_the_support_table_has_a_row_for_every_family():
     """Its ticks are those of the last run of tests/families/support_table.py."""
     text = (ROOT / "svl_core" / "SUPPORT.md").read_text(encoding="utf-8")

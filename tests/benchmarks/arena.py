@@ -171,10 +171,9 @@ class Worker:
         fits = {seed: (trace, svl.importance(trace)) for seed, trace in traces.items()}
         wanted = {(how.partition(":")[2], seed) for _, how, seed in mine if how.startswith(PRESET)}
         presets = {
-            (name, seed): (
-                PRESETS[name].fit(
-                    self.lvlm, calibration_samples(self.lvlm, PRESETS[name].samples or size, seed)
-                )
+            (name, seed): PRESETS[name].fit(
+                self.lvlm,
+                calibration_samples(self.lvlm, PRESETS[name].samples or size, seed),
             )
             for name, seed in wanted
         }

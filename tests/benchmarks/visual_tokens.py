@@ -37,8 +37,9 @@ def measure(limit: int, name: str, repeats: int) -> dict:
     lvlm = svl.load("demo")
     asked = questions("scenes", limit, SEED)
     full = svl.evaluate(lvlm, asked, data="scenes")
-    samples = svl.PRESETS[name].samples or 32
-    fitted = svl.PRESETS[name].fit(lvlm, [lvlm.encode(*pair) for pair in calibration(samples)])
+    preset = svl.PRESETS[name]
+    scenes = calibration(preset.samples or 32)
+    fitted = preset.fit(lvlm, [lvlm.encode(*pair) for pair in scenes])
     known: dict[str, object] = {}
 
     def thinned(share):
@@ -95,7 +96,7 @@ def measure(limit: int, name: str, repeats: int) -> dict:
         "n": full.n,
         "layers": lvlm.num_layers,
         "visual_tokens": len(first.visual),
-        "calibration_samples": samples,
+        "calibration_samples": len(scenes),
         "preset": name,
         "threads": torch.get_num_threads(),
         "full": full.overall.to_json(),

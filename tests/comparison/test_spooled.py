@@ -93,6 +93,7 @@ def pairs(n):
     return [(picture(seed=seed), PROMPTS[seed % 2]) for seed in range(n)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_files_give_the_same(tiny, tmp_path, way):
     held, filed = encode_all(tiny, pairs(5)), encode_all(tiny, pairs(5), spool=tmp_path)
@@ -152,7 +153,7 @@ def in_use(lvlm, files, spool):
 )
 def test_memory_does_not_grow_with_the_samples(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "svl_core.pruning.refit.ALIKE", 2
+        "svl_core.pruning.refit.BATCH", 2
     )  # samples in one pass, however many there are
     monkeypatch.setattr("svl_core.analysis.skipping.MAX_ANSWER", 2)
     files = [tmp_path / f"{number}.png" for number in range(16)]

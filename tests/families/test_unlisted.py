@@ -14,6 +14,8 @@ from transformers import AutoModelForImageTextToText
 import svl_core as svl
 from svl_core.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def saved(builder, folder):
     config, processor = builder()
