@@ -119,7 +119,7 @@ def snippet(state: Mapping, strip: Mapping, settings: Settings, sources: Calibra
         "",
         f"lvlm = svl.load({state['model']!r}{alone})",
         f"sample = lvlm.encode({image}, {state['prompt']!r})",
-        f"recipe = {_recipe_code(strip, settings)}",
+        *_recipe_code(strip, settings),
         *_plan_code(strip, settings, sources, ranks),
         *_prune_code(settings, sources, ranks, fits),
         *_answer_code(settings),
@@ -129,11 +129,11 @@ def snippet(state: Mapping, strip: Mapping, settings: Settings, sources: Calibra
     return "\n".join(lines) + "\n"
 
 
-def _recipe_code(strip: Mapping, settings: Settings) -> str:
+def _recipe_code(strip: Mapping, settings: Settings) -> list[str]:
     """The recipe, with the fields that are not its defaults."""
     recipe = settings.recipe.changed(criterion=strip["criterion"], rounds=strip.get("rounds"))
-    values = recipe.unusual()
-    return f"svl.Recipe({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+    fields = [f"    {name}={value!r}," for name, value in recipe.unusual().items()]
+    return ["recipe = svl.Recipe(", *fields, ")"] if fields else ["recipe = svl.Recipe()"]
 
 
 def _traced_code(name: str, source: str, settings: Settings) -> list[str]:
