@@ -8,12 +8,13 @@ field here and one use where it acts.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from svl_core.errors import InputError
 
@@ -194,12 +195,19 @@ class Option:
     @property
     def annotation(self) -> Any:
         """The field's type as an endpoint shows it: words as an enumeration."""
-        base: Any = Literal[self.choices] if self.choices else self.kind
+        base: Any = _one_of(self.choices) if self.choices else self.kind
         if self.kind is tuple:
-            base = list[Literal[self.choices]] if self.choices else list[int]
+            members: Any = _one_of(self.choices) if self.choices else int
+            base = list[members]
         if self.words:
-            base = base | Literal[self.words]
+            base = base | _one_of(self.words)
         return base | None if self.nullable else base
+
+
+def _one_of(words: tuple[str, ...]) -> Any:
+    """The type of exactly these words."""
+    literal: Any = Literal
+    return literal[words]
 
 
 def words_in(text: str) -> tuple[str, ...]:
@@ -425,24 +433,29 @@ class Recipe:
             object.__setattr__(self, name, option.checked(getattr(self, name)))
 
     @classmethod
-    def of(cls, **values: Any) -> Recipe:
+    def of(cls, **values: Any) -> Self:
         """A recipe of the given fields. Raises InputError for a name that is none of them."""
-        unknown = [name for name in values if name not in OPTIONS]
+        cls._check_names(values)
+        return cls(**values)
+
+    @classmethod
+    def _check_names(cls, values: Mapping[str, Any]) -> None:
+        names = [known.name for known in fields(cls)]
+        unknown = [name for name in values if name not in names]
         if unknown:
             raise InputError(
-                f"Found the setting {unknown[0]!r}; expected one of {', '.join(OPTIONS)};"
-                " correct it."
+                f"Found the setting {unknown[0]!r}; expected one of {', '.join(names)}; correct it."
             )
-        return cls(**values)
 
     @property
     def fits(self) -> bool:
         """Whether something is fitted on a calibration set."""
         return self.compensation != "none"
 
-    def changed(self, **values: Any) -> Recipe:
+    def changed(self, **values: Any) -> Self:
         """The same recipe with other values of some fields. Raises InputError."""
-        return type(self).of(**{**self.values(), **values})
+        self._check_names(values)
+        return dataclasses.replace(self, **values)
 
     def values(self) -> dict[str, Any]:
         """Every field's value by its name."""
@@ -458,7 +471,7 @@ class Recipe:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in self.values().items()}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote; fields that are left out have their defaults.
 
         Raises InputError for an unknown field or a value that is not accepted.
@@ -469,19 +482,21 @@ class Recipe:
 def _options() -> dict[str, Option]:
     """`Option` of each field, in order, from the field's annotation, default and metadata."""
     hints = typing.get_type_hints(Recipe)
-    found = {}
-    for each in fields(Recipe):
-        members = typing.get_args(hints[each.name])
-        union = isinstance(hints[each.name], types.UnionType)
-        kind = next(m for m in members if m is not types.NoneType) if union else hints[each.name]
-        found[each.name] = Option(
-            name=each.name,
+    options = {}
+    for setting in fields(Recipe):
+        kind = hints[setting.name]
+        members: tuple[Any, ...] = ()
+        if isinstance(kind, types.UnionType):
+            members = typing.get_args(kind)
+            kind = next(member for member in members if member is not types.NoneType)
+        options[setting.name] = Option(
+            name=setting.name,
             kind=typing.get_origin(kind) or kind,
-            default=each.default,
-            nullable=union and types.NoneType in members,
-            **each.metadata,
+            default=setting.default,
+            nullable=types.NoneType in members,
+            **setting.metadata,
         )
-    return found
+    return options
 
 
 OPTIONS: Mapping[str, Option] = types.MappingProxyType(_options())

@@ -16,6 +16,7 @@ import threading
 import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,12 +43,14 @@ class AttentionStatistics:
     """Sums over the head-averaged attention A[i, j] (rows i = queries, columns j = keys) of L
     layers; float32.
 
-    Visual keys, (L, V): `visual_from_visual` and `visual_from_text` sum A[i, j] over visual and
-    textual queries i. Text tokens, (L, T): `text_to_visual` sums token i's row over visual keys;
-    `text_from_text` sums its column over textual queries (attention received); `text_to_text` sums
-    its row over textual keys (attention given). `*_seen`: how many pairs the causal mask leaves in
-    each of those sums; same shapes. A row of NaN = a layer without self-attention over the sequence
-    (cross-attention layers).
+    A row of NaN is a layer without self-attention over the sequence (cross-attention layers).
+
+    visual_from_visual, visual_from_text: (L, V) for each visual key j the sum of A[i, j] over
+        visual and over textual queries i.
+    text_to_visual: (L, T) for each text token the sum of its row over visual keys.
+    text_from_text: (L, T) the sum of its column over textual queries (attention received).
+    text_to_text: (L, T) the sum of its row over textual keys (attention given).
+    *_seen: how many pairs the causal mask leaves in each of those sums; same shapes.
     """
 
     visual_from_visual: np.ndarray
@@ -72,18 +75,21 @@ SUMS = tuple(
 
 
 class Collector:
-    """Adds up the statistics of one sample's pass; `layers` x positions are known from the start."""
+    """Adds up the statistics of one sample's pass.
+
+    layers: L, the number of decoder layers.
+    visual, textual: the sample's positions.
+    """
 
     def __init__(self, layers: int, visual: np.ndarray, textual: np.ndarray):
         self.visual = torch.from_numpy(np.array(visual))
         self.textual = torch.from_numpy(np.array(textual))
         self.length = len(visual) + len(textual)
-        size = {name: len(visual) if name.startswith("visual") else len(textual) for name in SUMS}
-        self.sums = {
-            name + end: np.full((layers, size[name]), np.nan, np.float32)
-            for name in SUMS
-            for end in ("", "_seen")
-        }
+        self.sums = {}
+        for name in SUMS:
+            tokens = visual if name.startswith("visual") else textual
+            for end in ("", "_seen"):
+                self.sums[name + end] = np.full((layers, len(tokens)), np.nan, np.float32)
 
     def statistics(self) -> AttentionStatistics:
         return AttentionStatistics(**self.sums)
@@ -99,12 +105,17 @@ class Collector:
         sinks: torch.Tensor | None = None,
         totals: torch.Tensor | None = None,
     ) -> None:
-        """query (1, H, S, D), key (1, H or fewer, S, D); mask None (causal), bool (True = seen) or
-        float (added), (1, 1 or H, S, S).
+        """Adds one layer's attention, H heads over S positions.
 
-        sinks (H,): logits of a key that is nobody, which takes a share of each row (GPT-OSS).
-        totals (1, H, S): log-sum-exp of each row's scores, where the attention itself has told
-        them; they save a softmax.
+        layer: its number.
+        query: (1, H, S, D).
+        key: (1, H or fewer, S, D).
+        mask: None (causal), bool (True = seen) or float (added), (1, 1 or H, S, S).
+        scaling: of the scores.
+        softcap: scores are capped softly at this value (None: not).
+        sinks: (H,) logits of a key that is nobody, which takes a share of each row (GPT-OSS).
+        totals: (1, H, S) log-sum-exp of each row's scores, where the attention itself has computed
+            them; they save a softmax.
         """
         length = query.shape[2]
         if query.shape[0] != 1 or length != self.length or key.shape[2] != length:
@@ -123,19 +134,21 @@ class Collector:
             received, given = _causal(query[0], key[0], kinds, scaling, totals[0])
         else:
             received, given = _general(query[0], key[0], kinds, scaling, mask, softcap, sinks)
-        for end, column, row in (
-            ("", received.cpu().numpy(), given.cpu().numpy()),
-            (
-                "_seen",
-                received_seen.cpu().numpy(),
-                given_seen.cpu().numpy(),
-            ),
-        ):
-            self.sums["visual_from_visual" + end][layer] = column[0, self.visual]
-            self.sums["visual_from_text" + end][layer] = column[1, self.visual]
-            self.sums["text_from_text" + end][layer] = column[1, self.textual]
-            self.sums["text_to_visual" + end][layer] = row[0, self.textual]
-            self.sums["text_to_text" + end][layer] = row[1, self.textual]
+        self._put(layer, "", received, given)
+        self._put(layer, "_seen", received_seen, given_seen)
+
+    def _put(self, layer: int, end: str, received: torch.Tensor, given: torch.Tensor) -> None:
+        """Takes one layer's sums apart by kind of token.
+
+        received, given: (2, S), the rows visual and textual.
+        """
+        column = received.cpu().numpy()
+        row = given.cpu().numpy()
+        self.sums["visual_from_visual" + end][layer] = column[0, self.visual]
+        self.sums["visual_from_text" + end][layer] = column[1, self.visual]
+        self.sums["text_from_text" + end][layer] = column[1, self.textual]
+        self.sums["text_to_visual" + end][layer] = row[0, self.textual]
+        self.sums["text_to_text" + end][layer] = row[1, self.textual]
 
 
 def _causal(
@@ -145,13 +158,19 @@ def _causal(
     scaling: float,
     totals: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each key receives from the two kinds of tokens and each textual query gives to them
-    (rows of kinds, (2, S)), mean of the heads: (2, S) each; no meaning where a visual query gives.
+    """What each key receives from the two kinds of tokens and each textual query gives to them,
+    mean of the heads: (2, S) each; no meaning where a visual query gives.
 
-    query (H, S, D), key (H or fewer, S, D), totals (H, S). The row totals known, scores are raised
-    as they lie and read by thin products, the queries' weights being 2^-total; a chunk of queries
-    of one kind is read once, and of its keys only those of the rarer kind, as the rest of a row is
-    the other's. Totals that float32 does not hold as powers are subtracted from the scores first.
+    The row totals known, scores are raised as they lie and read by thin products, the queries'
+    weights being 2^-total. A chunk of queries of one kind is read once, and of its keys only those
+    of the rarer kind, as the rest of a row is the other's. Totals that float32 does not hold as
+    powers are subtracted from the scores first.
+
+    query: (H, S, D).
+    key: (H or fewer, S, D).
+    kinds: (2, S) ones at the visual and at the textual positions.
+    scaling: of the scores.
+    totals: (H, S) log-sum-exp of each row's scores.
     """
     heads, length, _ = query.shape
     received = torch.zeros_like(kinds)
@@ -160,37 +179,30 @@ def _causal(
     rare = int(of_kind[1] < of_kind[0])
     runs = _runs(kinds[rare])
     chunk, group = steps(query.device, heads, length)
-    chunks = [
-        (
-            start,
-            min(start + chunk, length),
-            kinds[:, start : start + chunk].any(1).tolist(),
-        )
-        for start in range(0, length, chunk)
-    ]
-    room = query.new_empty(group * min(chunk, length) * length, dtype=torch.float32)
+    chunks = []
+    for start in range(0, length, chunk):
+        present = kinds[:, start : start + chunk].any(1).tolist()  # visual queries, textual ones
+        chunks.append((start, min(start + chunk, length), present))
+    buffer = query.new_empty(group * min(chunk, length) * length, dtype=torch.float32)
     less = totals * -LOG2E
     small = bool(less.abs().max() < 110)
-    for some in (range(first, min(first + group, heads)) for first in range(0, heads, group)):
-        those = slice(some.start, some.stop)
+    for first in range(0, heads, group):
+        those = slice(first, min(first + group, heads))
+        count = those.stop - first
         queries = query[those].float() * (scaling * LOG2E)
-        # Laid out anew, they are read a tenth faster.
-        keys = (
-            key[[head // (heads // len(key)) for head in some]].float().contiguous().transpose(1, 2)
-        )
+        shared = [head // (heads // len(key)) for head in range(first, those.stop)]
+        # Laid out anew, keys are read a tenth faster.
+        keys = key[shared].float().contiguous().transpose(1, 2)
         weights = torch.exp2(less[those]) if small else torch.ones_like(less[those])  # (group, S)
         for start, stop, (visual, textual) in chunks:
             rows = slice(start, stop)
-            scores = room[: len(some) * (stop - start) * stop].view(len(some), stop - start, stop)
+            width = stop - start
+            scores = buffer[: count * width * stop].view(count, width, stop)
             if small:
                 torch.bmm(queries[:, rows], keys[:, :, :stop], out=scores)
             else:
-                torch.baddbmm(
-                    less[those, rows, None],
-                    queries[:, rows],
-                    keys[:, :, :stop],
-                    out=scores,
-                )
+                offset = less[those, rows, None]
+                torch.baddbmm(offset, queries[:, rows], keys[:, :, :stop], out=scores)
             torch.exp2(scores, out=scores)
             scores[:, :, start:].tril_()  # a query sees no later key
             weighed = weights[:, None, rows]
@@ -199,28 +211,40 @@ def _causal(
             else:
                 received[int(textual), :stop] += torch.bmm(weighed, scores).sum((0, 1))
             if textual:
-                if len(runs) > 4:
-                    given = scores.view(-1, stop).mv(kinds[rare, :stop]).view(len(some), -1)
-                else:
-                    given = sum(
-                        scores[:, :, first:last].sum(2) for first, last in runs if first < stop
-                    )
+                given = _sum_at(scores, kinds[rare, :stop], runs)
                 to_rare[rows] += (given * weighed[:, 0]).sum(0)
     to_rare /= heads
     to_other = (1 - to_rare).clamp_(0) * (kinds[1 - rare].cumsum(0) > 0)
-    return received / heads, torch.stack([to_other, to_rare] if rare else [to_rare, to_other])
+    given_to = [to_other, to_rare] if rare else [to_rare, to_other]
+    return received / heads, torch.stack(given_to)
+
+
+def _sum_at(
+    scores: torch.Tensor,
+    kind: torch.Tensor,
+    runs: list[tuple[int, int]],
+) -> torch.Tensor:
+    """(H, n): the sum of each row of scores (H, n, m) over the keys of one kind.
+
+    kind: (m,) ones at these keys.
+    runs: where they begin and end; few runs are read as slices.
+    """
+    heads, _, width = scores.shape
+    if len(runs) > 4:
+        return scores.view(-1, width).mv(kind).view(heads, -1)
+    total = scores.new_zeros(scores.shape[:2])
+    for first, last in runs:
+        if first < width:
+            total += scores[:, :, first:last].sum(2)
+    return total
 
 
 def _runs(kind: torch.Tensor) -> list[tuple[int, int]]:
     """Where the ones of a row of zeros and ones (S,) begin and end."""
     edges = torch.nn.functional.pad(kind, (1, 1)).diff()
-    return list(
-        zip(
-            (edges == 1).nonzero().flatten().tolist(),
-            (edges == -1).nonzero().flatten().tolist(),
-            strict=True,
-        )
-    )
+    begins = (edges == 1).nonzero().flatten().tolist()
+    ends = (edges == -1).nonzero().flatten().tolist()
+    return list(zip(begins, ends, strict=True))
 
 
 def _general(
@@ -234,46 +258,37 @@ def _general(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `_causal`, for any mask, soft cap and sinks, row totals unknown."""
     heads, length, _ = query.shape
-    # (H, D, S)
-    keys = (
-        (key.float() * scaling).repeat_interleave(heads // len(key), 0).transpose(1, 2).contiguous()
-    )
+    scaled = (key.float() * scaling).repeat_interleave(heads // len(key), 0)
+    keys = scaled.transpose(1, 2).contiguous()  # (H, D, S)
     received = torch.zeros_like(kinds)
     given = torch.zeros_like(kinds)
     chunk, group = steps(query.device, heads, length)
-    room = torch.empty(group * min(chunk, length) * length, device=query.device)
+    buffer = torch.empty(group * min(chunk, length) * length, device=query.device)
     # Added to keys of a chunk that its queries do not see.
     later = torch.full((chunk, chunk), float("-inf"), device=query.device).triu(1)
     for start in range(0, length, chunk):
         stop = min(start + chunk, length)
+        count = stop - start
         rows = slice(start, stop)
-        seen = None if mask is None else _seen(mask[0, :, rows, :length])  # (1 or H, chunk, S)
+        part = None if mask is None else mask[0, :, rows, :length]  # (1 or H, chunk, S)
         width = stop if mask is None else length  # a causal chunk needs no later key
-        total = torch.zeros(stop - start, width, device=query.device)  # of the heads
-        for some in (slice(first, first + group) for first in range(0, heads, group)):
-            part = query[some, rows].float()
-            # (group, chunk, width)
-            scores = torch.bmm(
-                part,
-                keys[some, :, :width],
-                out=room[: len(part) * len(total) * width].view(len(part), len(total), width),
-            )
+        total = torch.zeros(count, width, device=query.device)  # of the heads
+        for first in range(0, heads, group):
+            some = slice(first, first + group)
+            queries = query[some, rows].float()
+            scores = buffer[: len(queries) * count * width].view(len(queries), count, width)
+            torch.bmm(queries, keys[some, :, :width], out=scores)
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
-            if mask is None:
-                scores[:, :, start:] += later[: stop - start, : stop - start]
-            elif mask.dtype == torch.bool:
-                scores.masked_fill_(~_of(seen, some), float("-inf"))
+            if part is None:
+                scores[:, :, start:] += later[:count, :count]
+            elif part.dtype == torch.bool:
+                scores.masked_fill_(~_of_heads(part, some), float("-inf"))
             else:
-                scores += _of(mask[0, :, rows, :length], some).float()
+                scores += _of_heads(part, some).float()
             if sinks is not None:
-                scores = torch.cat(
-                    [
-                        scores,
-                        sinks[some].float()[:, None, None].expand(-1, stop - start, 1),
-                    ],
-                    -1,
-                )
+                sink = sinks[some].float()[:, None, None].expand(-1, count, 1)
+                scores = torch.cat([scores, sink], -1)
             attention = torch.softmax(scores, -1, out=scores)[:, :, :width]
             total += attention[0] if len(attention) == 1 else attention.sum(0)
         total /= heads
@@ -303,7 +318,7 @@ def _seen(mask: torch.Tensor) -> torch.Tensor:
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
-def _of(part: torch.Tensor, some: slice) -> torch.Tensor:
+def _of_heads(part: torch.Tensor, some: slice) -> torch.Tensor:
     """A mask's part (1 or H, ..) for some of the heads."""
     return part if len(part) == 1 else part[some]
 
@@ -312,11 +327,13 @@ _COLLECTOR: ContextVar[Collector | None] = ContextVar("svl_collector", default=N
 
 
 class _Totals(TorchDispatchMode):
-    """While open, in this thread: keeps what PyTorch's own attention on a processor finds each
-    row's log-sum-exp to be, (1, H, S) float32; None where another kernel ran.
+    """While open, in this thread: takes the log-sum-exp of each row's scores from PyTorch's own
+    attention on a processor.
+
+    totals: (1, H, S) float32; None where another kernel ran.
     """
 
-    found: torch.Tensor | None = None
+    totals: torch.Tensor | None = None
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         if operator is torch.ops.aten.scaled_dot_product_attention.default:
@@ -324,7 +341,7 @@ class _Totals(TorchDispatchMode):
                 return operator.decompose(*args, **(kwargs or {}))
         out = operator(*args, **(kwargs or {}))
         if operator is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
-            self.found = out[1]
+            self.totals = out[1]
         return out
 
 
@@ -344,17 +361,13 @@ def _beside(implementation: str):
         **kwargs,
     ):
         collector = _COLLECTOR.get()
-        function = (
-            ALL_ATTENTION_FUNCTIONS[implementation]
-            if implementation != "eager"
-            else sys.modules[type(module).__module__].eager_attention_forward
-        )
-        totals = _Totals()
-        with (
-            totals
-            if collector is not None and query.device.type == "cpu"
-            else contextlib.nullcontext()
-        ):
+        if implementation == "eager":
+            function = sys.modules[type(module).__module__].eager_attention_forward
+        else:
+            function = ALL_ATTENTION_FUNCTIONS[implementation]
+        log_sum_exp = _Totals()
+        watched = collector is not None and query.device.type == "cpu"
+        with log_sum_exp if watched else contextlib.nullcontext():
             out = function(
                 module,
                 query,
@@ -366,16 +379,15 @@ def _beside(implementation: str):
                 **kwargs,
             )
         if collector is not None:
-            scale = scaling if scaling is not None else query.shape[-1] ** -0.5
             collector.add(
-                module.layer_idx,
-                query,
-                key,
-                attention_mask,
-                scale,
-                kwargs.get("softcap"),
-                kwargs.get("s_aux"),
-                totals.found,
+                layer=module.layer_idx,
+                query=query,
+                key=key,
+                mask=attention_mask,
+                scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
+                softcap=kwargs.get("softcap"),
+                sinks=kwargs.get("s_aux"),
+                totals=log_sum_exp.totals,
             )
         return out
 
@@ -387,7 +399,7 @@ for _inner, _name in SWITCHES.items():
     AttentionMaskInterface.register(_name, AttentionMaskInterface()[_inner])
 
 _LOCK = threading.Lock()
-# Decoder -> (threads tracing it, its own implementation)
+# Decoder -> (threads that trace it, its own attention implementation).
 _USERS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -400,25 +412,25 @@ def collecting(decoder: torch.nn.Module, collector: Collector):
     the last one leaves, also after an error. Raises SVLError for an attention implementation that
     cannot be wrapped.
     """
-    config = decoder.config
+    config: Any = decoder.config
     with _LOCK:
-        threads, own = _USERS.get(decoder, (0, config._attn_implementation))
-        if own not in SWITCHES:
+        threads, original = _USERS.get(decoder, (0, config._attn_implementation))
+        if original not in SWITCHES:
             raise SVLError(
-                f"Found the attention implementation {own!r}; expected one of"
+                f"Found the attention implementation {original!r}; expected one of"
                 f" {', '.join(SWITCHES)}; load the model with attn_implementation='sdpa'."
             )
-        _USERS[decoder] = (threads + 1, own)
-        config._attn_implementation = SWITCHES[own]
+        _USERS[decoder] = (threads + 1, original)
+        config._attn_implementation = SWITCHES[original]
     token = _COLLECTOR.set(collector)
     try:
         yield
     finally:
         _COLLECTOR.reset(token)
         with _LOCK:
-            threads, own = _USERS[decoder]
+            threads, original = _USERS[decoder]
             if threads == 1:
                 del _USERS[decoder]
-                config._attn_implementation = own
+                config._attn_implementation = original
             else:
-                _USERS[decoder] = (threads - 1, own)
+                _USERS[decoder] = (threads - 1, original)

@@ -12,26 +12,35 @@ from svl_core.analysis.criterion import Scored
 
 
 def free_blocks(layers: int, size: int, protected: Sequence[int]) -> list[int]:
-    """First layers s of all blocks s..s+size-1 that hold no protected layer."""
-    held = set(protected)
-    return [s for s in range(layers - size + 1) if not held & set(range(s, s + size))]
+    """The first layer of every block of neighbouring layers that holds no protected one.
+
+    layers: L, the number of layers.
+    size: layers in a block, 0..L.
+    """
+    starts = range(layers - size + 1)
+    return [start for start in starts if not any(start <= p < start + size for p in protected)]
 
 
 def best_blocks(closeness: np.ndarray, protected: Sequence[int]) -> Scored:
-    """closeness: (L+1, L+1), [s, s+n] says how little the block s..s+n-1 changes (higher = more
-    redundant).
+    """For every n the block of n layers with the highest closeness; ties go to the later block.
 
-    For every n the block of n layers with the highest value; ties go to the later block. Blocks for
-    different n need not be nested. The ranking is: the best single layer, then whichever neighbour
-    keeps the grown block's value highest.
+    Blocks for different n need not be nested. The ranking is: the best single layer, then whichever
+    neighbour keeps the grown block's closeness highest.
+
+    closeness: (L+1, L+1), [s, s+n] says how little the block s..s+n-1 changes (higher = more
+        redundant); NaN counts as never redundant.
+    protected: layers that are in no block.
     """
     depth = len(closeness) - 1
     closeness = np.nan_to_num(closeness, nan=-np.inf)
     blocks: list[tuple[int, ...]] = [()]
-    while len(blocks) <= depth and (starts := free_blocks(depth, len(blocks), protected)):
-        size = len(blocks)
-        s = max(starts, key=lambda s: (closeness[s, s + size], s))
-        blocks.append(tuple(range(s, s + size)))
+    for size in range(1, depth + 1):
+        starts = free_blocks(depth, size, protected)
+        if not starts:
+            break
+        values = [(closeness[start, start + size], start) for start in starts]
+        _, best = max(values)
+        blocks.append(tuple(range(best, best + size)))
     scores = np.diagonal(closeness, 1).copy()
     return Scored(scores, _grown(closeness, blocks, protected), tuple(blocks))
 
@@ -41,30 +50,28 @@ def _grown(
     blocks: list[tuple[int, ...]],
     protected: Sequence[int],
 ) -> tuple[int, ...]:
+    """The droppable layers in the order in which a block grows from the best single layer.
+
+    Once it is walled in by protected layers, the rest follow one by one, most redundant first.
+    """
     depth = len(closeness) - 1
     order = list(blocks[1]) if len(blocks) > 1 else []
     left = [layer for layer in range(depth) if layer not in {*protected, *order}]
+
+    def alone(layer: int) -> tuple[float, int]:
+        return closeness[layer, layer + 1], layer
+
     while left:
         first = min(order)
         last = max(order)
-        beside = [layer for layer in (first - 1, last + 1) if layer in left]
-        if beside:
-            chosen = max(
-                beside,
-                key=lambda layer: (
-                    closeness[min(first, layer), max(last, layer) + 1],
-                    layer,
-                ),
-            )
-        else:  # walled in by protected layers: the rest one by one, most redundant first
-            chosen = max(left, key=lambda layer: (closeness[layer, layer + 1], layer))
-            order = [*order, chosen]
-            left.remove(chosen)
-            order += sorted(
-                left,
-                key=lambda layer: (-closeness[layer, layer + 1], -layer),
-            )
-            return tuple(order)
-        order.append(chosen)
-        left.remove(chosen)
+
+        def with_neighbour(layer: int, first: int = first, last: int = last) -> tuple[float, int]:
+            return closeness[min(first, layer), max(last, layer) + 1], layer
+
+        neighbours = [layer for layer in (first - 1, last + 1) if layer in left]
+        if not neighbours:
+            return (*order, *sorted(left, key=alone, reverse=True))
+        best = max(neighbours, key=with_neighbour)
+        order.append(best)
+        left.remove(best)
     return tuple(order)

@@ -1,10 +1,10 @@
-"""What a redundancy criterion is: what it may use, what it finds, and how it is described."""
+"""What a redundancy criterion is: what it is given, what it returns, and how it is described."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a criterion may use.
+    """Everything that a criterion may use to score the L layers of one model.
 
-    `protected` layers stay; `fixed` are those of them that the model cannot lose at all.
+    trace: the model's passes over n calibration samples.
+    importance: TIS of these samples (None: computed where it is needed).
+    top_p: which tokens count as important.
+    seed: of "random".
+    protected: layers that are not to be ranked.
+    fixed: those of them that the model cannot run without.
+    lvlm, samples: the traced model and samples, for criteria that run the model.
+    answers: for each sample the token ids that it is measured on (None: the model's own answer).
+    layers: the layers of "manual", in the order in which they go.
+    rounds: how many layers a greedy criterion drops one by one before it ranks the rest as the last
+        round leaves them (None: all).
+    run: progress and cancellation.
     """
 
     trace: Trace
@@ -37,54 +48,81 @@ class Request:
     rounds: int | None = None
     run: Run = QUIET
 
+    @property
+    def model(self) -> LVLM:
+        """The traced model; `redundancy` has seen to it that a criterion that runs one gets it."""
+        if self.lvlm is None:
+            raise TypeError("The request holds no model.")
+        return self.lvlm
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a criterion finds.
+    """A criterion's result for L layers.
 
-    scores: (L,) higher = more redundant. ranking: its own order of droppable layers (None: by
-    falling score). blocks: for each drop count n = 0, 1, .. the n layers that go, where those are
-    not nested. path: its measure after each layer of `ranking` is gone.
-    kept: layers that it protects beside those of the request.
+    scores: (L,) higher = more redundant.
+    ranking: the layers that may go, first one first (None: by falling score).
+    blocks: for each drop count n = 0, 1, .. the n layers that go, where the sets are not nested.
+    path: for a greedy criterion, its measure after each of the first layers of `ranking` is gone.
+    protects: layers that this criterion never drops, beside those of the request.
     """
 
     scores: np.ndarray
     ranking: tuple[int, ...] | None = None
     blocks: tuple[tuple[int, ...], ...] | None = None
     path: tuple[float, ...] | None = None
-    kept: tuple[int, ...] = ()
+    protects: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A mean over calibration samples, taken apart: sums (n, ...) and counts (n,) of each sample;
-    the mean is sums.sum(0) / counts.sum().
+    """A mean over n calibration samples, kept as each sample's share in it, so that the mean over
+    any resample of them follows without running the model again.
+
+    sums: (n, ...) each sample's sum of the measured values, over its tokens for example.
+    counts: (n,) how many values are in each sum.
     """
 
     sums: np.ndarray
     counts: np.ndarray
 
     def mean(self, times: np.ndarray | None = None) -> np.ndarray:
-        """The mean with each sample taken `times` (n,) times (once by default); NaN where nothing
-        counts.
+        """The mean of all values, of the shape of one sample's sum; NaN where there are none.
+
+        times: (n,) how often each sample is taken (None: each once).
         """
-        total = float(self.counts.sum() if times is None else times @ self.counts)
-        taken = (
-            self.sums
-            if times is None
-            else times.reshape(-1, *[1] * (self.sums.ndim - 1)) * self.sums
-        )
-        return taken.sum(0) / total if total else np.full(self.sums.shape[1:], np.nan)
+        if times is None:
+            total = float(self.counts.sum())
+            summed = self.sums
+        else:
+            total = float(times @ self.counts)
+            summed = times.reshape(-1, *[1] * (self.sums.ndim - 1)) * self.sums
+        if not total:
+            return np.full(self.sums.shape[1:], np.nan)
+        return summed.sum(0) / total
+
+
+def _no_mean(*arguments: Any) -> Any:
+    raise TypeError("This criterion is no mean over samples; it has `score` alone.")
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One way to score layers.
+    """One way to score layers: what is said about it, and the functions that carry it out.
 
-    direction: which end of the published measure is redundant. cost_forward_passes: per calibration
-    sample. needs: "trace" only, the "model" with its samples, or the user's "layers". measure and
-    select: where the scores follow from a mean over samples, that mean and what follows from it, so
-    that it can be resampled; whole: for the others, all at once.
+    A criterion that is a mean over calibration samples has `measure` and `select`, and can be
+    resampled; any other has `score` alone.
+
+    name: as in commands and plan files.
+    title: as on the page.
+    source: the paper.
+    formula: the published measure, in one line.
+    direction: which end of the measure is redundant.
+    cost_forward_passes: forward passes for each calibration sample.
+    needs: the "trace" only, the "model" with its samples too, or the user's "layers".
+    measure: request -> the samples' shares of the mean.
+    select: (mean, request) -> scores and ranking that follow from it.
+    score: request -> scores and ranking, for a criterion that is no mean.
     """
 
     name: str
@@ -94,6 +132,11 @@ class Criterion:
     direction: str
     cost_forward_passes: str
     needs: Literal["trace", "model", "layers"] = "trace"
-    measure: Callable[[Request], Measured] | None = field(default=None, repr=False)
-    select: Callable[[np.ndarray, Request], Scored] | None = field(default=None, repr=False)
+    measure: Callable[[Request], Measured] = field(default=_no_mean, repr=False)
+    select: Callable[[np.ndarray, Request], Scored] = field(default=_no_mean, repr=False)
     score: Callable[[Request], Scored] | None = field(default=None, repr=False)
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the scores follow from a mean over samples."""
+        return self.score is None

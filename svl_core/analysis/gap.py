@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from svl_core.analysis.importance import TokenImportance, TopP
+from svl_core.analysis.importance import DEFAULT_TOP_P, TokenImportance, TopP
 from svl_core.analysis.tokens import token_positions
-from svl_core.analysis.trace import Trace
+from svl_core.analysis.trace import SampleTrace, Trace
 
 
 @dataclass(frozen=True, eq=False)
 class RunGap:
     """The gap of one maximal run of dropped layers first..last (inclusive).
 
-    relative: mean over tokens of |H[last+1] - H[first]| / |H[last+1]|. spectrum: (min(n, d),)
-    singular values of the (n, d) difference, where wanted.
+    relative: mean over n tokens of |H[last+1] - H[first]| / |H[last+1]|.
+    spectrum: (min(n, d),) singular values of the (n, d) difference, where asked for.
     """
 
     first: int
@@ -29,15 +29,22 @@ class RunGap:
     spectrum: np.ndarray | None
 
     def energy(self, rank: int) -> float:
-        """Share 0..1 of the squared difference that the first `rank` directions hold."""
+        """Share 0..1 of the squared difference that the first `rank` directions hold.
+
+        Raises ValueError where no spectrum was asked for.
+        """
+        if self.spectrum is None:
+            raise ValueError("This gap has no spectrum; call feature_gap with spectra=True.")
         power = self.spectrum.astype(np.float64) ** 2
         return float(power[:rank].sum() / power.sum()) if power.sum() else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class GapCurve:
-    """per_layer: (L,) relative step of each layer, mean over tokens of |H[l+1] - H[l]| / |H[l+1]|;
-    runs: the dropped runs' gaps.
+    """What dropping layers takes out of the residual stream.
+
+    per_layer: (L,) relative step of each layer, mean over tokens of |H[l+1] - H[l]| / |H[l+1]|.
+    runs: the gaps of the dropped runs.
     """
 
     per_layer: np.ndarray
@@ -46,8 +53,12 @@ class GapCurve:
 
 @dataclass(frozen=True, eq=False)
 class GapProjection:
-    """(n, 2) coordinates on the two principal components of the features before and wanted;
-    `explained`: their variance shares.
+    """Hidden states on the plane of two principal components.
+
+    before: (n, 2) what enters the dropped layers.
+    target: (n, 2) what the full model has behind them.
+    after: (n, 2) what a compensation makes of `before`, where there is one.
+    explained: the components' variance shares 0..1.
     """
 
     before: np.ndarray
@@ -58,47 +69,66 @@ class GapProjection:
 
 def runs_of(drop: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Maximal runs (first, last) of consecutive indices: [2, 3, 7] -> ((2, 3), (7, 7))."""
-    found: list[list[int]] = []
+    runs: list[list[int]] = []
     for layer in sorted(set(drop)):
-        if found and layer == found[-1][1] + 1:
-            found[-1][1] = layer
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
         else:
-            found.append([layer, layer])
-    return tuple((first, last) for first, last in found)
+            runs.append([layer, layer])
+    return tuple((first, last) for first, last in runs)
+
+
+def _difference(sample: SampleTrace, chosen: np.ndarray, first: int, last: int) -> torch.Tensor:
+    """(n, d) float64: H[last+1] - H[first] at n positions of one sample."""
+    index = torch.as_tensor(np.array(chosen))
+    before = sample.features[first, index].double()
+    return sample.features[last + 1, index].double() - before
 
 
 def gram_of_difference(
-    trace: Trace, positions: Sequence[np.ndarray], first: int, last: int
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+    first: int,
+    last: int,
 ) -> np.ndarray:
-    """(d, d) float64 Gram matrix of H[last+1] - H[first] over the given tokens: memory d x d
-    however many samples.
+    """(d, d) float64 Gram matrix of H[last+1] - H[first] over some tokens: memory d x d however
+    many samples.
+
+    positions: for each sample the tokens.
+    first, last: the run of layers.
     """
     gram = torch.zeros(trace.hidden_size, trace.hidden_size, dtype=torch.float64)
-    for sample, at in zip(trace.samples, positions, strict=True):
-        index = torch.as_tensor(np.array(at))
-        difference = (
-            sample.features[last + 1, index].double() - sample.features[first, index].double()
-        )
+    for sample, chosen in zip(trace.samples, positions, strict=True):
+        difference = _difference(sample, chosen, first, last)
         gram += difference.T @ difference
     return gram.numpy()
 
 
-def gap_rows(trace: Trace, positions: Sequence[np.ndarray], first: int, last: int) -> torch.Tensor:
-    """(n, d) float64: H[last+1] - H[first] at the given tokens; for fewer tokens than dimensions,
-    where it is smaller than the Gram matrix.
+def gap_rows(
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+    first: int,
+    last: int,
+) -> torch.Tensor:
+    """(n, d) float64: H[last+1] - H[first] at n tokens of all samples.
+
+    For fewer tokens than dimensions, where this is smaller than the Gram matrix.
     """
-    indices = [torch.as_tensor(np.array(at)) for at in positions]
-    return torch.cat(
-        [
-            sample.features[last + 1, index].double() - sample.features[first, index].double()
-            for sample, index in zip(trace.samples, indices, strict=True)
-        ]
-    )
+    rows = [
+        _difference(sample, chosen, first, last)
+        for sample, chosen in zip(trace.samples, positions, strict=True)
+    ]
+    return torch.cat(rows)
 
 
-def spectrum(trace: Trace, positions: Sequence[np.ndarray], first: int, last: int) -> np.ndarray:
-    """(min(n, d),) singular values of H[last+1] - H[first], falling, from the smaller of its two
-    Gram matrices.
+def spectrum(
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+    first: int,
+    last: int,
+) -> np.ndarray:
+    """(min(n, d),) singular values of H[last+1] - H[first] at n tokens, falling, from the smaller
+    of its two Gram matrices.
     """
     count = sum(map(len, positions))
     if count < trace.hidden_size:
@@ -106,7 +136,8 @@ def spectrum(trace: Trace, positions: Sequence[np.ndarray], first: int, last: in
         gram = (rows @ rows.T).numpy()
     else:
         gram = gram_of_difference(trace, positions, first, last)
-    return np.sqrt(np.clip(np.linalg.eigvalsh(gram)[::-1], 0, None))
+    eigenvalues = np.linalg.eigvalsh(gram)[::-1]
+    return np.sqrt(np.clip(eigenvalues, 0, None))
 
 
 def feature_gap(
@@ -115,50 +146,63 @@ def feature_gap(
     importance: TokenImportance | None = None,
     *,
     tokens: str = "important",
-    top_p: TopP = TopP(),
+    top_p: TopP = DEFAULT_TOP_P,
     spectra: bool = True,
 ) -> GapCurve:
-    """Relative steps of all layers and, for each maximal run of `drop`, its gap and (unless not
-    wanted: `spectra`) its spectrum, on the given token set.
+    """What dropping layers takes out of the residual stream, on a token set.
+
+    trace: the model's passes.
+    drop: the layers that go, 0..L-1, in any order.
+    importance: TIS of the traced samples, for the important tokens (default: computed).
+    tokens: a token set, see `token_positions`.
+    top_p: which tokens count as important.
+    spectra: compute each run's spectrum too.
+
+    Source: the paper, part (b) of the method figure.
     """
     positions = token_positions(trace, importance, tokens, top_p)
     count = max(sum(map(len, positions)), 1)
-    steps = np.zeros(trace.num_layers)
-    jumps = {run: 0.0 for run in runs_of(drop)}
     layers = np.arange(trace.num_layers)
-    for sample, at in zip(trace.samples, positions, strict=True):
-        products = sample.products[np.asarray(at, np.int64)]
+    steps = np.zeros(trace.num_layers)
+    jumps = dict.fromkeys(runs_of(drop), 0.0)
+    for sample, chosen in zip(trace.samples, positions, strict=True):
+        products = sample.products[np.asarray(chosen, np.int64)]
         steps += _relative(products, layers, layers + 1).sum(0)
         for first, last in jumps:
             jumps[first, last] += float(_relative(products, first, last + 1).sum())
-    runs = [
-        RunGap(
-            first,
-            last,
-            total / count,
-            spectrum(trace, positions, first, last) if spectra else None,
-        )
-        for (first, last), total in jumps.items()
-    ]
+    runs = []
+    for (first, last), total in jumps.items():
+        values = spectrum(trace, positions, first, last) if spectra else None
+        runs.append(RunGap(first, last, total / count, values))
     return GapCurve(steps / count, tuple(runs))
 
 
-def _relative(products: np.ndarray, a: np.ndarray | int, b: np.ndarray | int) -> np.ndarray:
+def _relative(
+    products: np.ndarray,
+    a: np.ndarray | int,
+    b: np.ndarray | int,
+) -> np.ndarray:
     """|H[b] - H[a]| / |H[b]| of each token, from inner products (n, L+1, L+1)."""
-    length = products[:, b, b]
-    return np.sqrt(np.clip(length - 2 * products[:, a, b] + products[:, a, a], 0, None)) / np.sqrt(
-        length
-    ).clip(1e-30)
+    squared_length = products[:, b, b]
+    squared_step = squared_length - 2 * products[:, a, b] + products[:, a, a]
+    step = np.sqrt(np.clip(squared_step, 0, None))
+    return step / np.sqrt(squared_length).clip(1e-30)
 
 
 SMALL = 2**18  # numbers up to which a full decomposition is as quick as one of two components
 
 
 def pca_view(
-    before: np.ndarray, target: np.ndarray, after: np.ndarray | None = None
+    before: np.ndarray,
+    target: np.ndarray,
+    after: np.ndarray | None = None,
 ) -> GapProjection:
-    """Project (n, d) features on the two principal components of `before` and `target` together
+    """Project features on the two principal components of `before` and `target` together
     (scikit-learn's PCA).
+
+    before: (n, d) what enters the dropped layers.
+    target: (n, d) what the full model has behind them.
+    after: (n, d) what a compensation makes of `before`.
     """
     from sklearn.decomposition import PCA
 
@@ -166,18 +210,19 @@ def pca_view(
     quick = min(both.shape) >= 8 and both.size > SMALL
     both = both.astype(np.float32 if quick else np.float64)
     parts = min(2, *both.shape)
-    pca = PCA(parts, svd_solver="arpack" if quick else "full", random_state=0).fit(both)
+    solver = "arpack" if quick else "full"
+    pca = PCA(parts, svd_solver=solver, random_state=0).fit(both)
 
     def flat(rows: np.ndarray) -> np.ndarray:
-        made = np.zeros((len(rows), 2), np.float32)
-        made[:, :parts] = pca.transform(np.asarray(rows, both.dtype))
-        return made
+        coordinates = np.zeros((len(rows), 2), np.float32)
+        coordinates[:, :parts] = pca.transform(np.asarray(rows, both.dtype))
+        return coordinates
 
     explained = np.zeros(2)
     explained[:parts] = np.nan_to_num(pca.explained_variance_ratio_)
     return GapProjection(
-        flat(before),
-        flat(target),
-        None if after is None else flat(after),
-        (float(explained[0]), float(explained[1])),
+        before=flat(before),
+        target=flat(target),
+        after=None if after is None else flat(after),
+        explained=(float(explained[0]), float(explained[1])),
     )

@@ -17,25 +17,28 @@ def lowest(row: np.ndarray, layers: Iterable[int]) -> list[int]:
 
 
 def choices(mean: np.ndarray, free: Collection[int]) -> list[int]:
-    """The layer of `free` that goes in each of the rounds (R, L) of measures; NaN marks those that
-    went before.
+    """The layer that goes in each round.
+
+    mean: (R, L) the measure without each layer in each round; NaN for layers that went before.
+    free: the layers that may go.
     """
-    return [
-        lowest(row, (layer for layer in free if not np.isnan(row[layer])))[0]
-        for row in mean
-        if free
-    ]
+    if not free:
+        return []
+    first = []
+    for row in mean:
+        left = [layer for layer in free if not np.isnan(row[layer])]
+        first.append(lowest(row, left)[0])
+    return first
 
 
 def follow(mean: np.ndarray, request: Request) -> Scored:
-    """The ranking by rounds (R, L) of measures: the layers in the order in which they went, the
-    rest as the last round ranks it. scores: minus the first round's.
+    """The ranking by a greedy criterion: the layers in the order in which they went, the rest as
+    the last round ranks it. The scores are minus the first round's measure.
+
+    mean: (R, L) as for `choices`.
     """
     free = [layer for layer in range(mean.shape[1]) if layer not in request.protected]
     gone = choices(mean, free)
     rest = lowest(mean[-1], (layer for layer in free if layer not in gone))
-    return Scored(
-        -mean[0],
-        (*gone, *rest),
-        path=tuple(float(row[layer]) for row, layer in zip(mean, gone)),
-    )
+    path = tuple(float(mean[number, layer]) for number, layer in enumerate(gone))
+    return Scored(-mean[0], (*gone, *rest), path=path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,13 +24,17 @@ TEXT_SELF = ("received", "given")
 class TopP:
     """Which of n scored tokens count as important.
 
-    p: share, above 0 and at most 1. mode "fraction": the best ceil(p n) tokens; "mass": the fewest
-    tokens that hold a share p of the summed score. Ties go to the earlier token; at least one token
-    is chosen when n > 0.
+    Ties go to the earlier token; at least one token is chosen when n > 0.
+
+    p: share, above 0 and at most 1.
+    mode: "fraction", the best ceil(p n) tokens; "mass", the fewest tokens that hold a share p of
+        the summed score.
+
+    Raises InputError for a value out of range.
     """
 
     p: float = 0.5
-    mode: Literal["fraction", "mass"] = "fraction"
+    mode: str = "fraction"
 
     def __post_init__(self):
         if not 0 < self.p <= 1:
@@ -43,30 +47,33 @@ class TopP:
             )
 
     def select(self, scores: np.ndarray) -> np.ndarray:
-        """(n,) scores >= 0 -> (n,) bool."""
+        """Which tokens count: (n,) scores >= 0 -> (n,) bool."""
         scores = np.asarray(scores, np.float64)
         chosen = np.zeros(len(scores), bool)
         if not len(scores):
             return chosen
         order = np.argsort(-scores, kind="stable")
-        if self.mode == "fraction" or scores.sum() <= 0:
+        total = scores.sum()
+        if self.mode == "fraction" or total <= 0:
             count = int(np.ceil(round(self.p * len(scores), 9)))
         else:
-            count = int(
-                np.searchsorted(
-                    np.cumsum(scores[order]),
-                    self.p * scores.sum() * (1 - 1e-12),
-                )
-                + 1
-            )
-        chosen[order[: max(1, min(count, len(scores)))]] = True
+            share = self.p * total * (1 - 1e-12)
+            count = int(np.searchsorted(np.cumsum(scores[order]), share)) + 1
+        count = max(1, min(count, len(scores)))
+        chosen[order[:count]] = True
         return chosen
+
+
+DEFAULT_TOP_P = TopP()
 
 
 @dataclass(frozen=True, eq=False)
 class TokenImportance:
-    """TIS of every sample: `visual[i]` (L, V) and `text[i]` (L, T), non-negative, one row a layer
-    (NaN: a layer without self-attention); kept where the trace is.
+    """TIS of every sample; a row is one layer's, NaN for a layer without self-attention.
+
+    visual: for each sample (L, V), non-negative.
+    text: for each sample (L, T), non-negative.
+    Both are in memory or in files, as the trace is.
     """
 
     visual: Sequence[np.ndarray]
@@ -82,7 +89,9 @@ class TokenImportance:
 
     def averaged(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean over layers: (V,), (T,)."""
-        return np.nanmean(self.visual[sample], axis=0), np.nanmean(self.text[sample], axis=0)
+        visual = np.nanmean(self.visual[sample], axis=0)
+        text = np.nanmean(self.text[sample], axis=0)
+        return visual, text
 
 
 def importance(
@@ -91,55 +100,75 @@ def importance(
     causal_correction: bool = False,
     text_self: str = "received",
 ) -> TokenImportance:
-    """TIS per layer (paper, section on token importance scores).
+    """TIS per layer, from the head-averaged attention A (rows i = queries, columns j = keys).
 
     Visual token j: the mean of (mean over visual queries i of A[i, j]) and (mean over textual
     queries of A[i, j]). Text token i: the mean of (mean over visual keys j of A[i, j]) and its part
-    in the textual self-attention block: text_self "received": mean over textual queries of A[., i];
-    "given": mean over textual keys of A[i, .].
+    in the textual self-attention block. A half without tokens (no image, say) is left out.
+
+    trace: the model's passes.
     causal_correction: divide by the number of pairs that the causal mask leaves (off = as
-    published: by all pairs). A half without tokens (no image, say) is left out.
+        published: by all pairs).
+    text_self: a text token's part in the textual block: "received", the mean over textual queries
+        of A[., i]; "given", the mean over textual keys of A[i, .].
+
+    Raises InputError for another `text_self`.
+    Source: the paper's section on token importance scores.
     """
     if text_self not in TEXT_SELF:
         raise InputError(
             f"Found text_self={text_self!r}; expected one of {', '.join(TEXT_SELF)}; choose one."
         )
-    visual, text = (value_store(len(trace.samples), trace.spool) for _ in range(2))
+    count = len(trace.samples)
+    visual = value_store(count, trace.spool)
+    text = value_store(count, trace.spool)
     for number, sample in enumerate(trace.samples):
-        visual[number], text[number] = _sample(sample, causal_correction, text_self)
-    return (
-        TokenImportance(tuple(visual), tuple(text))
-        if trace.spool is None
-        else TokenImportance(visual, text)
-    )
+        scores = _SampleImportance(sample, causal_correction)
+        visual[number] = scores.visual()
+        text[number] = scores.text(text_self)
+    if trace.spool is None:
+        return TokenImportance(tuple(visual), tuple(text))
+    return TokenImportance(visual, text)
 
 
-def _sample(sample: SampleTrace, corrected: bool, text_self: str) -> tuple[np.ndarray, np.ndarray]:
-    stats = sample.attention
-    n_visual = len(sample.visual)
-    n_text = len(sample.textual)
+class _SampleImportance:
+    """TIS of one sample's tokens."""
 
-    def mean(name: str, pairs: int) -> np.ndarray | None:
-        total = getattr(stats, name)
-        seen = getattr(stats, name + "_seen")
-        if not pairs:
-            return None
-        return total / np.maximum(seen, 1) if corrected else total / pairs
+    def __init__(self, sample: SampleTrace, causal_correction: bool):
+        self.statistics = sample.attention
+        self.causal_correction = causal_correction
+        self.count = {"visual": len(sample.visual), "text": len(sample.textual)}
+        self.layers = len(sample.attention.text_to_text)
 
-    def halves(first: np.ndarray | None, second: np.ndarray | None, n: int) -> np.ndarray:
-        given = [half for half in (first, second) if half is not None]
-        return (
-            np.mean(given, axis=0).astype(np.float32)
-            if n
-            else np.zeros((len(stats.text_to_text), 0), np.float32)
+    def visual(self) -> np.ndarray:
+        """(L, V) float32."""
+        return self._mean_of_halves(
+            "visual",
+            self._mean("visual_from_visual", "visual"),
+            self._mean("visual_from_text", "text"),
         )
 
-    own = {"received": "text_from_text", "given": "text_to_text"}[text_self]
-    return (
-        halves(
-            mean("visual_from_visual", n_visual),
-            mean("visual_from_text", n_text),
-            n_visual,
-        ),
-        halves(mean("text_to_visual", n_visual), mean(own, n_text), n_text),
-    )
+    def text(self, text_self: str) -> np.ndarray:
+        """(L, T) float32."""
+        textual = {"received": "text_from_text", "given": "text_to_text"}[text_self]
+        return self._mean_of_halves(
+            "text",
+            self._mean("text_to_visual", "visual"),
+            self._mean(textual, "text"),
+        )
+
+    def _mean(self, sums: str, others: str) -> np.ndarray | None:
+        """A sum of `AttentionStatistics` as a mean over the other tokens; None without any."""
+        pairs = self.count[others]
+        if not pairs:
+            return None
+        total = getattr(self.statistics, sums)
+        if self.causal_correction:
+            return total / np.maximum(getattr(self.statistics, sums + "_seen"), 1)
+        return total / pairs
+
+    def _mean_of_halves(self, tokens: str, *halves: np.ndarray | None) -> np.ndarray:
+        if not self.count[tokens]:
+            return np.zeros((self.layers, 0), np.float32)
+        present = [half for half in halves if half is not None]
+        return np.mean(present, axis=0).astype(np.float32)

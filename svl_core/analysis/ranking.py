@@ -42,14 +42,20 @@ def rank_layers(
 ) -> LayerScores:
     """The layers by the recipe's criterion.
 
+    recipe: how they are ranked.
+    trace: the model's passes over the calibration samples.
     weights: TIS of the traced samples (default: `importance_of` the trace).
     criterion: another one than the recipe's.
     lvlm, samples: the traced model and samples, for criteria that run the model.
+    run: progress and cancellation.
+
     Raises InputError as `redundancy` does, Cancelled.
     """
+    if weights is None:
+        weights = importance_of(trace, recipe)
     return redundancy(
         trace,
-        importance_of(trace, recipe) if weights is None else weights,
+        weights,
         criterion or recipe.criterion,
         top_p=top_p_of(recipe),
         protect_ends=recipe.protect_ends,

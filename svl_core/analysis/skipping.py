@@ -1,8 +1,8 @@
 """Criteria that run the model: layers skipped one by one and re-scored (SLEB, greedy KL), or frozen
 on visual tokens (ShortV).
 
-All are measured against given answers (token ids; by default the full model's own greedy ones),
-read under teacher forcing.
+The skipping ones are measured on answers, read under teacher forcing: given token ids, or by
+default the full model's own greedy answers.
 """
 
 from __future__ import annotations
@@ -37,21 +37,19 @@ BATCH = 32  # samples in one forward pass
 
 
 def answers_of(request: Request) -> list[tuple[int, ...]]:
-    """The request's answers, or the model's own greedy ones, at most `MAX_ANSWER` tokens.
+    """For each of the request's samples the token ids that it is measured on: the given ones, or
+    the model's own greedy answer of at most `MAX_ANSWER` tokens.
 
-    Raises InputError where counts differ.
+    Raises InputError where counts differ and for an empty answer, Cancelled.
     """
+    samples = request.samples
     if request.answers is None:
-        return own_answers(
-            request.lvlm,
-            len(request.samples),
-            request.samples.__getitem__,
-            request.run.silent(),
-        )
+        quiet = request.run.silent()
+        return own_answers(request.model, len(samples), samples.__getitem__, quiet)
     answers = [tuple(int(token) for token in ids) for ids in request.answers]
-    if len(answers) != len(request.samples) or not all(answers):
+    if len(answers) != len(samples) or not all(answers):
         raise InputError(
-            f"Found {sum(map(bool, answers))} answers for {len(request.samples)} samples; expected"
+            f"Found {sum(map(bool, answers))} answers for {len(samples)} samples; expected"
             " one of at least a token each; pass them in the same order."
         )
     return answers
@@ -63,49 +61,44 @@ def own_answers(
     sample: Callable[[int], Sample],
     run: Run = QUIET,
 ) -> list[tuple[int, ...]]:
-    """The model's greedy answers to the samples 0 .. count - 1 as token ids, end tokens included,
-    cut at `MAX_ANSWER`.
+    """The model's greedy answers as token ids, end tokens included, cut at `MAX_ANSWER`.
 
-    Samples of equal shapes are decoded together, so that nothing is padded, and asked for again
-    when their turn comes. Raises Cancelled.
+    Samples of equal shapes are decoded together, so that nothing is padded.
+
+    count: the number of samples.
+    sample: index -> sample; called again when its turn comes, so that none has to stay in memory.
+    run: progress and cancellation.
+
+    Raises Cancelled.
     """
-    found: dict[int, tuple[int, ...]] = {}
-    for members in unpadded((sample(number).inputs for number in range(count)), BATCH):
-        run.report(len(found) / count, "the full model answers")
-        found |= zip(
-            members,
-            answers_together(
-                lvlm,
-                [sample(number) for number in members],
-                MAX_ANSWER,
-                run,
-            ),
-        )
-    return [found[number] for number in range(count)]
+    answers: dict[int, tuple[int, ...]] = {}
+    inputs = (sample(index).inputs for index in range(count))
+    for members in unpadded(inputs, BATCH):
+        run.report(len(answers) / count, "the full model answers")
+        batch = [sample(index) for index in members]
+        ids = answers_together(lvlm, batch, MAX_ANSWER, run)
+        answers.update(zip(members, ids, strict=True))
+    return [answers[index] for index in range(count)]
 
 
 def by_loss(request: Request) -> Measured:
-    """SLEB: greedy on the mean loss (nats/token) of the answers' tokens."""
+    """SLEB: greedy on the mean loss (nats/token) of the answers' tokens (arXiv 2402.09025)."""
     reference = _reference(request, predictions=False)
-    return _greedy(
-        request,
-        lambda model: reference.mean_loss(model, request.run.silent()),
-    )
+    quiet = request.run.silent()
+    return _greedy(request, lambda model: reference.mean_loss(model, quiet))
 
 
 def by_kl(request: Request) -> Measured:
     """Greedy on the mean KL(full || without), nats/token, over the answers' tokens."""
     reference = _reference(request, predictions=True)
-    return _greedy(
-        request,
-        lambda model: reference.mean_kl(model, request.run.silent()),
-    )
+    quiet = request.run.silent()
+    return _greedy(request, lambda model: reference.mean_kl(model, quiet))
 
 
 def _reference(request: Request, predictions: bool) -> Reference:
     """What the models without a layer are measured against."""
     return Reference.of(
-        request.lvlm,
+        request.model,
         request.samples,
         answers_of(request),
         batch_size=BATCH,
@@ -118,80 +111,77 @@ def _reference(request: Request, predictions: bool) -> Reference:
 def without(lvlm: LVLM, layers: Sequence[int]) -> LVLM:
     """`lvlm` without some of its layers, sharing all tensors."""
     keep = [layer for layer in range(lvlm.num_layers) if layer not in set(layers)]
-    return lvlm.with_model(
-        skeleton.with_layers(lvlm.model, keep),
-        [lvlm.layer_ids[layer] for layer in keep],
-        lvlm.provenance,
-    )
+    view = skeleton.with_layers(lvlm.model, keep)
+    return lvlm.with_model(view, [lvlm.layer_ids[layer] for layer in keep], lvlm.provenance)
 
 
 def _greedy(request: Request, measure: Callable[[LVLM], np.ndarray]) -> Measured:
     """Drops, round by round, the layer whose absence leaves the lowest mean measure; all others are
     measured again each round.
 
-    sums (n, R, L): each sample's measure in each of the rounds without that layer and those gone
-    before; NaN where it was not tried. The first round tries protected layers too, but for those
-    that the model cannot lose. Read by `greedy.follow`.
+    The first round tries protected layers too, so that they have a score, but for those that the
+    model cannot run without.
+
+    measure: a model with fewer layers -> (n,) each sample's measure.
+    Returns sums (n, R, L): each sample's measure in each of R rounds without that layer and those
+    gone before; NaN where it was not tried. `greedy.follow` reads them.
     """
-    depth = request.lvlm.num_layers
-    n = len(request.samples)
+    lvlm = request.model
+    depth = lvlm.num_layers
+    count = len(request.samples)
     free = [layer for layer in range(depth) if layer not in request.protected]
-    rounds = max(
-        1,
-        min(
-            len(free) if request.rounds is None else request.rounds,
-            len(free),
-            depth - 1,
-        ),
-    )
-    total = sum(len(free) - k for k in range(rounds)) + len(request.protected) - len(request.fixed)
+    most = min(len(free), depth - 1)
+    rounds = max(1, most if request.rounds is None else min(request.rounds, most))
+    first_round = sorted({*free, *request.protected} - {*request.fixed})
+    tries = sum(len(free) - number for number in range(rounds))
+    tries += len(first_round) - len(free)
+    shape = count, rounds, depth
+    untried = empty_tensor(shape, torch.float64, request.trace.spool).fill_(torch.nan)
+    sums = untried.numpy()
+    counts = np.ones(count)
     done = 0
-    gone = []
-    sums = (
-        empty_tensor((n, rounds, depth), torch.float64, request.trace.spool)
-        .fill_(torch.nan)
-        .numpy()
-    )
-    for row in sums.swapaxes(0, 1):
+    gone: list[int] = []
+    for number in range(rounds):
+        row = sums[:, number]
         left = [layer for layer in free if layer not in gone]
-        for layer in left if gone else sorted({*free, *request.protected} - {*request.fixed}):
-            request.run.step(
-                done / total,
-                f"{len(gone)} layers gone, trying layer {layer}",
-            )
-            row[:, layer] = measure(without(request.lvlm, [*gone, layer]))
+        for layer in left if gone else first_round:
+            request.run.step(done / tries, f"{len(gone)} layers gone, trying layer {layer}")
+            row[:, layer] = measure(without(lvlm, [*gone, layer]))
             done += 1
-        gone += lowest(Measured(row, np.ones(n)).mean(), left)[:1]
-    return Measured(sums, np.ones(n))
+        gone += lowest(Measured(row, counts).mean(), left)[:1]
+    return Measured(sums, counts)
 
 
 @torch.inference_mode()
 def frozen_divergence(request: Request) -> Measured:
     """ShortV's layer contribution: KL(full || frozen) in nats at the last prompt position, with one
-    layer's update of the visual tokens undone, for each sample and layer: sums (n, L). A sample
-    without visual tokens does not count.
+    layer's update of the visual tokens undone (arXiv 2504.00502).
+
+    Returns sums (n, L). A sample without visual tokens does not count.
     """
-    lvlm = request.lvlm
-    rows = []
-    counts = []
+    lvlm = request.model
+    layers = lvlm.layers
+    depth = lvlm.num_layers
+    sums = np.zeros((len(request.samples), depth))
+    counts = np.zeros(len(request.samples))
     for number, sample in enumerate(request.samples):
         visual = torch.as_tensor(np.array(sample.visual), device=lvlm.device)
+        if not len(visual):
+            continue
+        counts[number] = 1
         full = _last_logits(lvlm, sample)
-        row = np.zeros(lvlm.num_layers)
-        for layer in range(lvlm.num_layers) if len(visual) else ():
+        for layer in range(depth):
             request.run.check()
-            with _frozen(lvlm.layers[layer], visual):
-                row[layer] = float(kl_per_token(full, _last_logits(lvlm, sample)))
-            request.run.report(
-                (number + (layer + 1) / lvlm.num_layers) / len(request.samples),
-                f"sample {number + 1}, layer {layer}",
-            )
-        rows.append(row)
-        counts.append(float(len(visual) > 0))
-    return Measured(np.array(rows), np.array(counts))
+            with _frozen(layers[layer], visual):
+                frozen = _last_logits(lvlm, sample)
+            sums[number, layer] = float(kl_per_token(full, frozen))
+            share = (number + (layer + 1) / depth) / len(request.samples)
+            request.run.report(share, f"sample {number + 1}, layer {layer}")
+    return Measured(sums, counts)
 
 
 def _last_logits(lvlm: LVLM, sample: Sample) -> torch.Tensor:
+    """(1, vocabulary) predictions after the prompt's last position."""
     last = torch.tensor([sample.length - 1], device=lvlm.device)  # as in `trace`
     return lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits[0, -1:]
 

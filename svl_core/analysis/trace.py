@@ -27,7 +27,7 @@ from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual
 from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
-from svl_core.lvlm.spool import value_store
+from svl_core.lvlm.spool import Spooled, value_store
 from svl_core.progress import QUIET, Run
 
 SLICE = 2**22  # numbers of features copied at a time
@@ -38,8 +38,11 @@ class SampleTrace:
     """One sample's pass through L layers with S positions.
 
     features: (L+1, S, d) in the model's dtype: H[0] enters layer 0, H[l+1] is the raw output of
-    layer l, before the final norm. visual, textual: positions, as in `Sample`.
+        layer l, before the final norm.
+    visual, textual: positions, as in `Sample`.
+    attention: sums over the attention of each layer.
     logits_last: (vocabulary,) float32, for the token after the prompt.
+    key: the sample's.
     mlp: (L, S, d) outputs of the MLPs' down-projections, where they were asked for.
     sample: what was traced, for fits that run the model again.
     """
@@ -67,35 +70,40 @@ class SampleTrace:
     def products(self) -> np.ndarray:
         """(S, L+1, L+1) float64: the inner products of H[i] and H[j] at every position.
 
-        Cosines, steps and gaps on any set of tokens follow
-        from them, so the features are read once; a slice of positions at a time is copied.
+        Cosines, steps and gaps on any set of tokens follow from them, so the features are read
+        once; a slice of positions at a time is copied.
         """
         depths, length, width = self.features.shape
-        made = np.empty((length, depths, depths))
+        products = np.empty((length, depths, depths))
         step = max(1, SLICE // (depths * width))
         for start in range(0, length, step):
-            rows = self.features[:, start : start + step].double().transpose(0, 1)  # (step, L+1, d)
-            made[start : start + step] = (rows @ rows.transpose(1, 2)).numpy()
-        made.setflags(write=False)
-        return made
+            part = self.features[:, start : start + step].double()
+            rows = part.transpose(0, 1)  # (step, L+1, d)
+            products[start : start + step] = (rows @ rows.transpose(1, 2)).numpy()
+        products.setflags(write=False)
+        return products
 
     def cosines(self, at: np.ndarray) -> np.ndarray:
-        """(n, L+1, L+1) float64: cos(H[i], H[j]) at each of n positions; 0 where one of them is
-        zero.
+        """(n, L+1, L+1) float64: cos(H[i], H[j]); 0 where one of them is zero.
+
+        at: the n positions.
         """
         chosen = self.products[at]
-        norms = np.sqrt(np.diagonal(chosen, axis1=1, axis2=2)).clip(1e-30)
-        return chosen / (norms[:, :, None] * norms[:, None, :])
+        lengths = np.sqrt(np.diagonal(chosen, axis1=1, axis2=2)).clip(1e-30)
+        return chosen / (lengths[:, :, None] * lengths[:, None, :])
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
     """Passes of one model over some samples.
 
-    `layer_ids` name the layers in the original model; `protected` cannot go.
-
-    spool: the folder in whose files `samples` lie, if any: each is then made anew when it is asked
-    for, and what is made of all of them goes there too.
+    samples: in memory, or in a file, from which a sample is read anew whenever it is asked for.
+    model_name: the model's.
+    layer_ids: for each layer its number in the original model.
+    protected: layers that the model cannot run without.
+    timing_ms: milliseconds that the passes took.
+    spool: the folder in whose files `samples` lie, if any; what is computed of all of them goes
+        there too.
     """
 
     samples: Sequence[SampleTrace]
@@ -122,7 +130,7 @@ class Trace:
         return self.samples[0].features.shape[2]
 
 
-def down_projection(layer: torch.nn.Module) -> torch.nn.Linear:
+def down_projection(layer: torch.nn.Module) -> torch.nn.Module:
     """The linear map that ends a decoder layer's MLP.
 
     Raises InputError where there is no single one (mixtures of experts).
@@ -140,34 +148,36 @@ def trace(
 ) -> Trace:
     """Run every sample through the model once, unpadded, and keep what the analysis needs.
 
-    mlp: keep the MLP outputs too (for compensation "lstsq"). spool: a folder on a disk where all
-    that is kept lies instead of in memory, so that any number of samples (encoded into the same
-    folder, see `encode_all`) takes the memory of one; it goes with the trace. The model is left as
-    it was. Raises Cancelled, and InputError where the folder has no room.
+    The model is left as it was.
+
+    lvlm: the model.
+    samples: one or several.
+    mlp: keep the MLP outputs too (for compensation "lstsq").
+    spool: a folder on a disk where all that is kept lies instead of in memory, so that any number
+        of samples (encoded into the same folder, see `encode_all`) takes the memory of one; its
+        files go with the trace.
+    run: progress and cancellation.
+
+    Raises Cancelled, and InputError where the folder has no room.
     """
     samples = [samples] if isinstance(samples, Sample) else samples
     began = time.perf_counter()
-    made = value_store(len(samples), spool)
-    room = torch.empty if spool is None else made.empty_tensor
+    count = len(samples)
+    traces = value_store(count, spool)
+    new_tensor = traces.empty_tensor if isinstance(traces, Spooled) else torch.empty
     for number, sample in enumerate(samples):
         run.check("Stopped.")
-        made[number] = _pass(
-            lvlm,
-            sample if spool is None else dataclasses.replace(sample, images=()),
-            mlp,
-            room,
-        )
-        run.report(
-            (number + 1) / len(samples),
-            f"{number + 1} of {len(samples)} samples",
-        )
+        if spool is not None:
+            sample = dataclasses.replace(sample, images=())
+        traces[number] = _pass(lvlm, sample, mlp, new_tensor)
+        run.report((number + 1) / count, f"{number + 1} of {count} samples")
     return Trace(
-        tuple(made) if spool is None else made,
-        lvlm.name,
-        lvlm.layer_ids,
-        lvlm.protected,
-        1000 * (time.perf_counter() - began),
-        spool,
+        samples=tuple(traces) if spool is None else traces,
+        model_name=lvlm.name,
+        layer_ids=lvlm.layer_ids,
+        protected=lvlm.protected,
+        timing_ms=1000 * (time.perf_counter() - began),
+        spool=spool,
     )
 
 

@@ -28,31 +28,41 @@ def ablate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
     }
     if asks(args) or args.measure:
         lvlm, measured = measured_samples(args, recipe)
-        found = ablate_samples(lvlm, measured, data="" if args.images else args.measure, **options)
+        data = "" if args.images else args.measure
+        ablation = ablate_samples(
+            lvlm,
+            measured,
+            data=data,
+            **options,
+        )
     else:
         questions = labelled_questions(args, recipe.seed)
-        found = ablate_questions(load_model(args), questions, data=args.data, **options)
+        ablation = ablate_questions(
+            load_model(args),
+            questions,
+            data=args.data,
+            **options,
+        )
     what = (
         "against the full model's answers"
-        if found.right is None
-        else f"accuracy by kind of question in '{found.data}'"
+        if ablation.right is None
+        else f"accuracy by kind of question in '{ablation.data}'"
     )
-    head = f"{found.model} without each layer: {what}, n = {len(found.kinds)}"
-    return found.to_json(), f"{head}\n\n{_rows_table(found, min(sizes))}"
+    head = f"{ablation.model} without each layer: {what}, n = {len(ablation.kinds)}"
+    return ablation.to_json(), f"{head}\n\n{_rows_table(ablation, min(sizes))}"
 
 
-def _rows_table(found: Ablation, size: int) -> str:
+def _rows_table(ablation: Ablation, size: int) -> str:
     """The full model and every block of `size` layers, a row each."""
-    if found.right is None:
-        rows = [("layer", "KL", "agreement", "same answer", "loss")]
-    else:
-        rows = [("layer", *found.columns, "KL")]
-    shown = [found.full, *(row for row in found.rows if len(row.layers) == size)]
-    rows += [(_name(row), *_values(found, row)) for row in shown]
-    return table(rows)
+    heading: tuple[str, ...] = ("layer", *ablation.columns, "KL")
+    if ablation.right is None:
+        heading = ("layer", "KL", "agreement", "same answer", "loss")
+    shown = [ablation.full, *(row for row in ablation.rows if len(row.layers) == size)]
+    return table([heading, *((_name(row), *_values(ablation, row)) for row in shown)])
 
 
 def _name(row: AblationRow) -> str:
+    """The skipped layers, such as "3-5"."""
     if not row.layers:
         return "none"
     if len(row.layers) == 1:
@@ -60,9 +70,11 @@ def _name(row: AblationRow) -> str:
     return f"{row.layers[0]}-{row.layers[-1]}"
 
 
-def _values(found: Ablation, row: AblationRow) -> list[str]:
-    if found.right is not None:
-        accuracies = [f"{found.tally(row, kind).accuracy:.0%}" for kind in found.columns]
+def _values(ablation: Ablation, row: AblationRow) -> list[str]:
+    """A row's cells, in the order of the heading."""
+    if ablation.right is not None:
+        tallies = [ablation.tally(row, kind) for kind in ablation.columns]
+        accuracies = [f"{tally.accuracy:.0%}" for tally in tallies]
         return [*accuracies, f"{row.kl.mean():.3f}"]
     return [
         f"{row.kl.mean():.4f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from svl_core.analysis.ranking import importance_of, rank_layers, top_p_of
@@ -28,12 +29,19 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         return _forecast(args, recipe)
     lvlm, sample = asked_question(args)
     start = time.perf_counter()
-    asked = trace(lvlm, [sample], run=watched(args))
-    asked_weights = importance_of(asked, recipe)
-    samples, traced, weights = [sample], asked, asked_weights
+    own_trace = trace(lvlm, [sample], run=watched(args))
+    own_weights = importance_of(own_trace, recipe)
+    samples: Sequence[Sample] = [sample]
+    traced = own_trace
+    weights = own_weights
     if recipe.calibration != THIS:
         samples = calibration_samples(args, recipe, lvlm, [sample])
-        traced = trace(lvlm, samples, spool=args.spool, run=watched(args))
+        traced = trace(
+            lvlm,
+            samples,
+            spool=args.spool,
+            run=watched(args),
+        )
         weights = importance_of(traced, recipe)
     scores = {
         name: rank_layers(
@@ -49,8 +57,13 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         if name == recipe.criterion or criterion.cost_forward_passes == ONE_PASS
     }
     chosen = scores[recipe.criterion]
-    visual, text = asked_weights.averaged(0)
-    similar = similarity(traced, weights, "important", top_p=top_p_of(recipe))
+    visual, text = own_weights.averaged(0)
+    similar = similarity(
+        traced,
+        weights,
+        "important",
+        top_p=top_p_of(recipe),
+    )
     result = {
         "model": lvlm.name,
         "layers": lvlm.num_layers,
@@ -58,7 +71,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         "text_tokens": len(sample.textual),
         "grid": sample.geometry.grid and list(sample.geometry.grid),
         "criterion": recipe.criterion,
-        "redundancy": {name: found.scores.tolist() for name, found in scores.items()},
+        "redundancy": {name: ranked.scores.tolist() for name, ranked in scores.items()},
         "ranking": list(chosen.ranking),
         "protected": list(chosen.protected),
         "similarity": similar.tolist(),
@@ -97,13 +110,15 @@ def _counts(sample: Sample) -> str:
 def _ranking_table(chosen: LayerScores, sure: Stability | None) -> str:
     """Each layer's score and place in the order of dropping; with `sure` its interval."""
     place = {layer: number + 1 for number, layer in enumerate(chosen.ranking)}
-    heading = ("layer", chosen.criterion, "drop order")
+    heading: tuple[str, ...] = ("layer", chosen.criterion, "drop order")
     if sure:
         heading += (f"{sure.level:.0%} interval", "dropped in")
     rows = [heading]
     for layer, score in enumerate(chosen.scores):
         order = "-" if math.isnan(score) else str(place.get(layer, ""))
-        row = (str(layer), f"{score:.4f}", order if layer in place else "protected")
+        if layer not in place:
+            order = "protected"
+        row: tuple[str, ...] = (str(layer), f"{score:.4f}", order)
         if sure:
             low, high = sure.interval[layer]
             row += (f"{low:.4f} - {high:.4f}", f"{sure.dropped[layer]:.0%}")
@@ -132,7 +147,7 @@ def _stability_text(sure: Stability | None) -> str:
 
 def _forecast(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
     """What the analysis would take, from the model's config alone."""
-    found = foresee(
+    forecast = foresee(
         args.model,
         revision=args.revision,
         device=args.device,
@@ -140,16 +155,16 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any],
         positions=args.positions,
         samples=1 if recipe.calibration == THIS else recipe.calibration_size,
     )
-    return {"model": found.model, "plan": found.to_json()}, _forecast_text(found)
+    return {"model": forecast.model, "plan": forecast.to_json()}, _forecast_text(forecast)
 
 
-def _forecast_text(found: Forecast) -> str:
+def _forecast_text(forecast: Forecast) -> str:
     """Every item of a forecast, a line each."""
-    held = {
+    memory = {
         "weights": "weights",
         "one_pass": "working memory of one pass",
         "traces": (
-            f"traces of {found.samples} sample(s): features, statistics, inner products (with"
+            f"traces of {forecast.samples} sample(s): features, statistics, inner products (with"
             " --spool: on the disk)"
         ),
         "key_value_cache": "key and value cache of one answer",
@@ -157,21 +172,21 @@ def _forecast_text(found: Forecast) -> str:
         "pruned_view_each_run": "pruned model's own: edited weights of each dropped run",
         "usual_maps": "not made: attention maps and hidden states of one pass",
     }
-    spent = {
+    times = {
         "one_pass": "one pass (image and prompt)",
         "trace_one_sample": "its analysis",
-        "trace_all": f"analysis of {found.samples} sample(s)",
+        "trace_all": f"analysis of {forecast.samples} sample(s)",
         "each_answer_token": "each token of an answer",
     }
     rows = [
         ("memory", ""),
-        *((held[name], readable(size, "B")) for name, size in found.memory.items()),
+        *((memory[name], readable(size, "B")) for name, size in forecast.memory.items()),
         ("time, estimated", ""),
-        *((spent[name], readable(seconds, "s")) for name, seconds in found.seconds.items()),
+        *((times[name], readable(seconds, "s")) for name, seconds in forecast.seconds.items()),
     ]
     head = (
-        f"{found.model}: {found.parameters['all'] / 1e9:.2f} B parameters, {found.layers} decoder"
-        f" layers x {found.hidden_size}, {found.positions} positions, {found.dtype} on"
-        f" {found.device} ({found.gflops:.0f} GFLOP/s here)"
+        f"{forecast.model}: {forecast.parameters['all'] / 1e9:.2f} B parameters,"
+        f" {forecast.layers} decoder layers x {forecast.hidden_size}, {forecast.positions}"
+        f" positions, {forecast.dtype} on {forecast.device} ({forecast.gflops:.0f} GFLOP/s here)"
     )
     return f"{head}\n\n{table(rows)}"

@@ -51,7 +51,11 @@ def run_command(args: argparse.Namespace) -> None:
     write_result(args, result, text)
 
 
-def _check_name(option: str, name: str, registry: Mapping[str, Any]) -> None:
+def _check_name(
+    option: str,
+    name: str,
+    registry: Mapping[str, Any],
+) -> None:
     """Raises InputError for a name that the registry lacks, or that ranks nothing."""
     if name in registry and getattr(registry[name], "needs", "") == "layers":
         raise InputError(

@@ -53,7 +53,11 @@ def _comparison_text(report: Comparison) -> str:
     )
 
 
-def _row(name: str, answer: Answer, parameters: int) -> tuple[str, ...]:
+def _row(
+    name: str,
+    answer: Answer,
+    parameters: int,
+) -> tuple[str, ...]:
     per_token = f"{answer.per_token_ms:.1f}" if answer.per_token_ms is not None else "-"
     return name, f"{parameters / 1e6:.2f}", f"{answer.prefill_ms:.1f}", per_token
 

@@ -27,7 +27,11 @@ def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], 
     if not drops and recipe.visual_share == 1:
         full = evaluate_model(lvlm, questions, **options).to_json()
         return {"model": lvlm.name, **full}, _evaluation_text(full)
-    pruned = prune_by(args, recipe if drops else recipe.changed(drop=0), lvlm)
+    pruned = prune_by(
+        args,
+        recipe if drops else recipe.changed(drop=0),
+        lvlm,
+    )
     pair = PairedEvaluation(
         evaluate_model(lvlm, questions, **options),
         evaluate_model(pruned.lvlm, questions, prepare=thinner(recipe, lvlm), **options),
@@ -44,8 +48,10 @@ def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], 
 def _evaluation_text(result: Mapping[str, Any]) -> str:
     """Accuracy by kind of question and over all; with a pruned model what it kept."""
     full = result.get("full")
-    heading = ("kind", "n", "accuracy", "95 % interval")
-    rows = [heading + ("full model", "kept") if full else heading]
+    heading: tuple[str, ...] = ("kind", "n", "accuracy", "95 % interval")
+    if full:
+        heading += ("full model", "kept")
+    rows = [heading]
     if list(result["by_kind"]) != ["all"]:
         for kind, tally in result["by_kind"].items():
             rows.append(_row(kind, tally, full["by_kind"][kind] if full else None))
@@ -60,7 +66,12 @@ def _evaluation_text(result: Mapping[str, Any]) -> str:
     return text
 
 
-def _row(kind: str, tally: Mapping[str, Any], full: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _row(
+    kind: str,
+    tally: Mapping[str, Any],
+    full: Mapping[str, Any] | None,
+) -> tuple[str, ...]:
+    """A line of the table. full: the full model's tally of the same questions."""
     low, high = tally["interval"]
     row = (kind, str(tally["n"]), f"{tally['accuracy']:.1%}", f"{low:.1%} - {high:.1%}")
     if full is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from svl_core.cli.output import watched
 from svl_core.comparison.calibration import Pair, disjoint, draw, encode_all, read_calibration
-from svl_core.comparison.evaluation import Question, read_jsonl
+from svl_core.comparison.evaluation import LabelledQuestion, read_jsonl
 from svl_core.errors import InputError
 from svl_core.lvlm.loading import load
 from svl_core.lvlm.model import LVLM
@@ -71,7 +71,7 @@ def measured_samples(args: argparse.Namespace, recipe: Recipe) -> tuple[LVLM, Se
     return lvlm, encode_all(lvlm, readable, spool=spool, run=watched(args))
 
 
-def labelled_questions(args: argparse.Namespace, seed: int) -> list[Question]:
+def labelled_questions(args: argparse.Namespace, seed: int) -> Sequence[LabelledQuestion]:
     """The questions of `--data`. Raises InputError."""
     if args.limit is not None and args.limit < 1:
         raise InputError(f"Found a limit of {args.limit} questions; expected at least 1; raise it.")
@@ -87,7 +87,11 @@ def knows_scenes(lvlm: LVLM) -> bool:
     return DEMO in (lvlm.name, lvlm.provenance.get("source"))
 
 
-def calibration_source(recipe: Recipe, lvlm: LVLM, measured: Sequence[Sample]) -> str:
+def calibration_source(
+    recipe: Recipe,
+    lvlm: LVLM,
+    measured: Sequence[Sample],
+) -> str:
     """The calibration set that the recipe means for this model: a name, a file or a folder.
 
     Left to itself, the bundled model is calibrated on its scenes. Another model is ranked on the
@@ -114,7 +118,10 @@ def calibration_source(recipe: Recipe, lvlm: LVLM, measured: Sequence[Sample]) -
 
 
 def calibration_samples(
-    args: argparse.Namespace, recipe: Recipe, lvlm: LVLM, measured: Sequence[Sample] = ()
+    args: argparse.Namespace,
+    recipe: Recipe,
+    lvlm: LVLM,
+    measured: Sequence[Sample] = (),
 ) -> Sequence[Sample]:
     """The samples to rank and fit on; never those measured, unless the recipe says "this".
 
@@ -132,13 +139,28 @@ def calibration_samples(
             "Found a plan fitted on the very image asked about; expected that image; give it with"
             " --image and --prompt, or another set with --calibration."
         )
-    pairs = _pairs(recipe.calibration, recipe.calibration_size, recipe.seed, recipe.seed)
+    pairs = _pairs(
+        recipe.calibration,
+        recipe.calibration_size,
+        recipe.seed,
+        recipe.seed,
+    )
     readable = _readable(lvlm, recipe.calibration, pairs)
-    samples = encode_all(lvlm, readable, spool=args.spool, run=watched(args))
+    samples = encode_all(
+        lvlm,
+        readable,
+        spool=args.spool,
+        run=watched(args),
+    )
     return disjoint(samples, measured)
 
 
-def _pairs(source: str, size: int, seed: int, draw_seed: int | None) -> list[Pair]:
+def _pairs(
+    source: str,
+    size: int,
+    seed: int,
+    draw_seed: int | None,
+) -> list[Pair]:
     """(image, prompt) pairs of a source named on the command line: 'demo', a file or a folder."""
     if source != DEMO:
         return read_calibration(source, limit=size, seed=draw_seed)
@@ -147,7 +169,11 @@ def _pairs(source: str, size: int, seed: int, draw_seed: int | None) -> list[Pai
     return draw(calibration(max(size, 1), seed), size)
 
 
-def _readable(lvlm: LVLM, source: str, pairs: list[Pair]) -> list[Pair]:
+def _readable(
+    lvlm: LVLM,
+    source: str,
+    pairs: list[Pair],
+) -> list[Pair]:
     """The pairs as they are; of the bundled ones, a text-only model gets the different questions
     alone.
     """

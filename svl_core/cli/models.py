@@ -29,7 +29,7 @@ HEADING = (
 
 
 def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
-    result = {
+    result: dict[str, Any] = {
         "models": [asdict(entry) for entry in catalogue()],
         "families": [family.name for family in FAMILIES],
         "criteria": _entries(CRITERIA, CRITERION_FIELDS),

@@ -11,7 +11,9 @@ from svl_core.recipe import OPTIONS, Option, Recipe
 
 
 def add_recipe_options(
-    parser: argparse.ArgumentParser, names: Iterable[str], defaults: dict[str, str] | None = None
+    parser: argparse.ArgumentParser,
+    names: Iterable[str],
+    defaults: dict[str, str] | None = None,
 ) -> None:
     """Adds an option for each of these fields, under its heading.
 
@@ -23,10 +25,18 @@ def add_recipe_options(
         option = OPTIONS[name]
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        add_option(groups[option.group], option, (defaults or {}).get(name))
+        add_option(
+            groups[option.group],
+            option,
+            (defaults or {}).get(name),
+        )
 
 
-def add_option(group: Any, option: Option, default: str | None = None) -> None:
+def add_option(
+    group: Any,
+    option: Option,
+    default: str | None = None,
+) -> None:
     """Adds one field's option to a group of options."""
     if option.kind is bool:
         group.add_argument(

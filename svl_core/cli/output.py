@@ -13,7 +13,8 @@ from typing import Any
 from svl_core.errors import InputError
 from svl_core.progress import QUIET, Run
 
-FILES = ("json", "csv", "resume")  # options that name a file to be written
+FILES = ("json", "csv", "resume")
+"""Options that name a file to be written."""
 
 
 def check_files(args: argparse.Namespace) -> None:
@@ -43,18 +44,21 @@ def watched(args: argparse.Namespace) -> Run:
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Aligned columns, the first `left` to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [
-            cell.rjust(width) if column >= left else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+        aligned = []
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            aligned.append(cell.ljust(width) if column < left else cell.rjust(width))
+        lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)
 
 
-def write_result(args: argparse.Namespace, result: Any, text: str) -> None:
+def write_result(
+    args: argparse.Namespace,
+    result: Any,
+    text: str,
+) -> None:
     """Prints `text`, or writes `result` as JSON where that is asked for."""
     if not args.json:
         print(text)
@@ -79,7 +83,7 @@ def save(name: str, text: str, option: str) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The value in JSON's terms: tuples and arrays become lists, numbers that are not finite null."""
+    """The value in JSON's terms: tuples and arrays become lists, infinite numbers and NaN null."""
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if hasattr(value, "tolist"):

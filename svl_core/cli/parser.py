@@ -19,8 +19,12 @@ DESCRIPTION = (
     "Layer pruning of vision-language models: see which decoder layers are redundant, drop them,"
     " compare the answers."
 )
-RANKING_FIELDS = tuple(n for n, o in OPTIONS.items() if o.group == RANKING and n != "seed")
-COMPENSATION_FIELDS = tuple(n for n, o in OPTIONS.items() if o.group == COMPENSATION)
+RANKING_FIELDS = tuple(
+    name for name, option in OPTIONS.items() if option.group == RANKING and name != "seed"
+)
+COMPENSATION_FIELDS = tuple(
+    name for name, option in OPTIONS.items() if option.group == COMPENSATION
+)
 
 Add = Callable[[argparse.ArgumentParser], None]
 
@@ -68,7 +72,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         for pattern, said in self.SAID:
-            message = re.sub(f"^{pattern}$", said, message, flags=re.DOTALL)
+            message = re.sub(
+                f"^{pattern}$",
+                said,
+                message,
+                flags=re.DOTALL,
+            )
         raise InputError(
             f"{message[:1].upper()}{message[1:].rstrip('.')}; see `{self.prog} --help`."
         )
@@ -81,13 +90,21 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`svl COMMAND --help` lists a command's options.",
     )
     parser.add_argument("--version", action="store_true", help="show the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(
+        dest="command",
+        metavar="COMMAND",
+        parser_class=Parser,
+    )
 
     def command(name: str, text: str, *groups: Add) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        of_command = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+        )
         for add_group in (*groups, _common):
-            add_group(made)
-        return made
+            add_group(of_command)
+        return of_command
 
     command(
         "analyze",
@@ -194,12 +211,21 @@ def _asking(required: bool, why: str = "") -> Add:
             help=f"{why}image file; repeat for several images in one prompt; none for a text-only"
             " model, or where the model allows it",
         )
-        group.add_argument("--prompt", required=required, metavar="TEXT", help=f"{why}what to ask")
+        group.add_argument(
+            "--prompt",
+            required=required,
+            metavar="TEXT",
+            help=f"{why}what to ask",
+        )
 
     return add
 
 
-def _labelled(data: str | None, limit: int | None, what: str) -> Add:
+def _labelled(
+    data: str | None,
+    limit: int | None,
+    what: str,
+) -> Add:
     default = f" (default: {data})" if data else ""
 
     def add(parser: argparse.ArgumentParser) -> None:

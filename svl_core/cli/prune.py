@@ -25,10 +25,11 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         lvlm = load_model(args)
         pruned = prune_by(args, recipe, lvlm)
     pruned.lvlm.save(out)
-    full, left = lvlm.num_parameters, pruned.lvlm.num_parameters
+    full = lvlm.num_parameters
+    remaining = pruned.lvlm.num_parameters
     text = (
-        f"{pruned.describe()}\nwrote {args.out}: {left / 1e6:.2f} of {full / 1e6:.2f} M parameters"
-        f" ({1 - left / full:.1%} fewer)"
+        f"{pruned.describe()}\nwrote {args.out}: {remaining / 1e6:.2f} of"
+        f" {full / 1e6:.2f} M parameters ({1 - remaining / full:.1%} fewer)"
     )
     if recipe.visual_share != 1:
         text += (
@@ -41,7 +42,7 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         "out": str(out),
         "plan": pruned.to_json(),
         "visual_share": recipe.visual_share,
-        "parameters": {"full": full, "pruned": left},
+        "parameters": {"full": full, "pruned": remaining},
     }
     return result, text
 

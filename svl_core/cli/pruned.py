@@ -54,14 +54,15 @@ class Pruned:
         """What was done, in a line."""
         recipe = self.recipe
         dropped = ", ".join(map(str, self.plan.drop)) or "none"
-        fitted = own = ""
-        if self.samples:
-            fitted = f", calibrated on {self.samples} sample(s) of '{recipe.calibration}'"
-            own = " (the very sample asked about)" if recipe.calibration == THIS else ""
-        return (
+        text = (
             f"dropped layers (0-based): {dropped}; criterion {self.plan.criterion}, compensation"
-            f" {recipe.compensation}{fitted}{own}"
+            f" {recipe.compensation}"
         )
+        if self.samples:
+            text += f", calibrated on {self.samples} sample(s) of '{recipe.calibration}'"
+            if recipe.calibration == THIS:
+                text += " (the very sample asked about)"
+        return text
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,28 +75,43 @@ class Calibrated:
 
 
 def prune_by(
-    args: argparse.Namespace, recipe: Recipe, lvlm: LVLM, measured: Sequence[Sample] = ()
+    args: argparse.Namespace,
+    recipe: Recipe,
+    lvlm: LVLM,
+    measured: Sequence[Sample] = (),
 ) -> Pruned:
     """Ranks, plans, prunes and compensates as the recipe says.
 
     The calibration set is read and traced only where something is ranked or fitted.
     """
-    ranks = recipe.layers is None and recipe.drop != 0
-    calibrated = None
-    if ranks or recipe.layers and recipe.fits:
-        recipe = recipe.changed(calibration=calibration_source(recipe, lvlm, measured))
+    ranks = recipe.layers is None and bool(recipe.drop)
+    fits = bool(recipe.layers) and recipe.fits
+    calibrated: Calibrated | None = None
+    if ranks or fits:
+        source = calibration_source(recipe, lvlm, measured)
+        recipe = recipe.changed(calibration=source)
         calibrated = _calibrated(args, recipe, lvlm, measured)
-    if recipe.layers is not None:
-        chosen = manual_plan(recipe.layers, lvlm.num_layers, lvlm.protected)
-    elif ranks:
-        chosen = _ranked_plan(args, recipe, lvlm, calibrated)
-    else:
-        chosen = DropPlan((), lvlm.num_layers, recipe.criterion)
+    chosen = _plan(args, recipe, lvlm, calibrated)
     if recipe.rank == AUTO:
-        recipe = recipe.changed(rank=_rank(args, recipe, lvlm, chosen, calibrated))
-    traced, weights = (calibrated.trace, calibrated.weights) if calibrated else (None, None)
-    pruned = prune(lvlm, chosen, recipe, traced, weights, run=watched(args))
-    return Pruned(pruned, chosen, recipe, len(calibrated.samples) if calibrated else 0)
+        rank = _rank(args, recipe, lvlm, chosen, calibrated)
+        recipe = recipe.changed(rank=rank)
+    if calibrated is None:
+        pruned = prune(lvlm, chosen, recipe, run=watched(args))
+        return Pruned(pruned, chosen, recipe, samples=0)
+    pruned = prune(
+        lvlm,
+        chosen,
+        recipe,
+        calibrated.trace,
+        calibrated.weights,
+        run=watched(args),
+    )
+    return Pruned(
+        pruned,
+        chosen,
+        recipe,
+        samples=len(calibrated.samples),
+    )
 
 
 def thinner(recipe: Recipe, lvlm: LVLM) -> Callable[[Sample], Sample]:
@@ -106,24 +122,65 @@ def thinner(recipe: Recipe, lvlm: LVLM) -> Callable[[Sample], Sample]:
 
 
 def _calibrated(
-    args: argparse.Namespace, recipe: Recipe, lvlm: LVLM, measured: Sequence[Sample]
+    args: argparse.Namespace,
+    recipe: Recipe,
+    lvlm: LVLM,
+    measured: Sequence[Sample],
 ) -> Calibrated:
+    """The recipe's calibration set, traced."""
     samples = calibration_samples(args, recipe, lvlm, measured)
     needs_mlp = COMPENSATIONS[recipe.compensation].needs_mlp
-    traced = trace(lvlm, samples, mlp=needs_mlp, spool=args.spool, run=watched(args))
+    traced = trace(
+        lvlm,
+        samples,
+        mlp=needs_mlp,
+        spool=args.spool,
+        run=watched(args),
+    )
     return Calibrated(samples, traced, importance_of(traced, recipe))
 
 
+def _plan(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    lvlm: LVLM,
+    calibrated: Calibrated | None,
+) -> DropPlan:
+    """The layers that the recipe names, or those that its ranking gives.
+
+    calibrated: there where layers are ranked.
+    """
+    if recipe.layers is not None:
+        return manual_plan(recipe.layers, lvlm.num_layers, lvlm.protected)
+    if recipe.drop and calibrated is not None:
+        return _ranked_plan(args, recipe, recipe.drop, lvlm, calibrated)
+    return DropPlan((), lvlm.num_layers, recipe.criterion)
+
+
 def _ranked_plan(
-    args: argparse.Namespace, recipe: Recipe, lvlm: LVLM, calibrated: Calibrated
+    args: argparse.Namespace,
+    recipe: Recipe,
+    drop: int,
+    lvlm: LVLM,
+    calibrated: Calibrated,
 ) -> DropPlan:
     """The layers by the recipe's criterion, or by the winner of its preset's contest."""
     preset = preset_of(recipe.preset) if recipe.preset else None
     if preset is not None and preset.rivals:
         contest = replace(preset, recipe=recipe)
-        fitted = Fitted(contest, lvlm, calibrated.samples, calibrated.trace, calibrated.weights)
-        run = watched(args)
-        return fitted.plan(recipe.drop, seed=recipe.seed, rounds=recipe.rounds, run=run)
+        fitted = Fitted(
+            contest,
+            lvlm,
+            calibrated.samples,
+            calibrated.trace,
+            calibrated.weights,
+        )
+        return fitted.plan(
+            drop,
+            seed=recipe.seed,
+            rounds=recipe.rounds,
+            run=watched(args),
+        )
     scores = rank_layers(
         recipe,
         calibrated.trace,
@@ -132,7 +189,7 @@ def _ranked_plan(
         samples=calibrated.samples,
         run=watched(args),
     )
-    return plan(scores, recipe.drop)
+    return plan(scores, drop)
 
 
 def _rank(
@@ -141,7 +198,7 @@ def _rank(
     lvlm: LVLM,
     chosen: DropPlan,
     calibrated: Calibrated | None,
-) -> int:
+) -> int | str:
     """The rank that `auto` comes to; the default one where nothing is dropped."""
     if not chosen.drop:
         return Recipe.rank

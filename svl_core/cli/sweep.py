@@ -34,10 +34,11 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
             " --energy."
         )
     lvlm, measured = measured_samples(args, recipe)
-    fitted = next((name for name in compensations if COMPENSATIONS[name].fitted), "none")
-    asked = recipe.changed(compensation=fitted)
-    recipe = recipe.changed(calibration=calibration_source(asked, lvlm, measured))
-    found = sweep_models(
+    fitted = [name for name in compensations if COMPENSATIONS[name].fitted]
+    needing_most = recipe.changed(compensation=fitted[0] if fitted else "none")
+    source = calibration_source(needing_most, lvlm, measured)
+    recipe = recipe.changed(calibration=source)
+    result = sweep_models(
         lvlm,
         measured,
         calibration_samples(args, recipe, lvlm, measured),
@@ -55,9 +56,10 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         run=watched(args),
     )
     if args.csv:
-        save(args.csv, found.to_csv(), "csv")
-    result = found.to_json()
-    return result, f"{_rows_table(found, bool(questions))}\n\n{_cliffs_text(result['cliffs'])}"
+        save(args.csv, result.to_csv(), "csv")
+    written = result.to_json()
+    rows = _rows_table(result, with_accuracy=bool(questions))
+    return written, f"{rows}\n\n{_cliffs_text(written['cliffs'])}"
 
 
 def chosen_names(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -67,28 +69,28 @@ def chosen_names(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def _named(text: str, names: Iterable[str]) -> list[str]:
+    """The names that a list on the command line means."""
     return list(names) if text == ALL else list(words_in(text))
 
 
-def _rows_table(found: Sweep, with_accuracy: bool) -> str:
-    accuracy = ("accuracy",) if with_accuracy else ()
-    rows = [
-        ("criterion", "compensation", "drop", "KL", "agreement", "exact", *accuracy, "speed-up")
-    ]
-    for row in found.rows:
-        shown = (f"{row.accuracy:.1%}",) if row.accuracy is not None else ()
-        rows.append(
-            (
-                row.criterion,
-                row.compensation,
-                str(row.drop),
-                f"{row.kl:.4f}",
-                f"{row.agreement:.1%}",
-                f"{row.exact:.1%}",
-                *shown,
-                f"{row.speedup:.2f}x",
-            )
-        )
+def _rows_table(result: Sweep, with_accuracy: bool) -> str:
+    """A line for each pruned model."""
+    heading = ["criterion", "compensation", "drop", "KL", "agreement", "exact"]
+    if with_accuracy:
+        heading.append("accuracy")
+    rows = [[*heading, "speed-up"]]
+    for row in result.rows:
+        cells = [
+            row.criterion,
+            row.compensation,
+            str(row.drop),
+            f"{row.kl:.4f}",
+            f"{row.agreement:.1%}",
+            f"{row.exact:.1%}",
+        ]
+        if row.accuracy is not None:
+            cells.append(f"{row.accuracy:.1%}")
+        rows.append([*cells, f"{row.speedup:.2f}x"])
     return table(rows, left=2)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -15,21 +17,27 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.progress import QUIET, Run
 
-# what a tokenizer shows for the first bytes of a character whose rest has not come yet
 INCOMPLETE = "\ufffd"
+"""What a tokenizer shows for the first bytes of a character whose rest has not come yet."""
+
+Stop = Literal["eos", "length", "cancelled"]
+"""Why an answer ended: an end-of-sequence token, no more room, or the person."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """A greedy answer, whole or still growing.
 
-    `token_ids` holds every generated token, the end-of-sequence one included. `tokens` are their
-    pieces of `text` ("" for special tokens and for the first bytes of a character), so
-    `"".join(tokens) == text`. Times count the model's work only, not the reader's: `prefill_ms`
-    from image and prompt to the first token, `per_token_ms` the mean of the later ones (None for a
-    single token). `stopped` is None while the answer grows. `shared_ms`: the part of `prefill_ms`
-    that another model's answer beside this one had spent already (see `compare`), so that nobody
-    waited for it twice.
+    token_ids: every generated token, the end-of-sequence one included.
+    tokens: their pieces of `text`, so that `"".join(tokens) == text`; "" for special tokens and for
+        the first bytes of a character.
+    prefill_ms: from image and prompt to the first token. All times count the model's work only, not
+        that of whoever reads the answer.
+    per_token_ms: the mean of the later tokens; None for a single token.
+    total_ms: all tokens.
+    stopped: why the answer ended; None while it grows.
+    shared_ms: the part of `prefill_ms` that another model's answer to the same sample had spent
+        already (see `compare`), so that nobody waited for it twice.
     """
 
     text: str
@@ -38,10 +46,10 @@ class Answer:
     prefill_ms: float
     per_token_ms: float | None
     total_ms: float
-    stopped: Literal["eos", "length", "cancelled"] | None
+    stopped: Stop | None
     shared_ms: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.tokens):
             raise ValueError(
                 f"found {len(self.token_ids)} token ids and {len(self.tokens)} pieces; expected as"
@@ -62,10 +70,14 @@ class Answer:
 class Detokeniser:
     """Turns token ids into text as they come, holding back characters that are not complete."""
 
-    def __init__(self, tokenizer):
-        self._tokenizer, self.ids, self._ends = tokenizer, [], []
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.ids: list[int] = []
+        # for each token where the text ends that was complete with it
+        self._ends: list[int] = []
 
     def push(self, token_id: int) -> None:
+        """Takes the next token."""
         self.ids.append(token_id)
         self._ends.append(len(self._decode().rstrip(INCOMPLETE)))
 
@@ -73,31 +85,37 @@ class Detokeniser:
         return self._tokenizer.decode(self.ids, skip_special_tokens=True)
 
     def read(self, final: bool) -> tuple[str, tuple[str, ...]]:
-        """The text and its piece for each token; `final` also lets out bytes that never became a
-        character.
+        """The text so far, and its piece for each token.
+
+        final: whether to let out bytes that never became a character.
         """
         if not self.ids:
             return "", ()
         text = self._decode()
-        text = text if final else text.rstrip(INCOMPLETE)
+        if not final:
+            text = text.rstrip(INCOMPLETE)
         ends = [min(end, len(text)) for end in self._ends]
         ends[-1] = len(text)
-        for i in range(
-            len(ends) - 2, -1, -1
-        ):  # a tokenizer may take back a space: ends must not fall
-            ends[i] = min(ends[i], ends[i + 1])
-        return text, tuple(text[a:b] for a, b in zip([0, *ends], ends))
+        # a tokenizer may take back a space, but no token's end may lie behind the next one's
+        for place in reversed(range(len(ends) - 1)):
+            ends[place] = min(ends[place], ends[place + 1])
+        spans = pairwise([0, *ends])
+        return text, tuple(text[start:end] for start, end in spans)
 
 
 def stream(
-    lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, run: Run = QUIET
+    lvlm: LVLM,
+    sample: Sample,
+    *,
+    max_new_tokens: int = 64,
+    run: Run = QUIET,
 ) -> Iterator[Answer]:
     """Yields the growing answer, a token more each time; the last one is complete (`stopped` says
     why it ended).
 
-    Ends on any of the model's end-of-sequence tokens, after `max_new_tokens`, where the context is
-    full, or within one token of the run's cancellation. Raises InputError for `max_new_tokens` < 1 or a sample
-    that leaves no room in the context.
+    It ends on any of the model's end-of-sequence tokens, after `max_new_tokens`, where the context
+    is full, or within one token of the run's cancellation. Raises InputError for `max_new_tokens`
+    below 1 and for a sample that leaves no room in the context.
     """
     return grow(
         lvlm,
@@ -116,18 +134,21 @@ def grow(
     max_new_tokens: int,
     run: Run,
 ) -> Iterator[Answer]:
-    """`stream` behind a prompt whose pass is made, and timed, by `prompt()`."""
+    """`stream` behind a prompt whose pass is made, and timed, here.
+
+    prompt: called once; runs the model over the prompt.
+    """
     if max_new_tokens < 1:
         raise InputError(
             f"Found an answer length of {max_new_tokens} tokens; expected at least 1; raise it."
         )
-    limit, ends, forbidden = (
-        room_for_answer(lvlm, sample.length, max_new_tokens),
-        set(lvlm.eos_token_ids),
-        image_token_ids(lvlm),
-    )
-    detokeniser, times = Detokeniser(lvlm.tokenizer), []
-    decoding, stopped = None, None
+    limit = room_for_answer(lvlm, sample.length, max_new_tokens)
+    ends = set(lvlm.eos_token_ids)
+    forbidden = image_token_ids(lvlm)
+    detokeniser = Detokeniser(lvlm.tokenizer)
+    times_ms: list[float] = []
+    decoding: Decoding | None = None
+    stopped: Stop | None = None
     while stopped is None:
         if run.cancelled:
             stopped = "cancelled"
@@ -136,40 +157,58 @@ def grow(
             if decoding is None:
                 decoding = prompt()
             else:
-                decoding.feed(torch.tensor([[detokeniser.ids[-1]]], device=decoding.logits.device))
-            token = int(
-                greedy(decoding.logits, forbidden)
-            )  # waits for the device, so the time is whole
-            times.append(
-                1000 * (time.perf_counter() - start) + (0.0 if times else decoding.shared_ms)
-            )
+                last = torch.tensor(
+                    [[detokeniser.ids[-1]]],
+                    device=decoding.logits.device,
+                )
+                decoding.feed(last)
+            # reading the number waits for the device, so that the time is whole
+            token = int(greedy(decoding.logits, forbidden))
+            elapsed_ms = 1000 * (time.perf_counter() - start)
+            times_ms.append(elapsed_ms if times_ms else elapsed_ms + decoding.shared_ms)
             detokeniser.push(token)
-            stopped = "eos" if token in ends else "length" if len(times) == limit else None
+            if token in ends:
+                stopped = "eos"
+            elif len(times_ms) == limit:
+                stopped = "length"
         text, tokens = detokeniser.read(final=stopped is not None)
         yield Answer(
             text=text,
             token_ids=tuple(detokeniser.ids),
             tokens=tokens,
-            prefill_ms=times[0] if times else 0.0,
-            per_token_ms=_mean(times[1:]),
-            total_ms=sum(times),
+            prefill_ms=times_ms[0] if times_ms else 0.0,
+            per_token_ms=_mean(times_ms[1:]),
+            total_ms=sum(times_ms),
             stopped=stopped,
-            shared_ms=decoding.shared_ms if times else 0.0,
+            shared_ms=0.0 if decoding is None else decoding.shared_ms,
         )
 
 
-def answer(lvlm: LVLM, sample: Sample, *, max_new_tokens: int = 64, run: Run = QUIET) -> Answer:
-    """The complete answer of `stream`."""
-    last = None
-    for last in stream(lvlm, sample, max_new_tokens=max_new_tokens, run=run):
-        pass
-    return last
+def answer(
+    lvlm: LVLM,
+    sample: Sample,
+    *,
+    max_new_tokens: int = 64,
+    run: Run = QUIET,
+) -> Answer:
+    """The complete answer of `stream`, with the same parameters and errors."""
+    growing = stream(
+        lvlm,
+        sample,
+        max_new_tokens=max_new_tokens,
+        run=run,
+    )
+    return deque(growing, maxlen=1).pop()
 
 
-def room_for_answer(lvlm: LVLM, length: int, max_new_tokens: int) -> int:
-    """`max_new_tokens`, or as many as the context leaves after a prompt of `length` positions.
+def room_for_answer(
+    lvlm: LVLM,
+    length: int,
+    max_new_tokens: int,
+) -> int:
+    """How many tokens an answer may have: `max_new_tokens`, or what the context leaves of them.
 
-    Raises InputError for none.
+    length: positions of the prompt. Raises InputError where it leaves none.
     """
     if lvlm.max_positions is None:
         return max_new_tokens

@@ -1,13 +1,13 @@
-"""Calibration sets: images and prompts on which layers are ranked and compensations fitted, kept
-apart from what is measured.
+"""Calibration sets: images and prompts on which layers are ranked and compensations fitted, never
+those that are measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 DEFAULT_PROMPT = "Describe the image."
 
-Pair = tuple[object, str]  # an image (or its path, or None) and a prompt
+Pair = tuple[Any, str]
+"""An image (or its path, or None) and a prompt."""
 
 
 def read_calibration(
@@ -35,23 +36,26 @@ def read_calibration(
 ) -> list[Pair]:
     """(image path, prompt) pairs of a folder of images or of a JSON Lines file.
 
-    Folder: every image in it by name; `cat.txt` beside `cat.png` holds that image's prompt,
-    otherwise `prompt` is asked. JSON Lines: `{"image": path, "prompt": text}` a line (`"question"`
-    will do; neither: `prompt`; image null: a question without one). `limit` keeps the first pairs,
-    or with `seed` a random draw. Raises InputError for a missing or empty source, naming the line.
+    source: a folder, whose images are taken by name; the prompt of `cat.png` stands in `cat.txt`
+        beside it. Or a JSON Lines file with `{"image": path, "prompt": text}` a line; `"question"`
+        will do too, and an image that is null means a question without one.
+    prompt: asked where the source has no prompt for an image.
+    limit: the number of pairs at most, see `draw`.
+    seed: of a random draw; None: the first pairs.
+
+    Raises InputError for a missing or empty source, naming the line.
     """
     source = Path(source)
+    pairs: list[Pair] = []
     if source.is_dir():
-        pairs = [
-            (path, _prompt_beside(path, prompt))
-            for path in sorted(source.iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES
-        ]
         expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
+        for path in sorted(source.iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                pairs.append((path, _prompt_beside(path, prompt)))
     else:
-        rows = read_rows(source, ())
-        pairs = [(image_path(row, source, where), _prompt_of(row, prompt)) for where, row in rows]
         expected = 'lines of {"image": path, "prompt": text}'
+        for where, row in read_rows(source, ()):
+            pairs.append((image_path(row, source, where), _prompt_of(row, prompt)))
     if not pairs:
         raise InputError(
             f"Found nothing in {source}; expected {expected}; add some or give another source."
@@ -60,17 +64,32 @@ def read_calibration(
 
 
 def _prompt_beside(image: Path, default: str) -> str:
-    text = image.with_suffix(".txt")
-    return (text.read_text(encoding="utf-8").strip() or default) if text.is_file() else default
+    """The prompt in the text file beside an image; the default where there is none."""
+    file = image.with_suffix(".txt")
+    if not file.is_file():
+        return default
+    return file.read_text(encoding="utf-8").strip() or default
 
 
-def _prompt_of(row: dict, default: str) -> str:
-    return next((row[key] for key in ("prompt", "question") if has_text(row, key)), default)
+def _prompt_of(row: Mapping[str, Any], default: str) -> str:
+    """The prompt in a line of a JSON Lines file; the default where there is none."""
+    for key in ("prompt", "question"):
+        if has_text(row, key):
+            return row[key]
+    return default
 
 
-def draw(pairs: Sequence, limit: int | None, seed: int | None = None) -> list:
-    """The first `limit` pairs, or `limit` drawn at random with `seed` (in their order); all of them
-    if there are fewer.
+def draw(
+    pairs: Sequence,
+    limit: int | None,
+    seed: int | None = None,
+) -> list:
+    """Some of the pairs, in their order.
+
+    limit: how many, at least 1; all of them for None, and where there are fewer.
+    seed: of a random draw; None: the first ones.
+
+    Raises InputError for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise InputError(f"Found a calibration size of {limit}; expected at least 1; raise it.")
@@ -78,7 +97,8 @@ def draw(pairs: Sequence, limit: int | None, seed: int | None = None) -> list:
         return list(pairs)
     if seed is None:
         return list(pairs[:limit])
-    return [pairs[i] for i in sorted(np.random.default_rng(seed).permutation(len(pairs))[:limit])]
+    drawn = np.random.default_rng(seed).permutation(len(pairs))[:limit]
+    return [pairs[number] for number in sorted(drawn)]
 
 
 def encode_all(
@@ -88,18 +108,22 @@ def encode_all(
     spool: str | Path | None = None,
     run: Run = QUIET,
 ) -> Sequence[Sample]:
-    """Samples of (image, prompt) pairs, in order. spool: a folder in a file of which they lie
-    instead of in memory, without their images.
+    """Samples of (image, prompt) pairs, in order.
 
-    Raises InputError for a bad image or prompt and where the folder has no room, Cancelled.
+    spool: a folder in a file of which the samples lie instead of in memory, without their images.
+
+    Raises InputError for a bad image or prompt and where the folder has no room; Cancelled.
     """
     pairs = list(pairs)
     samples = value_store(len(pairs), spool)
-    for i, (image, prompt) in enumerate(pairs):
+    for number, (image, prompt) in enumerate(pairs):
         run.check("Stopped before the calibration set was read.")
-        run.report(i / len(pairs), f"reading calibration sample {i + 1} of {len(pairs)}")
+        what = f"reading calibration sample {number + 1} of {len(pairs)}"
+        run.report(number / len(pairs), what)
         sample = lvlm.encode(image, prompt)
-        samples[i] = sample if spool is None else dataclasses.replace(sample, images=())
+        if spool is not None:
+            sample = dataclasses.replace(sample, images=())
+        samples[number] = sample
     return samples
 
 
@@ -109,24 +133,30 @@ def disjoint(fit: Sequence[Sample], measured: Sequence[Sample]) -> Sequence[Samp
 
     Raises InputError when nothing is left to fit on.
     """
-    keys = {sample.key for sample in measured}
-    left = select_values(fit, [i for i, sample in enumerate(fit) if sample.key not in keys])
-    if not left:
+    measured_keys = {sample.key for sample in measured}
+    numbers = [number for number, sample in enumerate(fit) if sample.key not in measured_keys]
+    if not numbers:
         raise InputError(
             f"Found all {len(fit)} calibration samples among those measured; expected others; give"
             " another calibration set."
         )
-    return left
+    return select_values(fit, numbers)
 
 
 def split(
-    samples: Sequence[Sample], fit: float = 0.5, seed: int = 0
+    samples: Sequence[Sample],
+    fit: float = 0.5,
+    seed: int = 0,
 ) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Shares distinct samples out at random into (fit, measured), at least one in each.
 
-    Raises InputError for fewer than two.
+    fit: the share of the samples to fit on, above 0 and below 1.
+    seed: of the random order.
+
+    Raises InputError for fewer than two distinct samples.
     """
-    distinct = list({sample.key: i for i, sample in enumerate(samples)}.values())
+    number_of = {sample.key: number for number, sample in enumerate(samples)}
+    distinct = list(number_of.values())
     if len(distinct) < 2:
         raise InputError(
             f"Found {len(distinct)} distinct sample(s); expected at least two, one to fit on and"
@@ -137,7 +167,7 @@ def split(
             f"Found a share of {fit} to fit on; expected one between 0 and 1; change it."
         )
     order = np.random.default_rng(seed).permutation(len(distinct))
-    n = min(max(round(fit * len(distinct)), 1), len(distinct) - 1)
-    return select_values(samples, [distinct[i] for i in sorted(order[:n])]), select_values(
-        samples, [distinct[i] for i in sorted(order[n:])]
-    )
+    count = min(max(round(fit * len(distinct)), 1), len(distinct) - 1)
+    parts = (sorted(order[:count]), sorted(order[count:]))
+    to_fit, to_measure = ([distinct[place] for place in part] for part in parts)
+    return select_values(samples, to_fit), select_values(samples, to_measure)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -24,15 +24,35 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.progress import QUIET, Run
 
-Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+Z_95 = 1.959963984540054
+"""The 97.5 % quantile of the normal distribution."""
+
+
+class LabelledQuestion(Protocol):
+    """A question whose true answer is known.
+
+    image: a picture, a file that holds one, or None for a question without one.
+    question: what is asked.
+    answer: the true one.
+    kind: groups the results; "" for an ungrouped question.
+    """
+
+    @property
+    def image(self) -> Image.Image | Path | str | None: ...
+
+    @property
+    def question(self) -> str: ...
+
+    @property
+    def answer(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A labelled question; `kind` groups the results ("" = ungrouped).
-
-    Anything with these attributes will do.
-    """
+    """A labelled question; the attributes are those of `LabelledQuestion`."""
 
     image: Image.Image | Path | str | None
     question: str
@@ -47,7 +67,7 @@ class Tally:
     n: int
     correct: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.n or self.n < 1:
             raise ValueError(
                 f"found {self.correct} correct of {self.n}; expected 0 <= correct <= n and n >= 1"
@@ -59,6 +79,7 @@ class Tally:
 
     @property
     def interval(self) -> tuple[float, float]:
+        """(low, high) of the accuracy, 95 %."""
         return wilson(self.correct, self.n)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +95,10 @@ class Tally:
 class Evaluation:
     """Exact-match accuracy on a data set.
 
-    `answers` and `correct` follow the questions' order; intervals are Wilson 95 %.
+    data: what it is called.
+    answers, correct, kinds: for each question, in order, the model's answer, whether it is the true
+        one, and the question's kind.
+    by_kind: the marks of each kind. Intervals are Wilson 95 %.
     """
 
     data: str
@@ -83,16 +107,16 @@ class Evaluation:
     kinds: tuple[str, ...]
     by_kind: Mapping[str, Tally] = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not len(self.answers) == len(self.correct) == len(self.kinds) or not self.answers:
             raise ValueError(
                 f"found {len(self.answers)} answers, {len(self.correct)} marks and"
                 f" {len(self.kinds)} kinds; expected as many of each, at least one"
             )
-        tallies = {}
-        for kind in sorted(set(self.kinds)):
-            marks = [c for c, k in zip(self.correct, self.kinds) if k == kind]
-            tallies[kind] = Tally(len(marks), sum(marks))
+        marks: dict[str, list[bool]] = {kind: [] for kind in sorted(set(self.kinds))}
+        for kind, correct in zip(self.kinds, self.correct, strict=True):
+            marks[kind].append(correct)
+        tallies = {kind: Tally(len(of_kind), sum(of_kind)) for kind, of_kind in marks.items()}
         object.__setattr__(self, "by_kind", MappingProxyType(tallies))
 
     @property
@@ -111,23 +135,18 @@ class Evaluation:
         return {
             "data": self.data,
             **self.overall.to_json(),
-            "by_kind": {kind or "all": t.to_json() for kind, t in self.by_kind.items()},
+            "by_kind": {kind or "all": tally.to_json() for kind, tally in self.by_kind.items()},
         }
 
 
 @dataclass(frozen=True)
 class PairedEvaluation:
-    """Full and pruned model on the same questions, paired question by question.
-
-    `accuracy_kept` = pruned / full accuracy (the paper's "accuracy kept"; None if the full model
-    has none right). Its 95 % interval is Wald's on the log ratio of paired proportions, variance
-    (lost + gained) / (full correct * pruned correct).
-    """
+    """The full and the pruned model on the same questions, paired question by question."""
 
     full: Evaluation
     pruned: Evaluation
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.full.kinds != self.pruned.kinds or self.full.data != self.pruned.data:
             raise ValueError(
                 "found evaluations of different questions; expected the same questions in the same"
@@ -137,49 +156,76 @@ class PairedEvaluation:
     @property
     def lost(self) -> int:
         """Questions that only the full model gets right."""
-        return sum(f and not p for f, p in zip(self.full.correct, self.pruned.correct))
+        pairs = zip(self.full.correct, self.pruned.correct, strict=True)
+        return sum(full and not pruned for full, pruned in pairs)
 
     @property
     def gained(self) -> int:
         """Questions that only the pruned model gets right."""
-        return sum(p and not f for f, p in zip(self.full.correct, self.pruned.correct))
+        pairs = zip(self.full.correct, self.pruned.correct, strict=True)
+        return sum(pruned and not full for full, pruned in pairs)
 
     @property
     def accuracy_kept(self) -> float | None:
-        return self.pruned.accuracy / self.full.accuracy if self.full.accuracy else None
+        """Pruned / full accuracy (the paper's "accuracy kept"); None if the full model has none
+        right.
+        """
+        return _kept(self.full.overall, self.pruned.overall)
 
     @property
     def interval(self) -> tuple[float, float] | None:
+        """(low, high) of `accuracy_kept`, 95 %; None where a model has none right.
+
+        Wald's interval on the log ratio of paired proportions, of variance (lost + gained) / (full
+        correct * pruned correct).
+        """
+        ratio = self.accuracy_kept
         right = self.full.overall.correct * self.pruned.overall.correct
-        if not right:
+        if ratio is None or not right:
             return None
         half = Z_95 * math.sqrt((self.lost + self.gained) / right)
-        return self.accuracy_kept * math.exp(-half), self.accuracy_kept * math.exp(half)
+        return ratio * math.exp(-half), ratio * math.exp(half)
 
     def to_json(self) -> dict[str, Any]:
-        """The pruned model's evaluation with what it kept of the full one's, overall and by kind."""
-        out = self.pruned.to_json()
-        out |= {
+        """The pruned model's evaluation and what it kept of the full one's, in all and by kind."""
+        result = {
+            **self.pruned.to_json(),
             "full": self.full.to_json(),
             "accuracy_kept": self.accuracy_kept,
             "accuracy_kept_interval": self.interval and list(self.interval),
+            "lost": self.lost,
+            "gained": self.gained,
         }
-        out |= {"lost": self.lost, "gained": self.gained}
-        for kind, before in self.full.by_kind.items():
-            out["by_kind"][kind or "all"]["accuracy_kept"] = (
-                self.pruned.by_kind[kind].accuracy / before.accuracy if before.correct else None
-            )
-        return out
+        for kind, full in self.full.by_kind.items():
+            kept = _kept(full, self.pruned.by_kind[kind])
+            result["by_kind"][kind or "all"]["accuracy_kept"] = kept
+        return result
 
 
-def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson score interval of a proportion, within 0..1 (Wilson 1927)."""
-    p, shrink = correct / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / shrink
-    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (0.0 if correct == 0 else max(0.0, centre - half)), (
-        1.0 if correct == n else min(1.0, centre + half)
-    )
+def _kept(full: Tally, pruned: Tally) -> float | None:
+    """Pruned / full accuracy; None if the full model has none right."""
+    return pruned.accuracy / full.accuracy if full.correct else None
+
+
+def wilson(
+    correct: int,
+    n: int,
+    z: float = Z_95,
+) -> tuple[float, float]:
+    """Wilson score interval of a proportion, within 0..1.
+
+    correct, n: the proportion is `correct` of `n` >= 1.
+    z: quantile of the normal distribution.
+    Source: Wilson 1927.
+    """
+    share = correct / n
+    shrink = 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / shrink
+    variance = share * (1 - share) / n + z * z / (4 * n * n)
+    half = z / shrink * math.sqrt(variance)
+    low = 0.0 if correct == 0 else max(0.0, centre - half)
+    high = 1.0 if correct == n else min(1.0, centre + half)
+    return low, high
 
 
 def normalise(text: str) -> str:
@@ -196,27 +242,27 @@ def answer_batch(
     max_new_tokens: int = 64,
     run: Run = QUIET,
 ) -> list[tuple[int, ...]]:
-    """Greedy token ids for each of several samples, `batch_size` decoded together; each ends with
-    its end-of-sequence token if it got there.
+    """Greedy token ids of the answer to each sample; they end with the end-of-sequence token of an
+    answer that got there.
+
+    batch_size: samples that are decoded together, at most.
+    max_new_tokens: the longest answer.
+
+    Raises InputError for a sample that leaves no room in the context; Cancelled.
     """
-    found: dict[int, tuple[int, ...]] = {}
+    answers: dict[int, tuple[int, ...]] = {}
     for members in batches(samples, batch_size):
-        group = [samples[i] for i in members]
-        found |= zip(
-            members,
-            answers_together(
-                lvlm,
-                group,
-                room_for_answer(lvlm, max(sample.length for sample in group), max_new_tokens),
-                run,
-            ),
-        )
-    return [found[i] for i in range(len(samples))]
+        group = [samples[number] for number in members]
+        longest = max(sample.length for sample in group)
+        room = room_for_answer(lvlm, longest, max_new_tokens)
+        ids = answers_together(lvlm, group, room, run)
+        answers.update(zip(members, ids, strict=True))
+    return [answers[number] for number in range(len(samples))]
 
 
 def evaluate(
     lvlm: LVLM,
-    questions: Iterable[Question],
+    questions: Iterable[LabelledQuestion],
     *,
     data: str = "",
     batch_size: int = 32,
@@ -224,11 +270,15 @@ def evaluate(
     prepare: Callable[[Sample], Sample] | None = None,
     run: Run = QUIET,
 ) -> Evaluation:
-    """Greedy answers to labelled questions, marked by exact match after `normalise`. prepare:
-    changes every sample (visual-token pruning).
+    """Greedy answers to labelled questions, marked by exact match after `normalise`.
+
+    data: what the questions are called in the result.
+    batch_size: questions answered together.
+    max_new_tokens: the longest answer.
+    prepare: changes every sample before the model reads it (visual-token pruning).
 
     Questions of one kind share batches, since their answers end together. Raises InputError for no
-    questions or a bad image.
+    questions or a bad image; Cancelled.
     """
     questions = list(questions)
     if not questions:
@@ -238,31 +288,44 @@ def evaluate(
         )
     if batch_size < 1:
         raise InputError(f"Found a batch size of {batch_size}; expected at least 1; raise it.")
-    order = sorted(
-        range(len(questions)), key=lambda i: (questions[i].kind, len(questions[i].question))
-    )
+
+    def kind_and_length(number: int) -> tuple[str, int]:
+        question = questions[number]
+        return question.kind, len(question.question)
+
+    order = sorted(range(len(questions)), key=kind_and_length)
     answers = [""] * len(questions)
     for start in range(0, len(order), batch_size):
         run.report(start / len(order), f"answering question {start + 1} of {len(order)}")
         members = order[start : start + batch_size]
         samples = []
-        for i in members:
+        for number in members:
             run.check("Stopped before all questions were answered.")
-            sample = lvlm.encode(questions[i].image, questions[i].question)
+            question = questions[number]
+            sample = lvlm.encode(question.image, question.question)
             samples.append(prepare(sample) if prepare else sample)
-        for i, ids in zip(
-            members,
-            answer_batch(
-                lvlm, samples, batch_size=batch_size, max_new_tokens=max_new_tokens, run=run
-            ),
-        ):
-            answers[i] = lvlm.tokenizer.decode(ids, skip_special_tokens=True)
+        batch = answer_batch(
+            lvlm,
+            samples,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            run=run,
+        )
+        for number, ids in zip(members, batch, strict=True):
+            answers[number] = lvlm.tokenizer.decode(
+                ids,
+                skip_special_tokens=True,
+            )
     run.report(1.0, "all questions answered")
+    marks = (
+        normalise(answer) == normalise(question.answer)
+        for answer, question in zip(answers, questions, strict=True)
+    )
     return Evaluation(
         data=data,
         answers=tuple(answers),
-        correct=tuple(normalise(a) == normalise(q.answer) for a, q in zip(answers, questions)),
-        kinds=tuple(q.kind for q in questions),
+        correct=tuple(marks),
+        kinds=tuple(question.kind for question in questions),
     )
 
 
@@ -275,5 +338,8 @@ def read_jsonl(path: str | Path) -> Iterator[Question]:
     """
     for where, row in read_rows(path, ("question", "answer")):
         yield Question(
-            image_path(row, path, where), row["question"], row["answer"], str(row.get("kind", ""))
+            image=image_path(row, path, where),
+            question=row["question"],
+            answer=row["answer"],
+            kind=str(row.get("kind", "")),
         )

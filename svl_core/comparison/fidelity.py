@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svl_core.comparison.answer import Answer
-from svl_core.comparison.pair import Pair
+from svl_core.comparison.pair import FULL, PRUNED, Growing, Pair
 from svl_core.errors import Cancelled
 from svl_core.lvlm.decoding import greedy, image_token_ids
 from svl_core.lvlm.forcing import kl_per_token, token_losses
@@ -18,19 +18,28 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.progress import QUIET, Run
 
-Show = Callable[[tuple[Answer | None, Answer | None], tuple[int, ...]], None]
+if TYPE_CHECKING:
+    import torch
+
+Show = Callable[[Growing, tuple[int, ...]], None]
+"""Called with both answers so far and the sides (0: full, 1: pruned) that still grow."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two answers to one sample and what separates them.
 
-    `kl` (nats/token), `agreement` (0..1) and `token_probabilities` are teacher-forced: both models
-    read the full model's greedy answer and predict each of its n tokens. `first_divergence` is the
-    index, in the full model's answer, of the first token where the two greedy answers differ (None:
-    identical); `first_divergent_word` the (start, end) characters, in the pruned model's text, of
-    its first word that differs ((length, length) if it stops early; None: same words). Speed-ups
-    are full / pruned times (> 1: the pruned model is faster; None: not measurable).
+    kl: mean KL(full || pruned), nats/token. This and the next two are teacher-forced: both models
+        read the full model's greedy answer and predict each of its n tokens.
+    agreement: the share 0..1 of these tokens that both models find the most likely.
+    token_probabilities: for the full and for the pruned model n probabilities 0..1.
+    first_divergence: the index, in the full model's answer, of the first token where the two greedy
+        answers differ; None: they are identical.
+    first_divergent_word: the (start, end) characters, in the pruned model's text, of its first word
+        that differs; (length, length) if it stops early, None for the same words.
+    parameters_full, parameters_pruned: numbers of parameters.
+    speedup_prefill, speedup_decode: full / pruned times, above 1 where the pruned model is faster;
+        None: not measurable.
     """
 
     full: Answer
@@ -45,7 +54,7 @@ class Comparison:
     speedup_prefill: float | None
     speedup_decode: float | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.kl >= 0 and 0 <= self.agreement <= 1):
             raise ValueError(
                 f"found KL {self.kl} and agreement {self.agreement}; expected KL >= 0 and agreement"
@@ -86,10 +95,11 @@ def first_divergence(full: Sequence, pruned: Sequence) -> int | None:
     """Index of the first element where two sequences differ (the shorter's length if it begins the
     longer); None if equal.
     """
-    for i, (a, b) in enumerate(zip(full, pruned)):
-        if a != b:
-            return i
-    return None if len(full) == len(pruned) else min(len(full), len(pruned))
+    common = min(len(full), len(pruned))
+    for place in range(common):
+        if full[place] != pruned[place]:
+            return place
+    return None if len(full) == len(pruned) else common
 
 
 def divergent_words(full: str, pruned: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
@@ -99,12 +109,17 @@ def divergent_words(full: str, pruned: str) -> tuple[tuple[int, int], tuple[int,
     In a text that ends before that word the span is empty, at its end.
     """
     index = first_divergence(full.split(), pruned.split())
-    return None if index is None else (_word_span(full, index), _word_span(pruned, index))
+    if index is None:
+        return None
+    return _word_span(full, index), _word_span(pruned, index)
 
 
 def _word_span(text: str, index: int) -> tuple[int, int]:
+    """(start, end) characters of a word by its number; the text's end where it has fewer words."""
     words = list(re.finditer(r"\S+", text))
-    return words[index].span() if index < len(words) else (len(text), len(text))
+    if index < len(words):
+        return words[index].span()
+    return len(text), len(text)
 
 
 def compare(
@@ -118,45 +133,72 @@ def compare(
     pruned_sample: Sample | None = None,
     show: Show | None = None,
 ) -> Comparison:
-    """Answers with both models (unless `answers` (full, pruned) are given) and measures their
-    distance.
+    """Answers with both models and measures their distance.
+
+    max_new_tokens: the longest answer.
+    answers: (full, pruned), where they are there already.
+    pruned_sample: what the pruned model reads instead of `sample` (fewer visual tokens).
+    show: called after each token; both answers then grow in turn. Without it each model answers
+        alone, after one untimed prefill of each, so that neither pays for a cold start.
 
     What both have in common is computed once: the image and the layers before the first dropped or
-    edited one (see `prefix`). The pruned answer's `prefill_ms` counts that part too, as the full
-    model's pass spent it, so the speed-up is that of two separate answers.
-    pruned_sample: what the pruned model reads instead of `sample` (fewer visual tokens). show:
-    called with both answers so far and the sides (0, 1) that still grow, after each token; both
-    then grow in turn. Without it each answers alone, after one untimed prefill of each model, so
-    that neither pays for a cold start. Raises Cancelled.
+    edited one (see `lvlm/prefill.py`). The pruned answer's `prefill_ms` counts that part too, as
+    the full model's pass spent it, so the speed-up is that of two separate answers.
+
+    Raises InputError as `stream` does; Cancelled.
     """
     pair = Pair(full, pruned, sample, pruned_sample, run)
     if answers is None:
-        if show is None:
-            pair.warm_up()
-        for answers, live in pair.answers(max_new_tokens, in_turn=show is not None):
-            if show is not None:
-                show(answers, live)
-    if "cancelled" in (answers[0].stopped, answers[1].stopped):
+        answers = _answered(pair, max_new_tokens, show)
+    full_answer, pruned_answer = answers
+    if "cancelled" in (full_answer.stopped, pruned_answer.stopped):
         raise Cancelled("Stopped before both answers were complete.")
-    ids = answers[0].token_ids
-    logits = pair.forced(ids)
-    words = divergent_words(answers[0].text, answers[1].text)
-    top = [greedy(x, image_token_ids(full)) for x in logits]
-    probabilities = [(-token_losses(x, ids)).exp().tolist() for x in logits]
+    ids = full_answer.token_ids
+    full_logits, pruned_logits = pair.forced(ids)
+    forbidden = image_token_ids(full)
+    same = greedy(full_logits, forbidden) == greedy(pruned_logits, forbidden)
+    words = divergent_words(full_answer.text, pruned_answer.text)
     return Comparison(
-        full=answers[0],
-        pruned=answers[1],
-        kl=float(kl_per_token(*logits).mean()),
-        agreement=float((top[0] == top[1]).float().mean()),
-        first_divergence=first_divergence(ids, answers[1].token_ids),
-        first_divergent_word=words and words[1],
-        token_probabilities=(tuple(probabilities[0]), tuple(probabilities[1])),
+        full=full_answer,
+        pruned=pruned_answer,
+        kl=float(kl_per_token(full_logits, pruned_logits).mean()),
+        agreement=float(same.float().mean()),
+        first_divergence=first_divergence(ids, pruned_answer.token_ids),
+        first_divergent_word=words and words[PRUNED],
+        token_probabilities=(
+            _probabilities(full_logits, ids),
+            _probabilities(pruned_logits, ids),
+        ),
         parameters_full=full.num_parameters,
         parameters_pruned=pruned.num_parameters,
-        speedup_prefill=_ratio(answers[0].prefill_ms, answers[1].prefill_ms),
-        speedup_decode=_ratio(answers[0].per_token_ms, answers[1].per_token_ms),
+        speedup_prefill=_ratio(full_answer.prefill_ms, pruned_answer.prefill_ms),
+        speedup_decode=_ratio(full_answer.per_token_ms, pruned_answer.per_token_ms),
     )
 
 
+def _answered(
+    pair: Pair,
+    max_new_tokens: int,
+    show: Show | None,
+) -> tuple[Answer, Answer]:
+    """Both models' complete answers, (full, pruned); see `compare`."""
+    if show is None:
+        pair.warm_up()
+    complete: dict[int, Answer] = {}
+    for so_far, live in pair.answers(max_new_tokens, in_turn=show is not None):
+        if show is not None:
+            show(so_far, live)
+        complete = {side: answer for side, answer in enumerate(so_far) if answer is not None}
+    return complete[FULL], complete[PRUNED]
+
+
+def _probabilities(logits: torch.Tensor, ids: Sequence[int]) -> tuple[float, ...]:
+    """The probability 0..1 of each of the n tokens `ids` under logits (n, vocab)."""
+    return tuple((-token_losses(logits, ids)).exp().tolist())
+
+
 def _ratio(full: float | None, pruned: float | None) -> float | None:
-    return full / pruned if full and pruned else None
+    """How many times faster the pruned model is; None where a time is missing."""
+    if not full or not pruned:
+        return None
+    return full / pruned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ from svl_core.errors import InputError
 
 
 def read_rows(
-    path: str | Path, keys: Sequence[str], one_of: Sequence[str] = ()
+    path: str | Path,
+    keys: Sequence[str],
+    one_of: Sequence[str] = (),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) for each line that is not empty; `where` reads "line 3 of x.jsonl".
 
-    A row must hold text under each of `keys` and under at least one of `one_of`. Raises InputError.
+    keys: a row must hold text under each of them.
+    one_of: and under at least one of these, if there are any.
+
+    Raises InputError for a file that cannot be read and for the first line that is wrong.
     """
     path = Path(path)
     try:
@@ -29,16 +34,21 @@ def read_rows(
             f"Found {path}, which cannot be read ({error}); expected a JSON Lines file in UTF-8;"
             " give another file."
         ) from None
-    shape = "{" + ", ".join(f'"{key}": text' for key in (*keys, *one_of[:1])) + "}"
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"line {number} of {path.name}"
-            yield where, _row(line, where, keys, one_of, shape)
+            yield where, _row(line, where, keys, one_of)
 
 
 def _row(
-    line: str, where: str, keys: Sequence[str], one_of: Sequence[str], shape: str
+    line: str,
+    where: str,
+    keys: Sequence[str],
+    one_of: Sequence[str],
 ) -> dict[str, Any]:
+    """The row that a line holds. Raises InputError."""
+    entries = (f'"{key}": text' for key in (*keys, *one_of[:1]))
+    shape = "{" + ", ".join(entries) + "}"
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -50,8 +60,8 @@ def _row(
             f"Found a {type(row).__name__} in {where}; expected {shape}; mend the line."
         )
     missing = [key for key in keys if not has_text(row, key)]
-    if not missing and one_of and not any(has_text(row, key) for key in one_of):
-        missing = [one_of[0]]
+    if one_of and not any(has_text(row, key) for key in one_of):
+        missing.append(one_of[0])
     if missing:
         raise InputError(
             f'Found no text under "{missing[0]}" in {where}; expected {shape}; mend the line.'
@@ -59,12 +69,21 @@ def _row(
     return row
 
 
-def has_text(row: dict[str, Any], key: str) -> bool:
-    return isinstance(row.get(key), str) and bool(row[key].strip())
+def has_text(row: Mapping[str, Any], key: str) -> bool:
+    """Whether the row holds a text that is not blank under the key."""
+    value = row.get(key)
+    return isinstance(value, str) and bool(value.strip())
 
 
-def image_path(row: dict[str, Any], path: str | Path, where: str) -> Path | None:
+def image_path(
+    row: Mapping[str, Any],
+    path: str | Path,
+    where: str,
+) -> Path | None:
     """The row's image, relative to the file's folder; None where it says null.
+
+    path: the JSON Lines file.
+    where: the line, for the error.
 
     Raises InputError if there is no such file.
     """

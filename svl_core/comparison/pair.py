@@ -5,6 +5,7 @@ once, and no time is left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -12,17 +13,25 @@ from svl_core.comparison.answer import Answer, grow
 from svl_core.lvlm.decoding import Decoding
 from svl_core.lvlm.forcing import forced_logits
 from svl_core.lvlm.model import LVLM
-from svl_core.lvlm.prefill import shared_depth
+from svl_core.lvlm.prefill import PrefillState, shared_depth
 from svl_core.lvlm.sample import Sample
 from svl_core.progress import QUIET, Run
 
+FULL, PRUNED = 0, 1
+"""The sides of a pair, by index."""
+
+Growing = tuple[Answer | None, Answer | None]
+"""Both answers so far, (full, pruned); None before the first token."""
+
 
 class Pair:
-    """The full and the pruned model with one sample (the pruned one may read another, of fewer
-    visual tokens, and then shares nothing).
+    """The full and the pruned model, each with the sample that it answers.
+
+    pruned_sample: what the pruned model reads instead of `sample` (fewer visual tokens); the two
+        passes then share nothing.
 
     The pruned answer's `prefill_ms` is what its prefill would take alone: the time that the full
-    model took to where they part (`shared_ms`), and its own from there on.
+    model took to where the two part (`shared_ms`), and the pruned model's own from there on.
     """
 
     def __init__(
@@ -33,89 +42,102 @@ class Pair:
         pruned_sample: Sample | None = None,
         run: Run = QUIET,
     ) -> None:
-        self.asked = ((full, sample), (pruned, pruned_sample or sample))
-        self.depth = (
-            shared_depth(full, pruned) if pruned_sample is None or pruned_sample is sample else None
-        )
+        self.sides = ((full, sample), (pruned, pruned_sample or sample))
+        same_sample = pruned_sample is None or pruned_sample is sample
+        # the layers that the passes have in common; None where they share nothing
+        self.depth = shared_depth(full, pruned) if same_sample else None
         self.run = run
+        # each side's decode as it was behind the prompt, for `forced`
         self._prompts: list[Decoding | None] = [None, None]
+        # the full model's pass, until the pruned model has taken it over
+        self._prefill: PrefillState | None = None
+
+    def _prefilled(self, side: int) -> Decoding:
+        """The side's pass over its prompt; the pruned one goes on from the full one's."""
+        lvlm, sample = self.sides[side]
+        if side == FULL:
+            depths = () if self.depth is None else (self.depth,)
+            decoding = Decoding(lvlm, sample.inputs, keep=depths)
+            self._prefill = decoding.prefill
+            return decoding
+        resume = None
+        if self._prefill is not None and self.depth is not None:
+            resume = (self._prefill, self.depth)
+        decoding = Decoding(lvlm, sample.inputs, resume=resume)
         self._prefill = None
+        return decoding
 
-    def _prompt(self, side: int) -> Decoding:
-        lvlm, sample = self.asked[side]
-        if side == 0:
-            made = Decoding(lvlm, sample.inputs, keep=() if self.depth is None else (self.depth,))
-            self._prefill = made.prefill
-        else:
-            made = Decoding(
-                lvlm,
-                sample.inputs,
-                resume=None if self._prefill is None else (self._prefill, self.depth),
-            )
-            self._prefill = None
-        return made
-
-    def _kept(self, side: int) -> Decoding:
-        made = self._prompt(side)
-        self._prompts[side] = made.fork()
-        return made
+    def _remembered(self, side: int) -> Decoding:
+        """The same pass, of which a fork stays for `forced`."""
+        decoding = self._prefilled(side)
+        self._prompts[side] = decoding.fork()
+        return decoding
 
     def warm_up(self) -> None:
         """One untimed prefill of each model, so that neither pays for a cold start."""
-        for side in (0, 1):
-            self._prompt(side)
+        for side in (FULL, PRUNED):
+            self._prefilled(side)
             self.check()
 
     def answers(
-        self, max_new_tokens: int, in_turn: bool
-    ) -> Iterator[tuple[tuple[Answer | None, Answer | None], tuple[int, ...]]]:
-        """(both answers so far, the sides 0, 1 that still grow) after each token: a token each
-        `in_turn`, or one answer after the other.
+        self,
+        max_new_tokens: int,
+        in_turn: bool,
+    ) -> Iterator[tuple[Growing, tuple[int, ...]]]:
+        """(both answers so far, the sides 0, 1 that still grow) after each token.
+
+        in_turn: a token of each model after the other; otherwise one answer after the other.
         """
         streams = [
             grow(
                 lvlm,
                 sample,
-                lambda side=side: self._kept(side),
+                partial(self._remembered, side),
                 max_new_tokens=max_new_tokens,
                 run=self.run,
             )
-            for side, (lvlm, sample) in enumerate(self.asked)
+            for side, (lvlm, sample) in enumerate(self.sides)
         ]
-        found: list[Answer | None] = [None, None]
-        live = [0, 1]
+        answers: list[Answer | None] = [None, None]
+        live = [FULL, PRUNED]
         while live:
             for side in list(live) if in_turn else live[:1]:
-                grown = next(streams[side], None)
-                if grown is None:
+                longer = next(streams[side], None)
+                if longer is None:
                     live.remove(side)
                 else:
-                    found[side] = grown
-            yield tuple(found), tuple(live)
+                    answers[side] = longer
+            yield (answers[FULL], answers[PRUNED]), tuple(live)
             self.check()
 
     @torch.inference_mode()
     def forced(self, ids: Sequence[int]) -> list[torch.Tensor]:
-        """Each model's logits (n, vocab) for the n tokens `ids`, read behind its prompt; the
-        prompt's pass is that of its answer where there was one.
+        """Each model's logits (n, vocab) for the n tokens `ids`, read behind its prompt.
+
+        The prompt's pass is that of the model's answer, where it gave one.
         """
-        logits = []
-        for (lvlm, sample), prompt in zip(self.asked, self._prompts):
-            if prompt is None:
+        logits: list[torch.Tensor] = []
+        for (lvlm, sample), prompt in zip(self.sides, self._prompts, strict=True):
+            decoding = None if prompt is None else prompt.fork()
+            if decoding is None:
                 logits += forced_logits(lvlm, [sample], [ids])
             else:
-                rows = [prompt.logits[:, None]] + (
-                    [
-                        prompt.fork().feed(
-                            torch.tensor([list(ids[:-1])], device=prompt.logits.device)
-                        )
-                    ]
-                    if len(ids) > 1
-                    else []
-                )
-                logits.append(torch.cat(rows, dim=1)[0])
+                logits.append(_read_behind(decoding, ids))
             self.check()
         return logits
 
     def check(self) -> None:
+        """Raises Cancelled once nobody wants the comparison any more."""
         self.run.check("Stopped before the comparison was complete.")
+
+
+def _read_behind(decoding: Decoding, ids: Sequence[int]) -> torch.Tensor:
+    """The logits (n, vocab) for the n tokens `ids` behind the decode's prompt."""
+    rows = [decoding.logits[:, None]]
+    if len(ids) > 1:
+        before_last = torch.tensor(
+            [list(ids[:-1])],
+            device=decoding.logits.device,
+        )
+        rows.append(decoding.feed(before_last))
+    return torch.cat(rows, dim=1)[0]

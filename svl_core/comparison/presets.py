@@ -25,7 +25,11 @@ LEFT_OPEN = ("rounds", "protect_ends", "seed")
 """Fields of the ranking that no preset sets."""
 
 SETS = (
-    *(n for n, o in OPTIONS.items() if o.group in (RANKING, COMPENSATION) and n not in LEFT_OPEN),
+    *(
+        name
+        for name, option in OPTIONS.items()
+        if option.group in (RANKING, COMPENSATION) and name not in LEFT_OPEN
+    ),
     "compensation",
 )
 """Fields of a recipe that every preset sets."""
@@ -91,8 +95,20 @@ class Preset:
         from svl_core.analysis.trace import trace
 
         needs_mlp = COMPENSATIONS[self.recipe.compensation].needs_mlp
-        traced = trace(lvlm, samples, mlp=needs_mlp, spool=spool, run=run)
-        return Fitted(self, lvlm, samples, traced, importance_of(traced, self.recipe))
+        traced = trace(
+            lvlm,
+            samples,
+            mlp=needs_mlp,
+            spool=spool,
+            run=run,
+        )
+        return Fitted(
+            self,
+            lvlm,
+            samples,
+            traced,
+            importance_of(traced, self.recipe),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +145,13 @@ class Fitted:
             run=run,
         )
 
-    def choose(self, plans: Sequence[DropPlan], *, seed: int = 0, run: Run = QUIET) -> DropPlan:
+    def choose(
+        self,
+        plans: Sequence[DropPlan],
+        *,
+        seed: int = 0,
+        run: Run = QUIET,
+    ) -> DropPlan:
         """The best of the criterion's and the rivals' plans, see `choose_plan`."""
         from svl_core.comparison.selection import choose_plan
 
@@ -145,7 +167,12 @@ class Fitted:
         )
 
     def plan(
-        self, drop: int, *, seed: int = 0, rounds: int | None = None, run: Run = QUIET
+        self,
+        drop: int,
+        *,
+        seed: int = 0,
+        rounds: int | None = None,
+        run: Run = QUIET,
     ) -> DropPlan:
         """`drop` layers by the preset's criterion, or by whichever of it and its rivals does best.
 
@@ -157,14 +184,29 @@ class Fitted:
             self.rank(name, seed=seed, rounds=rounds or max(drop, 1), run=run)
             for name in self.preset.criteria
         ]
-        return self.choose([plan(ranking, drop) for ranking in rankings], seed=seed, run=run)
+        return self.choose(
+            [plan(ranking, drop) for ranking in rankings],
+            seed=seed,
+            run=run,
+        )
 
-    def prune(self, chosen: DropPlan, run: Run = QUIET) -> LVLM:
+    def prune(
+        self,
+        chosen: DropPlan,
+        run: Run = QUIET,
+    ) -> LVLM:
         """The model without the plan's layers, compensated as the preset says."""
         from svl_core.pruning.prune import prune
 
         recipe = replace(self.preset.recipe, preset=self.preset.name)
-        return prune(self.lvlm, chosen, recipe, self.trace, self.importance, run=run)
+        return prune(
+            self.lvlm,
+            chosen,
+            recipe,
+            self.trace,
+            self.importance,
+            run=run,
+        )
 
 
 _ROWS = (

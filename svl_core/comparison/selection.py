@@ -93,7 +93,7 @@ def choose_rank(
     options = [
         Option(f"rank {rank}", plan, recipe.changed(rank=rank, energy=None)) for rank in tried
     ]
-    kl, held = held_out(
+    kl, left_out = held_out(
         lvlm,
         options,
         samples,
@@ -104,7 +104,12 @@ def choose_rank(
         spool=spool,
         run=run,
     )
-    return RankChoice(tried[int(np.argmin(kl))], tuple(tried), tuple(kl), held)
+    return RankChoice(
+        tried[int(np.argmin(kl))],
+        tuple(tried),
+        tuple(kl),
+        left_out,
+    )
 
 
 def choose_plan(
@@ -155,10 +160,28 @@ def held_out(
     """
     options = list(options)
     needs_mlp = any(COMPENSATIONS[option.recipe.compensation].needs_mlp for option in options)
-    fit, held = split(samples, share, seed)
-    calibration = _traced(lvlm, fit, traced, needs_mlp, spool, run.silent())
-    answers = answer_batch(lvlm, held, max_new_tokens=max_new_tokens, run=run.silent())
-    reference = Reference.of(lvlm, held, answers, spool=spool, run=run.silent())
+    fit, left_out = split(samples, share, seed)
+    calibration = _traced(
+        lvlm,
+        fit,
+        traced,
+        needs_mlp,
+        spool,
+        run.silent(),
+    )
+    answers = answer_batch(
+        lvlm,
+        left_out,
+        max_new_tokens=max_new_tokens,
+        run=run.silent(),
+    )
+    reference = Reference.of(
+        lvlm,
+        left_out,
+        answers,
+        spool=spool,
+        run=run.silent(),
+    )
     kl = []
     for number, option in enumerate(options):
         run.check("Stopped before all choices were tried.")
@@ -166,9 +189,15 @@ def held_out(
             number / len(options), (number + 1) / len(options), f"trying {option.what}"
         )
         trial.report(0.0)
-        pruned = prune(lvlm, option.plan, option.recipe, calibration, run=trial)
+        pruned = prune(
+            lvlm,
+            option.plan,
+            option.recipe,
+            calibration,
+            run=trial,
+        )
         kl.append(float(reference.mean_kl(pruned, run.silent()).mean()))
-    return kl, len(held)
+    return kl, len(left_out)
 
 
 def _traced(
@@ -181,7 +210,13 @@ def _traced(
 ) -> Trace:
     """The part of `traced` that is fitted on where it will do, else a trace of its own."""
     if traced is None or needs_mlp and traced.samples[0].mlp is None:
-        return trace(lvlm, fit, mlp=needs_mlp, spool=spool, run=run)
+        return trace(
+            lvlm,
+            fit,
+            mlp=needs_mlp,
+            spool=spool,
+            run=run,
+        )
     place = {sample.key: number for number, sample in enumerate(traced.samples)}
     chosen = select_values(traced.samples, [place[sample.key] for sample in fit])
     return replace(traced, samples=chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -15,8 +16,11 @@ from svl_core.lvlm.sample import Sample
 
 @dataclass(frozen=True)
 class Speedup:
-    """Full / pruned times: of the prefill, of a decoded token, and of the whole answer of `tokens`
-    tokens.
+    """How many times faster the pruned model is: full / pruned times.
+
+    prefill: of the pass over image and prompt.
+    decode: of the tokens after the first.
+    total: of the whole answer.
     """
 
     prefill: float
@@ -33,27 +37,42 @@ def measure_speedup(
     repeats: int = 5,
     pruned_sample: Sample | None = None,
 ) -> Speedup:
-    """Times an answer of `tokens` >= 2 tokens with both models alternately, `repeats` times after
-    one untimed round.
+    """Times both models' answers of equal length in turn.
 
+    tokens: the length of an answer, at least 2.
+    repeats: rounds that are timed, after one that is not.
     pruned_sample: what the pruned model reads instead (fewer visual tokens).
 
-    Alternating spreads whatever else the machine does over both; the median leaves out what hits
+    Taking turns spreads whatever else the machine does over both; the median leaves out what hits
     one round only.
     """
-    rounds = [
-        (_timed(full, sample, tokens), _timed(pruned, pruned_sample or sample, tokens))
-        for _ in range(repeats + 1)
-    ][1:]
-    (full_prefill, full_decode), (pruned_prefill, pruned_decode) = (
-        [median(r[i][j] for r in rounds) for j in range(2)] for i in range(2)
+    full_times = []
+    pruned_times = []
+    for _ in range(repeats + 1):
+        full_times.append(_timed(full, sample, tokens))
+        pruned_times.append(_timed(pruned, pruned_sample or sample, tokens))
+    full_prefill, full_decode = _medians(full_times[1:])
+    pruned_prefill, pruned_decode = _medians(pruned_times[1:])
+    return Speedup(
+        prefill=full_prefill / pruned_prefill,
+        decode=full_decode / pruned_decode,
+        total=(full_prefill + full_decode) / (pruned_prefill + pruned_decode),
     )
-    total = (full_prefill + full_decode) / (pruned_prefill + pruned_decode)
-    return Speedup(full_prefill / pruned_prefill, full_decode / pruned_decode, total)
+
+
+def _medians(times: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The median of the prefills, and that of the decodes, of several rounds."""
+    prefills = [prefill for prefill, _ in times]
+    decodes = [decode for _, decode in times]
+    return median(prefills), median(decodes)
 
 
 @torch.inference_mode()
-def _timed(lvlm: LVLM, sample: Sample, tokens: int) -> tuple[float, float]:
+def _timed(
+    lvlm: LVLM,
+    sample: Sample,
+    tokens: int,
+) -> tuple[float, float]:
     """Seconds of the prefill and of the `tokens` - 1 decode steps after it."""
     start = time.perf_counter()
     decoding = Decoding(lvlm, sample.inputs)
@@ -61,5 +80,6 @@ def _timed(lvlm: LVLM, sample: Sample, tokens: int) -> tuple[float, float]:
     middle = time.perf_counter()
     for _ in range(tokens - 1):
         decoding.feed(torch.tensor([[token]], device=decoding.logits.device))
-        int(greedy(decoding.logits))  # waits for the device
+        # reading the number waits for the device
+        int(greedy(decoding.logits))
     return middle - start, time.perf_counter() - middle

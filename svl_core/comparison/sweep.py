@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from svl_core.analysis.ranking import importance_of, rank_layers
 from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
-from svl_core.comparison.evaluation import Question, answer_batch, evaluate
+from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
 from svl_core.comparison.speed import Speedup, measure_speedup
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
@@ -36,19 +37,33 @@ from svl_core.pruning.plan import DropPlan, plan
 from svl_core.pruning.prune import prune
 from svl_core.recipe import Recipe
 
-RANDOM = "random"  # the one criterion that is drawn several times and averaged
-FALL = 0.1  # a cliff is a fall by at least this much between one drop count and the next
+RANDOM = "random"
+"""The one criterion that is drawn several times and averaged."""
+
+FALL = 0.1
+"""A cliff is a fall by at least this much between one drop count and the next."""
+
+MEASURES = ("kl", "agreement", "exact", "accuracy")
+"""What a row measures; several draws of the random criterion are averaged over these."""
+
+KEY = ("criterion", "compensation", "drop")
+"""What tells a sweep's rows apart."""
 
 
 @dataclass(frozen=True)
 class SweepRow:
     """One pruned model, measured.
 
-    layers: what was dropped (0-based; of the first draw where several are averaged). kl:
-    nats/token. agreement: share (0..1) of answer tokens that stay most likely. exact: share of
-    samples with the full model's very answer. accuracy: on labelled questions, None without.
-    speedup: full / pruned time of an answer; the parts beside it. spread: standard deviations over
-    draws, None for a single one.
+    drop: the number of layers dropped.
+    layers: which they are, 0-based; of the first draw where several are averaged.
+    kl: mean KL(full || pruned), nats/token.
+    agreement: the share 0..1 of the answers' tokens that stay the most likely.
+    exact: the share 0..1 of samples with the full model's very answer.
+    accuracy: 0..1 on labelled questions; None without.
+    speedup: full / pruned time of an answer.
+    speedup_prefill, speedup_decode: of its two parts.
+    parameters: their number.
+    spread: standard deviations over the draws by measure; None for a single one.
     """
 
     criterion: str
@@ -78,39 +93,41 @@ class SweepRow:
         return cls(**{**row, "layers": tuple(row["layers"])})
 
 
-MEASURES = ("kl", "agreement", "exact", "accuracy")
-
-
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """All rows of a sweep, with what they were made from: `header` holds model, samples and
-    settings, `rankings` each criterion's own (of the first draw).
+    """All rows of a sweep, with what they were made from.
+
+    header: model, samples and settings.
+    rankings: by criterion, of the first draw.
     """
 
     header: Mapping[str, Any]
     rows: tuple[SweepRow, ...]
     rankings: Mapping[str, LayerScores] = field(default_factory=dict)
 
-    def curve(self, criterion: str, compensation: str) -> tuple[SweepRow, ...]:
+    def curve(
+        self,
+        criterion: str,
+        compensation: str,
+    ) -> tuple[SweepRow, ...]:
         """The rows of one recipe by drop count."""
-        return tuple(
-            sorted(
-                (
-                    r
-                    for r in self.rows
-                    if (r.criterion, r.compensation) == (criterion, compensation)
-                ),
-                key=lambda r: r.drop,
-            )
-        )
+        rows = [
+            row
+            for row in self.rows
+            if (row.criterion, row.compensation) == (criterion, compensation)
+        ]
+        return tuple(sorted(rows, key=lambda row: row.drop))
 
     @property
     def recipes(self) -> tuple[tuple[str, str], ...]:
         """(criterion, compensation) pairs in order of first appearance."""
-        return tuple(dict.fromkeys((r.criterion, r.compensation) for r in self.rows))
+        pairs = ((row.criterion, row.compensation) for row in self.rows)
+        return tuple(dict.fromkeys(pairs))
 
     def cliffs(
-        self, measure: str = "agreement", fall: float = FALL
+        self,
+        measure: str = "agreement",
+        fall: float = FALL,
     ) -> dict[tuple[str, str], int | None]:
         """For each recipe the drop count at its cliff, see `cliff`."""
         return {recipe: cliff(self.curve(*recipe), measure, fall) for recipe in self.recipes}
@@ -120,42 +137,33 @@ class Sweep:
         return pareto(self.rows, measure)
 
     def to_json(self) -> dict[str, Any]:
-        measure = (
-            "accuracy"
-            if self.rows and all(r.accuracy is not None for r in self.rows)
-            else "agreement"
-        )
+        labelled = self.rows and all(row.accuracy is not None for row in self.rows)
+        measure = "accuracy" if labelled else "agreement"
+        cliffs = [(*recipe, drop) for recipe, drop in self.cliffs(measure).items()]
+        best = [row.key for row in self.pareto(measure)]
         return {
             **self.header,
             "rows": [row.to_json() for row in self.rows],
-            "cliffs": [
-                {"criterion": c, "compensation": k, "drop": d}
-                for (c, k), d in self.cliffs(measure).items()
-            ],
-            "pareto": [
-                {"criterion": r.criterion, "compensation": r.compensation, "drop": r.drop}
-                for r in self.pareto(measure)
-            ],
+            "cliffs": [dict(zip(KEY, key, strict=True)) for key in cliffs],
+            "pareto": [dict(zip(KEY, key, strict=True)) for key in best],
         }
 
     def to_csv(self) -> str:
         """One line a row under a line of names; layers separated by spaces, nothing for what was
         not measured.
         """
-        names = [field.name for field in fields(SweepRow) if field.name != "spread"] + [
-            f"{m}_sd" for m in MEASURES
-        ]
-        out = io.StringIO()
-        table = csv.writer(out, lineterminator="\n")
-        table.writerow(names)
+        names = [column.name for column in fields(SweepRow) if column.name != "spread"]
+        deviations = [f"{measure}_sd" for measure in MEASURES]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow([*names, *deviations])
         for row in self.rows:
-            values = (
-                row.to_json()
-                | {"layers": " ".join(map(str, row.layers))}
-                | {f"{m}_sd": (row.spread or {}).get(m) for m in MEASURES}
-            )
-            table.writerow(["" if values[name] is None else values[name] for name in names])
-        return out.getvalue()
+            values = row.to_json() | {"layers": " ".join(map(str, row.layers))}
+            spread = row.spread or {}
+            cells = [values[name] for name in names]
+            cells += [spread.get(measure) for measure in MEASURES]
+            table.writerow(["" if cell is None else cell for cell in cells])
+        return text.getvalue()
 
 
 def _fidelity(row: SweepRow, measure: str) -> float:
@@ -169,24 +177,35 @@ def _fidelity(row: SweepRow, measure: str) -> float:
     return -value if measure == "kl" else value
 
 
-def cliff(curve: Sequence[SweepRow], measure: str = "agreement", fall: float = FALL) -> int | None:
-    """The drop count right after the steepest fall between neighbouring rows of a curve, if it is
-    at least `fall` deep.
+def cliff(
+    curve: Sequence[SweepRow],
+    measure: str = "agreement",
+    fall: float = FALL,
+) -> int | None:
+    """The drop count right after the steepest fall between neighbouring rows of a curve; dropping
+    one layer less stays above the cliff.
 
-    None: no fall is that deep. The earliest counts among equals. Dropping one layer less stays
-    above the cliff.
+    curve: rows by drop count. The earliest fall counts among equals.
+    fall: how deep it must be at least, in the measure's unit. None: no fall is that deep.
     """
-    steps = [
-        (_fidelity(a, measure) - _fidelity(b, measure), b.drop) for a, b in zip(curve, curve[1:])
-    ]
-    deepest = max(steps, key=lambda step: step[0], default=(0.0, None))
-    return deepest[1] if deepest[0] >= fall else None
+    deepest = 0.0
+    at: int | None = None
+    for row, following in pairwise(curve):
+        depth = _fidelity(row, measure) - _fidelity(following, measure)
+        if at is None or depth > deepest:
+            deepest = depth
+            at = following.drop
+    return at if deepest >= fall else None
 
 
 def pareto(rows: Iterable[SweepRow], measure: str = "agreement") -> tuple[SweepRow, ...]:
     """Rows that no other row beats in both fidelity and speed-up, by rising speed-up."""
+
+    def fastest_first(row: SweepRow) -> tuple[float, float]:
+        return -row.speedup, -_fidelity(row, measure)
+
     best: list[SweepRow] = []
-    for row in sorted(rows, key=lambda r: (-r.speedup, -_fidelity(r, measure))):
+    for row in sorted(rows, key=fastest_first):
         if not best or _fidelity(row, measure) > _fidelity(best[-1], measure):
             best.append(row)
     return tuple(reversed(best))
@@ -201,7 +220,7 @@ def sweep(
     criteria: Sequence[str] | None = None,
     compensations: Sequence[str] | None = None,
     drops: Sequence[int] | None = None,
-    questions: Sequence[Question] | None = None,
+    questions: Sequence[LabelledQuestion] | None = None,
     draws: int = 3,
     max_new_tokens: int = 64,
     batch_size: int = 32,
@@ -232,42 +251,52 @@ def sweep(
     a `resume` file of another sweep; Cancelled.
     """
     recipe = recipe or Recipe()
-    names = (
-        (recipe.criterion,) if criteria is None else tuple(criteria),
-        (recipe.compensation,) if compensations is None else tuple(compensations),
+    criteria = (recipe.criterion,) if criteria is None else tuple(criteria)
+    compensations = (recipe.compensation,) if compensations is None else tuple(compensations)
+    _check_names(measured, criteria, compensations)
+    if not allow_shared:
+        fit = disjoint(fit, measured)
+    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size)
+    calibration = FitSet.traced(
+        lvlm,
+        fit,
+        recipe,
+        compensations,
+        spool,
+        run,
     )
-    _check_names(measured, *names)
-    fit = fit if allow_shared else disjoint(fit, measured)
-    asked = Asked(measured, questions, max_new_tokens, batch_size)
-    fitted = FitSet.traced(lvlm, fit, recipe, names[1], spool, run)
-    known = resume if isinstance(resume, Sweep) else None
-    if known is not None:
-        fitted.rankings.update(
-            {(name, recipe.seed): ranking for name, ranking in known.rankings.items()}
-        )
-    counts = _drop_counts(drops, fitted, names[0])
-    header = _header(lvlm, asked, fitted, draws)
-    file = Path(resume).expanduser() if resume and known is None else None
+    known: Sweep | None = None
+    file: Path | None = None
+    if isinstance(resume, Sweep):
+        known = resume
+        calibration.take_rankings(known)
+    elif resume:
+        file = Path(resume).expanduser()
+    counts = _drop_counts(drops, calibration, criteria)
+    header = _header(lvlm, measure_set, calibration, draws)
     rows = _known_rows(known, file, header)
-    meter = Meter(lvlm, asked, fitted, draws, repeats, spool, run)
-    todo = [(c, k, d) for c in names[0] for k in names[1] for d in counts]
-    have = {row.key for row in rows}
-    for done, key in enumerate(todo):
+    meter = Meter(lvlm, measure_set, calibration, draws, repeats, spool, run)
+    wanted = list(product(criteria, compensations, counts))
+    present = {row.key for row in rows}
+    for number, key in enumerate(wanted):
         run.check("Stopped before the sweep was complete.")
-        if key in have:
+        if key in present:
             continue
         criterion, compensation, drop = key
         what = f"{criterion}, {compensation}, {drop} of {lvlm.num_layers} layers dropped"
-        run.report(done / len(todo), what)
+        run.report(number / len(wanted), what)
         rows.append(meter.row(criterion, compensation, drop))
         if file:
             _write(file, header, rows)
         if each is not None:
-            each(Sweep(header, tuple(rows), fitted.own_rankings))
+            each(Sweep(header, tuple(rows), calibration.first_rankings))
     run.report(1.0, "sweep complete")
-    order = {key: place for place, key in enumerate(todo)}
-    wanted = sorted((row for row in rows if row.key in order), key=lambda row: order[row.key])
-    return Sweep(header, tuple(wanted), fitted.own_rankings)
+    place = {key: number for number, key in enumerate(wanted)}
+    ordered = sorted(
+        (row for row in rows if row.key in place),
+        key=lambda row: place[row.key],
+    )
+    return Sweep(header, tuple(ordered), calibration.first_rankings)
 
 
 def _check_names(
@@ -278,27 +307,36 @@ def _check_names(
         raise InputError(
             "Found no samples to measure on; expected at least one image and prompt; add some."
         )
-    for what, names, registry in (
-        ("criterion", criteria, CRITERIA),
-        ("compensation", compensations, COMPENSATIONS),
-    ):
-        if not names:
-            raise InputError(
-                f"Found no {what}; expected at least one of {', '.join(registry)}; choose one."
-            )
-        for name in names:
-            if name not in registry:
-                raise InputError(
-                    f"Found the {what} '{name}'; expected one of {', '.join(registry)}; choose one."
-                )
+    _check_choice("criterion", criteria, CRITERIA)
+    _check_choice("compensation", compensations, COMPENSATIONS)
+
+
+def _check_choice(
+    what: str,
+    names: Sequence[str],
+    registry: Mapping[str, Any],
+) -> None:
+    """Raises InputError for no name, and for one that the registry lacks."""
+    offered = ", ".join(registry)
+    if not names:
+        raise InputError(f"Found no {what}; expected at least one of {offered}; choose one.")
+    for name in names:
+        if name not in registry:
+            raise InputError(f"Found the {what} '{name}'; expected one of {offered}; choose one.")
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """What every row of a sweep is measured on."""
+class MeasureSet:
+    """What every row of a sweep is measured on.
+
+    samples: fidelity is measured on them.
+    questions: labelled ones, whose accuracy is measured too.
+    max_new_tokens: the longest answer.
+    batch_size: samples in one pass.
+    """
 
     samples: Sequence[Sample]
-    questions: Sequence[Question] | None
+    questions: Sequence[LabelledQuestion] | None
     max_new_tokens: int
     batch_size: int
 
@@ -307,7 +345,8 @@ class Asked:
 class FitSet:
     """The samples that layers are ranked and compensations fitted on, traced once for all rows.
 
-    rankings: by criterion and seed, each made when it is first asked for.
+    weights: the importance of the samples' tokens.
+    rankings: by criterion and seed, each made when it is first wanted.
     """
 
     lvlm: LVLM
@@ -328,15 +367,35 @@ class FitSet:
         spool: str | Path | None,
         run: Run,
     ) -> FitSet:
+        """The fit set with its trace. spool: as for `trace`. Raises InputError, Cancelled."""
         run.report(0.0, "tracing the calibration set")
         needs_mlp = any(COMPENSATIONS[name].needs_mlp for name in compensations)
-        made = trace(lvlm, samples, mlp=needs_mlp, spool=spool, run=run.silent())
-        return cls(lvlm, samples, recipe, made, importance_of(made, recipe), run)
+        traced = trace(
+            lvlm,
+            samples,
+            mlp=needs_mlp,
+            spool=spool,
+            run=run.silent(),
+        )
+        return cls(
+            lvlm,
+            samples,
+            recipe,
+            traced,
+            importance_of(traced, recipe),
+            run,
+        )
+
+    def take_rankings(self, sweep: Sweep) -> None:
+        """Goes on with the rankings of a sweep in memory."""
+        for criterion, ranking in sweep.rankings.items():
+            self.rankings[criterion, self.recipe.seed] = ranking
 
     def ranking(self, criterion: str, seed: int) -> LayerScores:
+        """The layers by a criterion, the most redundant first. Raises Cancelled."""
         if (criterion, seed) not in self.rankings:
 
-            def told(share: float | None, what: str) -> None:
+            def report(share: float | None, what: str) -> None:
                 self.run.report(0.0, f"ranking by {criterion}: {share or 0:.0%}")
 
             self.rankings[criterion, seed] = rank_layers(
@@ -346,24 +405,33 @@ class FitSet:
                 criterion=criterion,
                 lvlm=self.lvlm,
                 samples=self.samples,
-                run=Run(told, self.run.cancel),
+                run=Run(report, self.run.cancel),
             )
         return self.rankings[criterion, seed]
 
     @property
-    def own_rankings(self) -> dict[str, LayerScores]:
-        """The rankings of the recipe's own seed, by criterion."""
-        seed = self.recipe.seed
-        return {name: ranking for (name, at), ranking in self.rankings.items() if at == seed}
+    def first_rankings(self) -> dict[str, LayerScores]:
+        """The rankings of the recipe's seed, by criterion; further draws have seeds after it."""
+        return {
+            criterion: ranking
+            for (criterion, seed), ranking in self.rankings.items()
+            if seed == self.recipe.seed
+        }
 
 
 @dataclass(eq=False)
 class Meter:
-    """Measures one pruned model after another against the full one."""
+    """Measures one pruned model after another against the full one.
+
+    calibration: what they are ranked and fitted on.
+    draws: seeds that the random criterion is averaged over.
+    repeats: timed answers for each size of model.
+    spool: a folder for the full model's predictions.
+    """
 
     lvlm: LVLM
-    asked: Asked
-    fitted: FitSet
+    measure_set: MeasureSet
+    calibration: FitSet
     draws: int
     repeats: int
     spool: str | Path | None
@@ -371,48 +439,59 @@ class Meter:
 
     def __post_init__(self) -> None:
         self.run.report(0.0, "answering with the full model")
-        asked, quiet = self.asked, self.run.silent()
+        measure_set = self.measure_set
+        quiet = self.run.silent()
         ids = answer_batch(
             self.lvlm,
-            asked.samples,
-            batch_size=asked.batch_size,
-            max_new_tokens=asked.max_new_tokens,
+            measure_set.samples,
+            batch_size=measure_set.batch_size,
+            max_new_tokens=measure_set.max_new_tokens,
             run=quiet,
         )
         self.reference = Reference.of(
             self.lvlm,
-            asked.samples,
+            measure_set.samples,
             ids,
-            batch_size=asked.batch_size,
+            batch_size=measure_set.batch_size,
             spool=self.spool,
             run=quiet,
         )
         self._speedups: dict[tuple[int, int], Speedup] = {}
 
-    def row(self, criterion: str, compensation: str, drop: int) -> SweepRow:
+    def row(
+        self,
+        criterion: str,
+        compensation: str,
+        drop: int,
+    ) -> SweepRow:
         """Mean over the draws of a random criterion; a single measurement otherwise."""
-        first = self.fitted.recipe.seed
-        seeds = range(first, first + self.draws) if criterion == RANDOM and drop else [first]
-        rows = [
-            self._measured(plan(self.fitted.ranking(criterion, seed), drop), compensation)
-            for seed in seeds
-        ]
+        draws = self.draws if criterion == RANDOM and drop else 1
+        first = self.calibration.recipe.seed
+        rows = []
+        for seed in range(first, first + draws):
+            chosen = plan(self.calibration.ranking(criterion, seed), drop)
+            rows.append(self._measured(chosen, compensation))
         return rows[0] if len(rows) == 1 else _averaged(rows)
 
     def _measured(self, chosen: DropPlan, compensation: str) -> SweepRow:
-        fitted = self.fitted
-        recipe = fitted.recipe.changed(compensation=compensation)
-        pruned = prune(self.lvlm, chosen, recipe, fitted.trace, fitted.weights)
-        found = self.reference.measure(pruned, self.run.silent())
+        """The row of one plan, compensated."""
+        pruned = prune(
+            self.lvlm,
+            chosen,
+            self.calibration.recipe.changed(compensation=compensation),
+            self.calibration.trace,
+            self.calibration.weights,
+        )
+        fidelity = self.reference.measure(pruned, self.run.silent())
         speed = self._speedup(pruned)
         return SweepRow(
             criterion=chosen.criterion,
             compensation=compensation,
             drop=len(chosen.drop),
             layers=chosen.drop,
-            kl=float(found.kl.mean()),
-            agreement=float(found.agreement.mean()),
-            exact=float((found.agreement == 1).mean()),
+            kl=float(fidelity.kl.mean()),
+            agreement=float(fidelity.agreement.mean()),
+            exact=float((fidelity.agreement == 1).mean()),
             accuracy=self._accuracy(pruned),
             speedup=speed.total,
             speedup_prefill=speed.prefill,
@@ -421,13 +500,14 @@ class Meter:
         )
 
     def _accuracy(self, pruned: LVLM) -> float | None:
-        if not self.asked.questions:
+        """On the labelled questions; None where there are none."""
+        if not self.measure_set.questions:
             return None
         return evaluate(
             pruned,
-            self.asked.questions,
-            batch_size=self.asked.batch_size,
-            max_new_tokens=self.asked.max_new_tokens,
+            self.measure_set.questions,
+            batch_size=self.measure_set.batch_size,
+            max_new_tokens=self.measure_set.max_new_tokens,
             run=self.run.silent(),
         ).accuracy
 
@@ -440,29 +520,34 @@ class Meter:
             return Speedup(1.0, 1.0, 1.0)
         if size not in self._speedups:
             self._speedups[size] = measure_speedup(
-                self.lvlm, pruned, self.asked.samples[0], repeats=self.repeats
+                self.lvlm,
+                pruned,
+                self.measure_set.samples[0],
+                repeats=self.repeats,
             )
         return self._speedups[size]
 
 
 def _averaged(rows: Sequence[SweepRow]) -> SweepRow:
     """Mean and standard deviation of several draws."""
-    values = {
-        measure: [getattr(row, measure) for row in rows]
-        for measure in MEASURES
-        if getattr(rows[0], measure) is not None
-    }
-    means = {measure: float(np.mean(drawn)) for measure, drawn in values.items()}
-    spread = {measure: float(np.std(drawn, ddof=1)) for measure, drawn in values.items()}
+    means: dict[str, Any] = {}
+    spread: dict[str, float] = {}
+    for measure in MEASURES:
+        if getattr(rows[0], measure) is not None:
+            values = [getattr(row, measure) for row in rows]
+            means[measure] = float(np.mean(values))
+            spread[measure] = float(np.std(values, ddof=1))
     return replace(rows[0], **means, spread=spread)
 
 
 def _drop_counts(
-    drops: Sequence[int] | None, fitted: FitSet, criteria: Sequence[str]
+    drops: Sequence[int] | None,
+    calibration: FitSet,
+    criteria: Sequence[str],
 ) -> tuple[int, ...]:
     """The numbers of layers to drop, in order. Raises InputError for some out of range."""
-    seed = fitted.recipe.seed
-    most = min(fitted.ranking(criterion, seed).most for criterion in criteria)
+    seed = calibration.recipe.seed
+    most = min(calibration.ranking(criterion, seed).most for criterion in criteria)
     counts = tuple(range(most + 1)) if drops is None else tuple(sorted(set(drops)))
     if not counts or counts[0] < 0 or counts[-1] > most:
         raise InputError(
@@ -485,14 +570,24 @@ UNSHARED = (
 """Fields of a recipe that differ between a sweep's rows, are told by its samples, or do nothing."""
 
 
-def _header(lvlm: LVLM, asked: Asked, fitted: FitSet, draws: int) -> dict[str, Any]:
+def _header(
+    lvlm: LVLM,
+    measure_set: MeasureSet,
+    calibration: FitSet,
+    draws: int,
+) -> dict[str, Any]:
     """What makes two sweeps the same: their rows may be put together.
 
     Criteria and drop counts may grow between runs.
     """
-    measured, fit = ([s.key for s in samples] for samples in (asked.samples, fitted.samples))
-    questions = [f"{q.question}\t{q.answer}\t{q.kind}" for q in asked.questions or ()]
-    recipe = fitted.recipe.to_json()
+    measured = [sample.key for sample in measure_set.samples]
+    fit = [sample.key for sample in calibration.samples]
+    questions = [
+        f"{question.question}\t{question.answer}\t{question.kind}"
+        for question in measure_set.questions or ()
+    ]
+    recipe = calibration.recipe.to_json()
+    shared = {name: value for name, value in recipe.items() if name not in UNSHARED}
     return {
         "model": lvlm.name,
         "revision": lvlm.revision,
@@ -507,18 +602,21 @@ def _header(lvlm: LVLM, asked: Asked, fitted: FitSet, draws: int) -> dict[str, A
         "questions": {"n": len(questions), "digest": _digest(questions)} if questions else None,
         "settings": {
             "draws": draws,
-            "max_new_tokens": asked.max_new_tokens,
-            "recipe": {name: value for name, value in recipe.items() if name not in UNSHARED},
+            "max_new_tokens": measure_set.max_new_tokens,
+            "recipe": shared,
         },
     }
 
 
 def _digest(lines: Iterable[str]) -> str:
+    """A short name for these lines, equal only for equal ones."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _known_rows(
-    known: Sweep | None, file: Path | None, header: Mapping[str, Any]
+    known: Sweep | None,
+    file: Path | None,
+    header: Mapping[str, Any],
 ) -> list[SweepRow]:
     """The rows of the sweep that goes on. Raises InputError where it is another one."""
     if known is not None:
@@ -543,23 +641,32 @@ def _read(file: Path, header: Mapping[str, Any]) -> list[SweepRow]:
     return rows
 
 
-def _check_same(known: Mapping[str, Any], header: Mapping[str, Any], where: str) -> None:
+def _check_same(
+    known: Mapping[str, Any],
+    header: Mapping[str, Any],
+    where: str,
+) -> None:
     """Raises InputError where the rows of `known` and of `header` cannot be put together."""
-    plain = json.loads(
-        json.dumps({"known": {key: known.get(key) for key in header}, "header": header})
-    )
-    if differing := [key for key in header if plain["known"][key] != plain["header"][key]]:
+    plain_known = json.loads(json.dumps({key: known.get(key) for key in header}))
+    plain_header = json.loads(json.dumps(dict(header)))
+    differing = [key for key in header if plain_known[key] != plain_header[key]]
+    if differing:
         raise InputError(
             f"Found a sweep with other {', '.join(differing)} in {where}; expected the same sweep"
             " to resume; give another one."
         )
 
 
-def _write(file: Path, header: Mapping[str, Any], rows: Sequence[SweepRow]) -> None:
+def _write(
+    file: Path,
+    header: Mapping[str, Any],
+    rows: Sequence[SweepRow],
+) -> None:
     """Replaces the file in one step, so that a stop never leaves half a file."""
     partial = file.with_name(file.name + ".part")
+    written = {**header, "rows": [row.to_json() for row in rows]}
     partial.write_text(
-        json.dumps({**header, "rows": [row.to_json() for row in rows]}, indent=1) + "\n",
+        json.dumps(written, indent=1) + "\n",
         encoding="utf-8",
     )
     os.replace(partial, file)

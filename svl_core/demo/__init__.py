@@ -1,1 +1,1 @@
-"""The bundled model's world: object art, scenes, questions, data readers and the training recipe."""
+"""The bundled model's world: object art, scenes, questions, data readers and the training."""

@@ -31,7 +31,7 @@ class ArtError(SVLError, OSError):
 
 @dataclass(frozen=True)
 class ObjectKind:
-    """One kind of object: English singular and plural, category name, hex code point of its emoji."""
+    """One kind of object: English singular and plural, category, hex code point of its emoji."""
 
     name: str
     plural: str
@@ -108,7 +108,7 @@ def _sheet_size() -> tuple[int, int]:
 
 
 def _openmoji_sheet() -> Path:
-    """Path of the cached OpenMoji sheet; made first where absent or made for another object list."""
+    """Path of the cached OpenMoji sheet; drawn first where absent or of another object list."""
     source = _index()["sources"]["openmoji"]
     path = Path.home() / ".cache" / "svl-explorer" / "openmoji" / "openmoji.png"
     made_for = " ".join([source["version"], *(kind.codepoint for kind in objects())])
@@ -134,7 +134,10 @@ def _openmoji_sheet() -> Path:
 
 
 def _fetch_openmoji(package: str) -> list[Image.Image]:
-    """Download the npm package (NAME@VERSION) and draw every object's SVG as a 64x64 px RGBA image."""
+    """Every object's drawing, 64x64 px RGBA, from the SVGs of an npm package.
+
+    package: NAME@VERSION; it is downloaded.
+    """
     try:
         import resvg_py
     except ImportError as err:

@@ -33,6 +33,6 @@ def grouped(split: str) -> list[tuple]:
     asked = getattr(package, f"get_{split}_questions")()
     paths = getattr(package, f"get_{split}_image_paths")()
     images: dict[int, list] = {}
-    for question, answer, image in zip(*asked):
+    for question, answer, image in zip(*asked, strict=True):
         images.setdefault(image, []).append((question, answer))
     return [(functools.partial(_open, str(paths[image])), pairs) for image, pairs in images.items()]

@@ -8,11 +8,12 @@ from svl_core.demo import easy_vqa
 from svl_core.demo.questions import Labelled, labelled
 from svl_core.errors import InputError
 
+# For each data set the number of questions asked by default.
 DATA = {
     "scenes": 2000,
     "openmoji": 2000,
     "easy-vqa": 9673,
-}  # name -> questions asked by default
+}
 
 
 def easy_vqa_kind(question: str, answer: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,10 +180,10 @@ def caption(scene: Scene) -> str:
     """The scene in reading order: "a cat in the top left, a red circle in the center and a bus in
     the right".
     """
-    parts = [
-        f"{with_article(f'{i.colour} {i.name}' if i.colour else i.name)} in the {i.place}"
-        for i in scene.items
-    ]
+    parts = []
+    for item in scene.items:
+        name = f"{item.colour} {item.name}" if item.colour else item.name
+        parts.append(f"{with_article(name)} in the {item.place}")
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
@@ -197,132 +197,188 @@ def true_relation(x: Item, side: str, y: Item) -> bool:
     }[side]
 
 
-def _pick(rng: np.random.Generator, options):
-    return options[int(rng.integers(len(options)))]
+Content = tuple[dict[str, str], str]
+"""The words that a kind's wording names, and the answer."""
 
 
-def _content(
-    scene: Scene, rng: np.random.Generator, kind: str
-) -> tuple[dict[str, str], str] | None:
-    """Words for the kind's wording and the answer, or None where this scene has no unambiguous
-    question of the kind.
+class _Asked:
+    """What the kinds of questions need to know of a scene.
+
+    single: the items whose name stands in the scene once.
     """
-    names = Counter(i.name for i in scene.items)
-    categories = Counter(i.category for i in scene.items)
-    single = [i for i in scene.items if names[i.name] == 1]
-    if kind == "what-at":
-        free = [c for c in range(9) if c not in {i.cell for i in scene.items}]
-        if rng.random() < 0.15 and free:
-            return {"place": PLACES[_pick(rng, free)]}, "nothing"
-        item = _pick(rng, scene.items)
-        return {"place": item.place}, item.name
-    if kind == "where":
-        if rng.random() < 0.08:
-            return {"x": _pick(rng, [n for n in all_names() if n not in names])}, "nowhere"
-        return ({"x": (item := _pick(rng, single)).name}, item.place) if single else None
-    if kind == "is-at":
-        if not single:
-            return None
-        item = _pick(rng, single)
-        others = [i.place for i in scene.items]
-        place = (
-            item.place
-            if rng.random() < 0.5
-            else _pick(
-                rng,
-                [
-                    p
-                    for p in (others if len(others) > 1 and rng.random() < 0.5 else PLACES)
-                    if p != item.place
-                ],
-            )
-        )
-        return {
-            "x": item.name,
-            "place": place,
-        }, "yes" if place == item.place else "no"
-    if kind == "which":
-        if rng.random() < 0.08 and (absent := [c for c in all_categories() if c not in categories]):
-            return {"category": _pick(rng, absent)}, "none"
-        one = [i for i in scene.items if categories[i.category] == names[i.name]]
-        return ({"category": (item := _pick(rng, one)).category}, item.name) if one else None
-    if kind == "exists-object":
-        if rng.random() < 0.5:
-            return {"a_x": with_article(_pick(rng, scene.items).name)}, "yes"
-        near = [
-            n
-            for n in all_names()
-            if n not in names and (rng.random() < 0.2 or category_of(n) in categories)
-        ]
-        return {
-            "a_x": with_article(_pick(rng, near or [n for n in all_names() if n not in names]))
-        }, "no"
-    if kind == "exists-category":
-        present = rng.random() < 0.5
-        options = [c for c in all_categories() if (c in categories) == present]
-        word = _pick(rng, options)
-        return {
-            "category": word,
-            "a_category": with_article(word),
-            "categories": plural(word),
-        }, ("yes" if present else "no")
-    if kind == "count-all":
-        return {}, str(len(scene.items))
-    if kind == "count-category":
-        word = (
-            _pick(rng, all_categories()) if rng.random() < 0.15 else _pick(rng, sorted(categories))
-        )
-        return {"categories": plural(word)}, str(categories[word])
-    if kind == "count-object":
-        repeated = [n for n in names if names[n] > 1]
-        if repeated and rng.random() < 0.5:
-            word = _pick(rng, repeated)
-        else:
-            word = _pick(rng, all_names()) if rng.random() < 0.25 else _pick(rng, sorted(names))
-        return {"xs": plural(word)}, str(names[word])
-    if kind in ("relation", "side"):
-        if len(single) < 2:
-            return None
-        first, second = rng.permutation(len(single))[:2]
-        x = single[first]
-        y = single[second]
-        sides = [
-            s
-            for s in SIDES
-            if (x.row != y.row if s in ("above", "below") else x.column != y.column)
-        ]
-        side = _pick(rng, sides)
-        if kind == "side":
-            pair = next(pair for pair in EITHER_SIDE if side in pair)
-            answer = next(s for s in pair if true_relation(x, s, y)).removesuffix(" of")
-            return {
-                "x": x.name,
-                "y": y.name,
-                "sides": EITHER_SIDE[pair],
-            }, answer
-        return {"x": x.name, "y": y.name, "side": side}, (
-            "yes" if true_relation(x, side, y) else "no"
-        )
-    if kind == "colour":
-        shapes = [i for i in single if i.colour]
-        return ({"x": (item := _pick(rng, shapes)).name}, item.colour) if shapes else None
-    if kind == "caption":
-        return {}, caption(scene)
-    raise KeyError(kind)
+
+    def __init__(self, scene: Scene, rng: np.random.Generator):
+        self.scene = scene
+        self.rng = rng
+        self.items = scene.items
+        self.names = Counter(item.name for item in scene.items)
+        self.categories = Counter(item.category for item in scene.items)
+        self.single = [item for item in scene.items if self.names[item.name] == 1]
+
+    def pick(self, options: Sequence):
+        return options[int(self.rng.integers(len(options)))]
+
+    def chance(self, share: float) -> bool:
+        return self.rng.random() < share
+
+    def absent_names(self) -> list[str]:
+        return [name for name in all_names() if name not in self.names]
+
+
+def _what_at(asked: _Asked) -> Content:
+    taken = {item.cell for item in asked.items}
+    free = [cell for cell in range(9) if cell not in taken]
+    if asked.chance(0.15) and free:
+        return {"place": PLACES[asked.pick(free)]}, "nothing"
+    item = asked.pick(asked.items)
+    return {"place": item.place}, item.name
+
+
+def _where(asked: _Asked) -> Content | None:
+    if asked.chance(0.08):
+        return {"x": asked.pick(asked.absent_names())}, "nowhere"
+    if not asked.single:
+        return None
+    item = asked.pick(asked.single)
+    return {"x": item.name}, item.place
+
+
+def _is_at(asked: _Asked) -> Content | None:
+    if not asked.single:
+        return None
+    item = asked.pick(asked.single)
+    if asked.chance(0.5):
+        return {"x": item.name, "place": item.place}, "yes"
+    occupied = [other.place for other in asked.items]
+    places = occupied if len(occupied) > 1 and asked.chance(0.5) else PLACES
+    place = asked.pick([place for place in places if place != item.place])
+    return {"x": item.name, "place": place}, "no"
+
+
+def _which(asked: _Asked) -> Content | None:
+    if asked.chance(0.08):
+        absent = [word for word in all_categories() if word not in asked.categories]
+        if absent:
+            return {"category": asked.pick(absent)}, "none"
+    alone = [
+        item for item in asked.items if asked.categories[item.category] == asked.names[item.name]
+    ]
+    if not alone:
+        return None
+    item = asked.pick(alone)
+    return {"category": item.category}, item.name
+
+
+def _exists_object(asked: _Asked) -> Content:
+    if asked.chance(0.5):
+        return {"a_x": with_article(asked.pick(asked.items).name)}, "yes"
+    absent = asked.absent_names()
+    near = [name for name in absent if asked.chance(0.2) or category_of(name) in asked.categories]
+    return {"a_x": with_article(asked.pick(near or absent))}, "no"
+
+
+def _exists_category(asked: _Asked) -> Content:
+    present = asked.chance(0.5)
+    word = asked.pick([word for word in all_categories() if (word in asked.categories) == present])
+    words = {"category": word, "a_category": with_article(word), "categories": plural(word)}
+    return words, "yes" if present else "no"
+
+
+def _count_all(asked: _Asked) -> Content:
+    return {}, str(len(asked.items))
+
+
+def _count_category(asked: _Asked) -> Content:
+    words = all_categories() if asked.chance(0.15) else sorted(asked.categories)
+    word = asked.pick(words)
+    return {"categories": plural(word)}, str(asked.categories[word])
+
+
+def _count_object(asked: _Asked) -> Content:
+    repeated = [name for name in asked.names if asked.names[name] > 1]
+    if repeated and asked.chance(0.5):
+        word = asked.pick(repeated)
+    else:
+        word = asked.pick(all_names() if asked.chance(0.25) else sorted(asked.names))
+    return {"xs": plural(word)}, str(asked.names[word])
+
+
+def _two_items(asked: _Asked) -> tuple[Item, Item, str] | None:
+    """Two items, and a side that may be asked of them: not above or below within a row."""
+    if len(asked.single) < 2:
+        return None
+    first, second = asked.rng.permutation(len(asked.single))[:2]
+    x = asked.single[first]
+    y = asked.single[second]
+    vertical = x.row != y.row
+    horizontal = x.column != y.column
+    sides = [side for side in SIDES if (vertical if side in ("above", "below") else horizontal)]
+    return x, y, asked.pick(sides)
+
+
+def _relation(asked: _Asked) -> Content | None:
+    items = _two_items(asked)
+    if items is None:
+        return None
+    x, y, side = items
+    words = {"x": x.name, "y": y.name, "side": side}
+    return words, "yes" if true_relation(x, side, y) else "no"
+
+
+def _side(asked: _Asked) -> Content | None:
+    items = _two_items(asked)
+    if items is None:
+        return None
+    x, y, side = items
+    pair = next(pair for pair in EITHER_SIDE if side in pair)
+    answer = next(side for side in pair if true_relation(x, side, y))
+    words = {"x": x.name, "y": y.name, "sides": EITHER_SIDE[pair]}
+    return words, answer.removesuffix(" of")
+
+
+def _colour(asked: _Asked) -> Content | None:
+    shapes = [item for item in asked.single if item.colour]
+    if not shapes:
+        return None
+    item = asked.pick(shapes)
+    return {"x": item.name}, item.colour
+
+
+def _caption(asked: _Asked) -> Content:
+    return {}, caption(asked.scene)
+
+
+CONTENTS: dict[str, Callable[[_Asked], Content | None]] = {
+    "what-at": _what_at,
+    "where": _where,
+    "is-at": _is_at,
+    "which": _which,
+    "exists-object": _exists_object,
+    "exists-category": _exists_category,
+    "count-all": _count_all,
+    "count-category": _count_category,
+    "count-object": _count_object,
+    "relation": _relation,
+    "side": _side,
+    "colour": _colour,
+    "caption": _caption,
+}
+"""For each kind its words and answer; None where the scene has no unambiguous such question."""
 
 
 def ask(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> QA | None:
-    """One question on the scene, of the given kind or a random one; None where the scene has no
-    unambiguous question of that kind.
+    """One question on the scene; None where it has no unambiguous question of that kind.
+
+    kind: of the question (default: a random one of which there is a question).
     """
-    for candidate in [kind] if kind else [KINDS[k] for k in rng.permutation(len(KINDS))]:
-        if (content := _content(scene, rng, candidate)) is not None:
+    kinds = [kind] if kind else [KINDS[index] for index in rng.permutation(len(KINDS))]
+    asked = _Asked(scene, rng)
+    for candidate in kinds:
+        content = CONTENTS[candidate](asked)
+        if content is not None:
             words, answer = content
-            return QA(
-                _pick(rng, WORDINGS[candidate]).format(**words),
-                answer,
-                candidate,
-            )
+            wording = asked.pick(WORDINGS[candidate])
+            return QA(wording.format(**words), answer, candidate)
     return None
 
 
@@ -353,19 +409,14 @@ def labelled(n: int, seed: int, style: str | None = None) -> list[Labelled]:
     a random one of training's.
     """
     rng = np.random.default_rng([0x5CE7E, seed])
-    made: list[Labelled] = []
-    while len(made) < n:
+    questions: list[Labelled] = []
+    while len(questions) < n:
         scene = random_scene(rng, style)
-        if (qa := ask(scene, rng, KINDS[len(made) % len(KINDS)])) is not None:
-            made.append(
-                Labelled(
-                    functools.partial(render, scene),
-                    qa.question,
-                    qa.answer,
-                    qa.kind,
-                )
-            )
-    return made
+        qa = ask(scene, rng, KINDS[len(questions) % len(KINDS)])
+        if qa is not None:
+            picture = functools.partial(render, scene)
+            questions.append(Labelled(picture, qa.question, qa.answer, qa.kind))
+    return questions
 
 
 MEASURED_SEED = 1_000_000  # a stream that no calibration seed of ordinary size draws from

@@ -9,8 +9,8 @@ are drawn here.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
@@ -41,10 +41,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "brown": (128, 78, 36),
     "teal": (20, 150, 150),
 }
-STYLES = (
-    "noto",
-    "twemoji",
-)  # the two styles of training; "openmoji" is kept for testing
+STYLES = ("noto", "twemoji")  # the two styles of training; "openmoji" is left for testing
 SIZE = 288  # pixels of a rendered scene's side; the model's processor resizes it
 
 
@@ -64,9 +61,8 @@ class Item:
     flip: bool = False
     outline: bool = False  # a dark contour: a training augmentation, like the two below
     squeeze: float = 1.0  # width over height of the drawing
-    tone: tuple[float, float, float] | None = (
-        None  # (hue turn in degrees, saturation, lightness) of the drawing, and flat areas
-    )
+    # (hue turn in degrees, saturation, lightness) of the drawing, and flat areas
+    tone: tuple[float, float, float] | None = None
 
     @property
     def place(self) -> str:
@@ -107,7 +103,8 @@ class Scene:
 
 @functools.cache
 def _catalogue() -> dict[str, str]:
-    return {kind.name: kind.category for kind in art.objects()} | {name: "shape" for name in SHAPES}
+    categories = {kind.name: kind.category for kind in art.objects()}
+    return categories | dict.fromkeys(SHAPES, "shape")
 
 
 def category_of(name: str) -> str:
@@ -125,33 +122,33 @@ def _item(rng: np.random.Generator, name: str, cell: int, *, wild: bool) -> Item
     colour = str(rng.choice(list(COLOURS))) if name in SHAPES else None
     low, high = (0.68, 0.98) if wild else (0.78, 0.92)
     reach = 0.07 if wild else 0.04
-    return Item(
-        name,
-        cell,
-        colour,
-        shift=tuple(np.round(rng.uniform(-reach, reach, 2), 3).tolist()),
-        scale=round(float(rng.uniform(low, high)), 3),
-        angle=round(float(rng.uniform(-18, 18)), 1) if wild else 0.0,
-        flip=bool(wild and rng.random() < 0.5),
-        outline=bool(wild and colour is None and rng.random() < 0.45),
-        squeeze=round(float(rng.uniform(0.76, 1.3)), 2) if wild and colour is None else 1.0,
-        tone=(
-            (
-                round(float(rng.normal(0, 22)), 1),
-                round(float(rng.uniform(0.4, 1.7)), 2),
-                round(float(rng.uniform(0.75, 1.3)), 2),
-            )
-            if wild and colour is None and rng.random() < 0.6
-            else None
-        ),
-    )
+    shift = tuple(np.round(rng.uniform(-reach, reach, 2), 3).tolist())
+    scale = round(float(rng.uniform(low, high)), 3)
+    item = Item(name, cell, colour, shift, scale)
+    if not wild:
+        return item
+    item = replace(item, angle=round(float(rng.uniform(-18, 18)), 1), flip=bool(rng.random() < 0.5))
+    if colour is not None:
+        return item
+    outline = bool(rng.random() < 0.45)
+    squeeze = round(float(rng.uniform(0.76, 1.3)), 2)
+    item = replace(item, outline=outline, squeeze=squeeze)
+    return replace(item, tone=_tone(rng)) if rng.random() < 0.6 else item
+
+
+def _tone(rng: np.random.Generator) -> tuple[float, float, float]:
+    """(hue turn in degrees, saturation, lightness)."""
+    turn = round(float(rng.normal(0, 22)), 1)
+    saturation = round(float(rng.uniform(0.4, 1.7)), 2)
+    lightness = round(float(rng.uniform(0.75, 1.3)), 2)
+    return turn, saturation, lightness
 
 
 def _ground(rng: np.random.Generator) -> tuple[tuple[int, int, int], str]:
     base = rng.integers(196, 256) + rng.integers(-18, 19, 3)
-    return tuple(int(v) for v in np.clip(base, 170, 255)), str(
-        rng.choice(["plain", "plain", "stripes", "dots", "gradient"])
-    )
+    red, green, blue = (int(value) for value in np.clip(base, 170, 255))
+    pattern = rng.choice(["plain", "plain", "stripes", "dots", "gradient"])
+    return (red, green, blue), str(pattern)
 
 
 def random_scene(
@@ -162,24 +159,24 @@ def random_scene(
     wild: bool = False,
     names: tuple[str, ...] | None = None,
 ) -> Scene:
-    """Draw a scene of `n` (default one to five) objects; `wild` adds training's turns, flips and
-    contours; `names` limits the objects.
+    """Draw a scene.
 
     Objects repeat at times and often share a category, so that counting and "which" need the
     categories.
+
+    style: of the drawings (default: a random one of training's).
+    n: how many objects (default: one to five).
+    wild: with training's turns, flips and contours.
+    names: the objects that may be drawn (default: all).
     """
     style = style or str(rng.choice(STYLES))
     n = int(n or rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.2, 0.25, 0.25, 0.2]))
-    pool = [k for k in art.objects() if names is None or k.name in names]
+    pool = [kind for kind in art.objects() if names is None or kind.name in names]
     if rng.random() < 0.45:
-        wanted = set(
-            rng.choice(
-                sorted({k.category for k in pool}),
-                size=min(2, len({k.category for k in pool})),
-                replace=False,
-            ).tolist()
-        )
-        near = [k for k in pool if k.category in wanted]
+        categories = sorted({kind.category for kind in pool})
+        few = min(2, len(categories))
+        wanted = set(rng.choice(categories, size=few, replace=False).tolist())
+        near = [kind for kind in pool if kind.category in wanted]
         pool = near if len(near) >= 2 else pool
     chosen: list[str] = []
     for _ in range(n):
@@ -192,12 +189,8 @@ def random_scene(
             chosen.append(pool[int(rng.integers(len(pool)))].name)
     cells = sorted(rng.choice(9, size=n, replace=False).tolist())
     ground, pattern = _ground(rng)
-    return Scene(
-        tuple(_item(rng, name, cell, wild=wild) for name, cell in zip(chosen, cells)),
-        style,
-        ground,
-        pattern,
-    )
+    items = [_item(rng, name, cell, wild=wild) for name, cell in zip(chosen, cells, strict=True)]
+    return Scene(tuple(items), style, ground, pattern)
 
 
 def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Scene:
@@ -206,7 +199,7 @@ def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Sce
     Raises InputError for unknown names or places.
     """
     rng = np.random.default_rng(seed)
-    made = []
+    placed = []
     for cell in sorted(items):
         words = items[cell].lower().split()
         if not words:
@@ -222,9 +215,9 @@ def compose(items: Mapping[int, str], style: str = "noto", seed: int = 0) -> Sce
                 f"Found the object '{items[cell]}'; expected one name, or a colour and a shape such"
                 " as 'red circle'."
             )
-        made.append(item)
+        placed.append(item)
     ground, pattern = _ground(rng)
-    return Scene(tuple(made), style, ground, pattern)
+    return Scene(tuple(placed), style, ground, pattern)
 
 
 @functools.cache
@@ -240,31 +233,24 @@ def _shape(name: str, colour: str) -> Image.Image:
     elif name == "triangle":
         draw.polygon([(128, 20), (240, 228), (16, 228)], fill)
     else:
-        radius = [118 if k % 2 == 0 else 50 for k in range(10)]
-        draw.polygon(
-            [
-                (
-                    128 + r * np.sin(k * np.pi / 5),
-                    132 - r * np.cos(k * np.pi / 5),
-                )
-                for k, r in enumerate(radius)
-            ],
-            fill,
-        )
+        corners = []
+        for corner in range(10):
+            radius = 118 if corner % 2 == 0 else 50
+            angle = corner * np.pi / 5
+            corners.append((128 + radius * np.sin(angle), 132 - radius * np.cos(angle)))
+        draw.polygon(corners, fill)
     return big.resize((64, 64), Image.Resampling.LANCZOS)
 
 
 @functools.cache
 def _sprite(style: str, name: str, outline: bool) -> Image.Image:
-    sprite = dict(zip([k.name for k in art.objects()], art.sprites(style)))[name]
+    names = [kind.name for kind in art.objects()]
+    sprite = art.sprites(style)[names.index(name)]
     if not outline:
         return sprite
     rim = sprite.getchannel("A").filter(ImageFilter.MaxFilter(5))
-    drawn = Image.composite(
-        Image.new("RGBA", sprite.size, (25, 25, 25, 255)),
-        Image.new("RGBA", sprite.size),
-        rim,
-    )
+    dark = Image.new("RGBA", sprite.size, (25, 25, 25, 255))
+    drawn = Image.composite(dark, Image.new("RGBA", sprite.size), rim)
     drawn.alpha_composite(sprite)
     return drawn
 
@@ -286,7 +272,8 @@ def _toned(sprite: Image.Image, tone: tuple[float, float, float]) -> Image.Image
         ]
     )
     matrix = lightness * (grey + cos * (np.eye(3) - grey) + sin * spin)
-    colours = sprite.convert("RGB").convert("RGB", tuple(np.c_[matrix, np.zeros(3)].ravel()))
+    rows = tuple(np.c_[matrix, np.zeros(3)].ravel())
+    colours = sprite.convert("RGB").convert("RGB", rows)
     colours = ImageOps.posterize(colours.filter(ImageFilter.MedianFilter(5)), 3)
     colours.putalpha(sprite.getchannel("A"))
     return colours
@@ -297,11 +284,12 @@ def _pattern(pattern: str, size: int) -> np.ndarray:
     """Lightness offsets of a ground, (size, size) float32 in [-14, 0]."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     if pattern == "stripes":
-        return (-9 * (((x + y) * 12).astype(int) % 2)).astype(np.float32)
+        odd = ((x + y) * 12).astype(int) % 2
+        return (-9 * odd).astype(np.float32)
     if pattern == "dots":
-        return (-11 * (((x * 12) % 1 - 0.5) ** 2 + ((y * 12) % 1 - 0.5) ** 2 < 0.05)).astype(
-            np.float32
-        )
+        across = (x * 12) % 1 - 0.5
+        down = (y * 12) % 1 - 0.5
+        return (-11 * (across**2 + down**2 < 0.05)).astype(np.float32)
     if pattern == "gradient":
         return -14 * y
     return np.zeros((size, size), np.float32)
@@ -309,27 +297,22 @@ def _pattern(pattern: str, size: int) -> np.ndarray:
 
 def render(scene: Scene, size: int = SIZE) -> Image.Image:
     """The scene as a `size` x `size` RGB image."""
-    ground = np.clip(
-        np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None],
-        0,
-        255,
-    )
+    lightness = np.array(scene.ground, np.float32) + _pattern(scene.pattern, size)[..., None]
+    ground = np.clip(lightness, 0, 255)
     image = Image.fromarray(ground.astype(np.uint8))
     cell = size / 3
     for item in scene.items:
-        sprite = (
-            _shape(item.name, item.colour)
-            if item.colour
-            else _sprite(scene.style, item.name, item.outline)
-        )
+        if item.colour:
+            sprite = _shape(item.name, item.colour)
+        else:
+            sprite = _sprite(scene.style, item.name, item.outline)
         if item.flip:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if item.tone:
             sprite = _toned(sprite, item.tone)
-        width, height = (
-            max(4, round(cell * item.scale * min(1.0, ratio)))
-            for ratio in (item.squeeze, 1 / item.squeeze)
-        )
+        side = cell * item.scale
+        width = max(4, round(side * min(1.0, item.squeeze)))
+        height = max(4, round(side * min(1.0, 1 / item.squeeze)))
         sprite = sprite.resize((width, height), Image.Resampling.BICUBIC)
         if item.angle:
             sprite = sprite.rotate(item.angle, Image.Resampling.BILINEAR)

@@ -15,29 +15,28 @@ def shape_key(sample: Sample) -> tuple:
     """Samples with equal keys fit into one batch: same inputs, same shapes apart from the batch and
     the positions.
     """
-    return tuple(
-        (name, *_tail(value, sample.length)) for name, value in sorted(sample.inputs.items())
-    )
-
-
-def _tail(value: torch.Tensor, length: int) -> tuple:
-    return (
-        ("positions", *value.shape[2:])
-        if _per_position(value, length)
-        else ("rows", *value.shape[1:])
-    )
+    parts = []
+    for name, value in sorted(sample.inputs.items()):
+        if _per_position(value, sample.length):
+            parts.append((name, "positions", *value.shape[2:]))
+        else:
+            parts.append((name, "rows", *value.shape[1:]))
+    return tuple(parts)
 
 
 def _per_position(value: torch.Tensor, length: int) -> bool:
-    return value.ndim >= 2 and value.shape[0] == 1 and value.shape[1] == length
+    """Whether an input has one entry for each of `length` positions."""
+    return value.ndim >= 2 and value.shape[:2] == (1, length)
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
-    """Inputs of a batch of B samples with one `shape_key`, left-padded to the longest; padding gets
-    attention 0.
+    """Inputs of a batch, left-padded to the longest sample; padding gets attention 0.
 
     Plain text gets its own positions too: decoders with learnt ones (GPT-2) would count the
     padding.
+
+    samples: B samples with one `shape_key`.
+    pad_id: the token in the padding.
     """
     longest = max(sample.length for sample in samples)
     batch = {}
@@ -45,56 +44,54 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
         values = [sample.inputs[name] for sample in samples]
         if _per_position(first, samples[0].length):
             fill = pad_id if name == "input_ids" else 0
-            values = [
-                torch.cat(
-                    [
-                        v.new_full((1, longest - v.shape[1], *v.shape[2:]), fill),
-                        v,
-                    ],
-                    dim=1,
-                )
-                for v in values
-            ]
+            values = [_padded(value, longest, fill) for value in values]
         batch[name] = torch.cat(values)
     if "attention_mask" not in batch:
-        lengths = torch.tensor([[s.length] for s in samples])
-        batch["attention_mask"] = (
-            (torch.arange(longest) >= longest - lengths).long().to(batch["input_ids"].device)
-        )
-    if set(batch) == {"input_ids", "attention_mask"} and any(
-        sample.length < longest for sample in samples
-    ):
+        lengths = torch.tensor([[sample.length] for sample in samples])
+        mask = torch.arange(longest) >= longest - lengths
+        batch["attention_mask"] = mask.long().to(batch["input_ids"].device)
+    plain_text = set(batch) == {"input_ids", "attention_mask"}
+    if plain_text and any(sample.length < longest for sample in samples):
         batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
     return batch
 
 
+def _padded(value: torch.Tensor, length: int, fill: int) -> torch.Tensor:
+    """(1, n, ...) -> (1, length, ...), with `fill` on the left."""
+    _, present, *shape = value.shape
+    padding = value.new_full((1, length - present, *shape), fill)
+    return torch.cat([padding, value], dim=1)
+
+
 def batches(samples: Sequence[Sample], batch_size: int) -> list[list[int]]:
-    """Indices of samples that fit into one batch, at most `batch_size` a batch, lengths alike
-    within a batch.
+    """Indices of the samples of each batch; lengths are alike within a batch.
+
+    batch_size: the most samples of a batch.
     """
-    groups: dict[tuple, list[int]] = {}
     kinds = [(sample.length, shape_key(sample)) for sample in samples]
-    for i in sorted(range(len(kinds)), key=lambda i: kinds[i][0]):
-        groups.setdefault(kinds[i][1], []).append(i)
+    groups: dict[tuple, list[int]] = {}
+    for index in sorted(range(len(kinds)), key=lambda index: kinds[index][0]):
+        _, key = kinds[index]
+        groups.setdefault(key, []).append(index)
     return _cut(groups.values(), batch_size)
 
 
 def unpadded(inputs: Iterable[Mapping[str, torch.Tensor]], most: int) -> list[list[int]]:
-    """Indices of inputs that go into one batch as they are, all shapes equal, at most `most` a
-    batch; each is looked at once and let go.
+    """Indices of the inputs of each batch that needs no padding: all shapes are equal in it.
+
+    inputs: looked at one by one and let go, so that they need not be in memory together.
+    most: the most inputs of a batch.
     """
-    alike: dict[tuple, list[int]] = {}
-    for number, one in enumerate(inputs):
-        alike.setdefault(
-            tuple((name, *value.shape) for name, value in sorted(one.items())),
-            [],
-        ).append(number)
-    return _cut(alike.values(), most)
+    groups: dict[tuple, list[int]] = {}
+    for number, tensors in enumerate(inputs):
+        shapes = tuple((name, *value.shape) for name, value in sorted(tensors.items()))
+        groups.setdefault(shapes, []).append(number)
+    return _cut(groups.values(), most)
 
 
 def _cut(groups: Iterable[list[int]], most: int) -> list[list[int]]:
-    return [
-        members[start : start + most]
-        for members in groups
-        for start in range(0, len(members), most)
-    ]
+    """Each group in parts of at most `most`."""
+    parts = []
+    for members in groups:
+        parts += [members[start : start + most] for start in range(0, len(members), most)]
+    return parts

@@ -8,6 +8,7 @@ before it reads weights.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,15 @@ DEMO_PLACES = (
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One model. parameters and layers (of the text decoder) are counts; visual_tokens is what one
-    image takes in the sequence; memory_gb is for the weights in bfloat16; gated: the owner asks for
-    consent first.
+    """One model.
+
+    id: "demo" or the Hub id.
+    parameters: their number.
+    layers: the number of decoder layers.
+    visual_tokens: what one image takes in the sequence, in words.
+    memory_gb: of the weights in bfloat16.
+    licence, good_for, family: in words.
+    gated: the owner asks for consent first.
     """
 
     id: str
@@ -282,7 +289,7 @@ ENTRIES = (
 
 
 def catalogue() -> tuple[CatalogueEntry, ...]:
-    """The bundled model where it is there, then the public ones, small to large within each family."""
+    """The bundled model, where it is there, then the public ones: small to large in each family."""
     return (*_bundled(), *ENTRIES)
 
 
@@ -290,19 +297,15 @@ def _bundled() -> tuple[CatalogueEntry, ...]:
     for folder in DEMO_PLACES:
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            with (folder / "model.safetensors").open(
-                "rb"
-            ) as file:  # header: 8 bytes of length, then names and shapes
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            with (folder / "model.safetensors").open("rb") as file:
+                # The header: 8 bytes of length, then names and shapes.
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
         except (OSError, ValueError):
             continue
-        parameters = 0
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for edge in tensor["shape"]:
-                    size *= edge
-                parameters += size
+        parameters = sum(
+            math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"
+        )
         text = config.get("text_config", {})
         tokens = config.get("image_seq_length", "")
         return (

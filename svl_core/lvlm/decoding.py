@@ -47,9 +47,11 @@ class Decoding:
     positions by row and column: there each next token comes `rope_deltas` away from its count.
     Given `position_ids` (tokens may have left the sequence) go on from the last one.
 
-    keep: depths of layers whose input is kept, in `prefill` (None where the model's caches cannot
-    be shared). resume: (prefill, depth) of another model's decode of the same inputs: the pass
-    starts there (see `prefix`), and `shared_ms` is the time that it spent until then.
+    lvlm: the model.
+    inputs: the prompts, for `model(**inputs)`.
+    keep: layers whose input is kept, in `prefill` (None where the model's caches cannot be shared).
+    resume: (prefill, depth) of another model's decode of the same inputs: the pass starts at layer
+        `depth` (see `prefill`), and `shared_ms` is the time that the other pass spent until there.
     """
 
     @torch.inference_mode()
@@ -62,50 +64,66 @@ class Decoding:
         resume: tuple[PrefillState, int] | None = None,
     ):
         self.lvlm = lvlm
-        model = lvlm.model if resume is None else resumed(lvlm, *resume)
-        self.depth = 0 if resume is None else resume[1]
-        self.shared_ms = 0.0 if resume is None else resume[0].entered_ms[resume[1]]
+        self.depth = 0
+        self.shared_ms = 0.0
+        model = lvlm.model
+        given = inputs
+        if resume is not None:
+            prefill, self.depth = resume
+            self.shared_ms = prefill.entered_ms[self.depth]
+            model = resumed(lvlm, prefill, self.depth)
+            given = without_images(inputs)
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
-        takes = inspect.signature(model.forward).parameters
-        # Its name before transformers 5.24.
-        self._slot = "cache" if "cache" in takes else "past_key_values"
+        parameters = inspect.signature(model.forward).parameters
+        # The cache's name, which transformers 5.24 changed.
+        self._slot = "cache" if "cache" in parameters else "past_key_values"
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         with recording(lvlm, keep) as (states, entered_ms):
-            out = model(
-                **(inputs if resume is None else without_images(inputs)),
-                use_cache=True,
-                **({"logits_to_keep": 1} if "logits_to_keep" in takes else {}),
-            )
-        self._went(out, states, entered_ms)
-        after = _rope_deltas(model)
-        rows = self.logits.shape[0]
+            out = model(**given, use_cache=True, **last_only)
+        self._take_over(out, states, entered_ms)
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
-        self._deltas = (
-            None
-            if after is None
-            else (
-                after.view(rows, 1)
-                if after is not before
-                else torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
-            )
-        )
+        self._deltas = self._position_deltas(before, _rope_deltas(model))
+
+    def _position_deltas(
+        self,
+        before: torch.Tensor | None,
+        after: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """(B, 1): how far each row's next position is from its count of tokens; None for models
+        that count them plainly.
+
+        before, after: the model's `rope_deltas` around the prefill; unchanged ones are another
+            prompt's.
+        """
+        if after is None:
+            return None
+        rows = self.logits.shape[0]
+        if after is before:
+            return torch.zeros(rows, 1, dtype=torch.long, device=self.logits.device)
+        return after.view(rows, 1)
 
     def fork(self) -> Decoding | None:
-        """The same decode from here on, apart from this one; None where the cache cannot be shared."""
-        made = copy.copy(self)
+        """A copy that decodes on from here without changing this one; None where the model's cache
+        cannot be shared.
+        """
         caches = fork_caches(self._cache.layers)
         if caches is None:
             return None
-        made._cache = copy.copy(self._cache)
-        made._growing = dict(self._growing)
-        made._cache.layers = list(caches)
-        return made
+        forked = copy.copy(self)
+        forked._growing = dict(self._growing)
+        forked._cache = copy.copy(self._cache)
+        forked._cache.layers = list(caches)
+        return forked
 
-    def _went(self, out, states: dict, entered_ms: dict) -> None:
+    def _take_over(self, out, states: dict, entered_ms: dict) -> None:
+        """Keeps a pass's cache, its last predictions and what was recorded of it."""
         self._cache = getattr(out, self._slot)
-        self.logits = out.logits[:, -1]
+        self.logits: torch.Tensor = out.logits[:, -1]
         caches = fork_caches(self._cache.layers) if states else None
-        self.prefill = PrefillState(states, caches, entered_ms) if caches is not None else None
+        self.prefill: PrefillState | None = None
+        if caches is not None:
+            self.prefill = PrefillState(states, caches, entered_ms)
 
     @torch.inference_mode()
     def feed(
@@ -115,23 +133,16 @@ class Decoding:
         keep: Collection[int] = (),
         resume: tuple[PrefillState, int] | None = None,
     ) -> torch.Tensor:
-        """Append ids (B, n); returns the n predictions after each of them, (B, n, vocab). keep,
-        resume: as for the prompt, of the same ids behind it.
+        """Append tokens.
+
+        ids: (B, n).
+        keep, resume: as for the prompt, of the same ids behind it.
+        Returns the n predictions after each of them, (B, n, vocab).
         """
-        places = {}
-        if self._deltas is not None:
-            seen = self._growing["attention_mask"].sum(1, keepdim=True)
-            places["position_ids"] = (
-                seen + self._deltas + torch.arange(ids.shape[1], device=ids.device)
-            ).expand(3, -1, -1)
-        elif self._next is not None:
-            places["position_ids"] = self._next + torch.arange(ids.shape[1], device=ids.device)
-            self._next = self._next + ids.shape[1]
-        for (
-            name,
-            value,
-        ) in self._growing.items():  # a new position sees what the last one saw
-            new = value[:, -1:].expand(-1, ids.shape[1], *value.shape[2:])
+        count = ids.shape[1]
+        places = self._next_positions(count, ids.device)
+        for name, value in self._growing.items():  # a new position sees what the last one saw
+            new = value[:, -1:].expand(-1, count, *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
         model = self.lvlm.model if resume is None else resumed(self.lvlm, *resume)
         with recording(self.lvlm, keep) as (states, entered_ms):
@@ -142,8 +153,20 @@ class Decoding:
                 **self._growing,
                 **places,
             )
-        self._went(out, states, entered_ms)
+        self._take_over(out, states, entered_ms)
         return out.logits
+
+    def _next_positions(self, count: int, device: torch.device) -> dict[str, torch.Tensor]:
+        """The `position_ids` of the next `count` tokens, where the model does not count itself."""
+        steps = torch.arange(count, device=device)
+        if self._deltas is not None:
+            seen = self._growing["attention_mask"].sum(1, keepdim=True)
+            return {"position_ids": (seen + self._deltas + steps).expand(3, -1, -1)}
+        if self._next is not None:
+            places = {"position_ids": self._next + steps}
+            self._next = self._next + count
+            return places
+        return {}
 
 
 def _rope_deltas(model) -> torch.Tensor | None:
@@ -162,32 +185,45 @@ def image_token_ids(lvlm: LVLM) -> tuple[int, ...]:
 
 
 @torch.inference_mode()
-def greedy(logits: torch.Tensor, forbidden: tuple[int, ...] = ()) -> torch.Tensor:
-    """Arg max over the vocabulary of (..., vocab) logits, `forbidden` ids left out; lowest id on
-    ties.
+def greedy(logits: torch.Tensor, forbidden: Sequence[int] = ()) -> torch.Tensor:
+    """The most likely token; the lowest id on ties.
+
+    logits: (..., vocab).
+    forbidden: ids that are left out.
+    Returns ids (...).
     """
-    forbidden = [i for i in forbidden if i < logits.shape[-1]]
-    if forbidden:
+    present = [token for token in forbidden if token < logits.shape[-1]]
+    if present:
         logits = logits.clone()
-        logits[..., forbidden] = float("-inf")
+        logits[..., present] = float("-inf")
     return logits.argmax(-1)
 
 
 @torch.inference_mode()
 def answers_together(
-    lvlm: LVLM, samples: Sequence[Sample], limit: int, run: Run = QUIET
+    lvlm: LVLM,
+    samples: Sequence[Sample],
+    limit: int,
+    run: Run = QUIET,
 ) -> list[tuple[int, ...]]:
-    """Greedy token ids for the samples of one batch (see `batching.batches`), each up to and with
-    its end token, at most `limit`. Raises Cancelled.
+    """Greedy answers to the samples of one batch, as token ids up to and with the end token.
+
+    samples: those of one batch, see `batching.batches`.
+    limit: the most tokens of an answer.
+    run: cancellation.
+
+    Raises Cancelled.
     """
-    tokenizer = lvlm.tokenizer
     ends = lvlm.eos_token_ids
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    pad = lvlm.tokenizer.pad_token_id
+    if pad is None:
+        pad = ends[0] if ends else 0
     forbidden = image_token_ids(lvlm)
     decoding = Decoding(lvlm, collate(samples, pad))
-    stop = torch.tensor(ends, dtype=torch.long, device=decoding.logits.device)
+    device = decoding.logits.device
+    stop = torch.tensor(ends, dtype=torch.long, device=device)
+    finished = torch.zeros(len(samples), dtype=torch.bool, device=device)
     columns: list[torch.Tensor] = []
-    finished = torch.zeros(len(samples), dtype=torch.bool, device=decoding.logits.device)
     while True:
         run.check("Stopped before all questions were answered.")
         token = greedy(decoding.logits, forbidden).masked_fill(finished, pad)
@@ -202,11 +238,7 @@ def answers_together(
 
 def _until(ids: Sequence[int], ends: set[int]) -> tuple[int, ...]:
     """The ids up to and with the first end token."""
-    return tuple(
-        ids[
-            : next(
-                (i + 1 for i, token in enumerate(ids) if token in ends),
-                len(ids),
-            )
-        ]
-    )
+    for number, token in enumerate(ids):
+        if token in ends:
+            return tuple(ids[: number + 1])
+    return tuple(ids)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,34 @@ NOT_FOR_THE_MODEL = (
     "num_crops",
     "num_patches",
 )
+# Options of a tokenizer's call that make no sense for one text whose offsets are read here.
+UNUSED_OPTIONS = (
+    "return_tensors",
+    "padding",
+    "truncation",
+    "max_length",
+    "pad_to_multiple_of",
+    "return_offsets_mapping",
+)
+# What processors raise for pictures that they do not take.
+PROCESSOR_ERRORS = (
+    ValueError,
+    TypeError,
+    ZeroDivisionError,
+    IndexError,
+    RuntimeError,
+    OSError,
+)
+TOKEN_SETTINGS = ("_token_id", "_token_index")  # how a config's settings that name a token end
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """What reading a question takes of a model: everything but its weights. config: the whole
-    model's; name and revision go into samples' keys.
+    """What reading a question takes of a model: everything but its weights.
+
+    config: the whole model's.
+    name, revision: the model's; they go into samples' keys.
     """
 
     processor: Any
@@ -131,17 +152,15 @@ class Reader:
 
 
 def printable(tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
-    """One readable string for each token id; a leading space is kept, since it tells where words
-    begin.
-    """
+    """One readable string for each token id; a leading space shows where a word begins."""
     strings = []
     for piece in tokenizer.convert_ids_to_tokens(list(ids)):
         text = tokenizer.convert_tokens_to_string([piece])
         if "\ufffd" in text:
             text = piece  # part of a character: show the tokenizer's own spelling
-        strings.append(
-            " " + text if piece[:1] in "\u2581\u0120" and not text.startswith(" ") else text
-        )
+        if piece[:1] in "\u2581\u0120" and not text.startswith(" "):
+            text = " " + text
+        strings.append(text)
     return tuple(strings)
 
 
@@ -149,20 +168,15 @@ def _images(image) -> tuple[Image.Image, ...]:
     if image is None:
         return ()
     several = isinstance(image, Sequence) and not isinstance(image, (str, bytes, bytearray))
-    return tuple(open_image(one) for one in (image if several else [image]))
+    sources = image if several else [image]
+    return tuple(open_image(source) for source in sources)
 
 
 def _key(reader: Reader, images: Sequence[Image.Image], prompt: str) -> str:
-    digest = hashlib.sha256(
-        repr(
-            (
-                reader.name,
-                reader.revision,
-                prompt,
-                [image.size for image in images],
-            )
-        ).encode()
-    )
+    """sha256 of model, images and prompt."""
+    sizes = [image.size for image in images]
+    question = reader.name, reader.revision, prompt, sizes
+    digest = hashlib.sha256(repr(question).encode())
     for image in images:
         digest.update(image.tobytes())
     return digest.hexdigest()
@@ -177,43 +191,48 @@ def _rendered(reader: Reader, images: int) -> str:
     """
     for owner in (reader.processor, reader.tokenizer):
         template = getattr(owner, "chat_template", None)
-        if not template:
+        text = _templated(reader, owner, template, images) if template else None
+        if text is not None:
+            return text
+    marks = _image_marks(reader, images)
+    return reader.family.plain_prompt.format(images=marks, prompt=STAND_IN).strip()
+
+
+def _templated(reader: Reader, owner, template, images: int) -> str | None:
+    """The text by a chat template; None where the template does not take such a message.
+
+    owner: the processor or tokenizer that has it.
+    """
+    source = template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
+    options = {
+        name: value for name, value in reader.family.template_options.items() if name in source
+    }
+    parts = [{"type": "image"}] * images + [{"type": "text", "text": STAND_IN}]
+    plain = _image_marks(reader, images) + STAND_IN  # some templates take a plain string only
+    for content in (parts, plain):
+        message = {"role": "user", "content": content}
+        try:
+            text = owner.apply_chat_template(
+                [message],
+                add_generation_prompt=True,
+                tokenize=False,
+                **options,
+            )
+        except Exception:
             continue
-        source = (
-            template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
-        )
-        options = {
-            name: value for name, value in reader.family.template_options.items() if name in source
-        }
-        parts = [{"type": "image"}] * images + [{"type": "text", "text": STAND_IN}]
-        for content in (
-            parts,
-            _image_marks(reader, images) + STAND_IN,
-        ):  # some templates take a plain string only
-            try:
-                text = owner.apply_chat_template(
-                    [{"role": "user", "content": content}],
-                    add_generation_prompt=True,
-                    tokenize=False,
-                    **options,
-                )
-            except Exception:
-                continue
-            if text.count(STAND_IN) == 1 and (not images or _shows_images(reader, text, images)):
-                return text
-    return reader.family.plain_prompt.format(
-        images=_image_marks(reader, images), prompt=STAND_IN
-    ).strip()
+        if text.count(STAND_IN) == 1 and (not images or _shows_images(reader, text, images)):
+            return text
+    return None
 
 
 def _image_mark(reader: Reader) -> str:
-    mark = (
-        getattr(reader.processor, "boi_token", None)
-        if reader.family.mark == "boi"
-        else getattr(reader.processor, "image_token", None)
-    )
-    if mark is None and (ident := families.image_token_id(reader.config)) is not None:
-        mark = reader.tokenizer.convert_ids_to_tokens(ident)
+    """What the template writes for one image."""
+    token = "boi_token" if reader.family.mark == "boi" else "image_token"
+    mark = getattr(reader.processor, token, None)
+    if mark is None:
+        token_id = families.image_token_id(reader.config)
+        if token_id is not None:
+            mark = reader.tokenizer.convert_ids_to_tokens(token_id)
     return str(mark or "")
 
 
@@ -229,16 +248,19 @@ def _shows_images(reader: Reader, text: str, images: int) -> bool:
 
 
 class _Words:
-    """The user's words, and where they went.
+    """Stands in for the tokenizer inside the processor, so that the user's words are read as plain
+    text.
 
-    `__call__` stands in for the tokenizer inside the processor.
+    The text that the processor hands over has `STAND_IN` in the words' place. The words are put in
+    here; where some of their characters would read as a control token, breaks are put between
+    these, and the tokens of the breaks are taken out again. The words' positions are remembered.
     """
 
     def __init__(self, tokenizer, prompt: str, control_ids: frozenset[int]):
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._control_ids = control_ids
-        self._ids = []
+        self._ids: list[int] = []
         self._positions = np.zeros(0, np.int64)
 
     def places_in(self, ids: torch.Tensor) -> np.ndarray:
@@ -266,58 +288,45 @@ class _Words:
         """
         single = isinstance(text, str)
         text = text if single else text[0]
-        for name in (
-            "return_tensors",
-            "padding",
-            "truncation",
-            "max_length",
-            "pad_to_multiple_of",
-            "return_offsets_mapping",
-        ):
+        for name in UNUSED_OPTIONS:
             options.pop(name, None)
         if STAND_IN not in text:  # a part of its own, such as the image's tokens
             return self._tokenizer(text if single else [text], **options)
         start = text.index(STAND_IN)
-        words = list(self._prompt)
-        inserted = [False] * len(words)  # which characters of `words` are breaks of ours
+        behind = text[start + len(STAND_IN) :]
+        words = _Broken(self._prompt)
         for _ in range(ROUNDS):
-            whole = text[:start] + "".join(words) + text[start + len(STAND_IN) :]
+            whole = text[:start] + "".join(words.characters) + behind
             coded = self._tokenizer(whole, return_offsets_mapping=True, **options)
-            pieces = list(zip(coded["input_ids"], coded["offset_mapping"]))
+            end = start + len(words.characters)
+            pieces = list(zip(coded["input_ids"], coded["offset_mapping"], strict=True))
             control = [
-                start <= a < b <= start + len(words) and self._is_control(ident, whole[a:b])
-                for ident, (a, b) in pieces
+                start <= first < last <= end and self._is_control(token, whole[first:last])
+                for token, (first, last) in pieces
             ]
-            firsts = sorted(
-                {a - start for (_, (a, b)), guilty in zip(pieces, control) if guilty and b - a > 1},
-                reverse=True,
-            )
-            if not firsts:
+            spans = [
+                span for (_, span), is_control in zip(pieces, control, strict=True) if is_control
+            ]
+            breakable = {first - start for first, last in spans if last - first > 1}
+            if not breakable:
                 break
-            for first in firsts:
-                words.insert(first + 1, BREAK)
-                inserted.insert(first + 1, True)
+            words.insert_breaks(breakable)
         keep = [
-            not guilty and not (b > a >= start and all(inserted[a - start : b - start] or [False]))
-            for (_, (a, b)), guilty in zip(pieces, control)
+            not is_control and not words.is_break(first - start, last - start)
+            for (_, (first, last)), is_control in zip(pieces, control, strict=True)
         ]
-        kept = {
-            name: [value for value, stays in zip(values, keep) if stays]
+        data = {
+            name: [value for value, stays in zip(values, keep, strict=True) if stays]
             for name, values in coded.items()
         }
-        offsets = kept.pop("offset_mapping")
-        end = start + len(words)
-        self._ids = kept["input_ids"]
-        self._positions = np.array(
-            [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > start],
-            np.int64,
-        )
-        return _Coded(
-            kept if single else {name: [values] for name, values in kept.items()},
-            offsets,
-            start,
-            len(words) - len(STAND_IN),
-        )
+        offsets = data.pop("offset_mapping")
+        self._ids = data["input_ids"]
+        end = start + len(words.characters)
+        inside = [last > first and first < end and last > start for first, last in offsets]
+        self._positions = np.flatnonzero(inside).astype(np.int64)
+        shift = len(words.characters) - len(STAND_IN)
+        batch = data if single else {name: [values] for name, values in data.items()}
+        return _Coded(batch, offsets, start, shift)
 
     def _is_control(self, ident: int, written: str) -> bool:
         """Whether the piece is a control token that `written` spells, rather than an unknown piece
@@ -331,6 +340,27 @@ class _Words:
             or ident != self._tokenizer.unk_token_id
             or token.content.strip().lower() == written.strip().lower()
         )
+
+
+class _Broken:
+    """The user's words with breaks of ours between some of their characters."""
+
+    def __init__(self, words: str):
+        self.characters = list(words)
+        self._breaks = [False] * len(words)
+
+    def insert_breaks(self, firsts: Iterable[int]) -> None:
+        """Puts a break behind each of these characters."""
+        for first in sorted(firsts, reverse=True):
+            self.characters.insert(first + 1, BREAK)
+            self._breaks.insert(first + 1, True)
+
+    def is_break(self, first: int, last: int) -> bool:
+        """Whether the characters first..last - 1 are breaks and nothing else."""
+        if not 0 <= first < last:
+            return False
+        marks = self._breaks[first:last]
+        return bool(marks) and all(marks)
 
 
 class _Coded(BatchEncoding):
@@ -364,20 +394,15 @@ def control_ids(reader: Reader) -> frozenset[int]:
         re.IGNORECASE,
     )
     ids = set(tokenizer.all_special_ids)
-    for ident, token in tokenizer.added_tokens_decoder.items():
-        if (
-            token.special
-            or not token.content.isspace()
-            and (token.content in template or marks.search(token.content))
-        ):
-            ids.add(ident)
-    config = reader.config
-    ids |= {
-        value
-        for name in dir(config)
-        if name.endswith(("_token_id", "_token_index"))
-        and isinstance(value := getattr(config, name, None), int)
-    }
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        content = token.content
+        is_mark = content in template or marks.search(content)
+        if token.special or (is_mark and not content.isspace()):
+            ids.add(token_id)
+    for name in dir(reader.config):
+        value = getattr(reader.config, name, None) if name.endswith(TOKEN_SETTINGS) else None
+        if isinstance(value, int):
+            ids.add(value)
     return frozenset(ids)
 
 
@@ -385,60 +410,52 @@ def control_ids(reader: Reader) -> frozenset[int]:
 
 
 def _processed(
-    reader: Reader, images: Sequence[Image.Image], words: _Words
+    reader: Reader,
+    images: Sequence[Image.Image],
+    words: _Words,
 ) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
-    """The processor's tensors for a batch of one, on the CPU, and what its image processor told
+    """The processor's tensors for a batch of one, on the CPU, and what its image processor returns
     about cutting the images.
     """
     text = _rendered(reader, len(images))
-    cuts = {}
+    cuts: dict[str, Any] = {}
     bos = reader.tokenizer.bos_token
     options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
     if reader.processor is reader.tokenizer:
-        made = words([text], **options)
+        encoded = words([text], **options)
     else:
         processor = copy.copy(reader.processor)
         processor.tokenizer = words
-        placeholder = getattr(processor, "replace_image_token", None)
+        replace_image_token: Any = getattr(processor, "replace_image_token", None)
 
-        def noting(image_inputs, *args, **kwargs):
+        def record_cuts(image_inputs, *args, **kwargs):
             cuts.update(image_inputs)
-            return placeholder(image_inputs, *args, **kwargs)
+            return replace_image_token(image_inputs, *args, **kwargs)
 
-        processor.replace_image_token = noting
+        processor.replace_image_token = record_cuts
         try:
-            try:
-                made = processor(
-                    images=[list(images)] if images else None,
-                    text=[text],
-                    return_tensors="pt",
-                    **options,
-                )
-            except ValueError:  # some take a flat list only (GOT-OCR)
-                if not images:
-                    raise
-                made = processor(
-                    images=list(images),
-                    text=[text],
-                    return_tensors="pt",
-                    **options,
-                )
-        except (
-            ValueError,
-            TypeError,
-            ZeroDivisionError,
-            IndexError,
-            RuntimeError,
-            OSError,
-        ) as error:
+            encoded = _run_processor(processor, images, text, options)
+        except PROCESSOR_ERRORS as error:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
             raise InputError(
                 f"Found images ({sizes} pixels) that the processor of {reader.name} does not take"
                 f" ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try"
                 " another one."
             ) from error
-    return {
+    inputs = {
         name: torch.as_tensor(value)
-        for name, value in made.items()
+        for name, value in encoded.items()
         if name not in NOT_FOR_THE_MODEL
-    }, cuts
+    }
+    return inputs, cuts
+
+
+def _run_processor(processor, images: Sequence[Image.Image], text: str, options: dict):
+    """The processor's answer for a batch of one; some take a flat list of images only (GOT-OCR)."""
+    batch = [list(images)] if images else None
+    try:
+        return processor(images=batch, text=[text], return_tensors="pt", **options)
+    except ValueError:
+        if not images:
+            raise
+        return processor(images=list(images), text=[text], return_tensors="pt", **options)

@@ -175,9 +175,9 @@ def find_decoder(model) -> torch.nn.Module:
         if _layers(module) is not None:
             return module
         inner = module.get_decoder() if hasattr(module, "get_decoder") else None
-        module = (
-            inner if inner is not None and inner is not module else getattr(module, "model", None)
-        )
+        if inner is None or inner is module:
+            inner = getattr(module, "model", None)
+        module = inner
         if module is None:
             break
     raise SVLError(
@@ -186,20 +186,20 @@ def find_decoder(model) -> torch.nn.Module:
     )
 
 
-def _layers(decoder) -> torch.nn.ModuleList | None:
-    return next(
-        (
-            found
-            for name in LAYER_LISTS
-            if isinstance(found := getattr(decoder, name, None), torch.nn.ModuleList)
-        ),
-        None,
-    )
+def _layers(module) -> torch.nn.ModuleList | None:
+    """A module's own list of layers."""
+    for name in LAYER_LISTS:
+        layers = getattr(module, name, None)
+        if isinstance(layers, torch.nn.ModuleList):
+            return layers
+    return None
 
 
 def decoder_layers(model) -> torch.nn.ModuleList:
-    """Raises SVLError when there are none."""
-    return _layers(find_decoder(model))
+    """The decoder's layers. Raises SVLError when there are none."""
+    layers = _layers(find_decoder(model))
+    assert layers is not None, "find_decoder gives a module that has layers"
+    return layers
 
 
 def linear_map(layer: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
@@ -209,13 +209,11 @@ def linear_map(layer: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
     """
     for name in names:
         owner, _, leaf = name.rpartition(".")
-        found = getattr(getattr(layer, owner, None) if owner else layer, leaf, None)
-        if (
-            isinstance(found, torch.nn.Module)
-            and getattr(found, "weight", None) is not None
-            and hasattr(found, "in_features")
-        ):
-            return found
+        holder = getattr(layer, owner, None) if owner else layer
+        module = getattr(holder, leaf, None)
+        has_weight = getattr(module, "weight", None) is not None
+        if isinstance(module, torch.nn.Module) and has_weight and hasattr(module, "in_features"):
+            return module
     raise InputError(
         f"Found no {names[0]} in {type(layer).__name__}; expected a linear map to edit; choose"
         " compensation 'none' or other targets for this model."
@@ -277,16 +275,16 @@ def _last_full_attention(text, config) -> list[int]:
     """The last full-attention layer of a hybrid: without one there is no cache that counts
     positions (Qwen3.5).
     """
-    return [i for i, kind in enumerate(text.layer_types) if kind == "full_attention"][-1:]
+    full = [layer for layer, kind in enumerate(text.layer_types) if kind == "full_attention"]
+    return full[-1:]
 
 
 def _shared_keys(text, config) -> list[int]:
     """Layers whose keys and values later layers use, and the last layer, whose kind is fixed
     (Gemma3n, Gemma4).
     """
-    return [i for i, mode in enumerate(text.kv_sharing_modes) if mode == "store"] + [
-        text.num_hidden_layers - 1
-    ]
+    storing = [layer for layer, mode in enumerate(text.kv_sharing_modes) if mode == "store"]
+    return [*storing, text.num_hidden_layers - 1]
 
 
 PROTECTION = {
@@ -300,9 +298,8 @@ PROTECTION = {
 
 def protected_layers(family: Family, config) -> tuple[int, ...]:
     """Indices of the layers present that must stay for this family to work."""
-    return tuple(
-        sorted(set(PROTECTION[family.protect](config.get_text_config(decoder=True), config)))
-    )
+    rule = PROTECTION[family.protect]
+    return tuple(sorted(set(rule(config.get_text_config(decoder=True), config))))
 
 
 SHARED_FROM = {

@@ -20,19 +20,23 @@ from svl_core.progress import QUIET, Run
 
 
 class PrefillStore:
-    """The full model's passes over one list of samples and their answers, each made once for all
-    pruned models that are read on it (see `prefix`).
+    """The full model's passes over some samples and their answers, shared by all pruned models that
+    are measured on them.
 
-    most: bytes of what is kept; batches beyond it are run whole by every model.
+    The first model that needs a batch's pass makes it; a pruned model then starts behind the layers
+    that it has in common with the full one (see `prefill`).
+
+    full: the full model.
+    most: bytes that the passes may take; every model runs the batches beyond them whole.
     """
 
     def __init__(self, full: LVLM, most: int = 2**30):
         self.full = full
         self.most = most
-        self._kept: dict[tuple[int, ...], Decoding | None] = {}  # behind the prompts of a batch
-        self._fed: dict[
-            tuple[int, ...], tuple[torch.Tensor, PrefillState | None]
-        ] = {}  # the answers behind them, and the pass over these
+        # By a batch's samples: the full model's decode behind the prompts (None: not to be shared),
+        # and the answers fed behind them with the pass over these.
+        self._prompts: dict[tuple[int, ...], Decoding | None] = {}
+        self._answers: dict[tuple[int, ...], tuple[torch.Tensor, PrefillState | None]] = {}
 
     def decode(
         self,
@@ -40,47 +44,63 @@ class PrefillStore:
         members: Sequence[int],
         inputs: Mapping[str, torch.Tensor],
     ) -> Decoding:
-        """A decode of `lvlm` behind the batch `inputs`, which holds the samples of these indices."""
+        """A decode of `lvlm` behind the prompts of one batch.
+
+        lvlm: the full model or a pruned one.
+        members: the indices of the batch's samples.
+        inputs: the batch itself.
+        """
         depth = shared_depth(self.full, lvlm)
-        key = tuple(members)
         if depth is None:
             return Decoding(lvlm, inputs)
-        if key not in self._kept:
-            held = [each.prefill for each in self._kept.values() if each is not None] + [
-                prefill for _, prefill in self._fed.values() if prefill is not None
-            ]
-            room = self.most - sum(each.nbytes for each in held)
-            fits = (self.full.num_layers + 1) * inputs[
-                "input_ids"
-            ].numel() * self.full.hidden_size * self.full.dtype.itemsize < room
-            made = Decoding(self.full, inputs, keep=range(self.full.num_layers)) if fits else None
-            self._kept[key] = None if made is None or made.prefill is None else made.fork()
-            if made is not None and lvlm is self.full:
-                return made
-        kept = self._kept[key]
-        return Decoding(
-            lvlm,
-            inputs,
-            resume=None if kept is None else (kept.prefill, depth),
-        )
+        key = tuple(members)
+        if key not in self._prompts:
+            decoding = None
+            if self._bytes_of(inputs) < self.most - self._used():
+                decoding = Decoding(self.full, inputs, keep=range(self.full.num_layers))
+            shareable = decoding is not None and decoding.prefill is not None
+            self._prompts[key] = decoding.fork() if decoding and shareable else None
+            if decoding is not None and lvlm is self.full:
+                return decoding
+        stored = self._prompts[key]
+        if stored is None or stored.prefill is None:
+            return Decoding(lvlm, inputs)
+        return Decoding(lvlm, inputs, resume=(stored.prefill, depth))
 
     def feed(self, decoding: Decoding, members: Sequence[int], ids: torch.Tensor) -> torch.Tensor:
-        """`decoding.feed(ids)` of what `decode` gave for that batch."""
+        """`decoding.feed(ids)` of what `decode` gave for that batch.
+
+        ids: (B, n) the answers' tokens.
+        Returns (B, n, vocab) predictions.
+        """
         key = tuple(members)
-        layers = range(self.full.num_layers)
-        if self._kept.get(key) is None:
+        stored = self._prompts.get(key)
+        if stored is None:
             return decoding.feed(ids)
-        if key not in self._fed or not torch.equal(self._fed[key][0], ids):
-            source = decoding if decoding.lvlm is self.full else self._kept[key].fork()
-            out = source.feed(ids, keep=layers)
-            self._fed[key] = ids, source.prefill
-            if source is decoding:
-                return out
-        prefill = self._fed[key][1]
-        return decoding.feed(
-            ids,
-            resume=None if prefill is None or not decoding.depth else (prefill, decoding.depth),
-        )
+        if key not in self._answers or not torch.equal(self._answers[key][0], ids):
+            full = decoding if decoding.lvlm is self.full else stored.fork()
+            if full is None:
+                return decoding.feed(ids)
+            predictions = full.feed(ids, keep=range(self.full.num_layers))
+            self._answers[key] = ids, full.prefill
+            if full is decoding:
+                return predictions
+        _, prefill = self._answers[key]
+        if prefill is None or not decoding.depth:
+            return decoding.feed(ids)
+        return decoding.feed(ids, resume=(prefill, decoding.depth))
+
+    def _used(self) -> int:
+        """Bytes of all passes so far."""
+        prefills = [decoding.prefill for decoding in self._prompts.values() if decoding is not None]
+        prefills += [prefill for _, prefill in self._answers.values()]
+        return sum(prefill.nbytes for prefill in prefills if prefill is not None)
+
+    def _bytes_of(self, inputs: Mapping[str, torch.Tensor]) -> int:
+        """Bytes of what enters the layers in a pass over this batch."""
+        positions = inputs["input_ids"].numel()
+        hidden = self.full.hidden_size * self.full.dtype.itemsize
+        return (self.full.num_layers + 1) * positions * hidden
 
 
 @torch.inference_mode()
@@ -94,31 +114,32 @@ def forced_logits(
     prefills: PrefillStore | None = None,
     spool: str | Path | None = None,
 ) -> Sequence[torch.Tensor]:
-    """For each sample the logits (n, vocab), in the model's dtype, with which it predicts each of
-    its answer's n token ids.
+    """How a model predicts given answers: for each sample logits (n, vocab), in the model's dtype,
+    one row for each of its answer's n tokens.
 
-    prefills: of the full model on these very samples, shared by many models. spool: a folder in a
-    file of which the logits lie instead of in memory. Raises InputError for an empty answer and
-    where the folder has no room, Cancelled.
+    lvlm: the model, full or pruned.
+    samples: the questions.
+    answers: for each sample its answer's token ids, at least one.
+    batch_size: the most samples of a batch.
+    run: cancellation.
+    prefills: the full model's passes over these very samples, shared by many models.
+    spool: a folder in whose files the logits lie instead of in memory.
+
+    Raises InputError for an empty answer and where the folder has no room, Cancelled.
     """
-    found = value_store(len(samples), spool)
-    for i, logits in iterate_forced(
-        lvlm,
-        samples,
-        answers,
-        batch_size=batch_size,
-        run=run,
-        prefills=prefills,
+    stored = value_store(len(samples), spool)
+    for index, logits in iterate_forced(
+        lvlm, samples, answers, batch_size=batch_size, run=run, prefills=prefills
     ):
-        found[i] = logits
-    return found
+        stored[index] = logits
+    return stored
 
 
 @torch.inference_mode()
 def iterate_forced(
     lvlm: LVLM,
-    samples,
-    answers,
+    samples: Sequence[Sample],
+    answers: Sequence[Sequence[int]],
     *,
     batch_size: int = 32,
     run: Run = QUIET,
@@ -134,32 +155,41 @@ def iterate_forced(
         )
     for members in batches(samples, batch_size):
         run.check("Stopped before the comparison was complete.")
-        inputs = collate([samples[i] for i in members], lvlm.tokenizer.pad_token_id or 0)
-        decoding = (
-            Decoding(lvlm, inputs) if prefills is None else prefills.decode(lvlm, members, inputs)
-        )
-        rows = decoding.logits[:, None]
-        longest = max(len(answers[i]) for i in members)
-        if longest > 1:  # right padding is harmless: no token sees what comes after it
-            fed = [[*answers[i][:-1], *[0] * (longest - len(answers[i]))] for i in members]
-            ids = torch.tensor(fed, device=rows.device)
-            rows = torch.cat(
-                [
-                    rows,
-                    (
-                        decoding.feed(ids)
-                        if prefills is None
-                        else prefills.feed(decoding, members, ids)
-                    ),
-                ],
-                dim=1,
-            )
-        for row, i in enumerate(members):
-            # A copy: the batch, padding and all, can go.
-            yield (
-                i,
-                rows[row, : len(answers[i])].clone(),
-            )
+        batch = [samples[index] for index in members]
+        ids = [list(answers[index]) for index in members]
+        predictions = _batch_logits(lvlm, batch, ids, members, prefills)
+        for row, index in enumerate(members):
+            # A copy, so that the batch, padding and all, can go.
+            yield index, predictions[row, : len(ids[row])].clone()
+
+
+def _batch_logits(
+    lvlm: LVLM,
+    batch: Sequence[Sample],
+    answers: list[list[int]],
+    members: Sequence[int],
+    prefills: PrefillStore | None,
+) -> torch.Tensor:
+    """(B, n, vocab) predictions of B answers of at most n tokens; what is behind a shorter one has
+    no meaning.
+    """
+    inputs = collate(batch, lvlm.tokenizer.pad_token_id or 0)
+    if prefills is None:
+        decoding = Decoding(lvlm, inputs)
+    else:
+        decoding = prefills.decode(lvlm, members, inputs)
+    first = decoding.logits[:, None]
+    longest = max(map(len, answers))
+    if longest == 1:
+        return first
+    # Right padding is harmless: no token sees what comes after it.
+    fed = [[*ids[:-1], *[0] * (longest - len(ids))] for ids in answers]
+    tokens = torch.tensor(fed, device=first.device)
+    if prefills is None:
+        rest = decoding.feed(tokens)
+    else:
+        rest = prefills.feed(decoding, members, tokens)
+    return torch.cat([first, rest], dim=1)
 
 
 @torch.inference_mode()
@@ -167,13 +197,17 @@ def kl_per_token(full: torch.Tensor, pruned: torch.Tensor) -> torch.Tensor:
     """KL(full || pruned) of each row of two (n, vocab) logits, in nats, float64, (n,)."""
     p = full.double().log_softmax(-1)
     q = pruned.double().log_softmax(-1)
-    return torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1).clamp_min(0)
+    terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))
+    return terms.sum(-1).clamp_min(0)
 
 
 @torch.inference_mode()
 def token_losses(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
-    """-log probability of each of the n tokens `ids` under logits (n, vocab), in nats, float64,
-    (n,).
+    """-log probability of each of n tokens, in nats, float64, (n,).
+
+    logits: (n, vocab).
+    ids: the n tokens.
     """
     chosen = torch.tensor(list(ids), device=logits.device)
-    return -logits.double().log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+    log_probabilities = logits.double().log_softmax(-1)
+    return -log_probabilities.gather(-1, chosen[:, None])[:, 0]

@@ -1,10 +1,11 @@
-"""What an analysis would take in memory and time, told from a model's config alone: nothing is
-downloaded but small files, no weight is read.
+"""What an analysis would take in memory and time, from a model's config alone: only small files are
+downloaded, and no weight is read.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,19 +15,23 @@ from svl_core.lvlm import families
 from svl_core.lvlm.skeleton import empty
 
 TEXT = 64  # text tokens assumed beside the image's
-POSITIONS = 2048  # of a prompt whose image tokens the config does not tell
+POSITIONS = 2048  # of a prompt whose image tokens are not in the config
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes by what holds them and seconds by what takes them, for `samples` calibration samples of
-    `positions` positions each.
+    """What an analysis of some calibration samples takes: an estimate, good to a factor of two.
 
-    Memory that is alive together: the weights, one pass, the traces kept, one compensation.
-    `usual_maps`: what attention maps and hidden states of one pass would take, which are never
-    made. Seconds are floating-point operations over the speed that this machine shows on `dtype`
-    products (`gflops`), and weights over its memory's speed for a decoded token: an estimate, good
-    to a factor of two.
+    model, dtype, device, layers, hidden_size: the model's.
+    positions: of each prompt.
+    samples: how many prompts.
+    parameters: counts by the model's parts.
+    memory: bytes by what holds them. Alive together are the weights, one pass, the traces kept and
+        one compensation; `usual_maps` is what attention maps and hidden states of one pass would
+        take, which are never made.
+    seconds: by what takes them: floating-point operations over `gflops`, for a decoded token the
+        weights over the memory's speed.
+    gflops: the speed that this machine shows on products in that dtype, GFLOP/s.
     """
 
     model: str
@@ -57,10 +62,9 @@ def steps(device: torch.device, heads: int, length: int) -> tuple[int, int]:
 
 
 def prompt_positions(config) -> int:
-    """Positions of a prompt with one image, where the config tells how many its image takes."""
-    visual = getattr(config, "image_seq_length", None) or getattr(
-        config, "mm_tokens_per_image", None
-    )
+    """Positions of a prompt with one image, by the config where it says how many an image takes."""
+    visual = getattr(config, "image_seq_length", None)
+    visual = visual or getattr(config, "mm_tokens_per_image", None)
     return visual + TEXT if isinstance(visual, int) else POSITIONS
 
 
@@ -170,30 +174,31 @@ def measured_speeds(
     b = torch.ones(width, width, dtype=dtype, device=device)
     long = torch.ones(2**25, device=device)
 
-    def best(work) -> float:
-        found = []
-        while len(found) < 4 and sum(found) < 1:
+    def best(work: Callable[[], object]) -> float:
+        seconds: list[float] = []
+        while len(seconds) < 4 and sum(seconds) < 1:
             began = time.perf_counter()
             work()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            found.append(time.perf_counter() - began)
-        return min(found[1:] or found)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds[1:] or seconds)
 
     blocks = blocks if best(lambda: a @ b) < 0.05 else 1
     products = best(lambda: [a @ b for _ in range(blocks)])
-    return (
-        2 * width**3 * blocks / products / 1e9,
-        long.numel() * long.element_size() / best(lambda: float(long.sum())),
-    )
+    reading = best(lambda: float(long.sum()))
+    operations = 2 * width**3 * blocks
+    return operations / products / 1e9, long.numel() * long.element_size() / reading
+
+
+UNITS = {
+    "B": (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)),
+    "s": (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)),
+}
 
 
 def readable(number: float, unit: str) -> str:
     """12345678901 bytes -> "12.3 GB"; 0.012 s -> "12 ms"."""
-    steps = (
-        (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-        if unit == "B"
-        else (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3))
-    )
+    steps = UNITS[unit]
     name, step = next(((name, step) for name, step in steps if number >= step), steps[-1])
     return f"{number / step:.3g} {name}"

@@ -25,8 +25,12 @@ from svl_core.lvlm.sample import PatchGeometry
 class View:
     """What a geometry function may look at.
 
-    config: the whole model's. cuts: what the image processor told beside the model's inputs, such
-        as rows and columns of tiles.
+    config: the whole model's.
+    image_processor: the processor's part for images.
+    inputs: the model's inputs, a batch of one.
+    images: the images as the processor got them.
+    cuts: what the image processor returned beside the model's inputs, such as rows and columns of
+        tiles.
     count: number of visual positions of all images together.
     """
 
@@ -40,8 +44,10 @@ class View:
 
 @dataclass(frozen=True)
 class Places:
-    """Rectangles (n, 4) of one image's visual positions, and (rows, columns) where they are one
-    full grid.
+    """Where one image's visual positions lie.
+
+    rects: (n, 4) rectangles.
+    grid: (rows, columns) where they are one full grid.
     """
 
     rects: np.ndarray
@@ -56,14 +62,15 @@ def place(rule: str, view: View) -> PatchGeometry:
     if not view.count:
         return PatchGeometry.empty()
     places = GEOMETRIES[rule](view)
-    rects = np.concatenate([one.rects for one in places])
+    rects = np.concatenate([image.rects for image in places])
     if len(places) != len(view.images) or len(rects) != view.count:
         raise SVLError(
             f"Found {view.count} visual positions for {len(view.images)} images, but places for"
             f" {len(rects)} in {len(places)}; the geometry {rule!r} does not fit this processor."
         )
-    index = np.repeat(np.arange(len(places)), [len(one.rects) for one in places])
-    return PatchGeometry(rects, index, places[0].grid if len(places) == 1 else None)
+    index = np.repeat(np.arange(len(places)), [len(image.rects) for image in places])
+    grid = places[0].grid if len(places) == 1 else None
+    return PatchGeometry(rects, index, grid)
 
 
 # Building blocks
@@ -95,7 +102,9 @@ def grid_rects(
 def clipped(rects: np.ndarray) -> np.ndarray:
     """Rectangles cut to 0..1; those without area left become NaN."""
     cut = np.clip(rects, 0.0, 1.0)
-    cut[~((cut[:, 2] - cut[:, 0] > 1e-6) & (cut[:, 3] - cut[:, 1] > 1e-6))] = np.nan
+    width = cut[:, 2] - cut[:, 0]
+    height = cut[:, 3] - cut[:, 1]
+    cut[(width <= 1e-6) | (height <= 1e-6)] = np.nan
     return cut
 
 
@@ -106,19 +115,18 @@ def nowhere(count: int) -> np.ndarray:
 def processed_box(
     image_processor, image: Image.Image, height: int, width: int
 ) -> tuple[float, float, float, float]:
-    """The part of the original image that `height` x `width` processed pixels show, after the
-    processor's resize and centre crop: x0, y0, x1, y1, beyond 0..1 where the processor padded.
+    """The part of the original image that the processor shows, after its resize and centre crop.
+
+    height, width: pixels after processing.
+    Returns x0, y0, x1, y1 as shares of the image, beyond 0..1 where the processor padded.
     """
-    settings = {
-        name: getattr(image_processor, name, None)
-        for name in ("do_resize", "size", "do_center_crop", "crop_size")
-    }
+    size = getattr(image_processor, "size", None)
     shown_height = image.height
     shown_width = image.width
-    if settings["do_resize"] is not False and settings["size"]:
-        shown_height, shown_width = resized(image, settings["size"])
+    if size and getattr(image_processor, "do_resize", None) is not False:
+        shown_height, shown_width = resized(image, size)
     top = left = 0
-    if settings["do_center_crop"]:
+    if getattr(image_processor, "do_center_crop", None):
         top = (shown_height - height) // 2
         left = (shown_width - width) // 2
     return (
@@ -147,15 +155,12 @@ def tiled(rows: int, columns: int, side: int, overview: bool) -> Places:
     """`rows` x `columns` tiles of `side` x `side` cells, tile after tile, then the whole image once
     more when `overview`.
     """
-    tiles = [
-        grid_rects(
-            side,
-            side,
-            (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows),
-        )
-        for r in range(rows)
-        for c in range(columns)
-    ]
+    tiles = []
+    for row in range(rows):
+        for column in range(columns):
+            left, right = column / columns, (column + 1) / columns
+            top, bottom = row / rows, (row + 1) / rows
+            tiles.append(grid_rects(side, side, (left, top, right, bottom)))
     if not tiles or overview:
         tiles.append(grid_rects(side, side))
     return Places(np.concatenate(tiles), (side, side) if len(tiles) == 1 else None)
@@ -178,8 +183,8 @@ def whole_side(cells: int, what: str) -> int:
 def square(view: View) -> list[Places]:
     """One grid an image, row by row: a cell a patch, or fewer cells where the model pools patches.
 
-    A leading position
-    without a place when the class token is kept (LLaVA, PaliGemma, Gemma3, Gemma3n).
+    There is a leading position without a place where the class token is kept (LLaVA, PaliGemma,
+    Gemma3, Gemma3n).
     """
     height, width = view.inputs["pixel_values"].shape[-2:]
     share = view.count // len(view.images)
@@ -197,17 +202,9 @@ def square(view: View) -> list[Places]:
         if patch:  # pixels right of and below the last whole patch are not seen
             x1 = x0 + (x1 - x0) * columns * patch / width
             y1 = y0 + (y1 - y0) * rows * patch / height
-        places.append(
-            Places(
-                np.concatenate(
-                    [
-                        nowhere(extra),
-                        grid_rects(rows, columns, (x0, y0, x1, y1)),
-                    ]
-                ),
-                None if extra else (rows, columns),
-            )
-        )
+        cells = grid_rects(rows, columns, (x0, y0, x1, y1))
+        rects = np.concatenate([nowhere(extra), cells])
+        places.append(Places(rects, None if extra else (rows, columns)))
     return places
 
 
@@ -219,59 +216,63 @@ def resolution_grids(view: View) -> list[Places]:
 
     vision = view.config.vision_config
     side = vision.image_size // vision.patch_size
+    overview = grid_rects(side, side)
     # OneVision cuts single images only.
     single = len(view.images) == 1 or not hasattr(view.config, "vision_aspect_ratio")
     places = []
     for image in view.images:
-        if not single:
-            places.append(
-                Places(
-                    np.concatenate(
-                        [
-                            grid_rects(side, side, squared_box(image)),
-                            nowhere(1),
-                        ]
-                    )
-                )
-            )
-            continue
-        target = select_best_resolution(
-            (image.height, image.width), view.config.image_grid_pinpoints
-        )
-        rows, columns = (edge // vision.image_size * side for edge in target)
-        shown = [
-            min(
-                math.ceil(edge * min(target[0] / image.height, target[1] / image.width)),
-                limit,
-            )
-            for edge, limit in zip((image.height, image.width), target)
-        ]
-        # rows or columns that hold nothing but padding are left out: transformers' unpad_image
-        top = left = 0
-        if image.width / image.height > columns / rows:
-            top = (rows - int(round(image.height * (columns / image.width), 7))) // 2
+        if single:
+            shape = image.height, image.width
+            target = select_best_resolution(shape, view.config.image_grid_pinpoints)
+            fine = _padded_rows(view.config, image, target)
+            rects = np.concatenate([overview, fine])
         else:
-            left = (columns - int(round(image.width * (rows / image.height), 7))) // 2
-        cell = vision.image_size / side
-        box = tuple(
-            (position * cell - (target[axis] - shown[axis]) // 2) / shown[axis]
-            for position, axis in (
-                (left, 1),
-                (top, 0),
-                (columns - left, 1),
-                (rows - top, 0),
-            )
-        )
-        rows = rows - 2 * top
-        columns = columns - 2 * left
-        limit = str(getattr(view.config, "vision_aspect_ratio", "")).removeprefix("anyres_max_")
-        if limit.isdigit() and (ratio := math.sqrt(rows * columns / (int(limit) * side**2))) > 1.1:
+            rects = np.concatenate([grid_rects(side, side, squared_box(image)), nowhere(1)])
+        places.append(Places(rects))
+    return places
+
+
+def _padded_rows(config, image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+    """(n, 4): the cells of an image that is fitted into `target` (height, width) pixels, row by
+    row, a newline position behind each row.
+
+    Rows or columns that hold nothing but padding are left out, as transformers' unpad_image does;
+    where too many cells are left ("anyres_max_9"), the model pools them.
+    """
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size
+    rows = target[0] // vision.image_size * side
+    columns = target[1] // vision.image_size * side
+    scale = min(target[0] / image.height, target[1] / image.width)
+    shown_height = min(math.ceil(image.height * scale), target[0])
+    shown_width = min(math.ceil(image.width * scale), target[1])
+    top = left = 0
+    if image.width / image.height > columns / rows:
+        filled = int(round(image.height * (columns / image.width), 7))
+        top = (rows - filled) // 2
+    else:
+        filled = int(round(image.width * (rows / image.height), 7))
+        left = (columns - filled) // 2
+    cell = vision.image_size / side
+    margin_x = (target[1] - shown_width) // 2
+    margin_y = (target[0] - shown_height) // 2
+    box = (
+        (left * cell - margin_x) / shown_width,
+        (top * cell - margin_y) / shown_height,
+        ((columns - left) * cell - margin_x) / shown_width,
+        ((rows - top) * cell - margin_y) / shown_height,
+    )
+    rows -= 2 * top
+    columns -= 2 * left
+    limit = str(getattr(config, "vision_aspect_ratio", "")).removeprefix("anyres_max_")
+    if limit.isdigit():
+        ratio = math.sqrt(rows * columns / (int(limit) * side**2))
+        if ratio > 1.1:
             rows = int(rows // ratio)
             columns = int(columns // ratio)
-        fine = grid_rects(rows, columns, box).reshape(rows, columns, 4)
-        fine = np.concatenate([fine, np.full((rows, 1, 4), np.nan)], axis=1).reshape(-1, 4)
-        places.append(Places(np.concatenate([grid_rects(side, side), fine])))
-    return places
+    cells = grid_rects(rows, columns, box).reshape(rows, columns, 4)
+    newlines = np.full((rows, 1, 4), np.nan)
+    return np.concatenate([cells, newlines], axis=1).reshape(-1, 4)
 
 
 def squared_box(image: Image.Image) -> tuple[float, float, float, float]:
@@ -291,14 +292,12 @@ def row_column_tiles(view: View) -> list[Places]:
     """Tiles row by row, the whole image last; the image is stretched to a whole number of tiles
     (Idefics3, SmolVLM).
     """
-    rows, columns = (
-        [int(n) for part in view.cuts[name] for n in part] for name in ("rows", "cols")
-    )
-    side = whole_side(
-        view.count // sum(r * c + 1 for r, c in zip(rows, columns)),
-        "a tile",
-    )
-    return [tiled(r, c, side, overview=True) for r, c in zip(rows, columns)]
+    rows = [int(count) for part in view.cuts["rows"] for count in part]
+    columns = [int(count) for part in view.cuts["cols"] for count in part]
+    shapes = list(zip(rows, columns, strict=True))
+    tiles = sum(r * c + 1 for r, c in shapes)
+    side = whole_side(view.count // tiles, "a tile")
+    return [tiled(r, c, side, overview=True) for r, c in shapes]
 
 
 def canvas_tiles(view: View) -> list[Places]:
@@ -313,7 +312,7 @@ def canvas_tiles(view: View) -> list[Places]:
     side = whole_side(view.count // sum(counts), "a tile")
     settings = view.image_processor
     places = []
-    for image, count in zip(view.images, counts):
+    for image, count in zip(view.images, counts, strict=True):
         rows = columns = 1
         if count > 1:
             size = dict(settings.size)
@@ -332,17 +331,14 @@ def first_then_tiles(view: View) -> list[Places]:
     shapes = [(int(rows), int(columns)) for rows, columns in view.cuts["grids"]]
     tiles = [rows * columns + (rows * columns > 1) for rows, columns in shapes]
     side = whole_side(view.count // sum(tiles), "a tile")
-    return [
-        Places(
-            np.roll(
-                tiled(*shape, side, overview=count > 1).rects,
-                side * side if count > 1 else 0,
-                axis=0,
-            ),
-            (side, side) if count == 1 else None,
-        )
-        for shape, count in zip(shapes, tiles)
-    ]
+    places = []
+    for (rows, columns), count in zip(shapes, tiles, strict=True):
+        if count == 1:
+            places.append(Places(grid_rects(side, side), (side, side)))
+        else:
+            overview_last = tiled(rows, columns, side, overview=True)
+            places.append(Places(np.roll(overview_last.rects, side * side, axis=0)))
+    return places
 
 
 def padded_square(view: View) -> list[Places]:
@@ -350,34 +346,36 @@ def padded_square(view: View) -> list[Places]:
     (DeepSeek-VL, Janus).
     """
     side = whole_side(view.count // len(view.images), "an image")
-    return [
-        Places(grid_rects(side, side, squared_box(image)), (side, side)) for image in view.images
-    ]
+    places = []
+    for image in view.images:
+        rects = grid_rects(side, side, squared_box(image))
+        places.append(Places(rects, (side, side)))
+    return places
 
 
 def merged_grid(view: View) -> list[Places]:
     """One grid an image of merged patches, row by row; the image is stretched to whole patches
     (Qwen-VL).
     """
-    merge = (
-        getattr(view.config.vision_config, "spatial_merge_size", None)
-        or view.image_processor.merge_size
-    )
-    return [
-        Places(grid_rects(h // merge, w // merge), (h // merge, w // merge))
-        for _, h, w in view.inputs["image_grid_thw"].tolist()
-    ]
+    merge = getattr(view.config.vision_config, "spatial_merge_size", None)
+    if not merge:
+        merge = view.image_processor.merge_size
+    shapes = view.inputs["image_grid_thw"].tolist()
+    return [_full_grid(height // merge, width // merge) for _, height, width in shapes]
 
 
 def row_breaks(view: View) -> list[Places]:
     """One grid an image of (merged) patches, row by row, from the resized image's size (Pixtral,
     Mistral3).
     """
-    patch = view.config.vision_config.patch_size * getattr(view.config, "spatial_merge_size", 1)
-    return [
-        Places(grid_rects(h // patch, w // patch), (h // patch, w // patch))
-        for h, w in view.inputs["image_sizes"].tolist()
-    ]
+    merge = getattr(view.config, "spatial_merge_size", 1)
+    patch = view.config.vision_config.patch_size * merge
+    shapes = view.inputs["image_sizes"].tolist()
+    return [_full_grid(height // patch, width // patch) for height, width in shapes]
+
+
+def _full_grid(rows: int, columns: int) -> Places:
+    return Places(grid_rects(rows, columns), (rows, columns))
 
 
 def pooled_grid(view: View) -> list[Places]:
@@ -386,7 +384,7 @@ def pooled_grid(view: View) -> list[Places]:
     places = []
     for positions in view.inputs["image_position_ids"]:
         columns, rows = ((positions.max(dim=0).values + 1) // kernel).tolist()
-        places.append(Places(grid_rects(rows, columns), (rows, columns)))
+        places.append(_full_grid(rows, columns))
     return places
 
 

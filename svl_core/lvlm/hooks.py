@@ -6,7 +6,8 @@ a layer hands on, for good and for every thread.
 
 Torch looks a hook up twice: which hooks there are, and then whether a hook wants the keyword
 arguments. Where another thread registers or removes a hook in between, torch calls it without them.
-Every hook here therefore takes `(module, args, *rest)`, with the keyword arguments in `rest` or not.
+Every hook here therefore takes `(module, args, *rest)`, with the keyword arguments in `rest` or
+without them.
 """
 
 from __future__ import annotations

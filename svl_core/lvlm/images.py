@@ -122,8 +122,9 @@ def _opened(source: str | Path | bytes, max_pixels: int, max_bytes: int) -> Imag
             formats=[name for name in FORMATS if name in Image.OPEN],
         )
     except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise InputError(
-            f"Found an image of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; expected at most"
+            f"Found an image of more than {limit:,} pixels; expected at most"
             f" {max_pixels:,} pixels; give a smaller copy."
         ) from error
     except Exception as error:

@@ -10,7 +10,9 @@ import importlib.util
 import io
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +34,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 SMALL = 2 * 2**30  # bytes in float32 up to which a model is kept in it on a CPU
+LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 QUANTIZATIONS = ("4bit", "8bit")
 # Accelerate's ways of spreading a model.
 DEVICE_MAPS = (
@@ -46,8 +49,11 @@ IMAGE_SETTINGS = (
     "vq_config",
     "image_size",
 )
-MISSING_SHARE = (
-    0.01  # of the parameters: what a checkpoint may leave out, for some leave out what is not used
+# The share of the parameters that a checkpoint may leave out, for some leave out what is not used.
+MISSING_SHARE = 0.01
+TALKATIVE = (  # loggers that report each matrix which is cast or kept elsewhere
+    "bitsandbytes",
+    "accelerate.big_modeling",
 )
 # Of svl_plan.json; the rest is provenance.
 RECORD_KEYS = (
@@ -74,33 +80,74 @@ def load(
 
     Code from a model's own folder is never run.
 
-    name: "demo" (bundled), a folder, or a Hub id; revision: branch, tag or commit of a Hub id.
+    name: "demo" (bundled), a folder, or a Hub id.
+    revision: branch, tag or commit of a Hub id.
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
     dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has
-        twice the memory for it, because most
-        are slow at half precision; a large bfloat16 model stays so where the processor has
-        instructions for it.
+        twice the memory for it, because most are slow at half precision; a large bfloat16 model
+        stays so where the processor has instructions for it.
     device_map: "auto" (or another of `DEVICE_MAPS`) spreads the model over all GPUs and the CPU
-    (extra `large`); then `device` is not used. A dict from parts of
-        the model to devices may keep some on the "disk".
+        (extra `large`); then `device` is not used. A dict from parts of the model to devices may
+        keep some on the "disk".
     quantize: "4bit" or "8bit" through bitsandbytes (extra `large`).
     text_only: allow a plain causal language model, as a control without images.
     pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without
         running their code).
-    run: told how far it is; its cancel event stops a download.
+    run: progress; cancelling it stops a download.
+
     Raises InputError for a name that leads to no model, a gated model, one without image input, one
     too large for the memory that is free, one of no known family that fails its probes, and unknown
     options; Cancelled.
     """
-    for chatty in (
-        "bitsandbytes",
-        "accelerate.big_modeling",
-    ):  # they tell of each matrix that is cast or kept elsewhere
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    for talkative in TALKATIVE:
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     name = str(name)
-    dtype = _known_dtype(dtype)
+    chosen = _known_dtype(dtype)
     quantize = _known_quantization(quantize)
     place = None if device_map else resolve_device(device)
+    _check_device_map(device_map)
+    folder, commit = locate(name, revision)
+    run.report(0.02, "reading the config")
+    config, model_class, supports_images = _known_config(folder, name, text_only)
+    chosen = chosen or _automatic_dtype(model_class, config, place)
+    if not quantize or place is not None:
+        needed = memory.needed_bytes(model_class, config, chosen, quantize)
+        where = "this machine" if place is None else str(place)
+        memory.check_fits(name, needed, _free_bytes(place), where)
+    folder = _with_weights(folder, name, commit, run, pickle_weights)
+    run.report(0.85, "loading")
+    processor = load_processor(folder, config, text_only=not supports_images)
+    options: dict[str, Any] = {"dtype": chosen}
+    if not pickle_weights:
+        options["use_safetensors"] = True
+    if device_map or quantize:
+        options["device_map"] = device_map or {"": place}
+    if quantize:
+        options["quantization_config"] = _quantization_config(quantize, chosen)
+    model = _with_all_weights(model_class, folder, name, options)
+    if not device_map and not quantize:
+        model = model.to(place)
+    model = model.eval().requires_grad_(False)
+    record = read_record(folder)
+    refuse_without_layers(model, name)
+    lvlm = LVLM(
+        model=model,
+        processor=processor,
+        family=families.family_of(config),
+        name=name,
+        revision=commit,
+        layer_ids=tuple(record.get("layer_ids", ())),
+        provenance={key: value for key, value in record.items() if key not in RECORD_KEYS},
+    )
+    if lvlm.family is families.GENERIC:
+        run.report(0.95, "probing a model of no known family")
+        lvlm = probe(lvlm)
+    run.report(1.0, "loaded")
+    return lvlm
+
+
+def _check_device_map(device_map: str | dict | None) -> None:
+    """Raises InputError for an unknown device map and where accelerate is missing."""
     if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
         raise InputError(
             f"Found the device map {device_map!r}; expected one of {', '.join(DEVICE_MAPS)};"
@@ -111,32 +158,25 @@ def load(
             "Found a device map, but not the package accelerate; expected it for models on several"
             " devices; install it with: pip install 'svl-explorer[large]'."
         )
-    folder, commit = locate(name, revision)
-    run.report(0.02, "reading the config")
-    config, model_class, supports_images = _known_config(folder, name, text_only)
-    dtype = dtype or _automatic_dtype(model_class, config, place)
-    if not quantize or place is not None:
-        where = "this machine" if place is None else str(place)
-        memory.check_fits(
-            name,
-            memory.needed_bytes(model_class, config, dtype, quantize),
-            _free_bytes(place),
-            where,
-        )
-    folder = _with_weights(folder, name, commit, run, pickle_weights)
-    run.report(0.85, "loading")
-    processor = load_processor(folder, config, text_only=not supports_images)
-    options = {"dtype": dtype} | ({} if pickle_weights else {"use_safetensors": True})
-    if device_map or quantize:
-        options["device_map"] = device_map or {"": place}
-    if quantize:
-        from transformers import BitsAndBytesConfig
 
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=quantize == "4bit",
-            load_in_8bit=quantize == "8bit",
-            bnb_4bit_compute_dtype=dtype,
-        )
+
+def _quantization_config(quantize: str, dtype: torch.dtype):
+    """How bitsandbytes loads the weights; `dtype` is what it computes in."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=quantize == "4bit",
+        load_in_8bit=quantize == "8bit",
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _with_all_weights(model_class: Any, folder: Path, name: str, options: Mapping[str, Any]):
+    """The transformers model in `folder`.
+
+    options: for `from_pretrained`.
+    Raises InputError for a checkpoint that cannot be read or leaves out more than `MISSING_SHARE`.
+    """
     try:
         with quiet():
             model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
@@ -145,30 +185,15 @@ def load(
             f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a"
             " complete checkpoint; get it again."
         ) from error
-    held = {key: tensor.numel() for key, tensor in model.named_parameters()}
-    if sum(held.get(key, 0) for key in info["missing_keys"]) > MISSING_SHARE * sum(held.values()):
+    sizes = {key: tensor.numel() for key, tensor in model.named_parameters()}
+    missing = info["missing_keys"]
+    if sum(sizes.get(key, 0) for key in missing) > MISSING_SHARE * sum(sizes.values()):
         raise InputError(
-            f"Found {name!r}, but only a part of its weights ({len(info['missing_keys'])} tensors"
-            f" are missing, such as {min(info['missing_keys'])}); expected a complete checkpoint;"
+            f"Found {name!r}, but only a part of its weights ({len(missing)} tensors"
+            f" are missing, such as {min(missing)}); expected a complete checkpoint;"
             " get it again."
         )
-    model = (model if device_map or quantize else model.to(place)).eval().requires_grad_(False)
-    record = read_record(folder)
-    refuse_without_layers(model, name)
-    lvlm = LVLM(
-        model,
-        processor,
-        families.family_of(config),
-        name,
-        commit,
-        tuple(record.get("layer_ids", ())),
-        {key: value for key, value in record.items() if key not in RECORD_KEYS},
-    )
-    if lvlm.family is families.GENERIC:
-        run.report(0.95, "probing a model of no known family")
-        lvlm = probe(lvlm)
-    run.report(1.0, "loaded")
-    return lvlm
+    return model
 
 
 def foresee(
@@ -180,8 +205,12 @@ def foresee(
     positions: int | None = None,
     samples: int = 1,
 ) -> Forecast:
-    """What analysing `samples` prompts of `positions` positions with a model would take, from its
-    config alone; the folder may hold nothing else.
+    """What an analysis with a model would take, from its config alone; the folder may hold nothing
+    else.
+
+    name, revision, device, dtype: as for `load`.
+    positions: of each prompt (default: those of a short prompt with one image).
+    samples: how many prompts.
 
     Raises InputError for a name that leads to no config of a model with image input, and unknown
     options.
@@ -192,16 +221,16 @@ def foresee(
             " raise it."
         )
     name = str(name)
-    dtype = _known_dtype(dtype)
     place = resolve_device(device)
+    chosen = _known_dtype(dtype)
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
-    dtype = dtype or _automatic_dtype(model_class, config, place)
+    chosen = chosen or _automatic_dtype(model_class, config, place)
     return forecast(
         name,
         model_class,
         config,
-        dtype,
+        chosen,
         place,
         positions=positions or prompt_positions(config),
         samples=samples,
@@ -289,13 +318,13 @@ def _with_weights(
 
 
 def _missing_shards(folder: Path) -> bool:
+    """Whether the folder's index names a file that is not there."""
     try:
-        listed = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))[
-            "weight_map"
-        ].values()
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        shards = set(index["weight_map"].values())
     except (OSError, ValueError, KeyError):
         return False
-    return any(not (folder / shard).exists() for shard in set(listed))
+    return any(not (folder / shard).exists() for shard in shards)
 
 
 def _cut_off(folder: Path) -> list[Path]:
@@ -305,19 +334,23 @@ def _cut_off(folder: Path) -> list[Path]:
     broken = []
     for file in folder.glob("*.safetensors"):
         try:
-            with file.open("rb") as opened:
-                length = int.from_bytes(opened.read(8), "little")
-                header = json.loads(opened.read(length)) if length < 100_000_000 else None
-            ends = [
-                tensor["data_offsets"][1]
-                for name, tensor in header.items()
-                if name != "__metadata__"
-            ]
-            if file.stat().st_size < 8 + length + max(ends, default=0):
-                broken.append(file)
+            complete = file.stat().st_size >= _bytes_by_header(file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            complete = False
+        if not complete:
             broken.append(file)
     return broken
+
+
+def _bytes_by_header(file: Path) -> int:
+    """How long a safetensors file is by its own header."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length >= LONGEST_HEADER:
+            raise ValueError("This header is too long for one.")
+        header = json.loads(opened.read(length))
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0)
 
 
 def _download(
@@ -384,17 +417,15 @@ def _download(
 
 def _back(error: BaseException) -> list[BaseException]:
     """An error and all that it goes back to, the first cause last."""
-    found = [error]
-    while (before := found[-1].__cause__ or found[-1].__context__) is not None:
-        found.append(before)
-    return found
+    errors = [error]
+    while (before := errors[-1].__cause__ or errors[-1].__context__) is not None:
+        errors.append(before)
+    return errors
 
 
 def _disk_full(error: BaseException) -> bool:
-    return any(
-        isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT)
-        for each in _back(error)
-    )
+    full = errno.ENOSPC, errno.EDQUOT
+    return any(isinstance(cause, OSError) and cause.errno in full for cause in _back(error))
 
 
 def _bar(run: Run) -> type:
@@ -415,14 +446,12 @@ def _bar(run: Run) -> type:
             nonlocal furthest
             run.check("Stopped; what was downloaded is kept.")
             shown = super().update(n)
-            if (
-                self.unit == "B" and self.total and self.n > furthest
-            ):  # bytes fetched and bytes put together have a bar each
+            # Bytes fetched and bytes put together have a bar each.
+            if self.unit == "B" and self.total and self.n > furthest:
                 furthest = self.n
-                run.report(
-                    0.05 + 0.75 * min(self.n / self.total, 1.0),
-                    f"downloading: {self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB",
-                )
+                share = 0.05 + 0.75 * min(self.n / self.total, 1.0)
+                megabytes = f"{self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB"
+                run.report(share, f"downloading: {megabytes}")
             return shown
 
     return Bar
@@ -451,12 +480,9 @@ def _known_config(folder: Path, name: str, text_only: bool):
         ) from error
     takes_images = any(getattr(config, name, None) is not None for name in IMAGE_SETTINGS)
     if takes_images and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        return (
-            config,
-            found[0] if isinstance(found, (list, tuple)) else found,
-            True,
-        )
+        classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        first = classes[0] if isinstance(classes, (list, tuple)) else classes
+        return config, first, True
     if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], False
     raise InputError(
@@ -536,32 +562,31 @@ def _automatic_dtype(model_class: type, config, device: torch.device | None) -> 
     """As stored; on a CPU float32 where the weights are small, or where the processor has no
     bfloat16 of its own and there is twice the memory.
     """
-    stored = (
-        getattr(config, "dtype", None)
-        or getattr(config.get_text_config(decoder=True), "dtype", None)
-        or torch.float32
-    )
+    text = config.get_text_config(decoder=True)
+    stored = getattr(config, "dtype", None) or getattr(text, "dtype", None) or torch.float32
     stored = getattr(torch, stored) if isinstance(stored, str) else stored
-    if device is not None and device.type == "cpu" and stored in (torch.bfloat16, torch.float16):
-        free = memory.free_bytes(device)
-        needed = memory.needed_bytes(model_class, config, torch.float32)
-        if (
-            free is not None
-            and 2 * needed < free
-            and (needed < SMALL or not (stored == torch.bfloat16 and memory.computes_bfloat16()))
-        ):
-            return torch.float32
-    return stored
+    if device is None or device.type != "cpu" or stored not in (torch.bfloat16, torch.float16):
+        return stored
+    free = memory.free_bytes(device)
+    needed = memory.needed_bytes(model_class, config, torch.float32)
+    if free is None or 2 * needed >= free:
+        return stored
+    quick = stored == torch.bfloat16 and memory.computes_bfloat16()
+    return torch.float32 if needed < SMALL or not quick else stored
 
 
 def _free_bytes(device: torch.device | None) -> int | None:
     """Free bytes on one device, or on all GPUs and the CPU together."""
     if device is not None:
         return memory.free_bytes(device)
-    parts = [
-        memory.free_bytes(torch.device("cuda", i)) for i in range(torch.cuda.device_count())
-    ] + [memory.free_bytes(torch.device("cpu"))]
-    return None if None in parts else sum(parts)
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    total = 0
+    for part in (*devices, torch.device("cpu")):
+        free = memory.free_bytes(part)
+        if free is None:
+            return None
+        total += free
+    return total
 
 
 def _short(error: BaseException) -> str:

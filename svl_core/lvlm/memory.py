@@ -1,4 +1,4 @@
-"""How much memory a model needs and how much there is, told before any weight is read."""
+"""How much memory a model needs and how much there is, known before any weight is read."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ def needed_bytes(
     quantize: str | None = None,
 ) -> int:
     """Bytes that the weights and one question take, from the config alone."""
-    parameters = sum(parameter.numel() for parameter in empty(model_class, config).parameters())
-    return int(parameters * BYTES.get(quantize, dtype.itemsize) * HEADROOM)
+    model = empty(model_class, config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    size = dtype.itemsize if quantize is None else BYTES[quantize]
+    return int(parameters * size * HEADROOM)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free bytes on a device; None where that cannot be told."""
+    """Free bytes on a device; None where that is not known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = [amount for amount in (_available(), _container_rest()) if amount is not None]

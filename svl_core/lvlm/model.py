@@ -112,7 +112,7 @@ class LVLM:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the whole model, tied ones counted once, 4-bit ones at their true number."""
+        """Parameters of the whole model; tied ones count once, 4-bit ones at their true number."""
         return families.count_parameters(self.model)
 
     @property

@@ -2,8 +2,8 @@
 before the first change.
 
 The full model's pass over a prompt leaves behind what entered its decoder layers and their
-key/value caches (`PrefillState`). A pruned model that begins with the same layers takes these over and
-runs only its own, from the first dropped or edited one on, within its own forward pass: masks,
+key/value caches (`PrefillState`). A pruned model that begins with the same layers takes these over
+and runs only its own, from the first dropped or edited one on, within its own forward pass: masks,
 positions, final norm and head are the model's, so its predictions are those of a whole pass, bit
 for bit.
 """
@@ -27,11 +27,9 @@ from svl_core.lvlm import families
 from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input
 from svl_core.lvlm.model import LVLM
 
-ENCODED = (
-    "pixel_values",
-    "pixel_attention_mask",
-)  # inputs that only the vision tower reads
-# Caches that grow by new tensors: a shallow copy goes its own way.
+ENCODED = ("pixel_values", "pixel_attention_mask")  # inputs that only the vision tower reads
+# Caches that grow by new tensors instead of writing into the old ones: a shallow copy of one can
+# grow apart from it.
 FORKABLE = (
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -40,9 +38,12 @@ FORKABLE = (
 
 @dataclass(frozen=True, eq=False)
 class PrefillState:
-    """The full model's pass over B prompts of S positions. states: depth -> (B, S, d), what entered
-    that layer; caches: every layer's, as they were behind the prompt; entered_ms: depth ->
-    milliseconds from the pass's start until then, image encoding included.
+    """What the full model's pass over B prompts of S positions leaves behind for other models.
+
+    states: layer -> (B, S, d), what entered it.
+    caches: every layer's key/value cache, as it was behind the prompt.
+    entered_ms: layer -> milliseconds from the pass's start until it was entered, image encoding
+        included.
     """
 
     states: Mapping[int, torch.Tensor]
@@ -51,43 +52,46 @@ class PrefillState:
 
     @property
     def nbytes(self) -> int:
-        held = [
-            *self.states.values(),
-            *(tensor for cache in self.caches for tensor in (cache.keys, cache.values)),
-        ]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        """Bytes of all its tensors."""
+        tensors = list(self.states.values())
+        for cache in self.caches:
+            tensors += cache.keys, cache.values
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def shared_depth(full: LVLM, pruned: LVLM) -> int | None:
-    """How many of `pruned`'s first layers are `full`'s own, in place and untouched (at most all but
-    one); None where its pass cannot begin there.
+    """With how many layers of the full model a pruned one begins, so that its pass can take over
+    the full model's behind them.
+
+    These layers are the full model's own: at the same place, with the same tensors. The last layer
+    of the pruned model never counts, so that it has one to run. None where a pass cannot be taken
+    over: another class of model, other weights beside the layers, modules spread over devices, a
+    family whose first layers do more than hand hidden states on.
     """
     least = families.shared_from(full.family, full.model.config)
-    if (
-        least is None
-        or type(full.model) is not type(pruned.model)
-        or any(hasattr(module, "_hf_hook") for module in pruned.model.modules())
-    ):
+    if least is None or type(full.model) is not type(pruned.model):
         return None
-    if not _same(_beside_layers(full), _beside_layers(pruned)):
+    if any(hasattr(module, "_hf_hook") for module in pruned.model.modules()):
+        return None
+    if not _same_tensors(_beside_layers(full), _beside_layers(pruned)):
         return None
     depth = 0
-    for layer, (ident, own) in enumerate(zip(pruned.layer_ids, pruned.layers)):
-        if (
-            layer == pruned.num_layers - 1
-            or layer >= full.num_layers
-            or full.layer_ids[layer] != ident
-            or not _same(
-                dict(full.layers[layer].named_parameters()),
-                dict(own.named_parameters()),
-            )
-        ):
-            break
+    most = min(pruned.num_layers - 1, full.num_layers)
+    while depth < most and _same_layer(full, pruned, depth):
         depth += 1
     return depth if depth >= least else None
 
 
+def _same_layer(full: LVLM, pruned: LVLM, layer: int) -> bool:
+    """Whether both have the same layer at this place."""
+    if full.layer_ids[layer] != pruned.layer_ids[layer]:
+        return False
+    original = dict(full.layers[layer].named_parameters())
+    return _same_tensors(original, dict(pruned.layers[layer].named_parameters()))
+
+
 def _beside_layers(lvlm: LVLM) -> dict[str, torch.Tensor]:
+    """All parameters that belong to no decoder layer."""
     prefix = families.layers_prefix(lvlm.model)
     return {
         name: tensor
@@ -96,7 +100,8 @@ def _beside_layers(lvlm: LVLM) -> dict[str, torch.Tensor]:
     }
 
 
-def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+def _same_tensors(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Whether both hold the very same tensors under the same names."""
     return one.keys() == other.keys() and all(tensor is other[name] for name, tensor in one.items())
 
 
@@ -130,18 +135,18 @@ def recording(lvlm: LVLM, depths: Collection[int]) -> Iterator[tuple[dict, dict]
 
 
 def fork_caches(caches: Collection) -> tuple | None:
-    """Copies of cache layers that share the tensors held so far and grow apart from them; None for
-    a kind that is written in place.
+    """Copies of the layers' key/value caches that decode on from here without changing these.
+
+    The tensors filled so far are shared, and each copy grows by tensors of its own. None where one
+    of the caches is of a kind that is written in place.
     """
-    return (
-        tuple(copy.copy(cache) for cache in caches)
-        if all(type(cache) in FORKABLE for cache in caches)
-        else None
-    )
+    if any(type(cache) not in FORKABLE for cache in caches):
+        return None
+    return tuple(copy.copy(cache) for cache in caches)
 
 
-class _Stand(torch.nn.Module):
-    """In the place of a decoder layer, with its attributes."""
+class _StandIn(torch.nn.Module):
+    """Takes the place of a decoder layer and has its attributes."""
 
     def __init__(self, layer: torch.nn.Module):
         super().__init__()
@@ -151,8 +156,10 @@ class _Stand(torch.nn.Module):
         return getattr(self.__dict__["layer"], name)
 
 
-class _Skipped(_Stand):
-    """Hands the hidden states on and the layer's filled cache over."""
+class _Skipped(_StandIn):
+    """A layer that need not run: it hands the hidden states on and puts its filled cache into the
+    pass's.
+    """
 
     def __init__(self, layer: torch.nn.Module, number: int, filled):
         super().__init__(layer)
@@ -160,23 +167,20 @@ class _Skipped(_Stand):
 
     def forward(self, *args, **kwargs):
         cache = next(value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
-        cache.layers[self.number : self.number + 1] = fork_caches([self.filled])
+        cache.layers[self.number : self.number + 1] = [copy.copy(self.filled)]
         return hidden_input(args, kwargs)
 
 
-class _First(_Stand):
-    """Runs the layer on what entered it in the full model's pass."""
+class _First(_StandIn):
+    """The first layer that runs: on what entered it in the full model's pass."""
 
     def __init__(self, layer: torch.nn.Module, state: torch.Tensor):
         super().__init__(layer)
         self.__dict__["state"] = state
 
     def forward(self, *args, **kwargs):
-        return self.layer(
-            self.state,
-            *args[1:],
-            **{name: value for name, value in kwargs.items() if name != "hidden_states"},
-        )
+        kwargs.pop("hidden_states", None)
+        return self.layer(self.state, *args[1:], **kwargs)
 
 
 def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
@@ -186,32 +190,30 @@ def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
     Only the modules on the way to the layers are copied, shallowly, so that other threads may use
     the model meanwhile.
     """
-    root = module = _shallow(lvlm.model)
+    root = _shallow(lvlm.model)
+    parent = root
     *path, layers, _ = families.layers_prefix(lvlm.model).split(".")
     for name in path:
-        module._modules[name] = _shallow(module._modules[name])
-        module = module._modules[name]
+        child = _shallow(parent.get_submodule(name))
+        parent._modules[name] = child
+        parent = child
     skipped = [
         _Skipped(layer, number, prefill.caches[number])
         for number, layer in enumerate(lvlm.layers[:depth])
     ]
-    module._modules[layers] = torch.nn.ModuleList(
-        [
-            *skipped,
-            _First(lvlm.layers[depth], prefill.states[depth]),
-            *lvlm.layers[depth + 1 :],
-        ]
-    )
+    first = _First(lvlm.layers[depth], prefill.states[depth])
+    rest = lvlm.layers[depth + 1 :]
+    parent._modules[layers] = torch.nn.ModuleList([*skipped, first, *rest])
     return root
 
 
 def _shallow(module: torch.nn.Module) -> torch.nn.Module:
-    made = copy.copy(module)
-    made.__dict__["_modules"] = dict(module._modules)
-    return made
+    """A copy that shares everything but the table of its children."""
+    copied = copy.copy(module)
+    copied.__dict__["_modules"] = dict(module._modules)
+    return copied
 
 
-def without_images(
-    inputs: Mapping[str, torch.Tensor],
-) -> dict[str, torch.Tensor]:
+def without_images(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs of a pass whose images are encoded already."""
     return {name: value for name, value in inputs.items() if name not in ENCODED}

@@ -8,8 +8,11 @@ place, rather than a wrong one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,72 +31,65 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.stopping import reaching
 
-# Of the logits' spread.
+# The largest difference of two logits that counts as none, as a share of their spread.
 TOLERANCE = {
     torch.float32: 1e-3,
     torch.float16: 5e-2,
     torch.bfloat16: 2e-1,
 }
 QUESTION = "What is this?"
+# The pictures that places are tried on, in pixels: crops, paddings and tiles differ most there.
 SHAPES = (
     (168, 392),
     (392, 168),
-    # of the pictures that places are tried on, in pixels: crops, paddings and tiles differ most there
 )
-# Positions tried in each picture; the share of them that must answer to their own rectangle.
-TRIED, HIT_SHARE = (
-    8,
-    0.7,
-)
+TRIED = 8  # positions tried in each picture
+HIT_SHARE = 0.7  # the share of them that must answer to their own rectangle
 
 
 def probe(lvlm: LVLM) -> LVLM:
-    """Looks for decoder layers, encodes a test picture (a text-only model gets the question alone),
+    """Tries whether everything here works on a model of no known family.
+
+    Looks for decoder layers, encodes a test picture (a text-only model gets the question alone),
     looks for visual positions that follow the picture and for attention that can be watched, and
     checks that a pruned forward pass equals one with the layers skipped, that generation with the
     cache equals generation without, and that left padding changes nothing.
 
-    Returns the model with the places of its visual positions, where they could be found. Raises
-    InputError naming the probe that failed.
+    Returns the model with the places of its visual positions, where they could be found.
+    Raises InputError naming the probe that failed.
     """
-    found: dict[str, Sample] = {}
-
-    def encodes():
-        found["sample"] = (
-            lvlm.encode(noise(224, 224), QUESTION)
-            if lvlm.supports_images
-            else lvlm.encode(None, QUESTION)
-        )
-
-    steps = [
-        ("decoder layers", lambda: _decoder(lvlm.model)),
-        (
-            "picture and question" if lvlm.supports_images else "question",
-            encodes,
-        ),
-    ]
-    steps += [("visual positions", lambda: _visual(lvlm, found["sample"]))] * lvlm.supports_images
-    steps += [
-        ("attention", lambda: _attention(lvlm, found["sample"])),
-        (
-            "pruning equals skipping",
-            lambda: _pruning(lvlm, found["sample"]),
-        ),
-        ("generation with a cache", lambda: _cache(lvlm, found["sample"])),
-        ("left padding", lambda: _padding(lvlm, found["sample"])),
-    ]
-    for name, step in steps:
-        try:
-            step()
-        except Exception as error:  # an unknown model may fail in any way
-            raise _refusal(lvlm.name, lvlm.model, name, error) from error
+    with _probe(lvlm, "decoder layers"):
+        _decoder(lvlm.model)
+    with _probe(lvlm, "picture and question" if lvlm.supports_images else "question"):
+        picture = noise(224, 224) if lvlm.supports_images else None
+        sample = lvlm.encode(picture, QUESTION)
+    if lvlm.supports_images:
+        with _probe(lvlm, "visual positions"):
+            _visual(lvlm, sample)
+    with _probe(lvlm, "attention"):
+        _attention(lvlm, sample)
+    with _probe(lvlm, "pruning equals skipping"):
+        _pruning(lvlm, sample)
+    with _probe(lvlm, "generation with a cache"):
+        _cache(lvlm, sample)
+    with _probe(lvlm, "left padding"):
+        _padding(lvlm, sample)
     return _placed(lvlm) if lvlm.supports_images else lvlm
 
 
+@contextlib.contextmanager
+def _probe(lvlm: LVLM, step: str) -> Iterator[None]:
+    """Whatever goes wrong within this block is the reason to refuse the model."""
+    try:
+        yield
+    except Exception as error:  # an unknown model may fail in any way
+        raise _refusal(lvlm.name, lvlm.model, step, error) from error
+
+
 def noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(
-        np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    )
+    """A seeded picture of random pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 def _refusal(name: str, model, step: str, error: Exception) -> InputError:
@@ -115,7 +111,8 @@ def refuse_without_layers(model, name: str) -> None:
 def _decoder(model) -> None:
     if model.config.is_encoder_decoder:
         raise SVLError("it has an encoder for the text, and this project prunes decoders only")
-    if (layers := len(families.decoder_layers(model))) < 3:
+    layers = len(families.decoder_layers(model))
+    if layers < 3:
         raise SVLError(f"{layers} layers, where at least 3 are needed")
 
 
@@ -123,11 +120,8 @@ def _visual(lvlm: LVLM, sample: Sample) -> None:
     if not len(sample.visual):
         raise SVLError("no position of the sequence holds the image token")
     other = lvlm.encode(_inverted(sample.images[0]), QUESTION)
-    if (
-        not (entering(lvlm, other) != entering(lvlm, sample))
-        .any(dim=1)[torch.tensor(sample.visual)]
-        .any()
-    ):
+    moved = (entering(lvlm, other) != entering(lvlm, sample)).any(dim=1)
+    if not moved[torch.tensor(sample.visual)].any():
         raise SVLError("another picture changes nothing at the positions of the image token")
 
 
@@ -135,18 +129,10 @@ _WATCHING: ContextVar[set[int] | None] = ContextVar("svl_watching", default=None
 WATCHED = "svl_probe"
 
 
-def _watched(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
-    softcap=None,
-    s_aux=None,
-    **options,
-):
-    if _WATCHING.get() is not None:
-        _WATCHING.get().add(module.layer_idx)
+def _watched(module, query, key, value, attention_mask, softcap=None, s_aux=None, **options):
+    watching = _WATCHING.get()
+    if watching is not None:
+        watching.add(module.layer_idx)
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
 
 
@@ -157,39 +143,38 @@ AttentionMaskInterface.register(WATCHED, AttentionMaskInterface()["sdpa"])
 @torch.inference_mode()
 def _attention(lvlm: LVLM, sample: Sample) -> None:
     """The decoder must take its attention from the library's registry, where it can be watched."""
-    config = lvlm.decoder.config
-    token = _WATCHING.set(set())
-    own = config._attn_implementation
-    if own not in ("sdpa", "eager"):
-        raise SVLError(f"the attention implementation {own!r}")
+    config: Any = lvlm.decoder.config
+    implementation = config._attn_implementation
+    if implementation not in ("sdpa", "eager"):
+        raise SVLError(f"the attention implementation {implementation!r}")
+    seen: set[int] = set()
+    token = _WATCHING.set(seen)
     try:
         config._attn_implementation = WATCHED
         lvlm.model(**sample.inputs, use_cache=False)
-        seen = _WATCHING.get()
     finally:
-        config._attn_implementation = own
+        config._attn_implementation = implementation
         _WATCHING.reset(token)
     if not seen:
         raise SVLError("an attention of the model's own, which cannot be watched")
 
 
+@torch.inference_mode()
 def _pruning(lvlm: LVLM, sample: Sample) -> None:
+    """One layer dropped, and three (which are others only from five layers on): a pruned pass
+    equals one whose layers are skipped.
+    """
     last = lvlm.num_layers - 1
-    for dropped in {
-        (last // 2,),
-        tuple(sorted({1, last // 2, last - 1})),
-    }:  # the second needs five layers to differ
+    middle = last // 2
+    for dropped in {(middle,), tuple(sorted({1, middle, last - 1}))}:
         if len(dropped) == lvlm.num_layers:
             continue
-        view = skeleton.with_layers(
-            lvlm.model,
-            [i for i in range(lvlm.num_layers) if i not in dropped],
-        )
-
-        with torch.inference_mode(), ThreadHooks() as hooks:
-            pruned = view(**sample.inputs, use_cache=False).logits
-            for index in dropped:
-                hooks.on_output(lvlm.layers[index], pass_over)
+        keep = [layer for layer in range(lvlm.num_layers) if layer not in dropped]
+        view = skeleton.with_layers(lvlm.model, keep)
+        pruned = view(**sample.inputs, use_cache=False).logits
+        with ThreadHooks() as hooks:
+            for layer in dropped:
+                hooks.on_output(lvlm.layers[layer], pass_over)
             skipped = lvlm.model(**sample.inputs, use_cache=False).logits
         _equal(lvlm, pruned, skipped)
 
@@ -199,17 +184,12 @@ def _cache(lvlm: LVLM, sample: Sample) -> None:
     """Three ordinary tokens, whole and with the last layer but one dropped: predictions with the
     cache equal those of a whole pass each.
     """
-    pruned = dataclasses.replace(
-        lvlm,
-        model=skeleton.with_layers(
-            lvlm.model,
-            [i for i in range(lvlm.num_layers) if i != lvlm.num_layers - 2],
-        ),
-        layer_ids=(),
-    )
-    for one in (lvlm, pruned):
-        banned = sorted({*control_ids(one.reader), *decoding.image_token_ids(one)})
-        slow = one.model.generate(
+    keep = [layer for layer in range(lvlm.num_layers) if layer != lvlm.num_layers - 2]
+    view = skeleton.with_layers(lvlm.model, keep)
+    for model in (lvlm, dataclasses.replace(lvlm, model=view, layer_ids=())):
+        banned = sorted({*control_ids(model.reader), *decoding.image_token_ids(model)})
+        generate: Any = model.model.generate
+        uncached = generate(
             **sample.inputs,
             use_cache=False,
             max_new_tokens=3,
@@ -220,10 +200,10 @@ def _cache(lvlm: LVLM, sample: Sample) -> None:
             return_dict_in_generate=True,
             output_logits=True,
         )
-        quick = decoding.Decoding(one, sample.inputs)
-        for step, expected in enumerate(slow.logits):
-            _equal(lvlm, quick.logits, expected)
-            quick.feed(slow.sequences[:, sample.length + step, None])
+        cached = decoding.Decoding(model, sample.inputs)
+        for step, expected in enumerate(uncached.logits):
+            _equal(lvlm, cached.logits, expected)
+            cached.feed(uncached.sequences[:, sample.length + step, None])
 
 
 def _padding(lvlm: LVLM, sample: Sample) -> None:
@@ -231,13 +211,9 @@ def _padding(lvlm: LVLM, sample: Sample) -> None:
     token.
     """
     longer = lvlm.encode(sample.images or None, f"{QUESTION} {QUESTION}")
-    batch, alone = (
-        decoding.Decoding(lvlm, inputs)
-        for inputs in (
-            collate([sample, longer], lvlm.tokenizer.pad_token_id or 0),
-            sample.inputs,
-        )
-    )
+    padded = collate([sample, longer], lvlm.tokenizer.pad_token_id or 0)
+    batch = decoding.Decoding(lvlm, padded)
+    alone = decoding.Decoding(lvlm, sample.inputs)
     for _ in range(2):
         _equal(lvlm, batch.logits[:1], alone.logits)
         first = alone.logits.argmax(-1, keepdim=True)
@@ -245,11 +221,13 @@ def _padding(lvlm: LVLM, sample: Sample) -> None:
         alone.feed(first)
 
 
-def _equal(lvlm: LVLM, found: torch.Tensor, expected: torch.Tensor) -> None:
-    found, expected = found.float(), expected.float().to(found.device)
-    difference = float((found - expected).abs().max() / expected.std())
-    if not difference <= TOLERANCE.get(lvlm.dtype, 1e-3):
-        raise SVLError(f"logits differ by {difference:.2g} of their spread")
+def _equal(lvlm: LVLM, logits: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raises SVLError for logits that differ by more than the dtype's tolerance."""
+    expected = expected.float().to(logits.device)
+    difference = (logits.float() - expected).abs().max()
+    share = float(difference / expected.std())
+    if not share <= TOLERANCE.get(lvlm.dtype, 1e-3):
+        raise SVLError(f"logits differ by {share:.2g} of their spread")
 
 
 # Places
@@ -277,13 +255,13 @@ def _placed(lvlm: LVLM) -> LVLM:
     with none.
     """
     for name, rule in GEOMETRIES.items():
-        tried = dataclasses.replace(
-            lvlm,
-            family=dataclasses.replace(families.GENERIC, geometry=name),
-        )
+        if rule is unplaced:
+            continue
+        family = dataclasses.replace(families.GENERIC, geometry=name)
+        candidate = dataclasses.replace(lvlm, family=family)
         try:
-            if rule is not unplaced and all(places_hold(tried, noise(*shape)) for shape in SHAPES):
-                return tried
+            if all(places_hold(candidate, noise(*shape)) for shape in SHAPES):
+                return candidate
         except Exception:  # made for other processors and configs: it may miss anything
             continue
     return lvlm
@@ -302,13 +280,15 @@ def places_hold(lvlm: LVLM, image: Image.Image) -> bool:
         return False
     # Not the slivers at the border of a crop.
     whole = placed[areas[placed] > 0.6 * np.median(areas[placed])]
-    chosen = whole[np.unique(np.linspace(0, len(whole) - 1, TRIED).astype(int))]
+    spread = np.linspace(0, len(whole) - 1, TRIED).astype(int)
+    chosen = whole[np.unique(spread)]
     before = entering(lvlm, sample)[visual]
     hits = 0
     for index in chosen:
-        box = (rects[index] * (*image.size, *image.size)).round().astype(int)
-        changed = lvlm.encode(_inverted(image, tuple(box)), QUESTION)
-        moved = torch.linalg.vector_norm(entering(lvlm, changed)[visual] - before, dim=1).numpy()
+        x0, y0, x1, y1 = (rects[index] * (*image.size, *image.size)).round().astype(int)
+        changed = lvlm.encode(_inverted(image, (x0, y0, x1, y1)), QUESTION)
+        difference = entering(lvlm, changed)[visual] - before
+        moved = torch.linalg.vector_norm(difference, dim=1).numpy()
         alike = placed[np.abs(areas[placed] / areas[index] - 1) < 0.3]
-        hits += alike[moved[alike].argmax()] == index
+        hits += int(alike[moved[alike].argmax()] == index)
     return hits >= HIT_SHARE * len(chosen)

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoProcessor, AutoTokenizer
 from transformers.models.auto.configuration_auto import (
@@ -67,7 +68,7 @@ def load_processor(folder: str | Path, config, *, text_only: bool = False):
 
 
 class _Lenient(ProcessorMixin):
-    """Takes None for the halves that are left out; sits between a stock class and `ProcessorMixin`."""
+    """Between a stock class and `ProcessorMixin`: takes None for the halves that are left out."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(
@@ -77,14 +78,14 @@ class _Lenient(ProcessorMixin):
 
 
 @functools.lru_cache
-def still_class(name: str) -> type:
+def still_class(name: str) -> Any:
     """The processor class `name` for still images: without its video and audio halves, under its
     own name.
     """
-    stock = _class(WITHOUT_VIDEO.get(name, name))
+    stock: Any = _class(WITHOUT_VIDEO.get(name, name))
     halves = stock.get_attributes()
 
-    class Still(stock, _Lenient):
+    class Still(stock, _Lenient):  # type: ignore[misc]  # a base that is known when it runs
         @classmethod
         def get_attributes(cls):
             return [half for half in halves if half in KEPT]
@@ -94,8 +95,8 @@ def still_class(name: str) -> type:
             loaded = iter(super()._get_arguments_from_pretrained(*args, **kwargs))
             return [next(loaded) if half in KEPT else None for half in halves]
 
-        def save_pretrained(self, save_directory, **kwargs):
-            written = super().save_pretrained(save_directory, **kwargs)
+        def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+            written = super().save_pretrained(save_directory, push_to_hub, **kwargs)
             for file, left_out in getattr(self, "_left_out", {}).items():
                 path = Path(save_directory) / file
                 path.write_text(
@@ -115,9 +116,8 @@ def _still(folder: Path, config):
         or _read(folder / "preprocessor_config.json").get("processor_class")
         or PROCESSOR_MAPPING_NAMES[config.model_type]
     )
-    processor = still_class(listed if isinstance(listed, str) else listed[0]).from_pretrained(
-        folder
-    )
+    name = listed if isinstance(listed, str) else listed[0]
+    processor = still_class(name).from_pretrained(folder)
     left_out = {
         PROCESSOR_FILE: {name: value for name, value in settings.items() if name in LEFT_OUT},
         VIDEO_FILE: _read(folder / VIDEO_FILE),

@@ -101,11 +101,19 @@ class Reference:
             prefills=self.prefills,
         )
 
+    def predictions(self, index: int) -> torch.Tensor:
+        """(n, vocabulary) the full model's predictions of a sample's answer. Raises TypeError where
+        they were not asked for.
+        """
+        if self.logits is None:
+            raise TypeError("This reference was made without predictions.")
+        return self.logits[index]
+
     def mean_kl(self, model: LVLM, run: Run = QUIET) -> np.ndarray:
         """(n,) mean KL(full || model) over each answer's tokens, nats/token."""
         return self._means(
             model,
-            lambda i, logits: kl_per_token(self.logits[i], logits),
+            lambda i, logits: kl_per_token(self.predictions(i), logits),
             run,
         )
 
@@ -124,8 +132,8 @@ class Reference:
         agreement = np.zeros(len(self.samples))
         losses: list[tuple[float, ...]] = [()] * len(self.samples)
         for i, logits in self.read(model, run):
-            kl[i] = float(kl_per_token(self.logits[i], logits).mean())
-            same = greedy(self.logits[i], forbidden) == greedy(logits, forbidden)
+            kl[i] = float(kl_per_token(self.predictions(i), logits).mean())
+            same = greedy(self.predictions(i), forbidden) == greedy(logits, forbidden)
             agreement[i] = float(same.double().mean())
             losses[i] = tuple(token_losses(logits, self.answers[i]).tolist())
         return Fidelity(kl, agreement, tuple(losses))

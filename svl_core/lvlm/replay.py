@@ -1,5 +1,5 @@
-"""One recorded pass, replayed layer by layer: what each decoder layer was given, so that edited
-layers run alone on other states.
+"""One recorded pass, replayed layer by layer: with the arguments of each decoder layer's call, an
+edited layer runs alone on other hidden states.
 """
 
 from __future__ import annotations
@@ -21,20 +21,29 @@ from svl_core.lvlm.model import LVLM
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """states: L + 1 tensors (B, S, d), what enters each layer and the last one's raw output; given:
-    the other arguments of each layer's call, None for a layer that the model passes over
-    (cross-attention without an image).
+    """How one pass over B sequences of S positions called each of L layers.
+
+    states: L + 1 tensors (B, S, d), what enters each layer, and the last layer's raw output.
+    calls: the other arguments and keyword arguments of each layer's call; None for a layer that the
+        model passes over (cross-attention without an image).
     """
 
     states: tuple[torch.Tensor, ...]
-    given: tuple[tuple[tuple, Mapping] | None, ...]
+    calls: tuple[tuple[tuple, Mapping] | None, ...]
 
     @torch.inference_mode()
     def step(self, module: torch.nn.Module, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        """What `module`, in the place of `layer`, makes of `hidden` (B, S, d)."""
-        if self.given[layer] is None:
+        """Runs one layer alone, with the arguments that it had in the recorded pass.
+
+        module: the layer, or another in its place.
+        layer: its number, 0..L-1.
+        hidden: (B, S, d), what enters it.
+        Returns its hidden states (B, S, d).
+        """
+        call = self.calls[layer]
+        if call is None:
             return hidden
-        args, kwargs = self.given[layer]
+        args, kwargs = call
         return hidden_of(module(hidden, *args, **kwargs))
 
 
@@ -45,7 +54,7 @@ def record(lvlm: LVLM, inputs: Mapping[str, torch.Tensor]) -> Recording:
     inputs: a batch of B sequences of S positions for `model(**inputs)`.
     """
     count = lvlm.num_layers
-    states: list[torch.Tensor | None] = [None] * (count + 1)
+    states: dict[int, torch.Tensor] = {}
     calls: list[tuple[tuple, Mapping] | None] = [None] * count
 
     def entering(number: int) -> InputAction:
@@ -69,6 +78,5 @@ def record(lvlm: LVLM, inputs: Mapping[str, torch.Tensor]) -> Recording:
             hooks.on_output(layer, leaving(number))
         lvlm.model(**inputs, use_cache=False, logits_to_keep=1)
     for number in range(count):
-        if states[number + 1] is None:  # a layer that the model passed over
-            states[number + 1] = states[number]
-    return Recording(tuple(states), tuple(calls))
+        states.setdefault(number + 1, states[number])  # a layer that the model passed over
+    return Recording(tuple(states[number] for number in range(count + 1)), tuple(calls))

@@ -16,6 +16,15 @@ from transformers import initialization
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families
 
+# Attributes of a quantised model that its view has too.
+QUANTIZATION = (
+    "quantization_method",
+    "hf_quantizer",
+    "is_quantized",
+    "is_loaded_in_4bit",
+    "is_loaded_in_8bit",
+)
+
 
 def empty(model_class: type, config):
     """A model of `model_class` without weights (all tensors on the meta device)."""
@@ -28,70 +37,69 @@ def empty(model_class: type, config):
 
 
 def with_layers(model, keep: Sequence[int]):
-    """A model of `model`'s class with only the decoder layers `keep` (increasing), sharing its
-    tensors.
+    """A model of `model`'s class with only some of its decoder layers, sharing its tensors.
 
     Works on quantised models (their special modules are shared too) and on models spread over
-    devices by accelerate. Raises SVLError for a config or a tensor whose meaning per layer is not
-    known, InputError for layers that something was added to.
+    devices by accelerate.
+
+    model: a transformers model.
+    keep: the layers that it has, increasing; their new numbers are 0, 1, ..
+
+    Raises SVLError for a config or a tensor whose meaning per layer is not known, InputError for
+    layers that something was added to.
     """
     prefix = families.layers_prefix(model)
     layers = len(families.decoder_layers(model))
     view = empty(type(model), families.cut_config(model.config, keep, layers))
     _share_special_modules(model, view, prefix, keep)
-    modules = dict(view.named_modules(remove_duplicate=False))
     for slot in ("_parameters", "_buffers"):
-        source = dict(_tensors(model, slot))
-        copied = set()
-        for name, placeholder in list(_tensors(view, slot)):
-            full = _full_name(name, prefix, keep)
-            copied.add(full)
-            tensor = source.get(full)
-            if tensor is None:
-                raise SVLError(
-                    f"Found no tensor {full} in {type(model).__name__}; expected it for {name} of"
-                    " the pruned model; this model cannot be pruned."
-                )
-            owner, _, leaf = name.rpartition(".")
-            if tensor.shape != placeholder.shape:
-                tensor = _sliced(
-                    name,
-                    materialized(
-                        model.get_submodule(_full_name(owner, prefix, keep)),
-                        leaf,
-                    ),
-                    keep,
-                    layers,
-                )
-            if tensor.shape != placeholder.shape:
-                raise SVLError(
-                    f"Found {name} of shape {tuple(tensor.shape)}; expected"
-                    f" {tuple(placeholder.shape)} for the layers kept; this model cannot be pruned."
-                )
-            getattr(modules[owner], slot)[leaf] = tensor
-        if added := [
-            name
-            for name in source
-            if name.startswith(prefix)
-            and int(name[len(prefix) :].split(".")[0]) in keep
-            and name not in copied
-        ]:
-            raise InputError(
-                f"Found {added[0]}, added to the model's own layers; expected none, for it would be"
-                " lost; prune the model without it, all layers at once."
-            )
+        _share_tensors(model, view, slot, keep)
     view.generation_config = copy.deepcopy(model.generation_config)
     view.train(model.training)
-    for attribute in (
-        "quantization_method",
-        "hf_quantizer",
-        "is_quantized",
-        "is_loaded_in_4bit",
-        "is_loaded_in_8bit",
-    ):
+    for attribute in QUANTIZATION:
         if attribute in vars(model):
             setattr(view, attribute, getattr(model, attribute))
     return _dispatched(model, view, prefix, keep)
+
+
+def _share_tensors(model, view, slot: str, keep: Sequence[int]) -> None:
+    """Puts the full model's tensors in the place of the view's placeholders.
+
+    slot: "_parameters" or "_buffers".
+    """
+    prefix = families.layers_prefix(model)
+    layers = len(families.decoder_layers(model))
+    modules = dict(view.named_modules(remove_duplicate=False))
+    source = dict(_tensors(model, slot))
+    shared = set()
+    for name, placeholder in list(_tensors(view, slot)):
+        full = _full_name(name, prefix, keep)
+        shared.add(full)
+        tensor = source.get(full)
+        if tensor is None:
+            raise SVLError(
+                f"Found no tensor {full} in {type(model).__name__}; expected it for {name} of"
+                " the pruned model; this model cannot be pruned."
+            )
+        owner, _, leaf = name.rpartition(".")
+        if tensor.shape != placeholder.shape:
+            holder = model.get_submodule(_full_name(owner, prefix, keep))
+            stored = materialized(holder, leaf)
+            assert stored is not None, "the full model has this tensor"
+            tensor = _sliced(name, stored, keep, layers)
+        if tensor.shape != placeholder.shape:
+            raise SVLError(
+                f"Found {name} of shape {tuple(tensor.shape)}; expected"
+                f" {tuple(placeholder.shape)} for the layers kept; this model cannot be pruned."
+            )
+        getattr(modules[owner], slot)[leaf] = tensor
+    for name in source:
+        layer = name[len(prefix) :].split(".")[0] if name.startswith(prefix) else None
+        if layer is not None and int(layer) in keep and name not in shared:
+            raise InputError(
+                f"Found {name}, added to the model's own layers; expected none, for it would be"
+                " lost; prune the model without it, all layers at once."
+            )
 
 
 def _tensors(model, slot: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -105,45 +113,48 @@ def _tensors(model, slot: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def materialized(module: torch.nn.Module, leaf: str) -> torch.Tensor | None:
-    """A module's parameter or buffer; where accelerate keeps it in memory or on the disk until it
-    is used, the one kept.
+    """A module's parameter or buffer with its numbers, wherever they are.
+
+    Of a tensor that accelerate keeps elsewhere (offloaded to the processor's memory or the disk
+    until it is used), the module itself holds only an empty stand-in on the meta device; this gives
+    the stored one.
+
+    leaf: the tensor's name in the module.
     """
     tensor = getattr(module, leaf, None)
-    kept = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-    return (
-        kept[leaf]
-        if tensor is not None and tensor.device.type == "meta" and kept is not None
-        else tensor
-    )
+    stored = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    if tensor is None or stored is None or tensor.device.type != "meta":
+        return tensor
+    return stored[leaf]
 
 
 def running_device(module: torch.nn.Module) -> torch.device:
     """The device on which a module computes, also where accelerate brings its weights there only
     then.
     """
-    where = (
-        getattr(getattr(part, "_hf_hook", None), "execution_device", None)
-        for part in module.modules()
-    )
-    found = next((device for device in where if device is not None), None)
-    return next(module.parameters()).device if found is None else torch.device(found)
+    for part in module.modules():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(module.parameters()).device
 
 
 def assign(module: torch.nn.Module, **parameters: torch.Tensor) -> None:
     """Gives a module of a view new parameters; those that it shares stay as they are.
 
-    One that accelerate keeps elsewhere comes to stay.
+    The parameters of a module that accelerate keeps elsewhere come to stay: all of them, for a
+    module is offloaded as a whole.
     """
     hook = getattr(module, "_hf_hook", None)
-    if getattr(hook, "offload", False):
-        parameters = {
-            leaf: materialized(module, leaf)
-            for leaf, tensor in module._parameters.items()
-            if tensor is not None
-        } | parameters
+    offloaded = getattr(hook, "offload", False)
+    if offloaded:
+        for leaf in module._parameters:
+            stored = materialized(module, leaf)
+            if stored is not None:
+                parameters.setdefault(leaf, stored)
     for leaf, tensor in parameters.items():
         setattr(module, leaf, torch.nn.Parameter(tensor, requires_grad=False))
-    if getattr(hook, "offload", False):
+    if offloaded:
         _hooked(module, hook, offload=False, weights_map=None)
 
 

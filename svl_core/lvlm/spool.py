@@ -1,5 +1,5 @@
-"""Any number of values in the memory of one: each lies in an unnamed file of a folder and is made
-again whenever it is asked for.
+"""Any number of values in the memory of one: each lies in an unnamed file of a folder, and is read
+back whenever it is asked for.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import os
 import pickle
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,13 +39,14 @@ class _File:
     def __init__(self, folder: str | Path):
         self.folder = str(folder)
         self.end = 0
-        with self._told(0):
+        with self._space_for(0):
             self.handle, name = tempfile.mkstemp(prefix="svl-", dir=Path(folder).expanduser())
         weakref.finalize(self, os.close, self.handle)
         os.unlink(name)
 
     @contextlib.contextmanager
-    def _told(self, size: int) -> Iterator[None]:
+    def _space_for(self, size: int) -> Iterator[None]:
+        """Within this block an error of the disk is one of the user's input. size: bytes wanted."""
         try:
             yield
         except OSError as error:
@@ -56,124 +57,130 @@ class _File:
             ) from None
 
     def take(self, size: int) -> int:
-        """Where the next `size` bytes begin: on a page, and there for certain (not only when one of
-        them is first written).
+        """Reserves bytes for certain, not only when one of them is first written.
+
+        size: how many.
+        Returns where they begin, which is the start of a page.
         """
-        at = -(-self.end // PAGE) * PAGE
-        with self._told(size):
-            getattr(
-                os,
-                "posix_fallocate",
-                lambda handle, begin, length: os.truncate(handle, begin + length),
-            )(self.handle, at, max(size, 1))  # macOS has none: there a full disk is noticed later
-        self.end = at + size
-        return at
+        start = -(-self.end // PAGE) * PAGE
+        with self._space_for(size):
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self.handle, start, max(size, 1))
+            else:  # macOS: there a full disk is noticed when it is written to
+                os.truncate(self.handle, start + max(size, 1))
+        self.end = start + size
+        return start
 
     def append(self, content: memoryview) -> int:
-        at = self.take(len(content))
+        """Writes bytes at the end; returns where they begin."""
+        start = self.take(len(content))
         done = 0
-        with self._told(0):
+        with self._space_for(0):
             while done < len(content):
-                done += os.pwrite(self.handle, content[done:], at + done)
-        return at
+                done += os.pwrite(self.handle, content[done:], start + done)
+        return start
 
-    def pages(self, at: int, size: int) -> torch.Tensor:
-        """(size,) uint8: the file itself from `at`, the start of a page."""
+    def pages(self, start: int, size: int) -> torch.Tensor:
+        """(size,) uint8: the file itself from `start`, the start of a page."""
         import torch
 
-        return torch.frombuffer(
-            mmap.mmap(self.handle, max(size, 1), offset=at),
-            dtype=torch.uint8,
-        )[:size]
+        mapped = mmap.mmap(self.handle, max(size, 1), offset=start)
+        return torch.frombuffer(mapped, dtype=torch.uint8)[:size]
 
-    def read(self, at: int, size: int) -> torch.Tensor:
+    def read(self, start: int, size: int) -> torch.Tensor:
         """(size,) uint8: the same, copied where it is small."""
         import torch
 
         if size >= MAPPED:
-            return self.pages(at, size)
-        made = torch.empty(size, dtype=torch.uint8)
+            return self.pages(start, size)
+        content = torch.empty(size, dtype=torch.uint8)
         if size:
-            os.preadv(self.handle, [made.numpy()], at)
-        return made
+            os.preadv(self.handle, [_bytes(content)], start)
+        return content
+
+
+class _Place(NamedTuple):
+    """Where a tensor lies in the file, and how its bytes are read."""
+
+    start: int
+    size: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    device: str
 
 
 class Spooled(Sequence):
-    """`size` values in a file of `folder`, set one after the other; each access makes the value
-    anew and keeps nothing of it.
+    """A list whose values lie in a file of a folder instead of in memory.
 
-    A value is whatever pickles; its tensors come back on their device, those of a large one as
-    pages of the file (not to be written to). Raises InputError where the folder has no room.
+    A value is whatever pickles, and is read back anew at every access; nothing of it is kept. Its
+    tensors come back on their device, those of a large value as pages of the file, which are not to
+    be written to.
+
+    folder: on a disk with enough room for all values.
+    size: the number of values. They are set one after the other.
+
+    Raises InputError where the folder has no room.
     """
 
     def __init__(self, folder: str | Path, size: int):
         self._file = _File(folder)
-        self._places = np.zeros(
-            (size, 3),
-            np.int64,
-            # of each value: where its tensors begin, where they end and its pickle begins, where that
-            # ends
-        )
-        self._next: dict[
-            int, tuple[torch.Tensor, tuple]
-        ] = {}  # tensors of the next value that have their place already, by identity
+        # For each value: where its tensors begin, where they end and its pickle begins, where that
+        # ends.
+        self._places = np.zeros((size, 3), np.int64)
+        # Tensors of the value that is set next which are in the file already, by identity.
+        self._written: dict[int, tuple[torch.Tensor, _Place]] = {}
 
     def empty_tensor(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor to be filled in the file, for the value that is set next."""
+        """A tensor in the file, to be filled, for the value that is set next."""
         size = math.prod(shape) * dtype.itemsize
-        at = self._file.take(size)
-        made = self._file.pages(at, size).view(dtype).view(shape)
-        self._next[id(made)] = made, (at, size, dtype, tuple(shape), "cpu")
-        return made
+        start = self._file.take(size)
+        tensor = self._file.pages(start, size).view(dtype).view(shape)
+        self._written[id(tensor)] = tensor, _Place(start, size, dtype, tuple(shape), "cpu")
+        return tensor
 
-    def _placed(self, tensor: torch.Tensor) -> tuple:
+    def _place_of(self, tensor: torch.Tensor) -> _Place:
+        """Where a tensor of the value that is being set lies; it is written first if need be."""
         import torch
 
-        if id(tensor) not in self._next:
-            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            self._next[id(tensor)] = (
-                tensor,
-                (
-                    self._file.append(memoryview(flat)),
-                    len(flat),
-                    tensor.dtype,
-                    tuple(tensor.shape),
-                    str(tensor.device),
-                ),
-            )
-        return self._next[id(tensor)][1]
+        if id(tensor) not in self._written:
+            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            content = _bytes(flat)
+            start = self._file.append(content)
+            shape = tuple(tensor.shape)
+            place = _Place(start, len(content), tensor.dtype, shape, str(tensor.device))
+            self._written[id(tensor)] = tensor, place
+        return self._written[id(tensor)][1]
 
     def __setitem__(self, index: int, value: Any) -> None:
         stream = io.BytesIO()
-        _Pickler(stream, self._placed).dump(value)
-        at = self._file.append(stream.getbuffer())
-        self._places[index] = (
-            min((place[0] for _, place in self._next.values()), default=at),
-            at,
-            self._file.end,
-        )
-        self._next = {}
+        _Pickler(stream, self._place_of).dump(value)
+        start = self._file.append(stream.getbuffer())
+        begin = min((place.start for _, place in self._written.values()), default=start)
+        self._places[index] = begin, start, self._file.end
+        self._written = {}
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
         begin, middle, end = self._places[index].tolist()
         tensors = self._file.read(begin, middle - begin)
-        return _Unpickler(
-            io.BytesIO(self._file.read(middle, end - middle).numpy()),
-            tensors,
-            begin,
-        ).load()
+        pickled = _bytes(self._file.read(middle, end - middle))
+        return _Unpickler(io.BytesIO(pickled), tensors, begin).load()
 
     def __len__(self) -> int:
         return len(self._places)
 
     def select(self, indices: Iterable[int]) -> Spooled:
         """Some of the values, in this order; they stay where they are."""
-        made = copy.copy(self)
-        made._places = self._places[list(indices)]
-        made._next = {}
-        return made
+        selected = copy.copy(self)
+        selected._places = self._places[list(indices)]
+        selected._written = {}
+        return selected
+
+
+def _bytes(flat: torch.Tensor) -> memoryview:
+    """The memory of a (n,) uint8 tensor."""
+    return memoryview(flat.numpy())  # type: ignore[arg-type]  # an array is a buffer
 
 
 def _read_only(mapping: dict) -> MappingProxyType:
@@ -181,71 +188,70 @@ def _read_only(mapping: dict) -> MappingProxyType:
 
 
 class _Pickler(pickle.Pickler):
+    """Pickles everything but tensors, of which it writes the place."""
+
     dispatch_table = {
         **copyreg.dispatch_table,
         MappingProxyType: lambda mapping: (_read_only, (dict(mapping),)),
     }
 
-    def __init__(self, stream, place):
+    def __init__(self, stream: io.BytesIO, place_of: Callable[[torch.Tensor], _Place]):
         import torch
 
         super().__init__(stream, 5)
         self.kind = torch.Tensor
-        self.place = place
+        self.place_of = place_of
 
     def persistent_id(self, value):
-        return self.place(value) if isinstance(value, self.kind) else None
+        return tuple(self.place_of(value)) if isinstance(value, self.kind) else None
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream, tensors: torch.Tensor, begin: int):
-        super().__init__(stream)
-        self.tensors = tensors
-        self.begin = begin
-        self.made = {}
+    """Reads a value back; a tensor that it holds twice is one tensor again."""
 
-    def persistent_load(self, place):
-        if place not in self.made:  # what the value holds twice is one tensor again
-            at, size, dtype, shape, device = place
-            self.made[place] = (
-                self.tensors[at - self.begin : at - self.begin + size]
-                .view(dtype)
-                .view(shape)
-                .to(device)
-            )
-        return self.made[place]
+    def __init__(self, stream: io.BytesIO, content: torch.Tensor, begin: int):
+        super().__init__(stream)
+        self.content = content
+        self.begin = begin
+        self.tensors: dict[tuple, torch.Tensor] = {}
+
+    def persistent_load(self, key):
+        if key not in self.tensors:
+            place = _Place(*key)
+            start = place.start - self.begin
+            flat = self.content[start : start + place.size].view(place.dtype)
+            self.tensors[key] = flat.view(place.shape).to(place.device)
+        return self.tensors[key]
 
 
 def value_store(size: int, spool: str | Path | None) -> list | Spooled:
-    """Room for `size` values, set by their index: in memory, or in a file of the folder `spool`."""
+    """A list of `size` values to be set: in memory, or in a file of the folder `spool`."""
     return [None] * size if spool is None else Spooled(spool, size)
 
 
 def store_values(values: Iterable, size: int, spool: str | Path | None) -> Sequence:
     """`values`, of which there are `size`: a tuple, or in a file of the folder `spool`."""
-    made = value_store(size, spool)
+    stored = value_store(size, spool)
     for number, value in enumerate(values):
-        made[number] = value
-    return tuple(made) if spool is None else made
+        stored[number] = value
+    return tuple(stored) if spool is None else stored
 
 
 def empty_tensor(
-    shape: Sequence[int], dtype: torch.dtype, spool: str | Path | None
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    spool: str | Path | None,
 ) -> torch.Tensor:
     """A tensor to be filled: in memory, or in a file of the folder `spool` that goes with it."""
     import torch
 
-    return (
-        torch.empty(shape, dtype=dtype)
-        if spool is None
-        else Spooled(spool, 0).empty_tensor(shape, dtype)
-    )
+    if spool is None:
+        return torch.empty(shape, dtype=dtype)
+    return Spooled(spool, 0).empty_tensor(shape, dtype)
 
 
 def select_values(values: Sequence, indices: Iterable[int]) -> Sequence:
     """Some of the values, in this order; those in a file stay there."""
-    return (
-        values.select(indices)
-        if isinstance(values, Spooled)
-        else [values[index] for index in indices]
-    )
+    if isinstance(values, Spooled):
+        return values.select(indices)
+    return [values[index] for index in indices]

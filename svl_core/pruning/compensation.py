@@ -23,6 +23,13 @@ SUBSPACE = ("rank", "energy", "strength", "tokens")
 """Settings of every compensation that works in a subspace of the gap."""
 
 
+EditRun = Callable[[Fit, int, int], Edit]
+"""Called with the fit and the first and last layer of a dropped run; see `Compensation`."""
+
+EditModel = Callable[["LVLM", "LVLM", Fit, "Run"], list[int]]
+"""Called with the full model, its pruned view, the fit and the run; see `Compensation`."""
+
+
 @dataclass(frozen=True)
 class Compensation:
     """One way to bridge the gap.
@@ -46,8 +53,8 @@ class Compensation:
     settings: tuple[str, ...] = ()
     needs_mlp: bool = False
     ridge: float = 0.01
-    edit_run: Callable[[Fit, int, int], Edit] | None = field(default=None, repr=False)
-    edit_model: Callable[[LVLM, LVLM, Fit, Run], list[int]] | None = field(default=None, repr=False)
+    edit_run: EditRun | None = field(default=None, repr=False)
+    edit_model: EditModel | None = field(default=None, repr=False)
 
     @property
     def fitted(self) -> bool:
@@ -60,10 +67,14 @@ class Compensation:
         return "rank" in self.settings
 
 
-def _edit(name: str) -> Callable[[Fit, int, int], Edit]:
+def _edit(name: str) -> EditRun:
     """An edit by its name in `edits`, which brings torch: the registry alone is read without it."""
 
-    def edit_run(fit: Fit, first: int, last: int) -> Edit:
+    def edit_run(
+        fit: Fit,
+        first: int,
+        last: int,
+    ) -> Edit:
         from svl_core.pruning import edits
 
         return getattr(edits, name)(fit, first, last)
@@ -71,7 +82,12 @@ def _edit(name: str) -> Callable[[Fit, int, int], Edit]:
     return edit_run
 
 
-def _refit(full: LVLM, pruned: LVLM, fit: Fit, run: Run) -> list[int]:
+def _refit(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    run: Run,
+) -> list[int]:
     from svl_core.pruning.refit import refit
 
     return refit(

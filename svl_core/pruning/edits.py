@@ -19,46 +19,65 @@ from svl_core.lvlm.skeleton import assign, materialized, running_device
 from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.refit import check_floating
 
-WIDE = 512  # dimensions from which a few eigenvectors are sought alone
+WIDE = 512
+"""Dimensions from which a few eigenvectors are sought alone."""
 
 
 # The subspace of a gap
 
 
-def rank_for(power: np.ndarray, rank: int, energy: float | None = None) -> int:
+def rank_for(
+    power: np.ndarray,
+    rank: int,
+    energy: float | None = None,
+) -> int:
     """How many directions to use, never more than there are.
 
     power: (d,) squared singular values, falling.
     rank: the number that is asked for.
     energy: instead of it, take the fewest directions that hold this share 0..1 of the total.
     """
-    power = np.clip(np.asarray(power, np.float64), 0, None)
+    power = np.asarray(power, np.float64).clip(min=0)
     largest = power.max(initial=0)
-    present = int((power > largest * 1e-12).sum()) if largest > 0 else 0
-    if energy is not None and present:
+    if not largest > 0:
+        return min(rank, 0)
+    present = int((power > largest * 1e-12).sum())
+    if energy is not None:
         shares = np.cumsum(power) / power.sum()
-        rank = int(np.searchsorted(shares, energy * (1 - 1e-12))) + 1
+        enough = energy * (1 - 1e-12)
+        rank = int(np.searchsorted(shares, enough)) + 1
     return min(rank, present)
 
 
-def subspace(gram: np.ndarray, rank: int, energy: float | None = None) -> torch.Tensor:
+def subspace(
+    gram: np.ndarray,
+    rank: int,
+    energy: float | None = None,
+) -> torch.Tensor:
     """V_k, (d, k) float64: the first k right singular vectors of D, k as `rank_for` says.
 
     gram: (d, d) D^T D. A few directions of many come from a Lanczos iteration, whose cost is that
     of some products with the matrix.
     """
-    if energy is None and len(gram) >= WIDE and rank <= len(gram) // 16:
+    size = len(gram)
+    if energy is None and size >= WIDE and rank <= size // 16:
         from scipy.sparse.linalg import eigsh
 
-        start = np.random.default_rng(0).standard_normal(len(gram))
-        values, vectors = eigsh(gram, max(rank, 1), v0=start)
+        start = np.random.default_rng(0).standard_normal(size)
+        count = max(rank, 1)
+        values, vectors = eigsh(gram, count, v0=start)
     else:
         values, vectors = np.linalg.eigh(gram)
     falling = vectors[:, ::-1]
-    return torch.from_numpy(falling[:, : rank_for(values[::-1], rank, energy)].copy())
+    first = falling[:, : rank_for(values[::-1], rank, energy)]
+    return torch.from_numpy(first.copy())
 
 
-def gap_subspace(fit: Fit, first: int, last: int) -> torch.Tensor:
+def gap_subspace(
+    fit: Fit,
+    first: int,
+    last: int,
+) -> torch.Tensor:
     """V_k of the run's difference over the fit's tokens, (d, k) float64.
 
     It is found through the smaller of the two Gram matrices: never more than d x d numbers are in
@@ -69,15 +88,19 @@ def gap_subspace(fit: Fit, first: int, last: int) -> torch.Tensor:
         gram = gram_of_difference(fit.trace, fit.positions, first, last)
         return subspace(gram, fit.rank, fit.recipe.energy)
     rows = gap_rows(fit.trace, fit.positions, first, last)
-    left = subspace((rows @ rows.T).numpy(), fit.rank, fit.recipe.energy)
-    return torch.linalg.qr(rows.T @ left).Q
+    outer = (rows @ rows.T).numpy()
+    vectors = subspace(outer, fit.rank, fit.recipe.energy)
+    return torch.linalg.qr(rows.T @ vectors).Q
 
 
 # Subspace-compensated pruning
 
 
 def scp_map(
-    gram: np.ndarray, rank: int, strength: float, energy: float | None = None
+    gram: np.ndarray,
+    rank: int,
+    strength: float,
+    energy: float | None = None,
 ) -> torch.Tensor:
     """I + strength V_k V_k^T, (d, d) float64, from the (d, d) Gram matrix of the difference.
 
@@ -86,61 +109,108 @@ def scp_map(
     return _amplified(subspace(gram, rank, energy), strength)
 
 
-def scp(fit: Fit, first: int, last: int) -> Edit:
+def scp(
+    fit: Fit,
+    first: int,
+    last: int,
+) -> Edit:
     """The same map for every target projection of the layer before the run."""
     basis = gap_subspace(fit, first, last)
     edit = _amplified(basis, fit.recipe.strength)
-    return Edit({target: edit for target in fit.recipe.targets}, rank=basis.shape[1])
+    return Edit(
+        {target: edit for target in fit.recipe.targets},
+        rank=basis.shape[1],
+    )
 
 
-def _amplified(basis: torch.Tensor, strength: float) -> torch.Tensor:
+def _amplified(
+    basis: torch.Tensor,
+    strength: float,
+) -> torch.Tensor:
     """I + strength V V^T of V (d, k)."""
-    return torch.eye(len(basis), dtype=torch.float64) + strength * basis @ basis.T
+    projector = strength * basis @ basis.T
+    return _eye(len(basis)) + projector
+
+
+def _eye(size: int) -> torch.Tensor:
+    """I, (d, d) float64. size: d."""
+    return torch.eye(size, dtype=torch.float64)
+
+
+def _zeros(size: int) -> torch.Tensor:
+    """(d, d) float64. size: d."""
+    return torch.zeros(size, size, dtype=torch.float64)
 
 
 # Least squares
 
 
-def lstsq_map(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
+def lstsq_map(
+    gram: torch.Tensor,
+    cross: torch.Tensor,
+    ridge: float,
+) -> torch.Tensor:
     """T^T for T = argmin |M T - Y|^2 + lambda |T - I|^2, (d, d) float64.
 
     gram, cross: (d, d) M^T M and M^T Y.
     ridge: lambda in units of the mean diagonal of M^T M.
     Source: after ReplaceMe, arXiv 2505.02819.
     """
-    eye = torch.eye(len(gram), dtype=torch.float64)
     scale = ridge * gram.diagonal().mean()
-    return torch.linalg.solve(gram + scale * eye, cross + scale * eye).T
+    penalty = scale * _eye(len(gram))
+    return torch.linalg.solve(gram + penalty, cross + penalty).T
 
 
-def lstsq(fit: Fit, first: int, last: int) -> Edit:
+def lstsq(
+    fit: Fit,
+    first: int,
+    last: int,
+) -> Edit:
     """The map of the MLP output of the layer before the run, blended with no edit by `strength`."""
-    d, kept = fit.trace.hidden_size, first - 1
-    gram = torch.zeros(d, d, dtype=torch.float64)
-    cross = torch.zeros(d, d, dtype=torch.float64)
+    size = fit.trace.hidden_size
+    gram = _zeros(size)
+    cross = _zeros(size)
     for sample, at, weights in _tokens(fit):
         if sample.mlp is None:
             raise InputError(
                 "Found a calibration trace without MLP outputs; expected them for compensation"
                 " 'lstsq'; trace with mlp=True."
             )
-        entering = sample.features[first, at].double()
-        leaving = sample.features[last + 1, at].double()
-        given = sample.mlp[kept, at].double()
-        wanted = leaving - entering + given
-        gram += given.T @ (weights * given)
-        cross += given.T @ (weights * wanted)
+        _, step = _entering_and_step(sample, at, first, last)
+        output = sample.mlp[first - 1, at].double()
+        wanted = step + output
+        gram += output.T @ (weights * output)
+        cross += output.T @ (weights * wanted)
     strength = fit.recipe.strength
+    unedited = _eye(size) * (1 - strength)
     fitted = lstsq_map(gram, cross, fit.ridge)
-    return Edit({"mlp": torch.eye(d, dtype=torch.float64) * (1 - strength) + strength * fitted})
+    return Edit({"mlp": unedited + strength * fitted})
 
 
 def _tokens(fit: Fit) -> Iterator[tuple[SampleTrace, torch.Tensor, torch.Tensor]]:
     """Each sample with its n fitted positions (n,) and their weights (n, 1) float64."""
-    for number, (sample, at) in enumerate(zip(fit.trace.samples, fit.positions, strict=True)):
-        weights = np.ones(len(at)) if fit.weights is None else np.array(fit.weights[number])
+    pairs = zip(fit.trace.samples, fit.positions, strict=True)
+    for number, (sample, at) in enumerate(pairs):
+        weights = np.ones(len(at))
+        if fit.weights is not None:
+            weights = np.array(fit.weights[number])
         column = torch.as_tensor(weights, dtype=torch.float64)[:, None]
         yield sample, torch.as_tensor(np.array(at)), column
+
+
+def _entering_and_step(
+    sample: SampleTrace,
+    at: torch.Tensor,
+    first: int,
+    last: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What enters the run first..last, and what the run adds to it, at n positions; (n, d) float64.
+
+    at: (n,) the positions.
+    """
+    entering = sample.features[first, at].double()
+    leaving = sample.features[last + 1, at].double()
+    return entering, leaving - entering
 
 
 # The linear bridge
@@ -149,52 +219,83 @@ def _tokens(fit: Fit) -> Iterator[tuple[SampleTrace, torch.Tensor, torch.Tensor]
 class Bridge(torch.nn.Module):
     """H + (H P) Q + c on the residual stream.
 
-    into: P (d, k). back: Q (k, d). shift: c (d). It holds 2 d k + d parameters.
+    into: P (d, k).
+    back: Q (k, d).
+    shift: c (d,).
+
+    It holds 2 d k + d parameters.
     """
 
     into: torch.nn.Parameter
     back: torch.nn.Parameter
     shift: torch.nn.Parameter
 
-    def __init__(self, into: torch.Tensor, back: torch.Tensor, shift: torch.Tensor):
+    def __init__(
+        self,
+        into: torch.Tensor,
+        back: torch.Tensor,
+        shift: torch.Tensor,
+    ):
         super().__init__()
-        for name, value in (("into", into), ("back", back), ("shift", shift)):
-            parameter = torch.nn.Parameter(value.contiguous(), requires_grad=False)
+        values = {"into": into, "back": back, "shift": shift}
+        for name, value in values.items():
+            parameter = torch.nn.Parameter(
+                value.contiguous(),
+                requires_grad=False,
+            )
             self.register_parameter(name, parameter)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden + (hidden @ self.into) @ self.back + self.shift
+        mapped = (hidden @ self.into) @ self.back
+        return hidden + mapped + self.shift
 
 
 @dataclass(eq=False)
 class Moments:
     """Weighted sums over tokens, all that a linear fit needs, however many tokens; float64.
 
-    x, y: (d,). xx, xy: (d, d), of x x^T and x y^T. weight: the sum of the weights.
+    size: d.
+    weight: the sum of the weights.
+    x, y: (d,).
+    xx, xy: (d, d), of x x^T and x y^T.
     """
 
     size: int
     weight: float = 0.0
 
     def __post_init__(self) -> None:
-        self.x, self.y = torch.zeros(2, self.size, dtype=torch.float64)
-        self.xx, self.xy = torch.zeros(2, self.size, self.size, dtype=torch.float64)
+        self.x = torch.zeros(self.size, dtype=torch.float64)
+        self.y = torch.zeros(self.size, dtype=torch.float64)
+        self.xx = _zeros(self.size)
+        self.xy = _zeros(self.size)
 
-    def add(self, x: torch.Tensor, y: torch.Tensor, weights: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        weights: np.ndarray | None = None,
+    ) -> None:
         """Counts n more tokens. x, y: (n, d). weights: (n,), all 1 by default."""
-        counts = np.ones(len(x)) if weights is None else np.array(weights)
-        w = torch.as_tensor(counts, dtype=torch.float64)
-        x, y = x.double(), y.double()
-        weighted = (w[:, None] * x).T
-        self.weight += float(w.sum())
+        counts = np.ones(len(x))
+        if weights is not None:
+            counts = np.array(weights)
+        weight = torch.as_tensor(counts, dtype=torch.float64)
+        x = x.double()
+        y = y.double()
+        weighted = (weight[:, None] * x).T
+        self.weight += float(weight.sum())
         self.x = self.x + weighted.sum(1)
-        self.y = self.y + w @ y
+        self.y = self.y + weight @ y
         self.xx = self.xx + weighted @ x
         self.xy = self.xy + weighted @ y
 
 
 def bridge_map(
-    moments: Moments, ridge: float, rank: int, energy: float | None = None, strength: float = 1.0
+    moments: Moments,
+    ridge: float,
+    rank: int,
+    energy: float | None = None,
+    strength: float = 1.0,
 ) -> Bridge:
     """The rank-k affine map X B + c nearest to Y (reduced-rank ridge regression), float64.
 
@@ -203,28 +304,43 @@ def bridge_map(
     rank, energy: k, as `rank_for` says, of what the map explains.
     strength: blends with no map, 0..1.
     """
-    mean_x, mean_y = moments.x / moments.weight, moments.y / moments.weight
-    gram = moments.xx - moments.weight * torch.outer(mean_x, mean_x)
-    cross = moments.xy - moments.weight * torch.outer(mean_x, mean_y)
-    eye = torch.eye(len(gram), dtype=torch.float64)
-    gram = gram + ridge * gram.diagonal().mean() * eye
+    total = moments.weight
+    mean_x = moments.x / total
+    mean_y = moments.y / total
+    centred = moments.xx - total * torch.outer(mean_x, mean_x)
+    cross = moments.xy - total * torch.outer(mean_x, mean_y)
+    scale = ridge * centred.diagonal().mean()
+    gram = centred + scale * _eye(len(centred))
     # this driver also serves where fewer tokens than dimensions leave the matrix singular
-    full = torch.linalg.lstsq(gram, cross, driver="gelsd").solution
-    basis = subspace((full.T @ gram @ full).numpy(), rank, energy)
-    into, back = strength * full @ basis, basis.T
-    return Bridge(into, back, strength * mean_y - mean_x @ into @ back)
+    solved = torch.linalg.lstsq(gram, cross, driver="gelsd")
+    full = solved.solution
+    explained = full.T @ gram @ full
+    basis = subspace(explained.numpy(), rank, energy)
+    into = strength * full @ basis
+    back = basis.T
+    shift = strength * mean_y - mean_x @ into @ back
+    return Bridge(into, back, shift)
 
 
-def bridge(fit: Fit, first: int, last: int) -> Edit:
+def bridge(
+    fit: Fit,
+    first: int,
+    last: int,
+) -> Edit:
     """The bridge from what enters the run to what leaves it."""
     moments = Moments(fit.trace.hidden_size)
     for sample, at, weights in _tokens(fit):
-        entering = sample.features[first, at].double()
-        step = sample.features[last + 1, at].double() - entering
+        entering, step = _entering_and_step(sample, at, first, last)
         moments.add(entering, step, weights[:, 0].numpy())
-    recipe = fit.recipe
-    fitted = bridge_map(moments, fit.ridge, fit.rank, recipe.energy, recipe.strength)
-    return Edit(bridge=fitted, rank=fitted.into.shape[1])
+    fitted = bridge_map(
+        moments,
+        fit.ridge,
+        fit.rank,
+        energy=fit.recipe.energy,
+        strength=fit.recipe.strength,
+    )
+    _, used = fitted.into.shape
+    return Edit(bridge=fitted, rank=used)
 
 
 def attach(layer: torch.nn.Module, bridge: torch.nn.Module) -> None:
@@ -233,15 +349,23 @@ def attach(layer: torch.nn.Module, bridge: torch.nn.Module) -> None:
     layer: the pruned view's own module.
     """
     # the first floating-point one: 8-bit weights are whole numbers
-    like = next(weight for weight in layer.parameters() if weight.is_floating_point())
-    layer.add_module("svl_bridge", bridge.to(device=running_device(layer), dtype=like.dtype))
+    floating = (weight for weight in layer.parameters() if weight.is_floating_point())
+    dtype = next(floating).dtype
+    bridge = bridge.to(
+        device=running_device(layer),
+        dtype=dtype,
+    )
+    layer.add_module("svl_bridge", bridge)
     bridge_output(layer, "svl_bridge")
 
 
 # Weights
 
 
-def projection(layer: torch.nn.Module, target: str) -> torch.nn.Module:
+def projection(
+    layer: torch.nn.Module,
+    target: str,
+) -> torch.nn.Module:
     """The linear map whose output `target` ("mlp" or "attention") adds to the residual stream."""
     if target == "mlp":
         return down_projection(layer)
@@ -257,7 +381,9 @@ def apply(module: torch.nn.Module, edit: torch.Tensor) -> None:
     check_floating(module)
     edited = {}
     for name in ("weight", "bias"):
-        old = materialized(module, name)
-        if old is not None:
-            edited[name] = (edit.to(old.device) @ old.detach().double()).to(old.dtype)
+        parameter = materialized(module, name)
+        if parameter is not None:
+            edit = edit.to(parameter.device)
+            product = edit @ parameter.detach().double()
+            edited[name] = product.to(parameter.dtype)
     assign(module, **edited)

@@ -18,8 +18,13 @@ from svl_core.errors import InputError
 
 @dataclass(frozen=True)
 class DropPlan:
-    """drop: sorted 0-based indices out of `num_layers`; criterion and settings tell where the
-    choice comes from.
+    """The layers that go.
+
+    drop: 0-based indices below `num_layers`, sorted.
+    num_layers: layers of the model that the plan is for.
+    criterion, settings: where the choice comes from.
+
+    Raises InputError for a repeated or missing layer, and where no layer would stay.
     """
 
     drop: tuple[int, ...]
@@ -27,12 +32,14 @@ class DropPlan:
     criterion: str = "manual"
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "drop", tuple(sorted(int(layer) for layer in self.drop)))
-        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
-        if len(set(self.drop)) != len(self.drop) or any(
-            not 0 <= layer < self.num_layers for layer in self.drop
-        ):
+    def __post_init__(self) -> None:
+        drop = tuple(sorted(int(layer) for layer in self.drop))
+        settings = MappingProxyType(dict(self.settings))
+        object.__setattr__(self, "drop", drop)
+        object.__setattr__(self, "settings", settings)
+        different = set(drop)
+        present = set(range(self.num_layers))
+        if len(different) != len(drop) or different - present:
             raise InputError(
                 f"Found the layers {list(self.drop)} to drop; expected different indices from 0 to"
                 f" {self.num_layers - 1}; correct the choice."
@@ -45,6 +52,7 @@ class DropPlan:
 
     @property
     def keep(self) -> tuple[int, ...]:
+        """The layers that stay, 0-based."""
         return tuple(layer for layer in range(self.num_layers) if layer not in self.drop)
 
     @property
@@ -66,10 +74,10 @@ class DropPlan:
         """Reads what `to_json` wrote. Raises InputError where a key is missing."""
         try:
             return cls(
-                tuple(data["drop"]),
-                int(data["num_layers"]),
-                str(data.get("criterion", "manual")),
-                data.get("settings", {}),
+                drop=tuple(data["drop"]),
+                num_layers=int(data["num_layers"]),
+                criterion=str(data.get("criterion", "manual")),
+                settings=data.get("settings", {}),
             )
         except (KeyError, TypeError) as error:
             raise InputError(
@@ -79,29 +87,49 @@ class DropPlan:
 
 
 def plan(scores: LayerScores, drop: int) -> DropPlan:
-    """The `drop` most redundant layers; for a contiguous criterion its best block of `drop` layers.
+    """The most redundant layers; for a contiguous criterion its best block of layers.
 
-    Plans of one `scores` are nested, except those of contiguous criteria. Raises InputError outside
-    0..`scores.most`.
+    drop: how many, 0..`scores.most`.
+
+    Plans of one `scores` are nested, except those of contiguous criteria. Raises InputError for a
+    number out of range, and where the criterion has no scores to drop by.
     """
     if not 0 <= drop <= scores.most:
         raise InputError(
             f"Found {drop} layers to drop; expected 0 to {scores.most} ({len(scores.protected)} of"
             f" {len(scores.scores)} layers are protected); choose a number in that range."
         )
-    if any(math.isnan(scores.scores[layer]) for layer in scores.chosen(drop)):
+    chosen = scores.chosen(drop)
+    if any(math.isnan(scores.scores[layer]) for layer in chosen):
         raise InputError(
             f"Found no scores of the criterion {scores.criterion!r} to drop by; expected tokens of"
             " its kind in the samples; choose another criterion, or samples with an image."
         )
-    return DropPlan(scores.chosen(drop), len(scores.scores), scores.criterion, scores.settings)
+    return DropPlan(
+        drop=chosen,
+        num_layers=len(scores.scores),
+        criterion=scores.criterion,
+        settings=scores.settings,
+    )
 
 
-def manual_plan(layers: Sequence[int], num_layers: int, protected: Sequence[int] = ()) -> DropPlan:
-    """A plan of one's own choice. Raises InputError for a protected, repeated or missing layer."""
-    if held := sorted(set(layers) & set(protected)):
+def manual_plan(
+    layers: Sequence[int],
+    num_layers: int,
+    protected: Sequence[int] = (),
+) -> DropPlan:
+    """A plan of one's own choice.
+
+    layers: those to drop, 0-based.
+    num_layers: layers of the model.
+    protected: layers that must stay.
+
+    Raises InputError for a protected, repeated or missing layer.
+    """
+    must_stay = sorted(set(layers) & set(protected))
+    if must_stay:
         raise InputError(
-            f"Found the protected layers {held} among those to drop; expected them to stay; leave"
-            " them out."
+            f"Found the protected layers {must_stay} among those to drop; expected them to stay;"
+            " leave them out."
         )
     return DropPlan(tuple(layers), num_layers)

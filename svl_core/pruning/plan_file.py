@@ -17,8 +17,11 @@ from typing import Any
 from svl_core.errors import InputError
 from svl_core.recipe import AUTO, DEMO, OPTIONS, Recipe
 
-RENAMED = {"mode": "top_p_mode"}  # fields of older plans under their present names
-SOURCES = {"bundled": DEMO}  # calibration sets of older plans under their present names
+RENAMED = {"mode": "top_p_mode"}
+"""Fields of older plans under their present names."""
+
+SOURCES = {"bundled": DEMO}
+"""Calibration sets of older plans under their present names."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,11 @@ class SavedPlan:
         """Whether the plan was made for the model `name`; folders count by where they lie."""
         if self.model is None or self.model == name:
             return True
-        ours, theirs = Path(name).expanduser(), Path(self.model).expanduser()
-        return ours.is_dir() and theirs.is_dir() and ours.resolve() == theirs.resolve()
+        ours = Path(name).expanduser()
+        theirs = Path(self.model).expanduser()
+        if not ours.is_dir() or not theirs.is_dir():
+            return False
+        return ours.resolve() == theirs.resolve()
 
 
 def saved_plan(
@@ -55,7 +61,10 @@ def saved_plan(
     criterion: by which the layers were chosen, where that is not the recipe's ("manual").
     more: further entries, such as `model`.
     """
-    recipe = recipe.changed(drop=len(drop), layers=tuple(drop))
+    recipe = recipe.changed(
+        drop=len(drop),
+        layers=tuple(drop),
+    )
     return {
         **more,
         "drop": [int(layer) for layer in drop],
@@ -78,14 +87,15 @@ def read_plan(file: str | Path) -> SavedPlan:
     except UnicodeDecodeError:
         raise _no_plan(file) from None
     try:
-        found = json.loads(text)
-        plan = found.get("plan", found)
-        recipe = found.get("recipe") or plan.get("recipe")
+        written = json.loads(text)
+        plan = written.get("plan", written)
+        recipe = written.get("recipe") or plan.get("recipe")
         if recipe is None:
-            recipe = _older_recipe(found, plan)
+            recipe = _older_recipe(written, plan)
         if recipe.get("layers") is None:
             raise KeyError("layers")
-        model, revision = found.get("model"), found.get("revision")
+        model = written.get("model")
+        revision = written.get("revision")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _no_plan(file) from None
     known = {name: value for name, value in recipe.items() if name in OPTIONS}
@@ -102,22 +112,32 @@ def _no_plan(file: str | Path) -> InputError:
     )
 
 
-def _older_recipe(found: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's fields as older versions wrote them. Raises KeyError, TypeError or ValueError
-    where there are none.
+def _older_recipe(
+    written: Mapping[str, Any],
+    plan: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The recipe's fields as older versions wrote them.
+
+    written: the whole file. plan: what it holds under `plan`, or all of it.
+
+    Raises KeyError, TypeError or ValueError where there are none.
     """
     layers = [int(layer) for layer in plan["drop"]]
-    if "keep" in found:
-        settings = dict(found["settings"])
-        settings.setdefault("seed", found.get("seed", 0))
-    elif "layer_ids" in found:
-        settings = dict(found["compensation"])
+    settings: dict[str, Any]
+    if "keep" in written:
+        # the page's plan
+        settings = dict(written["settings"])
+        settings.setdefault("seed", written.get("seed", 0))
+    elif "layer_ids" in written:
+        # the record beside a checkpoint
+        settings = dict(written["compensation"])
         settings["compensation"] = settings.pop("name")
     else:
+        # a command's result
         settings = dict(plan["settings"]["compensation"] or {})
         settings.pop("name", None)
         settings["compensation"] = plan["compensation"]
-        settings["visual_share"] = found.get("visual_share", 1.0)
+        settings["visual_share"] = written.get("visual_share", 1.0)
         settings["calibration"] = plan["calibration"]["set"]
         settings["calibration_size"] = max(plan["calibration"]["samples"], 1)
     if settings.pop("attention_target", False):
@@ -127,5 +147,5 @@ def _older_recipe(found: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str
     recipe["calibration"] = SOURCES.get(source, source)
     recipe["criterion"] = plan.get("criterion", Recipe.criterion)
     recipe["compensation"] = str(settings["compensation"])
-    said = {name: value for name, value in recipe.items() if name in OPTIONS and value is not None}
-    return said | {"layers": layers}
+    known = {name: value for name, value in recipe.items() if name in OPTIONS and value is not None}
+    return known | {"layers": layers}

@@ -18,7 +18,7 @@ from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.spool import store_values
 from svl_core.progress import QUIET, Run
-from svl_core.pruning.compensation import Compensation, compensation_of
+from svl_core.pruning.compensation import Compensation, EditRun, compensation_of
 from svl_core.pruning.edits import apply, attach, projection
 from svl_core.pruning.fit import Fit
 from svl_core.pruning.plan import DropPlan
@@ -63,31 +63,54 @@ def prune(
     pruned = pruned_view(lvlm, plan.keep)
     fitted: dict[str, Any] = {}
     if row.fitted and plan.drop:
-        _check_calibration(lvlm, row, calibration)
-        fit = _fit(recipe, row, calibration, importance)
+        checked = _checked_calibration(lvlm, row, calibration)
+        fit = _fit(recipe, row, checked, importance)
         fitted = _edit(lvlm, pruned, plan, row, fit, run)
+    count = len(plan.drop)
+    applied = recipe.changed(
+        layers=plan.drop,
+        drop=count,
+    )
     provenance = {
         **pruned.provenance,
         "source": lvlm.provenance.get("source", lvlm.name),
         "plan": plan.to_json(),
         "compensation": _settings_record(recipe, row) | fitted,
-        "recipe": recipe.changed(layers=plan.drop, drop=len(plan.drop)).to_json(),
+        "recipe": applied.to_json(),
     }
     return dataclasses.replace(pruned, provenance=provenance)
 
 
-def recipe_from(compensation: str | Recipe, settings: dict[str, Any]) -> Recipe:
-    """The recipe that `prune`'s arguments mean. Raises InputError."""
+def recipe_from(
+    compensation: str | Recipe,
+    settings: dict[str, Any],
+) -> Recipe:
+    """The recipe that `prune`'s arguments mean.
+
+    compensation: a name, or a recipe with other settings.
+    settings: fields of `Recipe`; `top_p` may be a `TopP`.
+
+    Raises InputError.
+    """
     top_p = settings.get("top_p")
     if isinstance(top_p, TopP):
         settings = {**settings, "top_p": top_p.p, "top_p_mode": top_p.mode}
     if isinstance(compensation, Recipe):
         return compensation.changed(**settings)
-    return Recipe.of(compensation=compensation_of(compensation).name, **settings)
+    name = compensation_of(compensation).name
+    return Recipe.of(compensation=name, **settings)
 
 
-def _check_calibration(lvlm: LVLM, row: Compensation, calibration: Trace | None) -> None:
-    """Raises InputError where the compensation cannot be fitted to this model on this trace."""
+def _checked_calibration(
+    lvlm: LVLM,
+    row: Compensation,
+    calibration: Trace | None,
+) -> Trace:
+    """The trace that the compensation is fitted on.
+
+    Raises InputError where there is none, it is another model's, or the compensation cannot be
+    fitted to this model.
+    """
     if calibration is None:
         raise InputError(
             f"Found no calibration trace; expected one for compensation {row.name!r}; pass"
@@ -109,27 +132,45 @@ def _check_calibration(lvlm: LVLM, row: Compensation, calibration: Trace | None)
             f"Found a model with several residual streams; expected one for {row.name!r};"
             " choose 'scp', 'lstsq' or 'none'."
         )
+    return calibration
 
 
 def _fit(
-    recipe: Recipe, row: Compensation, calibration: Trace, importance: TokenImportance | None
+    recipe: Recipe,
+    row: Compensation,
+    calibration: Trace,
+    importance: TokenImportance | None,
 ) -> Fit:
     """The calibration tokens with their weights."""
     importance = importance or importance_of(calibration, recipe)
-    positions = token_positions(calibration, importance, recipe.tokens, top_p_of(recipe))
-    weights = _weights(calibration, importance, positions) if recipe.weighted else None
+    positions = token_positions(
+        calibration,
+        importance,
+        recipe.tokens,
+        top_p_of(recipe),
+    )
+    weights = None
+    if recipe.weighted:
+        weights = _weights(calibration, importance, positions)
     ridge = row.ridge if recipe.ridge is None else recipe.ridge
     return Fit(calibration, positions, weights, recipe, ridge)
 
 
 def _edit(
-    lvlm: LVLM, pruned: LVLM, plan: DropPlan, row: Compensation, fit: Fit, run: Run
+    lvlm: LVLM,
+    pruned: LVLM,
+    plan: DropPlan,
+    row: Compensation,
+    fit: Fit,
+    run: Run,
 ) -> dict[str, Any]:
     """Edits the pruned view; returns what is recorded of it."""
     record: dict[str, Any] = {}
+    ranks: dict[str, int] = {}
     if row.edit_model is not None:
         record["layers"] = row.edit_model(lvlm, pruned, fit, run)
-    ranks = {} if row.edit_run is None else _edit_runs(pruned, plan, row, fit)
+    if row.edit_run is not None:
+        ranks = _edit_runs(pruned, plan, row.edit_run, fit)
     return record | {
         "exportable": row.exportable,
         "ranks": ranks,
@@ -138,14 +179,20 @@ def _edit(
     }
 
 
-def _edit_runs(pruned: LVLM, plan: DropPlan, row: Compensation, fit: Fit) -> dict[str, int]:
+def _edit_runs(
+    pruned: LVLM,
+    plan: DropPlan,
+    edit_run: EditRun,
+    fit: Fit,
+) -> dict[str, int]:
     """Edits the layer before each dropped run; returns the rank used for each."""
     ranks = {}
     for first, last in plan.runs:
         if first == 0:
             continue
-        layer = pruned.layers[plan.keep.index(first - 1)]
-        edit = row.edit_run(fit, first, last)
+        place = plan.keep.index(first - 1)
+        layer = pruned.layers[place]
+        edit = edit_run(fit, first, last)
         for target, matrix in edit.maps.items():
             apply(projection(layer, target), matrix)
         if edit.bridge is not None:
@@ -155,7 +202,10 @@ def _edit_runs(pruned: LVLM, plan: DropPlan, row: Compensation, fit: Fit) -> dic
     return ranks
 
 
-def _settings_record(recipe: Recipe, row: Compensation) -> dict[str, Any]:
+def _settings_record(
+    recipe: Recipe,
+    row: Compensation,
+) -> dict[str, Any]:
     """The compensation's name, and of a fitted one the settings that it reads."""
     record: dict[str, Any] = {"name": row.name}
     if not row.fitted:
@@ -169,7 +219,9 @@ def _settings_record(recipe: Recipe, row: Compensation) -> dict[str, Any]:
 
 
 def _weights(
-    trace: Trace, importance: TokenImportance, positions: Sequence[np.ndarray]
+    trace: Trace,
+    importance: TokenImportance,
+    positions: Sequence[np.ndarray],
 ) -> Sequence[np.ndarray]:
     """TIS (mean over layers) of each chosen token, visual and textual scores each scaled to mean 1
     within a sample.
@@ -179,7 +231,8 @@ def _weights(
         weights = np.zeros(sample.length)
         groups = (sample.visual, sample.textual)
         for at, scores in zip(groups, importance.averaged(number), strict=True):
-            weights[at] = scores / max(scores.mean(), 1e-30) if len(scores) else scores
+            if len(scores):
+                weights[at] = scores / max(scores.mean(), 1e-30)
         return weights
 
     chosen = (

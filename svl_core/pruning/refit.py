@@ -27,9 +27,14 @@ from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.lvlm.spool import store_values, value_store
 from svl_core.progress import QUIET, Run
 
-LENGTHENED = ("input_ids", "attention_mask")  # inputs with an entry a position, in an answer's way
-ANSWERING = 0.7  # of refit's progress: the full model's answers, which take most of the time
-BATCH = 16  # samples in one pass at most; they are of equal length, so that nothing is padded
+LENGTHENED = ("input_ids", "attention_mask")
+"""Inputs with an entry a position that an answer lengthens."""
+
+ANSWERING = 0.7
+"""The share of refit's progress that the full model's answers take."""
+
+BATCH = 16
+"""Samples in one pass at most; they are of equal length, so that nothing is padded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +53,17 @@ _batches_of: WeakKeyDictionary[Trace, Sequence[AnsweredBatch]] = WeakKeyDictiona
 """A calibration trace's samples with answers, as long as the trace lives."""
 
 
-def lengthened(sample: Sample, ids: Sequence[int]) -> dict[str, torch.Tensor]:
+def lengthened(
+    sample: Sample,
+    ids: Sequence[int],
+) -> dict[str, torch.Tensor]:
     """Inputs of the prompt with an answer behind it, the answer's last token left out.
 
     ids: the answer's token ids. Raises InputError for inputs that cannot be lengthened.
     """
     inputs = dict(sample.inputs)
     for name, value in inputs.items():
-        has_positions = value.ndim >= 2 and value.shape[:2] == (1, sample.length)
+        has_positions = value.shape[:2] == (1, sample.length)
         if has_positions and name not in LENGTHENED:
             raise InputError(
                 "Found inputs of this model that an answer cannot lengthen; expected only ids and a"
@@ -64,7 +72,9 @@ def lengthened(sample: Sample, ids: Sequence[int]) -> dict[str, torch.Tensor]:
     tokens = list(ids[:-1])
     for name, more in (("input_ids", tokens), ("attention_mask", [1] * len(tokens))):
         if name in inputs:
-            inputs[name] = torch.cat([inputs[name], inputs[name].new_tensor([more])], dim=1)
+            prompt = inputs[name]
+            answer = prompt.new_tensor([more])
+            inputs[name] = torch.cat([prompt, answer], dim=1)
     return inputs
 
 
@@ -78,16 +88,26 @@ def check_floating(module: torch.nn.Module) -> None:
         )
 
 
-def solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:
+def solved(
+    gram: torch.Tensor,
+    cross: torch.Tensor,
+    ridge: float,
+) -> torch.Tensor:
     """D^T for D = argmin |A D - R|^2 + lambda |D|^2, float64.
 
     gram: (f, f) A^T A. cross: (f, d) A^T R. ridge: lambda in units of the mean diagonal of A^T A.
     """
-    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram + ridge * gram.diagonal().mean() * eye, cross).T
+    scale = ridge * gram.diagonal().mean()
+    eye = torch.eye(len(gram)).to(gram)
+    penalty = scale * eye
+    return torch.linalg.solve(gram + penalty, cross).T
 
 
-def answered_batches(full: LVLM, calibration: Trace, run: Run = QUIET) -> Sequence[AnsweredBatch]:
+def answered_batches(
+    full: LVLM,
+    calibration: Trace,
+    run: Run = QUIET,
+) -> Sequence[AnsweredBatch]:
     """The full model's passes over the calibration samples and its own answers to them.
 
     Samples of equal length go together. The passes lie where the trace's samples lie, and are made
@@ -107,13 +127,18 @@ def answered_batches(full: LVLM, calibration: Trace, run: Run = QUIET) -> Sequen
         return sample
 
     lengthened(sample_of(0), (0,))  # refuses such a model before the work
-    answers = own_answers(full, len(calibration.samples), sample_of, run)
+    answers = own_answers(
+        full,
+        len(calibration.samples),
+        sample_of,
+        run,
+    )
     inputs_of = (lengthened(sample_of(number), ids) for number, ids in enumerate(answers))
     groups = unpadded(inputs_of, BATCH)
     batches = value_store(len(groups), calibration.spool)
     for place, members in enumerate(groups):
         inputs = [lengthened(sample_of(number), answers[number]) for number in members]
-        joined = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
+        joined = {name: torch.cat([of_sample[name] for of_sample in inputs]) for name in inputs[0]}
         answer_tokens = tuple(len(answers[number]) for number in members)
         batches[place] = AnsweredBatch(record(full, joined), answer_tokens)
     _batches_of[calibration] = batches
@@ -130,10 +155,15 @@ def refit(
     answer_weight: float,
     run: Run = QUIET,
 ) -> list[int]:
-    """Gives `pruned`, a view of `full`, new down-projections from the layer before the first
-    dropped run on; returns those layers' ids.
+    """Gives a pruned view new down-projections from the layer before the first dropped run on;
+    returns those layers' ids.
 
-    W <- W + D^T, D = argmin sum_t w_t |a_t D - r_t|^2 + ridge |D|^2 with a (f) what enters the
+    full: the model that `pruned` is a view of.
+    calibration: a trace of `full` with its samples.
+    ridge: lambda below in units of the mean diagonal, 0 or more.
+    answer_weight: what an answer's positions count together beside 1 each, 0 or more.
+
+    W <- W + D^T, D = argmin sum_t w_t |a_t D - r_t|^2 + lambda |D|^2 with a (f) what enters the
     projection, r what then still lacks to the full model's feature at the depth reached (behind the
     dropped run, where one follows). w = 1 for each position, and `answer_weight` more, shared among
     those that predict the answer's tokens. Memory: features of all layers and samples, in files
@@ -146,22 +176,34 @@ def refit(
     first = _first_fitted(keep, depth_after)
     if first is None:
         return []
-    batches = answered_batches(full, calibration, run.part(0, ANSWERING))
+    batches = answered_batches(
+        full,
+        calibration,
+        run.part(0, ANSWERING),
+    )
     depth = keep[first] if keep[0] == 0 else 0
     entering = (batch.recording.states[depth] for batch in batches)
     states = store_values(entering, len(batches), calibration.spool)
-    fitted = list(zip(keep, depth_after, pruned.layers, strict=True))[first:]
+    retained = list(zip(keep, depth_after, pruned.layers, strict=True))
+    fitted = retained[first:]
+    refitting = run.part(ANSWERING, 1)
     for number, (layer, after, module) in enumerate(fitted):
         run.check("Stopped before the model was compensated.")
-        share = ANSWERING + (1 - ANSWERING) * number / len(fitted)
-        run.report(share, f"refitting layer {ids[layer]}")
-        if any(batch.recording.given[layer] is None for batch in batches):
-            continue  # the model passes over this layer: it learns nothing
+        refitting.report(number / len(fitted), f"refitting layer {ids[layer]}")
+        if any(batch.recording.calls[layer] is None for batch in batches):
+            # the model passes over this layer: it learns nothing
+            continue
         projection = down_projection(module)
         check_floating(projection)
-        gram, cross = _moments(module, layer, after, batches, states, answer_weight)
-        weight = materialized(projection, "weight")
-        assign(projection, weight=(weight.double().cpu() + solved(gram, cross, ridge)).to(weight))
+        gram, cross = _moments(
+            module,
+            layer,
+            after,
+            batches,
+            states,
+            answer_weight,
+        )
+        _add_to_weight(projection, solved(gram, cross, ridge))
         leaving = (
             batch.recording.step(module, layer, state)
             for batch, state in zip(batches, states, strict=True)
@@ -170,7 +212,21 @@ def refit(
     return [ids[layer] for layer, _, _ in fitted]
 
 
-def _first_fitted(keep: Sequence[int], depth_after: Sequence[int]) -> int | None:
+def _add_to_weight(
+    projection: torch.nn.Module,
+    change: torch.Tensor,
+) -> None:
+    """W <- W + change, in float64; a new Parameter in the weight's dtype is assigned."""
+    weight = materialized(projection, "weight")
+    if weight is not None:
+        edited = weight.double().cpu() + change
+        assign(projection, weight=edited.to(weight))
+
+
+def _first_fitted(
+    keep: Sequence[int],
+    depth_after: Sequence[int],
+) -> int | None:
     """Which retained layer is the first before a dropped run; None where nothing is dropped.
 
     keep: the retained layers. depth_after: for each the depth at which the next one begins.
@@ -209,11 +265,21 @@ def _moments(
     with captured_calls(down_projection(module)) as calls:
         for batch, state in zip(batches, states, strict=True):
             recording = batch.recording
-            weight = _position_weights(state.shape[:2], batch.answer_tokens, answer_weight)
-            missing = recording.states[after] - recording.step(module, layer, state)
-            missing = missing.flatten(0, 1).double().cpu()
+            weight = _position_weights(
+                state.shape[:2],
+                batch.answer_tokens,
+                answer_weight,
+            )
+            reached = recording.step(module, layer, state)
+            lacking = recording.states[after] - reached
             (entered,), _ = calls.pop()
-            entered = entered.flatten(0, 1).double().cpu()
-            gram = gram + entered.T @ (weight * entered)
-            cross = cross + entered.T @ (weight * missing)
+            missing = _rows(lacking)
+            entering = _rows(entered)
+            gram = gram + entering.T @ (weight * entering)
+            cross = cross + entering.T @ (weight * missing)
     return gram, cross
+
+
+def _rows(states: torch.Tensor) -> torch.Tensor:
+    """(B, S, f) -> (B x S, f) float64, in memory."""
+    return states.flatten(0, 1).double().cpu()

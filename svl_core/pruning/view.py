@@ -14,19 +14,21 @@ from svl_core.lvlm.model import LVLM
 
 
 def pruned_view(lvlm: LVLM, keep: Sequence[int]) -> LVLM:
-    """`lvlm` with only the decoder layers `keep` (0-based indices into the layers present, any
-    order), sharing all tensors.
+    """`lvlm` with only some of its decoder layers, sharing all tensors.
 
-    Works on an already pruned LVLM; `layer_ids` go on naming the original model's layers and
-    provenance lists those "dropped". Raises InputError for an empty, repeated or out-of-range
-    choice or one that drops a protected layer, and SVLError for a model whose config has settings
-    per layer that are not known here.
+    keep: 0-based indices into the layers present, in any order.
+
+    An already pruned LVLM will do as well: `layer_ids` go on naming the original model's layers,
+    and the provenance lists those "dropped". Raises InputError for an empty, repeated or
+    out-of-range choice or one that drops a protected layer, and SVLError for a model whose config
+    has settings per layer that are not known here.
     """
     keep = families.check_keep(keep, lvlm.num_layers, lvlm.protected)
-    ids = [lvlm.layer_ids[i] for i in keep]
-    dropped = sorted({*lvlm.provenance.get("dropped", ()), *lvlm.layer_ids} - set(ids))
-    return lvlm.with_model(
-        skeleton.with_layers(lvlm.model, keep),
-        ids,
-        {**lvlm.provenance, "dropped": dropped} if dropped else lvlm.provenance,
-    )
+    ids = [lvlm.layer_ids[layer] for layer in keep]
+    ever_present = {*lvlm.provenance.get("dropped", ()), *lvlm.layer_ids}
+    dropped = sorted(ever_present - set(ids))
+    provenance = lvlm.provenance
+    if dropped:
+        provenance = {**provenance, "dropped": dropped}
+    model = skeleton.with_layers(lvlm.model, keep)
+    return lvlm.with_model(model, ids, provenance)

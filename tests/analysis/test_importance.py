@@ -150,7 +150,7 @@ def test_row_totals_told_by_the_attention_change_no_sum(monkeypatch, chunk, grou
 def test_a_processors_own_attention_tells_its_row_totals(dtype):
     generator = torch.Generator().manual_seed(3)
     query, key = (torch.randn(1, 4, 9, 8, generator=generator).to(dtype) for _ in range(2))
-    with torch.inference_mode(), attention._Totals() as totals:
+    with torch.inference_mode(), attention._Totals() as watched:
         out = torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True)
     with torch.inference_mode():
         assert torch.equal(
@@ -159,7 +159,7 @@ def test_a_processors_own_attention_tells_its_row_totals(dtype):
     scores = (query.double() @ key.double().transpose(2, 3) / 8**0.5).masked_fill(
         torch.ones(9, 9).triu(1).bool(), float("-inf")
     )
-    assert totals.found is not None and (totals.found - scores.logsumexp(-1)).abs().max() < (
+    assert watched.totals is not None and (watched.totals - scores.logsumexp(-1)).abs().max() < (
         1e-5 if dtype == torch.float32 else 0.05
     )
 
@@ -169,9 +169,9 @@ def test_the_trace_takes_them(tiny, tiny_sample, monkeypatch):
     told = []
     own = Collector.add
 
-    def add(self, *args):
-        told.append(args[-1] is not None)
-        return own(self, *args[:-1], *([None] if plain else [args[-1]]))
+    def add(self, **layer):
+        told.append(layer["totals"] is not None)
+        return own(self, **{**layer, "totals": None if plain else layer["totals"]})
 
     monkeypatch.setattr(Collector, "add", add)
     plain = False

@@ -13,12 +13,18 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from svl_core.progress import Run
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-SEED = 5  # of the questions; no calibration or evaluation by default draws it
+RESULTS = ROOT / "assets" / "demo_lvlm" / "ablation.json"
+
+SEED = 5
+"""Of the questions; no calibration or evaluation by default draws it."""
+
+
+def show(share: float | None, what: str) -> None:
+    """How far the map is, a line a step."""
+    print(f"{share or 0:4.0%} {what}", flush=True)
 
 
 def main() -> None:
@@ -29,35 +35,40 @@ def main() -> None:
         default=390,
         help="questions, of the thirteen kinds in turn (default: %(default)s)",
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        help="results file (default: the one beside the weights, which the page reads)",
+    )
     options = parser.parse_args()
 
     import svl_core as svl
     from svl_core.comparison.ablation import SIZES, ablate_questions, weights_hash
     from svl_core.demo.evaluation import questions
+    from svl_core.progress import Run
 
-    folder = ROOT / "assets" / "demo_lvlm"
     lvlm = svl.load("demo")
-    found = ablate_questions(
+    ablation = ablate_questions(
         lvlm,
         questions("scenes", options.limit, SEED),
         data="scenes",
         sizes=SIZES,
-        run=Run(lambda share, what: print(f"{share:4.0%} {what}", flush=True)),
+        run=Run(show),
     )
-    made = {
-        "weights": weights_hash(folder),
+    result = {
+        "weights": weights_hash(RESULTS.parent),
         "data": "scenes",
         "seed": SEED,
         "sizes": list(SIZES),
         "versions": {"svl_core": svl.__version__},
         "made": date.today().isoformat(),
         "command": f"python tests/benchmarks/ablation_map.py --limit {options.limit}",
-        **replace(found.map(), model="demo").to_json(),
+        **replace(ablation.map(), model="demo").to_json(),
     }
-    (folder / "ablation.json").write_text(
-        json.dumps(made, separators=(",", ":")) + "\n", encoding="utf-8"
-    )
-    print(folder / "ablation.json")
+    text = json.dumps(result, separators=(",", ":"))
+    options.out.write_text(text + "\n", encoding="utf-8")
+    print(options.out)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ that what is counted is in use.
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -22,11 +23,18 @@ from pathlib import Path
 from marks import PAGES, rewrite
 
 HERE = Path(__file__).parent
-BEGIN, END = (
-    "<!-- calibration: tests/benchmarks/calibration_memory.py -->",
-    "<!-- end of calibration -->",
-)
-SIZES, DROP, BATCH = (25, 100, 400), 4, 8
+BEGIN = "<!-- calibration: tests/benchmarks/calibration_memory.py -->"
+END = "<!-- end of calibration -->"
+RESULTS = HERE / "results" / "calibration_memory.json"
+
+SIZES = (25, 100, 400)
+"""Calibration samples."""
+
+DROP = 4
+"""Layers dropped."""
+
+BATCH = 8
+"""Samples in one pass of the predictions."""
 
 
 def work(lvlm, size: int, spool: str | None) -> list:
@@ -72,7 +80,9 @@ def measured(size: int, spool: str | None, pipe) -> None:
     import svl_core as svl
 
     torch.set_num_threads(1)
-    lvlm, done, most = svl.load("demo"), threading.Event(), 0
+    lvlm = svl.load("demo")
+    done = threading.Event()
+    most = 0
     work(lvlm, 1, spool)
     before = anonymous()
 
@@ -83,33 +93,48 @@ def measured(size: int, spool: str | None, pipe) -> None:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    kept = work(lvlm, size, spool)
+    results = work(lvlm, size, spool)
     done.set()
     watching.join()
-    del kept
+    del results
     pipe.send({"samples": size, "spooled": spool is not None, "mb": (most - before) / 1e6})
 
 
 def table(rows: list[dict]) -> str:
     """The page's figures as Markdown."""
-    found = {(row["samples"], row["spooled"]): row["mb"] for row in rows}
+    megabytes = {(row["samples"], row["spooled"]): row["mb"] for row in rows}
+    sizes = sorted({row["samples"] for row in rows})
     lines = [
-        "| calibration samples | " + " | ".join(map(str, SIZES)) + " |",
-        "| --- |" + " --- |" * len(SIZES),
+        "| calibration samples | " + " | ".join(map(str, sizes)) + " |",
+        "| --- |" + " --- |" * len(sizes),
     ]
     for name, spooled in (("in memory", False), ("in files (`--spool`)", True)):
-        lines.append(
-            f"| memory added, {name} | "
-            + " | ".join(f"{found[size, spooled]:,.0f} MB" for size in SIZES)
-            + " |"
-        )
+        cells = [f"{megabytes[size, spooled]:,.0f} MB" for size in sizes]
+        lines.append(f"| memory added, {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)  # read by the processes started below
-    context, rows = multiprocessing.get_context("spawn"), []
-    for size in SIZES:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=SIZES,
+        help="calibration samples (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        help="results file; the page is rewritten only from the default one",
+    )
+    options = parser.parse_args()
+    # read by the processes started below
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for size in options.sizes:
         for spooled in (False, True):
             with tempfile.TemporaryDirectory() as folder:
                 here, there = context.Pipe()
@@ -120,10 +145,10 @@ def main() -> None:
                 rows.append(here.recv())
                 process.join()
             print(json.dumps(rows[-1]), flush=True)
-    (HERE / "results" / "calibration_memory.json").write_text(
-        json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8"
-    )
-    rewrite(PAGES / "speed.md", BEGIN, END, table(rows))
+    options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if options.out == RESULTS:
+        rewrite(PAGES / "speed.md", BEGIN, END, table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":

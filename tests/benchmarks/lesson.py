@@ -22,16 +22,26 @@ from svl_core.comparison.ablation import ablate_questions  # noqa: E402
 from svl_core.comparison.evaluation import answer_batch, normalise  # noqa: E402
 from svl_core.demo.evaluation import questions  # noqa: E402
 from svl_core.demo.questions import calibration  # noqa: E402
-from svl_core.service.calibration import SEED as CALIBRATION_SEED  # noqa: E402
-from svl_core.ui.state.settings import Settings  # noqa: E402
+from svl_core.ui.state.settings import DEFAULTS  # noqa: E402
 
 OUT = Path(svl.__file__).with_name("ui") / "static" / "lesson.json"
-ASKED, SEED, MOST, BLOCK = (
-    390,
-    3,
-    10,
-    3,
-)  # questions, their seed, layers dropped at most, layers skipped together
+ASKED = 390
+"""Questions."""
+
+SEED = 3
+"""Of the questions."""
+
+MOST = 10
+"""Layers dropped, at most."""
+
+BLOCK = 3
+"""Layers skipped together."""
+
+CALIBRATION_SIZE = DEFAULTS.calibration_size
+"""Calibration scenes, as on the page."""
+
+CALIBRATION_SEED = DEFAULTS.seed
+"""Of the calibration scenes, as on the page."""
 
 
 def say(*words) -> None:
@@ -51,20 +61,15 @@ def measure(asked: int = ASKED, most: int = MOST, log=say) -> dict:
     full = {kind: skipped.tally(skipped.full, kind).accuracy for kind in skipped.columns}
 
     samples = [lvlm.encode(pair.image, pair.question) for pair in pairs]
-    ids = [
-        tokens
-        for start in range(0, asked, 32)
-        for tokens in answer_batch(lvlm, samples[start : start + 32])
-    ]
+    ids = []
+    for start in range(0, asked, 32):
+        ids += answer_batch(lvlm, samples[start : start + 32])
     right = [
         normalise(lvlm.tokenizer.decode(tokens, skip_special_tokens=True)) == normalise(pair.answer)
         for tokens, pair in zip(ids, pairs)
     ]
-    fitted = svl.trace(
-        lvlm,
-        [lvlm.encode(*pair) for pair in calibration(Settings.calibration_size, CALIBRATION_SEED)],
-        mlp=True,
-    )
+    scenes = calibration(CALIBRATION_SIZE, CALIBRATION_SEED)
+    fitted = svl.trace(lvlm, [lvlm.encode(*scene) for scene in scenes], mlp=True)
     weights = svl.importance(fitted)
     recipes = [
         ("svl", "none"),
@@ -73,7 +78,8 @@ def measure(asked: int = ASKED, most: int = MOST, log=say) -> dict:
         ("svl", "lstsq"),
         ("svl", "refit"),
     ]
-    curves, layers = {}, {}
+    curves = {}
+    layers = {}
     for criterion, compensation in recipes:
         log(f"{criterion}, {compensation}")
         scores = svl.redundancy(fitted, weights, criterion)
@@ -92,7 +98,7 @@ def measure(asked: int = ASKED, most: int = MOST, log=say) -> dict:
         "layers": lvlm.num_layers,
         "questions": asked,
         "seed": SEED,
-        "calibration": [Settings.calibration_size, CALIBRATION_SEED],
+        "calibration": [CALIBRATION_SIZE, CALIBRATION_SEED],
         "block": BLOCK,
         "full": {
             "accuracy": sum(right) / asked,

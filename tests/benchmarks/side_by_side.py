@@ -24,6 +24,7 @@ from marks import PAGES, rewrite
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 BEGIN, END = "<!-- sharing: tests/benchmarks/side_by_side.py -->", "<!-- end of sharing -->"
+RESULTS = HERE / "results" / "side_by_side.json"
 CLOCK = {"now": time.perf_counter}
 PARTS = ("view", "prefill", "decode", "sweep")
 DROPPED, LENGTH, TOKENS = (7, 8, 9), 640, 12  # of 12 layers
@@ -169,19 +170,16 @@ def sweeps(points: int, samples: int) -> dict:
     from svl_core.demo.questions import calibration
 
     lvlm = svl.load("demo")
-    measured, fit = (
-        encode_all(lvlm, calibration(samples, 1_000_000)),
-        encode_all(lvlm, calibration(16, 0)),
-    )
+    measured = encode_all(lvlm, calibration(samples, 1_000_000))
+    fit = encode_all(lvlm, calibration(16, 0))
     drops = [round(k * 14 / (points - 1)) for k in range(points)]
     began = CLOCK["now"]()
     whole = sweep(lvlm, measured, fit, drops=drops).rows
     middle = CLOCK["now"]()
     alone = [sweep(lvlm, measured, fit, drops=[drop]).rows[0] for drop in drops]
     ended = CLOCK["now"]()
-    equal = all(
-        (a.kl, a.agreement, a.exact) == (b.kl, b.agreement, b.exact) for a, b in zip(whole, alone)
-    )
+    measures = [(row.kl, row.agreement, row.exact) for row in whole]
+    equal = measures == [(row.kl, row.agreement, row.exact) for row in alone]
     return {
         "points": points,
         "samples": samples,
@@ -242,29 +240,31 @@ def main() -> None:
         help="the others keep the figures they have",
     )
     parser.add_argument("--shared-machine", action="store_true", help="one thread, processor time")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS,
+        help="results file; the page is rewritten only from the default one",
+    )
     options = parser.parse_args()
     if options.shared_machine:
         import torch
 
         torch.set_num_threads(1)
         CLOCK["now"] = time.process_time
-    ways = dict(
-        zip(
-            PARTS,
-            (
-                lambda: view_of_a_billion(options.repeats),
-                lambda: prefill(options.repeats),
-                lambda: decode(options.repeats),
-                lambda: sweeps(options.points, options.samples),
-            ),
-        )
-    )
-    stored = HERE / "results" / "side_by_side.json"
-    made = {} if set(options.only) == set(PARTS) else json.loads(stored.read_text(encoding="utf-8"))
+    ways = {
+        "view": lambda: view_of_a_billion(options.repeats),
+        "prefill": lambda: prefill(options.repeats),
+        "decode": lambda: decode(options.repeats),
+        "sweep": lambda: sweeps(options.points, options.samples),
+    }
+    made = {}
+    if set(options.only) != set(PARTS):
+        made = json.loads(options.out.read_text(encoding="utf-8"))
     for name in options.only:
         made[name] = ways[name]()
         print(name, json.dumps(made[name]), flush=True)
-    stored.write_text(
+    options.out.write_text(
         json.dumps(
             {
                 **made,
@@ -277,7 +277,9 @@ def main() -> None:
         + "\n",
         encoding="utf-8",
     )
-    rewrite(PAGES / "speed.md", BEGIN, END, table(made))
+    if options.out == RESULTS:
+        rewrite(PAGES / "speed.md", BEGIN, END, table(made))
+    print(table(made))
 
 
 if __name__ == "__main__":

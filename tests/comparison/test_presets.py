@@ -58,7 +58,7 @@ def test_the_contest_takes_the_lowest_kl_left_out(tiny, samples):
 
 
 def test_what_was_traced_serves_the_contest(tiny, samples, monkeypatch):
-    """The same KL to the bit from the part of a trace of all samples, which is then not made again."""
+    """The same KL to the bit from the part of a trace of all samples, which is not made again."""
     plans = [manual_plan((1, 2), tiny.num_layers), manual_plan((3, 4), tiny.num_layers)]
     for compensation in ("refit", "lstsq"):
         recipe = Recipe(compensation=compensation)

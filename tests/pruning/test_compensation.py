@@ -69,7 +69,7 @@ def calibration(tiny):
 
 
 def test_the_merged_edit_equals_the_explicit_map(tiny, tiny_sample, calibration):
-    """The pruned model's features behind the edited layer are H[a] + (T^T - I) mlp, computed apart."""
+    """The pruned model's features behind the edited layer: H[a] + (T^T - I) mlp, computed apart."""
     plan = svl.manual_plan([3, 4], 6)
     pruned = svl.prune(tiny, plan, "lstsq", calibration)
     own = svl.trace(tiny, tiny_sample, mlp=True).samples[0]

@@ -46,7 +46,7 @@ def test_tokens_that_left_are_as_good_as_masked(tiny, tiny_sample, scores):
 
 
 def test_answers_go_on_from_the_last_position(tiny, tiny_sample, scores):
-    """Token by token on the cache equals one pass over everything with the positions written out."""
+    """Token by token on the cache equals one pass over all with the positions written out."""
     kept = keep_visual(tiny, tiny_sample, 0.5, scores)
     decoding = Decoding(tiny, kept.inputs)
     ids = torch.tensor([[7, 9, 11]])

@@ -14,21 +14,21 @@ import spaces  # first, as app.py does it
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
-import torch
-from tiny import LAYERS, picture, tiny_llava
-from unserved import unserved
+import torch  # noqa: E402
+from tiny import LAYERS, picture, tiny_llava  # noqa: E402
+from unserved import unserved  # noqa: E402
 
-import svl_core as svl
-from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm.families import family_of
-from svl_core.progress import Run
-from svl_core.recipe import Recipe
-from svl_core.service.backend import LocalBackend
-from svl_core.service.stores import Models
-from svl_core.service.zero_gpu import ZeroGpuBackend
-from svl_core.ui.state.settings import Settings
-from svl_core.ui.work.analysing import analyse
-from svl_core.ui.work.answering import compare
+import svl_core as svl  # noqa: E402
+from svl_core.errors import Cancelled, InputError  # noqa: E402
+from svl_core.lvlm.families import family_of  # noqa: E402
+from svl_core.progress import Run  # noqa: E402
+from svl_core.recipe import Recipe  # noqa: E402
+from svl_core.service.backend import LocalBackend  # noqa: E402
+from svl_core.service.stores import Models  # noqa: E402
+from svl_core.service.zero_gpu import ZeroGpuBackend  # noqa: E402
+from svl_core.ui.state.settings import Settings  # noqa: E402
+from svl_core.ui.work.analysing import analyse  # noqa: E402
+from svl_core.ui.work.answering import compare  # noqa: E402
 
 
 def model(name, seed=0):

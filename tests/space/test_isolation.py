@@ -39,7 +39,7 @@ def test_no_session_receives_anything_of_another(public_site, tiny, capfd, caplo
 
     with ThreadPoolExecutor(len(WORDS)) as pool:
         visits = list(pool.map(visit, range(len(WORDS))))
-    for k, (visitor, path, said) in enumerate(visits):
+    for k, (visitor, _, said) in enumerate(visits):
         assert all(each["ok"] for each in said), [each["error"] for each in said]
         text = visitor.seen.decode()
         assert WORDS[k] in text

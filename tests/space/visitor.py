@@ -31,7 +31,7 @@ class Page:
         }
 
     def _function(self, *first, outputs=()):
-        """The dependency whose inputs begin with these parts (None: any without a name of its own)."""
+        """The dependency whose inputs begin with these parts; None: any without a name."""
         named = {number: name for name, number in self.ids.items()}
         for each in self.config["dependencies"]:
             starts = [named.get(number) for number in each["inputs"][: len(first)]]

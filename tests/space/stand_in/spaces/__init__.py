@@ -49,7 +49,7 @@ class _Worker:
             args, kwargs = _read(pipe.recv_bytes())
             self.stop.clear()
 
-            def iterate():
+            def iterate(args=args, kwargs=kwargs):
                 try:
                     running = task(*args, **kwargs)
                     for value in running:
