@@ -99,7 +99,7 @@ def resample(
         return
     workspace = page.workspace
     name = settings.criterion
-    if svl.CRITERIA[name].measure is None:
+    if not svl.CRITERIA[name].is_mean:
         name = "svl"  # a random order has nothing to resample
 
     def work(task) -> Update:
