@@ -20,12 +20,14 @@ __all__ = ["build", "launch_options"]
 STEPS = (head, ask, look, layers, gap, answers, evidence, share)
 
 
-def build(model: object = "demo", *, world: bool | None = None, limits: Limits = HOME) -> gr.Blocks:
+def build(
+    model: object = "demo", *, knows_scenes: bool | None = None, limits: Limits = HOME
+) -> gr.Blocks:
     """The page as gr.Blocks, its first model loading in the background.
 
     model: "demo", a Hub id, a local folder, or a ready LVLM.
-    world: whether that model knows the bundled scenes, so that compensation is fitted on them
-        (default: only "demo" does).
+    knows_scenes: whether that model knows the bundled scenes, so that compensation is fitted on
+        them (default: only "demo" does).
     limits: what a visitor may ask for.
     """
     if not isinstance(model, str) or on_zero_gpu():
@@ -33,7 +35,8 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
     environment.apply()
     undecoded_images.apply()
     models = models_for(model, limits)
-    knows_scenes = model == "demo" if world is None else world
+    if knows_scenes is None:
+        knows_scenes = model == "demo"
     scene_models = frozenset({"demo", models.first} if knows_scenes else {"demo"})
     workspace = Workspace(models, scene_models, limits, get_upload_folder)
     with gr.Blocks(

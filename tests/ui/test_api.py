@@ -23,7 +23,7 @@ PROMPT = "what is in the top left?"
 def served(tiny):
     page = build(
         tiny,
-        world=True,
+        knows_scenes=True,
         limits=Limits(
             any_model=False,
             sweep_points=6,
