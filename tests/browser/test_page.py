@@ -359,10 +359,22 @@ def test_stop_ends_the_work_within_a_second(page, monkeypatch):
     idle(page)
 
 
-BELOW_TICKS = """id => {const of = name => [...document.querySelectorAll(`#${id} ${name}`)].map(node => node.getBoundingClientRect());
-                  return Math.min(...of('.xtitle').map(r => r.top)) - Math.max(...of('.xaxislayer-above .xtick text').map(r => r.bottom))}"""
-BEHIND_NAME = """() => {const input = document.querySelector('#model input'), pen = document.createElement('canvas').getContext('2d'), style = getComputedStyle(input);
-                  pen.font = style.font; return document.querySelector('#model .icon-wrap').getBoundingClientRect().left - input.getBoundingClientRect().left - Math.min(pen.measureText(input.value).width, input.clientWidth - parseFloat(style.paddingRight))}"""
+BELOW_TICKS = """id => {
+    const of = name => [...document.querySelectorAll(`#${id} ${name}`)]
+        .map(node => node.getBoundingClientRect());
+    const ticks = of('.xaxislayer-above .xtick text').map(r => r.bottom);
+    return Math.min(...of('.xtitle').map(r => r.top)) - Math.max(...ticks);
+}"""
+BEHIND_NAME = """() => {
+    const input = document.querySelector('#model input');
+    const pen = document.createElement('canvas').getContext('2d');
+    const style = getComputedStyle(input);
+    pen.font = style.font;
+    const arrow = document.querySelector('#model .icon-wrap').getBoundingClientRect().left;
+    const room = input.clientWidth - parseFloat(style.paddingRight);
+    const name = Math.min(pen.measureText(input.value).width, room);
+    return arrow - input.getBoundingClientRect().left - name;
+}"""
 
 
 def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
