@@ -22,7 +22,7 @@ def strip_value(
     ranking: droppable positions, most redundant first.
     protected: positions that never go.
     drop: positions that go.
-    blocks: for each number of layers 0, 1, .. those that go, where a criterion chooses whole blocks.
+    blocks: those that go for each number of layers 0, 1, .., where whole blocks are chosen.
     criterion, calibration: the settings that the ranking was made with.
     rounds: of a greedy criterion, None for all.
     """
