@@ -160,7 +160,7 @@ def resample(
 
 def _is_ranked(page: Page, settings: Settings, name: str, *analyses: Analysis) -> bool:
     """Whether the criterion need not run the model for any of them."""
-    ranked = (page.workspace.cached_ranking(each, settings, name) for each in analyses)
+    ranked = (page.workspace.cached_ranking(a, settings, name) for a in analyses)
     return all(ranked)
 
 
