@@ -8,75 +8,68 @@ SVL_LIMIT_<NAME> changes one.
 import argparse
 import os
 
+ENV = os.environ
 
-def main() -> None:
-    env = os.environ
+
+def parsed_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Explore layer redundancy in vision-language models."
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--model",
-        default=env.get("SVL_MODEL", "demo"),
+        default=ENV.get("SVL_MODEL", "demo"),
         help='"demo" (bundled), a Hugging Face id or a local folder',
     )
-    parser.add_argument(
+    add(
         "--host",
-        default=env.get("SVL_HOST"),
+        default=ENV.get("SVL_HOST"),
         help="address to listen on (default 127.0.0.1; 0.0.0.0 for all)",
     )
-    parser.add_argument(
+    add(
         "--port",
         type=int,
-        default=int(env["SVL_PORT"]) if env.get("SVL_PORT") else None,
+        default=ENV.get("SVL_PORT") or None,
         help="port (default: the first free one from 7860)",
     )
-    parser.add_argument(
+    add(
         "--share",
         action="store_true",
-        default=env.get("SVL_SHARE") == "1",
+        default=ENV.get("SVL_SHARE") == "1",
         help="also open a public link",
     )
-    parser.add_argument(
+    add(
         "--public",
         action="store_true",
-        default=env.get("SVL_PUBLIC", "1" if "SPACE_ID" in env else "") == "1",
-        help=(
-            "limits for strangers: listed models only, safetensors only, sizes, times and queue"
-            " bounded; logs without their words"
-        ),
+        default=ENV.get("SVL_PUBLIC", "1" if "SPACE_ID" in ENV else "") == "1",
+        help="limits for strangers: listed models only, safetensors only, sizes, times and queue"
+        " bounded; logs without their words",
     )
-    options = parser.parse_args()
+    return parser.parse_args()
 
-    env.setdefault(
-        "OMP_WAIT_POLICY",
-        "PASSIVE",
-        # torch's threads sleep while they wait for each other: spinning, on cores that others want too,
-        # makes passes twenty times as long
-    )
-    if env.get("SPACES_ZERO_GPU"):
+
+def main() -> None:
+    options = parsed_options()
+    # torch's threads sleep while they wait for each other: spinning, on cores that others want too,
+    # makes passes twenty times as long
+    ENV.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if ENV.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401  (before anything that may touch CUDA)
-    from svl_core.ui import (
-        build,
-        few_arenas,
-        from_environment,
-        launch_options,
-        structured,
-        upload_folder,
-    )  # after the arguments, so that --help is instant
+    from svl_core import ui  # after the arguments, so that --help is instant
 
-    few_arenas()
-    limits = from_environment(options.public)
+    ui.few_arenas()
+    limits = ui.from_environment(options.public)
     if options.public:
-        structured()
-        env["GRADIO_TEMP_DIR"] = env.get("GRADIO_TEMP_DIR") or str(
-            upload_folder(options.port or env.get("GRADIO_SERVER_PORT") or os.getpid())
-        )
+        ui.structured()
+        server = options.port or ENV.get("GRADIO_SERVER_PORT") or os.getpid()
+        ENV["GRADIO_TEMP_DIR"] = ENV.get("GRADIO_TEMP_DIR") or str(ui.upload_folder(server))
         print("Public:", *limits.lines(), sep="\n  ", flush=True)
-    build(options.model, limits=limits).launch(
+    page = ui.build(options.model, limits=limits)
+    page.launch(
         server_name=options.host,
         server_port=options.port,
         share=options.share,
-        **launch_options(limits),
+        **ui.launch_options(limits),
     )
 
 

@@ -159,4 +159,4 @@ def test_public_names_of_the_line_exist():
     for name in ("load", "trace", "importance", "redundancy", "plan", "prune", "answer", "compare"):
         assert callable(getattr(svl_core, name))
     with pytest.raises(AttributeError):
-        svl_core.no_such_name
+        _ = svl_core.no_such_name

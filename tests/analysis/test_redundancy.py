@@ -1,4 +1,4 @@
-"""Criteria, rankings and similarity: worked numbers, and a decoder with a layer that does nothing."""
+"""Criteria, rankings, similarity: worked numbers, and a decoder with a layer that does nothing."""
 
 import numpy as np
 import pytest

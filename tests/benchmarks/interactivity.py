@@ -235,8 +235,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     import svl_core as svl
-    from svl_core.ui.page import build
     from svl_core.service.stores import Analysis
+    from svl_core.ui.page import build
 
     made: dict = {}
     for which in AIMS:

@@ -360,20 +360,20 @@ def test_stop_ends_the_work_within_a_second(page, monkeypatch):
 
 
 BELOW_TICKS = """id => {
-    const of = name => [...document.querySelectorAll(`#${id} ${name}`)]
-        .map(node => node.getBoundingClientRect());
-    const ticks = of('.xaxislayer-above .xtick text').map(r => r.bottom);
-    return Math.min(...of('.xtitle').map(r => r.top)) - Math.max(...ticks);
+  const of = name => [...document.querySelectorAll(`#${id} ${name}`)]
+    .map(node => node.getBoundingClientRect());
+  const title = Math.min(...of('.xtitle').map(box => box.top));
+  return title - Math.max(...of('.xaxislayer-above .xtick text').map(box => box.bottom));
 }"""
 BEHIND_NAME = """() => {
-    const input = document.querySelector('#model input');
-    const pen = document.createElement('canvas').getContext('2d');
-    const style = getComputedStyle(input);
-    pen.font = style.font;
-    const arrow = document.querySelector('#model .icon-wrap').getBoundingClientRect().left;
-    const room = input.clientWidth - parseFloat(style.paddingRight);
-    const name = Math.min(pen.measureText(input.value).width, room);
-    return arrow - input.getBoundingClientRect().left - name;
+  const input = document.querySelector('#model input');
+  const style = getComputedStyle(input);
+  const pen = document.createElement('canvas').getContext('2d');
+  pen.font = style.font;
+  const icon = document.querySelector('#model .icon-wrap').getBoundingClientRect();
+  const room = input.clientWidth - parseFloat(style.paddingRight);
+  const written = Math.min(pen.measureText(input.value).width, room);
+  return icon.left - input.getBoundingClientRect().left - written;
 }"""
 
 
