@@ -21,7 +21,7 @@ from gradio.utils import get_upload_folder
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
-from svl_core.recipe import OPTIONS
+from svl_core.recipe import DEMO, OPTIONS
 from svl_core.service import tasks
 from svl_core.service.derived import importance_of, scores_of
 from svl_core.service.errors import out_of_memory
@@ -253,7 +253,7 @@ class Service:
             lvlm = self.workspace.load_model(name, task)
             plan, fit = svl.manual_plan([], lvlm.num_layers), ()
             if drop:
-                fit, ranking = self._ranking_on_scenes(name, lvlm, settings, task)
+                fit, ranking = self._ranking_on_scenes(name, settings, task)
                 plan = svl.plan(ranking, drop)
             evaluation = self.workspace.backend.evaluate(
                 name,
@@ -310,13 +310,11 @@ class Service:
         return workspace.rank(ranked, settings, task, rounds=settings.rounds)
 
     def _ranking_on_scenes(
-        self, name: str, lvlm: svl.LVLM, settings: Settings, task: tasks.Task
+        self, name: str, settings: Settings, task: tasks.Task
     ) -> tuple[tuple[svl.Sample, ...], svl.LayerScores]:
         """The bundled set as the model reads it, and the layers ranked on it."""
-        from svl_core.demo.questions import calibration
-
         workspace = self.workspace
-        samples = tuple(lvlm.encode(*pair) for pair in calibration(settings.calibration_size))
+        samples = workspace.samples(name, DEMO, None, settings, task)
         needs_mlp = svl.COMPENSATIONS[settings.compensation].needs_mlp
         trace = workspace.backend.traced(name, samples, needs_mlp, task)
         analysis = Analysis(name, samples, trace, svl.importance(trace))

@@ -26,8 +26,10 @@ NAMES: Mapping[str, Collection[str]] = {
 class Argument:
     """An argument of an endpoint.
 
-    name: as programs write it. kind: its type; gradio reads it. help: one line for the endpoint's
-    description. default: its value where it is left out, `REQUIRED` where it may not be.
+    name: as programs write it.
+    kind: its type; gradio reads it.
+    help: one line for the endpoint's description.
+    default: its value where it is left out, `REQUIRED` where it may not be.
     """
 
     name: str

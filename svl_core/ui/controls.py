@@ -29,9 +29,10 @@ ALONE = ""
 class Control:
     """A component whose value is a field of `Settings`.
 
-    name: the field's. moves: what moving it changes, one of the words above. bounded: its bounds by
-    the analysis (a gr.update), where they depend on the model. shows, reads: the field's value as
-    the component's, and back, where they are not the same.
+    name: the field's.
+    moves: what moving it changes, one of the words above.
+    bounded: its bounds by the analysis (a gr.update), where they depend on the model.
+    shows, reads: the field's value as the component's, and back, where they are not the same.
     """
 
     name: str
@@ -59,8 +60,9 @@ def make(
 ) -> Control:
     """The control of a field, at its default, with the bounds or the choices that it accepts.
 
-    component: its class, by default what suits the field. given: what the component takes besides,
-    or instead.
+    component: its class, by default what suits the field.
+    given: what the component takes besides, or instead.
+    moves, bounded, shows, reads: as in `Control`.
     """
     option = ACCEPTED[name]
     kind = component or _suits(option)

@@ -28,9 +28,13 @@ Update = dict[str, object]
 class View:
     """One state of the page, as its figures are drawn from it.
 
-    workspace: the models and the stored results. state: which analysis: model, key, path, prompt,
-    origin. strip: the layers (`strip_value`). settings: the controls. focus: the patch or the word
-    that was picked, if any. truth: right answers by question. answered: whether answers are shown.
+    workspace: the models and the stored results.
+    state: which analysis: model, key, path, prompt, origin.
+    settings: the controls.
+    strip: the layers, see `strip_value`.
+    focus: the patch or the word that was picked, if any.
+    truth: right answers by question.
+    answered: whether answers are shown.
     """
 
     workspace: Workspace

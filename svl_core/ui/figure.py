@@ -29,9 +29,11 @@ ANSWERS = "answers"
 class Shown:
     """A component that events redraw.
 
-    name: of the component. make: makes it, from its elem_id. draw: its value, None where its own
-    section draws it from what it measured. redrawn: after which of the events above. late: drawn
-    behind everything else, for it takes long the first time.
+    name: of the component.
+    make: makes it, from its elem_id.
+    draw: its value, None where its own section draws it from what it measured.
+    redrawn: after which of the events above.
+    late: whether it is drawn behind everything else, for it takes long the first time.
     """
 
     name: str
@@ -45,8 +47,10 @@ class Shown:
 class Figure(Shown):
     """A component with a heading and a sentence on how to read it above it, and the reasons below.
 
-    reading: one or two sentences of the page's own markup. why: plain text that unfolds. beside:
-    what is shown between the figure and its reasons. report: whether the report has it.
+    reading: one or two sentences of the page's own markup.
+    why: plain text that unfolds.
+    beside: what is shown between the figure and its reasons.
+    report: whether the report has it.
     report_heading: the heading there, where it says more than the page's.
     """
 

@@ -1,42 +1,33 @@
-"""The page: what it consists of, step by step, and how it is served."""
+"""The page: its steps, one after the other."""
 
 from __future__ import annotations
 
-from functools import partial
-from importlib.metadata import PackageNotFoundError, requires, version
-
 import gradio as gr
 from gradio.utils import get_upload_folder
-from packaging.requirements import Requirement
 
-from svl_core.service import health
 from svl_core.service.deployment import models_for
 from svl_core.service.limits import HOME, Limits, on_zero_gpu
 from svl_core.service.start import libraries
-from svl_core.service.visits import Visits
 from svl_core.service.workspace import Workspace
 from svl_core.ui import api, parts, texts
-from svl_core.ui.gradio_patches import (
-    environment,
-    inputs,
-    sessions,
-    skipped_outputs,
-    undecoded_images,
-    upload_sets,
-)
+from svl_core.ui.gradio_patches import environment, undecoded_images
+from svl_core.ui.serving import launch_options, serve
 from svl_core.ui.steps import answers, ask, evidence, gap, head, layers, look, share
-from svl_core.ui.theme import theme
-from svl_core.ui.wiring import Page, session_of, stop_all
+from svl_core.ui.wiring import Page
+
+__all__ = ["build", "launch_options"]
 
 STEPS = (head, ask, look, layers, gap, answers, evidence, share)
 
 
-def build(model: object = "demo", *, world: bool | None = None, limits: Limits = HOME) -> gr.Blocks:
+def build(
+    model: object = "demo", *, knows_scenes: bool | None = None, limits: Limits = HOME
+) -> gr.Blocks:
     """The page as gr.Blocks, its first model loading in the background.
 
     model: "demo", a Hub id, a local folder, or a ready LVLM.
-    world: whether that model knows the bundled scenes, so that compensation is fitted on them
-        (default: only "demo" does).
+    knows_scenes: whether that model knows the bundled scenes, so that compensation is fitted on
+        them (default: only "demo" does).
     limits: what a visitor may ask for.
     """
     if not isinstance(model, str) or on_zero_gpu():
@@ -44,7 +35,8 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
     environment.apply()
     undecoded_images.apply()
     models = models_for(model, limits)
-    knows_scenes = model == "demo" if world is None else world
+    if knows_scenes is None:
+        knows_scenes = model == "demo"
     scene_models = frozenset({"demo", models.first} if knows_scenes else {"demo"})
     workspace = Workspace(models, scene_models, limits, get_upload_folder)
     with gr.Blocks(
@@ -55,7 +47,7 @@ def build(model: object = "demo", *, world: bool | None = None, limits: Limits =
     ) as blocks:
         page = lay_out(blocks, workspace)
         api.publish(workspace)
-        _serve(page)
+        serve(page)
     # last: its thread imports torch and transformers, which nothing above needs
     models.request(models.first)
     return blocks
@@ -70,65 +62,3 @@ def lay_out(blocks: gr.Blocks, workspace: Workspace) -> Page:
     for step in STEPS:
         step.wire(page)
     return page
-
-
-def _serve(page: Page) -> None:
-    """Sessions that come and go, uploads, and the queue."""
-    blocks, workspace = page.blocks, page.workspace
-    limits, uploads = workspace.limits, workspace.uploads
-
-    def end(session: str) -> None:
-        workspace.leave(session)
-        sessions.forget(blocks, session)
-
-    visits = Visits(end, partial(sessions.keep_open, blocks), limits.away_s)
-
-    def dropped(request: gr.Request) -> None:
-        stop_all(page, request)
-        visits.dropped(session_of(request))
-
-    blocks.unload(dropped)
-    blocks.workspace, blocks.visits = workspace, visits
-    uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
-    uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
-    inputs.apply(blocks)
-    blocks.queue(max_size=limits.queue, default_concurrency_limit=8)
-    sessions.apply(blocks)
-    skipped_outputs.apply(blocks)
-
-
-def launch_options(limits: Limits = HOME) -> dict:
-    """What `launch` needs for this page: its look, `/health`, the endpoints as MCP tools where that
-    extra is installed, and nothing fetched from elsewhere.
-    """
-    return {
-        "theme": theme(),
-        "css": parts.css(),
-        "head": parts.head(health.STARTED),
-        "footer_links": ["api"],
-        "mcp_server": _speaks_mcp(),
-        "run_history": False,
-        "ssr_mode": False,
-        "max_file_size": limits.image_bytes,
-        "state_session_capacity": 200,
-        "show_error": limits.details,
-        "app_kwargs": health.app_options(limits, get_upload_folder, _served),
-        "_frontend": False,  # else gradio gives up where the page answers itself too slowly
-    }
-
-
-def _served(request) -> tuple[Workspace, Visits]:
-    """The workspace and the visits of the page that a request is for."""
-    blocks = request.app.blocks
-    return blocks.workspace, blocks.visits
-
-
-def _speaks_mcp() -> bool:
-    """Whether gradio's extra `mcp` is installed, in a version that this gradio works with."""
-    wanted = [
-        needed for needed in map(Requirement, requires("gradio") or ()) if needed.name == "mcp"
-    ]
-    try:
-        return bool(wanted) and wanted[0].specifier.contains(version("mcp"))
-    except PackageNotFoundError:
-        return False

@@ -176,6 +176,7 @@ class Page:
 
         inputs: names of components; "settings" stands for all controls, handed over as one value.
         outputs: names of components that the handler may return; another one raises LookupError.
+        options: of the event, as gradio takes them.
         """
         return trigger(
             mapped(self, handler, inputs, outputs),
@@ -213,10 +214,12 @@ class Page:
     ) -> Iterator[Update]:
         """Runs `work(task)` off the page's thread and yields what it emits, its result last.
 
-        lane: what else may run at the same time. undone: what the page shows again where the work
-        fails or is stopped, but not where newer work of its lane replaces it. place: the component
-        that shows how far the work is; the pill in the status goes away in the end. Errors become
-        one sentence.
+        lane: what else may run at the same time.
+        undone: what the page shows again where the work fails or is stopped, but not where newer
+            work of its lane replaces it.
+        place: the component that shows how far the work is; the pill goes away in the end.
+
+        Raises gr.Error, in one sentence, for what the work raises.
         """
         workspace = self.workspace
         on_status = place == STATUS

@@ -245,7 +245,7 @@ def main() -> None:
             page.workspace.models.request("demo").result()
         else:
             lvlm, trace = large()
-            page = build(lvlm, world=False)
+            page = build(lvlm, knows_scenes=False)
             page.workspace.analyses.put(
                 (lvlm.name, "0"),
                 Analysis(lvlm.name, (trace.samples[0].sample,), trace, svl.importance(trace)),

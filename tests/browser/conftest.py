@@ -31,7 +31,7 @@ def site(request, browser):
     from svl_core.ui import build, launch_options
 
     bundled = (BUNDLED / "model.safetensors").exists()
-    blocks = build("demo") if bundled else build(request.getfixturevalue("tiny"), world=True)
+    blocks = build("demo") if bundled else build(request.getfixturevalue("tiny"), knows_scenes=True)
     _, url, _ = blocks.launch(
         prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options()
     )

@@ -23,7 +23,7 @@ PROMPT = "what is in the top left?"
 def served(tiny):
     page = build(
         tiny,
-        world=True,
+        knows_scenes=True,
         limits=Limits(
             any_model=False,
             sweep_points=6,
@@ -197,3 +197,11 @@ def test_a_cancelled_job_ends_its_work_and_leaves_its_rows(served, data, tiny):
         for hook in slow:
             hook.remove()
     assert 0 < rows < 6 and len(job.outputs()[-1]["rows"]) < 6
+
+
+def test_a_calibration_set_stays_within_the_limits(served):
+    """The bundled set is no larger for a program than for a visitor."""
+    limits = served[1].workspace.limits
+    too_many = {"drop": 1, "questions": 13, "calibration_size": limits.calibration_samples + 1}
+    with pytest.raises(AppError, match="calibration samples"):
+        served[0].predict(**too_many, api_name="/evaluate")

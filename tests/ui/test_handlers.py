@@ -219,7 +219,7 @@ def test_a_bad_upload_is_named(page, tmp_path):
 def test_the_page_hides_its_handlers(tiny):
     from svl_core.ui import build
 
-    page = build(tiny, world=True)
+    page = build(tiny, knows_scenes=True)
     from svl_core.ui.api import NAMES
 
     assert {fn.api_name for fn in page.fns.values() if fn.api_visibility != "private"} == set(NAMES)

@@ -40,7 +40,7 @@ def test_the_page_serves_its_endpoints_as_typed_tools_and_a_call_works(tiny):
     from svl_core.ui import build, launch_options
     from svl_core.ui.api import NAMES
 
-    page = build(tiny, world=True)
+    page = build(tiny, knows_scenes=True)
     try:
         _, url, _ = page.launch(
             prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options()

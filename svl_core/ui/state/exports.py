@@ -119,7 +119,7 @@ def snippet(state: Mapping, strip: Mapping, settings: Settings, sources: Calibra
         "",
         f"lvlm = svl.load({state['model']!r}{alone})",
         f"sample = lvlm.encode({image}, {state['prompt']!r})",
-        f"recipe = {_recipe_code(strip, settings)}",
+        *_recipe_code(strip, settings),
         *_plan_code(strip, settings, sources, ranks),
         *_prune_code(settings, sources, ranks, fits),
         *_answer_code(settings),
@@ -129,11 +129,11 @@ def snippet(state: Mapping, strip: Mapping, settings: Settings, sources: Calibra
     return "\n".join(lines) + "\n"
 
 
-def _recipe_code(strip: Mapping, settings: Settings) -> str:
+def _recipe_code(strip: Mapping, settings: Settings) -> list[str]:
     """The recipe, with the fields that are not its defaults."""
     recipe = settings.recipe.changed(criterion=strip["criterion"], rounds=strip.get("rounds"))
-    values = recipe.unusual()
-    return f"svl.Recipe({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+    fields = [f"    {name}={value!r}," for name, value in recipe.unusual().items()]
+    return ["recipe = svl.Recipe(", *fields, ")"] if fields else ["recipe = svl.Recipe()"]
 
 
 def _traced_code(name: str, source: str, settings: Settings) -> list[str]:
@@ -184,11 +184,11 @@ def _answer_code(settings: Settings) -> list[str]:
 
 # -------------------------------------------------------------------------------- the plan
 def plan_recipe(strip: Mapping, settings: Settings, sources: CalibrationSources) -> Recipe:
-    """The recipe of a plan: its criterion, and the set that compensation was fitted on."""
+    """The recipe of a plan, with the set that compensation was fitted on."""
     preset = strip.get("preset") or [None]
     won = preset[1:] == list(strip["drop"])
     return settings.recipe.changed(
-        criterion=ranked_by(strip),
+        criterion=strip["criterion"],
         calibration=sources.fit,
         rounds=strip.get("rounds"),
         preset=preset[0] if won else None,
@@ -198,7 +198,10 @@ def plan_recipe(strip: Mapping, settings: Settings, sources: CalibrationSources)
 def plan_json(
     state: Mapping, strip: Mapping, settings: Settings, sources: CalibrationSources
 ) -> str:
-    """The plan with its provenance, as `svl --from` reads it. seed: of the bundled set."""
+    """The plan with its provenance, as `svl --from` reads it.
+
+    Its own criterion is "manual" where the layers do not follow the recipe's.
+    """
     ids = strip["ids"]
     keep = [ids[layer] for layer in range(len(ids)) if layer not in strip["drop"]]
     plan = saved_plan(
@@ -209,7 +212,8 @@ def plan_json(
         layer_indices="0-based, in the original model",
         num_layers=len(ids),
     )
-    return json.dumps({**plan, "versions": versions()}, indent=2)
+    own = {"criterion": ranked_by(strip), "versions": versions()}
+    return json.dumps({**plan, **own}, indent=2)
 
 
 def mergekit(state: Mapping, strip: Mapping) -> str:

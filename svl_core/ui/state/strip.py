@@ -18,11 +18,13 @@ def strip_value(
 ) -> dict:
     """JSON value of the strip.
 
-    ids: (L,) layer indices in the original model, 0-based; ranking: droppable positions, most
-        redundant first;
-    protected: positions that never go; drop: positions that go now; blocks: for each number of
-    layers 0, 1, .. those that go, where a criterion chooses whole blocks; criterion, calibration:
-    the settings that the ranking was made with; rounds: of a greedy criterion, None for all.
+    ids: (L,) layer indices in the original model, 0-based.
+    ranking: droppable positions, most redundant first.
+    protected: positions that never go.
+    drop: positions that go.
+    blocks: those that go for each number of layers 0, 1, .., where whole blocks are chosen.
+    criterion, calibration: the settings that the ranking was made with.
+    rounds: of a greedy criterion, None for all.
     """
     whole = None if blocks is None else [sorted(map(int, block)) for block in blocks]
     return {
@@ -40,9 +42,10 @@ def strip_value(
 def follows_ranking(value: dict) -> bool:
     """Whether the dropped layers are just those that the ranking gives for their number."""
     count, blocks = len(value["drop"]), value.get("blocks")
-    return (
-        blocks[count] if blocks and count < len(blocks) else sorted(value["ranking"][:count])
-    ) == value["drop"]
+    expected = sorted(value["ranking"][:count])
+    if blocks and count < len(blocks):
+        expected = blocks[count]
+    return value["drop"] == expected
 
 
 def droppable(value: dict) -> int:

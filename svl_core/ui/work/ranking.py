@@ -74,8 +74,8 @@ def select(
         ranked = ranked_on(page, analysis, settings, task)
         scores = page.workspace.rank_for_count(ranked, settings, count, task)
         chosen = scores.chosen(min(count, scores.most))
-        made = strip_of(analysis, scores, chosen, settings)
-        return ranked_anew(page, state, focus, settings, made)
+        new_strip = strip_of(analysis, scores, chosen, settings)
+        return ranked_anew(page, state, focus, settings, new_strip)
 
     followed = {name: strip[name] for name in ("criterion", "calibration") if name in strip}
     yield from page.run(work, request, RANKING, followed)

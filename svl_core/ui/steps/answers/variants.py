@@ -81,14 +81,14 @@ def keep(
             f"Found {MOST} kept variants; expected room for one more; remove one first."
         )
     correct = page.view(state, settings, truth=truth).correct
-    made = {
+    card = {
         "letter": _free_letter(cards),
         "taken": taken,
         "strip": dict(strip),
         **_made_with(strip, settings),
         **_measured(comparison, correct),
     }
-    return _shown([*cards, made])
+    return _shown([*cards, card])
 
 
 def _free_letter(cards: Cards) -> str:

@@ -99,7 +99,7 @@ def resample(
         return
     workspace = page.workspace
     name = settings.criterion
-    if svl.CRITERIA[name].measure is None:
+    if not svl.CRITERIA[name].is_mean:
         name = "svl"  # a random order has nothing to resample
 
     def work(task) -> Update:
@@ -160,7 +160,7 @@ def resample(
 
 def _is_ranked(page: Page, settings: Settings, name: str, *analyses: Analysis) -> bool:
     """Whether the criterion need not run the model for any of them."""
-    ranked = (page.workspace.cached_ranking(each, settings, name) for each in analyses)
+    ranked = (page.workspace.cached_ranking(a, settings, name) for a in analyses)
     return all(ranked)
 
 

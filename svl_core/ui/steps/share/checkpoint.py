@@ -15,6 +15,7 @@ from gradio.utils import get_upload_folder
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.ui.drawing import Update
+from svl_core.ui.state.exports import plan_recipe
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, STATUS, Page, session_of
 from svl_core.ui.work.answering import NOT_ANALYSED, fitted_on, plan_of
@@ -69,13 +70,14 @@ def write(
         lvlm = workspace.load_model(model, task)
         _check_plain(settings)
         plan = plan_of(strip, lvlm)
+        recipe = plan_recipe(strip, settings, workspace.sources(model, settings))
         fit = fitted_on(page, analysis, settings, task)
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
         stem = f"{model.rstrip('/').split('/')[-1]}-svl-{len(plan.drop)}"
         folder.mkdir(parents=True)
         try:
             _check_disk(folder, lvlm)
-            saved = workspace.backend.save(model, plan, settings.recipe, fit, folder / stem, task)
+            saved = workspace.backend.save(model, plan, recipe, fit, folder / stem, task)
             task.report(None, "Packing …")
             packed = Path(shutil.make_archive(str(folder / stem), "zip", folder, stem))
             shutil.rmtree(saved)

@@ -1,0 +1,81 @@
+"""How the page is served: its sessions, its uploads, and what gradio is told at launch."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from packaging.requirements import Requirement
+
+from svl_core.service import health
+from svl_core.service.limits import HOME, Limits
+from svl_core.service.visits import Visits
+from svl_core.service.workspace import Workspace
+from svl_core.ui import parts
+from svl_core.ui.gradio_patches import inputs, sessions, skipped_outputs, upload_sets
+from svl_core.ui.theme import theme
+from svl_core.ui.wiring import Page, session_of, stop_all
+
+
+def serve(page: Page) -> None:
+    """Sets up what a page that is laid out needs: sessions that come and go, uploads, the queue."""
+    blocks, workspace = page.blocks, page.workspace
+    limits, uploads = workspace.limits, workspace.uploads
+
+    def end(session: str) -> None:
+        workspace.leave(session)
+        sessions.forget(blocks, session)
+
+    visits = Visits(end, partial(sessions.keep_open, blocks), limits.away_s)
+
+    def dropped(request: gr.Request) -> None:
+        stop_all(page, request)
+        visits.dropped(session_of(request))
+
+    blocks.unload(dropped)
+    blocks.workspace, blocks.visits = workspace, visits
+    uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
+    uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
+    inputs.apply(blocks)
+    blocks.queue(max_size=limits.queue, default_concurrency_limit=8)
+    sessions.apply(blocks)
+    skipped_outputs.apply(blocks)
+
+
+def launch_options(limits: Limits = HOME) -> dict:
+    """What `launch` needs for this page: its look, `/health`, the endpoints as MCP tools where that
+    extra is installed, and nothing fetched from elsewhere.
+    """
+    return {
+        "theme": theme(),
+        "css": parts.css(),
+        "head": parts.head(health.STARTED),
+        "footer_links": ["api"],
+        "mcp_server": _speaks_mcp(),
+        "run_history": False,
+        "ssr_mode": False,
+        "max_file_size": limits.image_bytes,
+        "state_session_capacity": 200,
+        "show_error": limits.details,
+        "app_kwargs": health.app_options(limits, get_upload_folder, _served),
+        "_frontend": False,  # else gradio gives up where the page answers itself too slowly
+    }
+
+
+def _served(request) -> tuple[Workspace, Visits]:
+    """The workspace and the visits of the page that a request is for."""
+    blocks = request.app.blocks
+    return blocks.workspace, blocks.visits
+
+
+def _speaks_mcp() -> bool:
+    """Whether gradio's extra `mcp` is installed, in a version that this gradio works with."""
+    wanted = [
+        needed for needed in map(Requirement, requires("gradio") or ()) if needed.name == "mcp"
+    ]
+    try:
+        return bool(wanted) and wanted[0].specifier.contains(version("mcp"))
+    except PackageNotFoundError:
+        return False
