@@ -7,8 +7,19 @@ from __future__ import annotations
 
 import svl_core as svl
 from svl_core.analysis import ranking
-from svl_core.recipe import OPTIONS, Recipe
+from svl_core.recipe import OPTIONS, RANKING, Recipe
 from svl_core.service.stores import Analysis
+
+
+WEIGHING = tuple(
+    name
+    for name, option in OPTIONS.items()
+    if option.group == RANKING
+    and name not in ("criterion", "top_p", "top_p_mode", "rounds", "protect_ends", "seed")
+)
+"""Fields of a recipe that say how attention becomes importance; a new field of the ranking counts
+among them until it is named apart.
+"""
 
 
 def recipe_of(settings: Recipe) -> Recipe:
@@ -18,7 +29,7 @@ def recipe_of(settings: Recipe) -> Recipe:
 
 def importance_key(recipe: Recipe) -> tuple:
     """The settings that importance depends on."""
-    return recipe.causal_correction, recipe.text_self
+    return tuple(getattr(recipe, name) for name in WEIGHING)
 
 
 def tokens_key(recipe: Recipe) -> tuple:
