@@ -10,7 +10,6 @@ from svl_core.analysis import ranking
 from svl_core.recipe import OPTIONS, RANKING, Recipe
 from svl_core.service.stores import Analysis
 
-
 WEIGHING = tuple(
     name
     for name, option in OPTIONS.items()
