@@ -9,6 +9,19 @@ from svl_core.recipe import OPTIONS, Recipe
 CHOOSES_LAYERS = ("criterion", "rounds", "protect_ends", "drop", "layers", "preset")
 """Fields of a recipe that change nothing in a pruned model whose layers are chosen."""
 
+OF_A_ROW = (
+    "criterion",
+    "rounds",
+    "drop",
+    "layers",
+    "preset",
+    "compensation",
+    "calibration",
+    "calibration_size",
+    "visual_share",
+)
+"""Fields of a recipe in which a sweep's rows differ, or that its samples tell."""
+
 
 @dataclass(frozen=True)
 class VisitorSettings(Recipe):
@@ -26,3 +39,10 @@ class VisitorSettings(Recipe):
         """What a pruned model depends on, once its layers are chosen."""
         values = self.values()
         return *(values[name] for name in OPTIONS if name not in CHOOSES_LAYERS), self.own
+
+    @property
+    def key_sweep(self) -> tuple:
+        """What all rows of a sweep share, beside its samples."""
+        values = self.values()
+        shared = (values[name] for name in OPTIONS if name not in OF_A_ROW)
+        return *shared, self.max_new_tokens

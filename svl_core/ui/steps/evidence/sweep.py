@@ -17,7 +17,7 @@ from svl_core.comparison.calibration import encode_all, split
 from svl_core.errors import InputError
 from svl_core.progress import Run
 from svl_core.recipe import DEMO, OWN, THIS
-from svl_core.service.derived import scores_key, tokens_key
+from svl_core.service.derived import scores_key
 from svl_core.service.tasks import in_percent
 from svl_core.service.workspace import EVIDENCE, RANKING
 from svl_core.ui import parts, views
@@ -325,12 +325,7 @@ def _key(model: str, fit: Sequence, measured: Sequence, settings: Settings) -> t
         model,
         tuple(sample.key for sample in fit),
         tuple(sample.key for sample in measured),
-        tokens_key(settings),
-        settings.rank,
-        settings.strength,
-        settings.targets,
-        settings.protect_ends,
-        settings.max_new_tokens,
+        settings.key_sweep,
     )
 
 
