@@ -11,10 +11,6 @@ SOURCES = [ROOT / "app.py", *PACKAGE, *sorted((ROOT / "space_config").glob("*.py
 MOST = 4.5  # names, calls and operators a line; codebases of the field: 3.1 to 4.7
 
 
-not_yet = pytest.mark.xfail(reason="until every room is restructured", strict=False)
-
-
-@not_yet
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_line_is_over_100_columns(path):
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -22,7 +18,6 @@ def test_no_line_is_over_100_columns(path):
     assert not wide, f"{path.name} is too wide on lines {wide}: wrap them"
 
 
-@not_yet
 def test_the_package_is_no_denser_than_codebases_of_the_field():
     found = density.measure(PACKAGE)
     assert found.mean <= MOST, f"Found {found}; expected a mean of at most {MOST}; name the parts."
