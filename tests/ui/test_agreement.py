@@ -99,6 +99,8 @@ def test_links_of_before_are_still_read():
     }
     wrong = "top_p=9&rank=x&mode=best&seed=-1&layer=1.5&own=abc&calibration=/etc/passwd&targets=x"
     assert exports.read_query(wrong)["settings"] == {}
+    odd = "drop=1,-3,x,2," + "9" * 5000 + "&strength=nan&rank=0&opacity=1e999&layer=" + "9" * 5000
+    assert exports.read_query(odd) == {"drop": [1, 2], "settings": {}}
 
 
 def published(name):

@@ -72,7 +72,7 @@ def read_query(text: str) -> dict:
     asked = _renamed(dict(parse_qsl(text)))
     read: dict = {name: asked[name] for name in ("model", "prompt", "image") if name in asked}
     if "drop" in asked:
-        read["drop"] = [int(layer) for layer in asked["drop"].split(",") if layer.isdecimal()]
+        read["drop"] = _numbers_among(asked["drop"].split(","))
     settings = {}
     for name in linked_settings():
         if name in asked:
@@ -90,6 +90,11 @@ def read_query(text: str) -> dict:
         if settings.get(name) not in names:
             settings.pop(name, None)
     return read | {"settings": settings}
+
+
+def _numbers_among(words: Sequence[str]) -> list[int]:
+    """The whole numbers among some words; a model has no layer of ten digits."""
+    return [int(word) for word in words if word.isdecimal() and len(word) < 10]
 
 
 def _renamed(asked: Mapping[str, str]) -> dict[str, str]:
