@@ -160,3 +160,9 @@ def test_public_names_of_the_line_exist():
         assert callable(getattr(svl_core, name))
     with pytest.raises(AttributeError):
         _ = svl_core.no_such_name
+
+
+def test_no_two_test_files_share_a_name():
+    """Pytest imports them by their names alone."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
