@@ -303,20 +303,16 @@ class Workspace:
         return settings
 
     def comparison_of(
-        self, state: dict | None, strip: dict | None, settings: VisitorSettings
+        self, analysis: Analysis, strip: dict, settings: VisitorSettings
     ) -> svl.Comparison | None:
         """The comparison that the page shows for this plan, None before the answers ran."""
-        if not state or not strip:
-            return None
-        return self.analysis_of(state).memo.get(_comparison_key(strip, settings))
+        return analysis.memo.get(_comparison_key(strip, settings))
 
     def pruned_trace_of(
-        self, state: dict | None, strip: dict | None, settings: VisitorSettings
+        self, analysis: Analysis, strip: dict, settings: VisitorSettings
     ) -> svl.Trace | None:
         """The pruned model's own trace, None before the answers ran or where nothing is dropped."""
-        if not state or not strip:
-            return None
-        return self.analysis_of(state).memo.get(_pruned_trace_key(strip, settings))
+        return analysis.memo.get(_pruned_trace_key(strip, settings))
 
     def keep_comparison(
         self,
@@ -329,9 +325,9 @@ class Workspace:
         """Stores what `backend.compare` found for a plan, for `comparison_of` and
         `pruned_trace_of`.
         """
-        analysis.memo.put(_comparison_key(strip, settings), comparison)
         if pruned_trace is not None:
             analysis.memo.put(_pruned_trace_key(strip, settings), pruned_trace)
+        analysis.memo.put(_comparison_key(strip, settings), comparison)  # the newest always stays
 
     # ------------------------------------------------------------------ sessions
     def work(
@@ -343,7 +339,8 @@ class Workspace:
     ) -> Iterator[Any]:
         """`tasks.run` for a session, within the limit on a request's time.
 
-        lane: one of `LANES`; work of different lanes may run at the same time.
+        lane: work of different lanes may run at the same time; that of `LANES` ends with the
+            session.
         """
         return tasks.run(work, self.jobs, session + lane, self.limits.request_s, show)
 

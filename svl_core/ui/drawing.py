@@ -35,6 +35,8 @@ class View:
     focus: the patch or the word that was picked, if any.
     truth: right answers by question.
     answered: whether answers are shown.
+    at_hand: the analysis, for work that holds it; else the stored one, made anew where the store
+        has dropped it, and then without the answers.
     """
 
     workspace: Workspace
@@ -44,11 +46,12 @@ class View:
     focus: Mapping | None = None
     truth: Mapping | None = None
     answered: bool = True
+    at_hand: Analysis | None = None
 
     @cached_property
     def analysis(self) -> Analysis:
         """The image and prompt as the model sees them."""
-        return self.workspace.analysis_of(self.state)
+        return self.at_hand or self.workspace.analysis_of(self.state)
 
     @cached_property
     def ranked(self) -> Analysis:
@@ -63,15 +66,16 @@ class View:
     @cached_property
     def comparison(self) -> svl.Comparison | None:
         """Both models' answers to this plan, None until they answered."""
-        if not self.answered:
+        if not self.answered or not self.strip:
             return None
-        return self.workspace.comparison_of(self.state, self.strip, self.settings)
+        return self.workspace.comparison_of(self.analysis, self.strip, self.settings)
 
     @cached_property
     def pruned_trace(self) -> svl.Trace | None:
         """The pruned model's own trace, None until both models answered."""
-        key = "after", tuple(self.strip["drop"]), self.settings.key_prune
-        return self.analysis.memo.get(key)
+        if not self.answered or not self.strip:
+            return None
+        return self.workspace.pruned_trace_of(self.analysis, self.strip, self.settings)
 
     @property
     def correct(self) -> str | None:

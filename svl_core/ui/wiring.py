@@ -20,8 +20,8 @@ from gradio.utils import get_upload_folder
 
 from svl_core.errors import Cancelled
 from svl_core.recipe import OPTIONS
-from svl_core.service import tasks
 from svl_core.service.errors import out_of_memory
+from svl_core.service.stores import Analysis
 from svl_core.service.workspace import Workspace
 from svl_core.ui import controls, headings, views
 from svl_core.ui.controls import Control
@@ -110,9 +110,10 @@ class Page:
         strip: dict | None = None,
         focus: Mapping | None = None,
         truth: Mapping | None = None,
+        at_hand: Analysis | None = None,
     ) -> View:
         """This state of the page, to draw from."""
-        return View(self.workspace, state, settings, strip, focus, truth)
+        return View(self.workspace, state, settings, strip, focus, truth, at_hand=at_hand)
 
     def redrawn(self, event: str) -> list[str]:
         """Names of all that an event redraws."""
@@ -229,9 +230,8 @@ class Page:
         def show(text: str, share: float | None) -> Update:
             return {place: markup(text, share)}
 
-        key, seconds = session_of(request) + lane, workspace.limits.request_s
         try:
-            for update in tasks.run(work, workspace.jobs, key, seconds, show):
+            for update in workspace.work(work, session_of(request), lane, show):
                 yield update or {}
             if ended:
                 yield ended

@@ -210,11 +210,9 @@ def test_competing_settings_rank_as_they_competed(workspace, analysis, own, monk
 
 
 # --------------------------------------------------------------------------- comparisons
-def test_a_comparison_is_found_by_plan_and_settings(workspace, path, analysis):
-    settings, strip, state = Settings(compensation="scp"), {"drop": [2, 3]}, None
-    assert workspace.comparison_of(state, strip, settings) is None
-    state = state_of(analysis, path)
-    assert workspace.comparison_of(state, strip, settings) is None
+def test_a_comparison_is_found_by_plan_and_settings(workspace, analysis):
+    settings, strip = Settings(compensation="scp"), {"drop": [2, 3]}
+    assert workspace.comparison_of(analysis, strip, settings) is None
     plan, reported, grown = svl.manual_plan([2, 3], 6), [], []
     comparison, pruned_trace = workspace.backend.compare(
         "tiny",
@@ -230,9 +228,9 @@ def test_a_comparison_is_found_by_plan_and_settings(workspace, path, analysis):
     assert reported[-1] == "Measuring how far apart they are …"
     assert any(what.startswith("Fitting the compensation") for what in reported)
     workspace.keep_comparison(analysis, strip, settings, comparison, pruned_trace)
-    assert workspace.comparison_of(state, strip, settings) is comparison
-    assert workspace.pruned_trace_of(state, strip, settings) is pruned_trace
-    assert workspace.comparison_of(state, {"drop": [2]}, settings) is None
+    assert workspace.comparison_of(analysis, strip, settings) is comparison
+    assert workspace.pruned_trace_of(analysis, strip, settings) is pruned_trace
+    assert workspace.comparison_of(analysis, {"drop": [2]}, settings) is None
     nothing, trace = workspace.backend.compare(
         "tiny", analysis.sample, svl.manual_plan([], 6), settings, (), 4
     )

@@ -65,6 +65,23 @@ def test_an_evicted_analysis_is_made_again(page, analysed):
     assert look(page, analysed["state"], None, DEFAULT)["tokens"] == analysed["tokens"]
 
 
+def test_answers_outlive_an_analysis_that_others_pushed_out_meanwhile(page, analysed, monkeypatch):
+    """Both models ran: the visitor sees it, though the store has dropped the analysis."""
+    ask = page.workspace.backend.compare
+
+    def pushed_out(*values, **options):
+        compared = ask(*values, **options)
+        page.workspace.analyses.clear()
+        return compared
+
+    monkeypatch.setattr(page.workspace.backend, "compare", pushed_out)
+    strip = {**analysed["strip"], "drop": [2, 3]}
+    out = last(compare(page, analysed["state"], strip, None, Settings(max_new_tokens=4)))
+    assert "2 of 6 layers gone" in out["metrics"] and out["odds"] and out["glance"]
+    assert "tokens; first after" in out["answer-full"]
+    assert "tokens; first after" in out["answer-pruned"]
+
+
 def test_both_answers_and_the_table(page, analysed):
     for compensation in svl.COMPENSATIONS:
         out = last(

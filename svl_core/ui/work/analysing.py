@@ -56,7 +56,7 @@ def analyse(
             "prompt": prompt,
             "origin": origin,
         }
-        view = page.view(analysed, settings, strip)
+        view = page.view(analysed, settings, strip, at_hand=analysis)
         task.emit(
             {
                 "state": analysed,

@@ -58,11 +58,9 @@ def compare(
             run=task,
             show=show,
         )
-        key = tuple(strip["drop"]), settings.key_prune
-        analysis.memo.put(("comparison", *key), comparison)
-        if pruned_trace is not None:
-            analysis.memo.put(("after", *key), pruned_trace)
-        return page.redraw(ANSWERS, page.view(state, settings, strip, truth=truth))
+        workspace.keep_comparison(analysis, strip, settings, comparison, pruned_trace)
+        view = page.view(state, settings, strip, truth=truth, at_hand=analysis)
+        return page.redraw(ANSWERS, view)
 
     yield from page.run(work, request)
 

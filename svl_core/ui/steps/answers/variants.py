@@ -66,7 +66,9 @@ def keep(
 
     Raises InputError where it has no answers yet, or all places are taken.
     """
-    comparison = page.workspace.comparison_of(state, strip, settings)
+    comparison = None
+    if state and strip:
+        comparison = page.view(state, settings, strip).comparison
     if comparison is None:
         raise InputError(
             "Found no answers to this plan yet; expected both; press Compare answers first."
