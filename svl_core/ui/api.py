@@ -12,7 +12,7 @@ import base64
 import binascii
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,11 @@ LENGTH = Argument("max_new_tokens", int, "longest answer, in tokens", DEFAULTS.m
 
 CRITERIA = arguments.NAMES["criterion"]
 COMPENSATIONS = arguments.NAMES["compensation"]
+REGISTRIES: Mapping[str, Collection[str]] = {
+    **arguments.NAMES,
+    "criterion": svl.CRITERIA,  # one that ranks nothing has a sentence of its own
+}
+"""Where the names of a recipe's fields are looked up."""
 
 # Those of the first version come first, in its order: programs may pass them by place.
 ARGUMENTS: Mapping[str, list[Argument]] = {
@@ -198,10 +203,10 @@ class Service:
             pareto; while it runs, the rows so far
         """
         settings = self._settings(given)
-        criteria, compensations = tuple(given["criteria"]), tuple(given["compensations"])
-        drops = tuple(given["drops"] or ())
 
         def work(task: tasks.Task) -> dict:
+            criteria, compensations = tuple(given["criteria"]), tuple(given["compensations"])
+            drops = tuple(given["drops"] or ())
             for name in criteria:
                 _check_name("criterion", name)
             for name in compensations:
@@ -275,7 +280,7 @@ class Service:
         values = {name: value for name, value in values.items() if name not in ("drop", "layers")}
         length = min(DEFAULTS.max_new_tokens, self.workspace.limits.new_tokens)
         try:
-            for what in ("criterion", "compensation"):
+            for what in REGISTRIES:
                 if what in values:
                     _check_name(what, values[what])
             values["max_new_tokens"] = given.get("max_new_tokens", length)
@@ -345,10 +350,9 @@ class Service:
         workspace, pace = self.workspace, tasks.Pace()
         progress = {"doing": "Starting", "progress": 0.0, "left_s": None}
         lane = f"/api-{secrets.token_hex(4)}"  # a program may ask for several things at once
-        key, seconds = session_of(request) + lane, workspace.limits.request_s
         result: dict | None = None
         try:
-            for update in tasks.run(work, workspace.jobs, key, seconds):
+            for update in workspace.work(work, session_of(request), lane):
                 if update is not None and "doing" not in update:
                     result = update
                 progress = _progress(update, progress, pace)
@@ -387,10 +391,11 @@ def publish(workspace: Workspace) -> None:
 # ---------------------------------------------------------------------- values
 def _check_name(what: str, name: object) -> None:
     """Raises InputError for a name that its registry does not hold."""
-    registry = svl.CRITERIA if what == "criterion" else svl.COMPENSATIONS
+    registry = REGISTRIES[what]
     if name not in registry:
+        title = OPTIONS[what].label
         raise InputError(
-            f"Found the {what} {name!r}; expected one of {', '.join(registry)}; choose one."
+            f"Found the {title} {name!r}; expected one of {', '.join(registry)}; choose one."
         )
 
 
@@ -449,7 +454,7 @@ def _progress(update: dict | None, before: dict, pace: tasks.Pace) -> dict:
     left_s = pace.left(share)
     return {
         "doing": text,
-        "progress": before["progress"] if share is None else share,
+        "progress": before["progress"] if share is None else round(share, 3),
         "left_s": None if left_s is None else round(left_s, 1),
     }
 

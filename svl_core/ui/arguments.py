@@ -21,6 +21,27 @@ NAMES: Mapping[str, Collection[str]] = {
 }
 """What is accepted for a name, and offered as an enumeration."""
 
+HELP: Mapping[str, str] = {
+    "criterion": "what ranks the layers, such as svl, shortgpt or svl-textual",
+    "protect_ends": "whether the first and the last layer always stay",
+    "rank": (
+        "directions that scp amplifies, or 'auto': those of lowest KL on half of the calibration"
+        " set, fitted on the other half"
+    ),
+    "energy": (
+        "choose each run's rank as the fewest directions that hold this share of its gap's energy,"
+        " instead of rank"
+    ),
+    "strength": "of scp, 1 as published",
+    "calibration": (
+        "what layers are ranked and compensations fitted on: 'demo' (the bundled scenes, for models"
+        " that know them), 'this' (the picture and the question), 'auto' (ranked on 'this', fitted"
+        " on 'demo')"
+    ),
+    "calibration_size": "samples of the bundled scenes",
+}
+"""For programs, where a field's own help is worded for the command line."""
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -42,13 +63,15 @@ def of_recipe(name: str, default: Any = REQUIRED, help: str = "") -> Argument:
     """The argument of a recipe's field, with what it accepts and its help.
 
     default: by default the page's own.
+    help: by default that of `HELP`, else the field's.
     """
     option = OPTIONS[name]
     value = getattr(DEFAULTS, name) if default is REQUIRED else default
     kind = Literal[tuple(NAMES[name])] if name in NAMES else option.annotation
     if option.nullable and value is not None:
         kind = option.kind
-    return Argument(name, kind, help or option.help, list(value) if _is_many(value) else value)
+    text = help or HELP.get(name, option.help)
+    return Argument(name, kind, text, list(value) if _is_many(value) else value)
 
 
 def _is_many(value: Any) -> bool:

@@ -130,6 +130,8 @@ def test_arguments_keep_their_places_and_are_explained(name):
     for parameter in given[:-1]:
         assert f"    {parameter}: " in function.__doc__
     assert "Returns:" in function.__doc__
+    for words in ("--", "svl models", "FILE.jsonl", "let the first and the last layer be dropped"):
+        assert words not in function.__doc__, "worded for the command line"
 
 
 def test_an_endpoint_offers_every_field_of_a_recipe():

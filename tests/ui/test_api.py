@@ -12,8 +12,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import svl_core as svl
+from svl_core.service import tasks
 from svl_core.service.limits import Limits
-from svl_core.ui import build, launch_options
+from svl_core.ui import api, build, launch_options
 from svl_core.ui.api import NAMES
 
 PROMPT = "what is in the top left?"
@@ -197,6 +198,29 @@ def test_a_cancelled_job_ends_its_work_and_leaves_its_rows(served, data, tiny):
         for hook in slow:
             hook.remove()
     assert 0 < rows < 6 and len(job.outputs()[-1]["rows"]) < 6
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"api_name": "/sweep", "criteria": 5}, "Something went wrong"),
+        ({"api_name": "/sweep", "compensations": None}, "Something went wrong"),
+        ({"api_name": "/sweep", "drops": 3}, "Something went wrong"),
+        ({"api_name": "/compare", "calibration": "/etc"}, "the calibration set '/etc'; expected"),
+        ({"api_name": "/compare", "calibration": "own"}, "one of auto, this, demo"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_a_sentence(served, data, wrong, says):
+    with pytest.raises(AppError, match=says):
+        served[0].predict(image=data, prompt=PROMPT, max_new_tokens=2, **wrong)
+
+
+def test_progress_is_a_short_number():
+    before = {"doing": "Starting", "progress": 0.0, "left_s": None}
+    told = api._progress({"doing": ("Reading", 0.1 + 0.2)}, before, tasks.Pace())
+    assert told == {"doing": "Reading", "progress": 0.3, "left_s": None}
+    assert api._progress({"doing": ("On", None)}, told, tasks.Pace())["progress"] == 0.3
+    assert api._progress(None, told, tasks.Pace()) == told
 
 
 def test_a_calibration_set_stays_within_the_limits(served):
