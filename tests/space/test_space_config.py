@@ -4,6 +4,7 @@ it.
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -56,6 +57,16 @@ def test_staged_folder_passes_and_holds_no_tests(staged, profile):
         "requirements.txt",
     }
     assert facts["hardware"] == {"cpu": "cpu-basic", "zero-gpu": "zero-a10g"}[profile]
+
+
+@git
+def test_the_card_links_to_staged_files_alone(staged):
+    folder = staged["cpu"]
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text)]
+    near = [target for target in targets if "://" not in target]
+    assert near and all((folder / target).exists() for target in near)
+    assert "CONTRIBUTING (`.github/CONTRIBUTING.md` in the repository)" in text
 
 
 @git
