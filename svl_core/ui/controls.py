@@ -75,6 +75,8 @@ def make(
     }
     if kind is gr.State:
         arguments = {"value": arguments["value"]}
+    if kind is gr.Slider and option.kind is int:
+        reads = reads or int  # what is typed beside it may have a fraction
     return Control(name, kind(**arguments), moves, bounded, shows, reads)
 
 

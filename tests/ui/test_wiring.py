@@ -64,6 +64,9 @@ def test_controls_are_fields_and_go_there_and_back(page):
     assert page.settings_of(shown) == changed
     run = mapped(page, lambda page, settings: {"status": settings.rank}, [SETTINGS], ["status"])
     assert run(None, None, *shown) == 8
+    typed = list(shown)
+    typed[list(page.controls).index("rank")] = 8.7  # beside the slider anything can be typed
+    assert page.settings_of(typed) == changed
 
 
 def test_every_figure_is_declared_once(page):
