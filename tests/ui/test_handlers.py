@@ -270,8 +270,9 @@ def test_a_link_carries_the_state(page, path):
         and opened["model"] == page.workspace.models.first
     )
     assert set(open_address(page, SimpleNamespace(query_params=""))) == {"visit"}
-    wrong = exports.read_query("top_p=9&rank=x&criterion=evil&drop=a,1&image=example:99")
-    assert wrong["settings"] == {} and wrong["drop"] == [1]
+    for rank in ("x", "auto"):  # no slider shows a word
+        wrong = exports.read_query(f"top_p=9&rank={rank}&criterion=evil&drop=a,1&image=example:99")
+        assert wrong["settings"] == {} and wrong["drop"] == [1]
     assert "image" not in open_address(page, SimpleNamespace(query_params="image=example:99"))
     assert "image" not in open_address(
         page, SimpleNamespace(query_params="image=compose:noto:0=dragon")

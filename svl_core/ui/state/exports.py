@@ -75,7 +75,8 @@ def read_query(text: str) -> dict:
         read["drop"] = _numbers_among(asked["drop"].split(","))
     settings = {}
     for name in linked_settings():
-        if name in asked:
+        # a word in the place of a number has no place on a slider
+        if name in asked and asked[name] not in ACCEPTED[name].words:
             try:
                 settings[name] = ACCEPTED[name].parsed(asked[name])
                 Settings(**settings)
