@@ -83,7 +83,6 @@ def sprites(style: str) -> tuple[Image.Image, ...]:
         raise ValueError(f"Unknown drawing style {style!r}: expected one of {', '.join(STYLES)}.")
     path = _openmoji_sheet() if style == "openmoji" else ASSETS / f"{style}.png"
     cell = _index()["cell"]
-    _index()["columns"]
     count = len(objects())
     remedy = "Delete it and try again." if style == "openmoji" else "Restore it with git checkout."
     try:
@@ -129,8 +128,6 @@ def _openmoji_sheet() -> Path:
                 return path
     except OSError:
         pass  # absent or damaged: make it anew
-    _index()["cell"]
-    _index()["columns"]
     sheet = Image.new("RGBA", _sheet_size())
     drawings = _fetch_openmoji(f"{source['package']}@{source['version']}")
     for number, drawing in enumerate(drawings):
