@@ -1038,3 +1038,34 @@ def test_every_field_of_a_recipe_is_an_option(svl):
     for typed in ("nan", "-1", "1e999", "many"):
         code, _, err = svl("compare", *ASK, "--drop", "1", "--strength", typed)
         assert code == 2 and "strength" in err and "from 0 to 100" in err, typed
+
+
+@pytest.mark.parametrize("option", ["--drop", "--layers"])
+@pytest.mark.parametrize("value", ["none", "", "x"])
+def test_what_to_drop_must_be_said(svl, tmp_path, monkeypatch, option, value):
+    """A whole model is never written in the place of a pruned one; no torch is needed to say so."""
+    monkeypatch.setitem(sys.modules, "svl_core.cli.commands", None)
+    code, _, err = svl("prune", f"{option}={value}", "--out", tmp_path / "p")
+    assert code == 2 and option in err and "none;" not in err and not (tmp_path / "p").exists()
+
+
+def test_an_older_plan_of_layers_chosen_by_hand(svl, tmp_path):
+    made = {"name": "none"}
+    plan = {"drop": [2, 3], "criterion": "manual", "compensation": "none"}
+    plan |= {"settings": {"criterion": {}, "compensation": made}}
+    plan["calibration"] = {"set": "demo", "samples": 0}
+    (tmp_path / "older.json").write_text(json.dumps({"model": "model", "plan": plan}))
+    found = result(svl("compare", *ASK, "--from", tmp_path / "older.json", *QUICK))
+    assert found["plan"]["drop"] == [2, 3] and found["plan"]["criterion"] == "manual"
+
+
+def test_a_preset_on_fewer_samples_is_still_the_preset(svl):
+    """Its criteria compete all the same."""
+    typed = ("--preset", "best", "--calibration-size", "2")
+    found = result(svl("compare", *ASK, *SET, "--drop", "1", *typed, *QUICK))["plan"]["recipe"]
+    assert (found["preset"], found["calibration_size"]) == ("best", 2)
+
+
+def test_a_preset_s_settings_are_listed_beside_its_criterion(svl):
+    for preset in result(svl("models", "--json", "-"))["presets"]:
+        assert not {"criterion", "compensation", "calibration_size"} & set(preset["settings"])

@@ -136,8 +136,8 @@ def calibration_samples(
                 " images; use demo, a file or a folder."
             )
         raise InputError(
-            "Found a plan fitted on the very image asked about; expected that image; give it with"
-            " --image and --prompt, or another set with --calibration."
+            "Found the calibration set 'this', which is the very image asked about; expected that"
+            " image; give it with --image and --prompt, or another set with --calibration."
         )
     pairs = _pairs(
         recipe.calibration,

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from svl_core.cli.options import typed_values
 from svl_core.cli.parser import COMMANDS, build_parser
 from svl_core.errors import InputError, SVLError
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError(
                 f"Found no command; expected one of {', '.join(COMMANDS)}; see `svl --help`."
             )
+        typed_values(args)  # refuses what no recipe accepts
         args.images = _opened(args)
         # torch and transformers load here, after what can be refused without them
         from svl_core.cli.commands import run_command

@@ -41,7 +41,7 @@ def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
                 "explanation": preset.explanation,
                 "criterion": preset.recipe.criterion,
                 "compensation": preset.recipe.compensation,
-                "settings": preset.recipe.unusual(),
+                "settings": _settings(preset.recipe),
                 "samples": preset.samples,
             }
             for preset in PRESETS.values()
@@ -62,6 +62,12 @@ def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
         for row in result["presets"]
     ]
     return result, f"{text}\n\npresets\n{table(presets, left=3)}"
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """A preset's settings beside its criterion, its compensation and its number of samples."""
+    told = ("criterion", "compensation", "calibration_size")
+    return {name: value for name, value in recipe.unusual().items() if name not in told}
 
 
 def _entries(registry: Mapping[str, Any], fields: Sequence[str]) -> list[dict[str, Any]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from svl_core.errors import InputError
-from svl_core.recipe import OPTIONS, Option, Recipe
+from svl_core.recipe import CHOICE, OPTIONS, Option, Recipe
 
 
 def add_recipe_options(
@@ -49,13 +50,13 @@ def add_option(
         )
         return
     shown = _in_words(option.default) if default is None else default
-    choices = f": {' or '.join(option.choices)}" if option.choices and not option.metavar else ""
+    choices = "{" + ",".join(option.choices) + "}" if option.choices else ""
     group.add_argument(
         option.option,
         dest=option.name,
         default=argparse.SUPPRESS,
-        metavar=option.metavar or option.name.upper(),
-        help=option.help + choices + (f" (default: {shown})" if shown else ""),
+        metavar=option.metavar or choices or option.name.upper(),
+        help=option.help + (f" (default: {shown})" if shown else ""),
     )
 
 
@@ -75,6 +76,11 @@ def typed_values(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parsed(option: Option, text: str) -> Any:
+    """The value of a typed option. What to drop is left open by leaving its option out, not by
+    "none". Raises InputError.
+    """
+    if option.group == CHOICE:
+        option = replace(option, nullable=False)
     try:
         option.read(text)
     except ValueError:

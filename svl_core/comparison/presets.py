@@ -76,8 +76,10 @@ class Preset:
         return recipe.changed(**values, preset=self.name)
 
     def matches(self, recipe: Recipe) -> bool:
-        """Whether the recipe has the preset's value in every field that it sets."""
-        return all(getattr(recipe, name) == getattr(self.recipe, name) for name in self.sets)
+        """Whether the recipe has the preset's value in every field that it sets; fewer or more
+        samples do not make it another one.
+        """
+        return all(getattr(recipe, name) == getattr(self.recipe, name) for name in SETS)
 
     def fit(
         self,
@@ -189,15 +191,11 @@ class Fitted:
         """
         from svl_core.pruning.plan import plan
 
-        rankings = [
-            self.rank(name, seed=seed, rounds=rounds or max(drop, 1), run=run)
-            for name in self.preset.criteria
-        ]
-        return self.choose(
-            [plan(ranking, drop) for ranking in rankings],
-            seed=seed,
-            run=run,
-        )
+        plans = []
+        for name in self.preset.criteria:
+            ranking = self.rank(name, seed=seed, rounds=rounds or max(drop, 1), run=run)
+            plans.append(plan(ranking, drop))
+        return self.choose(plans, seed=seed, run=run)
 
     def prune(
         self,

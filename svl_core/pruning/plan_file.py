@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from svl_core.errors import InputError
+from svl_core.pruning.plan import DropPlan
 from svl_core.recipe import AUTO, DEMO, OPTIONS, Recipe
 
 RENAMED = {"mode": "top_p_mode"}
@@ -138,14 +139,18 @@ def _older_recipe(
         settings.pop("name", None)
         settings["compensation"] = plan["compensation"]
         settings["visual_share"] = written.get("visual_share", 1.0)
-        settings["calibration"] = plan["calibration"]["set"]
-        settings["calibration_size"] = max(plan["calibration"]["samples"], 1)
+        calibration = plan.get("calibration", {"set": AUTO, "samples": Recipe.calibration_size})
+        settings["calibration"] = calibration["set"]
+        settings["calibration_size"] = max(calibration["samples"], 1)
     if settings.pop("attention_target", False):
         settings["targets"] = ["mlp", "attention"]
     recipe = {RENAMED.get(name, name): value for name, value in settings.items()}
     source = recipe.get("calibration", AUTO)
     recipe["calibration"] = SOURCES.get(source, source)
-    recipe["criterion"] = plan.get("criterion", Recipe.criterion)
+    criterion = plan.get("criterion", DropPlan.criterion)
+    if criterion != DropPlan.criterion:
+        # layers of one's own choice follow no criterion
+        recipe["criterion"] = criterion
     recipe["compensation"] = str(settings["compensation"])
     known = {name: value for name, value in recipe.items() if name in OPTIONS and value is not None}
     return known | {"layers": layers}

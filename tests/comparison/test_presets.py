@@ -76,3 +76,10 @@ def test_what_was_traced_serves_the_contest(tiny, samples, monkeypatch):
 def test_unknown_names_list_the_valid_ones():
     with pytest.raises(InputError, match="as-published, best"):
         preset_of("worst")
+
+
+def test_too_many_layers_are_refused_before_the_rivals_rank(tiny, samples, monkeypatch):
+    fitted = PRESETS["best"].fit(tiny, samples)
+    monkeypatch.setattr("svl_core.analysis.skipping.by_kl", None)
+    with pytest.raises(InputError, match="99 layers to drop"):
+        fitted.plan(99)

@@ -92,6 +92,22 @@ def test_older_dialects_still_read(tmp_path, dialect):
     assert recipe.seed == (7 if dialect == "page" else 0)
 
 
+@pytest.mark.parametrize("dialect", OLDER)
+def test_an_older_plan_of_layers_chosen_by_hand_still_reads(tmp_path, dialect):
+    """Its criterion "manual" ranks nothing, so that the recipe keeps the usual one."""
+    written = json.loads(json.dumps(OLDER[dialect]))
+    written.get("plan", written)["criterion"] = "manual"
+    recipe = read(tmp_path, written).recipe
+    assert recipe.layers == (1, 3) and recipe.criterion == Recipe.criterion
+
+
+def test_a_command_s_plan_without_its_calibration_set_still_reads(tmp_path):
+    written = json.loads(json.dumps(OLDER["command"]))
+    del written["plan"]["calibration"]
+    recipe = read(tmp_path, written).recipe
+    assert recipe.calibration == "auto" and recipe.layers == (1, 3)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[1]", "null", "3", '{"drop": [1]}', '{"recipe": {}}', '{"recipe": {"layers": "all"}}'],
