@@ -256,6 +256,10 @@ def sweep(
     criteria = (recipe.criterion,) if criteria is None else tuple(criteria)
     compensations = (recipe.compensation,) if compensations is None else tuple(compensations)
     _check_names(measured, criteria, compensations)
+    if draws < 1 or repeats < 1:
+        raise InputError(
+            f"Found {draws} draws and {repeats} repeats; expected at least 1 of each; raise them."
+        )
     if not allow_shared:
         fit = disjoint(fit, measured)
     measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size)

@@ -227,6 +227,8 @@ def test_resume_refuses_other_files(tiny, sets, tmp_path):
         ({"criteria": []}, "no criterion"),
         ({"drops": [5]}, "from 0 to 4"),
         ({"drops": [-1]}, "from 0 to 4"),
+        ({"draws": 0}, "0 draws"),
+        ({"repeats": 0}, "0 repeats"),
     ],
 )
 def test_refusals(tiny, sets, options, says):
