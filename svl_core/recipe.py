@@ -27,6 +27,9 @@ READING = "what the pruned model reads"
 AUTO, THIS, DEMO, OWN = "auto", "this", "demo", "own"
 """Calibration sets by name; anything else is a file or a folder. OWN: a page visitor's files."""
 
+MANUAL = "manual"
+"""What a plan calls the criterion of layers that were chosen by hand; no recipe ranks by it."""
+
 TARGETS = ("mlp", "attention")
 TOKEN_SETS = ("important", "all", "visual", "textual", "last")
 

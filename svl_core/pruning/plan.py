@@ -14,6 +14,7 @@ from typing import Any
 from svl_core.analysis.gap import runs_of
 from svl_core.analysis.redundancy import LayerScores
 from svl_core.errors import InputError
+from svl_core.recipe import MANUAL
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class DropPlan:
 
     drop: tuple[int, ...]
     num_layers: int
-    criterion: str = "manual"
+    criterion: str = MANUAL
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +77,7 @@ class DropPlan:
             return cls(
                 drop=tuple(data["drop"]),
                 num_layers=int(data["num_layers"]),
-                criterion=str(data.get("criterion", "manual")),
+                criterion=str(data.get("criterion", MANUAL)),
                 settings=data.get("settings", {}),
             )
         except (KeyError, TypeError) as error:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from svl_core.errors import InputError
-from svl_core.pruning.plan import DropPlan
-from svl_core.recipe import AUTO, DEMO, OPTIONS, Recipe
+from svl_core.recipe import AUTO, DEMO, MANUAL, OPTIONS, Recipe
 
 RENAMED = {"mode": "top_p_mode"}
 """Fields of older plans under their present names."""
@@ -147,8 +146,8 @@ def _older_recipe(
     recipe = {RENAMED.get(name, name): value for name, value in settings.items()}
     source = recipe.get("calibration", AUTO)
     recipe["calibration"] = SOURCES.get(source, source)
-    criterion = plan.get("criterion", DropPlan.criterion)
-    if criterion != DropPlan.criterion:
+    criterion = plan.get("criterion", MANUAL)
+    if criterion != MANUAL:
         # layers of one's own choice follow no criterion
         recipe["criterion"] = criterion
     recipe["compensation"] = str(settings["compensation"])
