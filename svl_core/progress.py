@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 from svl_core.errors import Cancelled
 
@@ -76,6 +76,10 @@ class Run:
             first=self.first + first * width,
             last=self.first + last * width,
         )
+
+    def telling(self, progress: Progress) -> Self:
+        """The same work, of which `progress` is told in its own shares 0..1."""
+        return replace(self, progress=progress, first=0.0, last=1.0)
 
     def silent(self) -> Run:
         """The same work, of which nothing is told."""

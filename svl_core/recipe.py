@@ -506,3 +506,16 @@ OPTIONS: Mapping[str, Option] = types.MappingProxyType(_options())
 """What each field of `Recipe` accepts, by its name."""
 
 DEFAULT = Recipe()
+
+OF_A_ROW = (
+    "criterion",
+    "compensation",
+    "drop",
+    "layers",
+    "preset",
+    "calibration",
+    "calibration_size",
+    "rounds",
+    "visual_share",
+)
+"""Fields in which the rows of a sweep differ, that its samples tell, or that do nothing in it."""

@@ -126,6 +126,9 @@ def test_parts_of_a_run_tell_the_share_of_the_whole():
     run.report(None, "waiting")
     assert told == [(0.25, "tracing"), (1.0, "fitting"), (None, "waiting")]
     QUIET.step(0.5, "nobody listens")
+    apart = []
+    second.telling(lambda share, what: apart.append((share, what))).report(0.5, "apart")
+    assert apart == [(0.5, "apart")] and len(told) == 3
 
 
 def test_a_cancelled_run_ends_its_parts_too():

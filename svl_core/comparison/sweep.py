@@ -35,7 +35,7 @@ from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
 from svl_core.pruning.prune import prune
-from svl_core.recipe import Recipe
+from svl_core.recipe import OF_A_ROW, Recipe
 
 RANDOM = "random"
 """The one criterion that is drawn several times and averaged."""
@@ -413,7 +413,7 @@ class FitSet:
                 criterion=criterion,
                 lvlm=self.lvlm,
                 samples=self.samples,
-                run=Run(report, self.run.cancel),
+                run=self.run.telling(report),
             )
         return self.rankings[criterion, seed]
 
@@ -564,20 +564,6 @@ def _drop_counts(
     return counts
 
 
-UNSHARED = (
-    "criterion",
-    "compensation",
-    "drop",
-    "layers",
-    "preset",
-    "calibration",
-    "calibration_size",
-    "rounds",
-    "visual_share",
-)
-"""Fields of a recipe that differ between a sweep's rows, are told by its samples, or do nothing."""
-
-
 def _header(
     lvlm: LVLM,
     measure_set: MeasureSet,
@@ -595,7 +581,7 @@ def _header(
         for question in measure_set.questions or ()
     ]
     recipe = calibration.recipe.to_json()
-    shared = {name: value for name, value in recipe.items() if name not in UNSHARED}
+    shared = {name: value for name, value in recipe.items() if name not in OF_A_ROW}
     return {
         "model": lvlm.name,
         "revision": lvlm.revision,

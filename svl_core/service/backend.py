@@ -19,7 +19,6 @@ from svl_core.lvlm.stopping import stoppable
 from svl_core.progress import QUIET, Run
 from svl_core.recipe import Recipe
 from svl_core.service import calibration
-from svl_core.service.derived import recipe_of
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.stores import BoundedStore, Models, set_key
 from svl_core.service.tasks import BEAT, in_percent
@@ -136,7 +135,7 @@ class LocalBackend:
                 lvlm,
                 _all_on_device(lvlm, measured),
                 _all_on_device(lvlm, fit),
-                recipe_of(recipe),
+                recipe,
                 each=each,
                 run=self._giving_way(run),
                 **options,
@@ -262,7 +261,7 @@ class LocalBackend:
                 pass  # the turn is this thread's to give back, cancelled or not
             run.check()
 
-        return replace(run, progress=progress, first=0.0, last=1.0)
+        return run.telling(progress)
 
     def _lvlm(self, name: str) -> svl.LVLM:
         return self.models.request(name).result()
@@ -311,7 +310,6 @@ class LocalBackend:
     ) -> svl.LVLM:
         if not plan.drop:
             return svl.prune(lvlm, plan)
-        recipe = recipe_of(recipe)
         if not recipe.fits:
             return svl.prune(lvlm, plan, recipe)
         needs_mlp = svl.COMPENSATIONS[recipe.compensation].needs_mlp

@@ -21,11 +21,6 @@ among them until it is named apart.
 """
 
 
-def recipe_of(settings: Recipe) -> Recipe:
-    """The plain recipe of the page's settings, which have fields beside it."""
-    return Recipe(**{name: getattr(settings, name) for name in OPTIONS})
-
-
 def importance_key(recipe: Recipe) -> tuple:
     """The settings that importance depends on."""
     return tuple(getattr(recipe, name) for name in WEIGHING)

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svl_core.recipe import OPTIONS, Recipe
+from svl_core.recipe import OF_A_ROW, OPTIONS, Recipe
 
 CHOOSES_LAYERS = ("criterion", "rounds", "protect_ends", "drop", "layers", "preset")
 """Fields of a recipe that change nothing in a pruned model whose layers are chosen."""
-
-OF_A_ROW = (
-    "criterion",
-    "rounds",
-    "drop",
-    "layers",
-    "preset",
-    "compensation",
-    "calibration",
-    "calibration_size",
-    "visual_share",
-)
-"""Fields of a recipe in which a sweep's rows differ, or that its samples tell."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +20,11 @@ class VisitorSettings(Recipe):
 
     max_new_tokens: int = 64
     own: str = ""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What of the settings makes a pruned model: all that a backend needs of them."""
+        return Recipe(**self.values())
 
     @property
     def key_prune(self) -> tuple:

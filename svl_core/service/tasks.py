@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from svl_core.errors import Cancelled, InputError
@@ -116,7 +116,7 @@ def in_percent(run: Run, what: str) -> Run:
         words = f"{what} …" if share is None else f"{what} … {100 * share:.0f} %"
         run.report(share, words)
 
-    return replace(run, progress=progress, first=0.0, last=1.0)
+    return run.telling(progress)
 
 
 def _ignore(update: Update) -> None:
@@ -150,7 +150,7 @@ class Task(Run):
         def progress(share: float | None, what: str) -> None:
             self.emit(show(what, share))
 
-        return replace(self, progress=paced(progress), first=0.0, last=1.0)
+        return self.telling(paced(progress))
 
 
 class Jobs:

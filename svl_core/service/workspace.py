@@ -18,7 +18,7 @@ from svl_core.recipe import DEMO, OWN, THIS
 from svl_core.service import calibration, errors, presets, tasks
 from svl_core.service.calibration import CalibrationSources, sources_for
 from svl_core.service.deployment import choose_backend
-from svl_core.service.derived import ranking_key, recipe_of, scores_of
+from svl_core.service.derived import ranking_key, scores_of
 from svl_core.service.limits import Limits
 from svl_core.service.settings import VisitorSettings
 from svl_core.service.stores import Analysis, BoundedStore, Models, set_key
@@ -253,7 +253,7 @@ class Workspace:
         scores = self.cached_ranking(analysis, settings, name, rounds, most)
         if scores is None:
             self.load_model(analysis.model, run)
-            recipe = recipe_of(settings).changed(criterion=name, rounds=rounds)
+            recipe = settings.recipe.changed(criterion=name, rounds=rounds)
             samples = analysis.samples[:most]
             scores = self.backend.rank(analysis.model, samples, analysis.trace, recipe, run)
             analysis.memo.put(ranking_key(analysis, settings, name, rounds, most), scores)

@@ -24,7 +24,6 @@ from svl_core.progress import QUIET, Run
 from svl_core.recipe import Recipe
 from svl_core.service import errors, tasks
 from svl_core.service.backend import LocalBackend, Show, show_nothing
-from svl_core.service.derived import recipe_of
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.serialization import pack, unpack
 from svl_core.service.stores import Models
@@ -120,7 +119,6 @@ class ZeroGpuBackend(LocalBackend):
         show: Show = show_nothing,
         run: Run = QUIET,
     ) -> tuple[svl.Comparison, svl.Trace | None]:
-        recipe = recipe_of(recipe)
         if name in self.local_models:
             return super().compare(name, sample, plan, recipe, fit, max_new_tokens, show, run)
         work = Work(sample.length, passes=6 + 2 * len(fit), steps=2 * max_new_tokens)

@@ -191,7 +191,7 @@ def test_settings_that_change_a_ranking_make_another_key():
     assert key("greedy-kl", base.changed(top_p=0.2)) == key("greedy-kl", base)
     assert key("random", base.changed(seed=1)) != key("random", base)
     assert key("svl", base.changed(rank=9)) == key("svl", base)
-    plain = derived.recipe_of(Settings(rank=9, own="x"))
+    plain = Settings(rank=9, own="x").recipe
     assert type(plain) is Recipe and plain.rank == 9
 
 

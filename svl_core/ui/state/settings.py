@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from svl_core.errors import InputError
-from svl_core.recipe import AUTO, OPTIONS, TOKEN_SETS, Option, Recipe
+from svl_core.recipe import AUTO, OPTIONS, TOKEN_SETS, Option
 from svl_core.service.settings import VisitorSettings
 
 DISPLAY = "what the page shows"
@@ -79,11 +79,6 @@ class Settings(VisitorSettings):
     def changed(self, **values: Any) -> Settings:
         """The same settings with other values of some fields. Raises InputError."""
         return replace(self, **values)
-
-    @property
-    def recipe(self) -> Recipe:
-        """What of the settings makes a pruned model."""
-        return Recipe(**self.values())
 
 
 DISPLAYED: Mapping[str, Option] = MappingProxyType(
