@@ -40,3 +40,17 @@ def image():
 @pytest.fixture(scope="session")
 def tiny_sample(tiny, image):
     return tiny.encode(image, "what is in the top left ?")
+
+
+@pytest.fixture
+def own_files(tmp_path):
+    """A visitor's own set: three images and a list that asks of two of them."""
+    paths = []
+    for k in range(3):
+        picture(seed=k + 1).save(tmp_path / f"own{k}.png")
+        paths.append(str(tmp_path / f"own{k}.png"))
+    listed = tmp_path / "asked.jsonl"
+    listed.write_text(
+        '{"image": "own1.png", "prompt": "how many apples ?"}\n{"image": "own0.png"}\n'
+    )
+    return paths, str(listed)

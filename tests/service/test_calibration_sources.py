@@ -1,25 +1,10 @@
 """Calibration sources: what the settings mean for a model, and a visitor's files as a set."""
 
 import pytest
-from tiny import picture
 
 from svl_core.errors import InputError
 from svl_core.service import calibration
 from svl_core.service.settings import VisitorSettings as Settings
-
-
-@pytest.fixture
-def files(tmp_path):
-    """Three images and a list that asks of two of them."""
-    paths = []
-    for k in range(3):
-        picture(seed=k + 1).save(tmp_path / f"own{k}.png")
-        paths.append(str(tmp_path / f"own{k}.png"))
-    listed = tmp_path / "asked.jsonl"
-    listed.write_text(
-        '{"image": "own1.png", "prompt": "how many apples ?"}\n{"image": "own0.png"}\n'
-    )
-    return paths, str(listed)
 
 
 def test_what_a_choice_means_for_a_model():
@@ -46,8 +31,8 @@ def test_what_a_choice_means_for_a_model():
     )
 
 
-def test_files_become_pairs(files):
-    paths, listed = files
+def test_files_become_pairs(own_files):
+    paths, listed = own_files
     assert calibration.read_files(paths, "what ?") == tuple((path, "what ?") for path in paths)
     assert calibration.read_files([*paths, listed]) == (
         (paths[1], "how many apples ?"),

@@ -18,20 +18,6 @@ from svl_core.ui.work.answering import compare
 from svl_core.ui.work.ranking import select
 
 
-@pytest.fixture
-def files(tmp_path):
-    """Three images and a list that asks of two of them."""
-    paths = []
-    for k in range(3):
-        picture(seed=k + 1).save(tmp_path / f"own{k}.png")
-        paths.append(str(tmp_path / f"own{k}.png"))
-    listed = tmp_path / "asked.jsonl"
-    listed.write_text(
-        '{"image": "own1.png", "prompt": "how many apples ?"}\n{"image": "own0.png"}\n'
-    )
-    return paths, str(listed)
-
-
 def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(page, analysed, tmp_path):
     """No files yet, or one that is no picture: a sentence, and the control goes back."""
     (tmp_path / "torn.png").write_bytes(b"no picture")
@@ -56,8 +42,8 @@ def test_a_set_that_cannot_be_read_leaves_the_choice_as_it_was(page, analysed, t
         assert {"status": "", "criterion": "svl", "calibration": "auto"} in updates
 
 
-def test_own_files_rank_and_fit(page, analysed, files, tiny):
-    paths, _ = files
+def test_own_files_rank_and_fit(page, analysed, own_files, tiny):
+    paths, _ = own_files
     state, strip = analysed["state"], analysed["strip"]
     out = calibration.bring(page, paths, "what is in the top left?", None)
     mine = Settings(calibration="own", own=out["own"])
@@ -108,14 +94,14 @@ def test_a_failed_ranking_leaves_the_controls_as_they_were(page, analysed, tmp_p
     assert {"status": "", "criterion": "svl", "calibration": "auto"} in updates
 
 
-def test_more_samples_than_allowed(page, files, monkeypatch):
+def test_more_samples_than_allowed(page, own_files, monkeypatch):
     from dataclasses import replace
 
     monkeypatch.setattr(
         page.workspace, "limits", replace(page.workspace.limits, calibration_samples=2)
     )
     with pytest.raises(InputError, match="3 calibration samples"):
-        calibration.bring(page, files[0], "", None)
+        calibration.bring(page, own_files[0], "", None)
 
 
 def test_criteria_that_run_the_model_are_measured_once(page, analysed, tiny, monkeypatch):
