@@ -22,7 +22,7 @@ from svl_core.figures.evidence import (
     sweep_curves,
 )
 from svl_core.figures.lesson import kept_curves, skipped_heatmap
-from svl_core.figures.overlay import overlay
+from svl_core.figures.overlay import overlay, sized
 
 __all__ = [
     "LOST",
@@ -38,6 +38,7 @@ __all__ = [
     "pca_scatter",
     "redundancy_curve",
     "runs_of",
+    "sized",
     "similarity_heatmap",
     "skipped_heatmap",
     "stability_curve",
