@@ -384,6 +384,12 @@ def times(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}×"
 
 
+def speed(found) -> str:
+    """A measured speed-up beside the expected one; in place of noise that word."""
+    measured = "noise" if found.noise else times(found.measured)
+    return f"{measured} (expected {times(found.expected)})"
+
+
 def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | None = None) -> str:
     """What separates both models, in a sentence. visual: see `metrics`."""
     saved = 1 - comparison.parameters_pruned / comparison.parameters_full
@@ -475,22 +481,30 @@ def _time_rows(comparison, changed: bool) -> list[Row]:
             f"; the pruned model's counts {milliseconds(pruned.shared_ms)} that both share and the"
             " server spent once"
         )
+    prefill, decode = comparison.speed_prefill, comparison.speed_decode
     return [
         (
             "First token",
-            small,
+            small + _why_noise(prefill, changed),
             milliseconds(full.prefill_ms),
             milliseconds(pruned.prefill_ms),
-            times(comparison.speedup_prefill) if changed else "–",
+            speed(prefill) if changed else "–",
         ),
         (
             "Each further token",
-            "mean",
+            "median" + _why_noise(decode, changed),
             milliseconds(full.per_token_ms),
             milliseconds(pruned.per_token_ms),
-            times(comparison.speedup_decode) if changed else "–",
+            speed(decode) if changed else "–",
         ),
     ]
+
+
+def _why_noise(found, changed: bool) -> str:
+    """Why a measured speed-up is noise, behind a row's small print."""
+    if not (changed and found.noise):
+        return ""
+    return f"; measured {times(found.measured)} is noise: {found.noise}"
 
 
 def _fidelity_rows(comparison) -> list[Row]:
