@@ -28,9 +28,11 @@ from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
 from svl_core.comparison.speed import SAME, Speedup, measure_speedup
 from svl_core.errors import InputError
+from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import seen_all
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
@@ -273,10 +275,12 @@ def sweep(
         )
     if not allow_shared:
         fit = disjoint(fit, measured)
-    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size)
+    images = FeatureStore()
+    measured = seen_all(lvlm, measured, images)
+    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size, images)
     calibration = FitSet.traced(
         lvlm,
-        fit,
+        seen_all(lvlm, fit, images),
         recipe,
         compensations,
         spool,
@@ -352,12 +356,14 @@ class MeasureSet:
     questions: labelled ones, whose accuracy is measured too.
     max_new_tokens: the longest answer.
     batch_size: samples in one pass.
+    images: features of images that have been seen.
     """
 
     samples: Sequence[Sample]
     questions: Sequence[LabelledQuestion] | None
     max_new_tokens: int
     batch_size: int
+    images: KnownFeatures
 
 
 @dataclass(eq=False)
@@ -525,6 +531,7 @@ class Meter:
             self.measure_set.questions,
             batch_size=self.measure_set.batch_size,
             max_new_tokens=self.measure_set.max_new_tokens,
+            known=self.measure_set.images,
             run=self.run.silent(),
         ).accuracy
 

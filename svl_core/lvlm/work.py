@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ fewer than the tower's patches.
 """
 TABLE_MARKS = ("embedding", "position")
 """What weights are called that a module looks up itself."""
+PIXELS = "pixel_values"
+"""The input whose shape says how many patches there are."""
 UNUSED_MARKS = ("audio",)
 """What modules are called that no image goes through."""
 
@@ -104,17 +106,25 @@ def vision_patches(lvlm: LVLM, sample: Sample) -> int:
     """
     if "inputs_embeds" in sample.inputs:
         return 0
-    pixels = sample.inputs.get("pixel_values")
-    if pixels is None:
+    shape = _pixels_shape(sample)
+    if shape is None:
         return len(sample.visual)
-    if pixels.dim() < 4:  # patches already: (.., P, values)
-        return math.prod(pixels.shape[:-1])
+    if len(shape) < 4:  # patches already: (.., P, values)
+        return math.prod(shape[:-1])
     side = getattr(lvlm.model.config.vision_config, "patch_size", None)
     if side is None:
         return len(sample.visual)
     height, width = (side, side) if isinstance(side, int) else side
-    *tiles, _, rows, columns = pixels.shape
+    *tiles, _, rows, columns = shape
     return math.prod(tiles) * (rows // height) * (columns // width)
+
+
+def _pixels_shape(sample: Sample) -> Sequence[int] | None:
+    """The shape of the pixels, also of images that have been seen; None where there are none."""
+    if sample.features is not None:
+        return sample.features.pixels.get(PIXELS, (None, None))[0]
+    pixels = sample.inputs.get(PIXELS)
+    return None if pixels is None else pixels.shape
 
 
 def matrices(lvlm: LVLM) -> Iterator[Matrix]:

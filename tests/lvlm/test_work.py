@@ -12,6 +12,7 @@ from svl_core.lvlm import work
 from svl_core.lvlm.families import family_of
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.skeleton import empty
+from svl_core.lvlm.vision import see
 from svl_core.lvlm.work import count_work, matrices, vision_patches
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
@@ -63,6 +64,13 @@ def test_half_precision_reads_half(tiny, tiny_sample):
     half = LVLM(model.to(torch.bfloat16), processor, family_of(model.config), "half")
     assert count_work(half, tiny_sample).decode == count_work(tiny, tiny_sample).decode / 2
     assert count_work(half, tiny_sample).prefill == count_work(tiny, tiny_sample).prefill
+
+
+def test_a_seen_image_costs_what_it_did(tiny, tiny_sample):
+    """Its time counts as the answer's, though nobody waits for it again."""
+    again = see(tiny, tiny_sample)
+    assert again.features is not None
+    assert count_work(tiny, again) == count_work(tiny, tiny_sample)
 
 
 def test_an_embedded_image_is_not_seen_again(tiny, tiny_sample):

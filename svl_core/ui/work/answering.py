@@ -9,7 +9,6 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.service.stores import Analysis
 from svl_core.ui import views
 from svl_core.ui.drawing import Update
 from svl_core.ui.figure import ANSWERS
@@ -37,10 +36,10 @@ def compare(
     def work(task) -> Update:
         if not state or not strip:
             raise InputError(NOT_ANALYSED)
-        workspace, model = page.workspace, state["model"]
+        workspace = page.workspace
         task.report(None, "Preparing the pruned model …")
         analysis = workspace.analysis_of(state)
-        lvlm = workspace.load_model(model, task)
+        lvlm = workspace.load_model(analysis.model, task)
         plan = plan_of(strip, lvlm)
         sides = sides_of(lvlm.num_layers, len(plan.drop), settings)
 
@@ -48,17 +47,8 @@ def compare(
             status = views.status("Both models are answering …")
             task.emit({STATUS: status, **growing(answers, sides, live)})
 
-        comparison, pruned_trace = workspace.backend.compare(
-            model,
-            analysis.sample,
-            plan,
-            settings.recipe,
-            fitted_on(page, analysis, settings, task),
-            settings.max_new_tokens,
-            run=task,
-            show=show,
-        )
-        workspace.keep_comparison(analysis, strip, settings, comparison, pruned_trace)
+        compared = workspace.compare(analysis, plan, settings, task, show)
+        workspace.keep_comparison(analysis, strip, settings, compared)
         view = page.view(state, settings, strip, truth=truth, at_hand=analysis)
         return page.redraw(ANSWERS, view)
 
@@ -69,14 +59,6 @@ def plan_of(strip: dict, lvlm: svl.LVLM) -> svl.DropPlan:
     """The plan that the strip shows."""
     plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
     return replace(plan, criterion=ranked_by(strip))
-
-
-def fitted_on(page: Page, analysis: Analysis, settings: Settings, task) -> tuple[svl.Sample, ...]:
-    """The samples that compensation is fitted on, none where there is none."""
-    if not settings.fits:
-        return ()
-    source = page.workspace.sources(analysis.model, settings).fit
-    return page.workspace.samples(analysis.model, source, analysis, settings, task)
 
 
 # ------------------------------------------------------------------------------- markup
