@@ -188,8 +188,14 @@ def numbers(name: str, rows: Sequence[Sequence[str]]) -> str:
 def _row(head: str, cells: Sequence[str], small: str = "") -> str:
     """A row of a table: its heading, with a small print, and its cells."""
     small = f"<small>{esc(small)}</small>" if small else ""
-    values = "".join(f"<td>{esc(cell)}</td>" for cell in cells)
+    values = "".join(f"<td>{two_lines(cell)}</td>" for cell in cells)
     return f'<tr><th scope="row">{esc(head)}{small}</th>{values}</tr>'
+
+
+def two_lines(text: str) -> str:
+    """Text as markup, what follows a line break in small print below."""
+    above, _, below = text.partition("\n")
+    return esc(above) + (f"<small>{esc(below)}</small>" if below else "")
 
 
 def glossary(entries: Sequence[tuple[str, str]]) -> str:
@@ -385,9 +391,9 @@ def times(value: float | None) -> str:
 
 
 def speed(found) -> str:
-    """A measured speed-up beside the expected one; in place of noise that word."""
+    """A measured speed-up, or the word noise, and on a second line the expected one."""
     measured = "noise" if found.noise else times(found.measured)
-    return f"{measured} (expected {times(found.expected)})"
+    return f"{measured}\nexpected {times(found.expected)}"
 
 
 def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | None = None) -> str:
@@ -435,8 +441,22 @@ def metrics(
         f'<p class="verdict">{sentence}</p>{_truth(comparison, correct)}<table'
         f' class="facts" data-kl="{comparison.kl:.6f}"'
         f' data-agreement="{comparison.agreement:.6f}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
+        f"<tbody>{body}</tbody></table>{_noise(comparison, dropped or visual)}"
     )
+
+
+def _noise(comparison, changed: object) -> str:
+    """Why measured speed-ups are noise, a sentence each; none where nothing changed."""
+    parts = (
+        ("First token", comparison.speed_prefill),
+        ("Each further token", comparison.speed_decode),
+    )
+    sentences = [
+        f"{name}: measured {times(found.measured)} is noise, {found.noise}."
+        for name, found in parts
+        if changed and found.noise
+    ]
+    return f'<p class="read">{esc(" ".join(sentences))}</p>' if sentences else ""
 
 
 def _truth(comparison, correct: str | None) -> str:
@@ -485,26 +505,19 @@ def _time_rows(comparison, changed: bool) -> list[Row]:
     return [
         (
             "First token",
-            small + _why_noise(prefill, changed),
+            small,
             milliseconds(full.prefill_ms),
             milliseconds(pruned.prefill_ms),
             speed(prefill) if changed else "–",
         ),
         (
             "Each further token",
-            "median" + _why_noise(decode, changed),
+            "median",
             milliseconds(full.per_token_ms),
             milliseconds(pruned.per_token_ms),
             speed(decode) if changed else "–",
         ),
     ]
-
-
-def _why_noise(found, changed: bool) -> str:
-    """Why a measured speed-up is noise, behind a row's small print."""
-    if not (changed and found.noise):
-        return ""
-    return f"; measured {times(found.measured)} is noise: {found.noise}"
 
 
 def _fidelity_rows(comparison) -> list[Row]:

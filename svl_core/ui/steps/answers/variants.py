@@ -216,4 +216,6 @@ def _facts(card: Mapping) -> str:
         ("Further tokens", views.speed(card["decode"])),
         ("Parameters", f"−{100 * card['saved']:.0f} %"),
     ]
-    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    return "".join(
+        f"<div><dt>{name}</dt><dd>{views.two_lines(value)}</dd></div>" for name, value in facts
+    )
