@@ -38,7 +38,7 @@ SETS = 4  # calibration sets, as encoded and as traced
 RANKING, EVIDENCE = "/ranking", "/evidence"  # lanes beside that of analysis and answers ("")
 LANES = ("", RANKING, EVIDENCE)
 POLL_S = 0.5  # how often the share of a load is told
-SHOWN_PIXELS = 1024  # of a kept picture's longer side, more than any figure shows
+SHOWN_PIXELS = 640  # of a kept picture's longer side, as large as figures show it
 NAME_CHARS = 80  # of a file's name in a sentence
 
 

@@ -1,17 +1,20 @@
 """In every family: a prompt is read once and an image is seen once, and nothing is lost by it."""
 
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny import picture
 
+import svl_core
 from svl_core.analysis.trace import trace, trace_behind
 from svl_core.comparison.fidelity import compare, compare_known
 from svl_core.comparison.pair import Known
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.decoding import Decoding
+from svl_core.lvlm.families import FAMILIES
 from svl_core.lvlm.prefill import shared_depth
 from svl_core.lvlm.vision import METHOD, forward, see, together
 from svl_core.pruning.plan import manual_plan
@@ -154,3 +157,13 @@ def test_what_is_known_changes_no_comparison(family, sample, towers):
         assert compared.comparison.token_probabilities == plain.token_probabilities
         assert (compared.pruned_trace is None) == (not drop or family.name in WHOLE)
         answer = compared.full_answer
+
+
+def test_the_support_page_names_the_others():
+    """The families that read anew are named, and no other."""
+    page = Path(svl_core.__file__).parent / "SUPPORT.md"
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    named = text.split("Not so in ")[1].split(", nor in")[0].replace(" and ", ", ").split(", ")
+    assert named == [row.name for row in FAMILIES if row.shares == "never"]
+    assert [name.lower() for name in named] == list(WHOLE)
+    assert "in every family but Mllama" in text

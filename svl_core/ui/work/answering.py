@@ -9,6 +9,7 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core.errors import InputError
+from svl_core.service.stores import Analysis
 from svl_core.ui import views
 from svl_core.ui.drawing import Update
 from svl_core.ui.figure import ANSWERS
@@ -19,6 +20,11 @@ from svl_core.ui.wiring import SETTINGS, STATUS, Page
 COMPARE_IN = ["state", "strip", "truth", SETTINGS]
 NOT_ANALYSED = (
     "Found nothing analysed yet; expected an analysed image and prompt; press Analyze first."
+)
+ANSWERING = "Both models are answering …"
+READING_ANEW = (
+    "Both models read the whole question and answer; the caches of this family's layers cannot be"
+    " shared …"
 )
 
 
@@ -43,8 +49,9 @@ def compare(
         plan = plan_of(strip, lvlm)
         sides = sides_of(lvlm.num_layers, len(plan.drop), settings)
 
+        status = views.status(ANSWERING if _is_read(analysis) else READING_ANEW)
+
         def show(answers: Sequence, live: Sequence[int]) -> None:
-            status = views.status("Both models are answering …")
             task.emit({STATUS: status, **growing(answers, sides, live)})
 
         compared = workspace.compare(analysis, plan, settings, task, show)
@@ -53,6 +60,11 @@ def compare(
         return page.redraw(ANSWERS, view)
 
     yield from page.run(work, request)
+
+
+def _is_read(analysis: Analysis) -> bool:
+    """Whether the analysis left what both answers begin with."""
+    return analysis.trace.samples[0].prompt is not None
 
 
 def plan_of(strip: dict, lvlm: svl.LVLM) -> svl.DropPlan:
