@@ -26,7 +26,7 @@ from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
-from svl_core.comparison.speed import Speedup, measure_speedup
+from svl_core.comparison.speed import SAME, Speedup, measure_speedup
 from svl_core.errors import InputError
 from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
@@ -62,10 +62,12 @@ class SweepRow:
     agreement: the share 0..1 of the answers' tokens that stay the most likely.
     exact: the share 0..1 of samples with the full model's very answer.
     accuracy: 0..1 on labelled questions; None without.
-    speedup: full / pruned time of an answer.
+    speedup: full / pruned time of an answer, measured.
     speedup_prefill, speedup_decode: of its two parts.
     parameters: their number.
     spread: standard deviations over the draws by measure; None for a single one.
+    expected: the speed-up of an answer by the work that is left; None in files of older sweeps.
+    noise: why `speedup` says nothing; None where it does.
     """
 
     criterion: str
@@ -81,6 +83,15 @@ class SweepRow:
     speedup_decode: float
     parameters: int
     spread: Mapping[str, float] | None = None
+    expected: float | None = None
+    noise: str | None = None
+
+    @property
+    def likely_speedup(self) -> float:
+        """The measured speed-up, or the expected one where that is noise."""
+        if self.noise is None or self.expected is None:
+            return self.speedup
+        return self.expected
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -135,7 +146,7 @@ class Sweep:
         return {recipe: cliff(self.curve(*recipe), measure, fall) for recipe in self.recipes}
 
     def pareto(self, measure: str = "agreement") -> tuple[SweepRow, ...]:
-        """Rows that no other beats in both fidelity and speed-up, slowest first."""
+        """Rows that no other beats in both fidelity and likely speed-up, slowest first."""
         return pareto(self.rows, measure)
 
     def to_json(self) -> dict[str, Any]:
@@ -201,10 +212,10 @@ def cliff(
 
 
 def pareto(rows: Iterable[SweepRow], measure: str = "agreement") -> tuple[SweepRow, ...]:
-    """Rows that no other row beats in both fidelity and speed-up, by rising speed-up."""
+    """Rows that no other row beats in both fidelity and likely speed-up, by rising speed-up."""
 
     def fastest_first(row: SweepRow) -> tuple[float, float]:
-        return -row.speedup, -_fidelity(row, measure)
+        return -row.likely_speedup, -_fidelity(row, measure)
 
     best: list[SweepRow] = []
     for row in sorted(rows, key=fastest_first):
@@ -507,10 +518,8 @@ class Meter:
             agreement=float(fidelity.agreement.mean()),
             exact=float((fidelity.agreement == 1).mean()),
             accuracy=self._accuracy(pruned),
-            speedup=speed.total,
-            speedup_prefill=speed.prefill,
-            speedup_decode=speed.decode,
             parameters=pruned.num_parameters,
+            **speed.of_a_row(),
         )
 
     def _accuracy(self, pruned: LVLM) -> float | None:
@@ -532,7 +541,7 @@ class Meter:
         """
         size = (pruned.num_layers, pruned.num_parameters)
         if size == (self.lvlm.num_layers, self.lvlm.num_parameters):
-            return Speedup(1.0, 1.0, 1.0)
+            return SAME
         if size not in self._speedups:
             self._speedups[size] = measure_speedup(
                 self.lvlm,
