@@ -89,6 +89,7 @@ def test_figures_of_the_long_runs(name, document):
         ("interactivity", None),
         ("side_by_side", None),
         ("turn", None),
+        ("meters", None),
     ],
 )
 def test_figures_of_speed_and_memory(name, part):
