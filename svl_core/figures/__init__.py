@@ -39,11 +39,11 @@ __all__ = [
     "pca_scatter",
     "redundancy_curve",
     "runs_of",
-    "sized",
-    "widest_run",
     "similarity_heatmap",
+    "sized",
     "skipped_heatmap",
     "stability_curve",
     "sweep_curves",
     "token_curve",
+    "widest_run",
 ]

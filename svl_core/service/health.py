@@ -5,6 +5,7 @@ gate that holds the limits on sizes and fetches nothing on a visitor's word.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,11 +73,12 @@ class Gate:
     def _stored(self) -> int:
         """Bytes of all files in the upload folder."""
         total = 0
-        for path in Path(self.upload_folder()).rglob("*"):
-            try:
-                total += path.stat().st_size if path.is_file() else 0
-            except OSError:  # gone meanwhile
-                continue
+        for folder, _, names in os.walk(self.upload_folder()):
+            for name in names:
+                try:
+                    total += os.stat(os.path.join(folder, name)).st_size
+                except OSError:  # gone meanwhile
+                    continue
         return total
 
     def _bounded(self, scope, receive):

@@ -1,5 +1,5 @@
 """What one visitor's turn costs the server: `python tests/benchmarks/turn.py [--turns 15]
-[--keep before] [--profile FOLDER]` -> results/turn.json and results/speed.md.
+[--keep after] [--profile FOLDER]` -> results/turn.json and results/speed.md.
 
 The page of the bundled model is served from this process with the public limits; a visitor in a
 process of its own brings a new picture each time, over HTTP, as the page's script would: upload,
@@ -10,7 +10,7 @@ pruned models, the drawing of figures, the rest of the task's thread, the thread
 the event loop, which does HTTP and gradio's own work.
 
 --keep before: stores the figures as those from before a change, made with this file in an older
-checkout.
+checkout; before-alone: the same with OPENBLAS_NUM_THREADS=1.
 --profile FOLDER: also a profile of each kind of thread, for `python -m pstats`.
 """
 
@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from multiprocessing import Pipe, get_context
@@ -44,6 +44,7 @@ import app  # noqa: E402
 
 RESULTS, PAGE = HERE / "results" / "turn.json", PAGES / "speed.md"
 BEGIN, END = "<!-- turn: tests/benchmarks/turn.py -->", "<!-- end of turn -->"
+KEPT = {"before": "before", "before-alone": "before, numpy on one thread", "after": "now"}
 PROMPT, WARM_UP = "describe the picture.", 3
 COUNTS = (3, 5, 2, 6, 4)  # layers that the slider drops, in turn
 SETTLE_S, IDLE_S = 0.1, 5.0  # what an event leaves behind; how long nobody asks anything
@@ -415,30 +416,30 @@ def medians(counted: list[Counter]) -> dict[str, float]:
 # ------------------------------------------------------------------------------ the page
 def table(made: dict) -> str:
     """The figures as Markdown: by step, and by cause of all steps together."""
-    before, after = made["before"]["steps"], made["after"]["steps"]
+    kept = {name: made[name]["steps"] for name in KEPT}
+    columns = [title for title in KEPT.values()]
     lines = [
-        "| step | passes of the model | beside them, before | beside them, now | now / before |",
-        "| --- | --- | --- | --- | --- |",
+        f"| step | passes of the model, now | beside them: {' | '.join(columns)} |",
+        f"| --- | --- |{' --- |' * len(columns)}",
     ]
-    for step, title in STEPS.items():
-        old, new = before[step]["beside"], after[step]["beside"]
-        model = after[step]["model"]
-        lines.append(
-            f"| {title} | {model:.0f} ms | {old:.0f} ms | {new:.0f} ms | {new / old:.2f} |"
-        )
-    old, new = (sum(step["beside"] for step in steps.values()) for steps in (before, after))
-    model = sum(step["model"] for step in after.values())
+
+    def row(title: str, steps: Sequence[str]) -> str:
+        beside = [sum(kept[name][step]["beside"] for step in steps) for name in KEPT]
+        model = sum(kept["after"][step]["model"] for step in steps)
+        return f"| {title} | {' | '.join(f'{spent:.0f} ms' for spent in (model, *beside))} |"
+
+    lines += [row(title, [step]) for step, title in STEPS.items()]
     lines += [
-        f"| all of them | {model:.0f} ms | {old:.0f} ms | {new:.0f} ms | {new / old:.2f} |",
+        row("all of them", list(STEPS)),
         "",
-        "| all steps together, by cause | before | now |",
-        "| --- | --- | --- |",
+        f"| all steps together, by cause | {' | '.join(columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
     ]
     for cause, title in CAUSES.items():
-        old, new = (sum(step[cause] for step in steps.values()) for steps in (before, after))
-        lines.append(f"| {title} | {old:.0f} ms | {new:.0f} ms |")
-    old, new = (made[kept]["idle_ms_per_s"] for kept in ("before", "after"))
-    lines.append(f"| a second in which nobody asks anything | {old:.0f} ms | {new:.0f} ms |")
+        spent = [sum(step[cause] for step in steps.values()) for steps in kept.values()]
+        lines.append(f"| {title} | {' | '.join(f'{each:.0f} ms' for each in spent)} |")
+    idle = [f"{made[name]['idle_ms_per_s']:.0f} ms" for name in KEPT]
+    lines.append(f"| a second in which nobody asks anything | {' | '.join(idle)} |")
     return "\n".join(lines)
 
 
@@ -448,7 +449,7 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--keep", default="after", choices=("before", "after"))
+    parser.add_argument("--keep", default="after", choices=list(KEPT))
     parser.add_argument("--profile", type=Path)
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -459,7 +460,7 @@ def main() -> None:
     made[options.keep] = found
     RESULTS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found["steps"]), found["idle_ms_per_s"], "ms a second when idle")
-    if {"before", "after"} <= made.keys():
+    if KEPT.keys() <= made.keys():
         rewrite(PAGE, BEGIN, END, table(made))
 
 
