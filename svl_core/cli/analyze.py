@@ -10,6 +10,7 @@ from typing import Any
 
 from svl_core.analysis.ranking import importance_of, rank_layers, top_p_of
 from svl_core.analysis.redundancy import CRITERIA, LayerScores, similarity
+from svl_core.analysis.shared_trace import trace_together
 from svl_core.analysis.stability import Stability, stability
 from svl_core.analysis.trace import trace
 from svl_core.cli.inputs import asked_question, calibration_samples
@@ -36,7 +37,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
     weights = own_weights
     if recipe.calibration != THIS:
         samples = calibration_samples(args, recipe, lvlm, [sample])
-        traced = trace(
+        traced = trace_together(
             lvlm,
             samples,
             spool=args.spool,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from svl_core.cli.output import watched
 from svl_core.comparison.calibration import Pair, disjoint, draw, encode_all, read_calibration
 from svl_core.comparison.evaluation import LabelledQuestion, read_jsonl
@@ -18,17 +20,27 @@ from svl_core.recipe import AUTO, DEMO, OWN, THIS, Recipe, numbers_in
 
 
 def load_model(args: argparse.Namespace) -> LVLM:
-    """The model; one without image input only where no image was given to ask about."""
-    return load(
-        args.model,
-        revision=args.revision,
-        device=args.device,
-        dtype=args.dtype,
-        device_map=args.device_map,
-        quantize=args.quantize,
-        text_only=not args.images,
-        run=watched(args),
-    )
+    """The model; one without image input only where no image was given to ask about.
+
+    A team's processes all take the dtype that the first one chose.
+    """
+    run = watched(args)
+
+    def loaded(dtype: str | torch.dtype) -> LVLM:
+        return load(
+            args.model,
+            revision=args.revision,
+            device=args.device,
+            dtype=dtype,
+            device_map=args.device_map,
+            quantize=args.quantize,
+            text_only=not args.images,
+            run=run,
+        )
+
+    lvlm = loaded(args.dtype)
+    [dtype] = run.deal([lvlm.dtype], lambda chosen, alone: chosen)
+    return lvlm if lvlm.dtype == dtype else loaded(dtype)
 
 
 def asked_question(args: argparse.Namespace) -> tuple[LVLM, Sample]:

@@ -55,7 +55,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         allow_shared=recipe.calibration == THIS,
         run=watched(args),
     )
-    if args.csv:
+    if args.csv and args.team.rank == 0:
         save(args.csv, result.to_csv(), "csv")
     written = result.to_json()
     rows = _rows_table(result, with_accuracy=bool(questions))

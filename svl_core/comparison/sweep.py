@@ -46,6 +46,9 @@ FALL = 0.1
 MEASURES = ("kl", "agreement", "exact", "accuracy")
 """What a row measures; several draws of the random criterion are averaged over these."""
 
+TIMES = ("speedup", "speedup_prefill", "speedup_decode")
+"""What rows of equal size have in common, whichever process of a team measured them."""
+
 KEY = ("criterion", "compensation", "drop")
 """What tells a sweep's rows apart."""
 
@@ -280,24 +283,30 @@ def sweep(
         file = Path(resume).expanduser()
     counts = _drop_counts(drops, calibration, criteria)
     header = _header(lvlm, measure_set, calibration, draws)
-    rows = _known_rows(known, file, header)
+    rows = _known_rows(known, file, header, run)
     meter = Meter(lvlm, measure_set, calibration, draws, repeats, spool, run)
     wanted = list(product(criteria, compensations, counts))
+    place = {key: number for number, key in enumerate(wanted)}
     present = {row.key for row in rows}
-    for number, key in enumerate(wanted):
-        run.check("Stopped before the sweep was complete.")
-        if key in present:
-            continue
+
+    def measured_row(key: tuple[str, str, int], alone: Run) -> SweepRow:
         criterion, compensation, drop = key
+        alone.check("Stopped before the sweep was complete.")
         what = f"{criterion}, {compensation}, {drop} of {lvlm.num_layers} layers dropped"
-        run.report(number / len(wanted), what)
-        rows.append(meter.row(criterion, compensation, drop))
-        if file:
+        alone.report(place[key] / len(wanted), what)
+        return meter.row(criterion, compensation, drop, alone)
+
+    missing = [key for key in wanted if key not in present]
+    first_of_size: dict[tuple[int, int], SweepRow] = {}
+    for row in run.deal(missing, measured_row):
+        first = first_of_size.setdefault((row.drop, row.parameters), row)
+        times = {name: getattr(first, name) for name in TIMES}
+        rows.append(replace(row, **times))
+        if file and run.team.rank == 0:
             _write(file, header, rows)
         if each is not None:
             each(Sweep(header, tuple(rows), calibration.first_rankings))
     run.report(1.0, "sweep complete")
-    place = {key: number for number, key in enumerate(wanted)}
     ordered = sorted(
         (row for row in rows if row.key in place),
         key=lambda row: place[row.key],
@@ -471,17 +480,27 @@ class Meter:
         criterion: str,
         compensation: str,
         drop: int,
+        run: Run,
     ) -> SweepRow:
-        """Mean over the draws of a random criterion; a single measurement otherwise."""
+        """Mean over the draws of a random criterion; a single measurement otherwise.
+
+        run: of this row, which its process makes alone. The rankings are there already, but for
+        those that run no model.
+        """
         draws = self.draws if criterion == RANDOM and drop else 1
         first = self.calibration.recipe.seed
         rows = []
         for seed in range(first, first + draws):
             chosen = plan(self.calibration.ranking(criterion, seed), drop)
-            rows.append(self._measured(chosen, compensation))
+            rows.append(self._measured(chosen, compensation, run.silent()))
         return rows[0] if len(rows) == 1 else _averaged(rows)
 
-    def _measured(self, chosen: DropPlan, compensation: str) -> SweepRow:
+    def _measured(
+        self,
+        chosen: DropPlan,
+        compensation: str,
+        run: Run,
+    ) -> SweepRow:
         """The row of one plan, compensated."""
         pruned = prune(
             self.lvlm,
@@ -490,7 +509,7 @@ class Meter:
             self.calibration.trace,
             self.calibration.weights,
         )
-        fidelity = self.reference.measure(pruned, self.run.silent())
+        fidelity = self.reference.measure(pruned, run)
         speed = self._speedup(pruned)
         return SweepRow(
             criterion=chosen.criterion,
@@ -500,14 +519,14 @@ class Meter:
             kl=float(fidelity.kl.mean()),
             agreement=float(fidelity.agreement.mean()),
             exact=float((fidelity.agreement == 1).mean()),
-            accuracy=self._accuracy(pruned),
+            accuracy=self._accuracy(pruned, run),
             speedup=speed.total,
             speedup_prefill=speed.prefill,
             speedup_decode=speed.decode,
             parameters=pruned.num_parameters,
         )
 
-    def _accuracy(self, pruned: LVLM) -> float | None:
+    def _accuracy(self, pruned: LVLM, run: Run) -> float | None:
         """On the labelled questions; None where there are none."""
         if not self.measure_set.questions:
             return None
@@ -516,7 +535,7 @@ class Meter:
             self.measure_set.questions,
             batch_size=self.measure_set.batch_size,
             max_new_tokens=self.measure_set.max_new_tokens,
-            run=self.run.silent(),
+            run=run,
         ).accuracy
 
     def _speedup(self, pruned: LVLM) -> Speedup:
@@ -611,12 +630,19 @@ def _known_rows(
     known: Sweep | None,
     file: Path | None,
     header: Mapping[str, Any],
+    run: Run,
 ) -> list[SweepRow]:
-    """The rows of the sweep that goes on. Raises InputError where it is another one."""
+    """The rows of the sweep that goes on; a team's first process reads them.
+
+    Raises InputError where it is another one.
+    """
     if known is not None:
         _check_same(known.header, header, "memory")
         return list(known.rows)
-    return _read(file, header) if file else []
+    if file is None:
+        return []
+    [rows] = run.deal([file], lambda file, alone: _read(file, header))
+    return rows
 
 
 def _read(file: Path, header: Mapping[str, Any]) -> list[SweepRow]:
