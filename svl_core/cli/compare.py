@@ -5,25 +5,30 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from svl_core.analysis.trace import trace
 from svl_core.cli.inputs import asked_question
-from svl_core.cli.output import table
+from svl_core.cli.output import table, watched
 from svl_core.cli.pruned import prune_by, thinner
 from svl_core.comparison.answer import Answer
-from svl_core.comparison.fidelity import Comparison
-from svl_core.comparison.fidelity import compare as compare_answers
+from svl_core.comparison.fidelity import Comparison, compare_known
+from svl_core.comparison.pair import Known
+from svl_core.lvlm.vision import see
 from svl_core.recipe import Recipe
 
 
 def compare(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
     lvlm, sample = asked_question(args)
-    pruned = prune_by(args, recipe, lvlm, [sample])
-    report = compare_answers(
+    sample = see(lvlm, sample)
+    read = trace(lvlm, sample, keep_prompt=True, run=watched(args))
+    pruned = prune_by(args, recipe, lvlm, [sample], read)
+    report = compare_known(
         lvlm,
         pruned.lvlm,
         sample,
+        known=Known(read),
         max_new_tokens=args.max_new_tokens,
         pruned_sample=thinner(recipe, lvlm)(sample),
-    )
+    ).comparison
     result = {
         "model": lvlm.name,
         "plan": pruned.to_json(),

@@ -36,8 +36,9 @@ class Answer:
     per_token_ms: the mean of the later tokens; None for a single token.
     total_ms: all tokens.
     stopped: why the answer ended; None while it grows.
-    shared_ms: the part of `prefill_ms` that another model's answer to the same sample had spent
-        already (see `compare`), so that nobody waited for it twice.
+    shared_ms: the part of `prefill_ms` that had been spent already, on the image, by the analysis
+        or by another model's answer to the same sample (see `compare`), so that nobody waited for
+        it twice.
     """
 
     text: str
@@ -120,7 +121,7 @@ def stream(
     return grow(
         lvlm,
         sample,
-        lambda: Decoding(lvlm, sample.inputs),
+        lambda: Decoding(lvlm, sample.inputs, features=sample.features),
         max_new_tokens=max_new_tokens,
         run=run,
     )
@@ -165,7 +166,9 @@ def grow(
             # reading the number waits for the device, so that the time is whole
             token = int(greedy(decoding.logits, forbidden))
             elapsed_ms = 1000 * (time.perf_counter() - start)
-            times_ms.append(elapsed_ms if times_ms else elapsed_ms + decoding.shared_ms)
+            if not times_ms:
+                elapsed_ms += decoding.shared_ms - decoding.observing_ms
+            times_ms.append(elapsed_ms)
             detokeniser.push(token)
             if token in ends:
                 stopped = "eos"

@@ -28,9 +28,11 @@ from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
 from svl_core.comparison.speed import Speedup, measure_speedup
 from svl_core.errors import InputError
+from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import seen_all
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
@@ -47,7 +49,7 @@ MEASURES = ("kl", "agreement", "exact", "accuracy")
 """What a row measures; several draws of the random criterion are averaged over these."""
 
 TIMES = ("speedup", "speedup_prefill", "speedup_decode")
-"""What rows of equal size have in common, whichever process of a team measured them."""
+"""What rows of equal size have in common."""
 
 KEY = ("criterion", "compensation", "drop")
 """What tells a sweep's rows apart."""
@@ -265,10 +267,12 @@ def sweep(
         )
     if not allow_shared:
         fit = disjoint(fit, measured)
-    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size)
+    images = FeatureStore()
+    measured = seen_all(lvlm, measured, images)
+    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size, images)
     calibration = FitSet.traced(
         lvlm,
-        fit,
+        seen_all(lvlm, fit, images),
         recipe,
         compensations,
         spool,
@@ -297,11 +301,8 @@ def sweep(
         return meter.row(criterion, compensation, drop, alone)
 
     missing = [key for key in wanted if key not in present]
-    first_of_size: dict[tuple[int, int], SweepRow] = {}
     for row in run.deal(missing, measured_row):
-        first = first_of_size.setdefault((row.drop, row.parameters), row)
-        times = {name: getattr(first, name) for name in TIMES}
-        rows.append(replace(row, **times))
+        rows.append(meter.timed_once(row))
         if file and run.team.rank == 0:
             _write(file, header, rows)
         if each is not None:
@@ -350,12 +351,14 @@ class MeasureSet:
     questions: labelled ones, whose accuracy is measured too.
     max_new_tokens: the longest answer.
     batch_size: samples in one pass.
+    images: features of images that have been seen.
     """
 
     samples: Sequence[Sample]
     questions: Sequence[LabelledQuestion] | None
     max_new_tokens: int
     batch_size: int
+    images: KnownFeatures
 
 
 @dataclass(eq=False)
@@ -473,7 +476,9 @@ class Meter:
             spool=self.spool,
             run=quiet,
         )
-        self._speedups: dict[tuple[int, int], Speedup] = {}
+        # by size, which is the number of layers and that of parameters
+        self._times: dict[tuple[int, int], Mapping[str, Any]] = {}
+        self._agreed: set[tuple[int, int]] = set()
 
     def row(
         self,
@@ -510,7 +515,6 @@ class Meter:
             self.calibration.weights,
         )
         fidelity = self.reference.measure(pruned, run)
-        speed = self._speedup(pruned)
         return SweepRow(
             criterion=chosen.criterion,
             compensation=compensation,
@@ -520,11 +524,19 @@ class Meter:
             agreement=float(fidelity.agreement.mean()),
             exact=float((fidelity.agreement == 1).mean()),
             accuracy=self._accuracy(pruned, run),
-            speedup=speed.total,
-            speedup_prefill=speed.prefill,
-            speedup_decode=speed.decode,
             parameters=pruned.num_parameters,
+            **self._times_of(pruned),
         )
+
+    def timed_once(self, row: SweepRow) -> SweepRow:
+        """The row with the times of the first one of its size, whichever process of a team made
+        that; rows of this size are not timed again.
+        """
+        size = self.lvlm.num_layers - row.drop, row.parameters
+        if size not in self._agreed:
+            self._agreed.add(size)
+            self._times[size] = {name: getattr(row, name) for name in TIMES}
+        return replace(row, **self._times[size])
 
     def _accuracy(self, pruned: LVLM, run: Run) -> float | None:
         """On the labelled questions; None where there are none."""
@@ -535,24 +547,33 @@ class Meter:
             self.measure_set.questions,
             batch_size=self.measure_set.batch_size,
             max_new_tokens=self.measure_set.max_new_tokens,
+            known=self.measure_set.images,
             run=run,
         ).accuracy
 
-    def _speedup(self, pruned: LVLM) -> Speedup:
-        """Measured once for each size of model: which layers are missing makes no difference to the
-        work.
+    def _times_of(self, pruned: LVLM) -> Mapping[str, Any]:
+        """What a row tells of them. Measured once for each size of model: which layers are missing
+        makes no difference to the work.
         """
+        size = (pruned.num_layers, pruned.num_parameters)
+        if size not in self._times:
+            self._times[size] = _times_in_row(self._speedup(pruned))
+        return self._times[size]
+
+    def _speedup(self, pruned: LVLM) -> Speedup:
         size = (pruned.num_layers, pruned.num_parameters)
         if size == (self.lvlm.num_layers, self.lvlm.num_parameters):
             return Speedup(1.0, 1.0, 1.0)
-        if size not in self._speedups:
-            self._speedups[size] = measure_speedup(
-                self.lvlm,
-                pruned,
-                self.measure_set.samples[0],
-                repeats=self.repeats,
-            )
-        return self._speedups[size]
+        return measure_speedup(
+            self.lvlm,
+            pruned,
+            self.measure_set.samples[0],
+            repeats=self.repeats,
+        )
+
+
+def _times_in_row(speed: Speedup) -> dict[str, float]:
+    return dict(zip(TIMES, (speed.total, speed.prefill, speed.decode), strict=True))
 
 
 def _averaged(rows: Sequence[SweepRow]) -> SweepRow:

@@ -180,17 +180,10 @@ class Service:
         def work(task: tasks.Task) -> dict:
             analysis = self._analysis(given, request, task)
             plan = self._plan(analysis, settings, given, task)
-            comparison, _ = self.workspace.backend.compare(
-                analysis.model,
-                analysis.sample,
-                plan,
-                settings.recipe,
-                self._fit(analysis, settings, task) if settings.fits else (),
-                settings.max_new_tokens,
-                run=task,
-            )
+            compared = self.workspace.compare(analysis, plan, settings, task)
             plan_json = _plan_json(plan, settings)
-            return {"model": analysis.model, "plan": plan_json, **comparison.to_json()}
+            compared_json = compared.comparison.to_json()
+            return {"model": analysis.model, "plan": plan_json, **compared_json}
 
         yield from self._run(work, request)
 
