@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from svl_core.analysis.trace import Trace
 from svl_core.comparison.answer import Answer
 from svl_core.comparison.pair import FULL, PRUNED, FullAnswer, Growing, Known, Pair
+from svl_core.comparison.speed import Speed, answer_speeds, speeds_to_json
 from svl_core.errors import Cancelled
 from svl_core.lvlm.decoding import greedy, image_token_ids
 from svl_core.lvlm.forcing import kl_per_token, token_losses
@@ -40,8 +41,8 @@ class Comparison:
     first_divergent_word: the (start, end) characters, in the pruned model's text, of its first word
         that differs; (length, length) if it stops early, None for the same words.
     parameters_full, parameters_pruned: numbers of parameters.
-    speedup_prefill, speedup_decode: full / pruned times, above 1 where the pruned model is faster;
-        None: not measurable.
+    speed_prefill, speed_decode: how many times faster the pruned model's first token and each later
+        one are, measured and expected.
     """
 
     full: Answer
@@ -53,8 +54,8 @@ class Comparison:
     token_probabilities: tuple[tuple[float, ...], tuple[float, ...]]
     parameters_full: int
     parameters_pruned: int
-    speedup_prefill: float | None
-    speedup_decode: float | None
+    speed_prefill: Speed
+    speed_decode: Speed
 
     def __post_init__(self) -> None:
         if not (self.kl >= 0 and 0 <= self.agreement <= 1):
@@ -89,7 +90,7 @@ class Comparison:
                 "pruned": list(self.token_probabilities[1]),
             },
             "parameters": {"full": self.parameters_full, "pruned": self.parameters_pruned},
-            "speedup": {"prefill": self.speedup_prefill, "decode": self.speedup_decode},
+            "speedup": speeds_to_json(self.speed_prefill, self.speed_decode),
         }
 
 
@@ -211,6 +212,7 @@ def compare_known(
     forbidden = image_token_ids(full)
     same = greedy(full_logits, forbidden) == greedy(pruned_logits, forbidden)
     words = divergent_words(full_answer.text, pruned_answer.text)
+    speed_prefill, speed_decode = answer_speeds(*pair.sides, answers)
     comparison = Comparison(
         full=full_answer,
         pruned=pruned_answer,
@@ -224,8 +226,8 @@ def compare_known(
         ),
         parameters_full=full.num_parameters,
         parameters_pruned=pruned.num_parameters,
-        speedup_prefill=_ratio(full_answer.prefill_ms, pruned_answer.prefill_ms),
-        speedup_decode=_ratio(full_answer.per_token_ms, pruned_answer.per_token_ms),
+        speed_prefill=speed_prefill,
+        speed_decode=speed_decode,
     )
     return Compared(comparison, FullAnswer(full_answer, full_logits), pair.pruned_trace)
 
@@ -249,10 +251,3 @@ def _answered(
 def _probabilities(logits: torch.Tensor, ids: Sequence[int]) -> tuple[float, ...]:
     """The probability 0..1 of each of the n tokens `ids` under logits (n, vocab)."""
     return tuple((-token_losses(logits, ids)).exp().tolist())
-
-
-def _ratio(full: float | None, pruned: float | None) -> float | None:
-    """How many times faster the pruned model is; None where a time is missing."""
-    if not full or not pruned:
-        return None
-    return full / pruned

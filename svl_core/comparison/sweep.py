@@ -26,7 +26,7 @@ from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
-from svl_core.comparison.speed import Speedup, measure_speedup
+from svl_core.comparison.speed import SAME, measure_speedup
 from svl_core.errors import InputError
 from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
@@ -48,7 +48,7 @@ FALL = 0.1
 MEASURES = ("kl", "agreement", "exact", "accuracy")
 """What a row measures; several draws of the random criterion are averaged over these."""
 
-TIMES = ("speedup", "speedup_prefill", "speedup_decode")
+TIMES = tuple(SAME.of_a_row())
 """What rows of equal size have in common."""
 
 KEY = ("criterion", "compensation", "drop")
@@ -65,10 +65,12 @@ class SweepRow:
     agreement: the share 0..1 of the answers' tokens that stay the most likely.
     exact: the share 0..1 of samples with the full model's very answer.
     accuracy: 0..1 on labelled questions; None without.
-    speedup: full / pruned time of an answer.
+    speedup: full / pruned time of an answer, measured.
     speedup_prefill, speedup_decode: of its two parts.
     parameters: their number.
     spread: standard deviations over the draws by measure; None for a single one.
+    expected: the speed-up of an answer by the work that is left; None in files of older sweeps.
+    noise: why `speedup` says nothing; None where it does.
     """
 
     criterion: str
@@ -84,6 +86,15 @@ class SweepRow:
     speedup_decode: float
     parameters: int
     spread: Mapping[str, float] | None = None
+    expected: float | None = None
+    noise: str | None = None
+
+    @property
+    def likely_speedup(self) -> float:
+        """The measured speed-up, or the expected one where that is noise."""
+        if self.noise is None or self.expected is None:
+            return self.speedup
+        return self.expected
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -138,7 +149,7 @@ class Sweep:
         return {recipe: cliff(self.curve(*recipe), measure, fall) for recipe in self.recipes}
 
     def pareto(self, measure: str = "agreement") -> tuple[SweepRow, ...]:
-        """Rows that no other beats in both fidelity and speed-up, slowest first."""
+        """Rows that no other beats in both fidelity and likely speed-up, slowest first."""
         return pareto(self.rows, measure)
 
     def to_json(self) -> dict[str, Any]:
@@ -204,10 +215,10 @@ def cliff(
 
 
 def pareto(rows: Iterable[SweepRow], measure: str = "agreement") -> tuple[SweepRow, ...]:
-    """Rows that no other row beats in both fidelity and speed-up, by rising speed-up."""
+    """Rows that no other row beats in both fidelity and likely speed-up, by rising speed-up."""
 
     def fastest_first(row: SweepRow) -> tuple[float, float]:
-        return -row.speedup, -_fidelity(row, measure)
+        return -row.likely_speedup, -_fidelity(row, measure)
 
     best: list[SweepRow] = []
     for row in sorted(rows, key=fastest_first):
@@ -557,23 +568,16 @@ class Meter:
         """
         size = (pruned.num_layers, pruned.num_parameters)
         if size not in self._times:
-            self._times[size] = _times_in_row(self._speedup(pruned))
+            speed = SAME
+            if size != (self.lvlm.num_layers, self.lvlm.num_parameters):
+                speed = measure_speedup(
+                    self.lvlm,
+                    pruned,
+                    self.measure_set.samples[0],
+                    repeats=self.repeats,
+                )
+            self._times[size] = speed.of_a_row()
         return self._times[size]
-
-    def _speedup(self, pruned: LVLM) -> Speedup:
-        size = (pruned.num_layers, pruned.num_parameters)
-        if size == (self.lvlm.num_layers, self.lvlm.num_parameters):
-            return Speedup(1.0, 1.0, 1.0)
-        return measure_speedup(
-            self.lvlm,
-            pruned,
-            self.measure_set.samples[0],
-            repeats=self.repeats,
-        )
-
-
-def _times_in_row(speed: Speedup) -> dict[str, float]:
-    return dict(zip(TIMES, (speed.total, speed.prefill, speed.decode), strict=True))
 
 
 def _averaged(rows: Sequence[SweepRow]) -> SweepRow:

@@ -173,7 +173,8 @@ class Service:
         Returns:
             plan (drop, keep, criterion, compensation), full and pruned (text, tokens, times in ms),
             kl (nats per token), agreement (0 to 1), exact, first_divergence, token_probabilities,
-            parameters, speedup
+            parameters, speedup (prefill and decode, measured; expected of the work left; noise: why
+            a measured one says nothing, or null)
         """
         settings = self._settings(given)
 
@@ -192,8 +193,9 @@ class Service:
         compensation, on one image and prompt.
 
         Returns:
-            rows (criterion, compensation, drop, layers, kl, agreement, exact, speedup), cliffs,
-            pareto; while it runs, the rows so far
+            rows (criterion, compensation, drop, layers, kl, agreement, exact, speedup, expected,
+            noise: why the measured speedup says nothing, or null), cliffs, pareto; while it runs,
+            the rows so far
         """
         settings = self._settings(given)
 
