@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from svl_core.comparison.answer import room_for_answer
-from svl_core.comparison.jsonl import image_path, read_rows
+from svl_core.comparison.jsonl import file_named, read_entries
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import batches
 from svl_core.lvlm.decoding import answers_together
@@ -41,7 +41,7 @@ class LabelledQuestion(Protocol):
     """
 
     @property
-    def image(self) -> Image.Image | Path | str | None: ...
+    def image(self) -> Image.Image | Path | str | bytes | None: ...
 
     @property
     def question(self) -> str: ...
@@ -55,12 +55,16 @@ class LabelledQuestion(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A labelled question; the attributes are those of `LabelledQuestion`."""
+    """A labelled question; the attributes are those of `LabelledQuestion`.
 
-    image: Image.Image | Path | str | None
+    answers: all that count as right, where there are several.
+    """
+
+    image: Image.Image | Path | str | bytes | None
     question: str
     answer: str
     kind: str = ""
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,6 +240,12 @@ def normalise(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip().removesuffix(".").strip().casefold()
 
 
+def is_right(answer: str, question: LabelledQuestion) -> bool:
+    """Whether an answer is one of those that count as right."""
+    accepted = getattr(question, "answers", ()) or (question.answer,)
+    return normalise(answer) in map(normalise, accepted)
+
+
 @torch.inference_mode()
 def answer_batch(
     lvlm: LVLM,
@@ -311,7 +321,10 @@ def evaluate(
         for number in order[start : start + batch_size]:
             alone.check("Stopped before all questions were answered.")
             question = questions[number]
-            sample = see(lvlm, lvlm.encode(question.image, question.question), known)
+            try:
+                sample = see(lvlm, lvlm.encode(question.image, question.question), known)
+            except InputError as error:
+                raise file_named(question.image, error) from error
             samples.append(prepare(sample) if prepare else sample)
         batch = answer_batch(
             lvlm,
@@ -324,31 +337,38 @@ def evaluate(
 
     starts = range(0, len(order), batch_size)
     in_order = chain.from_iterable(run.deal(starts, answered))
-    answers = dict(zip(order, in_order, strict=True))
+    answer_of = dict(zip(order, in_order, strict=True))
+    answers = [answer_of[number] for number in range(len(questions))]
     run.report(1.0, "all questions answered")
     marks = (
-        normalise(answers[number]) == normalise(question.answer)
-        for number, question in enumerate(questions)
+        is_right(answer, question) for answer, question in zip(answers, questions, strict=True)
     )
     return Evaluation(
         data=data,
-        answers=tuple(answers[number] for number in range(len(questions))),
+        answers=tuple(answers),
         correct=tuple(marks),
         kinds=tuple(question.kind for question in questions),
     )
 
 
 def read_jsonl(path: str | Path) -> Iterator[Question]:
-    """Questions of a JSON Lines file: `{"image": path, "question": text, "answer": text}` a line,
-    `"kind"` if wanted.
+    """Questions of a list (see `jsonl`): `{"image": path, "question": text, "answer": text}` a
+    line, `"kind"` if wanted, or one of the shapes that data sets have.
 
     Image paths are relative to the file's folder; null asks without an image. Empty lines are
     skipped. Raises InputError with the line's number.
     """
-    for where, row in read_rows(path, ("question", "answer")):
+    for entry in read_entries(path):
+        if entry.prompt is None or not entry.answers:
+            missing = "question" if entry.prompt is None else "answer"
+            raise InputError(
+                f'Found no text under "{missing}" in {entry.where}; expected'
+                ' {"image": path, "question": text, "answer": text}; mend the line.'
+            )
         yield Question(
-            image=image_path(row, path, where),
-            question=row["question"],
-            answer=row["answer"],
-            kind=str(row.get("kind", "")),
+            image=entry.image,
+            question=entry.prompt,
+            answer=entry.answers[0],
+            kind=entry.kind,
+            answers=entry.answers,
         )

@@ -26,7 +26,7 @@ from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
-from svl_core.comparison.speed import SAME, measure_speedup
+from svl_core.comparison.speed import SAME, Stopwatch
 from svl_core.errors import InputError
 from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
@@ -490,6 +490,7 @@ class Meter:
         # by size, which is the number of layers and that of parameters
         self._times: dict[tuple[int, int], Mapping[str, Any]] = {}
         self._agreed: set[tuple[int, int]] = set()
+        self._stopwatch = Stopwatch(self.lvlm, measure_set.samples[0], repeats=self.repeats)
 
     def row(
         self,
@@ -568,14 +569,8 @@ class Meter:
         """
         size = (pruned.num_layers, pruned.num_parameters)
         if size not in self._times:
-            speed = SAME
-            if size != (self.lvlm.num_layers, self.lvlm.num_parameters):
-                speed = measure_speedup(
-                    self.lvlm,
-                    pruned,
-                    self.measure_set.samples[0],
-                    repeats=self.repeats,
-                )
+            itself = size == (self.lvlm.num_layers, self.lvlm.num_parameters)
+            speed = SAME if itself else self._stopwatch.measure(pruned)
             self._times[size] = speed.of_a_row()
         return self._times[size]
 

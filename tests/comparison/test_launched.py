@@ -211,8 +211,8 @@ def test_wrong_input_is_told_once_and_ends_all(world, run):
     assert first[0] == second[0] == [2] * 6 + [0] and second[1:] == ("", "")
     assert first[1].startswith("svl ") and first[1].count("\n") == 1
     said = first[2].splitlines()
-    assert len(said) == 6 and all(line.startswith("svl: Found") for line in said), said
-    assert "image" in said[0] and "no-such-option" in said[1] and "--device-map" in said[5]
+    assert len(said) == 6 and all(line.startswith("svl: ") for line in said), said
+    assert "no.png" in said[0] and "no-such-option" in said[1] and "--device-map" in said[5]
     assert all("2 processes" in line for line in said[2:])
     assert not (world / "bad.json").exists() and not (world / "out").exists()
 
