@@ -399,13 +399,15 @@ class Workspace:
         session: str,
         lane: str = "",
         show: tasks.Show = tasks.as_data,
+        pace_s: float = 0.0,
     ) -> Iterator[Any]:
         """`tasks.run` for a session, within the limit on a request's time.
 
         lane: work of different lanes may run at the same time; that of `LANES` ends with the
             session.
         """
-        return tasks.run(work, self.jobs, session + lane, self.limits.request_s, show)
+        limit_s = self.limits.request_s
+        return tasks.run(work, self.jobs, session + lane, limit_s, show, pace_s)
 
     def stop(self, session: str, lane: str = "", replaced: bool = False) -> None:
         """Ends a session's work of one lane. replaced: other work of that lane follows at once."""

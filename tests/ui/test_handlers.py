@@ -34,7 +34,7 @@ DEFAULT = Settings()
 def test_analysis_fills_every_figure(analysed):
     for name in ("plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks"):
         assert json.loads(analysed[name]["figure"])["data"] and analysed[name]["alt"]
-    assert analysed["overlay"]["src"].startswith("data:image/webp") and analysed["status"] == ""
+    assert analysed["overlay"]["src"].startswith("data:image/jpeg") and analysed["status"] == ""
     assert len(analysed["strip"]["drop"]) == 1 and analysed["strip"]["protected"] == [0, 5]
 
 

@@ -100,7 +100,7 @@ def _lay_out_prompt(page: Page, question: str, questions: list[str]) -> None:
 def _thumbnail(number: int) -> tuple[str, str]:
     """(image address, question) of an example."""
     small = examples.example_image(number).resize((THUMBNAIL, THUMBNAIL))
-    return views.data_url(small), examples.example(number)[1]
+    return views.data_url(small, small=True), examples.example(number)[1]
 
 
 # ---------------------------------------------------------------------------------- events
