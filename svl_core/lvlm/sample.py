@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svl_core.recipe import FULL
+
 if TYPE_CHECKING:
     import PIL.Image
     import torch
@@ -76,7 +78,8 @@ class Sample:
     tokens: S printable strings.
     images: the images as the model's processor got them: RGB, upright; none where the sample lies
         in a file.
-    key: sha256 of model, images and prompt, for caches.
+    key: sha256 of model, images, prompt and detail, for caches.
+    detail: how closely the images are looked at, see `detail.Level`.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -88,6 +91,7 @@ class Sample:
     images: tuple[PIL.Image.Image, ...]
     prompt: str
     key: str
+    detail: str = FULL
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))
