@@ -15,7 +15,7 @@ from svl_core.recipe import Recipe
 
 
 def compare(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
-    lvlm, sample = asked_question(args)
+    lvlm, sample = asked_question(args, recipe)
     pruned = prune_by(args, recipe, lvlm, [sample])
     report = compare_answers(
         lvlm,
