@@ -45,6 +45,10 @@ class LocalBackend:
         self.models, self.limits = models, limits
         self.set_traces = BoundedStore(SET_TRACES, 2 * calibration.MOST_BYTES)
 
+    def computes_here(self, name: str) -> bool:
+        """Whether a model computes on the device where its weights lie."""
+        return True
+
     # ------------------------------------------------------------------ what pages ask for
     def trace(self, name: str, sample: svl.Sample, run: Run = QUIET) -> svl.Trace:
         """One forward pass over one sample."""
@@ -219,7 +223,7 @@ class LocalBackend:
             options = {"data": "scenes", "max_new_tokens": max_new_tokens}
             return svl.evaluate(model, questions, run=in_percent(run, what), **options)
 
-        lvlm = self._lvlm(name)
+        lvlm = self._lvlm(name).reading(recipe.detail, recipe.max_visual_tokens)
         with self._turn(run, lvlm):
             full = marks(lvlm, "Asking the full model")
             if not plan.drop:

@@ -100,6 +100,9 @@ class ZeroGpuBackend(LocalBackend):
 
         self._lent = spaces.GPU(duration=_duration)(lent)
 
+    def computes_here(self, name: str) -> bool:
+        return name in self.local_models
+
     # ------------------------------------------------------------------ in the page's process
     def trace(self, name: str, sample: svl.Sample, run: Run = QUIET) -> svl.Trace:
         if name in self.local_models:

@@ -62,7 +62,10 @@ def test_every_byte_counts(tiny, tiny_sample):
     held += sum(
         {
             id(text): len(text)
-            for text in (*tiny_sample.tokens, tiny_sample.prompt, tiny_sample.key, trace.model_name)
+            for text in (
+                *(*tiny_sample.tokens, tiny_sample.prompt, tiny_sample.key),
+                *(tiny_sample.detail, analysis.detail, trace.model_name),
+            )
         }.values()
     )
     assert kept.products.nbytes == 8 * length * (layers + 1) ** 2
