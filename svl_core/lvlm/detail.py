@@ -110,10 +110,16 @@ class Setup:
 class Rule:
     """One way of reading pictures in several sizes.
 
+    own: what its families read at full detail, in words.
     unit: what an amount counts.
     """
 
+    own: str
     unit: str
+
+    def said(self, amount: int) -> str:
+        """What is read at an amount, in words."""
+        return f"at most {amount} {self.unit}"
 
     def most(self, setup: Setup) -> int:
         """The amount that the processor's own settings stand for; 0: it has one size only."""
@@ -152,7 +158,11 @@ class Splitting(Rule):
     (Idefics3, SmolVLM).
     """
 
+    own = "the whole picture, and as many tiles as the processor's longest edge holds"
     unit = "tiles along the longest edge"
+
+    def said(self, amount: int) -> str:
+        return "the whole picture alone" if amount == 1 else super().said(amount)
 
     def most(self, setup: Setup) -> int:
         tile = setup.edge("max_image_size")
@@ -192,7 +202,11 @@ class Splitting(Rule):
 class Pixels(Rule):
     """A budget of pixels, a merged patch of them for each visual token (Qwen-VL)."""
 
-    unit = "visual tokens' pixels"
+    own = "as many pixels as the processor allows"
+    unit = "visual tokens"
+
+    def said(self, amount: int) -> str:
+        return f"pixels for {amount} {self.unit}"
 
     def most(self, setup: Setup) -> int:
         return setup.edge() // self._token(setup) ** 2
@@ -228,6 +242,7 @@ class Pixels(Rule):
 class LongestEdge(Rule):
     """A longest edge in pixels; smaller pictures stay as they are (Pixtral, Mistral3)."""
 
+    own = "the processor's longest edge"
     unit = "visual tokens along the longest edge"
 
     def most(self, setup: Setup) -> int:
@@ -260,7 +275,11 @@ class LongestEdge(Rule):
 class Tiles(Rule):
     """At most so many tiles, and a thumbnail where there is more than one (InternVL, Aya)."""
 
-    unit = "tiles"
+    own = "as many tiles as the processor allows, and a thumbnail"
+    unit = "tiles and a thumbnail"
+
+    def said(self, amount: int) -> str:
+        return "one tile" if amount == 1 else super().said(amount)
 
     def most(self, setup: Setup) -> int:
         return setup["max_patches"] if setup["crop_to_patches"] else 0
@@ -290,7 +309,11 @@ class Grids(Rule):
     seeing a single one so too (LLaVA-OneVision; LLaVA-NeXT always has a grid).
     """
 
-    unit = "tiles"
+    own = "the whole picture, and a grid of tiles that suits it"
+    unit = "tiles beside the whole picture"
+
+    def said(self, amount: int) -> str:
+        return super().said(amount) if amount else "the whole picture alone"
 
     def most(self, setup: Setup) -> int:
         return max(self._grids(setup), default=0)
@@ -382,7 +405,11 @@ def _without_tiles(image_processor: Any) -> type:
 class Crops(Rule):
     """The whole picture, and crops of one that is far from square (Gemma3's pan and scan)."""
 
-    unit = "crops"
+    own = "the whole picture, and crops where pan and scan is on (else it has one size)"
+    unit = "crops beside the whole picture"
+
+    def said(self, amount: int) -> str:
+        return super().said(amount) if amount else "the whole picture alone"
 
     def most(self, setup: Setup) -> int:
         return setup["pan_and_scan_max_num_crops"] if setup["do_pan_and_scan"] else 0
@@ -414,6 +441,7 @@ class Crops(Rule):
 class Budget(Rule):
     """One of the numbers of visual tokens that the model was trained with, at most (Gemma4)."""
 
+    own = "the processor's number of visual tokens"
     unit = "visual tokens"
 
     def most(self, setup: Setup) -> int:
@@ -564,7 +592,7 @@ class Sizes:
             tokens = rule.extents(self.setup, amount, pictures).tokens
             if tokens <= most:
                 named = (known for known in self.levels.values() if known.amount == amount)
-                return next(named, Level(f"{amount} {rule.unit}", amount))
+                return next(named, Level(rule.said(amount), amount))
             fewest = min(fewest, tokens)
         raise too_many(fewest, most)
 

@@ -90,7 +90,7 @@ FAMILIES: tuple[Family, ...] = (
         ("llava_next",),
         "resolution_grids",
         plain_prompt="USER: {images}\n{prompt} ASSISTANT:",
-        detail=Detail("grids", balanced=3, quick=2),
+        detail=Detail("grids", balanced=2, quick=2),
     ),
     Family(
         "LLaVA-OneVision",

@@ -143,10 +143,10 @@ def test_a_processor_that_reads_little_has_less_to_give_up():
 
 
 def test_the_levels_between_have_names_of_their_own():
-    assert smolvlm().level([SCREEN], FULL, 640).name == "3 tiles along the longest edge"
+    assert smolvlm().level([SCREEN], FULL, 640).name == "at most 3 tiles along the longest edge"
     assert smolvlm().level([SCREEN], FULL, 320).name == BALANCED
     most = qwen2_vl().level([PHOTO], FULL, 1000)
-    assert most.name == f"{most.amount} visual tokens' pixels"
+    assert most.name == f"pixels for {most.amount} visual tokens"
     assert qwen2_vl().extent(most, [PHOTO]).tokens == 37 * 27  # 37 x 28 would be too many
     assert qwen2_vl().level([PHOTO], BALANCED, 1000).name == BALANCED
     with pytest.raises(
