@@ -14,6 +14,7 @@ from svl_core.analysis.stability import Stability, stability
 from svl_core.analysis.trace import trace
 from svl_core.cli.inputs import asked_question, calibration_samples
 from svl_core.cli.output import table, watched
+from svl_core.lvlm.detail import Size
 from svl_core.lvlm.encoding import opened
 from svl_core.lvlm.forecast import Forecast, readable
 from svl_core.lvlm.loading import foresee
@@ -32,7 +33,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
     start = time.perf_counter()
     own_trace = trace(lvlm, [sample], run=watched(args))
     own_weights = importance_of(own_trace, recipe)
-    samples: Sequence[Sample] = [sample]
+    samples: Sequence[Sample] = [own_trace.samples[0].sample or sample]
     traced = own_trace
     weights = own_weights
     if recipe.calibration != THIS:
@@ -97,7 +98,9 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         result["stability"] = sure.to_json()
     head = f"{lvlm.name}: {lvlm.num_layers} decoder layers, {_counts(sample)}"
     took = f"{result['timing_ms']:.0f} ms"
-    if recipe.detail == AUTO and (why := lvlm.detail_for(sample.images).reason):
+    if recipe.detail == AUTO and (
+        why := lvlm.detail_for([Size(*size) for size in sample.image_sizes]).reason
+    ):
         took += f"\n{why}"
     return result, f"{head}, {took}\n\n{_ranking_table(chosen, sure)}{_stability_text(sure)}"
 

@@ -157,6 +157,7 @@ class Reader:
             name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
             for name, value in inputs.items()
         }
+        image_key = _image_key(self, images, level)
         return Sample(
             inputs=on_device,
             visual=visual,
@@ -166,7 +167,9 @@ class Reader:
             geometry=geometry.place(self.family.geometry, view),
             images=images,
             prompt=prompt,
-            key=_key(self, images, prompt, level),
+            key=_key(image_key, prompt),
+            image_key=image_key if images else "",
+            image_sizes=tuple(image.size for image in images),
             detail=level.name,
         )
 
@@ -196,21 +199,21 @@ def opened(image) -> tuple[Image.Image, ...]:
     return tuple(open_image(source) for source in sources)
 
 
-def _key(
-    reader: Reader,
-    images: Sequence[Image.Image],
-    prompt: str,
-    level: Level,
-) -> str:
-    """sha256 of model, images, prompt and how closely the images are looked at."""
+def _image_key(reader: Reader, images: Sequence[Image.Image], level: Level) -> str:
+    """sha256 of model, images and how closely they are looked at."""
     sizes = [image.size for image in images]
-    question: tuple = reader.name, reader.revision, prompt, sizes
+    read: tuple = reader.name, reader.revision, sizes
     if level.amount is not None:
-        question = *question, reader.family.detail.rule, level.amount
-    digest = hashlib.sha256(repr(question).encode())
+        read = *read, reader.family.detail.rule, level.amount
+    digest = hashlib.sha256(repr(read).encode())
     for image in images:
         digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def _key(image_key: str, prompt: str) -> str:
+    """sha256 of model, images and prompt."""
+    return hashlib.sha256(f"{image_key} {prompt}".encode()).hexdigest()
 
 
 # Template

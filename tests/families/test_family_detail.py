@@ -17,6 +17,7 @@ from tiny import picture
 from svl_core.errors import InputError
 from svl_core.lvlm.detail import RULES
 from svl_core.lvlm.families import FAMILIES
+from svl_core.lvlm.vision import forward, see
 from svl_core.recipe import BALANCED, FULL, QUICK
 
 PROMPT = "what is in the top left ?"
@@ -125,22 +126,25 @@ def test_places_cover_the_whole_picture(family):
 
 
 def test_the_model_reads_every_detail(family):
-    """One pass each, with finite predictions."""
+    """One pass each, with finite predictions, which are those of images seen before."""
     for detail in (BALANCED, QUICK):
         for images in (picture(240, 161), pictures(SEVERAL)):
             sample = family.encode(images, PROMPT, detail=detail)
+            seen = see(family, sample)
             with torch.inference_mode():
-                assert torch.isfinite(family.model(**sample.inputs).logits).all()
+                logits = family.model(**sample.inputs).logits
+                again = forward(family, seen.inputs, seen.features).logits
+            assert torch.isfinite(logits).all() and torch.equal(logits, again)
 
 
 def test_keys_tell_details_apart_and_are_as_before_at_full(family):
     image = picture(240, 161)
-    question = family.name, family.revision, PROMPT, [image.size]
-    digest = hashlib.sha256(repr(question).encode())
+    digest = hashlib.sha256(repr((family.name, family.revision, [image.size])).encode())
     digest.update(image.tobytes())
+    before = hashlib.sha256(f"{digest.hexdigest()} {PROMPT}".encode()).hexdigest()
     samples = {d: family.encode(image, PROMPT, detail=d) for d in (FULL, BALANCED, QUICK)}
-    assert samples[FULL].key == family.encode(image, PROMPT).key == digest.hexdigest()
-    assert samples[FULL].detail == FULL
+    assert samples[FULL].key == family.encode(image, PROMPT).key == before
+    assert samples[FULL].image_key == digest.hexdigest() and samples[FULL].detail == FULL
     sizes = family.reader.sizes
     for detail in (BALANCED, QUICK):
         if sizes.one:
@@ -149,7 +153,9 @@ def test_keys_tell_details_apart_and_are_as_before_at_full(family):
             assert samples[detail].key != samples[FULL].key
             assert samples[detail].detail == sizes.levels[detail].name
     levels = {level.amount for level in sizes.levels.values()}
-    assert len({sample.key for sample in samples.values()}) == len(levels)
+    for keys in ("key", "image_key"):
+        assert len({getattr(sample, keys) for sample in samples.values()}) == len(levels)
+    assert {sample.image_sizes for sample in samples.values()} == {((240, 161),)}
 
 
 def test_nobody_else_reads_otherwise(family):

@@ -6,6 +6,7 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import recipe
+from svl_core.lvlm.detail import Size
 from svl_core.ui import views
 from svl_core.ui.controls import ALONE
 from svl_core.ui.drawing import Update, View
@@ -26,7 +27,7 @@ INFO = "How closely the image is looked at; more visual tokens take longer"
 def bound_detail(shown: View) -> object:
     """How many visual tokens each choice gives for this image."""
     sample = shown.analysis.sample
-    extents = _lvlm(shown).reader.sizes.extents(sample.images)
+    extents = _lvlm(shown).reader.sizes.extents(_pictures(shown))
     if extents:
         counts = ", ".join(f"{name} {extent.tokens:,}" for name, extent in extents.items())
         info = f"Visual tokens of this image: {counts}"
@@ -42,7 +43,7 @@ def draw_note(shown: View) -> str:
     """Which detail the page chose, and why."""
     if not _chose_less(shown):
         return ""
-    why = _lvlm(shown).detail_for(shown.analysis.sample.images).reason
+    why = _lvlm(shown).detail_for(_pictures(shown)).reason
     return views.note(f"{shown.state['detail'].capitalize()} detail was chosen. {why}".strip())
 
 
@@ -54,6 +55,11 @@ def _chose_less(shown: View) -> bool:
     """Whether the page chose less than full detail."""
     read = shown.state.get("detail", recipe.FULL)
     return shown.settings.detail == recipe.AUTO and read != recipe.FULL
+
+
+def _pictures(shown: View) -> list[Size]:
+    """The sizes of the images as they were given; those that are kept may be smaller."""
+    return [Size(*size) for size in shown.analysis.sample.image_sizes]
 
 
 def _lvlm(shown: View) -> svl.LVLM:
