@@ -6,7 +6,6 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import recipe
-from svl_core.lvlm.detail import Size
 from svl_core.ui import views
 from svl_core.ui.controls import ALONE
 from svl_core.ui.drawing import Update, View
@@ -57,8 +56,10 @@ def _chose_less(shown: View) -> bool:
     return shown.settings.detail == recipe.AUTO and read != recipe.FULL
 
 
-def _pictures(shown: View) -> list[Size]:
+def _pictures(shown: View) -> list:
     """The sizes of the images as they were given; those that are kept may be smaller."""
+    from svl_core.lvlm.detail import Size
+
     return [Size(*size) for size in shown.analysis.sample.image_sizes]
 
 
