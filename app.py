@@ -7,6 +7,7 @@ SVL_LIMIT_<NAME> changes one.
 
 import argparse
 import os
+import sys
 
 ENV = os.environ
 
@@ -28,8 +29,7 @@ def parsed_options() -> argparse.Namespace:
     )
     add(
         "--port",
-        type=int,
-        default=ENV.get("SVL_PORT") or None,
+        default=ENV.get("SVL_PORT"),
         help="port (default: the first free one from 7860)",
     )
     add(
@@ -58,16 +58,21 @@ def main() -> None:
     from svl_core import ui  # after the arguments, so that --help is instant
 
     ui.few_arenas()
-    limits = ui.from_environment(options.public)
+    try:
+        port = ui.checked_port(options.host, options.port)
+        limits = ui.from_environment(options.public)
+    except ui.InputError as error:
+        print("app.py:", error, file=sys.stderr)
+        sys.exit(2)
     if options.public:
         ui.structured()
-        server = options.port or ENV.get("GRADIO_SERVER_PORT") or os.getpid()
+        server = port or ENV.get("GRADIO_SERVER_PORT") or os.getpid()
         ENV["GRADIO_TEMP_DIR"] = ENV.get("GRADIO_TEMP_DIR") or str(ui.upload_folder(server))
         print("Public:", *limits.lines(), sep="\n  ", flush=True)
     page = ui.build(options.model, limits=limits)
     page.launch(
         server_name=options.host,
-        server_port=options.port,
+        server_port=port,
         share=options.share,
         **ui.launch_options(limits),
     )

@@ -170,7 +170,8 @@ def trace(
         files go with the trace.
     run: progress and cancellation.
 
-    Raises Cancelled, and InputError where the folder has no room.
+    Raises Cancelled, and InputError where the folder has no room and for hidden states that are not
+    finite.
     """
     samples = [samples] if isinstance(samples, Sample) else samples
     began = time.perf_counter()
@@ -412,6 +413,25 @@ def _traced_prompt(
     return traced, decoding
 
 
+def _check_finite(lvlm: LVLM, features: torch.Tensor) -> None:
+    """Raises InputError where the hidden states overflowed: what is made of them would be nothing.
+
+    features: (L+1, S, d). Each layer adds to the stream, so that the last depth shows it.
+    """
+    if bool(features[-1].isfinite().all()):
+        return
+    depth = next(number for number, states in enumerate(features) if not states.isfinite().all())
+    behind = "the embeddings" if depth == 0 else f"layer {lvlm.layer_ids[depth - 1]}"
+    dtype = str(features.dtype).removeprefix("torch.")
+    remedy = "give another checkpoint"
+    if features.dtype == torch.float16:
+        remedy = "load it with --dtype bfloat16 or float32, which hold larger numbers"
+    raise InputError(
+        f"Found hidden states of {lvlm.name} that are not finite behind {behind}, in {dtype};"
+        f" expected numbers; {remedy}."
+    )
+
+
 @torch.inference_mode()
 def _observed(
     lvlm: LVLM,
@@ -444,6 +464,7 @@ def _observed(
         decoding, logits, features = run(clock)
         ms = clock.ms()
     watched.hand_on_skipped()
+    _check_finite(lvlm, watched.features)
     statistics = collector.statistics()
     if np.isnan(statistics.text_to_text).all():
         raise InputError(

@@ -5,7 +5,7 @@ the kept layers allow, and whether the measurement says anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from svl_core.comparison.answer import Answer
 from svl_core.lvlm.decoding import Decoding, greedy
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.prefill import PrefillState, shared_depth
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.work import count_work
 
@@ -195,6 +196,98 @@ SAME = Speedup(Speed(1.0, 1.0), Speed(1.0, 1.0), Speed(1.0, 1.0))
 """Of a model beside itself, where times differ by chance."""
 
 
+LONG_S = 1.0
+"""From this many seconds a round on, a cold start and a single disturbance weigh little: the full
+model's rounds then serve for every pruned model, and each of these is timed once.
+"""
+
+Round = tuple[float, float]
+"""Seconds of one prefill, and of the decode steps after it."""
+
+
+class Stopwatch:
+    """Times pruned models against one full model, by answers of equal length to one question.
+
+    Taking turns spreads whatever else the machine does over both, and the median leaves out what
+    hits one round only. What a pruned model's pass over the prompt has in common with the full
+    one's is not run again: its time is counted as the full model spent it.
+
+    full: the full model.
+    sample: the question.
+    tokens: the length of an answer, at least 2.
+    repeats: rounds that are timed, after one that is not.
+    """
+
+    def __init__(
+        self,
+        full: LVLM,
+        sample: Sample,
+        *,
+        tokens: int = 8,
+        repeats: int = 5,
+    ) -> None:
+        self.full = full
+        self.sample = sample
+        self.tokens = tokens
+        self.repeats = repeats
+        self._long: list[Round] = []
+        self._prefill: PrefillState | None = None
+
+    def measure(self, pruned: LVLM, pruned_sample: Sample | None = None) -> Speedup:
+        """The speed-up of one pruned model.
+
+        pruned_sample: what it reads instead (fewer visual tokens).
+        """
+        read = pruned_sample or self.sample
+        full_rounds, pruned_rounds = self._rounds(pruned, read)
+        return _speedup(
+            full_rounds,
+            pruned_rounds,
+            possible((self.full, self.sample), (pruned, read)),
+        )
+
+    def _rounds(self, pruned: LVLM, read: Sample) -> tuple[list[Round], list[Round]]:
+        """What was timed of the full and of the pruned model."""
+        if self._long:
+            return self._long, [self._pruned_round(pruned, read)]
+        first = self._full_round()
+        if sum(first) >= LONG_S:
+            self._long = [first]
+            return self._rounds(pruned, read)
+        self._pruned_round(pruned, read)
+        full_rounds: list[Round] = []
+        pruned_rounds: list[Round] = []
+        for _ in range(self.repeats):
+            full_rounds.append(self._full_round())
+            pruned_rounds.append(self._pruned_round(pruned, read))
+        return full_rounds, pruned_rounds
+
+    def _full_round(self) -> Round:
+        # The layers' entries are timed where passes run as they are called.
+        keep = range(self.full.num_layers) if self.full.device.type == "cpu" else ()
+        spent, self._prefill = _timed(
+            self.tokens,
+            lambda: Decoding(
+                self.full,
+                self.sample.inputs,
+                features=self.sample.features,
+                keep=keep,
+            ),
+        )
+        return spent
+
+    def _pruned_round(self, pruned: LVLM, read: Sample) -> Round:
+        depth = shared_depth(self.full, pruned) if read is self.sample else None
+        resume = None
+        if depth is not None and self._prefill is not None:
+            resume = self._prefill, depth
+        spent, _ = _timed(
+            self.tokens,
+            lambda: Decoding(pruned, read.inputs, features=read.features, resume=resume),
+        )
+        return spent
+
+
 def measure_speedup(
     full: LVLM,
     pruned: LVLM,
@@ -204,37 +297,38 @@ def measure_speedup(
     repeats: int = 5,
     pruned_sample: Sample | None = None,
 ) -> Speedup:
-    """Times both models' answers of equal length in turn.
+    """How much faster one pruned model answers; parameters as of `Stopwatch`.
 
-    tokens: the length of an answer, at least 2.
-    repeats: rounds that are timed, after one that is not.
     pruned_sample: what the pruned model reads instead (fewer visual tokens).
-
-    Taking turns spreads whatever else the machine does over both; the median leaves out what hits
-    one round only. The work that is expected of the whole is that of its parts, which weigh as the
-    full model's times.
     """
-    full_rounds = []
-    pruned_rounds = []
-    for _ in range(repeats + 1):
-        full_rounds.append(_timed(full, sample, tokens))
-        pruned_rounds.append(_timed(pruned, pruned_sample or sample, tokens))
-    full_prefill, full_decode = zip(*full_rounds[1:], strict=True)
-    pruned_prefill, pruned_decode = zip(*pruned_rounds[1:], strict=True)
-    prefill, decode = possible((full, sample), (pruned, pruned_sample or sample))
+    stopwatch = Stopwatch(full, sample, tokens=tokens, repeats=repeats)
+    return stopwatch.measure(pruned, pruned_sample)
+
+
+def _speedup(
+    full_rounds: Sequence[Round],
+    pruned_rounds: Sequence[Round],
+    allowed: tuple[Possible, Possible],
+) -> Speedup:
+    """The verdict on both parts and on the whole. The work that is expected of the whole is that of
+    its parts, which weigh as the full model's times.
+    """
+    full_prefill, full_decode = zip(*full_rounds, strict=True)
+    pruned_prefill, pruned_decode = zip(*pruned_rounds, strict=True)
     full_parts = median(full_prefill), median(full_decode)
     pruned_parts = median(pruned_prefill), median(pruned_decode)
     scatter = max(
-        spread([sum(parts) for parts in full_rounds[1:]]),
-        spread([sum(parts) for parts in pruned_rounds[1:]]),
+        spread([sum(parts) for parts in full_rounds]),
+        spread([sum(parts) for parts in pruned_rounds]),
     )
+    prefill, decode = allowed
     return Speedup(
         prefill=compared(full_prefill, pruned_prefill, prefill),
         decode=compared(full_decode, pruned_decode, decode),
         total=judged(
             sum(full_parts) / sum(pruned_parts),
             scatter,
-            together(full_parts, (prefill, decode)),
+            together(full_parts, allowed),
         ),
     )
 
@@ -258,18 +352,22 @@ def together(times: Sequence[float], parts: Sequence[Possible]) -> Possible:
 
 @torch.inference_mode()
 def _timed(
-    lvlm: LVLM,
-    sample: Sample,
     tokens: int,
-) -> tuple[float, float]:
-    """Seconds of the prefill, images included, and of the `tokens` - 1 decode steps after it."""
+    read: Callable[[], Decoding],
+) -> tuple[Round, PrefillState | None]:
+    """Seconds of the prefill, with what was spent on it before, and of the `tokens` - 1 decode
+    steps after it; and what the pass left behind.
+
+    read: makes the pass over the prompt.
+    """
     start = time.perf_counter()
-    decoding = Decoding(lvlm, sample.inputs, features=sample.features)
+    decoding = read()
+    prefill = decoding.prefill
     token = int(greedy(decoding.logits))
     middle = time.perf_counter()
     for _ in range(tokens - 1):
         decoding.feed(torch.tensor([[token]], device=decoding.logits.device))
         # reading the number waits for the device
         int(greedy(decoding.logits))
-    seen_s = decoding.shared_ms / 1000
-    return middle - start + seen_s, time.perf_counter() - middle
+    before_s = decoding.shared_ms / 1000
+    return (middle - start + before_s, time.perf_counter() - middle), prefill

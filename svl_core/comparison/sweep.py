@@ -26,7 +26,7 @@ from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
-from svl_core.comparison.speed import SAME, Speedup, measure_speedup
+from svl_core.comparison.speed import SAME, Speedup, Stopwatch
 from svl_core.errors import InputError
 from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
@@ -482,6 +482,7 @@ class Meter:
             run=quiet,
         )
         self._speedups: dict[tuple[int, int], Speedup] = {}
+        self._stopwatch = Stopwatch(self.lvlm, measure_set.samples[0], repeats=self.repeats)
 
     def row(
         self,
@@ -543,12 +544,7 @@ class Meter:
         if size == (self.lvlm.num_layers, self.lvlm.num_parameters):
             return SAME
         if size not in self._speedups:
-            self._speedups[size] = measure_speedup(
-                self.lvlm,
-                pruned,
-                self.measure_set.samples[0],
-                repeats=self.repeats,
-            )
+            self._speedups[size] = self._stopwatch.measure(pruned)
         return self._speedups[size]
 
 

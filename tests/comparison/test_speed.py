@@ -35,11 +35,29 @@ def test_ratios_are_full_over_pruned_medians(tiny, tiny_sample, monkeypatch):
     times = iter(
         [(9, 9), (9, 9), (4, 8), (2, 2), (6, 10), (2, 4), (4, 9), (100, 2)]
     )  # the first round is not counted
-    monkeypatch.setattr(speed, "_timed", lambda lvlm, sample, tokens: next(times))
+    monkeypatch.setattr(speed, "LONG_S", 100)
+    monkeypatch.setattr(speed, "_timed", lambda tokens, read: (next(times), None))
     found = measure_speedup(tiny, tiny, tiny_sample, repeats=3)
     measured = [part.measured for part in (found.prefill, found.decode, found.total)]
     assert measured == [4 / 2, 9 / 2, 13 / 4]
     assert found.total.expected == 1 and "1.00 times" in found.total.noise
+
+
+def test_long_rounds_of_the_full_model_serve_for_all(tiny, shorter, tiny_sample, monkeypatch):
+    """The full model runs once; a pruned one once each, behind what both have in common."""
+    monkeypatch.setattr(speed, "LONG_S", 0)
+    asked = []
+    original = speed.Decoding
+
+    def decoding(lvlm, inputs, *, resume=None, **options):
+        asked.append((lvlm.num_layers, None if resume is None else resume[1]))
+        return original(lvlm, inputs, resume=resume, **options)
+
+    monkeypatch.setattr(speed, "Decoding", decoding)
+    stopwatch = speed.Stopwatch(tiny, tiny_sample, tokens=3)
+    found = [stopwatch.measure(model) for model in (shorter, pruned_view(tiny, [0, 1, 2]))]
+    assert asked == [(6, None), (4, 2), (3, 2)]  # the last layer always runs
+    assert all(one.prefill.measured > 0 for one in found)
 
 
 def test_real_models(tiny, shorter, tiny_sample):

@@ -14,6 +14,7 @@ from svl_core.analysis.trace import trace
 from svl_core.comparison.answer import answer
 from svl_core.comparison.evaluation import Question
 from svl_core.comparison.fidelity import compare
+from svl_core.comparison.speed import Stopwatch
 from svl_core.comparison.sweep import SweepRow, cliff, pareto, sweep
 from svl_core.errors import Cancelled, InputError
 from svl_core.progress import Run
@@ -285,11 +286,9 @@ def test_noise_is_no_trade():
 
 def test_a_loaded_machine_marks_rows(tiny, sets, monkeypatch):
     """Times of the full model ten times as long as they should be: the rows say so."""
-    seconds = {6: (1.0, 1.0), 4: (0.1, 0.1), 5: (0.9, 0.9)}
-    monkeypatch.setattr(
-        "svl_core.comparison.speed._timed",
-        lambda lvlm, sample, tokens: seconds[lvlm.num_layers],
-    )
+    seconds = {6: (0.1, 0.1), 4: (0.01, 0.01), 5: (0.09, 0.09)}
+    monkeypatch.setattr(Stopwatch, "_full_round", lambda self: seconds[6])
+    monkeypatch.setattr(Stopwatch, "_pruned_round", lambda self, lvlm, _: seconds[lvlm.num_layers])
     found = sweep(tiny, *sets, drops=[0, 1, 2], **QUICK)
     zero, one, two = found.rows
     assert (zero.expected, zero.noise, one.noise) == (1.0, None, None)
