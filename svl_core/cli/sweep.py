@@ -37,7 +37,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
     fitted = [name for name in compensations if COMPENSATIONS[name].fitted]
     needing_most = recipe.changed(compensation=fitted[0] if fitted else "none")
     source = calibration_source(needing_most, lvlm, measured)
-    recipe = recipe.changed(calibration=source)
+    recipe = recipe.changed(calibration=source, detail=lvlm.detail)
     result = sweep_models(
         lvlm,
         measured,

@@ -10,7 +10,7 @@ import importlib.util
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,22 @@ import torch
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm import catalogue, families, memory
 from svl_core.lvlm.catalogue import DEMO
-from svl_core.lvlm.forecast import Forecast, forecast, prompt_positions
+from svl_core.lvlm.detail import TYPICAL, Extent, Setup, Sizes
+from svl_core.lvlm.forecast import (
+    TEXT,
+    Forecast,
+    forecast,
+    measured_speeds,
+    pass_cost,
+    prompt_positions,
+)
+from svl_core.lvlm.geometry import Sized
 from svl_core.lvlm.model import LVLM, PLAN_FILE, quiet
 from svl_core.lvlm.probing import probe, refuse_without_layers
 from svl_core.lvlm.processors import load_processor
+from svl_core.lvlm.skeleton import empty
 from svl_core.progress import QUIET, Run
+from svl_core.recipe import AUTO, FULL, OPTIONS
 
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
@@ -74,6 +85,8 @@ def load(
     quantize: str | None = None,
     text_only: bool = False,
     pickle_weights: bool = True,
+    detail: str = FULL,
+    max_visual_tokens: int | None = None,
     run: Run = QUIET,
 ) -> LVLM:
     """Loads a vision-language model in evaluation mode, without gradients.
@@ -93,6 +106,7 @@ def load(
     text_only: allow a plain causal language model, as a control without images.
     pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without
         running their code).
+    detail, max_visual_tokens: how closely it looks at pictures, see `LVLM.encode`.
     run: progress; cancelling it stops a download.
 
     Raises InputError for a name that leads to no model, a gated model, one without image input, one
@@ -102,6 +116,10 @@ def load(
     for talkative in TALKATIVE:
         logging.getLogger(talkative).setLevel(logging.ERROR)
     name = str(name)
+    reading = {
+        "detail": OPTIONS["detail"].checked(detail),
+        "max_visual_tokens": OPTIONS["max_visual_tokens"].checked(max_visual_tokens),
+    }
     chosen = _known_dtype(dtype)
     quantize = _known_quantization(quantize)
     place = None if device_map else resolve_device(device)
@@ -143,7 +161,7 @@ def load(
         run.report(0.95, "probing a model of no known family")
         lvlm = probe(lvlm)
     run.report(1.0, "loaded")
-    return lvlm
+    return lvlm.reading(**reading)
 
 
 def _check_device_map(device_map: str | dict | None) -> None:
@@ -209,13 +227,18 @@ def foresee(
     dtype: str | torch.dtype = "auto",
     positions: int | None = None,
     samples: int = 1,
+    detail: str = FULL,
+    max_visual_tokens: int | None = None,
+    pictures: Sequence[Sized] = TYPICAL,
 ) -> Forecast:
     """What an analysis with a model would take, from its config alone; the folder may hold nothing
     else.
 
     name, revision, device, dtype: as for `load`.
-    positions: of each prompt (default: those of a short prompt with one image).
+    positions: of each prompt (default: those of a short prompt with the pictures).
     samples: how many prompts.
+    detail, max_visual_tokens: as for `load`.
+    pictures: of each prompt, counted where the folder holds a processor that reads several sizes.
 
     Raises InputError for a name that leads to no config of a model with image input, and unknown
     options.
@@ -231,16 +254,44 @@ def foresee(
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
     chosen = chosen or _automatic_dtype(model_class, config, place)
+    speeds = measured_speeds(chosen, place)
+
+    def seconds(extent: Extent) -> float:
+        cost = pass_cost(empty(model_class, config))
+        return cost.operations(extent) / speeds[0] / 1e9 if place.type == "cpu" else 0.0
+
+    sizes = _sizes(folder, config)
+    extent = None
+    if sizes is not None and positions is None:
+        if detail == AUTO:
+            detail = sizes.shortest(pictures, seconds).detail
+        extent = sizes.extent(sizes.level(pictures, detail, max_visual_tokens), pictures)
+    if positions is None:
+        positions = prompt_positions(config) if extent is None else extent.tokens + TEXT
     return forecast(
         name,
         model_class,
         config,
         chosen,
         place,
-        positions=positions or prompt_positions(config),
+        positions=positions,
+        patches=None if extent is None else extent.patches,
         samples=samples,
         mlp=samples > 1,
+        speeds=speeds,
     )
+
+
+def _sizes(folder: Path, config) -> Sizes | None:
+    """The sizes in which the folder's processor reads pictures; None without one that can be
+    used, or for one size.
+    """
+    try:
+        processor = load_processor(folder, config)
+    except InputError:
+        return None
+    sizes = Sizes(families.family_of(config), Setup(processor, config))
+    return None if sizes.one else sizes
 
 
 # Where a model is
