@@ -187,6 +187,7 @@ def _forecast_text(forecast: Forecast) -> str:
     head = (
         f"{forecast.model}: {forecast.parameters['all'] / 1e9:.2f} B parameters,"
         f" {forecast.layers} decoder layers x {forecast.hidden_size}, {forecast.positions}"
-        f" positions, {forecast.dtype} on {forecast.device} ({forecast.gflops:.0f} GFLOP/s here)"
+        f" positions, {forecast.dtype} on {forecast.device} ({forecast.gflops:.0f} GFLOP/s here);"
+        f" {forecast.dtype} {forecast.dtype_reason}"
     )
     return f"{head}\n\n{table(rows)}"

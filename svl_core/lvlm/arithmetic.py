@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ class Arithmetic:
     reason: str
 
     def __str__(self) -> str:
-        return f"{_name(self.dtype)}, {self.reason}"
+        return f"{name_of(self.dtype)}, {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def known_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
 
 
 def choose(
-    model: torch.nn.Module,
+    model: Any,
     config,
     device: torch.device | None,
     asked: torch.dtype | None = None,
@@ -149,7 +150,7 @@ def stored_dtype(config) -> torch.dtype:
     return getattr(torch, stored) if isinstance(stored, str) else stored
 
 
-def products_of(model: torch.nn.Module) -> tuple[Product, ...]:
+def products_of(model: Any) -> tuple[Product, ...]:
     """What one question is made of: the vision tower's and the decoder's products over a prompt,
     and the decoder's for each token of an answer.
     """
@@ -310,7 +311,8 @@ def lay_out(model: torch.nn.Module) -> None:
     if 4 * families.count_parameters(model) > TINY:
         for module in model.modules():
             if isinstance(module, torch.nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
+                weight = module.weight.data
+                module.weight.data = weight.contiguous(memory_format=torch.channels_last)
 
 
 def limit_threads() -> None:
@@ -340,5 +342,6 @@ def processors_allowed(groups: Path = Path("/sys/fs/cgroup")) -> float | None:
     return None
 
 
-def _name(dtype: torch.dtype) -> str:
+def name_of(dtype: torch.dtype) -> str:
+    """torch.float32 -> "float32"."""
     return str(dtype).removeprefix("torch.")

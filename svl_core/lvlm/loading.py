@@ -5,6 +5,7 @@ The only place that touches the network.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import io
@@ -234,7 +235,7 @@ def foresee(
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
     chosen = arithmetic.choose(empty(model_class, config), config, place, asked)
-    return forecast(
+    made = forecast(
         name,
         model_class,
         config,
@@ -244,6 +245,7 @@ def foresee(
         samples=samples,
         mlp=samples > 1,
     )
+    return dataclasses.replace(made, dtype_reason=chosen.reason)
 
 
 # Where a model is

@@ -18,7 +18,7 @@ import torch
 
 from svl_core.errors import InputError
 from svl_core.lvlm import checkpoint, families, skeleton
-from svl_core.lvlm.arithmetic import Arithmetic, known_dtype
+from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of
 from svl_core.lvlm.checkpoint import StoredDtypes
 from svl_core.lvlm.encoding import Reader
 from svl_core.lvlm.sample import Sample
@@ -111,6 +111,11 @@ class LVLM:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    @property
+    def computes_in(self) -> str:
+        """The dtype in words, with the reason for it where `load` chose it."""
+        return str(self.arithmetic or name_of(self.dtype))
 
     @property
     def quantized(self) -> bool:
