@@ -146,7 +146,13 @@ def test_compare(svl, compensation, tmp_path):
         and 0 <= found["agreement"] <= 1
         and found["parameters"]["full"] > found["parameters"]["pruned"]
     )
-    assert found["speedup"]["prefill"] > 0 and found["plan"]["calibration"] == {
+    speedup = found["speedup"]
+    assert speedup["prefill"] > 0 and set(speedup) == {"prefill", "decode", "expected", "noise"}
+    assert 1 < speedup["expected"]["prefill"] < 1.5 > speedup["expected"]["decode"] > 1
+    assert speedup["noise"]["decode"].startswith("only 3 tokens")
+    assert "each token is noise: only 3 tokens after the first" in out
+    assert f"{speedup['expected']['decode']:.2f}x" in out
+    assert found["plan"]["calibration"] == {
         "set": "calibration",
         "samples": 3,
     }

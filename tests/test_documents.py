@@ -88,6 +88,7 @@ def test_figures_of_the_long_runs(name, document):
         ("calibration_memory", "rows"),
         ("interactivity", None),
         ("side_by_side", None),
+        ("meters", None),
     ],
 )
 def test_figures_of_speed_and_memory(name, part):

@@ -18,7 +18,8 @@ from svl_core.analysis.greedy import lowest
 from svl_core.errors import InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
-from svl_core.lvlm.decoding import answers_together
+from svl_core.lvlm.decoding import Decoding, answers_together
+from svl_core.lvlm.families import shared_from
 from svl_core.lvlm.forcing import kl_per_token
 from svl_core.lvlm.hooks import (
     ThreadHooks,
@@ -184,24 +185,40 @@ def frozen_divergence(request: Request) -> Measured:
         if not len(visual):
             continue
         counts[number] = 1
-        full = _last_logits(lvlm, sample)
+        full = _read(lvlm, sample)
         for layer in range(depth):
             request.run.check()
             with _frozen(layers[layer], visual):
-                frozen = _last_logits(lvlm, sample)
-            sums[number, layer] = float(kl_per_token(full, frozen))
+                frozen = _last_logits(lvlm, sample, full, layer)
+            sums[number, layer] = float(kl_per_token(full.logits, frozen))
             share = (number + (layer + 1) / depth) / len(request.samples)
             request.run.report(share, f"sample {number + 1}, layer {layer}")
     return Measured(sums, counts)
 
 
+def _read(lvlm: LVLM, sample: Sample) -> Decoding:
+    """The model's pass over a prompt, of which every layer's input is kept."""
+    return Decoding(
+        lvlm,
+        sample.inputs,
+        features=sample.features,
+        keep=range(lvlm.num_layers),
+    )
+
+
 def _last_logits(
     lvlm: LVLM,
     sample: Sample,
+    read: Decoding,
+    layer: int,
 ) -> torch.Tensor:
-    """(1, vocabulary) predictions after the prompt's last position."""
-    last = torch.tensor([sample.length - 1], device=lvlm.device)  # as in `trace`
-    return lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits[0, -1:]
+    """(1, vocabulary) predictions after the prompt's last position, of a pass that goes on from
+    `read` at `layer`, where the family's passes can begin there.
+    """
+    least = shared_from(lvlm.family, lvlm.model.config)
+    if read.prefill is None or least is None or layer < least:
+        return Decoding(lvlm, sample.inputs, features=sample.features).logits
+    return Decoding(lvlm, sample.inputs, resume=(read.prefill, layer)).logits
 
 
 @contextlib.contextmanager

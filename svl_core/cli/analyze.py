@@ -31,7 +31,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
     start = time.perf_counter()
     own_trace = trace(lvlm, [sample], run=watched(args))
     own_weights = importance_of(own_trace, recipe)
-    samples: Sequence[Sample] = [sample]
+    samples: Sequence[Sample] = [own_trace.samples[0].sample or sample]
     traced = own_trace
     weights = own_weights
     if recipe.calibration != THIS:

@@ -11,6 +11,7 @@ from svl_core.cli.output import table, watched
 from svl_core.cli.pruned import prune_by, thinner
 from svl_core.comparison.evaluation import PairedEvaluation
 from svl_core.comparison.evaluation import evaluate as evaluate_model
+from svl_core.lvlm.features import FeatureStore
 from svl_core.recipe import Recipe
 
 
@@ -21,6 +22,7 @@ def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], 
         "data": args.data,
         "batch_size": args.batch_size,
         "max_new_tokens": args.max_new_tokens,
+        "known": FeatureStore(),  # each image once for both models
         "run": watched(args),
     }
     drops = recipe.drop is not None or recipe.layers is not None

@@ -14,6 +14,7 @@ from svl_core.errors import InputError
 from svl_core.lvlm.loading import load
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import see
 from svl_core.recipe import AUTO, DEMO, OWN, THIS, Recipe, numbers_in
 
 
@@ -61,7 +62,7 @@ def measured_samples(args: argparse.Namespace, recipe: Recipe) -> tuple[LVLM, Se
     """The model and the samples to measure on: the question asked, or the set of `--measure`."""
     if asks(args):
         lvlm, sample = asked_question(args)
-        return lvlm, [sample]
+        return lvlm, [see(lvlm, sample)]
     from svl_core.demo.questions import MEASURED_SEED
 
     pairs = _pairs(args.measure, args.measure_size, MEASURED_SEED, None)

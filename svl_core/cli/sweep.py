@@ -78,7 +78,7 @@ def _rows_table(result: Sweep, with_accuracy: bool) -> str:
     heading = ["criterion", "compensation", "drop", "KL", "agreement", "exact"]
     if with_accuracy:
         heading.append("accuracy")
-    rows = [[*heading, "speed-up"]]
+    rows = [[*heading, "speed-up", "expected"]]
     for row in result.rows:
         cells = [
             row.criterion,
@@ -90,7 +90,9 @@ def _rows_table(result: Sweep, with_accuracy: bool) -> str:
         ]
         if row.accuracy is not None:
             cells.append(f"{row.accuracy:.1%}")
-        rows.append([*cells, f"{row.speedup:.2f}x"])
+        measured = f"noise {row.speedup:.2f}x" if row.noise else f"{row.speedup:.2f}x"
+        expected = "-" if row.expected is None else f"{row.expected:.2f}x"
+        rows.append([*cells, measured, expected])
     return table(rows, left=2)
 
 

@@ -29,6 +29,7 @@ from svl_core.lvlm.encoding import printable
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import seen_all
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.view import pruned_view
 
@@ -401,7 +402,7 @@ def ablate(
 
     Raises InputError for no samples or no size that can be skipped; Cancelled.
     """
-    samples = list(samples)
+    samples = seen_all(lvlm, list(samples))
     sizes = sorted(set(sizes))
     if not samples:
         raise InputError("Found no samples; expected at least one image and prompt; add some.")

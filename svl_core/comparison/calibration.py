@@ -18,6 +18,7 @@ from svl_core.lvlm.spool import select_values, value_store
 from svl_core.progress import QUIET, Run
 
 if TYPE_CHECKING:
+    from svl_core.lvlm.features import KnownFeatures
     from svl_core.lvlm.model import LVLM
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -105,22 +106,28 @@ def encode_all(
     lvlm: LVLM,
     pairs: Iterable[Pair],
     *,
+    known: KnownFeatures | None = None,
     spool: str | Path | None = None,
     run: Run = QUIET,
 ) -> Sequence[Sample]:
-    """Samples of (image, prompt) pairs, in order.
+    """Samples of (image, prompt) pairs, in order, each image seen once (see `lvlm/vision.py`).
 
+    known: features of images that have been seen before; those of these images are added.
     spool: a folder in a file of which the samples lie instead of in memory, without their images.
 
     Raises InputError for a bad image or prompt and where the folder has no room; Cancelled.
     """
+    from svl_core.lvlm.features import FeatureStore
+    from svl_core.lvlm.vision import see
+
     pairs = list(pairs)
     samples = value_store(len(pairs), spool)
+    known = FeatureStore() if known is None else known
     for number, (image, prompt) in enumerate(pairs):
         run.check("Stopped before the calibration set was read.")
         what = f"reading calibration sample {number + 1} of {len(pairs)}"
         run.report(number / len(pairs), what)
-        sample = lvlm.encode(image, prompt)
+        sample = see(lvlm, lvlm.encode(image, prompt), known)
         if spool is not None:
             sample = dataclasses.replace(sample, images=())
         samples[number] = sample

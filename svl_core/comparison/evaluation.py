@@ -20,8 +20,10 @@ from svl_core.comparison.jsonl import image_path, read_rows
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import batches
 from svl_core.lvlm.decoding import answers_together
+from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import see
 from svl_core.progress import QUIET, Run
 
 Z_95 = 1.959963984540054
@@ -268,6 +270,7 @@ def evaluate(
     batch_size: int = 32,
     max_new_tokens: int = 64,
     prepare: Callable[[Sample], Sample] | None = None,
+    known: KnownFeatures | None = None,
     run: Run = QUIET,
 ) -> Evaluation:
     """Greedy answers to labelled questions, marked by exact match after `normalise`.
@@ -276,6 +279,7 @@ def evaluate(
     batch_size: questions answered together.
     max_new_tokens: the longest answer.
     prepare: changes every sample before the model reads it (visual-token pruning).
+    known: features of the images, for the next model that is asked the same (see `lvlm/vision.py`).
 
     Questions of one kind share batches, since their answers end together. Raises InputError for no
     questions or a bad image; Cancelled.
@@ -295,6 +299,7 @@ def evaluate(
 
     order = sorted(range(len(questions)), key=kind_and_length)
     answers = [""] * len(questions)
+    known = FeatureStore() if known is None else known
     for start in range(0, len(order), batch_size):
         run.report(start / len(order), f"answering question {start + 1} of {len(order)}")
         members = order[start : start + batch_size]
@@ -302,7 +307,7 @@ def evaluate(
         for number in members:
             run.check("Stopped before all questions were answered.")
             question = questions[number]
-            sample = lvlm.encode(question.image, question.question)
+            sample = see(lvlm, lvlm.encode(question.image, question.question), known)
             samples.append(prepare(sample) if prepare else sample)
         batch = answer_batch(
             lvlm,

@@ -26,11 +26,13 @@ from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
-from svl_core.comparison.speed import Speedup, measure_speedup
+from svl_core.comparison.speed import SAME, Speedup, measure_speedup
 from svl_core.errors import InputError
+from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import seen_all
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
@@ -60,10 +62,12 @@ class SweepRow:
     agreement: the share 0..1 of the answers' tokens that stay the most likely.
     exact: the share 0..1 of samples with the full model's very answer.
     accuracy: 0..1 on labelled questions; None without.
-    speedup: full / pruned time of an answer.
+    speedup: full / pruned time of an answer, measured.
     speedup_prefill, speedup_decode: of its two parts.
     parameters: their number.
     spread: standard deviations over the draws by measure; None for a single one.
+    expected: the speed-up of an answer by the work that is left; None in files of older sweeps.
+    noise: why `speedup` says nothing; None where it does.
     """
 
     criterion: str
@@ -79,6 +83,15 @@ class SweepRow:
     speedup_decode: float
     parameters: int
     spread: Mapping[str, float] | None = None
+    expected: float | None = None
+    noise: str | None = None
+
+    @property
+    def likely_speedup(self) -> float:
+        """The measured speed-up, or the expected one where that is noise."""
+        if self.noise is None or self.expected is None:
+            return self.speedup
+        return self.expected
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -133,7 +146,7 @@ class Sweep:
         return {recipe: cliff(self.curve(*recipe), measure, fall) for recipe in self.recipes}
 
     def pareto(self, measure: str = "agreement") -> tuple[SweepRow, ...]:
-        """Rows that no other beats in both fidelity and speed-up, slowest first."""
+        """Rows that no other beats in both fidelity and likely speed-up, slowest first."""
         return pareto(self.rows, measure)
 
     def to_json(self) -> dict[str, Any]:
@@ -199,10 +212,10 @@ def cliff(
 
 
 def pareto(rows: Iterable[SweepRow], measure: str = "agreement") -> tuple[SweepRow, ...]:
-    """Rows that no other row beats in both fidelity and speed-up, by rising speed-up."""
+    """Rows that no other row beats in both fidelity and likely speed-up, by rising speed-up."""
 
     def fastest_first(row: SweepRow) -> tuple[float, float]:
-        return -row.speedup, -_fidelity(row, measure)
+        return -row.likely_speedup, -_fidelity(row, measure)
 
     best: list[SweepRow] = []
     for row in sorted(rows, key=fastest_first):
@@ -262,10 +275,12 @@ def sweep(
         )
     if not allow_shared:
         fit = disjoint(fit, measured)
-    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size)
+    images = FeatureStore()
+    measured = seen_all(lvlm, measured, images)
+    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size, images)
     calibration = FitSet.traced(
         lvlm,
-        fit,
+        seen_all(lvlm, fit, images),
         recipe,
         compensations,
         spool,
@@ -341,12 +356,14 @@ class MeasureSet:
     questions: labelled ones, whose accuracy is measured too.
     max_new_tokens: the longest answer.
     batch_size: samples in one pass.
+    images: features of images that have been seen.
     """
 
     samples: Sequence[Sample]
     questions: Sequence[LabelledQuestion] | None
     max_new_tokens: int
     batch_size: int
+    images: KnownFeatures
 
 
 @dataclass(eq=False)
@@ -501,10 +518,8 @@ class Meter:
             agreement=float(fidelity.agreement.mean()),
             exact=float((fidelity.agreement == 1).mean()),
             accuracy=self._accuracy(pruned),
-            speedup=speed.total,
-            speedup_prefill=speed.prefill,
-            speedup_decode=speed.decode,
             parameters=pruned.num_parameters,
+            **speed.of_a_row(),
         )
 
     def _accuracy(self, pruned: LVLM) -> float | None:
@@ -516,6 +531,7 @@ class Meter:
             self.measure_set.questions,
             batch_size=self.measure_set.batch_size,
             max_new_tokens=self.measure_set.max_new_tokens,
+            known=self.measure_set.images,
             run=self.run.silent(),
         ).accuracy
 
@@ -525,7 +541,7 @@ class Meter:
         """
         size = (pruned.num_layers, pruned.num_parameters)
         if size == (self.lvlm.num_layers, self.lvlm.num_parameters):
-            return Speedup(1.0, 1.0, 1.0)
+            return SAME
         if size not in self._speedups:
             self._speedups[size] = measure_speedup(
                 self.lvlm,

@@ -11,6 +11,7 @@ from svl_core.figures.curves import (
     runs_of,
     similarity_heatmap,
     token_curve,
+    widest_run,
 )
 from svl_core.figures.evidence import (
     LOST,
@@ -38,6 +39,7 @@ __all__ = [
     "pca_scatter",
     "redundancy_curve",
     "runs_of",
+    "widest_run",
     "similarity_heatmap",
     "skipped_heatmap",
     "stability_curve",

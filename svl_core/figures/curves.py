@@ -512,3 +512,8 @@ def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:
     for k in sorted(set(layers)):
         runs[-1:] = [(runs[-1][0], k)] if runs and runs[-1][1] == k - 1 else [*runs[-1:], (k, k)]
     return runs
+
+
+def widest_run(layers: Sequence[int]) -> tuple[int, int]:
+    """The first of the longest runs of consecutive layers. layers: at least one."""
+    return max(runs_of(layers), key=lambda run: run[1] - run[0])

@@ -342,14 +342,16 @@ def pareto_figure(
     titles: Mapping[str, str] = {},
     height: int = 380,
 ) -> go.Figure:
-    """Fidelity against measured speed-up: all rows, and the line of those that none beats in both.
+    """Fidelity against speed-up: all rows, and the line of those that none beats in both.
+
+    A row whose measured speed-up is noise is hollow and stands at the expected one.
 
     A point carries [criterion, compensation, drop]; titles: as for `sweep_curves`.
     """
     traces: list[dict] = [
         {
             "type": "scatter",
-            "x": [row.speedup for row in best],
+            "x": [row.likely_speedup for row in best],
             "y": [getattr(row, measure) for row in best],
             "name": "best trade",
             "mode": "lines",
@@ -365,22 +367,25 @@ def pareto_figure(
         traces.append(
             {
                 "type": "scatter",
-                "x": [row.speedup for row in mine],
+                "x": [row.likely_speedup for row in mine],
                 "y": [getattr(row, measure) for row in mine],
                 "name": name,
                 "mode": "markers",
-                "marker": {"symbol": symbol, "size": 10, "color": colour},
+                "marker": {
+                    "symbol": [symbol + "-open" if row.noise else symbol for row in mine],
+                    "size": 10,
+                    "color": colour,
+                },
                 "customdata": [[*recipe, row.drop] for row in mine],
+                "text": [_speed_in_words(row) for row in mine],
                 "hovertemplate": (
-                    "%{customdata[2]} dropped: %{x:.2f}× as fast, %{y:.3f}<extra>"
-                    + name
-                    + "</extra>"
+                    "%{customdata[2]} dropped: %{text}, %{y:.3f}<extra>" + name + "</extra>"
                 ),
             }
         )
     return drawn(
         traces,
-        x="speed-up of an answer (full / pruned time)",
+        x="speed-up of an answer (full / pruned time; hollow: expected)",
         y=MEASURES[measure],
         height=height,
         legend=True,
@@ -390,6 +395,14 @@ def pareto_figure(
             measure,
         ),
     )
+
+
+def _speed_in_words(row: SweepRow) -> str:
+    """How fast a sweep's row is, and how sure that is."""
+    if row.noise:
+        return f"{row.likely_speedup:.2f}× as fast expected (measured: noise, {row.noise})"
+    expected = "" if row.expected is None else f" (expected: {row.expected:.2f}×)"
+    return f"{row.speedup:.2f}× as fast{expected}"
 
 
 def _name(recipe: tuple[str, str], titles: Mapping[str, str]) -> str:

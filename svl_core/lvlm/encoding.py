@@ -144,6 +144,7 @@ class Reader:
             name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
             for name, value in inputs.items()
         }
+        image_key = _image_key(self, images)
         return Sample(
             inputs=on_device,
             visual=visual,
@@ -153,7 +154,8 @@ class Reader:
             geometry=geometry.place(self.family.geometry, view),
             images=images,
             prompt=prompt,
-            key=_key(self, images, prompt),
+            key=_key(image_key, prompt),
+            image_key=image_key if images else "",
         )
 
 
@@ -181,18 +183,18 @@ def _images(image) -> tuple[Image.Image, ...]:
     return tuple(open_image(source) for source in sources)
 
 
-def _key(
-    reader: Reader,
-    images: Sequence[Image.Image],
-    prompt: str,
-) -> str:
-    """sha256 of model, images and prompt."""
+def _image_key(reader: Reader, images: Sequence[Image.Image]) -> str:
+    """sha256 of model and images."""
     sizes = [image.size for image in images]
-    question = reader.name, reader.revision, prompt, sizes
-    digest = hashlib.sha256(repr(question).encode())
+    digest = hashlib.sha256(repr((reader.name, reader.revision, sizes)).encode())
     for image in images:
         digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def _key(image_key: str, prompt: str) -> str:
+    """sha256 of model, images and prompt."""
+    return hashlib.sha256(f"{image_key} {prompt}".encode()).hexdigest()
 
 
 # Template

@@ -257,13 +257,15 @@ def image_token_id(config) -> int | None:
     return None
 
 
+def true_size(parameter) -> int:
+    """How many numbers a parameter stands for, packed 4-bit weights too."""
+    shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
+    return torch.Size(shape).numel() if shape is not None else parameter.numel()
+
+
 def count_parameters(model) -> int:
     """Number of parameters, tied ones once; packed 4-bit weights count as what they stand for."""
-    total = 0
-    for parameter in model.parameters():
-        shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
-        total += torch.Size(shape).numel() if shape is not None else parameter.numel()
-    return total
+    return sum(true_size(parameter) for parameter in model.parameters())
 
 
 # Layers that cannot go

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import PIL.Image
     import torch
 
+    from svl_core.lvlm.features import ImageFeatures
+
 
 def _frozen_array(values, dtype) -> np.ndarray:
     array = np.array(values, dtype=dtype)  # a copy: the caller's array stays writable
@@ -68,7 +70,8 @@ class PatchGeometry:
 class Sample:
     """One encoded question. Positions are 0-based indices into the S positions of the sequence.
 
-    inputs: a batch of one for `model(**inputs)`, on the model's device.
+    inputs: a batch of one for `model(**inputs)`, on the model's device; with `features` for
+        `vision.forward` alone.
     visual: (V,) positions that hold visual features, increasing.
     textual: (T,) every other position; V + T = S.
     prompt_positions: (P,) the part of `textual` that is the user's own words rather than marks of
@@ -77,6 +80,9 @@ class Sample:
     images: the images as the model's processor got them: RGB, upright; none where the sample lies
         in a file.
     key: sha256 of model, images and prompt, for caches.
+    image_key: sha256 of the model and the images alone; "" without an image.
+    features: what the model's vision side makes of the images, in the place of the pixels in
+        `inputs`, where they have been seen already (see `lvlm/vision.py`).
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -88,6 +94,8 @@ class Sample:
     images: tuple[PIL.Image.Image, ...]
     prompt: str
     key: str
+    image_key: str = ""
+    features: ImageFeatures | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))

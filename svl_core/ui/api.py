@@ -173,24 +173,18 @@ class Service:
         Returns:
             plan (drop, keep, criterion, compensation), full and pruned (text, tokens, times in ms),
             kl (nats per token), agreement (0 to 1), exact, first_divergence, token_probabilities,
-            parameters, speedup
+            parameters, speedup (prefill and decode, measured; expected of the work left; noise: why
+            a measured one says nothing, or null)
         """
         settings = self._settings(given)
 
         def work(task: tasks.Task) -> dict:
             analysis = self._analysis(given, request, task)
             plan = self._plan(analysis, settings, given, task)
-            comparison, _ = self.workspace.backend.compare(
-                analysis.model,
-                analysis.sample,
-                plan,
-                settings.recipe,
-                self._fit(analysis, settings, task) if settings.fits else (),
-                settings.max_new_tokens,
-                run=task,
-            )
+            compared = self.workspace.compare(analysis, plan, settings, task)
             plan_json = _plan_json(plan, settings)
-            return {"model": analysis.model, "plan": plan_json, **comparison.to_json()}
+            compared_json = compared.comparison.to_json()
+            return {"model": analysis.model, "plan": plan_json, **compared_json}
 
         yield from self._run(work, request)
 
@@ -199,8 +193,9 @@ class Service:
         compensation, on one image and prompt.
 
         Returns:
-            rows (criterion, compensation, drop, layers, kl, agreement, exact, speedup), cliffs,
-            pareto; while it runs, the rows so far
+            rows (criterion, compensation, drop, layers, kl, agreement, exact, speedup, expected,
+            noise: why the measured speedup says nothing, or null), cliffs, pareto; while it runs,
+            the rows so far
         """
         settings = self._settings(given)
 

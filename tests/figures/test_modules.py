@@ -1,5 +1,7 @@
 """Each module of figures by itself: axes, frames and values on a few hand-made numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,6 +64,19 @@ def test_a_sweeps_point_stands_at_its_speed_up_and_measure():
     _, points = evidence.pareto_figure([row], [row], "kl").data
     assert (list(points.x), list(points.y)) == ([1.5], [0.25])
     assert list(points.customdata[0]) == ["svl", "scp", 3]
+
+
+def test_a_point_whose_time_is_noise_is_hollow_and_stands_where_expected():
+    sure = SweepRow("svl", "scp", 2, (1, 2), 0.1, 0.9, 0.5, None, 1.1, 1.1, 1.1, 9, None, 1.2)
+    loaded = replace(sure, drop=3, speedup=2.78, expected=1.45, noise="more than 1.45 times")
+    line, points = evidence.pareto_figure([sure, loaded], [loaded], "kl").data
+    assert (list(line.x), list(points.x)) == ([1.45], [1.1, 1.45])
+    full, hollow = points.marker.symbol
+    assert hollow == full + "-open"
+    assert points.text == (
+        "1.10× as fast (expected: 1.20×)",
+        "1.45× as fast expected (measured: noise, more than 1.45 times)",
+    )
 
 
 def test_accuracies_are_shown_in_percent():

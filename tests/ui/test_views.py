@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from svl_core.comparison.speed import Speed
 from svl_core.errors import InputError
 from svl_core.ui import views
 from svl_core.ui.state.settings import ACCEPTED, Settings
@@ -46,7 +47,10 @@ def test_differing_words_mark_the_first_and_underline_the_rest():
     ]  # not the first "a coat", which both have
 
 
-def fake(full, pruned):
+SURE = Speed(1.25, 1.3)
+
+
+def fake(full, pruned, prefill=SURE):
     def side(text):
         return SimpleNamespace(text=text, prefill_ms=20.0, per_token_ms=None, shared_ms=None)
 
@@ -57,8 +61,8 @@ def fake(full, pruned):
         agreement=0.75,
         parameters_full=1000,
         parameters_pruned=800,
-        speedup_prefill=1.25,
-        speedup_decode=None,
+        speed_prefill=prefill,
+        speed_decode=Speed(None, 1.4),
     )
 
 
@@ -78,6 +82,20 @@ def test_verdict_and_table():
         and "–" in table
         and "-20.0 %" in table
     )
+
+
+def test_expected_speed_stands_beside_the_measured_one():
+    sure = views.metrics(fake("a", "b"), 2, 8)
+    assert "1.25×<small>expected 1.30×</small>" in sure and "noise" not in sure and "median" in sure
+    assert "–<small>expected 1.40×</small>" in sure
+    seen = fake("a", "b", Speed(2.78, 1.45, "more than the 1.45 times that the work left allows"))
+    loaded = views.metrics(seen, 5, 16)
+    assert "<td>noise<small>expected 1.45×</small>" in loaded
+    assert (
+        "First token: measured 2.78× is noise, more than the 1.45 times that the work left allows"
+        in loaded
+    )
+    assert "noise" not in views.metrics(seen, 0, 16)  # one model beside itself
 
 
 @pytest.mark.parametrize(

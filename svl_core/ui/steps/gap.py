@@ -48,10 +48,9 @@ def draw_pca(shown: View) -> dict | None:
     ran, the repair.
     """
     drop, analysis, settings = shown.strip["drop"], shown.analysis, shown.settings
-    runs = figures.runs_of(drop)
-    if not runs:
+    if not drop:
         return None
-    first, last = max(runs, key=lambda run: run[1] - run[0])
+    first, last = figures.widest_run(drop)
     importance = importance_of(analysis, settings)
     important = svl.token_positions(analysis.trace, importance, "important", top_p_of(settings))[0]
     count = min(len(important), PCA_TOKENS)
@@ -62,8 +61,7 @@ def draw_pca(shown: View) -> dict | None:
     def project():
         after = None
         if repaired is not None:
-            place = first - sum(layer < first for layer in drop)  # in the pruned model
-            after = _rows(repaired.samples[0].features, place, positions)
+            after = repaired.bridged[positions].float().cpu().numpy()
         before, target = _rows(features, first, positions), _rows(features, last + 1, positions)
         return svl.pca_view(before, target, after)
 

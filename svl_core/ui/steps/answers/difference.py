@@ -92,7 +92,7 @@ def _maps(shown: View, kept: list[int]) -> tuple[np.ndarray, np.ndarray]:
     settings = shown.settings
     full = importance_of(shown.analysis, settings).visual[0][kept]
     pruned = svl.importance(
-        shown.pruned_trace,
+        shown.pruned_trace.trace,
         causal_correction=settings.causal_correction,
         text_self=settings.text_self,
     ).visual[0]
