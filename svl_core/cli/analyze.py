@@ -201,6 +201,6 @@ def _forecast_text(forecast: Forecast) -> str:
         f"{forecast.model}: {forecast.parameters['all'] / 1e9:.2f} B parameters,"
         f" {forecast.layers} decoder layers x {forecast.hidden_size}, {forecast.positions}"
         f" positions{patches}, {forecast.dtype} on {forecast.device} ({forecast.gflops:.0f}"
-        " GFLOP/s here)"
+        f" GFLOP/s here); {forecast.dtype} {forecast.dtype_reason}"
     )
     return f"{head}\n\n{table(rows)}"

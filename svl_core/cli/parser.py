@@ -182,7 +182,10 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)"
     )
     group.add_argument(
-        "--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)"
+        "--dtype",
+        default="auto",
+        help="float32, bfloat16, float16, or auto: as stored, on a processor what is faster; prune"
+        " writes in it, with auto in the dtype stored (default: %(default)s)",
     )
     group.add_argument(
         "--device-map",

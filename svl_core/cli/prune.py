@@ -24,7 +24,7 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
     else:
         lvlm = load_model(args, recipe)
         pruned = prune_by(args, recipe, lvlm)
-    pruned.lvlm.save(out)
+    pruned.lvlm.save(out, args.dtype)
     full = lvlm.num_parameters
     remaining = pruned.lvlm.num_parameters
     text = (

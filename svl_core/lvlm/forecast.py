@@ -34,6 +34,7 @@ class Forecast:
     seconds: by what takes them: floating-point operations over `gflops`, for a decoded token the
         weights over the memory's speed.
     gflops: the speed that this machine shows on products in that dtype, GFLOP/s.
+    dtype_reason: why it is that dtype.
     """
 
     model: str
@@ -48,6 +49,7 @@ class Forecast:
     seconds: dict[str, float]
     gflops: float
     patches: int | None = None
+    dtype_reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

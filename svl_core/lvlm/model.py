@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from svl_core.errors import InputError
-from svl_core.lvlm import families, skeleton
-from svl_core.lvlm.arithmetic import products_per_second
+from svl_core.lvlm import checkpoint, families, skeleton
+from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
+from svl_core.lvlm.checkpoint import StoredDtypes
 from svl_core.lvlm.detail import TYPICAL, Choice
 from svl_core.lvlm.encoding import Reader, opened
 from svl_core.lvlm.forecast import pass_cost
@@ -61,6 +62,9 @@ class LVLM:
     detail: how closely `encode` looks at pictures: "full", "balanced" or "quick"; "auto" chooses
         for each prompt, see `detail_for`.
     max_visual_tokens: of each prompt's pictures together, None for any number.
+    stored: the dtypes that its weights came in, which `save` gives them again; None: those that
+        they have.
+    arithmetic: what it computes in, and why; None where `load` did not choose it.
     """
 
     model: PreTrainedModel
@@ -72,6 +76,8 @@ class LVLM:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     detail: str = FULL
     max_visual_tokens: int | None = None
+    stored: StoredDtypes | None = None
+    arithmetic: Arithmetic | None = None
 
     def __post_init__(self):
         ids = tuple(int(i) for i in self.layer_ids) or tuple(range(self.num_layers))
@@ -116,6 +122,11 @@ class LVLM:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    @property
+    def computes_in(self) -> str:
+        """The dtype in words, with the reason for it where `load` chose it."""
+        return str(self.arithmetic or name_of(self.dtype))
 
     @property
     def quantized(self) -> bool:
@@ -228,14 +239,25 @@ class LVLM:
             provenance=provenance,
         )
 
-    def save(self, folder: str | Path) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        dtype: str | torch.dtype = "auto",
+    ) -> Path:
         """Writes a plain transformers checkpoint with its processor, and `svl_plan.json` when the
         model was pruned.
 
-        The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the same
-        logits. Raises InputError when `folder` is a file, cannot be written or is not empty, and
-        for a model with a compensation that adds modules.
+        The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the logits of
+        this model in the dtype that it was saved in.
+
+        folder: a new or empty one.
+        dtype: "float32", "bfloat16", "float16", or "auto": that in which the weights came, fitted
+            ones too.
+
+        Raises InputError when `folder` is a file, cannot be written or is not empty, for an unknown
+        dtype and for a model with a compensation that adds modules.
         """
+        asked = known_dtype(dtype)
         if not self.provenance.get("compensation", {}).get("exportable", True):
             raise InputError(
                 "Found modules that the compensation added; expected a plain model, for a"
@@ -256,6 +278,9 @@ class LVLM:
                     "Attempting to save a model with offloaded modules",
                 )
                 self.model.save_pretrained(folder)
+                wanted = StoredDtypes(asked) if asked else self.stored
+                if wanted is not None and not self.quantized:
+                    checkpoint.convert(folder, wanted, widen=asked is not None)
                 self.processor.save_pretrained(folder)
             if self.provenance:
                 (folder / PLAN_FILE).write_text(

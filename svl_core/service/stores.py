@@ -275,6 +275,10 @@ class Models:
         """The models in memory."""
         return [name for name in list(self._futures) if self.ready(name)]
 
+    def arithmetic(self, name: str) -> str:
+        """What a loaded model computes in, and why; "" where it is not loaded."""
+        return self._futures[name].result().computes_in if self.ready(name) else ""
+
     def shed(self) -> None:
         """Lets go of every loaded model but the first."""
         with self._lock:

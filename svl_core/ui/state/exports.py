@@ -237,7 +237,9 @@ def plan_json(
 
 
 def mergekit(state: Mapping, strip: Mapping) -> str:
-    """A mergekit passthrough recipe of the kept layers (layer_range: the end is excluded)."""
+    """A mergekit passthrough recipe of the kept layers (layer_range: the end is excluded), in the
+    dtypes that they are stored in.
+    """
     ids = strip["ids"]
     lines = [
         "# Kept decoder layers, uncompensated; indices are 0-based and the end of a range is"
@@ -256,7 +258,7 @@ def mergekit(state: Mapping, strip: Mapping) -> str:
             f"      - model: {json.dumps(state['model'])}",
             f"        layer_range: [{ids[first]}, {ids[last] + 1}]",
         ]
-    return "\n".join([*lines, "merge_method: passthrough", "dtype: float32"]) + "\n"
+    return "\n".join([*lines, "merge_method: passthrough"]) + "\n"
 
 
 # a plan's file says them at every move of a control, and reading them takes longer than many a
