@@ -88,7 +88,7 @@ def gap_subspace(
     chosen = hashlib.blake2b()
     for positions in fit.positions:
         chosen.update(f"{len(positions)} ".encode())
-        chosen.update(np.ascontiguousarray(positions))
+        chosen.update(np.ascontiguousarray(positions).tobytes())
     key = first, last, fit.rank, fit.recipe.energy, chosen.digest()
     return _SUBSPACES.of(
         fit.trace,
