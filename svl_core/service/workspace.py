@@ -16,6 +16,7 @@ from PIL import Image
 
 import svl_core as svl
 from svl_core.errors import InputError
+from svl_core.lvlm.images import upright_size
 from svl_core.progress import QUIET, Run
 from svl_core.recipe import AUTO, DEMO, FULL, OWN, THIS
 from svl_core.service import calibration, errors, presets, tasks
@@ -106,7 +107,8 @@ class Workspace:
             return settings
         lvlm, detail = self.load_model(name, run), FULL
         if path and not lvlm.reader.sizes.one and self.backend.computes_here(name):
-            detail = lvlm.detail_for([self.open_image(path)]).detail
+            size = upright_size(path) or self.open_image(path)
+            detail = lvlm.detail_for([size]).detail
         return settings.changed(detail=detail)
 
     def analyse(
