@@ -48,6 +48,7 @@ class Family:
         sequence is visual.
     shares: name of the rule in `SHARED_FROM` for the layer from which on a pass may begin with
         another pass's states and caches.
+    sees_once: whether the features of an image serve for every further pass.
     detail: the sizes in which it reads pictures.
     """
 
@@ -62,6 +63,7 @@ class Family:
     in_sequence: bool = True
     mark: str = "image"
     shares: str = "any"
+    sees_once: bool = True
     detail: Detail = Detail()
 
 
