@@ -68,7 +68,7 @@ QUESTIONS = (
 )
 PICTURE = (4000, 3000)  # pixels
 SMALL_PICTURE = (240, 180)
-LARGE_TEXT = 1000  # bytes from which on a text counts as memory
+COUNTED = (torch.Tensor, np.ndarray, Image.Image, bytes, bytearray)  # as memory
 
 AIMS = {
     "first": ("analysis and first two answers", {FULL: 1.4, ONE: 1.8}),
@@ -126,38 +126,37 @@ class Meter:
 
 
 def held_bytes() -> int:
-    """Bytes of all tensors, arrays, pictures and long texts that anything in this process holds,
-    each once.
+    """Bytes of all tensors, arrays, pictures and files' contents that anything in this process
+    holds, each once.
     """
     gc.unfreeze()
     gc.collect()
     objects = gc.get_objects()
     values = objects + gc.get_referents(*objects)
-    counted = (torch.Tensor, np.ndarray, Image.Image, bytes, bytearray, str)
-    kinds = {kind for kind in set(map(type, values)) if issubclass(kind, counted)}
+    gc.freeze()
+    kinds = {kind for kind in set(map(type, values)) if issubclass(kind, COUNTED)}
     sizes: dict[object, int] = {}
     for value in values:
         if type(value) in kinds:
             place, size = _memory_of(value)
             sizes[place] = max(size, sizes.get(place, 0))
-    gc.freeze()
     return sum(sizes.values())
 
 
 def _memory_of(value) -> tuple[object, int]:
     """Where a thing lies and how many bytes it has there; a view is what it looks at."""
-    if isinstance(value, torch.Tensor):
-        if value.device.type == "meta":
-            return None, 0
-        storage = value.untyped_storage()
-        return storage.data_ptr(), storage.nbytes()
+    if isinstance(value, (bytes, bytearray)):
+        return id(value), len(value)
+    if isinstance(value, Image.Image):
+        return id(value), value.width * value.height * len(value.getbands())
     if isinstance(value, np.ndarray):
         while isinstance(value.base, np.ndarray):
             value = value.base
         return value.__array_interface__["data"][0], value.nbytes
-    if isinstance(value, Image.Image):
-        return id(value), value.width * value.height * len(value.getbands())
-    return (id(value), len(value)) if len(value) >= LARGE_TEXT else (None, 0)
+    if value.device.type == "meta":
+        return None, 0
+    storage = value.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
 
 
 def left_behind(lvlm: svl.LVLM, positions: int, visual: int) -> int:
@@ -533,7 +532,9 @@ def measured_commit() -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", choices=RELEASED, help="default: all but the largest")
+    parser.add_argument(
+        "--model", nargs="+", choices=RELEASED, help="default: all, the largest on a GPU only"
+    )
     parser.add_argument(
         "--detail",
         nargs="+",
@@ -544,8 +545,8 @@ def arguments() -> argparse.Namespace:
         "--parts",
         nargs="+",
         choices=PARTS,
-        help="default: all; on a CPU at full detail the page's steps only, for the rest takes an"
-        " hour there",
+        help="default: all; on a CPU the page's steps only, but for smolvlm at one tile: the rest"
+        " takes an hour there",
     )
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", help="of the weights (default: by model and device)")
@@ -582,17 +583,19 @@ def main() -> None:
     }
     if not options.tiny:
         warm_up(options)
-    for name in options.model or CPU_MODELS:
+    on_cpu = options.device == "cpu"
+    for name in options.model or (CPU_MODELS if on_cpu else RELEASED):
         for detail in options.detail or ((FULL, ONE) if name == "smolvlm" else (ONE,)):
-            slow = options.device == "cpu" and detail == FULL and not options.tiny
-            parts = options.parts or ((STEPS,) if slow else PARTS)
+            quick = not on_cpu or options.tiny or (name, detail) == ("smolvlm", ONE)
+            parts = options.parts or (PARTS if quick else (STEPS,))
             key = "-".join((name, detail, torch.device(options.device).type))
             run = {**measure(name, detail, parts, options), "threads": torch.get_num_threads()}
             run["peak_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
             section["runs"][key] = {**section["runs"].get(key, {}), **run}
             print(key, json.dumps(run), flush=True)
             options.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            gc.collect()
+            gc.unfreeze()
+            gc.collect()  # the model, before the next one is made
     if options.out == RESULTS:
         rewrite(PAGE, BEGIN, END, table(made))
     print(table(made))
