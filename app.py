@@ -7,8 +7,18 @@ SVL_LIMIT_<NAME> changes one.
 
 import argparse
 import os
+import sys
 
 ENV = os.environ
+THREADS = {
+    # torch's threads sleep while they wait for each other: spinning, on cores that others want too,
+    # makes passes twenty times as long
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # numpy's cannot be told to sleep, and a second one makes its small decompositions no faster,
+    # but up to ten times as costly where others want the cores too
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""What the libraries' threads are told before they load, unless the environment says otherwise."""
 
 
 def parsed_options() -> argparse.Namespace:
@@ -28,8 +38,7 @@ def parsed_options() -> argparse.Namespace:
     )
     add(
         "--port",
-        type=int,
-        default=ENV.get("SVL_PORT") or None,
+        default=ENV.get("SVL_PORT"),
         help="port (default: the first free one from 7860)",
     )
     add(
@@ -50,24 +59,28 @@ def parsed_options() -> argparse.Namespace:
 
 def main() -> None:
     options = parsed_options()
-    # torch's threads sleep while they wait for each other: spinning, on cores that others want too,
-    # makes passes twenty times as long
-    ENV.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in THREADS.items():
+        ENV.setdefault(name, value)
     if ENV.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401  (before anything that may touch CUDA)
     from svl_core import ui  # after the arguments, so that --help is instant
 
     ui.few_arenas()
-    limits = ui.from_environment(options.public)
+    try:
+        port = ui.checked_port(options.host, options.port)
+        limits = ui.from_environment(options.public)
+    except ui.InputError as error:
+        print("app.py:", error, file=sys.stderr)
+        sys.exit(2)
     if options.public:
         ui.structured()
-        server = options.port or ENV.get("GRADIO_SERVER_PORT") or os.getpid()
+        server = port or ENV.get("GRADIO_SERVER_PORT") or os.getpid()
         ENV["GRADIO_TEMP_DIR"] = ENV.get("GRADIO_TEMP_DIR") or str(ui.upload_folder(server))
         print("Public:", *limits.lines(), sep="\n  ", flush=True)
     page = ui.build(options.model, limits=limits)
     page.launch(
         server_name=options.host,
-        server_port=options.port,
+        server_port=port,
         share=options.share,
         **ui.launch_options(limits),
     )

@@ -43,6 +43,7 @@ _HOMES = {
     "comparison.fidelity": ("compare", "Comparison"),
     "comparison.presets": ("PRESETS", "Preset"),
     "comparison.selection": ("choose_rank", "RankChoice"),
+    "comparison.speed": ("Speed",),
 }
 _HOME_OF = {name: f"svl_core.{module}" for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

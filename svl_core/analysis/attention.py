@@ -14,6 +14,7 @@ import math
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import Any
@@ -90,6 +91,8 @@ class Collector:
         self.visual = torch.from_numpy(np.array(visual))
         self.textual = torch.from_numpy(np.array(textual))
         self.length = len(visual) + len(textual)
+        # What is added up within this block is no work of the model's.
+        self.watching: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
         self.sums = {}
         for name in SUMS:
             tokens = visual if name.startswith("visual") else textual
@@ -99,6 +102,11 @@ class Collector:
                     np.nan,
                     np.float32,
                 )
+
+    def take_over(self, others: AttentionStatistics, count: int) -> None:
+        """The sums of the first `count` layers are those of another pass over the sample."""
+        for name, sums in self.sums.items():
+            sums[:count] = getattr(others, name)[:count]
 
     def statistics(self) -> AttentionStatistics:
         return AttentionStatistics(**self.sums)
@@ -446,16 +454,17 @@ def _beside(implementation: str):
                 **kwargs,
             )
         if collector is not None:
-            collector.add(
-                layer=module.layer_idx,
-                query=query,
-                key=key,
-                mask=attention_mask,
-                scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
-                softcap=kwargs.get("softcap"),
-                sinks=kwargs.get("s_aux"),
-                totals=log_sum_exp.totals,
-            )
+            with collector.watching():
+                collector.add(
+                    layer=module.layer_idx,
+                    query=query,
+                    key=key,
+                    mask=attention_mask,
+                    scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
+                    softcap=kwargs.get("softcap"),
+                    sinks=kwargs.get("s_aux"),
+                    totals=log_sum_exp.totals,
+                )
         return out
 
     return attention

@@ -18,7 +18,8 @@ from svl_core.analysis.greedy import lowest
 from svl_core.errors import InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
-from svl_core.lvlm.decoding import answers_together
+from svl_core.lvlm.decoding import Decoding, answers_together
+from svl_core.lvlm.families import shared_from
 from svl_core.lvlm.forcing import kl_per_token
 from svl_core.lvlm.hooks import (
     ThreadHooks,
@@ -77,11 +78,14 @@ def own_answers(
     Raises Cancelled.
     """
     answers: dict[int, tuple[int, ...]] = {}
-    inputs = (sample(index).inputs for index in range(count))
-    for members in unpadded(inputs, BATCH):
-        run.report(len(answers) / count, "the full model answers")
+    groups = unpadded((sample(index).inputs for index in range(count)), BATCH)
+
+    def answered(members: list[int], alone: Run) -> list[tuple[int, ...]]:
+        alone.report(len(answers) / count, "the full model answers")
         batch = [sample(index) for index in members]
-        ids = answers_together(lvlm, batch, MAX_ANSWER, run)
+        return answers_together(lvlm, batch, MAX_ANSWER, alone)
+
+    for members, ids in zip(groups, run.deal(groups, answered), strict=True):
         answers.update(zip(members, ids, strict=True))
     return [answers[index] for index in range(count)]
 
@@ -156,12 +160,17 @@ def _greedy(
     counts = np.ones(count)
     done = 0
     gone: list[int] = []
+
+    def tried(layer: int, run: Run) -> np.ndarray:
+        run.step(done / tries, f"{len(gone)} layers gone, trying layer {layer}")
+        return measure(without(lvlm, [*gone, layer]))
+
     for number in range(rounds):
         row = sums[:, number]
         left = [layer for layer in free if layer not in gone]
-        for layer in left if gone else first_round:
-            request.run.step(done / tries, f"{len(gone)} layers gone, trying layer {layer}")
-            row[:, layer] = measure(without(lvlm, [*gone, layer]))
+        trying = left if gone else first_round
+        for layer, values in zip(trying, request.run.deal(trying, tried), strict=True):
+            row[:, layer] = values
             done += 1
         gone += lowest(Measured(row, counts).mean(), left)[:1]
     return Measured(sums, counts)
@@ -177,31 +186,56 @@ def frozen_divergence(request: Request) -> Measured:
     lvlm = request.model
     layers = lvlm.layers
     depth = lvlm.num_layers
-    sums = np.zeros((len(request.samples), depth))
-    counts = np.zeros(len(request.samples))
-    for number, sample in enumerate(request.samples):
+    count = len(request.samples)
+    sums = np.zeros((count, depth))
+    counts = np.zeros(count)
+
+    def diverged(number: int, run: Run) -> np.ndarray | None:
+        sample = request.samples[number]
         visual = torch.as_tensor(np.array(sample.visual), device=lvlm.device)
         if not len(visual):
-            continue
-        counts[number] = 1
-        full = _last_logits(lvlm, sample)
+            return None
+        divergence = np.zeros(depth)
+        full = _read(lvlm, sample)
         for layer in range(depth):
-            request.run.check()
+            run.check()
             with _frozen(layers[layer], visual):
-                frozen = _last_logits(lvlm, sample)
-            sums[number, layer] = float(kl_per_token(full, frozen))
-            share = (number + (layer + 1) / depth) / len(request.samples)
-            request.run.report(share, f"sample {number + 1}, layer {layer}")
+                frozen = _last_logits(lvlm, sample, full, layer)
+            divergence[layer] = float(kl_per_token(full.logits, frozen))
+            share = (number + (layer + 1) / depth) / count
+            run.report(share, f"sample {number + 1}, layer {layer}")
+        return divergence
+
+    for number, divergence in enumerate(request.run.deal(range(count), diverged)):
+        if divergence is not None:
+            sums[number] = divergence
+            counts[number] = 1
     return Measured(sums, counts)
+
+
+def _read(lvlm: LVLM, sample: Sample) -> Decoding:
+    """The model's pass over a prompt, of which every layer's input is kept."""
+    return Decoding(
+        lvlm,
+        sample.inputs,
+        features=sample.features,
+        keep=range(lvlm.num_layers),
+    )
 
 
 def _last_logits(
     lvlm: LVLM,
     sample: Sample,
+    read: Decoding,
+    layer: int,
 ) -> torch.Tensor:
-    """(1, vocabulary) predictions after the prompt's last position."""
-    last = torch.tensor([sample.length - 1], device=lvlm.device)  # as in `trace`
-    return lvlm.model(**sample.inputs, use_cache=False, logits_to_keep=last).logits[0, -1:]
+    """(1, vocabulary) predictions after the prompt's last position, of a pass that goes on from
+    `read` at `layer`, where the family's passes can begin there.
+    """
+    least = shared_from(lvlm.family, lvlm.model.config)
+    if read.prefill is None or least is None or layer < least:
+        return Decoding(lvlm, sample.inputs, features=sample.features).logits
+    return Decoding(lvlm, sample.inputs, resume=(read.prefill, layer)).logits
 
 
 @contextlib.contextmanager

@@ -5,25 +5,31 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from svl_core.analysis.trace import trace
 from svl_core.cli.inputs import asked_question
-from svl_core.cli.output import table
+from svl_core.cli.output import table, watched
 from svl_core.cli.pruned import prune_by, thinner
 from svl_core.comparison.answer import Answer
-from svl_core.comparison.fidelity import Comparison
-from svl_core.comparison.fidelity import compare as compare_answers
+from svl_core.comparison.fidelity import Comparison, compare_known
+from svl_core.comparison.pair import Known
+from svl_core.comparison.speed import Speed
+from svl_core.lvlm.vision import see
 from svl_core.recipe import Recipe
 
 
 def compare(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
-    lvlm, sample = asked_question(args)
-    pruned = prune_by(args, recipe, lvlm, [sample])
-    report = compare_answers(
+    lvlm, sample = asked_question(args, recipe)
+    sample = see(lvlm, sample)
+    read = trace(lvlm, sample, keep_prompt=True, run=watched(args))
+    pruned = prune_by(args, recipe, lvlm, [sample], read)
+    report = compare_known(
         lvlm,
         pruned.lvlm,
         sample,
+        known=Known(read),
         max_new_tokens=args.max_new_tokens,
         pruned_sample=thinner(recipe, lvlm)(sample),
-    )
+    ).comparison
     result = {
         "model": lvlm.name,
         "plan": pruned.to_json(),
@@ -40,7 +46,21 @@ def _comparison_text(report: Comparison) -> str:
         ("", "parameters (M)", "prefill (ms)", "per token (ms)"),
         _row("full", report.full, report.parameters_full),
         _row("pruned", report.pruned, report.parameters_pruned),
-        ("change", fewer, _speedup(report.speedup_prefill), _speedup(report.speedup_decode)),
+        ("change", fewer, _measured(report.speed_prefill), _measured(report.speed_decode)),
+        (
+            "expected",
+            "",
+            _times(report.speed_prefill.expected),
+            _times(report.speed_decode.expected),
+        ),
+    ]
+    noise = [
+        f"the speed-up of {part} is noise: {speed.noise}"
+        for part, speed in (
+            ("the prefill", report.speed_prefill),
+            ("each token", report.speed_decode),
+        )
+        if speed.noise
     ]
     differs = (
         "same answer"
@@ -48,8 +68,9 @@ def _comparison_text(report: Comparison) -> str:
         else f"answers part at their token {report.first_divergence + 1}"
     )
     return (
-        f"full:   {report.full.text}\npruned: {report.pruned.text}\n\n{table(rows)}\n\n{differs};"
-        f" KL {report.kl:.4f} nats/token; top-1 agreement {report.agreement:.1%}"
+        f"full:   {report.full.text}\npruned: {report.pruned.text}\n\n"
+        + "\n".join([table(rows), *noise])
+        + f"\n\n{differs}; KL {report.kl:.4f} nats/token; top-1 agreement {report.agreement:.1%}"
     )
 
 
@@ -62,5 +83,9 @@ def _row(
     return name, f"{parameters / 1e6:.2f}", f"{answer.prefill_ms:.1f}", per_token
 
 
-def _speedup(ratio: float | None) -> str:
+def _measured(speed: Speed) -> str:
+    return f"noise {_times(speed.measured)}" if speed.noise else _times(speed.measured)
+
+
+def _times(ratio: float | None) -> str:
     return f"{ratio:.2f}x" if ratio else "-"

@@ -11,16 +11,18 @@ from svl_core.cli.output import table, watched
 from svl_core.cli.pruned import prune_by, thinner
 from svl_core.comparison.evaluation import PairedEvaluation
 from svl_core.comparison.evaluation import evaluate as evaluate_model
+from svl_core.lvlm.features import FeatureStore
 from svl_core.recipe import Recipe
 
 
 def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
     questions = labelled_questions(args, recipe.seed)
-    lvlm = load_model(args)
+    lvlm = load_model(args, recipe)
     options = {
         "data": args.data,
         "batch_size": args.batch_size,
         "max_new_tokens": args.max_new_tokens,
+        "known": FeatureStore(),  # each image once for both models
         "run": watched(args),
     }
     drops = recipe.drop is not None or recipe.layers is not None

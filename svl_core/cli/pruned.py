@@ -79,18 +79,23 @@ def prune_by(
     recipe: Recipe,
     lvlm: LVLM,
     measured: Sequence[Sample] = (),
+    read: Trace | None = None,
 ) -> Pruned:
     """Ranks, plans, prunes and compensates as the recipe says.
 
+    measured: the samples that are asked about, for the calibration set 'this'.
+    read: their trace, where it is there already.
+
     The calibration set is read and traced only where something is ranked or fitted.
     """
+    recipe = recipe.changed(detail=lvlm.detail)  # what "auto" came to
     ranks = recipe.layers is None and bool(recipe.drop)
     fits = bool(recipe.layers) and recipe.fits
     calibrated: Calibrated | None = None
     if ranks or fits:
         source = calibration_source(recipe, lvlm, measured)
         recipe = recipe.changed(calibration=source)
-        calibrated = _calibrated(args, recipe, lvlm, measured)
+        calibrated = _calibrated(args, recipe, lvlm, measured, read)
     chosen = _plan(args, recipe, lvlm, calibrated)
     if recipe.rank == AUTO:
         rank = _rank(args, recipe, lvlm, chosen, calibrated)
@@ -126,10 +131,13 @@ def _calibrated(
     recipe: Recipe,
     lvlm: LVLM,
     measured: Sequence[Sample],
+    read: Trace | None,
 ) -> Calibrated:
     """The recipe's calibration set, traced."""
     samples = calibration_samples(args, recipe, lvlm, measured)
     needs_mlp = COMPENSATIONS[recipe.compensation].needs_mlp
+    if read is not None and recipe.calibration == THIS and not needs_mlp:
+        return Calibrated(samples, read, importance_of(read, recipe))
     traced = trace(
         lvlm,
         samples,

@@ -37,7 +37,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
     fitted = [name for name in compensations if COMPENSATIONS[name].fitted]
     needing_most = recipe.changed(compensation=fitted[0] if fitted else "none")
     source = calibration_source(needing_most, lvlm, measured)
-    recipe = recipe.changed(calibration=source)
+    recipe = recipe.changed(calibration=source, detail=lvlm.detail)
     result = sweep_models(
         lvlm,
         measured,
@@ -55,7 +55,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         allow_shared=recipe.calibration == THIS,
         run=watched(args),
     )
-    if args.csv:
+    if args.csv and args.team.rank == 0:
         save(args.csv, result.to_csv(), "csv")
     written = result.to_json()
     rows = _rows_table(result, with_accuracy=bool(questions))
@@ -78,7 +78,7 @@ def _rows_table(result: Sweep, with_accuracy: bool) -> str:
     heading = ["criterion", "compensation", "drop", "KL", "agreement", "exact"]
     if with_accuracy:
         heading.append("accuracy")
-    rows = [[*heading, "speed-up"]]
+    rows = [[*heading, "speed-up", "expected"]]
     for row in result.rows:
         cells = [
             row.criterion,
@@ -90,7 +90,9 @@ def _rows_table(result: Sweep, with_accuracy: bool) -> str:
         ]
         if row.accuracy is not None:
             cells.append(f"{row.accuracy:.1%}")
-        rows.append([*cells, f"{row.speedup:.2f}x"])
+        measured = f"noise {row.speedup:.2f}x" if row.noise else f"{row.speedup:.2f}x"
+        expected = "-" if row.expected is None else f"{row.expected:.2f}x"
+        rows.append([*cells, measured, expected])
     return table(rows, left=2)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -33,18 +34,19 @@ class Answer:
         the first bytes of a character.
     prefill_ms: from image and prompt to the first token. All times count the model's work only, not
         that of whoever reads the answer.
-    per_token_ms: the mean of the later tokens; None for a single token.
+    token_ms: each later token.
     total_ms: all tokens.
     stopped: why the answer ended; None while it grows.
-    shared_ms: the part of `prefill_ms` that another model's answer to the same sample had spent
-        already (see `compare`), so that nobody waited for it twice.
+    shared_ms: the part of `prefill_ms` that had been spent already, on the image, by the analysis
+        or by another model's answer to the same sample (see `compare`), so that nobody waited for
+        it twice.
     """
 
     text: str
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     prefill_ms: float
-    per_token_ms: float | None
+    token_ms: tuple[float, ...]
     total_ms: float
     stopped: Stop | None
     shared_ms: float = 0.0
@@ -55,6 +57,13 @@ class Answer:
                 f"found {len(self.token_ids)} token ids and {len(self.tokens)} pieces; expected as"
                 " many of each"
             )
+
+    @property
+    def per_token_ms(self) -> float | None:
+        """The median of the later tokens, which other work on the machine hardly moves; None for a
+        single token.
+        """
+        return median(self.token_ms) if self.token_ms else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -120,7 +129,7 @@ def stream(
     return grow(
         lvlm,
         sample,
-        lambda: Decoding(lvlm, sample.inputs),
+        lambda: Decoding(lvlm, sample.inputs, features=sample.features),
         max_new_tokens=max_new_tokens,
         run=run,
     )
@@ -165,7 +174,9 @@ def grow(
             # reading the number waits for the device, so that the time is whole
             token = int(greedy(decoding.logits, forbidden))
             elapsed_ms = 1000 * (time.perf_counter() - start)
-            times_ms.append(elapsed_ms if times_ms else elapsed_ms + decoding.shared_ms)
+            if not times_ms:
+                elapsed_ms += decoding.shared_ms - decoding.observing_ms
+            times_ms.append(elapsed_ms)
             detokeniser.push(token)
             if token in ends:
                 stopped = "eos"
@@ -177,7 +188,7 @@ def grow(
             token_ids=tuple(detokeniser.ids),
             tokens=tokens,
             prefill_ms=times_ms[0] if times_ms else 0.0,
-            per_token_ms=_mean(times_ms[1:]),
+            token_ms=tuple(times_ms[1:]),
             total_ms=sum(times_ms),
             stopped=stopped,
             shared_ms=0.0 if decoding is None else decoding.shared_ms,
@@ -218,7 +229,3 @@ def room_for_answer(
             f" that {lvlm.name} has; shorten the prompt."
         )
     return min(max_new_tokens, lvlm.max_positions - length)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

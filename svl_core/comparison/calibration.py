@@ -5,22 +5,28 @@ those that are measured.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svl_core.comparison.jsonl import has_text, image_path, read_rows
+from svl_core.comparison.jsonl import file_named, read_entries
 from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import select_values, value_store
 from svl_core.progress import QUIET, Run
 
 if TYPE_CHECKING:
+    from svl_core.lvlm.features import KnownFeatures
     from svl_core.lvlm.model import LVLM
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".tga", ".ico"),
+)
+"""Of the formats that `open_image` reads."""
+
 DEFAULT_PROMPT = "Describe the image."
 
 Pair = tuple[Any, str]
@@ -37,25 +43,27 @@ def read_calibration(
     """(image path, prompt) pairs of a folder of images or of a JSON Lines file.
 
     source: a folder, whose images are taken by name; the prompt of `cat.png` stands in `cat.txt`
-        beside it. Or a JSON Lines file with `{"image": path, "prompt": text}` a line; `"question"`
-        will do too, and an image that is null means a question without one.
+        beside it. Or a list (see `jsonl`): a JSON Lines file with `{"image": path, "prompt": text}`
+        a line, or one of the shapes that data sets have; an image that is null means a question
+        without one.
     prompt: asked where the source has no prompt for an image.
     limit: the number of pairs at most, see `draw`.
     seed: of a random draw; None: the first pairs.
 
     Raises InputError for a missing or empty source, naming the line.
     """
-    source = Path(source)
+    source = Path(source).expanduser()
     pairs: list[Pair] = []
     if source.is_dir():
         expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
         for path in sorted(source.iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            hidden = path.name.startswith(".")  # such as the "._cat.png" that macOS puts beside
+            if path.suffix.lower() in IMAGE_SUFFIXES and not hidden:
                 pairs.append((path, _prompt_beside(path, prompt)))
     else:
         expected = 'lines of {"image": path, "prompt": text}'
-        for where, row in read_rows(source, ()):
-            pairs.append((image_path(row, source, where), _prompt_of(row, prompt)))
+        for entry in read_entries(source):
+            pairs.append((entry.image, entry.prompt or prompt))
     if not pairs:
         raise InputError(
             f"Found nothing in {source}; expected {expected}; add some or give another source."
@@ -68,15 +76,12 @@ def _prompt_beside(image: Path, default: str) -> str:
     file = image.with_suffix(".txt")
     if not file.is_file():
         return default
-    return file.read_text(encoding="utf-8").strip() or default
-
-
-def _prompt_of(row: Mapping[str, Any], default: str) -> str:
-    """The prompt in a line of a JSON Lines file; the default where there is none."""
-    for key in ("prompt", "question"):
-        if has_text(row, key):
-            return row[key]
-    return default
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")  # takes any byte
+    return text.strip() or default
 
 
 def draw(
@@ -105,22 +110,31 @@ def encode_all(
     lvlm: LVLM,
     pairs: Iterable[Pair],
     *,
+    known: KnownFeatures | None = None,
     spool: str | Path | None = None,
     run: Run = QUIET,
 ) -> Sequence[Sample]:
-    """Samples of (image, prompt) pairs, in order.
+    """Samples of (image, prompt) pairs, in order, each image seen once (see `lvlm/vision.py`).
 
+    known: features of images that have been seen before; those of these images are added.
     spool: a folder in a file of which the samples lie instead of in memory, without their images.
 
     Raises InputError for a bad image or prompt and where the folder has no room; Cancelled.
     """
+    from svl_core.lvlm.features import FeatureStore
+    from svl_core.lvlm.vision import see
+
     pairs = list(pairs)
     samples = value_store(len(pairs), spool)
+    known = FeatureStore() if known is None else known
     for number, (image, prompt) in enumerate(pairs):
         run.check("Stopped before the calibration set was read.")
         what = f"reading calibration sample {number + 1} of {len(pairs)}"
         run.report(number / len(pairs), what)
-        sample = lvlm.encode(image, prompt)
+        try:
+            sample = see(lvlm, lvlm.encode(image, prompt), known)
+        except InputError as error:
+            raise file_named(image, error) from error
         if spool is not None:
             sample = dataclasses.replace(sample, images=())
         samples[number] = sample

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,12 +17,14 @@ import torch
 from PIL import Image
 
 from svl_core.comparison.answer import room_for_answer
-from svl_core.comparison.jsonl import image_path, read_rows
+from svl_core.comparison.jsonl import file_named, read_entries
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import batches
 from svl_core.lvlm.decoding import answers_together
+from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import see
 from svl_core.progress import QUIET, Run
 
 Z_95 = 1.959963984540054
@@ -38,7 +41,7 @@ class LabelledQuestion(Protocol):
     """
 
     @property
-    def image(self) -> Image.Image | Path | str | None: ...
+    def image(self) -> Image.Image | Path | str | bytes | None: ...
 
     @property
     def question(self) -> str: ...
@@ -52,12 +55,16 @@ class LabelledQuestion(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A labelled question; the attributes are those of `LabelledQuestion`."""
+    """A labelled question; the attributes are those of `LabelledQuestion`.
 
-    image: Image.Image | Path | str | None
+    answers: all that count as right, where there are several.
+    """
+
+    image: Image.Image | Path | str | bytes | None
     question: str
     answer: str
     kind: str = ""
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -233,6 +240,12 @@ def normalise(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip().removesuffix(".").strip().casefold()
 
 
+def is_right(answer: str, question: LabelledQuestion) -> bool:
+    """Whether an answer is one of those that count as right."""
+    accepted = getattr(question, "answers", ()) or (question.answer,)
+    return normalise(answer) in map(normalise, accepted)
+
+
 @torch.inference_mode()
 def answer_batch(
     lvlm: LVLM,
@@ -250,12 +263,16 @@ def answer_batch(
 
     Raises InputError for a sample that leaves no room in the context; Cancelled.
     """
-    answers: dict[int, tuple[int, ...]] = {}
-    for members in batches(samples, batch_size):
+    groups = batches(samples, batch_size)
+
+    def answered(members: list[int], alone: Run) -> list[tuple[int, ...]]:
         group = [samples[number] for number in members]
         longest = max(sample.length for sample in group)
         room = room_for_answer(lvlm, longest, max_new_tokens)
-        ids = answers_together(lvlm, group, room, run)
+        return answers_together(lvlm, group, room, alone)
+
+    answers: dict[int, tuple[int, ...]] = {}
+    for members, ids in zip(groups, run.deal(groups, answered), strict=True):
         answers.update(zip(members, ids, strict=True))
     return [answers[number] for number in range(len(samples))]
 
@@ -268,6 +285,7 @@ def evaluate(
     batch_size: int = 32,
     max_new_tokens: int = 64,
     prepare: Callable[[Sample], Sample] | None = None,
+    known: KnownFeatures | None = None,
     run: Run = QUIET,
 ) -> Evaluation:
     """Greedy answers to labelled questions, marked by exact match after `normalise`.
@@ -276,6 +294,7 @@ def evaluate(
     batch_size: questions answered together.
     max_new_tokens: the longest answer.
     prepare: changes every sample before the model reads it (visual-token pruning).
+    known: features of the images, for the next model that is asked the same (see `lvlm/vision.py`).
 
     Questions of one kind share batches, since their answers end together. Raises InputError for no
     questions or a bad image; Cancelled.
@@ -294,32 +313,35 @@ def evaluate(
         return question.kind, len(question.question)
 
     order = sorted(range(len(questions)), key=kind_and_length)
-    answers = [""] * len(questions)
-    for start in range(0, len(order), batch_size):
-        run.report(start / len(order), f"answering question {start + 1} of {len(order)}")
-        members = order[start : start + batch_size]
+    known = FeatureStore() if known is None else known
+
+    def answered(start: int, alone: Run) -> list[str]:
+        alone.report(start / len(order), f"answering question {start + 1} of {len(order)}")
         samples = []
-        for number in members:
-            run.check("Stopped before all questions were answered.")
+        for number in order[start : start + batch_size]:
+            alone.check("Stopped before all questions were answered.")
             question = questions[number]
-            sample = lvlm.encode(question.image, question.question)
+            try:
+                sample = see(lvlm, lvlm.encode(question.image, question.question), known)
+            except InputError as error:
+                raise file_named(question.image, error) from error
             samples.append(prepare(sample) if prepare else sample)
         batch = answer_batch(
             lvlm,
             samples,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
-            run=run,
+            run=alone,
         )
-        for number, ids in zip(members, batch, strict=True):
-            answers[number] = lvlm.tokenizer.decode(
-                ids,
-                skip_special_tokens=True,
-            )
+        return [lvlm.tokenizer.decode(ids, skip_special_tokens=True) for ids in batch]
+
+    starts = range(0, len(order), batch_size)
+    in_order = chain.from_iterable(run.deal(starts, answered))
+    answer_of = dict(zip(order, in_order, strict=True))
+    answers = [answer_of[number] for number in range(len(questions))]
     run.report(1.0, "all questions answered")
     marks = (
-        normalise(answer) == normalise(question.answer)
-        for answer, question in zip(answers, questions, strict=True)
+        is_right(answer, question) for answer, question in zip(answers, questions, strict=True)
     )
     return Evaluation(
         data=data,
@@ -330,16 +352,23 @@ def evaluate(
 
 
 def read_jsonl(path: str | Path) -> Iterator[Question]:
-    """Questions of a JSON Lines file: `{"image": path, "question": text, "answer": text}` a line,
-    `"kind"` if wanted.
+    """Questions of a list (see `jsonl`): `{"image": path, "question": text, "answer": text}` a
+    line, `"kind"` if wanted, or one of the shapes that data sets have.
 
     Image paths are relative to the file's folder; null asks without an image. Empty lines are
     skipped. Raises InputError with the line's number.
     """
-    for where, row in read_rows(path, ("question", "answer")):
+    for entry in read_entries(path):
+        if entry.prompt is None or not entry.answers:
+            missing = "question" if entry.prompt is None else "answer"
+            raise InputError(
+                f'Found no text under "{missing}" in {entry.where}; expected'
+                ' {"image": path, "question": text, "answer": text}; mend the line.'
+            )
         yield Question(
-            image=image_path(row, path, where),
-            question=row["question"],
-            answer=row["answer"],
-            kind=str(row.get("kind", "")),
+            image=entry.image,
+            question=entry.prompt,
+            answer=entry.answers[0],
+            kind=entry.kind,
+            answers=entry.answers,
         )

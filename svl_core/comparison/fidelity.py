@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from svl_core.analysis.trace import Trace
 from svl_core.comparison.answer import Answer
-from svl_core.comparison.pair import FULL, PRUNED, Growing, Pair
+from svl_core.comparison.pair import FULL, PRUNED, FullAnswer, Growing, Known, Pair
+from svl_core.comparison.speed import Speed, answer_speeds, speeds_to_json
 from svl_core.errors import Cancelled
 from svl_core.lvlm.decoding import greedy, image_token_ids
 from svl_core.lvlm.forcing import kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import see
 from svl_core.progress import QUIET, Run
 
 if TYPE_CHECKING:
@@ -38,8 +41,8 @@ class Comparison:
     first_divergent_word: the (start, end) characters, in the pruned model's text, of its first word
         that differs; (length, length) if it stops early, None for the same words.
     parameters_full, parameters_pruned: numbers of parameters.
-    speedup_prefill, speedup_decode: full / pruned times, above 1 where the pruned model is faster;
-        None: not measurable.
+    speed_prefill, speed_decode: how many times faster the pruned model's first token and each later
+        one are, measured and expected.
     """
 
     full: Answer
@@ -51,8 +54,8 @@ class Comparison:
     token_probabilities: tuple[tuple[float, ...], tuple[float, ...]]
     parameters_full: int
     parameters_pruned: int
-    speedup_prefill: float | None
-    speedup_decode: float | None
+    speed_prefill: Speed
+    speed_decode: Speed
 
     def __post_init__(self) -> None:
         if not (self.kl >= 0 and 0 <= self.agreement <= 1):
@@ -87,7 +90,7 @@ class Comparison:
                 "pruned": list(self.token_probabilities[1]),
             },
             "parameters": {"full": self.parameters_full, "pruned": self.parameters_pruned},
-            "speedup": {"prefill": self.speedup_prefill, "decode": self.speedup_decode},
+            "speedup": speeds_to_json(self.speed_prefill, self.speed_decode),
         }
 
 
@@ -122,6 +125,22 @@ def _word_span(text: str, index: int) -> tuple[int, int]:
     return len(text), len(text)
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A comparison, and what else its passes left behind.
+
+    comparison: both answers and what separates them.
+    full_answer: the full model's side, for the next plan's comparison; None where it stayed in
+        another process.
+    pruned_trace: the pruned model's trace of the sample, where it was asked for and came with the
+        pass.
+    """
+
+    comparison: Comparison
+    full_answer: FullAnswer | None
+    pruned_trace: Trace | None = None
+
+
 def compare(
     full: LVLM,
     pruned: LVLM,
@@ -147,7 +166,42 @@ def compare(
 
     Raises InputError as `stream` does; Cancelled.
     """
-    pair = Pair(full, pruned, sample, pruned_sample, run)
+    compared = compare_known(
+        full,
+        pruned,
+        sample,
+        max_new_tokens=max_new_tokens,
+        run=run,
+        answers=answers,
+        pruned_sample=pruned_sample,
+        show=show,
+    )
+    return compared.comparison
+
+
+def compare_known(
+    full: LVLM,
+    pruned: LVLM,
+    sample: Sample,
+    *,
+    known: Known | None = None,
+    watched: bool = False,
+    max_new_tokens: int = 64,
+    run: Run = QUIET,
+    answers: tuple[Answer, Answer] | None = None,
+    pruned_sample: Sample | None = None,
+    show: Show | None = None,
+) -> Compared:
+    """`compare`, beginning with what is there already.
+
+    known: of the full model's side: its trace of the sample with the prompt, its answer.
+    watched: the pruned model's trace of the sample is wanted too, where it comes with its pass.
+    """
+    if known is None and answers is None:
+        sample = see(full, sample)
+        if pruned_sample is not None and pruned_sample.key == sample.key:
+            pruned_sample = None
+    pair = Pair(full, pruned, sample, pruned_sample, run, known=known, watched=watched)
     if answers is None:
         answers = _answered(pair, max_new_tokens, show)
     full_answer, pruned_answer = answers
@@ -158,7 +212,8 @@ def compare(
     forbidden = image_token_ids(full)
     same = greedy(full_logits, forbidden) == greedy(pruned_logits, forbidden)
     words = divergent_words(full_answer.text, pruned_answer.text)
-    return Comparison(
+    speed_prefill, speed_decode = answer_speeds(*pair.sides, answers)
+    comparison = Comparison(
         full=full_answer,
         pruned=pruned_answer,
         kl=float(kl_per_token(full_logits, pruned_logits).mean()),
@@ -171,9 +226,10 @@ def compare(
         ),
         parameters_full=full.num_parameters,
         parameters_pruned=pruned.num_parameters,
-        speedup_prefill=_ratio(full_answer.prefill_ms, pruned_answer.prefill_ms),
-        speedup_decode=_ratio(full_answer.per_token_ms, pruned_answer.per_token_ms),
+        speed_prefill=speed_prefill,
+        speed_decode=speed_decode,
     )
+    return Compared(comparison, FullAnswer(full_answer, full_logits), pair.pruned_trace)
 
 
 def _answered(
@@ -182,7 +238,7 @@ def _answered(
     show: Show | None,
 ) -> tuple[Answer, Answer]:
     """Both models' complete answers, (full, pruned); see `compare`."""
-    if show is None:
+    if show is None and pair.known.prompt is None:
         pair.warm_up()
     complete: dict[int, Answer] = {}
     for so_far, live in pair.answers(max_new_tokens, in_turn=show is not None):
@@ -195,10 +251,3 @@ def _answered(
 def _probabilities(logits: torch.Tensor, ids: Sequence[int]) -> tuple[float, ...]:
     """The probability 0..1 of each of the n tokens `ids` under logits (n, vocab)."""
     return tuple((-token_losses(logits, ids)).exp().tolist())
-
-
-def _ratio(full: float | None, pruned: float | None) -> float | None:
-    """How many times faster the pruned model is; None where a time is missing."""
-    if not full or not pruned:
-        return None
-    return full / pruned

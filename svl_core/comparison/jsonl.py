@@ -1,30 +1,97 @@
-"""Reads JSON Lines files of images and texts; every error names the line."""
+"""Reads lists of images, prompts and answers: JSON Lines or a JSON array, in the shapes that data
+sets have. What a row says is used, or refused with the file and the line.
+
+Beside {"image": path, "prompt": text, "answer": text} there are chats ("messages" as most trainers
+write them, "conversations" as LLaVA's data has them), instructions with an input, lists of answers,
+numbers as answers, and images inside the row, as base64 or as a data address.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from svl_core.errors import InputError
 
+ImageSource = Path | str | bytes
+Locate = Callable[[str, str], ImageSource]
+"""The image by the name in a row; given the row's place too, for the error."""
 
-def read_rows(
-    path: str | Path,
-    keys: Sequence[str],
-    one_of: Sequence[str] = (),
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for each line that is not empty; `where` reads "line 3 of x.jsonl".
+IMAGE_KEYS = ("image", "image_path", "image_file", "file_name", "img", "image_url")
+PROMPT_KEYS = ("prompt", "question", "query", "instruction")
+ANSWER_KEYS = ("answer", "answers", "label", "output", "response", "multiple_choice_answer")
+CHAT_KEYS = ("messages", "conversations")
+SERVED_KEYS = (*IMAGE_KEYS, "images", *PROMPT_KEYS, "input", *ANSWER_KEYS, *CHAT_KEYS, "kind")
+NOTES = ("id", "question_id", "image_id", "split", "source", "metadata", "width", "height")
+"""Keys that data sets have for their own use."""
 
-    keys: a row must hold text under each of them.
-    one_of: and under at least one of these, if there are any.
+CLOSE = 0.75  # how alike a key that is not known must be to one that is, to be taken for a slip
+IMAGE_MARK = re.compile(r"\s*<image>\s*")  # where the image stands in a text of LLaVA's data
+DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+LONG_NAME = 512  # characters from which a text that names no file is read as base64
+USERS, MODELS = ("user", "human"), ("assistant", "gpt", "model")
+SHAPE = '{"image": path, "prompt": text}'
 
-    Raises InputError for a file that cannot be read and for the first line that is wrong.
+
+@dataclass(frozen=True)
+class Entry:
+    """One row, as the rest of the program reads it.
+
+    where: reads "line 3 of x.jsonl".
+    image: a path, the bytes of an image file, or None for a question without one.
+    prompt: None where the row has none.
+    answers: all that count as right; none where the row has none.
+    kind: groups the results; "".
     """
-    path = Path(path)
+
+    where: str
+    image: ImageSource | None
+    prompt: str | None
+    answers: tuple[str, ...] = ()
+    kind: str = ""
+
+
+def read_entries(path: str | Path, locate: Locate | None = None) -> Iterator[Entry]:
+    """The entries of a list, in order.
+
+    locate: finds the image that a row names; by default a file beside the list.
+
+    Raises InputError for a file that cannot be read and for the first row that is wrong.
+    """
+    path = Path(path).expanduser()
+    find = _beside(path) if locate is None else locate
+    for where, row in _rows(path):
+        yield _entry(row, where, find)
+
+
+# Rows
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each line that is not empty, or for each entry of an array."""
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        for number, row in enumerate(_array(text, path), start=1):
+            where = f"entry {number} of {path.name}"
+            yield where, _checked(row, where)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"line {number} of {path.name}"
+            yield where, _checked(_parsed(line, where), where)
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark. Raises InputError."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(
             f"Found no file {path}; expected a JSON Lines file; check the path."
@@ -34,70 +101,267 @@ def read_rows(
             f"Found {path}, which cannot be read ({error}); expected a JSON Lines file in UTF-8;"
             " give another file."
         ) from None
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            where = f"line {number} of {path.name}"
-            yield where, _row(line, where, keys, one_of)
 
 
-def _row(
-    line: str,
-    where: str,
-    keys: Sequence[str],
-    one_of: Sequence[str],
-) -> dict[str, Any]:
-    """The row that a line holds. Raises InputError."""
-    entries = (f'"{key}": text' for key in (*keys, *one_of[:1]))
-    shape = "{" + ", ".join(entries) + "}"
+def _array(text: str, path: Path) -> list[Any]:
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"Found no valid JSON in {where} ({error.msg}); expected {shape}; mend the line."
+            f"Found no valid JSON in line {error.lineno} of {path.name} ({error.msg}); expected an"
+            f" array of {SHAPE}, or one of them a line; mend it."
         ) from None
+
+
+def _parsed(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"Found no valid JSON in {where} ({error.msg}); expected {SHAPE}; mend the line."
+        ) from None
+
+
+def _checked(row: Any, where: str) -> dict[str, Any]:
+    """The row, of which no key is a slip of one that is served."""
     if not isinstance(row, dict):
         raise InputError(
-            f"Found a {type(row).__name__} in {where}; expected {shape}; mend the line."
+            f"Found a {type(row).__name__} in {where}; expected {SHAPE}; mend the line."
         )
-    missing = [key for key in keys if not has_text(row, key)]
-    if one_of and not any(has_text(row, key) for key in one_of):
-        missing.append(one_of[0])
-    if missing:
-        raise InputError(
-            f'Found no text under "{missing[0]}" in {where}; expected {shape}; mend the line.'
-        )
+    for key in row:
+        if key in SERVED_KEYS or key in NOTES:
+            continue
+        meant = difflib.get_close_matches(key, SERVED_KEYS, 1, CLOSE)
+        if meant:
+            raise InputError(
+                f'Found the key "{key[:80]}" in {where}; expected "{meant[0]}"; mend the line.'
+            )
     return row
 
 
-def has_text(row: Mapping[str, Any], key: str) -> bool:
-    """Whether the row holds a text that is not blank under the key."""
-    value = row.get(key)
-    return isinstance(value, str) and bool(value.strip())
+def _entry(row: Mapping[str, Any], where: str, locate: Locate) -> Entry:
+    chat = next((row[key] for key in CHAT_KEYS if key in row), None)
+    prompt, answers, shown = _read_chat(chat, where) if chat is not None else (None, (), [])
+    prompt = _prompt(row, where) or prompt
+    if prompt is None:
+        _refuse_foreign(row, where)
+    named = _named_image(row, where)
+    if named is None and shown:
+        named = shown[0] if len(shown) == 1 else shown
+    return Entry(
+        where=where,
+        image=None if named is None else _image(named, where, locate),
+        prompt=prompt,
+        answers=_answers(row, where) or answers,
+        kind=str(row.get("kind") or ""),
+    )
 
 
-def image_path(
-    row: Mapping[str, Any],
-    path: str | Path,
-    where: str,
-) -> Path | None:
-    """The row's image, relative to the file's folder; None where it says null.
+def _refuse_foreign(row: Mapping[str, Any], where: str) -> None:
+    """Raises InputError for a row without a prompt that has something under a foreign key."""
+    foreign = [key for key in row if key not in SERVED_KEYS and key not in NOTES]
+    if foreign:
+        raise InputError(
+            f'Found the key "{foreign[0][:80]}" in {where}, which has no prompt; expected one'
+            f" of {', '.join((*PROMPT_KEYS, *CHAT_KEYS))}; rename the key, or leave it out for the"
+            " default prompt."
+        )
 
-    path: the JSON Lines file.
-    where: the line, for the error.
 
-    Raises InputError if there is no such file.
-    """
-    if "image" in row and row["image"] is None:
+# Texts
+
+
+def _prompt(row: Mapping[str, Any], where: str) -> str | None:
+    """The prompt under one of its keys; an instruction's input goes behind it."""
+    for key in PROMPT_KEYS:
+        if row.get(key) is None:
+            continue
+        text = _text(row[key], key, where)
+        if key == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
+            text = f"{text}\n{row['input'].strip()}"
+        return text
+    return None
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    """A text that is not blank, without the mark where LLaVA's data has the image."""
+    if not isinstance(value, str) or not IMAGE_MARK.sub(" ", value).strip():
+        raise InputError(
+            f'Found no text under "{key}" in {where}; expected {SHAPE}; mend the line.'
+        )
+    return IMAGE_MARK.sub(" ", value).strip() if "<image>" in value else value
+
+
+def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    for key in ANSWER_KEYS:
+        if row.get(key) is not None:
+            return _listed(row[key], key, where)
+    return ()
+
+
+def _listed(value: Any, key: str, where: str) -> tuple[str, ...]:
+    """The right answers: a text, a number, yes or no, or a list of such."""
+    if isinstance(value, Mapping) and "answer" in value:  # VQA's: {"answer": text, ...}
+        value = value["answer"]
+    if isinstance(value, bool):
+        return ("yes" if value else "no",)
+    if isinstance(value, (int, float)):
+        return (str(value),)
+    if isinstance(value, str) and value.strip():
+        return (value,)
+    if isinstance(value, list) and value:
+        found = [text for item in value for text in _listed(item, key, where)]
+        return tuple(dict.fromkeys(found))
+    raise InputError(
+        f'Found no text under "{key}" in {where}; expected an answer, or a list of those that count'
+        " as right; mend the line."
+    )
+
+
+# Chats
+
+
+def _read_chat(turns: Any, where: str) -> tuple[str | None, tuple[str, ...], list[Any]]:
+    """(prompt, answers, images) of a chat: the user's first turn, and what the model says to it."""
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise InputError(
+            f"Found a chat in {where} that is no list of turns; expected"
+            ' [{"role": "user", "content": text}, ...]; mend the line.'
+        )
+    prompt: str | None = None
+    images: list[Any] = []
+    for turn in turns:
+        role = turn.get("role", turn.get("from"))
+        content = turn.get("content", turn.get("value"))
+        if role in USERS and prompt is None:
+            prompt, images = _read_turn(content, where)
+        elif role in MODELS and prompt is not None:
+            answer, _ = _read_turn(content, where)
+            return prompt, (answer,), images
+        elif role == "system" or role in MODELS or role in USERS:
+            raise InputError(
+                f"Found a turn of {role!r} in {where} where the question or its answer was due;"
+                " expected one question and one answer; take the other turns out."
+            )
+        else:
+            raise InputError(
+                f"Found a turn of {str(role)[:40]!r} in {where}; expected one of"
+                f" {', '.join((*USERS, *MODELS))}; mend the line."
+            )
+    if prompt is None:
+        raise InputError(f"Found a chat without a question in {where}; expected one; mend it.")
+    return prompt, (), images
+
+
+def _read_turn(content: Any, where: str) -> tuple[str, list[Any]]:
+    """(text, images) of a turn: plain text, or parts of text and image."""
+    if isinstance(content, str):
+        return _text(content, "content", where), []
+    texts: list[str] = []
+    images: list[Any] = []
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text":
+            texts.append(str(part.get("text", "")))
+        elif kind in ("image", "image_url"):
+            keys = ("image", "path", "url", "image_url", "base64", "data")
+            shown = next((part[key] for key in keys if part.get(key)), None)
+            if isinstance(shown, Mapping):
+                shown = shown.get("url")
+            if shown:  # without one the row has the image elsewhere
+                images.append(shown)
+        else:
+            raise InputError(
+                f"Found a part of a turn in {where} of the type {str(kind)[:40]!r}; expected"
+                " text or image; mend the line."
+            )
+    return _text(" ".join(texts), "content", where), images
+
+
+# Images
+
+
+def _named_image(row: Mapping[str, Any], where: str) -> Any:
+    """What the row has for an image; None where it says null, or has none beside a chat."""
+    for key in IMAGE_KEYS:
+        if row.get(key) is not None:
+            return row[key]
+    if isinstance(row.get("images"), list) and row["images"]:
+        return row["images"] if len(row["images"]) > 1 else row["images"][0]
+    says_none = any(key in row for key in (*IMAGE_KEYS, "images"))
+    if says_none or any(key in row for key in CHAT_KEYS):
         return None
-    if not has_text(row, "image"):
+    raise InputError(
+        f'Found no text under "image" in {where}; expected a path relative to the file\'s folder,'
+        " or null for a question without an image; mend the line."
+    )
+
+
+def _image(named: Any, where: str, locate: Locate) -> ImageSource:
+    """The image that a row means by a name, by base64, or by what datasets keep of a file."""
+    if isinstance(named, Mapping):  # {"bytes": base64, "path": name}
+        named = named.get("bytes") or named.get("path")
+    if isinstance(named, list):
+        raise InputError(
+            f"Found {len(named)} images in {where}; expected one; leave the others out."
+        )
+    if not isinstance(named, str) or not named.strip():
         raise InputError(
             f'Found no text under "image" in {where}; expected a path relative to the file\'s'
             " folder, or null for a question without an image; mend the line."
         )
-    image = Path(path).parent / row["image"]
-    if not image.is_file():
+    if named.startswith(("http://", "https://")):
         raise InputError(
-            f"Found no image {image} for {where}; expected a path relative to the file's folder;"
-            " mend the line."
+            f"Found the web address {named[:80]!r} in {where}; expected an image file; download the"
+            " picture and give its path."
         )
-    return image
+    address = DATA_ADDRESS.match(named)
+    if address:
+        return _decoded(named[address.end() :], where)
+    return _decoded(named, where) if len(named) >= LONG_NAME else locate(named, where)
+
+
+def _decoded(text: str, where: str) -> bytes:
+    """The image file that base64 text holds. Raises InputError where that is none."""
+    from svl_core.lvlm.images import open_image
+
+    try:
+        content = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError(
+            f"Found an image in {where} that is neither a file's name nor base64; expected one of"
+            " them; mend the line."
+        ) from None
+    try:
+        open_image(content)
+    except InputError as error:
+        raise located(error, where) from None
+    return content
+
+
+def _beside(path: Path) -> Locate:
+    """Images by names relative to the folder of the list."""
+
+    def locate(name: str, where: str) -> Path:
+        image = path.parent / name
+        if not image.is_file():
+            raise InputError(
+                f"Found no image {image} for {where}; expected a path relative to the file's"
+                " folder; mend the line."
+            )
+        return image
+
+    return locate
+
+
+def located(error: InputError, where: str) -> InputError:
+    """The same error, which says where its input stands."""
+    reason = str(error)
+    return InputError(f"In {where}: {reason[:1].lower()}{reason[1:]}")
+
+
+def file_named(image: object, error: InputError) -> InputError:
+    """The error of an image, which names its file if it is one."""
+    if isinstance(image, (str, Path)):
+        return located(error, f"the file {Path(image).name[:80]!r}")
+    return error

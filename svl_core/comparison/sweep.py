@@ -26,11 +26,13 @@ from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
-from svl_core.comparison.speed import Speedup, measure_speedup
+from svl_core.comparison.speed import SAME, Stopwatch
 from svl_core.errors import InputError
+from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import seen_all
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
@@ -46,6 +48,9 @@ FALL = 0.1
 MEASURES = ("kl", "agreement", "exact", "accuracy")
 """What a row measures; several draws of the random criterion are averaged over these."""
 
+TIMES = tuple(SAME.of_a_row())
+"""What rows of equal size have in common."""
+
 KEY = ("criterion", "compensation", "drop")
 """What tells a sweep's rows apart."""
 
@@ -60,10 +65,12 @@ class SweepRow:
     agreement: the share 0..1 of the answers' tokens that stay the most likely.
     exact: the share 0..1 of samples with the full model's very answer.
     accuracy: 0..1 on labelled questions; None without.
-    speedup: full / pruned time of an answer.
+    speedup: full / pruned time of an answer, measured.
     speedup_prefill, speedup_decode: of its two parts.
     parameters: their number.
     spread: standard deviations over the draws by measure; None for a single one.
+    expected: the speed-up of an answer by the work that is left; None in files of older sweeps.
+    noise: why `speedup` says nothing; None where it does.
     """
 
     criterion: str
@@ -79,6 +86,15 @@ class SweepRow:
     speedup_decode: float
     parameters: int
     spread: Mapping[str, float] | None = None
+    expected: float | None = None
+    noise: str | None = None
+
+    @property
+    def likely_speedup(self) -> float:
+        """The measured speed-up, or the expected one where that is noise."""
+        if self.noise is None or self.expected is None:
+            return self.speedup
+        return self.expected
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -133,7 +149,7 @@ class Sweep:
         return {recipe: cliff(self.curve(*recipe), measure, fall) for recipe in self.recipes}
 
     def pareto(self, measure: str = "agreement") -> tuple[SweepRow, ...]:
-        """Rows that no other beats in both fidelity and speed-up, slowest first."""
+        """Rows that no other beats in both fidelity and likely speed-up, slowest first."""
         return pareto(self.rows, measure)
 
     def to_json(self) -> dict[str, Any]:
@@ -199,10 +215,10 @@ def cliff(
 
 
 def pareto(rows: Iterable[SweepRow], measure: str = "agreement") -> tuple[SweepRow, ...]:
-    """Rows that no other row beats in both fidelity and speed-up, by rising speed-up."""
+    """Rows that no other row beats in both fidelity and likely speed-up, by rising speed-up."""
 
     def fastest_first(row: SweepRow) -> tuple[float, float]:
-        return -row.speedup, -_fidelity(row, measure)
+        return -row.likely_speedup, -_fidelity(row, measure)
 
     best: list[SweepRow] = []
     for row in sorted(rows, key=fastest_first):
@@ -262,10 +278,12 @@ def sweep(
         )
     if not allow_shared:
         fit = disjoint(fit, measured)
-    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size)
+    images = FeatureStore()
+    measured = seen_all(lvlm, measured, images)
+    measure_set = MeasureSet(measured, questions, max_new_tokens, batch_size, images)
     calibration = FitSet.traced(
         lvlm,
-        fit,
+        seen_all(lvlm, fit, images),
         recipe,
         compensations,
         spool,
@@ -280,24 +298,27 @@ def sweep(
         file = Path(resume).expanduser()
     counts = _drop_counts(drops, calibration, criteria)
     header = _header(lvlm, measure_set, calibration, draws)
-    rows = _known_rows(known, file, header)
+    rows = _known_rows(known, file, header, run)
     meter = Meter(lvlm, measure_set, calibration, draws, repeats, spool, run)
     wanted = list(product(criteria, compensations, counts))
+    place = {key: number for number, key in enumerate(wanted)}
     present = {row.key for row in rows}
-    for number, key in enumerate(wanted):
-        run.check("Stopped before the sweep was complete.")
-        if key in present:
-            continue
+
+    def measured_row(key: tuple[str, str, int], alone: Run) -> SweepRow:
         criterion, compensation, drop = key
+        alone.check("Stopped before the sweep was complete.")
         what = f"{criterion}, {compensation}, {drop} of {lvlm.num_layers} layers dropped"
-        run.report(number / len(wanted), what)
-        rows.append(meter.row(criterion, compensation, drop))
-        if file:
+        alone.report(place[key] / len(wanted), what)
+        return meter.row(criterion, compensation, drop, alone)
+
+    missing = [key for key in wanted if key not in present]
+    for row in run.deal(missing, measured_row):
+        rows.append(meter.timed_once(row))
+        if file and run.team.rank == 0:
             _write(file, header, rows)
         if each is not None:
             each(Sweep(header, tuple(rows), calibration.first_rankings))
     run.report(1.0, "sweep complete")
-    place = {key: number for number, key in enumerate(wanted)}
     ordered = sorted(
         (row for row in rows if row.key in place),
         key=lambda row: place[row.key],
@@ -341,12 +362,14 @@ class MeasureSet:
     questions: labelled ones, whose accuracy is measured too.
     max_new_tokens: the longest answer.
     batch_size: samples in one pass.
+    images: features of images that have been seen.
     """
 
     samples: Sequence[Sample]
     questions: Sequence[LabelledQuestion] | None
     max_new_tokens: int
     batch_size: int
+    images: KnownFeatures
 
 
 @dataclass(eq=False)
@@ -464,24 +487,37 @@ class Meter:
             spool=self.spool,
             run=quiet,
         )
-        self._speedups: dict[tuple[int, int], Speedup] = {}
+        # by size, which is the number of layers and that of parameters
+        self._times: dict[tuple[int, int], Mapping[str, Any]] = {}
+        self._agreed: set[tuple[int, int]] = set()
+        self._stopwatch = Stopwatch(self.lvlm, measure_set.samples[0], repeats=self.repeats)
 
     def row(
         self,
         criterion: str,
         compensation: str,
         drop: int,
+        run: Run,
     ) -> SweepRow:
-        """Mean over the draws of a random criterion; a single measurement otherwise."""
+        """Mean over the draws of a random criterion; a single measurement otherwise.
+
+        run: of this row, which its process makes alone. The rankings are there already, but for
+        those that run no model.
+        """
         draws = self.draws if criterion == RANDOM and drop else 1
         first = self.calibration.recipe.seed
         rows = []
         for seed in range(first, first + draws):
             chosen = plan(self.calibration.ranking(criterion, seed), drop)
-            rows.append(self._measured(chosen, compensation))
+            rows.append(self._measured(chosen, compensation, run.silent()))
         return rows[0] if len(rows) == 1 else _averaged(rows)
 
-    def _measured(self, chosen: DropPlan, compensation: str) -> SweepRow:
+    def _measured(
+        self,
+        chosen: DropPlan,
+        compensation: str,
+        run: Run,
+    ) -> SweepRow:
         """The row of one plan, compensated."""
         pruned = prune(
             self.lvlm,
@@ -490,8 +526,7 @@ class Meter:
             self.calibration.trace,
             self.calibration.weights,
         )
-        fidelity = self.reference.measure(pruned, self.run.silent())
-        speed = self._speedup(pruned)
+        fidelity = self.reference.measure(pruned, run)
         return SweepRow(
             criterion=chosen.criterion,
             compensation=compensation,
@@ -500,14 +535,22 @@ class Meter:
             kl=float(fidelity.kl.mean()),
             agreement=float(fidelity.agreement.mean()),
             exact=float((fidelity.agreement == 1).mean()),
-            accuracy=self._accuracy(pruned),
-            speedup=speed.total,
-            speedup_prefill=speed.prefill,
-            speedup_decode=speed.decode,
+            accuracy=self._accuracy(pruned, run),
             parameters=pruned.num_parameters,
+            **self._times_of(pruned),
         )
 
-    def _accuracy(self, pruned: LVLM) -> float | None:
+    def timed_once(self, row: SweepRow) -> SweepRow:
+        """The row with the times of the first one of its size, whichever process of a team made
+        that; rows of this size are not timed again.
+        """
+        size = self.lvlm.num_layers - row.drop, row.parameters
+        if size not in self._agreed:
+            self._agreed.add(size)
+            self._times[size] = {name: getattr(row, name) for name in TIMES}
+        return replace(row, **self._times[size])
+
+    def _accuracy(self, pruned: LVLM, run: Run) -> float | None:
         """On the labelled questions; None where there are none."""
         if not self.measure_set.questions:
             return None
@@ -516,24 +559,20 @@ class Meter:
             self.measure_set.questions,
             batch_size=self.measure_set.batch_size,
             max_new_tokens=self.measure_set.max_new_tokens,
-            run=self.run.silent(),
+            known=self.measure_set.images,
+            run=run,
         ).accuracy
 
-    def _speedup(self, pruned: LVLM) -> Speedup:
-        """Measured once for each size of model: which layers are missing makes no difference to the
-        work.
+    def _times_of(self, pruned: LVLM) -> Mapping[str, Any]:
+        """What a row tells of them. Measured once for each size of model: which layers are missing
+        makes no difference to the work.
         """
         size = (pruned.num_layers, pruned.num_parameters)
-        if size == (self.lvlm.num_layers, self.lvlm.num_parameters):
-            return Speedup(1.0, 1.0, 1.0)
-        if size not in self._speedups:
-            self._speedups[size] = measure_speedup(
-                self.lvlm,
-                pruned,
-                self.measure_set.samples[0],
-                repeats=self.repeats,
-            )
-        return self._speedups[size]
+        if size not in self._times:
+            itself = size == (self.lvlm.num_layers, self.lvlm.num_parameters)
+            speed = SAME if itself else self._stopwatch.measure(pruned)
+            self._times[size] = speed.of_a_row()
+        return self._times[size]
 
 
 def _averaged(rows: Sequence[SweepRow]) -> SweepRow:
@@ -611,12 +650,19 @@ def _known_rows(
     known: Sweep | None,
     file: Path | None,
     header: Mapping[str, Any],
+    run: Run,
 ) -> list[SweepRow]:
-    """The rows of the sweep that goes on. Raises InputError where it is another one."""
+    """The rows of the sweep that goes on; a team's first process reads them.
+
+    Raises InputError where it is another one.
+    """
     if known is not None:
         _check_same(known.header, header, "memory")
         return list(known.rows)
-    return _read(file, header) if file else []
+    if file is None:
+        return []
+    [rows] = run.deal([file], lambda file, alone: _read(file, header))
+    return rows
 
 
 def _read(file: Path, header: Mapping[str, Any]) -> list[SweepRow]:

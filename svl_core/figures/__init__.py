@@ -11,6 +11,7 @@ from svl_core.figures.curves import (
     runs_of,
     similarity_heatmap,
     token_curve,
+    widest_run,
 )
 from svl_core.figures.evidence import (
     LOST,
@@ -22,7 +23,7 @@ from svl_core.figures.evidence import (
     sweep_curves,
 )
 from svl_core.figures.lesson import kept_curves, skipped_heatmap
-from svl_core.figures.overlay import overlay
+from svl_core.figures.overlay import overlay, sized
 
 __all__ = [
     "LOST",
@@ -38,6 +39,8 @@ __all__ = [
     "pca_scatter",
     "redundancy_curve",
     "runs_of",
+    "sized",
+    "widest_run",
     "similarity_heatmap",
     "skipped_heatmap",
     "stability_curve",

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import plotly.graph_objects as go
 
+from svl_core.figures.plot import Plot
 from svl_core.figures.style import (
     COLOUR_BAR,
     DROPPED,
@@ -82,13 +82,13 @@ def stability_curve(
     *,
     ids: Sequence[int],
     height: int = 320,
-) -> go.Figure:
+) -> Plot:
     """Scores (L,) on all samples with their bootstrap interval (L, 2); dropped: (L,) share of
     resamples that drop the layer; drop: layers of the plan on all samples; own: (L,) the asked
     image's own scores.
     """
     traces = []
-    x = np.arange(len(scores))
+    x = list(range(len(scores)))
     gone = set(drop)
     for name, members, colour, symbol in (
         ("kept", [k for k in x if k not in gone], RETAINED, "circle"),
@@ -165,13 +165,12 @@ def stability_curve(
     )
 
 
-def overlap_figure(
-    shares: np.ndarray, droppable: int, count: int, *, height: int = 320
-) -> go.Figure:
+def overlap_figure(shares: np.ndarray, droppable: int, count: int, *, height: int = 320) -> Plot:
     """Share (N+1,) of the drop sets that this image and the set have in common at each number of
     layers, and what chance alone gives.
     """
-    x = np.arange(1, len(shares))
+    counts = np.arange(1, len(shares))
+    x = counts.tolist()
     traces: list[dict] = [
         {
             "type": "scatter",
@@ -186,7 +185,7 @@ def overlap_figure(
         {
             "type": "scatter",
             "x": x,
-            "y": 100 * x / droppable,
+            "y": 100 * counts / droppable,
             "name": "chance",
             "mode": "lines",
             "line": {"color": INK, "dash": "dot", "width": 2},
@@ -244,7 +243,7 @@ def sweep_curves(
     *,
     titles: Mapping[str, str] = {},
     height: int = 380,
-) -> go.Figure:
+) -> Plot:
     """Fidelity against the number of dropped layers, a line for each recipe; an arrow marks the
     cliff. A point carries [criterion, compensation, drop].
 
@@ -341,15 +340,17 @@ def pareto_figure(
     *,
     titles: Mapping[str, str] = {},
     height: int = 380,
-) -> go.Figure:
-    """Fidelity against measured speed-up: all rows, and the line of those that none beats in both.
+) -> Plot:
+    """Fidelity against speed-up: all rows, and the line of those that none beats in both.
+
+    A row whose measured speed-up is noise is hollow and stands at the expected one.
 
     A point carries [criterion, compensation, drop]; titles: as for `sweep_curves`.
     """
     traces: list[dict] = [
         {
             "type": "scatter",
-            "x": [row.speedup for row in best],
+            "x": [row.likely_speedup for row in best],
             "y": [getattr(row, measure) for row in best],
             "name": "best trade",
             "mode": "lines",
@@ -365,22 +366,25 @@ def pareto_figure(
         traces.append(
             {
                 "type": "scatter",
-                "x": [row.speedup for row in mine],
+                "x": [row.likely_speedup for row in mine],
                 "y": [getattr(row, measure) for row in mine],
                 "name": name,
                 "mode": "markers",
-                "marker": {"symbol": symbol, "size": 10, "color": colour},
+                "marker": {
+                    "symbol": [symbol + "-open" if row.noise else symbol for row in mine],
+                    "size": 10,
+                    "color": colour,
+                },
                 "customdata": [[*recipe, row.drop] for row in mine],
+                "text": [_speed_in_words(row) for row in mine],
                 "hovertemplate": (
-                    "%{customdata[2]} dropped: %{x:.2f}× as fast, %{y:.3f}<extra>"
-                    + name
-                    + "</extra>"
+                    "%{customdata[2]} dropped: %{text}, %{y:.3f}<extra>" + name + "</extra>"
                 ),
             }
         )
     return drawn(
         traces,
-        x="speed-up of an answer (full / pruned time)",
+        x="speed-up of an answer (full / pruned time; hollow: expected)",
         y=MEASURES[measure],
         height=height,
         legend=True,
@@ -390,6 +394,14 @@ def pareto_figure(
             measure,
         ),
     )
+
+
+def _speed_in_words(row: SweepRow) -> str:
+    """How fast a sweep's row is, and how sure that is."""
+    if row.noise:
+        return f"{row.likely_speedup:.2f}× as fast expected (measured: noise, {row.noise})"
+    expected = "" if row.expected is None else f" (expected: {row.expected:.2f}×)"
+    return f"{row.speedup:.2f}× as fast{expected}"
 
 
 def _name(recipe: tuple[str, str], titles: Mapping[str, str]) -> str:
@@ -420,7 +432,7 @@ def ablation_map(
     ids: Sequence[int],
     scale_on: Sequence[int] | None = None,
     height: int = 420,
-) -> go.Figure:
+) -> Plot:
     """What is lost without each block of `size` layers (x: its first layer) on every column (y).
 
     A cell carries [first layer, size]; `drop` is framed.

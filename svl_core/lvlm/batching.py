@@ -13,9 +13,12 @@ from svl_core.lvlm.sample import Sample
 
 def shape_key(sample: Sample) -> tuple:
     """Samples with equal keys fit into one batch: same inputs, same shapes apart from the batch and
-    the positions.
+    the positions; all of them have seen their images, or none.
     """
     parts = []
+    if sample.features is not None:
+        for name, (shape, _) in sorted(sample.features.pixels.items()):
+            parts.append((name, "seen", *shape[1:]))
     for name, value in sorted(sample.inputs.items()):
         if _per_position(value, sample.length):
             parts.append((name, "positions", *value.shape[2:]))

@@ -10,19 +10,23 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers.cache_utils import Cache
 
 from svl_core.lvlm.batching import collate
+from svl_core.lvlm.features import ImageFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.prefill import (
     PrefillState,
     fork_caches,
     recording,
     resumed,
-    without_images,
 )
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import Watched, prepared, together, without_pixels
 from svl_core.progress import QUIET, Run
 
 # Inputs with one entry a position that decode steps still need.
@@ -38,6 +42,33 @@ IMAGE_TOKEN_NAMES = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What a model's pass over one prompt left behind: whatever follows begins with it.
+
+    logits: (1, vocab), the prediction of the first token.
+    prefill: what other models begin with.
+    cache: the model's key/value cache behind the prompt.
+    growing: inputs with one entry a position, as they were.
+    next_position: (1, 1) of the next token, where positions were given.
+    deltas: (1, 1), see `Decoding`.
+    ms: milliseconds that the pass took, image encoding included.
+    """
+
+    logits: torch.Tensor
+    prefill: PrefillState
+    cache: Cache
+    growing: Mapping[str, torch.Tensor]
+    next_position: torch.Tensor | None
+    deltas: torch.Tensor | None
+    ms: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its caches and logits; its states are the trace's features."""
+        return self.prefill.cache_bytes + self.logits.nbytes
+
+
 class Decoding:
     """A decode in flight for a batch of B prompts of equal length (left padding where they differ).
 
@@ -49,9 +80,14 @@ class Decoding:
 
     lvlm: the model.
     inputs: the prompts, for `model(**inputs)`.
+    features: of the prompts' images, where these have been seen.
     keep: layers whose input is kept, in `prefill` (None where the model's caches cannot be shared).
     resume: (prefill, depth) of another model's decode of the same inputs: the pass starts at layer
-        `depth` (see `prefill`), and `shared_ms` is the time that the other pass spent until there.
+        `depth` (see `prefill`).
+    watch: keeps the features of the prompt's images, a batch of one, as the pass makes them.
+
+    `shared_ms` is the time that belongs to the prompt and was spent before: on its images, or by
+    the other pass until there. `observing_ms` is what was spent within on something else.
     """
 
     @torch.inference_mode()
@@ -60,30 +96,79 @@ class Decoding:
         lvlm: LVLM,
         inputs: Mapping[str, torch.Tensor],
         *,
+        features: ImageFeatures | None = None,
         keep: Collection[int] = (),
         resume: tuple[PrefillState, int] | None = None,
+        watch: Watched | None = None,
     ):
         self.lvlm = lvlm
         self.depth = 0
-        self.shared_ms = 0.0
-        model = lvlm.model
-        tensors = inputs
-        if resume is not None:
-            prefill, self.depth = resume
-            self.shared_ms = prefill.entered_ms[self.depth]
-            model = resumed(lvlm, prefill, self.depth)
-            tensors = without_images(inputs)
+        self.shared_ms = 0.0 if features is None else features.ms
+        self.observing_ms = 0.0
+        model: torch.nn.Module = lvlm.model
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         parameters = inspect.signature(model.forward).parameters
-        # The cache's name, which transformers 5.24 changed.
-        self._slot = "cache" if "cache" in parameters else "past_key_values"
-        last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-        with recording(lvlm, keep) as (states, entered_ms):
-            out = model(**tensors, use_cache=True, **last_only)
+        self._slot = _cache_slot(lvlm)
+        tensors = inputs
+        options: dict[str, Any] = {"use_cache": True}
+        if "logits_to_keep" in parameters:
+            options["logits_to_keep"] = 1
+        with recording(lvlm, keep, self.shared_ms) as (states, entered_ms):
+            if resume is not None:
+                prefill, self.depth = resume
+                self.shared_ms = prefill.entered_ms[self.depth]
+                model = resumed(lvlm, prefill, self.depth)
+                tensors = without_pixels(inputs)
+            elif watch is not None:
+                model = watch.model(inputs)
+            else:
+                model, tensors = prepared(lvlm, inputs, features)
+            out = model(**tensors, **options)
         self._take_over(out, states, entered_ms)
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
         self._deltas = self._position_deltas(before, _rope_deltas(model))
+
+    @classmethod
+    def behind(cls, lvlm: LVLM, prompt: Prompt) -> Decoding:
+        """A decode that begins behind a prompt which the model has read, and leaves it as it is."""
+        decoding = cls.__new__(cls)
+        decoding.lvlm = lvlm
+        decoding.depth = 0
+        decoding.shared_ms = prompt.ms
+        decoding.observing_ms = 0.0
+        decoding.logits = prompt.logits
+        decoding.prefill = prompt.prefill
+        decoding._growing = dict(prompt.growing)
+        decoding._slot = _cache_slot(lvlm)
+        decoding._cache = _with_layers(prompt.cache, fork_caches(prompt.cache.layers) or ())
+        decoding._next = prompt.next_position
+        decoding._deltas = prompt.deltas
+        return decoding
+
+    def prompt(
+        self,
+        states: Mapping[int, torch.Tensor],
+        entered_ms: Mapping[int, float],
+        ms: float,
+    ) -> Prompt | None:
+        """What the pass over a batch of one left behind; None where its caches cannot be shared.
+
+        states, entered_ms: see `PrefillState`.
+        ms: milliseconds that the pass took.
+        """
+        caches = fork_caches(self._cache.layers)
+        if caches is None:
+            return None
+        return Prompt(
+            logits=self.logits,
+            prefill=PrefillState(states, caches, entered_ms),
+            cache=_with_layers(self._cache, caches),
+            growing=dict(self._growing),
+            next_position=self._next,
+            deltas=self._deltas,
+            ms=ms,
+        )
 
     def _position_deltas(
         self,
@@ -117,8 +202,7 @@ class Decoding:
             return None
         forked = copy.copy(self)
         forked._growing = dict(self._growing)
-        forked._cache = copy.copy(self._cache)
-        forked._cache.layers = list(caches)
+        forked._cache = _with_layers(self._cache, caches)
         return forked
 
     def _take_over(
@@ -183,6 +267,19 @@ class Decoding:
         return {}
 
 
+def _cache_slot(lvlm: LVLM) -> str:
+    """What the model's `forward` calls the cache; transformers 5.24 changed it."""
+    parameters = inspect.signature(lvlm.model.forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
+
+
+def _with_layers(cache: Cache, layers: Sequence) -> Cache:
+    """A cache of the same kind with other layers in it."""
+    copied = copy.copy(cache)
+    copied.layers = list(layers)
+    return copied
+
+
 def _rope_deltas(model) -> torch.Tensor | None:
     """What a model with multimodal rotary positions left behind at its last prefill; None for all
     others.
@@ -236,7 +333,7 @@ def answers_together(
     if pad is None:
         pad = ends[0] if ends else 0
     forbidden = image_token_ids(lvlm)
-    decoding = Decoding(lvlm, collate(samples, pad))
+    decoding = Decoding(lvlm, collate(samples, pad), features=together(samples))
     device = decoding.logits.device
     stop = torch.tensor(ends, dtype=torch.long, device=device)
     finished = torch.zeros(

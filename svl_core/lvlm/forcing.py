@@ -12,10 +12,12 @@ import torch
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import batches, collate
 from svl_core.lvlm.decoding import Decoding
+from svl_core.lvlm.features import ImageFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.prefill import PrefillState, shared_depth
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import value_store
+from svl_core.lvlm.vision import together
 from svl_core.progress import QUIET, Run
 
 
@@ -47,16 +49,18 @@ class PrefillStore:
         lvlm: LVLM,
         members: Sequence[int],
         inputs: Mapping[str, torch.Tensor],
+        features: ImageFeatures | None = None,
     ) -> Decoding:
         """A decode of `lvlm` behind the prompts of one batch.
 
         lvlm: the full model or a pruned one.
         members: the indices of the batch's samples.
         inputs: the batch itself.
+        features: of its images, where these have been seen.
         """
         depth = shared_depth(self.full, lvlm)
         if depth is None:
-            return Decoding(lvlm, inputs)
+            return Decoding(lvlm, inputs, features=features)
         key = tuple(members)
         if key not in self._prompts:
             decoding = None
@@ -64,6 +68,7 @@ class PrefillStore:
                 decoding = Decoding(
                     self.full,
                     inputs,
+                    features=features,
                     keep=range(self.full.num_layers),
                 )
             shareable = decoding is not None and decoding.prefill is not None
@@ -72,7 +77,7 @@ class PrefillStore:
                 return decoding
         stored = self._prompts[key]
         if stored is None or stored.prefill is None:
-            return Decoding(lvlm, inputs)
+            return Decoding(lvlm, inputs, features=features)
         return Decoding(lvlm, inputs, resume=(stored.prefill, depth))
 
     def feed(
@@ -187,10 +192,11 @@ def _batch_logits(
     no meaning.
     """
     inputs = collate(batch, lvlm.tokenizer.pad_token_id or 0)
+    features = together(batch)
     if prefills is None:
-        decoding = Decoding(lvlm, inputs)
+        decoding = Decoding(lvlm, inputs, features=features)
     else:
-        decoding = prefills.decode(lvlm, members, inputs)
+        decoding = prefills.decode(lvlm, members, inputs, features)
     first = decoding.logits[:, None]
     longest = max(map(len, answers))
     if longest == 1:

@@ -13,6 +13,7 @@ without them.
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,27 @@ def captured_calls(
         yield calls
 
 
+class _Reached(Exception):
+    """Ends a forward pass."""
+
+
+@contextlib.contextmanager
+def ended_at(module: torch.nn.Module) -> Iterator[list[tuple[tuple, Mapping[str, Any]]]]:
+    """Within this block this thread's first call of `module` ends the pass, and the block.
+
+    Gives a list, which then holds the (args, kwargs) of that call. Other threads' passes go on.
+    """
+    calls: list[tuple[tuple, Mapping[str, Any]]] = []
+
+    def capture(args: tuple, kwargs: Mapping[str, Any]) -> None:
+        calls.append((args, kwargs))
+        raise _Reached
+
+    with ThreadHooks() as hooks, contextlib.suppress(_Reached):
+        hooks.on_input(module, capture)
+        yield calls
+
+
 def pass_over(
     args: tuple,
     kwargs: Mapping[str, Any],
@@ -142,3 +164,10 @@ def bridge_output(
 
     with _REGISTRY:
         layer.register_forward_hook(hook)
+
+
+def shallow_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a module that shares everything, its hooks too, but the table of its children."""
+    copied = copy.copy(module)
+    copied.__dict__["_modules"] = dict(module._modules)
+    return copied

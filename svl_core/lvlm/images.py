@@ -5,14 +5,18 @@ decoded, upright, RGB.
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from svl_core.errors import InputError
 
+ORIENTATION = 0x0112  # the EXIF tag of the turn
+ROWS = 256  # of grey values in float64 at a time
 READABLE = "a PNG, JPEG, WebP, GIF, BMP or TIFF picture"
 # None that Pillow hands to another program, as it does EPS.
 FORMATS = (
@@ -35,13 +39,20 @@ def open_image(
     source: str | Path | bytes | Image.Image,
     *,
     max_pixels: int = 40_000_000,
+    max_side: int = 30_000,
     max_bytes: int = 20_000_000,
 ) -> Image.Image:
     """Returns `source` as an upright 8-bit RGB image, size (width, height) in pixels.
 
+    max_pixels: of the whole image.
+    max_side: pixels of its longer side: a line of millions costs a decoder far more than its
+        pixels.
+    max_bytes: of the file.
+
     The EXIF turn is applied, transparency is laid onto white, 16-bit and floating-point grey is
     scaled to 8 bits, CMYK is converted, and of an animation the first frame is taken. Size is
-    checked from the header, before decoding. Raises InputError for a missing, empty, too large,
+    checked from the header, before decoding, and one image is decoded at a time, so that many at
+    once take the memory of one. Raises InputError for a missing, empty, too large,
     corrupt or truncated file and for anything that is no image.
     """
     with warnings.catch_warnings():
@@ -56,20 +67,53 @@ def open_image(
                 f"Found an image of {width:,} x {height:,} pixels; expected at most {max_pixels:,}"
                 " pixels; give a smaller copy."
             )
+        if max(width, height) > max_side:
+            raise InputError(
+                f"Found an image of {width:,} x {height:,} pixels; expected at most {max_side:,}"
+                " along a side; cut or shrink it."
+            )
         if not width * height:
             raise InputError(
                 "Found an image without pixels; expected at least 1 x 1; give another image."
             )
-        try:
-            if getattr(image, "is_animated", False):
-                image.seek(0)
-            image.load()
-        except Exception as error:  # decoders raise whatever they stumble on
-            raise InputError(
-                f"Found an image that is corrupt or cut off ({_short(error)}); expected {READABLE};"
-                " save it again and retry."
-            ) from error
-        return _rgb(_upright(image))
+        with _ONE_AT_A_TIME:
+            return _decoded(image)
+
+
+class Size(NamedTuple):
+    """Of a picture, in pixels."""
+
+    width: int
+    height: int
+
+
+def upright_size(path: str | Path) -> Size | None:
+    """The size that `open_image` would give a file, from its header alone; None where that does not
+    tell.
+    """
+    try:
+        with Image.open(Path(path).expanduser()) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            return Size(*(reversed(image.size) if turned else image.size))
+    except Exception:  # decoders raise whatever they stumble on, and `open_image` says it
+        return None
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """The pixels of an image whose size has been checked. Raises InputError."""
+    try:
+        if getattr(image, "is_animated", False):
+            image.seek(0)
+        image.load()
+    except Exception as error:  # decoders raise whatever they stumble on
+        raise InputError(
+            f"Found an image that is corrupt or cut off ({_short(error)}); expected {READABLE};"
+            " save it again and retry."
+        ) from error
+    return _rgb(_upright(image))
 
 
 def _opened(
@@ -140,6 +184,8 @@ def _opened(
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        if image.getexif().get(ORIENTATION, 1) == 1:
+            return image  # else it is copied for nothing
         return ImageOps.exif_transpose(image)
     except Exception:  # unreadable EXIF data: the picture itself is fine
         return image
@@ -152,8 +198,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
-    return Image.frombytes("RGB", image.size, image.tobytes())  # no metadata, no open file
+    image = image.convert("RGB")  # a copy without the open file
+    image.info = {}
+    return image
 
 
 def _eight_bit(
@@ -164,9 +211,30 @@ def _eight_bit(
 
     Range: 16 bits where the format says so, else by what is there.
     """
-    grey = np.nan_to_num(grey.astype(np.float64))
-    low = grey.min()
-    high = grey.max()
+    low, high = _range(grey)
+    scaled = np.empty(grey.shape, np.uint8)
+    for start in range(0, len(grey), ROWS):
+        part = np.nan_to_num(grey[start : start + ROWS].astype(np.float64))
+        scaled[start : start + ROWS] = _scaled(part, mode, low, high)
+    return scaled
+
+
+def _range(grey: np.ndarray) -> tuple[float, float]:
+    """The lowest and the highest value, infinite ones as the largest that there are."""
+    low, high = np.inf, -np.inf
+    for start in range(0, len(grey), ROWS):
+        part = np.nan_to_num(grey[start : start + ROWS].astype(np.float64))
+        low, high = min(low, part.min()), max(high, part.max())
+    return float(low), float(high)
+
+
+def _scaled(
+    grey: np.ndarray,
+    mode: str,
+    low: float,
+    high: float,
+) -> np.ndarray:
+    """A part of the grey values. low, high: of all of them."""
     if mode.startswith("I;16") or mode == "I" and low >= 0 and 255 < high <= 65535:
         grey = grey / 257
     elif mode == "F" and low >= 0 and high <= 1:

@@ -24,10 +24,9 @@ from transformers.cache_utils import (
 )
 
 from svl_core.lvlm import families
-from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input
+from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input, shallow_copy
 from svl_core.lvlm.model import LVLM
 
-ENCODED = ("pixel_values", "pixel_attention_mask")  # inputs that only the vision tower reads
 # Caches that grow by new tensors instead of writing into the old ones: a shallow copy of one can
 # grow apart from it.
 FORKABLE = (
@@ -53,10 +52,12 @@ class PrefillState:
     @property
     def nbytes(self) -> int:
         """Bytes of all its tensors."""
-        tensors = list(self.states.values())
-        for cache in self.caches:
-            tensors += cache.keys, cache.values
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return self.cache_bytes + sum(state.nbytes for state in self.states.values())
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of its key/value caches."""
+        return sum(cache.keys.nbytes + cache.values.nbytes for cache in self.caches)
 
 
 def shared_depth(
@@ -121,12 +122,14 @@ def _same_tensors(
 def recording(
     lvlm: LVLM,
     depths: Collection[int],
+    before_ms: float = 0.0,
 ) -> Iterator[tuple[dict, dict]]:
     """Records what enters some layers in this thread's pass through `lvlm` within the block.
 
     depths: the layers.
+    before_ms: milliseconds that the pass's images had taken before it.
     Gives (states, entered_ms): by layer its input (B, S, d), and the milliseconds from the block's
-    start until the layer was entered.
+    start until the layer was entered, with `before_ms`.
     """
     states: dict[int, torch.Tensor] = {}
     entered_ms: dict[int, float] = {}
@@ -139,7 +142,7 @@ def recording(
             if len(depths) == 1 and hidden.device.type == "cuda":
                 # The time is to be that of the work, not of its queueing.
                 torch.cuda.synchronize(hidden.device)
-            entered_ms[depth] = 1000 * (time.perf_counter() - began)
+            entered_ms[depth] = before_ms + 1000 * (time.perf_counter() - began)
 
         return action
 
@@ -203,8 +206,9 @@ class _First(_StandIn):
         self.__dict__["state"] = state
 
     def forward(self, *args, **kwargs):
+        state = self.state.to(hidden_input(args, kwargs).device)
         kwargs.pop("hidden_states", None)
-        return self.layer(self.state, *args[1:], **kwargs)
+        return self.layer(state, *args[1:], **kwargs)
 
 
 def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
@@ -214,11 +218,11 @@ def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
     Only the modules on the way to the layers are copied, shallowly, so that other threads may use
     the model meanwhile.
     """
-    root = _shallow(lvlm.model)
+    root = shallow_copy(lvlm.model)
     parent = root
     *path, layers, _ = families.layers_prefix(lvlm.model).split(".")
     for name in path:
-        child = _shallow(parent.get_submodule(name))
+        child = shallow_copy(parent.get_submodule(name))
         parent._modules[name] = child
         parent = child
     skipped = [
@@ -229,15 +233,3 @@ def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
     rest = lvlm.layers[depth + 1 :]
     parent._modules[layers] = torch.nn.ModuleList([*skipped, first, *rest])
     return root
-
-
-def _shallow(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy that shares everything but the table of its children."""
-    copied = copy.copy(module)
-    copied.__dict__["_modules"] = dict(module._modules)
-    return copied
-
-
-def without_images(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs of a pass whose images are encoded already."""
-    return {name: value for name, value in inputs.items() if name not in ENCODED}

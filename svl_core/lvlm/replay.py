@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from svl_core.lvlm.features import ImageFeatures
 from svl_core.lvlm.hooks import (
     InputAction,
     OutputAction,
@@ -17,6 +18,7 @@ from svl_core.lvlm.hooks import (
     hidden_of,
 )
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.vision import forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +58,12 @@ class Recording:
 def record(
     lvlm: LVLM,
     inputs: Mapping[str, torch.Tensor],
+    features: ImageFeatures | None = None,
 ) -> Recording:
     """Runs the model once, without a cache, and records every layer's call.
 
     inputs: a batch of B sequences of S positions for `model(**inputs)`.
+    features: of the batch's images, where these have been seen.
     """
     count = lvlm.num_layers
     states: dict[int, torch.Tensor] = {}
@@ -84,7 +88,7 @@ def record(
         for number, layer in enumerate(lvlm.layers):
             hooks.on_input(layer, entering(number))
             hooks.on_output(layer, leaving(number))
-        lvlm.model(**inputs, use_cache=False, logits_to_keep=1)
+        forward(lvlm, inputs, features, use_cache=False, logits_to_keep=1)
     for number in range(count):
         states.setdefault(number + 1, states[number])  # a layer that the model passed over
     return Recording(tuple(states[number] for number in range(count + 1)), tuple(calls))

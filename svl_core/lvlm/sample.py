@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svl_core.recipe import FULL
+
 if TYPE_CHECKING:
     import PIL.Image
     import torch
+
+    from svl_core.lvlm.features import ImageFeatures
 
 
 def _frozen_array(values, dtype) -> np.ndarray:
@@ -68,7 +72,8 @@ class PatchGeometry:
 class Sample:
     """One encoded question. Positions are 0-based indices into the S positions of the sequence.
 
-    inputs: a batch of one for `model(**inputs)`, on the model's device.
+    inputs: a batch of one for `model(**inputs)`, on the model's device; with `features` for
+        `vision.forward` alone.
     visual: (V,) positions that hold visual features, increasing.
     textual: (T,) every other position; V + T = S.
     prompt_positions: (P,) the part of `textual` that is the user's own words rather than marks of
@@ -76,7 +81,12 @@ class Sample:
     tokens: S printable strings.
     images: the images as the model's processor got them: RGB, upright; none where the sample lies
         in a file.
-    key: sha256 of model, images and prompt, for caches.
+    key: sha256 of model, images, detail and prompt, for caches.
+    image_key: sha256 of the model, the images and the detail alone; "" without an image.
+    features: what the model's vision side makes of the images, in the place of the pixels in
+        `inputs`, where they have been seen already (see `lvlm/vision.py`).
+    image_sizes: (width, height) of the images as they were given, in pixels.
+    detail: how closely they are looked at, see `detail.Level`.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -88,6 +98,10 @@ class Sample:
     images: tuple[PIL.Image.Image, ...]
     prompt: str
     key: str
+    image_key: str = ""
+    features: ImageFeatures | None = None
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    detail: str = FULL
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))

@@ -25,6 +25,7 @@ from svl_core.lvlm.replay import Recording, record
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.lvlm.spool import store_values, value_store
+from svl_core.lvlm.vision import together
 from svl_core.progress import QUIET, Run
 
 LENGTHENED = ("input_ids", "attention_mask")
@@ -140,7 +141,8 @@ def answered_batches(
         inputs = [lengthened(sample_of(number), answers[number]) for number in members]
         joined = {name: torch.cat([of_sample[name] for of_sample in inputs]) for name in inputs[0]}
         answer_tokens = tuple(len(answers[number]) for number in members)
-        batches[place] = AnsweredBatch(record(full, joined), answer_tokens)
+        features = together([sample_of(number) for number in members])
+        batches[place] = AnsweredBatch(record(full, joined, features), answer_tokens)
     _batches_of[calibration] = batches
     return batches
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from svl_core.analysis.importance import TopP, importance
-from svl_core.analysis.trace import trace
+from svl_core.analysis.trace import Trace, trace
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import PatchGeometry, Sample
@@ -24,11 +24,17 @@ COUNTED_INPUTS = {
 """Inputs of models whose positions are a plain count."""
 
 
-def visual_scores(lvlm: LVLM, sample: Sample) -> np.ndarray:
+def visual_scores(
+    lvlm: LVLM,
+    sample: Sample,
+    traced: Trace | None = None,
+) -> np.ndarray:
     """(V,) TIS of the sample's visual tokens, mean over layers, from one pass of `lvlm` (the full
     model, as a rule).
+
+    traced: that pass, where it was made already.
     """
-    visual, _ = importance(trace(lvlm, sample)).averaged(0)
+    visual, _ = importance(traced or trace(lvlm, sample)).averaged(0)
     return visual
 
 
@@ -37,11 +43,13 @@ def keep_visual(
     sample: Sample,
     share: float,
     scores: np.ndarray | None = None,
+    traced: Trace | None = None,
 ) -> Sample:
     """`sample` with only its most important visual tokens, ceil(share x V) of V.
 
     share: above 0 and up to 1; 1 gives the sample itself, of any model.
     scores: (V,) importance of the visual tokens (default: `visual_scores`).
+    traced: the model's trace of the sample, where it is there already.
 
     The image is embedded here. The result holds what enters the decoder: embeddings (1, S', d) with
     the positions that the tokens had, so that every pruned view of `lvlm` can read it too.
@@ -63,7 +71,7 @@ def keep_visual(
             " of the LLaVA family; keep all visual tokens."
         )
     if scores is None:
-        scores = visual_scores(lvlm, sample)
+        scores = visual_scores(lvlm, sample, traced)
     scores = np.asarray(scores)
     if scores.shape != sample.visual.shape:
         raise InputError(
@@ -100,4 +108,5 @@ def keep_visual(
         tokens=tuple(sample.tokens[position] for position in staying),
         geometry=geometry,
         key=f"{sample.key}-keep-{numbers}",
+        features=None,
     )

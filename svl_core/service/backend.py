@@ -11,17 +11,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import svl_core as svl
 from svl_core.analysis.ranking import importance_of
 from svl_core.lvlm.stopping import stoppable
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import Recipe
+from svl_core.recipe import FULL, Recipe
 from svl_core.service import calibration
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.stores import BoundedStore, Models, set_key
 from svl_core.service.tasks import BEAT, in_percent
+
+if TYPE_CHECKING:
+    from svl_core.comparison.fidelity import Compared
+    from svl_core.comparison.pair import Known
+    from svl_core.lvlm.features import KnownFeatures
 
 Show = Callable[[Sequence, Sequence[int]], None]
 """Called with the answers of (full, pruned) and the indices of those that still grow."""
@@ -41,16 +46,48 @@ class LocalBackend:
     forward pass, and changes no model.
     """
 
+    keeps_prompts = True
+    """Whether what a pass over a prompt leaves behind stays with its trace."""
+
     def __init__(self, models: Models, limits: Limits = HOME) -> None:
         self.models, self.limits = models, limits
         self.set_traces = BoundedStore(SET_TRACES, 2 * calibration.MOST_BYTES)
 
+    def computes_here(self, name: str) -> bool:
+        """Whether a model computes on the device where its weights lie."""
+        return True
+
     # ------------------------------------------------------------------ what pages ask for
     def trace(self, name: str, sample: svl.Sample, run: Run = QUIET) -> svl.Trace:
-        """One forward pass over one sample."""
+        """One forward pass over one sample, which keeps what its answers begin with."""
         lvlm = self._lvlm(name)
         with self._turn(run, lvlm):
-            return svl.trace(lvlm, [_on_device(lvlm, sample)], run=in_percent(run, "Analysing"))
+            return svl.trace(
+                lvlm,
+                [_on_device(lvlm, sample)],
+                keep_prompt=self.keeps_prompts,
+                run=in_percent(run, "Analysing"),
+            )
+
+    def encode(
+        self,
+        name: str,
+        pairs: Sequence[tuple[Any, str]],
+        known: KnownFeatures,
+        run: Run = QUIET,
+        detail: str = FULL,
+        max_visual_tokens: int | None = None,
+    ) -> tuple[svl.Sample, ...]:
+        """Samples of (image, prompt) pairs, each image seen once.
+
+        known: features of images that have been seen before.
+        detail, max_visual_tokens: how closely the images are looked at.
+        """
+        from svl_core.comparison.calibration import encode_all
+
+        lvlm = self._lvlm(name).reading(detail, max_visual_tokens)
+        with self._turn(run, lvlm):
+            return tuple(encode_all(lvlm, pairs, known=known, run=self._giving_way(run)))
 
     def traced(
         self, name: str, samples: Sequence[svl.Sample], mlp: bool, run: Run = QUIET
@@ -168,19 +205,26 @@ class LocalBackend:
         max_new_tokens: int,
         show: Show = show_nothing,
         run: Run = QUIET,
-    ) -> tuple[svl.Comparison, svl.Trace | None]:
+        known: Known | None = None,
+        fitted: svl.Trace | None = None,
+    ) -> Compared:
         """Both models' answers and what separates them; and the pruned model's own trace (None:
         nothing was dropped).
 
         fit: what compensation is fitted on.
         max_new_tokens: of each answer.
         show: shown the answers as they grow.
+        known: what is there already of the full model's side.
+        fitted: the trace of `fit`, where it is there already.
         """
+        from svl_core.comparison.fidelity import compare_known
+
         lvlm = self._lvlm(name)
         with self._turn(run, lvlm):
             sample = _on_device(lvlm, sample)
-            pruned = self._pruned(name, lvlm, fit, plan, recipe, run)
-            thinned = svl.keep_visual(lvlm, sample, recipe.visual_share)
+            pruned = self._pruned(name, lvlm, fit, plan, recipe, run, fitted)
+            traced = None if known is None else known.traced
+            thinned = svl.keep_visual(lvlm, sample, recipe.visual_share, traced=traced)
 
             def shown(answers: Sequence, growing: Sequence[int]) -> None:
                 show(answers, growing)
@@ -188,17 +232,21 @@ class LocalBackend:
                     run.report(None, "Measuring how far apart they are …")
 
             with stoppable(pruned, run):
-                comparison = svl.compare(
+                compared = compare_known(
                     lvlm,
                     pruned,
                     sample,
+                    known=known,
+                    watched=bool(plan.drop),
                     max_new_tokens=max_new_tokens,
                     show=shown,
                     pruned_sample=thinned,
                     run=run.silent(),
                 )
-                trace = svl.trace(pruned, [sample], run=run.silent()) if plan.drop else None
-        return comparison, trace
+                if plan.drop and compared.pruned_trace is None:
+                    traced = svl.trace(pruned, [sample], run=run.silent())
+                    compared = replace(compared, pruned_trace=traced)
+        return compared
 
     def evaluate(
         self,
@@ -214,12 +262,20 @@ class LocalBackend:
         pruned, paired.
         """
         from svl_core.comparison.evaluation import PairedEvaluation
+        from svl_core.lvlm.features import FeatureStore
 
         def marks(model: svl.LVLM, what: str):
-            options = {"data": "scenes", "max_new_tokens": max_new_tokens}
-            return svl.evaluate(model, questions, run=in_percent(run, what), **options)
+            return svl.evaluate(
+                model,
+                questions,
+                data="scenes",
+                max_new_tokens=max_new_tokens,
+                known=seen,
+                run=in_percent(run, what),
+            )
 
-        lvlm = self._lvlm(name)
+        seen = FeatureStore()  # each image once for both models
+        lvlm = self._lvlm(name).reading(recipe.detail, recipe.max_visual_tokens)
         with self._turn(run, lvlm):
             full = marks(lvlm, "Asking the full model")
             if not plan.drop:
@@ -307,13 +363,17 @@ class LocalBackend:
         plan: svl.DropPlan,
         recipe: Recipe,
         run: Run,
+        fitted: svl.Trace | None = None,
     ) -> svl.LVLM:
+        """The model by the plan and the recipe. fitted: the trace of `fit`, if it is there."""
         if not plan.drop:
             return svl.prune(lvlm, plan)
         if not recipe.fits:
             return svl.prune(lvlm, plan, recipe)
         needs_mlp = svl.COMPENSATIONS[recipe.compensation].needs_mlp
-        trace = self._traced(name, lvlm, fit, needs_mlp, run)
+        trace = fitted
+        if trace is None or (needs_mlp and trace.samples[0].mlp is None):
+            trace = self._traced(name, lvlm, fit, needs_mlp, run)
         run.report(None, "Fitting the compensation …")
         importance = importance_of(trace, recipe)
         fitting = in_percent(run, "Fitting the compensation")

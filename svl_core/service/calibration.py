@@ -13,7 +13,7 @@ from pathlib import Path
 
 import svl_core as svl
 from svl_core.comparison.calibration import DEFAULT_PROMPT, IMAGE_SUFFIXES
-from svl_core.comparison.jsonl import has_text, read_rows
+from svl_core.comparison.jsonl import read_entries
 from svl_core.errors import InputError
 from svl_core.recipe import AUTO, DEMO, OWN, THIS
 from svl_core.service.settings import VisitorSettings
@@ -22,7 +22,7 @@ SOURCES = (("Automatic", AUTO), ("This image", THIS), ("Bundled set", DEMO), ("Y
 SEED = 7  # of the bundled set
 MOST_SCENES = 256  # of the bundled set on the page
 MOST_BYTES = 2**30  # of one set, as the model reads it and as its trace
-LIST_SUFFIXES = (".jsonl", ".ndjson")
+LIST_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 Pairs = tuple[tuple[str, str], ...]  # image path and prompt
 
@@ -123,16 +123,24 @@ def read_files(paths: Sequence[str], prompt: str = "") -> Pairs:
     default_prompt = prompt.strip() or DEFAULT_PROMPT
     if not lists:
         return tuple((path, default_prompt) for path in images.values())
-    pairs = []
-    for where, row in read_rows(lists[0], ("image",)):
-        name = uploaded_name(Path(row["image"]).name)
+
+    def uploaded(named: str, where: str) -> str:
+        name = uploaded_name(Path(named).name)
         if name not in images:
             raise InputError(
-                f"Found the image {row['image'][:80]!r} in {where}; expected the name of an"
-                " uploaded image; upload it too or mend the line."
+                f"Found the image {named[:80]!r} in {where}; expected the name of an uploaded"
+                " image; upload it too or mend the line."
             )
-        prompts = (row[key] for key in ("prompt", "question") if has_text(row, key))
-        pairs.append((images[name], next(prompts, default_prompt)))
+        return images[name]
+
+    pairs = []
+    for entry in read_entries(lists[0], uploaded):
+        if not isinstance(entry.image, str):
+            raise InputError(
+                f"Found no uploaded image in {entry.where}; expected the name of one; upload it"
+                " too or mend the line."
+            )
+        pairs.append((entry.image, entry.prompt or default_prompt))
     if not pairs:
         raise InputError(
             f'Found an empty list {Path(lists[0]).name}; expected a line {{"image": name, "prompt":'

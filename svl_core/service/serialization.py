@@ -29,6 +29,7 @@ CLASSES = {
         svl.PatchGeometry,
         svl.Sample,
         svl.SampleTrace,
+        svl.Speed,
         svl.Trace,
     )
 }

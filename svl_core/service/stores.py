@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -19,6 +19,7 @@ from PIL import Image
 import svl_core as svl
 from svl_core.lvlm.catalogue import CatalogueEntry
 from svl_core.progress import Run
+from svl_core.recipe import FULL
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.start import libraries
 
@@ -102,6 +103,8 @@ class Analysis:
     model: the model's name.
     samples: (N,) `Sample`.
     trace, importance: `Trace` and `TokenImportance` of all of them.
+    detail: how closely the images were looked at, never "auto".
+    full_answer: the full model's answer to the one sample, of the length last asked for.
     memo: results derived from them, by a key of the settings that they depend on.
     """
 
@@ -109,10 +112,12 @@ class Analysis:
     samples: tuple[Any, ...]
     trace: Any
     importance: Any
+    detail: str = FULL
+    full_answer: tuple[int, Any] | None = field(init=False, default=None)
     memo: BoundedStore = field(init=False)
 
     def __post_init__(self) -> None:
-        size = max(MEMO_BYTES, 2 * nbytes(self.trace))
+        size = max(MEMO_BYTES, nbytes(self.trace) // 8)
         self.memo = BoundedStore(MEMO_ENTRIES, size)
 
     def memoized(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -132,6 +137,31 @@ class Analysis:
     def nbytes(self) -> int:
         """The trace, its images and inputs, and what its memo may hold."""
         return nbytes((self.trace, self.samples, self.importance)) + self.memo.size
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedTrace:
+    """What figures need of a pruned model's own trace: its features of one depth alone.
+
+    trace: the trace without features (their width is 0), for importance.
+    bridged: (S, d) hidden states where the plan's widest run of dropped layers was: what the next
+        layer receives.
+    """
+
+    trace: Any
+    bridged: Any
+
+    @classmethod
+    def of(cls, trace: Any, drop: Sequence[int]) -> PrunedTrace:
+        """drop: the layers that the pruned model lacks."""
+        from svl_core.figures import widest_run
+
+        (sample,) = trace.samples
+        first, _ = widest_run(drop)
+        kept_before = first - sum(layer < first for layer in drop)
+        bridged = sample.features[kept_before].clone()
+        bare = replace(sample, features=sample.features[:, :, :0].clone(), sample=None)
+        return cls(replace(trace, samples=(bare,)), bridged)
 
 
 def nbytes(value: Any, seen: set[int] | None = None) -> int:
@@ -244,6 +274,10 @@ class Models:
     def names(self) -> list[str]:
         """The models in memory."""
         return [name for name in list(self._futures) if self.ready(name)]
+
+    def arithmetic(self, name: str) -> str:
+        """What a loaded model computes in, and why; "" where it is not loaded."""
+        return self._futures[name].result().computes_in if self.ready(name) else ""
 
     def shed(self) -> None:
         """Lets go of every loaded model but the first."""

@@ -6,23 +6,32 @@ It knows analyses, calibration sets and rankings by what they are made of, and c
 from __future__ import annotations
 
 import concurrent.futures
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from PIL import Image
 
 import svl_core as svl
-from svl_core.comparison.calibration import encode_all
 from svl_core.errors import InputError
+from svl_core.lvlm.images import upright_size
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import DEMO, OWN, THIS
+from svl_core.recipe import AUTO, DEMO, FULL, OWN, THIS
 from svl_core.service import calibration, errors, presets, tasks
+from svl_core.service.backend import Show, show_nothing
 from svl_core.service.calibration import CalibrationSources, sources_for
 from svl_core.service.deployment import choose_backend
 from svl_core.service.derived import ranking_key, scores_of
 from svl_core.service.limits import Limits
 from svl_core.service.settings import VisitorSettings
-from svl_core.service.stores import Analysis, BoundedStore, Models, set_key
+from svl_core.service.stores import Analysis, BoundedStore, Models, PrunedTrace, set_key
 from svl_core.service.uploads import Holdings
+
+if TYPE_CHECKING:
+    from svl_core.comparison.fidelity import Compared
+    from svl_core.lvlm.features import KnownFeatures
 
 ANALYSES, ANALYSIS_BYTES = 48, 768 * 2**20  # stored for all sessions together
 SWEEPS = 16
@@ -30,6 +39,8 @@ SETS = 4  # calibration sets, as encoded and as traced
 RANKING, EVIDENCE = "/ranking", "/evidence"  # lanes beside that of analysis and answers ("")
 LANES = ("", RANKING, EVIDENCE)
 POLL_S = 0.5  # how often the share of a load is told
+Settled = TypeVar("Settled", bound=VisitorSettings)
+SHOWN_PIXELS = 640  # of a kept picture's longer side, as large as figures show it
 NAME_CHARS = 80  # of a file's name in a sentence
 
 
@@ -53,6 +64,8 @@ class Workspace:
         self.backend = choose_backend(models, limits)
         self.jobs = tasks.Jobs()
         self.analyses = BoundedStore(ANALYSES, ANALYSIS_BYTES)
+        self.features: KnownFeatures = weakref.WeakValueDictionary()
+        """Of the images that analyses and sets hold, as long as they do."""
         self.sweeps = BoundedStore(SWEEPS)
         self.traced_sets = BoundedStore(SETS, 4 * calibration.MOST_BYTES)
         self.encoded_sets = BoundedStore(SETS, 2 * calibration.MOST_BYTES)
@@ -85,10 +98,34 @@ class Workspace:
         )
 
     # ------------------------------------------------------------------ analyses
-    def analyse(self, name: str, path: str | None, prompt: str, run: Run = QUIET) -> Analysis:
+    def settled(self, name: str, path: str | None, settings: Settled, run: Run = QUIET) -> Settled:
+        """The settings with the detail that "auto" stands for, for this model and image.
+
+        Raises InputError, Cancelled.
+        """
+        if settings.detail != AUTO:
+            return settings
+        lvlm, detail = self.load_model(name, run), FULL
+        if path and not lvlm.reader.sizes.one and self.backend.computes_here(name):
+            size = upright_size(path) or self.open_image(path)
+            detail = lvlm.detail_for([size]).detail
+        return settings.changed(detail=detail)
+
+    def analyse(
+        self,
+        name: str,
+        path: str | None,
+        prompt: str,
+        run: Run = QUIET,
+        detail: str = FULL,
+        max_visual_tokens: int | None = None,
+    ) -> Analysis:
         """The stored analysis of an image and prompt, or a new one: one forward pass.
 
-        path: of the image, None for a prompt alone. Raises InputError, Cancelled.
+        path: of the image, None for a prompt alone.
+        detail, max_visual_tokens: how closely the image is looked at, see `settled`.
+
+        Raises InputError, Cancelled.
         """
         if not path and name in self.scene_models:
             raise InputError(
@@ -98,11 +135,20 @@ class Workspace:
         self.limits.check("prompt_chars", len(prompt or ""), "characters in the prompt")
         lvlm = self.load_model(name, run)
         run.report(0.05, "Reading the image …" if path else "Reading the prompt …")
-        sample = lvlm.encode(self.open_image(path) if path else None, prompt or "")
+        image = self.open_image(path) if path else None
+        reading = lvlm.reading(detail, max_visual_tokens)
+        sample = reading.encode(image, prompt or "")
         analysis = self.analyses.get((name, sample.key))
         if analysis is None:
+            from svl_core.lvlm.vision import seen
+
+            known = self.features.get((name, sample.image_key))
+            sample = replace(seen(sample, known), images=_for_display(sample.images))
             trace = self.backend.trace(name, sample, run)
-            analysis = Analysis(name, (sample,), trace, svl.importance(trace))
+            read = trace.samples[0].sample
+            if read.features is not None:
+                self.features[name, sample.image_key] = read.features
+            analysis = Analysis(name, (read,), trace, svl.importance(trace), detail)
             self.analyses.put((name, sample.key), analysis)
         return analysis
 
@@ -110,8 +156,8 @@ class Workspace:
         """The session's analysis, computed anew where the store has dropped it."""
         analysis = self.analyses.get((state["model"], state["key"]))
         if analysis is None:
-            path, prompt = state["path"], state["prompt"]
-            analysis = self.analyse(state["model"], path, prompt, self._unwatched())
+            path, prompt, detail = state["path"], state["prompt"], state.get("detail", FULL)
+            analysis = self.analyse(state["model"], path, prompt, self._unwatched(), detail)
         return analysis
 
     def _unwatched(self) -> Run:
@@ -133,20 +179,25 @@ class Workspace:
     ) -> tuple[svl.Sample, ...]:
         """The samples of a calibration source (`THIS`, `DEMO` or `OWN`), encoded once.
 
-        analysis: the session's, for `THIS`. Raises InputError, Cancelled.
+        analysis: the session's, for `THIS`; the images are looked at as closely as its own.
+
+        Raises InputError, Cancelled.
         """
         if source == THIS:
             if analysis is None:
                 raise ValueError("Found no analysis for the source 'this'; expected the session's.")
             return analysis.samples
         own, count, seed = settings.own, settings.calibration_size, settings.seed
+        detail = settings.detail if analysis is None else analysis.detail
+        reading = detail, settings.max_visual_tokens
         key = (name, source, own) if source == OWN else (name, source, count, seed)
+        key = *key, *reading
         samples = self.encoded_sets.get(key)
         if samples is None:
             pairs = self._own_pairs(own) if source == OWN else self._scenes(count, seed)
-            lvlm = self.load_model(name, run)
-            reading = tasks.in_percent(run, "Reading the samples")
-            samples = tuple(encode_all(lvlm, pairs, run=reading))
+            self.load_model(name, run)
+            watched = tasks.in_percent(run, "Reading the samples")
+            samples = self.backend.encode(name, pairs, self.features, watched, *reading)
             self.encoded_sets.put(key, samples)
         return samples
 
@@ -203,7 +254,7 @@ class Workspace:
         if traced is None:
             needs_mlp = svl.COMPENSATIONS[settings.compensation].needs_mlp
             trace = self.backend.traced(name, samples, needs_mlp, run)
-            traced = Analysis(name, samples, trace, svl.importance(trace))
+            traced = Analysis(name, samples, trace, svl.importance(trace), analysis.detail)
             self.traced_sets.put(key, traced)
         return traced
 
@@ -310,23 +361,68 @@ class Workspace:
 
     def pruned_trace_of(
         self, analysis: Analysis, strip: dict, settings: VisitorSettings
-    ) -> svl.Trace | None:
-        """The pruned model's own trace, None before the answers ran or where nothing is dropped."""
+    ) -> PrunedTrace | None:
+        """What is kept of the pruned model's own trace, None before the answers ran or where
+        nothing is dropped.
+        """
         return analysis.memo.get(_pruned_trace_key(strip, settings))
+
+    def fit_samples(
+        self, analysis: Analysis, settings: VisitorSettings, run: Run = QUIET
+    ) -> tuple[svl.Sample, ...]:
+        """The samples that compensation is fitted on, none where there is none."""
+        if not settings.fits:
+            return ()
+        source = self.sources(analysis.model, settings).fit
+        return self.samples(analysis.model, source, analysis, settings, run)
+
+    def compare(
+        self,
+        analysis: Analysis,
+        plan: svl.DropPlan,
+        settings: VisitorSettings,
+        run: Run = QUIET,
+        show: Show = show_nothing,
+    ) -> Compared:
+        """Both models' answers to the analysed question, from what the analysis left behind. The
+        full model's answer is kept for the next plan.
+
+        show: shown the answers as they grow.
+        """
+        from svl_core.comparison.pair import Known
+
+        samples = self.fit_samples(analysis, settings, run)
+        length, answer = analysis.full_answer or (None, None)
+        if length != settings.max_new_tokens:
+            answer = None
+        compared = self.backend.compare(
+            analysis.model,
+            analysis.sample,
+            plan,
+            settings.recipe,
+            samples,
+            settings.max_new_tokens,
+            run=run,
+            show=show,
+            known=Known(analysis.trace, answer),
+            fitted=analysis.trace if samples is analysis.samples else None,
+        )
+        if compared.full_answer is not None:
+            analysis.full_answer = settings.max_new_tokens, compared.full_answer
+        return compared
 
     def keep_comparison(
         self,
         analysis: Analysis,
         strip: dict,
         settings: VisitorSettings,
-        comparison: svl.Comparison,
-        pruned_trace: svl.Trace | None,
+        compared: Compared,
     ) -> None:
-        """Stores what `backend.compare` found for a plan, for `comparison_of` and
-        `pruned_trace_of`.
-        """
-        if pruned_trace is not None:
-            analysis.memo.put(_pruned_trace_key(strip, settings), pruned_trace)
+        """Stores what `compare` found for a plan, for `comparison_of` and `pruned_trace_of`."""
+        if compared.pruned_trace is not None:
+            kept = PrunedTrace.of(compared.pruned_trace, strip["drop"])
+            analysis.memo.put(_pruned_trace_key(strip, settings), kept)
+        comparison = compared.comparison
         analysis.memo.put(_comparison_key(strip, settings), comparison)  # the newest always stays
 
     # ------------------------------------------------------------------ sessions
@@ -336,13 +432,15 @@ class Workspace:
         session: str,
         lane: str = "",
         show: tasks.Show = tasks.as_data,
+        pace_s: float = 0.0,
     ) -> Iterator[Any]:
         """`tasks.run` for a session, within the limit on a request's time.
 
         lane: work of different lanes may run at the same time; that of `LANES` ends with the
             session.
         """
-        return tasks.run(work, self.jobs, session + lane, self.limits.request_s, show)
+        limit_s = self.limits.request_s
+        return tasks.run(work, self.jobs, session + lane, limit_s, show, pace_s)
 
     def stop(self, session: str, lane: str = "", replaced: bool = False) -> None:
         """Ends a session's work of one lane. replaced: other work of that lane follows at once."""
@@ -384,3 +482,16 @@ def _comparison_key(strip: dict, settings: VisitorSettings) -> tuple:
 
 def _pruned_trace_key(strip: dict, settings: VisitorSettings) -> tuple:
     return "after", tuple(strip["drop"]), settings.key_prune
+
+
+def _for_display(images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
+    """Pictures no larger than figures show them: the model has read the whole ones."""
+    return tuple(map(_reduced, images))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    if max(image.size) <= SHOWN_PIXELS:
+        return image
+    smaller = image.copy()
+    smaller.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+    return smaller

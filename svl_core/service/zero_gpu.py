@@ -19,9 +19,12 @@ from typing import Any
 import torch
 
 import svl_core as svl
+from svl_core.comparison.fidelity import Compared
+from svl_core.comparison.pair import Known
 from svl_core.errors import Cancelled, InputError, SVLError
+from svl_core.lvlm.features import KnownFeatures
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import Recipe
+from svl_core.recipe import FULL, Recipe
 from svl_core.service import errors, tasks
 from svl_core.service.backend import LocalBackend, Show, show_nothing
 from svl_core.service.limits import HOME, Limits
@@ -100,6 +103,9 @@ class ZeroGpuBackend(LocalBackend):
 
         self._lent = spaces.GPU(duration=_duration)(lent)
 
+    def computes_here(self, name: str) -> bool:
+        return name in self.local_models
+
     # ------------------------------------------------------------------ in the page's process
     def trace(self, name: str, sample: svl.Sample, run: Run = QUIET) -> svl.Trace:
         if name in self.local_models:
@@ -118,12 +124,34 @@ class ZeroGpuBackend(LocalBackend):
         max_new_tokens: int,
         show: Show = show_nothing,
         run: Run = QUIET,
-    ) -> tuple[svl.Comparison, svl.Trace | None]:
+        known: Known | None = None,
+        fitted: svl.Trace | None = None,
+    ) -> Compared:
         if name in self.local_models:
-            return super().compare(name, sample, plan, recipe, fit, max_new_tokens, show, run)
+            return super().compare(
+                name, sample, plan, recipe, fit, max_new_tokens, show, run, known, fitted
+            )
         work = Work(sample.length, passes=6 + 2 * len(fit), steps=2 * max_new_tokens)
         values = sample, plan, recipe, tuple(fit), max_new_tokens
-        return self._remote("compare", name, values, work, run, show)
+        comparison, trace = self._remote("compare", name, values, work, run, show)
+        return Compared(comparison, None, trace)
+
+    def encode(
+        self,
+        name: str,
+        pairs: Sequence[tuple[Any, str]],
+        known: KnownFeatures,
+        run: Run = QUIET,
+        detail: str = FULL,
+        max_visual_tokens: int | None = None,
+    ) -> tuple[svl.Sample, ...]:
+        if name in self.local_models:
+            return super().encode(name, pairs, known, run, detail, max_visual_tokens)
+        lvlm, samples = self._lvlm(name).reading(detail, max_visual_tokens), []
+        for image, prompt in pairs:  # this process has no accelerator to see them with
+            run.check()
+            samples.append(lvlm.encode(image, prompt))
+        return tuple(samples)
 
     def traced(self, name: str, *rest, **options) -> svl.Trace:
         self._check_local(name)
@@ -209,7 +237,7 @@ class ZeroGpuBackend(LocalBackend):
             options: dict[str, Any] = {"run": run}
             if call["task"] == "compare":
                 options["show"] = lambda *shown: task.emit(_message("show", shown))
-            result = method(call["model"], *unpack(call["values"]), **options)
+            result = _for_the_page(method(call["model"], *unpack(call["values"]), **options))
             return _message("done", result)
 
         try:
@@ -231,11 +259,25 @@ class ZeroGpuBackend(LocalBackend):
         return self._in_worker[1]
 
 
+def _for_the_page(result: svl.Trace | Compared) -> Any:
+    """What of a task's result travels: traces without their samples, which the page has."""
+    if isinstance(result, Compared):
+        return result.comparison, _for_the_page(result.pruned_trace)
+    if isinstance(result, svl.Trace):
+        samples = [replace(traced, sample=None, prompt=None) for traced in result.samples]
+        return replace(result, samples=tuple(samples))
+    return result
+
+
 def _message(kind: str, value: Any) -> dict:
     return {"kind": kind, "value": pack(value)}
 
 
 class _WorkerBackend(LocalBackend):
+    """In the worker nothing stays from one call to the next, so nothing is kept for it."""
+
+    keeps_prompts = False
+
     def _lvlm(self, name: str) -> svl.LVLM:
         lvlm = super()._lvlm(name)
         if torch.cuda.is_available() and lvlm.device.type == "cpu":

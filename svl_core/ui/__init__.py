@@ -1,5 +1,7 @@
 """The page: layout, handlers, parts and theme. No maths."""
 
+from svl_core.errors import InputError
+from svl_core.service.address import checked_port
 from svl_core.service.start import briskly
 from svl_core.ui.gradio_patches import stubs
 
@@ -11,7 +13,9 @@ with briskly(), stubs.apply():
     from svl_core.ui.page import build, launch_options
 
 __all__ = [
+    "InputError",
     "build",
+    "checked_port",
     "few_arenas",
     "from_environment",
     "launch_options",

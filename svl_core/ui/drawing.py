@@ -16,7 +16,7 @@ import svl_core as svl
 from svl_core.analysis.ranking import top_p_of
 from svl_core.service.calibration import CalibrationSources
 from svl_core.service.derived import importance_of, tokens_key
-from svl_core.service.stores import Analysis
+from svl_core.service.stores import Analysis, PrunedTrace
 from svl_core.service.workspace import Workspace
 from svl_core.ui.state.settings import Settings
 
@@ -71,8 +71,8 @@ class View:
         return self.workspace.comparison_of(self.analysis, self.strip, self.settings)
 
     @cached_property
-    def pruned_trace(self) -> svl.Trace | None:
-        """The pruned model's own trace, None until both models answered."""
+    def pruned_trace(self) -> PrunedTrace | None:
+        """What is kept of the pruned model's own trace, None until both models answered."""
         if not self.answered or not self.strip:
             return None
         return self.workspace.pruned_trace_of(self.analysis, self.strip, self.settings)

@@ -14,7 +14,14 @@ from svl_core.service.limits import HOME, Limits
 from svl_core.service.visits import Visits
 from svl_core.service.workspace import Workspace
 from svl_core.ui import parts
-from svl_core.ui.gradio_patches import inputs, sessions, skipped_outputs, upload_sets
+from svl_core.ui.gradio_patches import (
+    inputs,
+    plain_values,
+    sessions,
+    skipped_outputs,
+    unpolled,
+    upload_sets,
+)
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import Page, session_of, stop_all
 
@@ -38,8 +45,10 @@ def serve(page: Page) -> None:
     blocks.workspace, blocks.visits = workspace, visits
     uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
     uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
+    plain_values.apply(blocks)
     inputs.apply(blocks)
     blocks.queue(max_size=limits.queue, default_concurrency_limit=8)
+    unpolled.apply(blocks)
     sessions.apply(blocks)
     skipped_outputs.apply(blocks)
 

@@ -20,6 +20,7 @@ from gradio.utils import get_upload_folder
 
 from svl_core.errors import Cancelled
 from svl_core.recipe import OPTIONS
+from svl_core.service import tasks
 from svl_core.service.errors import out_of_memory
 from svl_core.service.stores import Analysis
 from svl_core.service.workspace import Workspace
@@ -231,7 +232,8 @@ class Page:
             return {place: markup(text, share)}
 
         try:
-            for update in workspace.work(work, session_of(request), lane, show):
+            session = session_of(request)
+            for update in workspace.work(work, session, lane, show, tasks.PACE_S):
                 yield update or {}
             if ended:
                 yield ended

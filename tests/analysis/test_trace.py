@@ -2,6 +2,7 @@
 model.
 """
 
+import copy
 import dataclasses
 import threading
 
@@ -166,3 +167,21 @@ def test_features_in_files_are_those_in_memory(tiny, tiny_sample, tmp_path):
     assert all(torch.equal(value, b[name]) for name, value in a.items())
     with pytest.raises(InputError, match="existing folder"):
         svl.trace(tiny, tiny_sample, spool=tmp_path / "absent")
+
+
+def test_states_that_overflow_are_refused_by_layer_dtype_and_remedy(tiny, tiny_sample):
+    """A weight of infinity, and float16 where the numbers grow too large for it."""
+    broken = tiny.with_model(copy.deepcopy(tiny.model), tiny.layer_ids, {})
+    with torch.no_grad():
+        broken.layers[2].mlp.down_proj.weight[0, 0] = torch.inf
+    with pytest.raises(InputError, match="not finite behind layer 2, in float32; .*another check"):
+        svl.trace(broken, tiny_sample)
+    half = tiny.with_model(copy.deepcopy(tiny.model).half(), tiny.layer_ids, {})
+    with torch.no_grad():
+        half.layers[3].mlp.down_proj.weight *= (
+            60000 / half.layers[3].mlp.down_proj.weight.abs().max()
+        )
+        half.layers[3].post_attention_layernorm.weight.fill_(60000)
+    sample = half.encode(tiny_sample.images[0], tiny_sample.prompt)
+    with pytest.raises(InputError, match="behind layer 3, in float16; .*--dtype bfloat16"):
+        svl.trace(half, sample)

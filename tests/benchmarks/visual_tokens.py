@@ -68,8 +68,8 @@ def measure(limit: int, name: str, repeats: int) -> dict:
                     "interval": pair.pruned.overall.interval,
                     "kept": pair.accuracy_kept,
                     "kept_interval": pair.interval,
-                    "speedup_prefill": speed.prefill,
-                    "speedup": speed.total,
+                    "speedup_prefill": speed.prefill.measured,
+                    "speedup": speed.total.measured,
                 }
             )
             print(rows[-1], file=sys.stderr)

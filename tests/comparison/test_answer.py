@@ -124,7 +124,8 @@ def test_cancelled_before_it_starts(tiny, tiny_sample):
 def test_times_add_up(tiny, tiny_sample, never_ends):
     last = answer(tiny, tiny_sample, max_new_tokens=4)
     assert last.prefill_ms > 0 and last.per_token_ms > 0
-    assert last.total_ms == pytest.approx(last.prefill_ms + 3 * last.per_token_ms)
+    assert last.total_ms == pytest.approx(last.prefill_ms + sum(last.token_ms))
+    assert len(last.token_ms) == 3 and last.per_token_ms == sorted(last.token_ms)[1]
     assert answer(tiny, tiny_sample, max_new_tokens=1).per_token_ms is None and last.shared_ms == 0
 
 

@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from tiny import picture
 
 from svl_core.comparison.calibration import (
     DEFAULT_PROMPT,
@@ -90,3 +91,26 @@ def test_fit_and_measurement_share_no_sample():
     assert len(fit) == len(measured) == 1
     with pytest.raises(InputError, match="at least two"):
         split(samples("a", "a"))
+
+
+def test_sidecars_in_other_encodings_and_files_that_are_none(tmp_path):
+    """A byte order mark is no part of a prompt, Latin-1 is read, and what macOS puts beside files
+    is no image.
+    """
+    for name in ("a.png", "b.avif", "c.tga"):
+        picture().save(tmp_path / name)
+    (tmp_path / "._a.png").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "a.txt").write_text("où?", encoding="utf-8-sig")
+    (tmp_path / "b.txt").write_text("où?", encoding="latin-1")
+    pairs = read_calibration(tmp_path)
+    assert [(path.name, prompt) for path, prompt in pairs] == [
+        ("a.png", "où?"),
+        ("b.avif", "où?"),
+        ("c.tga", DEFAULT_PROMPT),
+    ]
+
+
+def test_a_bad_image_of_a_set_is_named(tiny, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="^In the file 'broken.png': found data that is not"):
+        encode_all(tiny, read_calibration(tmp_path))

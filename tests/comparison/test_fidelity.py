@@ -15,6 +15,7 @@ from scipy.stats import entropy
 from svl_core.analysis.trace import trace
 from svl_core.comparison.answer import answer
 from svl_core.comparison.fidelity import compare, divergent_words, first_divergence
+from svl_core.comparison.speed import possible
 from svl_core.errors import Cancelled, InputError
 from svl_core.lvlm.forcing import forced_logits, kl_per_token, token_losses
 from svl_core.progress import Run
@@ -78,7 +79,9 @@ def test_a_model_is_itself(tiny, tiny_sample):
     assert report.kl == 0 and report.agreement == 1 and report.exact
     assert report.first_divergence is None and report.first_divergent_word is None
     assert report.token_probabilities[0] == report.token_probabilities[1]
-    assert report.parameters_full == report.parameters_pruned and report.speedup_prefill > 0
+    assert report.parameters_full == report.parameters_pruned
+    assert report.speed_prefill.measured > 0
+    assert report.speed_prefill.expected == report.speed_decode.expected == 1
 
 
 def test_forced_logits_equal_one_uncached_pass(tiny, tiny_sample):
@@ -125,6 +128,10 @@ def test_report_of_a_pruned_model_follows_its_definitions(tiny, tiny_sample):
     )
     assert report.parameters_pruned < report.parameters_full
     assert report.first_divergence == first_divergence(ids, report.pruned.token_ids)
+    first, later = possible((tiny, tiny_sample), (pruned, tiny_sample))
+    assert report.speed_prefill.expected == first.expected
+    assert report.speed_decode.expected == later.expected
+    assert report.to_json()["speedup"]["expected"]["decode"] == later.expected
     keys = {"full", "pruned", "kl", "agreement", "first_divergence", "parameters", "speedup"}
     assert keys <= set(report.to_json()) and {
         "text",
@@ -159,9 +166,9 @@ def test_sharing_the_beginning_changes_nothing_but_the_wait(tiny, tiny_sample, k
         answer(m, tiny_sample, max_new_tokens=6).token_ids for m in (tiny, pruned)
     ]
     assert (
-        0 < report.pruned.shared_ms < min(report.full.prefill_ms, report.pruned.prefill_ms)
-        and report.full.shared_ms == 0
-    )
+        0 < report.full.shared_ms < report.pruned.shared_ms < report.pruned.prefill_ms
+        and report.pruned.shared_ms < report.full.prefill_ms
+    )  # the image, and for the pruned model the layers before the first change too
     logits = [forced_logits(m, [tiny_sample], [report.full.token_ids])[0] for m in (tiny, pruned)]
     assert report.kl == float(kl_per_token(*logits).mean())
     assert shown[-1] == ((report.full, report.pruned), ()) and len(shown[0][0][1].token_ids) == 1
@@ -172,7 +179,7 @@ def test_sharing_the_beginning_changes_nothing_but_the_wait(tiny, tiny_sample, k
         max_new_tokens=6,
     )  # another model's tensors: nothing to share
     assert (
-        alone.pruned.shared_ms == 0
+        alone.pruned.shared_ms == alone.full.shared_ms  # the image alone
         and alone.pruned.token_ids == report.pruned.token_ids
         and alone.kl == report.kl
     )

@@ -57,7 +57,7 @@ def weights(lvlm, samples, spool):
 
 WAYS = {
     "sweep": lambda lvlm, samples, spool: [
-        replace(row, speedup=1, speedup_prefill=1, speedup_decode=1)
+        replace(row, speedup=1, speedup_prefill=1, speedup_decode=1, expected=1, noise=None)
         for row in sweep(
             lvlm,
             samples[:1],

@@ -14,6 +14,7 @@ from svl_core.analysis.trace import trace
 from svl_core.comparison.answer import answer
 from svl_core.comparison.evaluation import Question
 from svl_core.comparison.fidelity import compare
+from svl_core.comparison.speed import Stopwatch
 from svl_core.comparison.sweep import SweepRow, cliff, pareto, sweep
 from svl_core.errors import Cancelled, InputError
 from svl_core.progress import Run
@@ -39,7 +40,7 @@ def sets(tiny, image):
     return asked[:2], asked[2:]
 
 
-def row(drop, agreement, speedup=1.0, kl=0.0, accuracy=None, criterion="svl"):
+def row(drop, agreement, speedup=1.0, kl=0.0, accuracy=None, criterion="svl", **speed):
     return SweepRow(
         criterion,
         "none",
@@ -53,6 +54,7 @@ def row(drop, agreement, speedup=1.0, kl=0.0, accuracy=None, criterion="svl"):
         1.0,
         1.0,
         100,
+        **speed,
     )
 
 
@@ -267,6 +269,37 @@ def test_pareto_by_hand():
         row(4, 0.7, 1.4),
     ]
     assert [(r.agreement, r.speedup) for r in pareto(rows)] == [(1.0, 1.0), (0.95, 1.2), (0.7, 1.5)]
+
+
+def test_noise_is_no_trade():
+    """2.78 times where 1.45 are possible, and 0.64 times with fewer layers: both count as what
+    their work lets one expect.
+    """
+    fast = row(5, 0.6, 2.78, expected=1.45, noise="more than ...")
+    slow = row(3, 0.9, 0.64, expected=1.2, noise="slower than ...")
+    sure = row(6, 0.7, 1.5, expected=1.6)
+    whole = row(0, 1.0, 1.0, expected=1.0)
+    assert pareto([whole, slow, fast, sure]) == (whole, slow, sure)
+    assert [r.likely_speedup for r in (whole, slow, fast, sure)] == [1.0, 1.2, 1.45, 1.5]
+    assert pareto([whole, row(3, 0.9, 0.64), row(5, 0.6, 2.78)])[-1].speedup == 2.78
+
+
+def test_a_loaded_machine_marks_rows(tiny, sets, monkeypatch):
+    """Times of the full model ten times as long as they should be: the rows say so."""
+    seconds = {6: (0.1, 0.1), 4: (0.01, 0.01), 5: (0.09, 0.09)}
+    monkeypatch.setattr(Stopwatch, "_full_round", lambda self: seconds[6])
+    monkeypatch.setattr(Stopwatch, "_pruned_round", lambda self, lvlm, _: seconds[lvlm.num_layers])
+    found = sweep(tiny, *sets, drops=[0, 1, 2], **QUICK)
+    zero, one, two = found.rows
+    assert (zero.expected, zero.noise, one.noise) == (1.0, None, None)
+    assert two.speedup == pytest.approx(10) and "times that the work left allows" in two.noise
+    assert 1 < one.expected < two.expected == two.likely_speedup < 6 / 4
+    assert one.likely_speedup == pytest.approx(1 / 0.9)
+    written = json.loads(json.dumps(found.to_json()))["rows"]
+    assert [r["noise"] for r in written] == [None, None, two.noise]
+    assert SweepRow.from_json(written[2]) == two
+    older = {k: v for k, v in written[2].items() if k not in ("expected", "noise")}
+    assert SweepRow.from_json(older).likely_speedup == two.speedup
 
 
 def test_csv(tiny, sets):

@@ -1,12 +1,14 @@
 """Each module of figures by itself: axes, frames and values on a few hand-made numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from svl_core.comparison.sweep import SweepRow
 from svl_core.figures import curves, evidence, lesson, style
-from svl_core.figures.overlay import overlay
+from svl_core.figures.overlay import overlay, sized
 
 LEFT_AND_RIGHT = np.array([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
 
@@ -64,6 +66,19 @@ def test_a_sweeps_point_stands_at_its_speed_up_and_measure():
     assert list(points.customdata[0]) == ["svl", "scp", 3]
 
 
+def test_a_point_whose_time_is_noise_is_hollow_and_stands_where_expected():
+    sure = SweepRow("svl", "scp", 2, (1, 2), 0.1, 0.9, 0.5, None, 1.1, 1.1, 1.1, 9, None, 1.2)
+    loaded = replace(sure, drop=3, speedup=2.78, expected=1.45, noise="more than 1.45 times")
+    line, points = evidence.pareto_figure([sure, loaded], [loaded], "kl").data
+    assert (list(line.x), list(points.x)) == ([1.45], [1.1, 1.45])
+    full, hollow = points.marker.symbol
+    assert hollow == full + "-open"
+    assert points.text == (
+        "1.10× as fast (expected: 1.20×)",
+        "1.45× as fast expected (measured: noise, more than 1.45 times)",
+    )
+
+
 def test_accuracies_are_shown_in_percent():
     (cells,) = lesson.skipped_heatmap({"colour": [1.0, 0.25], "where": [0.5, 0.0]}).data
     assert np.array(cells.z).tolist() == [[100.0, 25.0], [50.0, 0.0]]
@@ -86,3 +101,14 @@ def test_an_overlay_without_places_is_the_image():
     nowhere = np.full((2, 4), np.nan)
     picture = overlay(ground, nowhere, [0.0, 1.0], opacity=1, width=20)
     assert picture.getcolors() == [(200, (255, 0, 0))]
+
+
+def test_a_picture_of_the_width_that_is_asked_for_is_drawn_on_as_it_is():
+    """Several overlays on one picture are resized once, and leave it alone."""
+    ground = Image.effect_mandelbrot((40, 20), (-2, -1, 1, 1), 9).convert("RGB")
+    base = sized(ground, 20)
+    kept = base.copy()
+    direct = overlay(ground, LEFT_AND_RIGHT, [0.0, 1.0], [True, False], opacity=0.5, width=20)
+    again = overlay(base, LEFT_AND_RIGHT, [0.0, 1.0], [True, False], opacity=0.5, width=20)
+    assert base.size == (20, 10) and again.tobytes() == direct.tobytes()
+    assert base.tobytes() == kept.tobytes()

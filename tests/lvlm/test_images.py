@@ -2,13 +2,16 @@
 
 import io
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from svl_core.errors import InputError
+from svl_core.lvlm import images
 from svl_core.lvlm.images import open_image
 
 
@@ -167,3 +170,51 @@ def test_a_folder_is_not_an_image(tmp_path):
 
 def test_one_pixel():
     assert open_image(Image.new("1", (1, 1), 1)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_line_of_millions_is_refused_by_its_side():
+    """Few pixels in all, but a decoder pays for each row."""
+    content = file_of(Image.new("1", (2, 40_000)))
+    assert open_image(content, max_side=40_000).size == (2, 40_000)
+    with pytest.raises(InputError, match="2 x 40,000 pixels; expected at most 30,000 along a side"):
+        open_image(content)
+
+
+def test_one_image_is_decoded_at_a_time(monkeypatch):
+    """Ten at once take the memory of one."""
+    running, most = [], []
+    original = images._rgb
+
+    def counted(image):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.005)
+        running.pop()
+        return original(image)
+
+    monkeypatch.setattr(images, "_rgb", counted)
+    content = file_of(checker())
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(lambda _: open_image(content), range(10)))
+    assert len(most) == 10 and max(most) == 1
+
+
+def test_grey_values_are_scaled_over_the_whole_image():
+    """In parts of rows, but by the range of all."""
+    values = np.linspace(0, 1000, 700 * 3, dtype=np.float32).reshape(700, 3)
+    grey = np.asarray(open_image(Image.fromarray(values)))[..., 0]
+    assert np.array_equal(grey, np.rint(values / 1000 * 255).astype(np.uint8))
+
+
+def test_the_size_of_a_file_is_known_without_decoding_it(tmp_path):
+    """Turned by its EXIF data or not; a file that is no picture tells none."""
+    for turn in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        checker(8, 6).save(tmp_path / "turned.jpg", exif=exif)
+        assert images.upright_size(tmp_path / "turned.jpg") == (
+            open_image(tmp_path / "turned.jpg").size
+        )
+    (tmp_path / "none.png").write_bytes(b"nothing")
+    assert images.upright_size(tmp_path / "none.png") is None
+    assert images.upright_size(tmp_path / "missing.png") is None

@@ -60,7 +60,7 @@ def answered(lvlm, sample):
 
 def features(full, pruned, sample, layer):
     """The pruned model's state where the full one is `layer` layers deep."""
-    one = record(full, sample.inputs)
+    one = record(full, sample.inputs, sample.features)
     state = one.states[0]
     for ident, module in zip(pruned.layer_ids, pruned.layers):
         if ident >= layer:
@@ -136,12 +136,12 @@ def test_a_run_at_the_start_is_mended_by_what_follows(tiny, calibration):
     assert pruned.provenance["compensation"]["layers"] == [1, 2, 3, 4, 5]
 
 
-def test_exported_weights_are_those_of_the_model(tiny, calibration, tmp_path):
+def test_exported_weights_are_those_of_the_model(tiny, tiny_sample, calibration, tmp_path):
     from transformers import AutoModelForImageTextToText
 
     pruned = prune(tiny, manual_plan((2,), tiny.num_layers), "refit", calibration)
     loaded = AutoModelForImageTextToText.from_pretrained(pruned.save(tmp_path / "out"))
-    sample = calibration.samples[0].sample
+    sample = tiny_sample
     with torch.inference_mode():
         assert torch.equal(loaded(**sample.inputs).logits, pruned.model(**sample.inputs).logits)
 

@@ -30,11 +30,10 @@ def test_every_byte_counts(tiny, tiny_sample):
     """The trace with the inner products that it will keep, the pictures, the model's inputs, and
     what may be derived, against a sum by hand.
     """
-    trace = svl.trace(tiny, tiny_sample, mlp=True)
-    analysis, kept = (
-        Analysis("tiny", (tiny_sample,), trace, svl.importance(trace)),
-        trace.samples[0],
-    )
+    trace = svl.trace(tiny, tiny_sample, mlp=True, keep_prompt=True)
+    kept = trace.samples[0]
+    seen = kept.sample
+    analysis = Analysis("tiny", (seen,), trace, svl.importance(trace))
     layers, length, visual, textual = (
         tiny.num_layers,
         tiny_sample.length,
@@ -58,17 +57,27 @@ def test_every_byte_counts(tiny, tiny_sample):
         + tiny_sample.geometry.rects.nbytes
         + tiny_sample.geometry.image_index.nbytes
     )
-    held += 3 * 120 * 80 + sum(value.nbytes for value in tiny_sample.inputs.values())
+    held += 3 * 120 * 80 + sum(value.nbytes for value in seen.inputs.values())
+    held += 4 * visual * tiny.hidden_size  # the image's features
+    heads = tiny.text_config.num_key_value_heads * tiny.text_config.head_dim
+    held += 4 * layers * 2 * length * heads + 4 * len(tiny.model.get_output_embeddings().weight)
     held += sum(
         {
             id(text): len(text)
-            for text in (*tiny_sample.tokens, tiny_sample.prompt, tiny_sample.key, trace.model_name)
+            for text in (
+                *seen.tokens,
+                seen.prompt,
+                seen.key,
+                seen.image_key,
+                seen.detail,
+                analysis.detail,
+                trace.model_name,
+            )
         }.values()
     )
     assert kept.products.nbytes == 8 * length * (layers + 1) ** 2
-    assert analysis.nbytes == numbers + held + analysis.memo.size and analysis.memo.size >= max(
-        MEMO_BYTES, 2 * kept.features.nbytes
-    )
+    assert analysis.nbytes == numbers + held + analysis.memo.size
+    assert analysis.memo.size == max(MEMO_BYTES, nbytes(trace) // 8)
     assert nbytes((trace, trace)) == nbytes(trace)
 
 

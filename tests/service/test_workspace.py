@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import svl_core as svl
 from svl_core.errors import Cancelled, InputError
@@ -214,7 +215,7 @@ def test_a_comparison_is_found_by_plan_and_settings(workspace, analysis):
     settings, strip = Settings(compensation="scp"), {"drop": [2, 3]}
     assert workspace.comparison_of(analysis, strip, settings) is None
     plan, reported, grown = svl.manual_plan([2, 3], 6), [], []
-    comparison, pruned_trace = workspace.backend.compare(
+    compared = workspace.backend.compare(
         "tiny",
         analysis.sample,
         plan,
@@ -227,14 +228,18 @@ def test_a_comparison_is_found_by_plan_and_settings(workspace, analysis):
     assert grown[-1] == [] and len(grown) > 2
     assert reported[-1] == "Measuring how far apart they are …"
     assert any(what.startswith("Fitting the compensation") for what in reported)
-    workspace.keep_comparison(analysis, strip, settings, comparison, pruned_trace)
-    assert workspace.comparison_of(analysis, strip, settings) is comparison
-    assert workspace.pruned_trace_of(analysis, strip, settings) is pruned_trace
+    workspace.keep_comparison(analysis, strip, settings, compared)
+    assert workspace.comparison_of(analysis, strip, settings) is compared.comparison
+    kept = workspace.pruned_trace_of(analysis, strip, settings)
+    pruned_trace = compared.pruned_trace
+    assert kept.trace.samples[0].attention is pruned_trace.samples[0].attention
+    assert torch.equal(kept.bridged, pruned_trace.samples[0].features[2])  # behind layers 0 and 1
     assert workspace.comparison_of(analysis, {"drop": [2]}, settings) is None
-    nothing, trace = workspace.backend.compare(
+    nothing = workspace.backend.compare(
         "tiny", analysis.sample, svl.manual_plan([], 6), settings, (), 4
     )
-    assert trace is None and nothing.full.token_ids == nothing.pruned.token_ids
+    same = nothing.comparison
+    assert nothing.pruned_trace is None and same.full.token_ids == same.pruned.token_ids
 
 
 def test_a_pruned_model_records_its_whole_recipe(workspace, analysis):

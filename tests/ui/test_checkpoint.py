@@ -28,7 +28,7 @@ def test_the_zip_holds_the_pruned_model(page, analysed, tiny, tmp_path):
     (folder,) = tmp_path.glob("*-svl-2")
     assert (folder / "svl_plan.json").exists()
     loaded = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    sample = page.workspace.analysis_of(analysed["state"]).sample
+    sample = tiny.encode(analysed["state"]["path"], analysed["state"]["prompt"])
     trace = svl.trace(tiny, [sample], mlp=True)
     pruned = svl.prune(tiny, svl.manual_plan([2, 3], 6, (0, 5)), "scp", trace)
     with torch.no_grad():

@@ -1,10 +1,14 @@
 """Markup: escaping, word differences, verdicts and the strip's value."""
 
+import base64
+import io
 import re
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
+from svl_core.comparison.speed import Speed
 from svl_core.errors import InputError
 from svl_core.ui import views
 from svl_core.ui.state.settings import ACCEPTED, Settings
@@ -46,7 +50,10 @@ def test_differing_words_mark_the_first_and_underline_the_rest():
     ]  # not the first "a coat", which both have
 
 
-def fake(full, pruned):
+SURE = Speed(1.25, 1.3)
+
+
+def fake(full, pruned, prefill=SURE):
     def side(text):
         return SimpleNamespace(text=text, prefill_ms=20.0, per_token_ms=None, shared_ms=None)
 
@@ -57,8 +64,8 @@ def fake(full, pruned):
         agreement=0.75,
         parameters_full=1000,
         parameters_pruned=800,
-        speedup_prefill=1.25,
-        speedup_decode=None,
+        speed_prefill=prefill,
+        speed_decode=Speed(None, 1.4),
     )
 
 
@@ -78,6 +85,20 @@ def test_verdict_and_table():
         and "–" in table
         and "-20.0 %" in table
     )
+
+
+def test_expected_speed_stands_beside_the_measured_one():
+    sure = views.metrics(fake("a", "b"), 2, 8)
+    assert "1.25×<small>expected 1.30×</small>" in sure and "noise" not in sure and "median" in sure
+    assert "–<small>expected 1.40×</small>" in sure
+    seen = fake("a", "b", Speed(2.78, 1.45, "more than the 1.45 times that the work left allows"))
+    loaded = views.metrics(seen, 5, 16)
+    assert "<td>noise<small>expected 1.45×</small>" in loaded
+    assert (
+        "First token: measured 2.78× is noise, more than the 1.45 times that the work left allows"
+        in loaded
+    )
+    assert "noise" not in views.metrics(seen, 0, 16)  # one model beside itself
 
 
 @pytest.mark.parametrize(
@@ -119,3 +140,14 @@ def test_thousands_of_tokens_are_shown_by_their_importance():
         and shown.count("…") == 2
         and len(shown) < 300_000
     )
+
+
+def test_a_picture_in_an_address_is_the_picture():
+    """As a JPEG, or smaller as a WebP; a colour comes back within what compression changes."""
+    picture = Image.new("RGB", (32, 16), (200, 40, 90))
+    for small, kind in ((False, "jpeg"), (True, "webp")):
+        head, _, body = views.data_url(picture, small).partition(",")
+        assert head == f"data:image/{kind};base64"
+        back = Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB")
+        assert back.size == (32, 16)
+        assert back.getpixel((8, 8)) == pytest.approx((200, 40, 90), abs=6)

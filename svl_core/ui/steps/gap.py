@@ -48,10 +48,9 @@ def draw_pca(shown: View) -> dict | None:
     ran, the repair.
     """
     drop, analysis, settings = shown.strip["drop"], shown.analysis, shown.settings
-    runs = figures.runs_of(drop)
-    if not runs:
+    if not drop:
         return None
-    first, last = max(runs, key=lambda run: run[1] - run[0])
+    first, last = figures.widest_run(drop)
     importance = importance_of(analysis, settings)
     important = svl.token_positions(analysis.trace, importance, "important", top_p_of(settings))[0]
     count = min(len(important), PCA_TOKENS)
@@ -60,15 +59,12 @@ def draw_pca(shown: View) -> dict | None:
     repaired = shown.pruned_trace if settings.fits else None
 
     def project():
-        after = None
-        if repaired is not None:
-            place = first - sum(layer < first for layer in drop)  # in the pruned model
-            after = _rows(repaired.samples[0].features, place, positions)
         before, target = _rows(features, first, positions), _rows(features, last + 1, positions)
-        return svl.pca_view(before, target, after)
+        return svl.pca_view(before, target)
 
-    made_with = None if repaired is None else (tuple(drop), settings.key_prune)
-    view = analysis.memoized(("pca", first, last, tokens_key(settings), made_with), project)
+    view = analysis.memoized(("pca", first, last, tokens_key(settings)), project)
+    if repaired is not None:
+        view = view.with_after(repaired.bridged[positions].float().cpu().numpy())
     ids = shown.layer_ids
     receives = f"layer {ids[first - 1]}" if first else f"into layer {ids[first]}"
     where = f"after kept {receives}" if first else receives

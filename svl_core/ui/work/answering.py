@@ -21,6 +21,11 @@ COMPARE_IN = ["state", "strip", "truth", SETTINGS]
 NOT_ANALYSED = (
     "Found nothing analysed yet; expected an analysed image and prompt; press Analyze first."
 )
+ANSWERING = "Both models are answering …"
+READING_ANEW = (
+    "Both models read the whole question and answer; the caches of this family's layers cannot be"
+    " shared …"
+)
 
 
 def compare(
@@ -37,46 +42,35 @@ def compare(
     def work(task) -> Update:
         if not state or not strip:
             raise InputError(NOT_ANALYSED)
-        workspace, model = page.workspace, state["model"]
+        workspace = page.workspace
         task.report(None, "Preparing the pruned model …")
         analysis = workspace.analysis_of(state)
-        lvlm = workspace.load_model(model, task)
+        lvlm = workspace.load_model(analysis.model, task)
         plan = plan_of(strip, lvlm)
         sides = sides_of(lvlm.num_layers, len(plan.drop), settings)
 
+        status = views.status(ANSWERING if _is_read(analysis) else READING_ANEW)
+
         def show(answers: Sequence, live: Sequence[int]) -> None:
-            status = views.status("Both models are answering …")
             task.emit({STATUS: status, **growing(answers, sides, live)})
 
-        comparison, pruned_trace = workspace.backend.compare(
-            model,
-            analysis.sample,
-            plan,
-            settings.recipe,
-            fitted_on(page, analysis, settings, task),
-            settings.max_new_tokens,
-            run=task,
-            show=show,
-        )
-        workspace.keep_comparison(analysis, strip, settings, comparison, pruned_trace)
+        compared = workspace.compare(analysis, plan, settings, task, show)
+        workspace.keep_comparison(analysis, strip, settings, compared)
         view = page.view(state, settings, strip, truth=truth, at_hand=analysis)
         return page.redraw(ANSWERS, view)
 
     yield from page.run(work, request)
 
 
+def _is_read(analysis: Analysis) -> bool:
+    """Whether the analysis left what both answers begin with."""
+    return analysis.trace.samples[0].prompt is not None
+
+
 def plan_of(strip: dict, lvlm: svl.LVLM) -> svl.DropPlan:
     """The plan that the strip shows."""
     plan = svl.manual_plan(strip["drop"], lvlm.num_layers, strip["protected"])
     return replace(plan, criterion=ranked_by(strip))
-
-
-def fitted_on(page: Page, analysis: Analysis, settings: Settings, task) -> tuple[svl.Sample, ...]:
-    """The samples that compensation is fitted on, none where there is none."""
-    if not settings.fits:
-        return ()
-    source = page.workspace.sources(analysis.model, settings).fit
-    return page.workspace.samples(analysis.model, source, analysis, settings, task)
 
 
 # ------------------------------------------------------------------------------- markup

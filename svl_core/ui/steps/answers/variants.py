@@ -116,8 +116,8 @@ def _measured(comparison: svl.Comparison, correct: str | None) -> dict[str, obje
         "pruned": pruned,
         "kl": float(comparison.kl),
         "agreement": float(comparison.agreement),
-        "prefill": comparison.speedup_prefill,
-        "decode": comparison.speedup_decode,
+        "prefill": comparison.speed_prefill,
+        "decode": comparison.speed_decode,
         "saved": 1 - comparison.parameters_pruned / comparison.parameters_full,
         "right": None if correct is None else views.is_right(pruned, correct),
     }
@@ -212,8 +212,10 @@ def _facts(card: Mapping) -> str:
     facts = [
         ("KL", f"{card['kl']:.3f}"),
         ("Agreement", f"{100 * card['agreement']:.0f} %"),
-        ("First token", views.times(card["prefill"])),
-        ("Further tokens", views.times(card["decode"])),
+        ("First token", views.speed(card["prefill"])),
+        ("Further tokens", views.speed(card["decode"])),
         ("Parameters", f"−{100 * card['saved']:.0f} %"),
     ]
-    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    return "".join(
+        f"<div><dt>{name}</dt><dd>{views.two_lines(value)}</dd></div>" for name, value in facts
+    )

@@ -18,7 +18,7 @@ from svl_core.ui.drawing import Update
 from svl_core.ui.state.exports import plan_recipe
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, STATUS, Page, session_of
-from svl_core.ui.work.answering import NOT_ANALYSED, fitted_on, plan_of
+from svl_core.ui.work.answering import NOT_ANALYSED, plan_of
 from svl_core.ui.work.ranking import PLAN_IN
 
 DISK_FACTOR = 2.2  # the folder, and its zip beside it
@@ -70,8 +70,8 @@ def write(
         lvlm = workspace.load_model(model, task)
         _check_plain(settings)
         plan = plan_of(strip, lvlm)
-        recipe = plan_recipe(strip, settings, workspace.sources(model, settings))
-        fit = fitted_on(page, analysis, settings, task)
+        recipe = plan_recipe(strip, settings.at(state), workspace.sources(model, settings))
+        fit = page.workspace.fit_samples(analysis, settings, task)
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
         stem = f"{model.rstrip('/').split('/')[-1]}-svl-{len(plan.drop)}"
         folder.mkdir(parents=True)
