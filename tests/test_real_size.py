@@ -69,7 +69,8 @@ def test_held_bytes_counts_each_thing_once():
     before = sizes.held_bytes()
     tensor = torch.zeros(1000, 25)  # float32
     held = [tensor, tensor[10:], tensor.numpy(), np.zeros(5000), Image.new("RGB", (30, 20))]
-    assert sizes.held_bytes() - before == 100_000 + 40_000 + 1_800
+    added = sizes.held_bytes() - before  # others may let go of a few bytes meanwhile
+    assert added == pytest.approx(100_000 + 40_000 + 1_800, abs=500)
     del held
 
 
