@@ -7,11 +7,11 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from svl_core.errors import InputError
-from svl_core.progress import QUIET, Run
+from svl_core.files import check_writable, write_text
+from svl_core.progress import Run
 
 FILES = ("json", "csv", "resume")
 """Options that name a file to be written."""
@@ -21,17 +21,17 @@ def check_files(args: argparse.Namespace) -> None:
     """Finds out before the work whether its result can be written. Raises InputError."""
     for option in FILES:
         name = getattr(args, option, None)
-        if name and name != "-" and not Path(name).expanduser().resolve().parent.is_dir():
-            raise InputError(
-                f"Found no folder for {name}; expected an existing one; create it or change"
-                f" --{option}."
-            )
+        if name and name != "-":
+            check_writable(name, option)
 
 
 def watched(args: argparse.Namespace) -> Run:
-    """A run that rewrites one line on standard error; a quiet one where nobody watches."""
+    """A run of the command's team that rewrites one line on standard error; a quiet one where
+    nobody watches.
+    """
+    run = Run(team=args.team)
     if args.quiet or not sys.stderr.isatty():
-        return QUIET
+        return run
 
     def show(share: float | None, what: str) -> None:
         done = share is not None and share >= 1
@@ -39,7 +39,7 @@ def watched(args: argparse.Namespace) -> Run:
         sys.stderr.write("\r\x1b[K" if done else f"\r\x1b[K{shown}{what}")
         sys.stderr.flush()
 
-    return Run(show)
+    return run.telling(show)
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -59,27 +59,38 @@ def write_result(
     result: Any,
     text: str,
 ) -> None:
-    """Prints `text`, or writes `result` as JSON where that is asked for."""
-    if not args.json:
-        print(text)
+    """Writes a result to all that were asked for: `text` to standard output, or JSON there, and
+    files; of a team the first process does. One that fails takes no other along.
+
+    args: with `tables`, a sweep's rows as CSV, where there are any.
+
+    Raises InputError for the first file that could not be written, once the others are.
+    """
+    if args.team.rank:
         return
-    written = json.dumps(finite(result), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    if args.json == "-":
-        sys.stdout.write(written)
-        return
-    save(args.json, written, "json")
-    print(text)
+    # JSON's escapes serve where standard output cannot write every character.
+    plain = args.json == "-" and not _speaks_unicode()
+    written = json.dumps(finite(result), ensure_ascii=plain, indent=1, allow_nan=False) + "\n"
+    files = {}
+    if args.json and args.json != "-":
+        files["json"] = written
+    if getattr(args, "csv", None):
+        files["csv"] = args.tables
+    failed: list[InputError] = []
+    for option, content in files.items():
+        try:
+            write_text(getattr(args, option), content, option)
+        except InputError as error:
+            failed.append(error)
+    sys.stdout.write(written if args.json == "-" else f"{text}\n")
+    sys.stdout.flush()
+    if failed:
+        raise failed[0]
 
 
-def save(name: str, text: str, option: str) -> None:
-    """Writes a file that an option names. Raises InputError where it cannot be written."""
-    try:
-        Path(name).expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"Found that {name} cannot be written ({error.strerror}); expected a file name in a"
-            f" folder of yours; change --{option}."
-        ) from None
+def _speaks_unicode() -> bool:
+    """Whether standard output can write every character."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
 def finite(value: Any) -> Any:

@@ -10,21 +10,22 @@ from typing import Any
 from svl_core.cli.inputs import asked_question, asks, load_model
 from svl_core.cli.pruned import prune_by
 from svl_core.errors import InputError
+from svl_core.files import expanded
 from svl_core.pruning.compensation import COMPENSATIONS, compensation_of
 from svl_core.recipe import Recipe
 
 
 def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
-    out = Path(args.out).expanduser()
+    out = expanded(args.out)
     _check_out(args.out, out)
     _check_exportable(recipe)
     if asks(args):
-        lvlm, sample = asked_question(args)
+        lvlm, sample = asked_question(args, recipe)
         pruned = prune_by(args, recipe, lvlm, [sample])
     else:
-        lvlm = load_model(args)
+        lvlm = load_model(args, recipe)
         pruned = prune_by(args, recipe, lvlm)
-    pruned.lvlm.save(out)
+    pruned.lvlm.save(out, args.dtype)
     full = lvlm.num_parameters
     remaining = pruned.lvlm.num_parameters
     text = (

@@ -14,7 +14,7 @@ from svl_core.cli.inputs import (
     measured_samples,
     parse_numbers,
 )
-from svl_core.cli.output import save, table, watched
+from svl_core.cli.output import table, watched
 from svl_core.comparison.sweep import Sweep
 from svl_core.comparison.sweep import sweep as sweep_models
 from svl_core.errors import InputError
@@ -37,7 +37,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
     fitted = [name for name in compensations if COMPENSATIONS[name].fitted]
     needing_most = recipe.changed(compensation=fitted[0] if fitted else "none")
     source = calibration_source(needing_most, lvlm, measured)
-    recipe = recipe.changed(calibration=source)
+    recipe = recipe.changed(calibration=source, detail=lvlm.detail)
     result = sweep_models(
         lvlm,
         measured,
@@ -55,8 +55,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         allow_shared=recipe.calibration == THIS,
         run=watched(args),
     )
-    if args.csv:
-        save(args.csv, result.to_csv(), "csv")
+    args.tables = result.to_csv()
     written = result.to_json()
     rows = _rows_table(result, with_accuracy=bool(questions))
     return written, f"{rows}\n\n{_cliffs_text(written['cliffs'])}"

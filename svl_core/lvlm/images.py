@@ -8,11 +8,13 @@ import io
 import threading
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from svl_core.errors import InputError
+from svl_core.files import expanded
 
 ORIENTATION = 0x0112  # the EXIF tag of the turn
 ROWS = 256  # of grey values in float64 at a time
@@ -79,6 +81,25 @@ def open_image(
             return _decoded(image)
 
 
+class Size(NamedTuple):
+    """Of a picture, in pixels."""
+
+    width: int
+    height: int
+
+
+def upright_size(path: str | Path) -> Size | None:
+    """The size that `open_image` would give a file, from its header alone; None where that does not
+    tell.
+    """
+    try:
+        with Image.open(expanded(path)) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            return Size(*(reversed(image.size) if turned else image.size))
+    except Exception:  # decoders raise whatever they stumble on, and `open_image` says it
+        return None
+
+
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -102,7 +123,7 @@ def _opened(
     max_bytes: int,
 ) -> Image.Image:
     if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if str(source).startswith(("http://", "https://")):
             raise InputError(
                 "Found a web address; expected an image file; download the picture and give its"
