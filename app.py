@@ -64,6 +64,8 @@ def main() -> None:
     except ui.InputError as error:
         print("app.py:", error, file=sys.stderr)
         sys.exit(2)
+    if "SPACE_ID" in ENV:  # behind the Space's proxy, which tells the visitors' addresses
+        ENV.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8")
     if options.public:
         ui.structured()
         server = port or ENV.get("GRADIO_SERVER_PORT") or os.getpid()

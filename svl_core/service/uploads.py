@@ -51,6 +51,7 @@ class Holdings:
         """Whether a file is a visitor's upload; the pictures that every page opens with are not."""
         self._lock = threading.Lock()
         self._held: dict[str, set[Hashable]] = {}  # by session
+        self._used: dict[str, float] = {}  # when each of these last held something, monotonic
         self._unclaimed: dict[Path, list[float]] = {}  # when each upload ended, monotonic seconds
 
     def arrived(self, path: str) -> None:
@@ -63,6 +64,7 @@ class Holdings:
     def hold(self, session: str, *things: Hashable) -> None:
         """Paths (as `Path`) and keys that a session uses from now on."""
         with self._lock:
+            self._used[session] = time.monotonic()
             held = self._held.setdefault(session, set())
             for thing in things:
                 if thing not in held and thing in self._unclaimed:
@@ -75,6 +77,7 @@ class Holdings:
         """
         with self._lock:
             held = self._held.pop(session, set())
+            self._used.pop(session, None)
             for thing in held - self._held_by_anyone():
                 if not isinstance(thing, Path):
                     self._forget(thing)
@@ -82,6 +85,12 @@ class Holdings:
                     self._delete(thing)
             self._delete_abandoned()
         self._sweep()
+
+    def idle(self, seconds: float) -> list[str]:
+        """The sessions that hold something, and have brought nothing for so long."""
+        before = time.monotonic() - seconds
+        with self._lock:
+            return [session for session, used in self._used.items() if used < before]
 
     def _held_by_anyone(self) -> set[Hashable]:
         return set().union(*self._held.values())

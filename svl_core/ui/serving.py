@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -12,9 +13,15 @@ from packaging.requirements import Requirement
 from svl_core.service import health
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.visits import Visits
-from svl_core.service.workspace import Workspace
+from svl_core.service.waiting import Listeners
 from svl_core.ui import parts
-from svl_core.ui.gradio_patches import inputs, sessions, skipped_outputs, upload_sets
+from svl_core.ui.gradio_patches import (
+    inputs,
+    sessions,
+    skipped_outputs,
+    upload_sets,
+    waiting_room,
+)
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import Page, session_of, stop_all
 
@@ -28,19 +35,33 @@ def serve(page: Page) -> None:
         workspace.leave(session)
         sessions.forget(blocks, session)
 
-    visits = Visits(end, partial(sessions.keep_open, blocks), limits.away_s)
+    visits = Visits(
+        end,
+        partial(sessions.keep_open, blocks),
+        limits.away_s,
+        limits.sessions,
+        limits.address_sessions,
+    )
+
+    def tidy(seconds: float, busy: Collection[str]) -> None:
+        silent = {*sessions.idle(blocks, seconds), *uploads.idle(seconds)}
+        for session in silent - set(busy):
+            if not visits.is_open(session):
+                end(session)
 
     def dropped(request: gr.Request) -> None:
         stop_all(page, request)
         visits.dropped(session_of(request))
 
     blocks.unload(dropped)
-    blocks.workspace, blocks.visits = workspace, visits
+    listeners = Listeners()
+    blocks.workspace, blocks.visits, blocks.listeners = workspace, visits, listeners
     uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
     uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
     inputs.apply(blocks)
-    blocks.queue(max_size=limits.queue, default_concurrency_limit=8)
-    sessions.apply(blocks)
+    blocks.queue(max_size=None, default_concurrency_limit=8)  # `waiting_room` bounds it
+    waiting_room.apply(blocks, limits, listeners, tidy)
+    sessions.apply(blocks, visits.is_open)
     skipped_outputs.apply(blocks)
 
 
@@ -64,10 +85,10 @@ def launch_options(limits: Limits = HOME) -> dict:
     }
 
 
-def _served(request) -> tuple[Workspace, Visits]:
-    """The workspace and the visits of the page that a request is for."""
-    blocks = request.app.blocks
-    return blocks.workspace, blocks.visits
+def _served(app) -> health.Served:
+    """What the gate must know of the page that an app serves."""
+    blocks = app.blocks
+    return health.Served(blocks.workspace, blocks.visits, blocks.listeners)
 
 
 def _speaks_mcp() -> bool:

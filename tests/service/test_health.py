@@ -13,6 +13,7 @@ from svl_core.service import health
 from svl_core.service.errors import DISK_FULL
 from svl_core.service.limits import PUBLIC
 from svl_core.service.visits import Visits
+from svl_core.service.waiting import Listeners
 
 LIMITS = replace(PUBLIC, body_bytes=100, upload_bytes=1000, stored_bytes=50)
 
@@ -33,9 +34,12 @@ def ended():
 @pytest.fixture
 def client(workspace, tmp_path, ended):
     visits = Visits(ended.append, lambda session: session == "known", away_s=60)
+    served = health.Served(workspace, visits, Listeners())
+    for session in ("known", "stranger"):
+        visits.opened(session, "198.18.0.1")
     folder = tmp_path / "uploads"
     folder.mkdir()
-    options = health.app_options(LIMITS, lambda: folder, lambda request: (workspace, visits))
+    options = health.app_options(LIMITS, lambda: folder, lambda app: served)
     routes = [
         Route("/gradio_api/upload", echo, methods=["POST"]),
         Route("/gradio_api/call", echo, methods=["POST"]),

@@ -12,11 +12,14 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from fastapi import HTTPException
 from gradio import analytics, component_meta, route_utils, routes, state_holder, utils
 from gradio.data_classes import ImageData
 from tiny import awaited
 
 from svl_core.service.calibration import uploaded_name
+from svl_core.service.limits import Limits
+from svl_core.service.waiting import Listeners
 from svl_core.ui import gradio_patches
 from svl_core.ui.gradio_patches import (
     environment,
@@ -27,6 +30,7 @@ from svl_core.ui.gradio_patches import (
     undecoded_images,
     update_marks,
     upload_sets,
+    waiting_room,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,7 +224,7 @@ def test_tripwire_sessions(page):
     relied_on("sessions", all(name in vars(gradios) for name in methods), "methods are renamed")
     with gr.Blocks() as usual:
         gr.Textbox()
-    sessions.apply(page)
+    sessions.apply(page, {"open"}.__contains__)
     described = state_holder.SessionState(usual)
     relied_on("sessions", described.config_values, "a session describes the page no more")
     assert type(described) is gradios
@@ -238,7 +242,7 @@ def test_tripwire_sessions(page):
 def test_sessions_are_kept_open_and_forgotten(page):
     assert not sessions.keep_open(page, "nobody")
     sessions.forget(page, "nobody")  # a page that is not served yet
-    sessions.apply(page)
+    sessions.apply(page, {"open"}.__contains__)
     holder = state_holder.StateHolder()
     page.state_session_capacity = 9
     holder.set_blocks(page)
@@ -248,6 +252,99 @@ def test_sessions_are_kept_open_and_forgotten(page):
     assert not sessions.keep_open(page, "nobody")
     sessions.forget(page, "visitor")
     assert "visitor" not in holder and not holder.time_last_used
+
+
+def test_an_open_session_is_never_given_up_for_an_invented_one(page):
+    sessions.apply(page, {"first", "late"}.__contains__)
+    holder = state_holder.StateHolder()
+    page.state_session_capacity = 3
+    holder.set_blocks(page)
+    first = holder["first"]
+    for number in range(2 * sessions.STRANGERS):
+        assert holder[f"invented {number}"] is holder[f"invented {number}"]
+    late = holder["late"]
+    assert holder["first"] is first and holder["late"] is late
+    assert len(holder.session_data) == sessions.STRANGERS + 2 == len(holder.time_last_used)
+    assert "invented 0" not in holder and f"invented {number}" in holder
+    assert not sessions.idle(page, 3600)
+    assert set(sessions.idle(page, -1)) == set(holder.session_data)
+    with gr.Blocks() as usual:
+        pass
+    usual.state_session_capacity = 1
+    other = state_holder.StateHolder()
+    other.set_blocks(usual)
+    assert other["a"] and other["b"] and "a" not in other  # gradio's own way elsewhere
+
+
+def test_tripwire_waiting_room(page):
+    from gradio import queueing
+
+    queue = page._queue
+    event = source(queueing.Event.__init__)
+    relied_on(
+        "waiting_room",
+        parameters(queueing.Queue.push) == ["self", "body", "request", "username"]
+        and "_queue.push(" in source(routes)
+        and "self._queue.start()" in source(gr.Blocks.run_startup_events)
+        and "event_id" in parameters(queueing.Queue.clean_events)
+        and "job.alive = False" in source(queueing.Queue.clean_events)
+        and "if event.alive" in source(queueing.Queue.process_events)
+        and {"event_ids_to_events", "event_queue_per_concurrency_id", "pending_event_ids_session"}
+        | {"pending_messages_per_session"}
+        <= set(vars(queue))
+        and all(f"self.{name}" in event for name in ("session_hash", "request", "enqueue_time")),
+        "the queue holds its events otherwise",
+    )
+    waiting_room.apply(page, Limits(), Listeners())
+    assert queue.push.__module__ == queue.start.__module__ == waiting_room.__name__
+
+
+def waiting_events(page, sessions_and_ages):
+    """Events in the page's queue, as if they had been pushed so many seconds ago."""
+    import time
+
+    from gradio import queueing
+
+    fn = handler_of(page)
+    fn.concurrency_id = "model"
+    page._queue.create_event_queue_for_fn(fn)
+    events = []
+    for session, age_s in sessions_and_ages:
+        event = queueing.Event(session, fn, SimpleNamespace(client=None), None)
+        event.enqueue_time = time.monotonic() - age_s
+        page._queue.event_ids_to_events[event._id] = event
+        page._queue.pending_event_ids_session.setdefault(session, set()).add(event._id)
+        page._queue.event_queue_per_concurrency_id["model"].queue.append(event)
+        events.append(event)
+    return events
+
+
+def test_what_nobody_listens_for_is_taken_out_and_forgotten(page):
+    listeners, tidied = Listeners(), []
+    limits = Limits(unheard_s=5)
+    waiting_room.apply(page, limits, listeners, lambda s, busy: tidied.append((s, set(busy))))
+    queue = page._queue
+    listeners.began("heard")
+    silent, heard, new = waiting_events(page, [("silent", 9), ("heard", 9), ("new", 1)])
+    running = waiting_events(page, [("runs", 9)])[0]
+    queue.event_queue_per_concurrency_id["model"].queue.remove(running)
+    queue.active_jobs = [[running]]
+    awaited(queue.sweep_once())
+    assert queue.event_queue_per_concurrency_id["model"].queue == [heard, new]
+    assert silent._id not in queue.event_ids_to_events and not running.alive and heard.alive
+    assert tidied == [(waiting_room.KEPT * 5, {"heard", "new", "runs"})]
+
+
+def test_more_than_a_visitor_may_have_waiting_is_refused_before_it_waits(page):
+    limits = Limits(session_queue=2)
+    waiting_room.apply(page, limits, Listeners())
+    waiting_events(page, [("one", 1), ("one", 1)])
+    fn = handler_of(page)
+    body = SimpleNamespace(fn_index=fn._id, session_hash="one")
+    with pytest.raises(HTTPException) as refused:
+        awaited(page._queue.push(body, SimpleNamespace(client=None), None))
+    assert refused.value.status_code == 429 and "2 requests of yours" in refused.value.detail
+    assert len(page._queue.event_ids_to_events) == 2
 
 
 def test_tripwire_upload_sets(page):
@@ -348,5 +445,6 @@ def test_a_page_puts_every_patch_in_force(tiny):
     assert page.postprocess_data.__module__ == skipped_outputs.__name__
     assert isinstance(page.upload_file_set, upload_sets.ReportingSet)
     assert isinstance(state_holder.SessionState(page), sessions.LeanSession)
+    assert page._queue.push.__module__ == waiting_room.__name__
     plain = SimpleNamespace(default_config=page.default_config, blocks={})
     assert not isinstance(state_holder.SessionState(plain), sessions.LeanSession)

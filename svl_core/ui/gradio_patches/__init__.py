@@ -27,7 +27,8 @@ PATCHES = (
     Patch("undecoded_images", "gr.Image.preprocess(self, payload) with payload.path"),
     Patch("inputs", "Blocks.preprocess_data(block_fn, inputs, ...) before any file is fetched"),
     Patch("skipped_outputs", "Blocks.postprocess_data(block_fn, predictions, state)"),
-    Patch("sessions", "state_holder.SessionState and StateHolder.session_data"),
+    Patch("sessions", "state_holder.SessionState, StateHolder.__getitem__ and .session_data"),
     Patch("upload_sets", "Blocks.upload_file_set within Blocks.temp_file_sets"),
+    Patch("waiting_room", "Queue.push, .start, .clean_events and the events that a queue holds"),
     Patch("update_marks", 'the mark "__type__" of updates'),
 )
