@@ -42,7 +42,13 @@ class Limits:
     address_sessions: int = 400  # of these, from one address
     body_bytes: int = 8_000_000  # of one request that is not an upload
     upload_bytes: int = 500_000_000  # of one request's files, each within image_bytes
-    stored_bytes: int = 20_000_000_000  # uploads and reports of all sessions together
+    upload_files: int = 1_000  # of one request
+    upload_s: float = 3600.0  # that a request may take until it has arrived
+    address_uploads: int = 64  # requests with files that arrive at once, from one address
+    stored_bytes: int = 20_000_000_000  # uploads, scenes and reports of all sessions together
+    address_bytes: int = 20_000_000_000  # of these, from one address
+    address_files: int = 100_000  # stored from one address
+    session_files: int = 64  # scenes and reports of one session; the oldest goes for a newer one
     keep_s: int = 86_400  # a file that no session owns is deleted after this
     away_s: int = 1_800  # a page whose connection dropped, a sleeping phone's say, is waited for
 
@@ -135,7 +141,13 @@ PUBLIC = Limits(
     address_sessions=64,
     body_bytes=2_000_000,
     upload_bytes=60_000_000,
+    upload_files=300,
+    upload_s=300.0,
+    address_uploads=8,
     stored_bytes=2_000_000_000,
+    address_bytes=250_000_000,
+    address_files=1_000,
+    session_files=16,
     keep_s=3600,
     away_s=900,
 )

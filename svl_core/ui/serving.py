@@ -7,7 +7,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from packaging.requirements import Requirement
 
 from svl_core.service import health
@@ -48,6 +47,7 @@ def serve(page: Page) -> None:
         for session in silent - set(busy):
             if not visits.is_open(session):
                 end(session)
+        uploads.recount()
 
     def dropped(request: gr.Request) -> None:
         stop_all(page, request)
@@ -80,7 +80,7 @@ def launch_options(limits: Limits = HOME) -> dict:
         "max_file_size": limits.image_bytes,
         "state_session_capacity": 200,
         "show_error": limits.details,
-        "app_kwargs": health.app_options(limits, get_upload_folder, _served),
+        "app_kwargs": health.app_options(limits, _served),
         "_frontend": False,  # else gradio gives up where the page answers itself too slowly
     }
 

@@ -8,6 +8,7 @@ it names them.
 from __future__ import annotations
 
 import inspect
+import io
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,11 +18,13 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 from gradio.utils import get_upload_folder
+from PIL.Image import Image as Picture
 
-from svl_core.errors import Cancelled
+from svl_core.errors import Cancelled, InputError
 from svl_core.recipe import OPTIONS
-from svl_core.service.errors import out_of_memory
+from svl_core.service.errors import DISK_FULL, FULL_SHARE, out_of_memory
 from svl_core.service.stores import Analysis
+from svl_core.service.waiting import address_of
 from svl_core.service.workspace import Workspace
 from svl_core.ui import controls, headings, views
 from svl_core.ui.controls import Control
@@ -157,12 +160,36 @@ class Page:
         if path and self.workspace.uploads.brought(path):
             self.workspace.uploads.hold(session_of(request), Path(path))
 
-    def new_file(self, name: str, request: gr.Request | None) -> Path:
-        """Where a file for the visitor to take along is written; it goes when the visitor does."""
+    def new_file(self, name: str, content: bytes, request: gr.Request | None) -> Path:
+        """Writes a file for the visitor, whole or not at all; it goes when the visitor does.
+
+        Raises InputError where the visitor, or all of them, have as much as is kept.
+        """
+        limits, uploads, address = (
+            self.workspace.limits,
+            self.workspace.uploads,
+            address_in(request),
+        )
+        if uploads.ledger.stored + len(content) > limits.stored_bytes:
+            raise InputError(DISK_FULL)
+        files, stored = uploads.ledger.of(address)
+        if files >= limits.address_files or stored + len(content) > limits.address_bytes:
+            raise InputError(FULL_SHARE)
         path = Path(get_upload_folder()) / secrets.token_hex(16) / name
-        path.parent.mkdir(parents=True)
-        self.workspace.uploads.hold(session_of(request), path)
+        uploads.make(session_of(request), address, path, content, limits.session_files)
         return path
+
+    def kept(self, update: Update, request: gr.Request | None) -> Update:
+        """The update with its pictures as files that go when the visitor does."""
+        return {
+            name: self._picture_file(name, value, request) if isinstance(value, Picture) else value
+            for name, value in update.items()
+        }
+
+    def _picture_file(self, name: str, picture: Picture, request: gr.Request | None) -> str:
+        kind, content = self[name].format, io.BytesIO()
+        picture.save(content, kind)
+        return str(self.new_file(f"image.{kind}", content.getvalue(), request))
 
     # -------------------------------------------------------------------------- events
     def on(
@@ -263,6 +290,12 @@ def stop_all(page: Page, request: gr.Request | None = None) -> Update:
     return {STATUS: ""}
 
 
+def address_in(request: gr.Request | None) -> str:
+    """What stands for the address that a request comes from."""
+    client = getattr(request, "client", None)
+    return address_of(getattr(client, "host", None))
+
+
 def session_of(request: gr.Request | None) -> str:
     """The key of a visitor's session; a call without a session shares nothing."""
     session = getattr(request, "session_hash", None)
@@ -289,7 +322,7 @@ def mapped(
     def generated(request: gr.Request, event: gr.EventData, *values):
         try:
             for update in call(values, request, event):
-                yield ordered(page, handler, outputs, update)
+                yield ordered(page, handler, outputs, page.kept(update, request))
         except UnknownOutput:
             raise
         except Exception as error:
@@ -297,7 +330,7 @@ def mapped(
 
     def returned(request: gr.Request, event: gr.EventData, *values):
         try:
-            update = call(values, request, event)
+            update = page.kept(call(values, request, event), request)
         except Exception as error:
             raise polite(error, details) from None
         return ordered(page, handler, outputs, update)

@@ -2,14 +2,19 @@
 and leaves the server as it was.
 """
 
+import errno
+import os
+import secrets
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 from tiny import LAYERS
 from visitor import Visitor
 
+from svl_core.service.errors import DISK_FULL, FULL_SHARE
 from svl_core.service.limits import PUBLIC
 
 pytestmark = pytest.mark.slow
@@ -21,8 +26,6 @@ SOON_S = 60  # on a machine that is busy with other things
 @pytest.fixture(scope="module")
 def site(tiny, tmp_path_factory):
     """(address, gr.Blocks) of a public page that does not wait long for a listener."""
-    import os
-
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("doors"))
     from svl_core.ui import build, launch_options
@@ -78,6 +81,12 @@ def evaluation() -> dict:
 
     values = {argument.name: argument.default for argument in ARGUMENTS["evaluate"]}
     return {"data": list((values | {"questions": PUBLIC.questions}).values())}
+
+
+def uploading(client, count: int, content: bytes = b"12345") -> httpx.Response:
+    """One request that brings so many different files."""
+    files = [("files", (f"{k}.png", content + str(k).encode())) for k in range(count)]
+    return client.post("/gradio_api/upload", files=files)
 
 
 def attacker(url) -> httpx.Client:
@@ -165,3 +174,75 @@ def test_pages_from_one_address_are_bounded(site):
     other.leave()
     assert codes == [200] * most + [429] * 3
     assert eventually(lambda: not page.visits._open)
+
+
+def test_many_small_files_are_refused_and_the_page_goes_on(site, png):
+    url, page = site
+    limits, ledger = page.workspace.limits, page.workspace.uploads.ledger
+    with attacker(url) as client:
+        begun = time.process_time()
+        codes = [uploading(client, 1000).status_code for _ in range(20)]
+        busy_s = time.process_time() - begun
+        assert set(codes) == {400}
+        for _ in range(5):  # equal files are stored once
+            last = uploading(client, limits.upload_files, secrets.token_bytes(5))
+        assert last.status_code == 429 and last.json()["detail"] == FULL_SHARE
+    assert ledger.of("198.51.100.7")[0] <= limits.address_files + limits.upload_files
+    visitor = Visitor(url)
+    assert visitor.ask(visitor.upload(png), "what is this?")["ok"]
+    visitor.leave()
+    assert busy_s < SOON_S and rests(page)
+
+
+def test_scenes_count_and_go_with_their_session(site):
+    url, page = site
+    workspace, visitor = page.workspace, Visitor(url)
+    ledger, before = workspace.uploads.ledger, page.workspace.uploads.ledger.stored
+    button = visitor.ids["new-scene"]
+    drawing = next(
+        each for each in visitor.config["dependencies"] if [button, "click"] in each["targets"]
+    )
+    visitor.functions["draw"] = drawing
+    for _ in range(workspace.limits.session_files + 3):
+        said = visitor.call("draw", visitor.data("draw"))
+        assert said["ok"]
+    held = [thing for thing in workspace.uploads._held[visitor.session]]
+    assert len(held) == workspace.limits.session_files
+    assert ledger.stored - before == sum(path.stat().st_size for path in held)
+    visitor.leave()
+    assert rests(page)
+    assert ledger.stored == before and not any(path.exists() for path in held)
+
+
+def test_a_full_disk_is_said_in_words_and_leaves_nothing(site, monkeypatch):
+    url, page = site
+    visitor = Visitor(url)
+    button = visitor.ids["new-scene"]
+    visitor.functions["draw"] = next(
+        each for each in visitor.config["dependencies"] if [button, "click"] in each["targets"]
+    )
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = set(folder.rglob("*"))
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "write_bytes", full)
+        said = visitor.call("draw", visitor.data("draw"))
+    assert not said["ok"] and said["error"] == DISK_FULL
+    assert set(folder.rglob("*")) == before
+    assert visitor.call("draw", visitor.data("draw"))["ok"]
+    visitor.leave()
+    assert rests(page)
+
+
+def test_answers_carry_the_headers_that_browsers_heed(site):
+    url, _ = site
+    for path in ("/", "/config", "/health", "/monitoring", "/gradio_api/file=/etc/passwd"):
+        headers = httpx.get(url.rstrip("/") + path).headers
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert (
+            headers["referrer-policy"]
+            and "frame-ancestors 'self'" in (headers["content-security-policy"])
+        )

@@ -15,13 +15,16 @@ import pytest
 from fastapi import HTTPException
 from gradio import analytics, component_meta, route_utils, routes, state_holder, utils
 from gradio.data_classes import ImageData
+from starlette.formparsers import MultiPartException
 from tiny import awaited
 
 from svl_core.service.calibration import uploaded_name
+from svl_core.service.ledger import BRINGER, Bringer
 from svl_core.service.limits import Limits
 from svl_core.service.waiting import Listeners
 from svl_core.ui import gradio_patches
 from svl_core.ui.gradio_patches import (
+    begun_uploads,
     environment,
     inputs,
     sessions,
@@ -152,6 +155,50 @@ def test_tripwire_undecoded_images(tmp_path):
     assert as_it_is.preprocess(None) is None
     with pytest.raises(Exception):  # noqa: B017 (gradio's own errors)
         gr.Image(type="pil", render=False).preprocess(upload)
+
+
+def test_tripwire_begun_uploads(tmp_path):
+    parser = begun_uploads._GRADIO_PARSER
+    relied_on(
+        "begun_uploads",
+        {"max_files", "upload_dir"} <= set(parameters(parser))
+        and "_files_to_close_on_error.append(" in source(parser.on_headers_finished)
+        and "GradioMultiPartParser(" in source(route_utils.upload_fn)
+        and "upload_fn(" in source(routes),
+        "uploads are read otherwise",
+    )
+    begun_uploads.apply()
+    relied_on(
+        "begun_uploads",
+        route_utils.GradioMultiPartParser is begun_uploads.TellingParser,
+        "GradioMultiPartParser",
+    )
+    part = '--x\r\nContent-Disposition: form-data; name="files"; filename="{0}.png"\r\n\r\n{0}\r\n'
+
+    async def stream(count, ends):
+        for number in range(count):
+            yield part.format(number).encode()
+        if not ends:
+            raise OSError(28, "No space left on device")
+        yield b"--x--\r\n"
+
+    async def parsed(count, ends=True, by=None):
+        BRINGER.set(by)
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        reads = {"upload_dir": tmp_path, "max_file_size": 9}
+        await route_utils.GradioMultiPartParser(headers, stream(count, ends), **reads).parse()
+
+    bringer = Bringer("198.18.0.1", most_files=3)
+    awaited(parsed(3, by=bringer))
+    assert len(bringer.begun) == 3 == len(list(tmp_path.iterdir()))
+    with pytest.raises(MultiPartException, match="Too many files"):
+        awaited(parsed(4, by=bringer))
+    with pytest.raises(OSError):
+        awaited(parsed(2, ends=False, by=bringer))
+    bringer.remove_begun()
+    assert not list(tmp_path.iterdir())
+    awaited(parsed(4))  # without anybody who is told
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_tripwire_inputs(page):

@@ -25,6 +25,7 @@ PATCHES = (
     Patch("environment", "variables GRADIO_ANALYTICS_* read by gradio.queueing and .analytics"),
     Patch("stubs", "inspect.getfile in gradio.component_meta, for classes of ComponentMeta"),
     Patch("undecoded_images", "gr.Image.preprocess(self, payload) with payload.path"),
+    Patch("begun_uploads", "route_utils.GradioMultiPartParser, its max_files and callbacks"),
     Patch("inputs", "Blocks.preprocess_data(block_fn, inputs, ...) before any file is fetched"),
     Patch("skipped_outputs", "Blocks.postprocess_data(block_fn, predictions, state)"),
     Patch("sessions", "state_holder.SessionState, StateHolder.__getitem__ and .session_data"),
