@@ -246,3 +246,20 @@ def test_answers_carry_the_headers_that_browsers_heed(site):
             headers["referrer-policy"]
             and "frame-ancestors 'self'" in (headers["content-security-policy"])
         )
+
+
+def test_a_forged_strip_costs_nothing(site, png):
+    url, page = site
+    visitor = Visitor(url)
+    assert visitor.ask(visitor.upload(png), "what is this?")["ok"]
+    many = list(range(20_000))
+    begun = time.process_time()
+    forged = {"ids": many, "ranking": many, "protected": [], "drop": many, "blocks": [many]}
+    for function in ("compare", "planned"):
+        said = visitor.call(function, visitor.data(function, strip=forged))
+        assert not said["ok"] and "list of at most" in said["error"], (function, said)
+        taken = visitor.call(function, visitor.data(function, strip={**forged, "drop": [1]}))
+        assert taken["ok"], (function, taken)
+    assert time.process_time() - begun < SOON_S / 2
+    visitor.leave()
+    assert rests(page)

@@ -28,6 +28,7 @@ class Page:
             "analyse": self._function("model", "image", "prompt"),
             "compare": self._function(None, "strip", None, outputs=("metrics", "odds")),
             "uploaded": self._function("image", "model"),
+            "planned": self._function(None, "strip", outputs=("drop",)),
         }
 
     def _function(self, *first, outputs=()):
