@@ -10,6 +10,15 @@ import os
 import sys
 
 ENV = os.environ
+THREADS = {
+    # torch's threads sleep while they wait for each other: spinning, on cores that others want too,
+    # makes passes twenty times as long
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # numpy's cannot be told to sleep, and a second one makes its small decompositions no faster,
+    # but up to ten times as costly where others want the cores too
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""What the libraries' threads are told before they load, unless the environment says otherwise."""
 
 
 def parsed_options() -> argparse.Namespace:
@@ -50,9 +59,8 @@ def parsed_options() -> argparse.Namespace:
 
 def main() -> None:
     options = parsed_options()
-    # torch's threads sleep while they wait for each other: spinning, on cores that others want too,
-    # makes passes twenty times as long
-    ENV.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in THREADS.items():
+        ENV.setdefault(name, value)
     if ENV.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401  (before anything that may touch CUDA)
     from svl_core import ui  # after the arguments, so that --help is instant

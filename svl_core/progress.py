@@ -1,25 +1,56 @@
-"""`Run`: how long work tells how far it is, and learns that nobody wants it any more.
+"""`Run`: how long work tells how far it is, learns that nobody wants it any more, and is dealt out
+to several processes.
 
 Work that takes long has one parameter `run`. It calls `run.step(share, what)` before each of its
 parts, and hands `run.part(first, last)` to work that it calls itself, whose shares then count as
-that stretch of its own.
+that stretch of its own. Work of many pieces that need nothing of each other goes through
+`run.deal(pieces, work)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar
 
 from svl_core.errors import Cancelled
 
 Progress = Callable[[float | None, str], None]
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+Exchange = Callable[[Callable[[], Any]], list[Any]]
 
 
 class CancelEvent(Protocol):
     """What tells that work is to stop; a `threading.Event` will do."""
 
     def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that do one piece of work together, as one of them sees them; by default it is
+    alone. `lvlm.sharing` makes the team of processes that a launcher started.
+
+    rank: this process's number, 0 .. count - 1. The first one alone writes files.
+    count: the number of processes.
+    exchange: called by every process at the same place with what it is to do; each gets what all
+        of theirs returned, by rank. What one of them raises, all of them raise.
+    """
+
+    rank: int = 0
+    count: int = 1
+    exchange: Exchange = lambda work: [work()]
+
+
+ALONE = Team()
+
+
+def launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 @dataclass(frozen=True)
@@ -30,12 +61,15 @@ class Run:
         few words.
     cancel: once it is set, the work ends with `Cancelled`; nothing is changed or half-written.
     first, last: the shares of the whole at which this work begins and ends.
+    team: the processes that share the work. All of them call it, in the same order and with the
+        same arguments, and get the same results.
     """
 
     progress: Progress | None = None
     cancel: CancelEvent | None = None
     first: float = 0.0
     last: float = 1.0
+    team: Team = ALONE
 
     @property
     def cancelled(self) -> bool:
@@ -84,6 +118,28 @@ class Run:
     def silent(self) -> Run:
         """The same work, of which nothing is told."""
         return replace(self, progress=None)
+
+    def deal(
+        self,
+        pieces: Sequence[Piece],
+        work: Callable[[Piece, Run], Result],
+    ) -> Iterator[Result]:
+        """The results of `work` on each piece, in the order of the pieces, in every process.
+
+        The team does as many pieces at a time as it has processes, each of them whole by one
+        process, so that it comes out to the bit as where one process does them all.
+
+        work: gets a piece, and this run without the team: nothing in a piece is dealt out again.
+        """
+        alone = replace(self, team=ALONE)
+
+        def done(mine: Sequence[Piece]) -> list[Result]:
+            return [work(piece, alone) for piece in mine]
+
+        for first in range(0, len(pieces), self.team.count):
+            place = first + self.team.rank
+            for results in self.team.exchange(partial(done, pieces[place : place + 1])):
+                yield from results
 
 
 QUIET = Run()

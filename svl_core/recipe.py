@@ -22,6 +22,7 @@ RANKING = "which layers are redundant"
 CHOICE = "what to drop"
 COMPENSATION = "compensation settings"
 CALIBRATION = "calibration: what layers are ranked and compensations fitted on"
+DETAIL = "visual detail: how closely images are looked at"
 READING = "what the pruned model reads"
 
 AUTO, THIS, DEMO, OWN = "auto", "this", "demo", "own"
@@ -29,6 +30,11 @@ AUTO, THIS, DEMO, OWN = "auto", "this", "demo", "own"
 
 MANUAL = "manual"
 """What a plan calls the criterion of layers that were chosen by hand; no recipe ranks by it."""
+
+FULL, BALANCED, QUICK = "full", "balanced", "quick"
+"""How closely pictures are looked at: as the processor does by itself, or with fewer visual tokens;
+`AUTO` is what keeps one pass short.
+"""
 
 TARGETS = ("mlp", "attention")
 TOKEN_SETS = ("important", "all", "visual", "textual", "last")
@@ -420,6 +426,22 @@ class Recipe:
         high=100_000,
         metavar="N",
     )
+    detail: str = _field(
+        FULL,
+        "visual detail",
+        "full, or with fewer visual tokens balanced or quick; auto: without a GPU what keeps one"
+        " pass within a few seconds",
+        DETAIL,
+        choices=(AUTO, FULL, BALANCED, QUICK),
+    )
+    max_visual_tokens: int | None = _field(
+        None,
+        "limit of visual tokens",
+        "the highest detail up to --detail that keeps within N visual tokens",
+        DETAIL,
+        low=1,
+        metavar="N",
+    )
     visual_share: float = _field(
         1.0,
         "visual share",
@@ -516,6 +538,8 @@ OF_A_ROW = (
     "calibration",
     "calibration_size",
     "rounds",
+    "detail",
+    "max_visual_tokens",
     "visual_share",
 )
 """Fields in which the rows of a sweep differ, that its samples tell, or that do nothing in it."""

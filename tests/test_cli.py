@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 
+import builders
 import pytest
 import torch
+from tiny import picture
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from svl_core.cli.main import main
@@ -86,6 +88,46 @@ def test_analyze(svl, tiny_sample):
         and len(found["importance"]["text"]) == found["text_tokens"]
     )
     assert found["timing_ms"] > 0 and found["calibration"] == {"set": "this", "samples": 1}
+
+
+def test_fewer_visual_tokens(svl, tmp_path):
+    """The same question in three sizes; one-size models answer as ever."""
+    builders.build("smolvlm").save(tmp_path / "model")
+    picture(240, 161).save(tmp_path / "a.png")
+    ask = ("analyze", "--model", tmp_path / "model", "--image", tmp_path / "a.png", "--prompt", "a")
+
+    def tokens(*options):
+        found = result(svl(*ask, *options, "--json", "-"))
+        return found["visual_tokens"], found["detail"]
+
+    assert tokens() == tokens("--detail", "full") == (7 * 16, "full")
+    assert tokens("--detail", "balanced") == (5 * 16, "balanced")
+    assert tokens("--detail", "quick") == (16, "quick")
+    assert tokens("--max-visual-tokens", "90") == (5 * 16, "full")
+    assert tokens("--detail", "auto") == (7 * 16, "full")  # so small that a pass is short anyway
+    code, out, err = svl(*ask, "--max-visual-tokens", "15")
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert "a limit of 15 visual tokens; expected at least 16" in err
+    assert "(quick detail)" in svl(*ask, "--detail", "quick")[1]
+    for options, positions, patches in (((), 112, 7 * 64), (("--detail", "quick"), 16, 64)):
+        plan = result(svl(*ask, *options, "--plan", "--json", "-"))["plan"]
+        assert (plan["positions"], plan["patches"]) == (positions + 64, patches)
+    plain = result(svl("analyze", *ASK, "--detail", "quick", "--json", "-"))
+    assert plain["visual_tokens"] == 36
+
+
+def test_the_detail_that_keeps_a_pass_short_is_told(svl, tmp_path, monkeypatch):
+    from svl_core.lvlm import detail
+
+    builders.build("smolvlm").save(tmp_path / "model")
+    picture(240, 161).save(tmp_path / "a.png")
+    monkeypatch.setattr(detail, "FEW_SECONDS", 0.0)
+    ask = ("--model", tmp_path / "model", "--image", tmp_path / "a.png", "--prompt", "a")
+    code, out, err = svl("analyze", *ask, "--detail", "auto")
+    assert code == 0 and "16 visual (4 x 4)" in out
+    assert "At full detail one pass would take about a second on this processor, at quick" in out
+    plan = result(svl("compare", *ask, "--drop", "1", "--detail", "auto", "--json", "-"))["plan"]
+    assert plan["recipe"]["detail"] == "quick"  # what it came to
 
 
 def test_analyze_for_people_and_by_a_calibration_set(svl):

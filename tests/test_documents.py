@@ -88,6 +88,7 @@ def test_figures_of_the_long_runs(name, document):
         ("calibration_memory", "rows"),
         ("interactivity", None),
         ("side_by_side", None),
+        ("turn", None),
         ("meters", None),
     ],
 )
@@ -115,6 +116,17 @@ def test_the_support_table_has_a_row_for_every_family():
         for lvlm in map(builders.build, builders.BUILDERS)
     ]
     assert rows == types, "SUPPORT.md is stale: run python tests/families/support_table.py"
+
+
+def test_what_each_detail_means_is_said_from_the_data():
+    """A row for the families of each rule."""
+    import support_table
+
+    text = (ROOT / "svl_core" / "SUPPORT.md").read_text(encoding="utf-8")
+    begin, end = support_table.DETAIL_BEGIN, support_table.DETAIL_END
+    assert f"{begin}\n{support_table.detail_table()}\n{end}" in text, (
+        "SUPPORT.md is stale: run python tests/families/support_table.py"
+    )
 
 
 def test_readme_fits_two_screens():

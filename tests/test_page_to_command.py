@@ -6,6 +6,7 @@ the page's plan are those that the library makes of the page's recipe.
 
 import json
 
+import builders
 import pytest
 from safetensors.torch import load_file
 
@@ -42,6 +43,8 @@ CHANGES = {  # a field, what it is changed to, and a compensation that reads it
     "weighted": (True, "lstsq"),
     "tokens": ("all", "scp"),
     "calibration_size": (4, "scp"),
+    "detail": ("quick", "scp"),
+    "max_visual_tokens": (100, "scp"),
     "visual_share": (0.5, "scp"),
 }
 OF_THE_PLAN = ("drop", "layers", "preset", "calibration")  # tried apart
@@ -112,6 +115,23 @@ def test_a_plan_of_the_page_is_made_again_by_the_command(folder, tmp_path, name)
     record = json.loads((out / "svl_plan.json").read_text(encoding="utf-8"))
     assert record["recipe"]["calibration"] == DEMO and record["recipe"]["layers"] == list(DROP)
     assert record["versions"]["svl_core"] == svl.__version__ and "preset" in record["recipe"]
+
+
+@pytest.mark.parametrize("reading", [{"detail": "quick"}, {"max_visual_tokens": 90}], ids=str)
+def test_a_plan_is_fitted_in_the_page_s_detail(folder, tmp_path, reading):
+    """A model that reads pictures in several sizes: other weights than at full detail."""
+    builders.build("smolvlm").save(tmp_path / "model")
+    settings = Settings.of(**{**SMALL, "detail": "full", **reading})
+    lvlm = svl.load(tmp_path / "model", **reading)
+    pruned = made_by_the_library(lvlm, folder, settings.recipe, DEMO)
+    expected = weights_of(pruned.save(tmp_path / "library"))
+    out = made_by_the_command(tmp_path, tmp_path / "command", settings)
+    assert_equal(weights_of(out), expected)
+    record = json.loads((out / "svl_plan.json").read_text(encoding="utf-8"))
+    assert {name: record["recipe"][name] for name in reading} == reading
+    whole = made_by_the_library(svl.load(tmp_path / "model"), folder, settings.recipe, DEMO)
+    full = weights_of(whole.save(tmp_path / "full"))
+    assert any(not full[name].equal(tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("source", [THIS, OWN, DEMO])

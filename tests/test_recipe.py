@@ -33,6 +33,8 @@ OTHER = {  # for every field a value that is not its default, and the text that 
     "tokens": ("all", "all"),
     "calibration": ("this", "this"),
     "calibration_size": (8, "8"),
+    "detail": ("quick", "quick"),
+    "max_visual_tokens": (100, "100"),
     "visual_share": (0.5, "0.5"),
 }
 
@@ -78,6 +80,8 @@ def test_a_field_goes_through_text_and_json_and_back(name):
         ("calibration_size", None, "from 1 to 100,000"),
         ("criterion", None, "a name"),
         ("protect_ends", "yes", "true or false"),
+        ("detail", "half", "auto, full, balanced, quick"),
+        ("max_visual_tokens", 0, "from 1, or none"),
         ("visual_share", 0.0, "above 0 and at most 1"),
         ("tokens", "every", "important, all, visual, textual, last"),
     ],

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,12 +59,29 @@ class GapProjection:
     target: (n, 2) what the full model has behind them.
     after: (n, 2) what a compensation makes of `before`, where there is one.
     explained: the components' variance shares 0..1.
+    components, mean: (1 or 2, d) and (d,) of the plane.
     """
 
     before: np.ndarray
     target: np.ndarray
     after: np.ndarray | None
     explained: tuple[float, float]
+    components: np.ndarray
+    mean: np.ndarray
+
+    def with_after(self, after: np.ndarray) -> GapProjection:
+        """The same plane with what a compensation makes of `before`, (n, d) hidden states."""
+        return replace(self, after=_on_plane(after, self.components, self.mean))
+
+
+def _on_plane(rows: np.ndarray, components: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(n, d) hidden states -> (n, 2), as scikit-learn projects them."""
+    turned = components.T
+    coordinates = np.zeros((len(rows), 2), np.float32)
+    placed = np.asarray(rows, components.dtype) @ turned
+    placed -= mean[None] @ turned
+    coordinates[:, : len(components)] = placed
+    return coordinates
 
 
 def runs_of(drop: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -221,17 +238,15 @@ def pca_view(
     parts = min(2, *both.shape)
     solver = "arpack" if quick else "full"
     pca = PCA(parts, svd_solver=solver, random_state=0).fit(both)
-
-    def flat(rows: np.ndarray) -> np.ndarray:
-        coordinates = np.zeros((len(rows), 2), np.float32)
-        coordinates[:, :parts] = pca.transform(np.asarray(rows, both.dtype))
-        return coordinates
-
+    plane = pca.components_, pca.mean_
     explained = np.zeros(2)
     explained[:parts] = np.nan_to_num(pca.explained_variance_ratio_)
-    return GapProjection(
-        before=flat(before),
-        target=flat(target),
-        after=None if after is None else flat(after),
+    view = GapProjection(
+        before=_on_plane(before, *plane),
+        target=_on_plane(target, *plane),
+        after=None,
         explained=(float(explained[0]), float(explained[1])),
+        components=pca.components_,
+        mean=pca.mean_,
     )
+    return view if after is None else view.with_after(after)

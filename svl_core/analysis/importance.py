@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -93,8 +94,21 @@ class TokenImportance:
 
     def averaged(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean over layers: (V,), (T,)."""
+        if not isinstance(self.visual, tuple):  # in a file, as the averages would have to be
+            return self._average(sample)
+        if sample not in self._averages:
+            self._averages[sample] = self._average(sample)
+        return self._averages[sample]
+
+    @cached_property
+    def _averages(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    def _average(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         visual = np.nanmean(self.visual[sample], axis=0)
         text = np.nanmean(self.text[sample], axis=0)
+        visual.setflags(write=False)
+        text.setflags(write=False)
         return visual, text
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from svl_core.analysis.importance import TokenImportance, TopP, importance
+from svl_core.analysis.memo import Memo
 from svl_core.analysis.redundancy import LayerScores, redundancy
 from svl_core.progress import QUIET, Run
 from svl_core.recipe import Recipe
@@ -22,12 +23,19 @@ def top_p_of(recipe: Recipe) -> TopP:
 
 
 def importance_of(trace: Trace, recipe: Recipe) -> TokenImportance:
-    """TIS of the traced samples, as the recipe weighs attention."""
-    return importance(
-        trace,
-        causal_correction=recipe.causal_correction,
-        text_self=recipe.text_self,
-    )
+    """TIS of the traced samples, as the recipe weighs attention; found once for a trace that is in
+    memory."""
+    correction, text_self = recipe.causal_correction, recipe.text_self
+
+    def weighed() -> TokenImportance:
+        return importance(trace, causal_correction=correction, text_self=text_self)
+
+    if trace.spool is not None:
+        return weighed()
+    return _WEIGHED.of(trace, (correction, text_self), weighed)
+
+
+_WEIGHED = Memo(2)
 
 
 def rank_layers(

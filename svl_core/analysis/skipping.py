@@ -78,11 +78,14 @@ def own_answers(
     Raises Cancelled.
     """
     answers: dict[int, tuple[int, ...]] = {}
-    inputs = (sample(index).inputs for index in range(count))
-    for members in unpadded(inputs, BATCH):
-        run.report(len(answers) / count, "the full model answers")
+    groups = unpadded((sample(index).inputs for index in range(count)), BATCH)
+
+    def answered(members: list[int], alone: Run) -> list[tuple[int, ...]]:
+        alone.report(len(answers) / count, "the full model answers")
         batch = [sample(index) for index in members]
-        ids = answers_together(lvlm, batch, MAX_ANSWER, run)
+        return answers_together(lvlm, batch, MAX_ANSWER, alone)
+
+    for members, ids in zip(groups, run.deal(groups, answered), strict=True):
         answers.update(zip(members, ids, strict=True))
     return [answers[index] for index in range(count)]
 
@@ -157,12 +160,17 @@ def _greedy(
     counts = np.ones(count)
     done = 0
     gone: list[int] = []
+
+    def tried(layer: int, run: Run) -> np.ndarray:
+        run.step(done / tries, f"{len(gone)} layers gone, trying layer {layer}")
+        return measure(without(lvlm, [*gone, layer]))
+
     for number in range(rounds):
         row = sums[:, number]
         left = [layer for layer in free if layer not in gone]
-        for layer in left if gone else first_round:
-            request.run.step(done / tries, f"{len(gone)} layers gone, trying layer {layer}")
-            row[:, layer] = measure(without(lvlm, [*gone, layer]))
+        trying = left if gone else first_round
+        for layer, values in zip(trying, request.run.deal(trying, tried), strict=True):
+            row[:, layer] = values
             done += 1
         gone += lowest(Measured(row, counts).mean(), left)[:1]
     return Measured(sums, counts)
@@ -178,21 +186,30 @@ def frozen_divergence(request: Request) -> Measured:
     lvlm = request.model
     layers = lvlm.layers
     depth = lvlm.num_layers
-    sums = np.zeros((len(request.samples), depth))
-    counts = np.zeros(len(request.samples))
-    for number, sample in enumerate(request.samples):
+    count = len(request.samples)
+    sums = np.zeros((count, depth))
+    counts = np.zeros(count)
+
+    def diverged(number: int, run: Run) -> np.ndarray | None:
+        sample = request.samples[number]
         visual = torch.as_tensor(np.array(sample.visual), device=lvlm.device)
         if not len(visual):
-            continue
-        counts[number] = 1
+            return None
+        divergence = np.zeros(depth)
         full = _read(lvlm, sample)
         for layer in range(depth):
-            request.run.check()
+            run.check()
             with _frozen(layers[layer], visual):
                 frozen = _last_logits(lvlm, sample, full, layer)
-            sums[number, layer] = float(kl_per_token(full.logits, frozen))
-            share = (number + (layer + 1) / depth) / len(request.samples)
-            request.run.report(share, f"sample {number + 1}, layer {layer}")
+            divergence[layer] = float(kl_per_token(full.logits, frozen))
+            share = (number + (layer + 1) / depth) / count
+            run.report(share, f"sample {number + 1}, layer {layer}")
+        return divergence
+
+    for number, divergence in enumerate(request.run.deal(range(count), diverged)):
+        if divergence is not None:
+            sums[number] = divergence
+            counts[number] = 1
     return Measured(sums, counts)
 
 

@@ -38,7 +38,7 @@ def ablate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
     else:
         questions = labelled_questions(args, recipe.seed)
         ablation = ablate_questions(
-            load_model(args),
+            load_model(args, recipe),
             questions,
             data=args.data,
             **options,

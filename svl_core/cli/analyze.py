@@ -10,14 +10,17 @@ from typing import Any
 
 from svl_core.analysis.ranking import importance_of, rank_layers, top_p_of
 from svl_core.analysis.redundancy import CRITERIA, LayerScores, similarity
+from svl_core.analysis.shared_trace import trace_together
 from svl_core.analysis.stability import Stability, stability
 from svl_core.analysis.trace import trace
 from svl_core.cli.inputs import asked_question, calibration_samples
 from svl_core.cli.output import table, watched
+from svl_core.lvlm.detail import Size
+from svl_core.lvlm.encoding import opened
 from svl_core.lvlm.forecast import Forecast, readable
 from svl_core.lvlm.loading import foresee
 from svl_core.lvlm.sample import Sample
-from svl_core.recipe import AUTO, THIS, Recipe
+from svl_core.recipe import AUTO, FULL, THIS, Recipe
 
 ONE_PASS = "1"  # criteria that cost no more than the trace itself
 
@@ -27,7 +30,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         recipe = recipe.changed(calibration=THIS)
     if args.plan:
         return _forecast(args, recipe)
-    lvlm, sample = asked_question(args)
+    lvlm, sample = asked_question(args, recipe)
     start = time.perf_counter()
     own_trace = trace(lvlm, [sample], run=watched(args))
     own_weights = importance_of(own_trace, recipe)
@@ -36,7 +39,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
     weights = own_weights
     if recipe.calibration != THIS:
         samples = calibration_samples(args, recipe, lvlm, [sample])
-        traced = trace(
+        traced = trace_together(
             lvlm,
             samples,
             spool=args.spool,
@@ -69,6 +72,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         "layers": lvlm.num_layers,
         "visual_tokens": len(sample.visual),
         "text_tokens": len(sample.textual),
+        "detail": lvlm.detail,
         "grid": sample.geometry.grid and list(sample.geometry.grid),
         "criterion": recipe.criterion,
         "redundancy": {name: ranked.scores.tolist() for name, ranked in scores.items()},
@@ -95,6 +99,10 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         result["stability"] = sure.to_json()
     head = f"{lvlm.name}: {lvlm.num_layers} decoder layers, {_counts(sample)}"
     took = f"{result['timing_ms']:.0f} ms"
+    if recipe.detail == AUTO and (
+        why := lvlm.detail_for([Size(*size) for size in sample.image_sizes]).reason
+    ):
+        took += f"\n{why}"
     return result, f"{head}, {took}\n\n{_ranking_table(chosen, sure)}{_stability_text(sure)}"
 
 
@@ -104,7 +112,8 @@ def _counts(sample: Sample) -> str:
     if sample.geometry.grid:
         rows, columns = sample.geometry.grid
         grid = f" ({rows} x {columns})"
-    return f"{len(sample.visual)} visual{grid} and {len(sample.textual)} text tokens"
+    detail = "" if sample.detail == FULL else f" ({sample.detail} detail)"
+    return f"{len(sample.visual)} visual{grid} and {len(sample.textual)} text tokens{detail}"
 
 
 def _ranking_table(chosen: LayerScores, sure: Stability | None) -> str:
@@ -154,6 +163,9 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any],
         dtype=args.dtype,
         positions=args.positions,
         samples=1 if recipe.calibration == THIS else recipe.calibration_size,
+        detail=recipe.detail,
+        max_visual_tokens=recipe.max_visual_tokens,
+        **({"pictures": opened(args.images)} if args.images else {}),
     )
     return {"model": forecast.model, "plan": forecast.to_json()}, _forecast_text(forecast)
 
@@ -184,9 +196,11 @@ def _forecast_text(forecast: Forecast) -> str:
         ("time, estimated", ""),
         *((times[name], readable(seconds, "s")) for name, seconds in forecast.seconds.items()),
     ]
+    patches = f" and {forecast.patches:,} patches" if forecast.patches else ""
     head = (
         f"{forecast.model}: {forecast.parameters['all'] / 1e9:.2f} B parameters,"
         f" {forecast.layers} decoder layers x {forecast.hidden_size}, {forecast.positions}"
-        f" positions, {forecast.dtype} on {forecast.device} ({forecast.gflops:.0f} GFLOP/s here)"
+        f" positions{patches}, {forecast.dtype} on {forecast.device} ({forecast.gflops:.0f}"
+        f" GFLOP/s here); {forecast.dtype} {forecast.dtype_reason}"
     )
     return f"{head}\n\n{table(rows)}"

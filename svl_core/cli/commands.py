@@ -34,10 +34,14 @@ COMMANDS: dict[str, Command] = {
 }
 """Each command by its name: from the arguments and the recipe to its JSON and its text."""
 
+SHARED = ("analyze", "sweep", "evaluate", "ablate")
+"""Those with pieces of work for several processes."""
+
 
 def run_command(args: argparse.Namespace) -> None:
     """Runs the command that `args` name and writes its result. Raises InputError."""
     transformers.utils.logging.disable_progress_bar()
+    _check_team(args)
     check_files(args)
     recipe = recipe_of(args)
     criteria, compensations = [recipe.criterion], [recipe.compensation]
@@ -49,6 +53,25 @@ def run_command(args: argparse.Namespace) -> None:
         _check_name("compensation", name, COMPENSATIONS)
     result, text = COMMANDS[args.command](args, recipe)
     write_result(args, result, text)
+
+
+def _check_team(args: argparse.Namespace) -> None:
+    """Raises InputError where several processes have nothing to share, or one GPU would be asked to
+    serve them all.
+    """
+    count = args.team.count
+    if count == 1:
+        return
+    if args.command not in SHARED:
+        raise InputError(
+            f"Found {count} processes for `svl {args.command}`; expected one, for they share the"
+            f" work of {', '.join(SHARED)} only; run it without a launcher."
+        )
+    if args.device_map:
+        raise InputError(
+            f"Found --device-map in {count} processes; expected either one model over all GPUs or"
+            " one GPU for each process; leave the option or the launcher out."
+        )
 
 
 def _check_name(

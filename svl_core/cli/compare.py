@@ -18,7 +18,7 @@ from svl_core.recipe import Recipe
 
 
 def compare(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
-    lvlm, sample = asked_question(args)
+    lvlm, sample = asked_question(args, recipe)
     sample = see(lvlm, sample)
     read = trace(lvlm, sample, keep_prompt=True, run=watched(args))
     pruned = prune_by(args, recipe, lvlm, [sample], read)

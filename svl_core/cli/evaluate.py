@@ -17,7 +17,7 @@ from svl_core.recipe import Recipe
 
 def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
     questions = labelled_questions(args, recipe.seed)
-    lvlm = load_model(args)
+    lvlm = load_model(args, recipe)
     options = {
         "data": args.data,
         "batch_size": args.batch_size,

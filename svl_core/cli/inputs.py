@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from svl_core.cli.output import watched
 from svl_core.comparison.calibration import Pair, disjoint, draw, encode_all, read_calibration
 from svl_core.comparison.evaluation import LabelledQuestion, read_jsonl
 from svl_core.errors import InputError
+from svl_core.lvlm.encoding import opened
 from svl_core.lvlm.loading import load
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -18,28 +21,48 @@ from svl_core.lvlm.vision import see
 from svl_core.recipe import AUTO, DEMO, OWN, THIS, Recipe, numbers_in
 
 
-def load_model(args: argparse.Namespace) -> LVLM:
-    """The model; one without image input only where no image was given to ask about."""
-    return load(
-        args.model,
-        revision=args.revision,
-        device=args.device,
-        dtype=args.dtype,
-        device_map=args.device_map,
-        quantize=args.quantize,
-        text_only=not args.images,
-        run=watched(args),
-    )
+def load_model(args: argparse.Namespace, recipe: Recipe) -> LVLM:
+    """The model; one without image input only where no image was given to ask about.
+
+    The detail "auto" is chosen once, for the image asked about or for a usual one, so that
+    calibration sets and measured ones are read alike. A team's processes all take the dtype and the
+    detail that the first one chose.
+    """
+    run = watched(args)
+
+    def loaded(dtype: str | torch.dtype) -> LVLM:
+        return load(
+            args.model,
+            revision=args.revision,
+            device=args.device,
+            dtype=dtype,
+            device_map=args.device_map,
+            quantize=args.quantize,
+            text_only=not args.images,
+            detail=recipe.detail,
+            max_visual_tokens=recipe.max_visual_tokens,
+            run=run,
+        )
+
+    lvlm = loaded(args.dtype)
+    [dtype] = run.deal([lvlm.dtype], lambda chosen, alone: chosen)
+    if lvlm.dtype != dtype:
+        lvlm = loaded(dtype)
+    if recipe.detail != AUTO:
+        return lvlm
+    choice = lvlm.detail_for(*([opened(args.images)] if args.images else []))
+    [detail] = run.deal([choice.detail], lambda chosen, alone: chosen)
+    return lvlm.reading(detail, recipe.max_visual_tokens)
 
 
-def asked_question(args: argparse.Namespace) -> tuple[LVLM, Sample]:
+def asked_question(args: argparse.Namespace, recipe: Recipe) -> tuple[LVLM, Sample]:
     """The model and the encoded question."""
     if not args.images and args.model == DEMO:
         raise InputError(
             "Found no image; expected one, for the bundled model answers about pictures only; give"
             " one with --image."
         )
-    lvlm = load_model(args)
+    lvlm = load_model(args, recipe)
     return lvlm, lvlm.encode(args.images or None, args.prompt)
 
 
@@ -61,12 +84,12 @@ def parse_numbers(text: str, option: str) -> tuple[int, ...]:
 def measured_samples(args: argparse.Namespace, recipe: Recipe) -> tuple[LVLM, Sequence[Sample]]:
     """The model and the samples to measure on: the question asked, or the set of `--measure`."""
     if asks(args):
-        lvlm, sample = asked_question(args)
+        lvlm, sample = asked_question(args, recipe)
         return lvlm, [see(lvlm, sample)]
     from svl_core.demo.questions import MEASURED_SEED
 
     pairs = _pairs(args.measure, args.measure_size, MEASURED_SEED, None)
-    lvlm = load_model(args)
+    lvlm = load_model(args, recipe)
     readable = _readable(lvlm, args.measure, pairs)
     spool = getattr(args, "spool", None)
     return lvlm, encode_all(lvlm, readable, spool=spool, run=watched(args))

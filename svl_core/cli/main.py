@@ -1,7 +1,7 @@
 """From a command line to an exit code.
 
 0: done. 2: the user's input is wrong (one line on standard error: found, expected, remedy). 1:
-anything else, one line too.
+anything else, one line too. Of several processes that a launcher started the first alone speaks.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from svl_core.cli.options import typed_values
 from svl_core.cli.parser import COMMANDS, build_parser
 from svl_core.errors import InputError, SVLError
+from svl_core.progress import ALONE, Team, launched
 
 
 def _opened(args: argparse.Namespace) -> list[Any]:
@@ -42,22 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; why, see app.py
     try:
-        args = build_parser().parse_args(argv)
-        if args.version:
-            from svl_core import __version__
-
-            print(f"svl {__version__}")
-            return 0
-        if args.command is None:
-            raise InputError(
-                f"Found no command; expected one of {', '.join(COMMANDS)}; see `svl --help`."
-            )
-        typed_values(args)  # refuses what no recipe accepts
-        args.images = _opened(args)
-        # torch and transformers load here, after what can be refused without them
-        from svl_core.cli.commands import run_command
-
-        run_command(args)
+        with _team() as team:
+            if team.rank:
+                sys.stdout = sys.stderr = open(os.devnull, "w")
+            _run(argv, team)
     except InputError as error:
         return _fail(error, 2)
     except SVLError as error:
@@ -70,6 +60,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # --help
         return int(done.code or 0)
     return 0
+
+
+def _team() -> AbstractContextManager[Team]:
+    """The processes that run this command together; torch loads only where there are several."""
+    if not launched():
+        return nullcontext(ALONE)
+    from svl_core.lvlm.sharing import team
+
+    return team()
+
+
+def _run(argv: Sequence[str] | None, team: Team) -> None:
+    """Runs the command line as one process of a team. Raises SVLError, and SystemExit for
+    `--help`.
+    """
+    args = build_parser().parse_args(argv)
+    if args.version:
+        from svl_core import __version__
+
+        print(f"svl {__version__}")
+        return
+    if args.command is None:
+        raise InputError(
+            f"Found no command; expected one of {', '.join(COMMANDS)}; see `svl --help`."
+        )
+    args.team = team
+    typed_values(args)  # refuses what no recipe accepts
+    args.images = _opened(args)
+    # torch and transformers load here, after what can be refused without them
+    from svl_core.cli.commands import run_command
+
+    run_command(args)
 
 
 def _fail(error: object, code: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from svl_core.errors import InputError
-from svl_core.progress import QUIET, Run
+from svl_core.progress import Run
 
 FILES = ("json", "csv", "resume")
 """Options that name a file to be written."""
@@ -29,9 +29,12 @@ def check_files(args: argparse.Namespace) -> None:
 
 
 def watched(args: argparse.Namespace) -> Run:
-    """A run that rewrites one line on standard error; a quiet one where nobody watches."""
+    """A run of the command's team that rewrites one line on standard error; a quiet one where
+    nobody watches.
+    """
+    run = Run(team=args.team)
     if args.quiet or not sys.stderr.isatty():
-        return QUIET
+        return run
 
     def show(share: float | None, what: str) -> None:
         done = share is not None and share >= 1
@@ -39,7 +42,7 @@ def watched(args: argparse.Namespace) -> Run:
         sys.stderr.write("\r\x1b[K" if done else f"\r\x1b[K{shown}{what}")
         sys.stderr.flush()
 
-    return Run(show)
+    return run.telling(show)
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -59,7 +62,11 @@ def write_result(
     result: Any,
     text: str,
 ) -> None:
-    """Prints `text`, or writes `result` as JSON where that is asked for."""
+    """Prints `text`, or writes `result` as JSON where that is asked for; of a team the first
+    process does.
+    """
+    if args.team.rank:
+        return
     if not args.json:
         print(text)
         return

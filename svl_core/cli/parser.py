@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from svl_core.cli.options import add_option, add_recipe_options
 from svl_core.errors import InputError
-from svl_core.recipe import CALIBRATION, CHOICE, COMPENSATION, OPTIONS, RANKING
+from svl_core.recipe import CALIBRATION, CHOICE, COMPENSATION, DETAIL, OPTIONS, RANKING
 
 COMMANDS = ("analyze", "compare", "sweep", "evaluate", "ablate", "prune", "models")
 DESCRIPTION = (
@@ -22,6 +22,7 @@ DESCRIPTION = (
 RANKING_FIELDS = tuple(
     name for name, option in OPTIONS.items() if option.group == RANKING and name != "seed"
 )
+DETAIL_FIELDS = tuple(name for name, option in OPTIONS.items() if option.group == DETAIL)
 COMPENSATION_FIELDS = tuple(
     name for name, option in OPTIONS.items() if option.group == COMPENSATION
 )
@@ -102,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
             help=text,
             description=text[0].upper() + text[1:] + ".",
         )
-        for add_group in (*groups, _common):
+        for add_group in (*groups, _looking, _common):
             add_group(of_command)
         return of_command
 
@@ -181,7 +182,10 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)"
     )
     group.add_argument(
-        "--dtype", default="auto", help="auto, float32, bfloat16, float16 (default: %(default)s)"
+        "--dtype",
+        default="auto",
+        help="float32, bfloat16, float16, or auto: as stored, on a processor what is faster; prune"
+        " writes in it, with auto in the dtype stored (default: %(default)s)",
     )
     group.add_argument(
         "--device-map",
@@ -199,6 +203,10 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="FILE", help="write the result as JSON to FILE ('-': standard output)"
     )
     group.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def _looking(parser: argparse.ArgumentParser) -> None:
+    add_recipe_options(parser, DETAIL_FIELDS)
 
 
 def _asking(required: bool, why: str = "") -> Add:

@@ -19,12 +19,12 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
     _check_out(args.out, out)
     _check_exportable(recipe)
     if asks(args):
-        lvlm, sample = asked_question(args)
+        lvlm, sample = asked_question(args, recipe)
         pruned = prune_by(args, recipe, lvlm, [sample])
     else:
-        lvlm = load_model(args)
+        lvlm = load_model(args, recipe)
         pruned = prune_by(args, recipe, lvlm)
-    pruned.lvlm.save(out)
+    pruned.lvlm.save(out, args.dtype)
     full = lvlm.num_parameters
     remaining = pruned.lvlm.num_parameters
     text = (

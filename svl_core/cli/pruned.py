@@ -88,6 +88,7 @@ def prune_by(
 
     The calibration set is read and traced only where something is ranked or fitted.
     """
+    recipe = recipe.changed(detail=lvlm.detail)  # what "auto" came to
     ranks = recipe.layers is None and bool(recipe.drop)
     fits = bool(recipe.layers) and recipe.fits
     calibrated: Calibrated | None = None

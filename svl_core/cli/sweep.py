@@ -37,7 +37,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
     fitted = [name for name in compensations if COMPENSATIONS[name].fitted]
     needing_most = recipe.changed(compensation=fitted[0] if fitted else "none")
     source = calibration_source(needing_most, lvlm, measured)
-    recipe = recipe.changed(calibration=source)
+    recipe = recipe.changed(calibration=source, detail=lvlm.detail)
     result = sweep_models(
         lvlm,
         measured,
@@ -55,7 +55,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         allow_shared=recipe.calibration == THIS,
         run=watched(args),
     )
-    if args.csv:
+    if args.csv and args.team.rank == 0:
         save(args.csv, result.to_csv(), "csv")
     written = result.to_json()
     rows = _rows_table(result, with_accuracy=bool(questions))

@@ -27,7 +27,7 @@ from svl_core.comparison.evaluation import (
 from svl_core.errors import InputError
 from svl_core.lvlm.encoding import printable
 from svl_core.lvlm.model import LVLM
-from svl_core.lvlm.reference import Reference
+from svl_core.lvlm.reference import Fidelity, Reference
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.vision import seen_all
 from svl_core.progress import QUIET, Run
@@ -458,17 +458,21 @@ def _measured_rows(
     run: Run,
 ) -> list[AblationRow]:
     """The model without each of these blocks, measured along the full model's answers."""
-    rows = []
-    for number, block in enumerate(skipped):
-        run.check("Stopped before the ablation map was complete.")
-        run.report(number / len(skipped), _in_words(block))
+
+    def measured(number: int, alone: Run) -> Fidelity:
+        block = skipped[number]
+        alone.check("Stopped before the ablation map was complete.")
+        alone.report(number / len(skipped), _in_words(block))
         without = lvlm
         if block:
             keep = [layer for layer in range(lvlm.num_layers) if layer not in block]
             without = pruned_view(lvlm, keep)
-        fidelity = reference.measure(without, run.silent())
-        rows.append(AblationRow(block, fidelity.kl, fidelity.agreement, fidelity.losses))
-    return rows
+        return reference.measure(without, alone.silent())
+
+    return [
+        AblationRow(block, fidelity.kl, fidelity.agreement, fidelity.losses)
+        for block, fidelity in zip(skipped, run.deal(range(len(skipped)), measured), strict=True)
+    ]
 
 
 def _in_words(block: tuple[int, ...]) -> str:

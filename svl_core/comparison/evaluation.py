@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -262,12 +263,16 @@ def answer_batch(
 
     Raises InputError for a sample that leaves no room in the context; Cancelled.
     """
-    answers: dict[int, tuple[int, ...]] = {}
-    for members in batches(samples, batch_size):
+    groups = batches(samples, batch_size)
+
+    def answered(members: list[int], alone: Run) -> list[tuple[int, ...]]:
         group = [samples[number] for number in members]
         longest = max(sample.length for sample in group)
         room = room_for_answer(lvlm, longest, max_new_tokens)
-        ids = answers_together(lvlm, group, room, run)
+        return answers_together(lvlm, group, room, alone)
+
+    answers: dict[int, tuple[int, ...]] = {}
+    for members, ids in zip(groups, run.deal(groups, answered), strict=True):
         answers.update(zip(members, ids, strict=True))
     return [answers[number] for number in range(len(samples))]
 
@@ -308,14 +313,13 @@ def evaluate(
         return question.kind, len(question.question)
 
     order = sorted(range(len(questions)), key=kind_and_length)
-    answers = [""] * len(questions)
     known = FeatureStore() if known is None else known
-    for start in range(0, len(order), batch_size):
-        run.report(start / len(order), f"answering question {start + 1} of {len(order)}")
-        members = order[start : start + batch_size]
+
+    def answered(start: int, alone: Run) -> list[str]:
+        alone.report(start / len(order), f"answering question {start + 1} of {len(order)}")
         samples = []
-        for number in members:
-            run.check("Stopped before all questions were answered.")
+        for number in order[start : start + batch_size]:
+            alone.check("Stopped before all questions were answered.")
             question = questions[number]
             try:
                 sample = see(lvlm, lvlm.encode(question.image, question.question), known)
@@ -327,13 +331,14 @@ def evaluate(
             samples,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
-            run=run,
+            run=alone,
         )
-        for number, ids in zip(members, batch, strict=True):
-            answers[number] = lvlm.tokenizer.decode(
-                ids,
-                skip_special_tokens=True,
-            )
+        return [lvlm.tokenizer.decode(ids, skip_special_tokens=True) for ids in batch]
+
+    starts = range(0, len(order), batch_size)
+    in_order = chain.from_iterable(run.deal(starts, answered))
+    answer_of = dict(zip(order, in_order, strict=True))
+    answers = [answer_of[number] for number in range(len(questions))]
     run.report(1.0, "all questions answered")
     marks = (
         is_right(answer, question) for answer, question in zip(answers, questions, strict=True)

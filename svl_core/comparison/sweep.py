@@ -26,7 +26,7 @@ from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.analysis.trace import Trace, trace
 from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
-from svl_core.comparison.speed import SAME, Speedup, Stopwatch
+from svl_core.comparison.speed import SAME, Stopwatch
 from svl_core.errors import InputError
 from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
@@ -47,6 +47,9 @@ FALL = 0.1
 
 MEASURES = ("kl", "agreement", "exact", "accuracy")
 """What a row measures; several draws of the random criterion are averaged over these."""
+
+TIMES = tuple(SAME.of_a_row())
+"""What rows of equal size have in common."""
 
 KEY = ("criterion", "compensation", "drop")
 """What tells a sweep's rows apart."""
@@ -295,24 +298,27 @@ def sweep(
         file = Path(resume).expanduser()
     counts = _drop_counts(drops, calibration, criteria)
     header = _header(lvlm, measure_set, calibration, draws)
-    rows = _known_rows(known, file, header)
+    rows = _known_rows(known, file, header, run)
     meter = Meter(lvlm, measure_set, calibration, draws, repeats, spool, run)
     wanted = list(product(criteria, compensations, counts))
+    place = {key: number for number, key in enumerate(wanted)}
     present = {row.key for row in rows}
-    for number, key in enumerate(wanted):
-        run.check("Stopped before the sweep was complete.")
-        if key in present:
-            continue
+
+    def measured_row(key: tuple[str, str, int], alone: Run) -> SweepRow:
         criterion, compensation, drop = key
+        alone.check("Stopped before the sweep was complete.")
         what = f"{criterion}, {compensation}, {drop} of {lvlm.num_layers} layers dropped"
-        run.report(number / len(wanted), what)
-        rows.append(meter.row(criterion, compensation, drop))
-        if file:
+        alone.report(place[key] / len(wanted), what)
+        return meter.row(criterion, compensation, drop, alone)
+
+    missing = [key for key in wanted if key not in present]
+    for row in run.deal(missing, measured_row):
+        rows.append(meter.timed_once(row))
+        if file and run.team.rank == 0:
             _write(file, header, rows)
         if each is not None:
             each(Sweep(header, tuple(rows), calibration.first_rankings))
     run.report(1.0, "sweep complete")
-    place = {key: number for number, key in enumerate(wanted)}
     ordered = sorted(
         (row for row in rows if row.key in place),
         key=lambda row: place[row.key],
@@ -481,7 +487,9 @@ class Meter:
             spool=self.spool,
             run=quiet,
         )
-        self._speedups: dict[tuple[int, int], Speedup] = {}
+        # by size, which is the number of layers and that of parameters
+        self._times: dict[tuple[int, int], Mapping[str, Any]] = {}
+        self._agreed: set[tuple[int, int]] = set()
         self._stopwatch = Stopwatch(self.lvlm, measure_set.samples[0], repeats=self.repeats)
 
     def row(
@@ -489,17 +497,27 @@ class Meter:
         criterion: str,
         compensation: str,
         drop: int,
+        run: Run,
     ) -> SweepRow:
-        """Mean over the draws of a random criterion; a single measurement otherwise."""
+        """Mean over the draws of a random criterion; a single measurement otherwise.
+
+        run: of this row, which its process makes alone. The rankings are there already, but for
+        those that run no model.
+        """
         draws = self.draws if criterion == RANDOM and drop else 1
         first = self.calibration.recipe.seed
         rows = []
         for seed in range(first, first + draws):
             chosen = plan(self.calibration.ranking(criterion, seed), drop)
-            rows.append(self._measured(chosen, compensation))
+            rows.append(self._measured(chosen, compensation, run.silent()))
         return rows[0] if len(rows) == 1 else _averaged(rows)
 
-    def _measured(self, chosen: DropPlan, compensation: str) -> SweepRow:
+    def _measured(
+        self,
+        chosen: DropPlan,
+        compensation: str,
+        run: Run,
+    ) -> SweepRow:
         """The row of one plan, compensated."""
         pruned = prune(
             self.lvlm,
@@ -508,8 +526,7 @@ class Meter:
             self.calibration.trace,
             self.calibration.weights,
         )
-        fidelity = self.reference.measure(pruned, self.run.silent())
-        speed = self._speedup(pruned)
+        fidelity = self.reference.measure(pruned, run)
         return SweepRow(
             criterion=chosen.criterion,
             compensation=compensation,
@@ -518,12 +535,22 @@ class Meter:
             kl=float(fidelity.kl.mean()),
             agreement=float(fidelity.agreement.mean()),
             exact=float((fidelity.agreement == 1).mean()),
-            accuracy=self._accuracy(pruned),
+            accuracy=self._accuracy(pruned, run),
             parameters=pruned.num_parameters,
-            **speed.of_a_row(),
+            **self._times_of(pruned),
         )
 
-    def _accuracy(self, pruned: LVLM) -> float | None:
+    def timed_once(self, row: SweepRow) -> SweepRow:
+        """The row with the times of the first one of its size, whichever process of a team made
+        that; rows of this size are not timed again.
+        """
+        size = self.lvlm.num_layers - row.drop, row.parameters
+        if size not in self._agreed:
+            self._agreed.add(size)
+            self._times[size] = {name: getattr(row, name) for name in TIMES}
+        return replace(row, **self._times[size])
+
+    def _accuracy(self, pruned: LVLM, run: Run) -> float | None:
         """On the labelled questions; None where there are none."""
         if not self.measure_set.questions:
             return None
@@ -533,19 +560,19 @@ class Meter:
             batch_size=self.measure_set.batch_size,
             max_new_tokens=self.measure_set.max_new_tokens,
             known=self.measure_set.images,
-            run=self.run.silent(),
+            run=run,
         ).accuracy
 
-    def _speedup(self, pruned: LVLM) -> Speedup:
-        """Measured once for each size of model: which layers are missing makes no difference to the
-        work.
+    def _times_of(self, pruned: LVLM) -> Mapping[str, Any]:
+        """What a row tells of them. Measured once for each size of model: which layers are missing
+        makes no difference to the work.
         """
         size = (pruned.num_layers, pruned.num_parameters)
-        if size == (self.lvlm.num_layers, self.lvlm.num_parameters):
-            return SAME
-        if size not in self._speedups:
-            self._speedups[size] = self._stopwatch.measure(pruned)
-        return self._speedups[size]
+        if size not in self._times:
+            itself = size == (self.lvlm.num_layers, self.lvlm.num_parameters)
+            speed = SAME if itself else self._stopwatch.measure(pruned)
+            self._times[size] = speed.of_a_row()
+        return self._times[size]
 
 
 def _averaged(rows: Sequence[SweepRow]) -> SweepRow:
@@ -623,12 +650,19 @@ def _known_rows(
     known: Sweep | None,
     file: Path | None,
     header: Mapping[str, Any],
+    run: Run,
 ) -> list[SweepRow]:
-    """The rows of the sweep that goes on. Raises InputError where it is another one."""
+    """The rows of the sweep that goes on; a team's first process reads them.
+
+    Raises InputError where it is another one.
+    """
     if known is not None:
         _check_same(known.header, header, "memory")
         return list(known.rows)
-    return _read(file, header) if file else []
+    if file is None:
+        return []
+    [rows] = run.deal([file], lambda file, alone: _read(file, header))
+    return rows
 
 
 def _read(file: Path, header: Mapping[str, Any]) -> list[SweepRow]:

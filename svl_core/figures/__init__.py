@@ -23,7 +23,7 @@ from svl_core.figures.evidence import (
     sweep_curves,
 )
 from svl_core.figures.lesson import kept_curves, skipped_heatmap
-from svl_core.figures.overlay import overlay
+from svl_core.figures.overlay import overlay, sized
 
 __all__ = [
     "LOST",
@@ -39,6 +39,7 @@ __all__ = [
     "pca_scatter",
     "redundancy_curve",
     "runs_of",
+    "sized",
     "widest_run",
     "similarity_heatmap",
     "skipped_heatmap",

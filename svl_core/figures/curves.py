@@ -11,8 +11,8 @@ import html
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import plotly.graph_objects as go
 
+from svl_core.figures.plot import Plot
 from svl_core.figures.style import (
     COLOUR_BAR,
     DROPPED,
@@ -40,7 +40,7 @@ def redundancy_curve(
     ids: Sequence[int] | None = None,
     focus: Sequence[int] | None = None,
     height: int = 340,
-) -> go.Figure:
+) -> Plot:
     """Redundancy of every layer, one line per token set.
 
     curves: {token set: (L,) mean cosine between a layer's input and its output}; NaN leaves a gap.
@@ -164,7 +164,7 @@ def similarity_heatmap(
     *,
     ids: Sequence[int] | None = None,
     height: int = 360,
-) -> go.Figure:
+) -> Plot:
     """Mean cosine between the features after every two layers.
 
     matrix: (L+1, L+1); row and column 0 are what enters layer 0, k is the output of layer k-1.
@@ -222,7 +222,7 @@ def gap_curve(
     *,
     ids: Sequence[int] | None = None,
     height: int = 300,
-) -> go.Figure:
+) -> Plot:
     """Relative feature gap |H[l+1] - H[l]| / |H[l+1]| of every layer, and of every dropped run as a
     whole.
 
@@ -296,7 +296,7 @@ def pca_scatter(
         "retained, compensated",
     ),
     height: int = 340,
-) -> go.Figure:
+) -> Plot:
     """Features of the retained layer and of the last dropped layer in one PCA plane.
 
     before, target, after: (n, 2) coordinates of the same n tokens; a thin line joins a token's two
@@ -372,7 +372,7 @@ def importance_bars(
     selected: Sequence[bool] | None = None,
     *,
     height: int = 260,
-) -> go.Figure:
+) -> Plot:
     """Importance of every text token; those that count are solid, the others hatched and paler."""
     values = np.asarray(scores, dtype=float)
     keep = np.ones(len(values), bool) if selected is None else np.asarray(selected, bool)
@@ -417,7 +417,7 @@ def token_curve(
     *,
     ids: Sequence[int] | None = None,
     height: int = 200,
-) -> go.Figure:
+) -> Plot:
     """Importance of one token (a patch or a word) layer by layer; values: (L,)."""
     numbers = np.asarray(values, dtype=float)
     labels = _ids(ids, len(numbers))
@@ -447,7 +447,7 @@ def block_heatmap(
     *,
     ids: Sequence[int] | None = None,
     height: int = 340,
-) -> go.Figure:
+) -> Plot:
     """Similarity across every block of successive layers: start on x, number of layers on y.
 
     matrix: (L+1, L+1) of `similarity`; the block of n layers from s joins H[s] and H[s+n]. Only

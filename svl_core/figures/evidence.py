@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import plotly.graph_objects as go
 
+from svl_core.figures.plot import Plot
 from svl_core.figures.style import (
     COLOUR_BAR,
     DROPPED,
@@ -82,13 +82,13 @@ def stability_curve(
     *,
     ids: Sequence[int],
     height: int = 320,
-) -> go.Figure:
+) -> Plot:
     """Scores (L,) on all samples with their bootstrap interval (L, 2); dropped: (L,) share of
     resamples that drop the layer; drop: layers of the plan on all samples; own: (L,) the asked
     image's own scores.
     """
     traces = []
-    x = np.arange(len(scores))
+    x = list(range(len(scores)))
     gone = set(drop)
     for name, members, colour, symbol in (
         ("kept", [k for k in x if k not in gone], RETAINED, "circle"),
@@ -165,13 +165,12 @@ def stability_curve(
     )
 
 
-def overlap_figure(
-    shares: np.ndarray, droppable: int, count: int, *, height: int = 320
-) -> go.Figure:
+def overlap_figure(shares: np.ndarray, droppable: int, count: int, *, height: int = 320) -> Plot:
     """Share (N+1,) of the drop sets that this image and the set have in common at each number of
     layers, and what chance alone gives.
     """
-    x = np.arange(1, len(shares))
+    counts = np.arange(1, len(shares))
+    x = counts.tolist()
     traces: list[dict] = [
         {
             "type": "scatter",
@@ -186,7 +185,7 @@ def overlap_figure(
         {
             "type": "scatter",
             "x": x,
-            "y": 100 * x / droppable,
+            "y": 100 * counts / droppable,
             "name": "chance",
             "mode": "lines",
             "line": {"color": INK, "dash": "dot", "width": 2},
@@ -244,7 +243,7 @@ def sweep_curves(
     *,
     titles: Mapping[str, str] = {},
     height: int = 380,
-) -> go.Figure:
+) -> Plot:
     """Fidelity against the number of dropped layers, a line for each recipe; an arrow marks the
     cliff. A point carries [criterion, compensation, drop].
 
@@ -341,7 +340,7 @@ def pareto_figure(
     *,
     titles: Mapping[str, str] = {},
     height: int = 380,
-) -> go.Figure:
+) -> Plot:
     """Fidelity against speed-up: all rows, and the line of those that none beats in both.
 
     A row whose measured speed-up is noise is hollow and stands at the expected one.
@@ -433,7 +432,7 @@ def ablation_map(
     ids: Sequence[int],
     scale_on: Sequence[int] | None = None,
     height: int = 420,
-) -> go.Figure:
+) -> Plot:
     """What is lost without each block of `size` layers (x: its first layer) on every column (y).
 
     A cell carries [first layer, size]; `drop` is framed.

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import plotly.graph_objects as go
 
+from svl_core.figures.plot import Plot
 from svl_core.figures.style import (
     COLOUR_BAR,
     DROPPED,
@@ -34,7 +34,7 @@ def skipped_heatmap(
     block: int = 1,
     *,
     height: int = 340,
-) -> go.Figure:
+) -> Plot:
     """Accuracy (0..1) on each kind of question with `block` neighbouring layers skipped: {kind: (L
     - block + 1,), by the first of them}.
 
@@ -79,7 +79,7 @@ def kept_curves(
     *,
     mark: int | None = None,
     height: int = 300,
-) -> go.Figure:
+) -> Plot:
     """Accuracy (0..1) against the number of dropped layers, a line for each recipe: {name: (0
     dropped, 1 dropped, ...)}. mark: a drop count to point at.
     """

@@ -76,9 +76,8 @@ def overlay(
             f"Found rects of shape {rects.shape} for {len(values)} scores; expected"
             f" ({len(values)}, 4)."
         )
-    ratio = width / max(image.size)
-    columns, rows = (max(1, round(side * ratio)) for side in image.size)
-    picture = image.convert("RGB").resize((columns, rows), Image.Resampling.LANCZOS)
+    picture = sized(image, width)
+    columns, rows = picture.size
     placed = np.flatnonzero(~np.isnan(rects).any(axis=1))
     if not len(placed):
         return picture
@@ -116,6 +115,14 @@ def overlay(
     return picture
 
 
+def sized(image: Image.Image, width: int) -> Image.Image:
+    """The image with `width` pixels as its longer side, a new one."""
+    ratio = width / max(image.size)
+    columns, rows = (max(1, round(side * ratio)) for side in image.size)
+    filtered = Image.Resampling.BICUBIC if ratio > 1 else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize((columns, rows), filtered)
+
+
 def _filled(box: Box) -> Box:
     """The box with x1 and y1 included, as PIL fills it; at least one pixel."""
     x0, y0, x1, y1 = box
@@ -127,7 +134,7 @@ def _tinted(
     patches: Sequence[tuple[Box, np.ndarray]],
     opacity: float,
 ) -> Image.Image:
-    """The picture under coloured boxes, drawn in their order."""
+    """The picture itself, under coloured boxes, drawn in their order."""
     tint = Image.new("RGB", picture.size)
     cover = Image.new("L", picture.size)
     paint = ImageDraw.Draw(tint)
@@ -137,7 +144,8 @@ def _tinted(
         mask.rectangle(_filled(box), 255)
     share = float(np.clip(opacity, 0, 1))
     alpha = cover.point(lambda value: int(value * share))
-    return Image.composite(tint, picture, alpha)
+    picture.paste(tint, mask=alpha)
+    return picture
 
 
 def _covered(
@@ -173,16 +181,13 @@ def _sign(
 
 def _widened(area: np.ndarray, pixels: int) -> np.ndarray:
     """An area (H, W bool) with a border of so many pixels around it."""
-    wider = area.copy()
+    wider = area
     for _ in range(pixels):
-        padded = np.pad(wider, 1)
-        wider = (
-            padded[1:-1, 1:-1]
-            | padded[:-2, 1:-1]
-            | padded[2:, 1:-1]
-            | padded[1:-1, :-2]
-            | padded[1:-1, 2:]
-        )
+        before, wider = wider, wider.copy()
+        wider[1:] |= before[:-1]
+        wider[:-1] |= before[1:]
+        wider[:, 1:] |= before[:, :-1]
+        wider[:, :-1] |= before[:, 1:]
     return wider
 
 
@@ -191,13 +196,12 @@ def _contour(
     region: np.ndarray,
     thick: int,
 ) -> Image.Image:
-    """Draw the border of a region (H, W bool): a white line inside, a dark one outside, so it shows
-    on any ground.
+    """Draws the border of a region (H, W bool) on the picture: a white line inside, a dark one
+    outside, so it shows on any ground.
     """
     outside = np.pad(~region, 1, constant_values=True)
     inner = region & _widened(outside, thick)[1:-1, 1:-1]
     outer = _widened(region, thick) & ~region
-    pixels = np.array(picture)
-    pixels[outer] = (25, 25, 25)
-    pixels[inner] = (255, 255, 255)
-    return Image.fromarray(pixels)
+    picture.paste((25, 25, 25), mask=Image.fromarray(outer))
+    picture.paste((255, 255, 255), mask=Image.fromarray(inner))
+    return picture

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import plotly.graph_objects as go
+from svl_core.figures.plot import Plot
 
 RETAINED = "#0072B2"  # Okabe-Ito blue: layers that stay, the full model
 DROPPED = "#E69F00"  # Okabe-Ito orange: layers that go, the pruned model
@@ -78,13 +78,12 @@ def drawn(
     xaxis: Mapping[str, object] = {},
     yaxis: Mapping[str, object] = {},
     **more: object,
-) -> go.Figure:
+) -> Plot:
     """A figure of `traces` in the common look; `x`, `y` are axis titles with units, `height` in
     pixels; colours: title of a `COLOUR_BAR`; `xaxis`, `yaxis`, `more`: of the layout.
 
     Plotly would draw the x axis's title into its ticks where a bar above the figure had a title of
-    its own. Plotly would check every value at each drawing, which takes 20 times what drawing
-    takes; a test checks all figures instead.
+    its own.
     """
     above = {
         "text": colours,
@@ -141,7 +140,7 @@ def drawn(
         },
         **more,
     }
-    return go.Figure({"data": list(traces), "layout": layout}, _validate=False)
+    return Plot(traces, layout)
 
 
 def layer_axis(ids: Sequence[int], *, phone_ticks: int = 8) -> dict[str, object]:

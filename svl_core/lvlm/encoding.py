@@ -8,10 +8,11 @@ for an image placeholder.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,10 @@ from transformers import BatchEncoding
 
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families, geometry
+from svl_core.lvlm.detail import Level, Setup, Sizes, too_many
 from svl_core.lvlm.images import open_image
 from svl_core.lvlm.sample import Sample
+from svl_core.recipe import FULL
 
 STAND_IN = (  # private-use characters: no template, tokenizer or user writes these
     "\ue0f0\ue0f1\ue0f0"
@@ -92,12 +95,19 @@ class Reader:
             None,
         )
 
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes in which it reads pictures."""
+        return Sizes(self.family, Setup(self.processor, self.config))
+
     def encode(
         self,
         image,
         prompt: str,
         device: torch.device,
         dtype: torch.dtype,
+        detail: str = FULL,
+        max_visual_tokens: int | None = None,
     ) -> Sample:
         """See `LVLM.encode`."""
         if not isinstance(prompt, str) or not prompt.strip():
@@ -105,7 +115,7 @@ class Reader:
                 "Found an empty prompt; expected a question or an instruction; type one."
             )
         prompt = prompt.strip().replace(STAND_IN, "")
-        images = _images(image)
+        images = opened(image)
         if images and not self.supports_images:
             raise InputError(
                 f"Found an image for {self.name}, a text-only model; expected a prompt alone; leave"
@@ -117,7 +127,8 @@ class Reader:
                 " only; add an image."
             )
         words = _Words(self.tokenizer, prompt, control_ids(self))
-        inputs, cuts = _processed(self, images, words)
+        level, processor, shown = _prepared(self, images, detail, max_visual_tokens)
+        inputs, cuts = _processed(self, processor, shown, words)
         ids = inputs["input_ids"][0]
         if self.max_positions is not None and len(ids) >= self.max_positions:
             raise InputError(
@@ -132,11 +143,13 @@ class Reader:
             if images and self.family.in_sequence and visual_id is not None
             else np.zeros(0, np.int64)
         )
+        if max_visual_tokens is not None and len(visual) > max_visual_tokens:
+            raise too_many(len(visual), max_visual_tokens)
         view = geometry.View(
             self.config,
-            getattr(self.processor, "image_processor", None),
+            getattr(processor, "image_processor", None),
             inputs,
-            images,
+            shown,
             cuts,
             len(visual),
         )
@@ -144,7 +157,7 @@ class Reader:
             name: value.to(device, dtype) if value.is_floating_point() else value.to(device)
             for name, value in inputs.items()
         }
-        image_key = _image_key(self, images)
+        image_key = _image_key(self, images, level)
         return Sample(
             inputs=on_device,
             visual=visual,
@@ -156,6 +169,8 @@ class Reader:
             prompt=prompt,
             key=_key(image_key, prompt),
             image_key=image_key if images else "",
+            image_sizes=tuple(image.size for image in images),
+            detail=level.name,
         )
 
 
@@ -175,7 +190,8 @@ def printable(
     return tuple(strings)
 
 
-def _images(image) -> tuple[Image.Image, ...]:
+def opened(image) -> tuple[Image.Image, ...]:
+    """What `encode` takes as its image, as pictures. Raises InputError."""
     if image is None:
         return ()
     several = isinstance(image, Sequence) and not isinstance(image, (str, bytes, bytearray))
@@ -183,10 +199,13 @@ def _images(image) -> tuple[Image.Image, ...]:
     return tuple(open_image(source) for source in sources)
 
 
-def _image_key(reader: Reader, images: Sequence[Image.Image]) -> str:
-    """sha256 of model and images."""
+def _image_key(reader: Reader, images: Sequence[Image.Image], level: Level) -> str:
+    """sha256 of model, images and how closely they are looked at."""
     sizes = [image.size for image in images]
-    digest = hashlib.sha256(repr((reader.name, reader.revision, sizes)).encode())
+    read: tuple = reader.name, reader.revision, sizes
+    if level.amount is not None:
+        read = *read, reader.family.detail.rule, level.amount
+    digest = hashlib.sha256(repr(read).encode())
     for image in images:
         digest.update(image.tobytes())
     return digest.hexdigest()
@@ -446,8 +465,40 @@ def control_ids(reader: Reader) -> frozenset[int]:
 # Processor
 
 
+def _prepared(
+    reader: Reader,
+    images: Sequence[Image.Image],
+    detail: str,
+    max_visual_tokens: int | None,
+) -> tuple[Level, Any, Sequence[Image.Image]]:
+    """How closely the images are looked at, the processor that does so, and the images for it."""
+    if not images or detail == FULL and max_visual_tokens is None:
+        return Level(FULL), reader.processor, images
+    sizes = reader.sizes
+    with _taken(reader, images):
+        level = sizes.level(images, detail, max_visual_tokens)
+        return level, *sizes.prepared(level, images)
+
+
+@contextlib.contextmanager
+def _taken(reader: Reader, images: Sequence[Image.Image]) -> Iterator[None]:
+    """What the processor raises within this block is said in a sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except PROCESSOR_ERRORS as error:
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
+        raise InputError(
+            f"Found images ({sizes} pixels) that the processor of {reader.name} does not take"
+            f" ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try"
+            " another one."
+        ) from error
+
+
 def _processed(
     reader: Reader,
+    processor: Any,
     images: Sequence[Image.Image],
     words: _Words,
 ) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
@@ -461,7 +512,7 @@ def _processed(
     if reader.processor is reader.tokenizer:
         encoded = words([text], **options)
     else:
-        processor = copy.copy(reader.processor)
+        processor = copy.copy(processor)
         processor.tokenizer = words
         replace_image_token: Any = getattr(processor, "replace_image_token", None)
 
@@ -470,15 +521,8 @@ def _processed(
             return replace_image_token(image_inputs, *args, **kwargs)
 
         processor.replace_image_token = record_cuts
-        try:
+        with _taken(reader, images):
             encoded = _run_processor(processor, images, text, options)
-        except PROCESSOR_ERRORS as error:
-            sizes = ", ".join(f"{image.width} x {image.height}" for image in images) or "none"
-            raise InputError(
-                f"Found images ({sizes} pixels) that the processor of {reader.name} does not take"
-                f" ({' '.join(str(error).split())[:200]}); expected an ordinary picture; try"
-                " another one."
-            ) from error
     inputs = {
         name: torch.as_tensor(value)
         for name, value in encoded.items()

@@ -18,6 +18,20 @@ from svl_core.errors import InputError, SVLError
 
 
 @dataclass(frozen=True)
+class Detail:
+    """In which sizes a family reads pictures.
+
+    rule: name of the rule in `detail.RULES`; "one" where there is one size.
+    balanced, quick: the most of what the rule counts at these two levels; less where the processor
+        itself would not take twice or four times as much.
+    """
+
+    rule: str = "one"
+    balanced: int = 0
+    quick: int = 0
+
+
+@dataclass(frozen=True)
 class Family:
     """What sets one family of models apart.
 
@@ -34,6 +48,8 @@ class Family:
         sequence is visual.
     shares: name of the rule in `SHARED_FROM` for the layer from which on a pass may begin with
         another pass's states and caches.
+    sees_once: whether the features of an image serve for every further pass.
+    detail: the sizes in which it reads pictures.
     """
 
     name: str
@@ -47,8 +63,14 @@ class Family:
     in_sequence: bool = True
     mark: str = "image"
     shares: str = "any"
+    sees_once: bool = True
+    detail: Detail = Detail()
 
 
+SPLITTING = Detail("splitting", balanced=2, quick=1)  # tiles along the longest edge
+PIXELS = Detail("pixels", balanced=512, quick=128)  # visual tokens
+LONGEST_EDGE = Detail("longest_edge", balanced=32, quick=16)  # visual tokens along it
+TILES = Detail("tiles", balanced=4, quick=1)
 NO_THINKING = {"enable_thinking": False}  # ask reasoning models for the answer itself
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -63,18 +85,25 @@ FAMILIES: tuple[Family, ...] = (
         "row_breaks",
         vision_types=("pixtral",),
         plain_prompt="<s>[INST]{images}{prompt}[/INST]",
+        detail=LONGEST_EDGE,
     ),
     Family(
         "LLaVA-NeXT",
         ("llava_next",),
         "resolution_grids",
         plain_prompt="USER: {images}\n{prompt} ASSISTANT:",
+        detail=Detail("grids", balanced=2, quick=2),
     ),
-    Family("LLaVA-OneVision", ("llava_onevision",), "resolution_grids"),
-    Family("SmolVLM", ("smolvlm",), "row_column_tiles"),
-    Family("Idefics3", ("idefics3",), "row_column_tiles"),
-    Family("Qwen2-VL", ("qwen2_vl",), "merged_grid"),
-    Family("Qwen2.5-VL", ("qwen2_5_vl",), "merged_grid"),
+    Family(
+        "LLaVA-OneVision",
+        ("llava_onevision",),
+        "resolution_grids",
+        detail=Detail("grids", balanced=4, quick=0),
+    ),
+    Family("SmolVLM", ("smolvlm",), "row_column_tiles", detail=SPLITTING),
+    Family("Idefics3", ("idefics3",), "row_column_tiles", detail=SPLITTING),
+    Family("Qwen2-VL", ("qwen2_vl",), "merged_grid", detail=PIXELS),
+    Family("Qwen2.5-VL", ("qwen2_5_vl",), "merged_grid", detail=PIXELS),
     Family(
         "Qwen3-VL",
         ("qwen3_vl", "qwen3_vl_moe"),
@@ -82,6 +111,7 @@ FAMILIES: tuple[Family, ...] = (
         protect="deepstack",
         shares="deepstack",
         template_options=NO_THINKING,
+        detail=PIXELS,
     ),
     Family(
         "Qwen3.5",
@@ -90,9 +120,10 @@ FAMILIES: tuple[Family, ...] = (
         protect="last_full_attention",
         shares="never",
         template_options=NO_THINKING,
+        detail=PIXELS,
     ),
-    Family("InternVL", ("internvl",), "canvas_tiles"),
-    Family("Aya Vision", ("aya_vision",), "canvas_tiles"),
+    Family("InternVL", ("internvl",), "canvas_tiles", detail=TILES),
+    Family("Aya Vision", ("aya_vision",), "canvas_tiles", detail=TILES),
     Family(
         "PaliGemma",
         ("paligemma",),
@@ -100,7 +131,9 @@ FAMILIES: tuple[Family, ...] = (
         plain_prompt="{images}{prompt}",
         image_required=True,
     ),
-    Family("Gemma3", ("gemma3",), "square", mark="boi"),
+    Family(
+        "Gemma3", ("gemma3",), "square", mark="boi", detail=Detail("crops", balanced=2, quick=0)
+    ),
     Family(
         "Gemma3n",
         ("gemma3n",),
@@ -115,12 +148,14 @@ FAMILIES: tuple[Family, ...] = (
         protect="shared_keys",
         shares="never",
         template_options=NO_THINKING,
+        detail=Detail("budget", balanced=140, quick=70),
     ),
     Family(
         "Mistral3",
         ("mistral3",),
         "row_breaks",
         plain_prompt="<s>[INST]{images}{prompt}[/INST]",
+        detail=LONGEST_EDGE,
     ),
     Family(
         "Mllama",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from svl_core.lvlm import families
+from svl_core.lvlm.detail import Extent
 from svl_core.lvlm.skeleton import empty
 
 TEXT = 64  # text tokens assumed beside the image's
@@ -24,6 +25,7 @@ class Forecast:
 
     model, dtype, device, layers, hidden_size: the model's.
     positions: of each prompt.
+    patches: of each prompt's images in the vision tower, where they are known.
     samples: how many prompts.
     parameters: counts by the model's parts.
     memory: bytes by what holds them. Alive together are the weights, one pass, the traces kept and
@@ -32,6 +34,7 @@ class Forecast:
     seconds: by what takes them: floating-point operations over `gflops`, for a decoded token the
         weights over the memory's speed.
     gflops: the speed that this machine shows on products in that dtype, GFLOP/s.
+    dtype_reason: why it is that dtype.
     """
 
     model: str
@@ -45,6 +48,8 @@ class Forecast:
     memory: dict[str, int]
     seconds: dict[str, float]
     gflops: float
+    patches: int | None = None
+    dtype_reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,11 +85,13 @@ def forecast(
     device: torch.device,
     *,
     positions: int,
+    patches: int | None = None,
     samples: int = 1,
     mlp: bool = False,
     speeds: tuple[float, float] | None = None,
 ) -> Forecast:
-    """mlp: traces keep the MLPs' outputs too, for "lstsq". speeds: (GFLOP/s, bytes/s) instead of
+    """patches: of the images in the vision tower (default: as many as there are positions).
+    mlp: traces keep the MLPs' outputs too, for "lstsq". speeds: (GFLOP/s, bytes/s) instead of
     measured ones.
     """
     model = empty(model_class, config)
@@ -104,6 +111,7 @@ def forecast(
             for p in part.parameters()
         }.values()
     )
+    cost = pass_cost(model)
     del model
     size = dtype.itemsize
     depth = len(layers)
@@ -138,11 +146,8 @@ def forecast(
     }
     gflops, bandwidth = speeds or measured_speeds(dtype, device)
     attention = 2 * depth * positions**2 * heads * head_size  # half of the square: causal
-    passing = (
-        2 * count["layers"] * positions
-        + 2 * attention / 2
-        + 2 * count["vision_and_projector"] * positions
-    )
+    seen = positions if patches is None else patches
+    passing = cost.operations(Extent(positions, seen), text=0)
     statistics = attention
     seconds = {
         "one_pass": passing / gflops / 1e9,
@@ -162,7 +167,78 @@ def forecast(
         memory,
         seconds,
         gflops,
+        patches,
     )
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """What one pass computes, from the shape of a model that is there.
+
+    layers, vision: parameters of the decoder's layers, and of the vision tower with its projector.
+    attention: of the decoder, operations for each pair of positions.
+    vision_attention: of the vision tower, for each pair of patches.
+    window: patches that attend to each other; None: all of a prompt.
+    """
+
+    layers: int
+    vision: int
+    attention: int
+    vision_attention: int
+    window: int | None
+
+    def operations(self, extent: Extent, text: int = TEXT) -> float:
+        """Floating-point operations of a pass over pictures and `text` further positions."""
+        positions = extent.tokens + text
+        seen = min(self.window or extent.patches, extent.patches)
+        return (
+            2.0 * self.layers * positions
+            + self.attention * positions**2 / 2  # causal
+            + 2.0 * self.vision * extent.patches
+            + self.vision_attention * extent.patches * seen
+        )
+
+
+def pass_cost(model) -> PassCost:
+    """The shape of a loaded model, see `PassCost`."""
+    text = model.config.get_text_config(decoder=True)
+    vision = getattr(model.config, "vision_config", None)
+    layers = families.decoder_layers(model)
+    head = model.get_output_embeddings()
+    of_text = {
+        id(parameter)
+        for part in (families.find_decoder(model), head)
+        if part is not None
+        for parameter in part.parameters()
+    }
+    heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return PassCost(
+        layers=sum(parameter.numel() for parameter in layers.parameters()),
+        vision=sum(p.numel() for p in model.parameters() if id(p) not in of_text),
+        attention=4 * len(layers) * heads * head_size,
+        vision_attention=4 * _first(vision, VISION_DEPTHS) * _first(vision, VISION_WIDTHS),
+        window=_window(vision),
+    )
+
+
+VISION_DEPTHS = ("num_hidden_layers", "depth")
+VISION_WIDTHS = ("embed_dim", "hidden_size")
+"""What vision configs call their number of layers and their width; the first one that there is."""
+
+
+def _first(config: Any, names: tuple[str, ...]) -> int:
+    """The first of these settings that is a number, 0 where none is."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), 0)
+
+
+def _window(vision: Any) -> int | None:
+    """Patches of a vision tower that reads tiles of one size, None for one that does not."""
+    side, patch = (getattr(vision, name, None) for name in ("image_size", "patch_size"))
+    if isinstance(side, int) and isinstance(patch, int):
+        return (side // patch) ** 2
+    return None
 
 
 def measured_speeds(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -192,8 +192,11 @@ def square(view: View) -> list[Places]:
     """One grid an image, row by row: a cell a patch, or fewer cells where the model pools patches.
 
     There is a leading position without a place where the class token is kept (LLaVA, PaliGemma,
-    Gemma3, Gemma3n).
+    Gemma3, Gemma3n); behind the grid follow those of its crops (Gemma3).
     """
+    crops = [int(count) for count in view.cuts.get("num_crops", ())]
+    if any(crops):
+        return _crops(view, crops)
     height, width = view.inputs["pixel_values"].shape[-2:]
     share = view.count // len(view.images)
     patch = getattr(view.config.vision_config, "patch_size", None) or 1
@@ -221,23 +224,39 @@ def square(view: View) -> list[Places]:
     return places
 
 
+def _crops(view: View, counts: Sequence[int]) -> list[Places]:
+    """The whole image, and behind it as many grids as there are crops, which share the longer side
+    out (Gemma3's pan and scan).
+    """
+    side = whole_side(view.count // sum(1 + count for count in counts), "a crop")
+    places = []
+    for image, count in zip(view.images, counts, strict=True):
+        rects = [grid_rects(side, side)]
+        wide = image.width >= image.height
+        length = image.width if wide else image.height
+        step = math.ceil(length / max(count, 1)) / length
+        for number in range(count):
+            first, last = number * step, min((number + 1) * step, 1.0)
+            box = (first, 0.0, last, 1.0) if wide else (0.0, first, 1.0, last)
+            rects.append(grid_rects(side, side, box))
+        places.append(Places(np.concatenate(rects), None if count else (side, side)))
+    return places
+
+
 def resolution_grids(view: View) -> list[Places]:
     """A stretched overview, then the image at a resolution of the model's choice without its
     padding, each row closed by a newline position (LLaVA-NeXT, LLaVA-OneVision).
     """
-    from transformers.image_processing_utils import select_best_resolution
-
     vision = view.config.vision_config
     side = vision.image_size // vision.patch_size
     overview = grid_rects(side, side)
-    # OneVision cuts single images only.
-    single = len(view.images) == 1 or not hasattr(view.config, "vision_aspect_ratio")
+    # OneVision cuts single images only, and not those that are read as if there were several.
+    counts = view.inputs.get("batch_num_images")
+    single = counts is None or counts.tolist() == [1]
     places = []
     for image in view.images:
         if single:
-            shape = image.height, image.width
-            target = select_best_resolution(shape, view.config.image_grid_pinpoints)
-            fine = _padded_rows(view.config, image, target)
+            fine = padded_rows(view.config, image, best_grid(view.config, image))
             rects = np.concatenate([overview, fine])
         else:
             rects = np.concatenate([grid_rects(side, side, squared_box(image)), nowhere(1)])
@@ -245,9 +264,26 @@ def resolution_grids(view: View) -> list[Places]:
     return places
 
 
-def _padded_rows(
+class Sized(Protocol):
+    """What has a width and a height in pixels."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+
+def best_grid(config, image: Sized) -> tuple[int, int]:
+    """The resolution (height, width) that the model chooses for an image."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    return select_best_resolution((image.height, image.width), config.image_grid_pinpoints)
+
+
+def padded_rows(
     config,
-    image: Image.Image,
+    image: Sized,
     target: tuple[int, int],
 ) -> np.ndarray:
     """(n, 4): the cells of an image that is fitted into `target` (height, width) pixels, row by

@@ -8,6 +8,7 @@ import io
 import threading
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -77,6 +78,25 @@ def open_image(
             )
         with _ONE_AT_A_TIME:
             return _decoded(image)
+
+
+class Size(NamedTuple):
+    """Of a picture, in pixels."""
+
+    width: int
+    height: int
+
+
+def upright_size(path: str | Path) -> Size | None:
+    """The size that `open_image` would give a file, from its header alone; None where that does not
+    tell.
+    """
+    try:
+        with Image.open(Path(path).expanduser()) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            return Size(*(reversed(image.size) if turned else image.size))
+    except Exception:  # decoders raise whatever they stumble on, and `open_image` says it
+        return None
 
 
 _ONE_AT_A_TIME = threading.Lock()

@@ -5,36 +5,41 @@ The only place that touches the network.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from svl_core.errors import Cancelled, InputError
-from svl_core.lvlm import catalogue, families, memory
+from svl_core.lvlm import arithmetic, catalogue, families, memory
 from svl_core.lvlm.catalogue import DEMO
-from svl_core.lvlm.forecast import Forecast, forecast, prompt_positions
+from svl_core.lvlm.checkpoint import StoredDtypes, read_header, stored_dtypes, tensors_of
+from svl_core.lvlm.detail import TYPICAL, Extent, Setup, Sizes
+from svl_core.lvlm.forecast import (
+    TEXT,
+    Forecast,
+    forecast,
+    measured_speeds,
+    pass_cost,
+    prompt_positions,
+)
+from svl_core.lvlm.geometry import Sized
 from svl_core.lvlm.model import LVLM, PLAN_FILE, quiet
 from svl_core.lvlm.probing import probe, refuse_without_layers
 from svl_core.lvlm.processors import load_processor
+from svl_core.lvlm.skeleton import empty
 from svl_core.progress import QUIET, Run
+from svl_core.recipe import AUTO, FULL, OPTIONS
 
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
-DTYPES = {
-    "auto": None,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-SMALL = 2 * 2**30  # bytes in float32 up to which a model is kept in it on a CPU
-LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 QUANTIZATIONS = ("4bit", "8bit")
 # Accelerate's ways of spreading a model.
 DEVICE_MAPS = (
@@ -74,6 +79,8 @@ def load(
     quantize: str | None = None,
     text_only: bool = False,
     pickle_weights: bool = True,
+    detail: str = FULL,
+    max_visual_tokens: int | None = None,
     run: Run = QUIET,
 ) -> LVLM:
     """Loads a vision-language model in evaluation mode, without gradients.
@@ -83,9 +90,9 @@ def load(
     name: "demo" (bundled), a folder, or a Hub id.
     revision: branch, tag or commit of a Hub id.
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
-    dtype: "float32", "bfloat16", "float16" or "auto": as stored, but float32 on a CPU that has
-        twice the memory for it, because most are slow at half precision; a large bfloat16 model
-        stays so where the processor has instructions for it.
+    dtype: "float32", "bfloat16", "float16" or "auto": as stored, but on a CPU what suits it and its
+        memory (see `arithmetic.choose`): a model stored in half precision stays so only where that
+        is clearly faster, by a quarter of a second of the model's own products.
     device_map: "auto" (or another of `DEVICE_MAPS`) spreads the model over all GPUs and the CPU
         (extra `large`); then `device` is not used. A dict from parts of the model to devices may
         keep some on the "disk".
@@ -93,6 +100,7 @@ def load(
     text_only: allow a plain causal language model, as a control without images.
     pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without
         running their code).
+    detail, max_visual_tokens: how closely it looks at pictures, see `LVLM.encode`.
     run: progress; cancelling it stops a download.
 
     Raises InputError for a name that leads to no model, a gated model, one without image input, one
@@ -102,34 +110,45 @@ def load(
     for talkative in TALKATIVE:
         logging.getLogger(talkative).setLevel(logging.ERROR)
     name = str(name)
-    chosen = _known_dtype(dtype)
+    reading = {
+        "detail": OPTIONS["detail"].checked(detail),
+        "max_visual_tokens": OPTIONS["max_visual_tokens"].checked(max_visual_tokens),
+    }
+    asked = arithmetic.known_dtype(dtype)
     quantize = _known_quantization(quantize)
     place = None if device_map else resolve_device(device)
     _check_device_map(device_map)
     folder, commit = locate(name, revision)
     run.report(0.02, "reading the config")
     config, model_class, supports_images = _known_config(folder, name, text_only)
-    chosen = chosen or _automatic_dtype(model_class, config, place)
+    on_processor = place is not None and place.type == "cpu"
+    if on_processor:
+        arithmetic.limit_threads()
+    blank = empty(model_class, config)
+    refuse_without_layers(blank, name)
+    chosen = arithmetic.choose(blank, config, place, asked)
     if not quantize or place is not None:
-        needed = memory.needed_bytes(model_class, config, chosen, quantize)
+        parameters = families.count_parameters(blank)
+        needed = memory.needed_bytes(parameters, chosen.dtype, quantize)
         where = "this machine" if place is None else str(place)
         memory.check_fits(name, needed, _free_bytes(place), where)
     folder = _with_weights(folder, name, commit, run, pickle_weights)
     run.report(0.85, "loading")
     processor = load_processor(folder, config, text_only=not supports_images)
-    options: dict[str, Any] = {"dtype": chosen}
+    options: dict[str, Any] = {"dtype": chosen.dtype}
     if not pickle_weights:
         options["use_safetensors"] = True
     if device_map or quantize:
         options["device_map"] = device_map or {"": place}
     if quantize:
-        options["quantization_config"] = _quantization_config(quantize, chosen)
+        options["quantization_config"] = _quantization_config(quantize, chosen.dtype)
     model = _with_all_weights(model_class, folder, name, options)
     if not device_map and not quantize:
         model = model.to(place)
+        if on_processor:
+            arithmetic.lay_out(model)
     model = model.eval().requires_grad_(False)
     record = read_record(folder)
-    refuse_without_layers(model, name)
     lvlm = LVLM(
         model=model,
         processor=processor,
@@ -138,12 +157,14 @@ def load(
         revision=commit,
         layer_ids=tuple(record.get("layer_ids", ())),
         provenance={key: value for key, value in record.items() if key not in RECORD_KEYS},
+        stored=stored_dtypes(folder) or StoredDtypes(arithmetic.stored_dtype(config)),
+        arithmetic=chosen,
     )
     if lvlm.family is families.GENERIC:
         run.report(0.95, "probing a model of no known family")
         lvlm = probe(lvlm)
-    run.report(1.0, "loaded")
-    return lvlm
+    run.report(1.0, f"loaded: {chosen}")
+    return lvlm.reading(**reading)
 
 
 def _check_device_map(device_map: str | dict | None) -> None:
@@ -209,13 +230,18 @@ def foresee(
     dtype: str | torch.dtype = "auto",
     positions: int | None = None,
     samples: int = 1,
+    detail: str = FULL,
+    max_visual_tokens: int | None = None,
+    pictures: Sequence[Sized] = TYPICAL,
 ) -> Forecast:
     """What an analysis with a model would take, from its config alone; the folder may hold nothing
     else.
 
     name, revision, device, dtype: as for `load`.
-    positions: of each prompt (default: those of a short prompt with one image).
+    positions: of each prompt (default: those of a short prompt with the pictures).
     samples: how many prompts.
+    detail, max_visual_tokens: as for `load`.
+    pictures: of each prompt, counted where the folder holds a processor that reads several sizes.
 
     Raises InputError for a name that leads to no config of a model with image input, and unknown
     options.
@@ -227,20 +253,50 @@ def foresee(
         )
     name = str(name)
     place = resolve_device(device)
-    chosen = _known_dtype(dtype)
+    asked = arithmetic.known_dtype(dtype)
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
-    chosen = chosen or _automatic_dtype(model_class, config, place)
-    return forecast(
+    skeleton = empty(model_class, config)
+    chosen = arithmetic.choose(skeleton, config, place, asked)
+    speeds = measured_speeds(chosen.dtype, place)
+
+    def seconds(extent: Extent) -> float:
+        cost = pass_cost(skeleton)
+        return cost.operations(extent) / speeds[0] / 1e9 if place.type == "cpu" else 0.0
+
+    sizes = _sizes(folder, config)
+    extent = None
+    if sizes is not None and positions is None:
+        if detail == AUTO:
+            detail = sizes.shortest(pictures, seconds).detail
+        extent = sizes.extent(sizes.level(pictures, detail, max_visual_tokens), pictures)
+    if positions is None:
+        positions = prompt_positions(config) if extent is None else extent.tokens + TEXT
+    made = forecast(
         name,
         model_class,
         config,
-        chosen,
+        chosen.dtype,
         place,
-        positions=positions or prompt_positions(config),
+        positions=positions,
+        patches=None if extent is None else extent.patches,
         samples=samples,
         mlp=samples > 1,
+        speeds=speeds,
     )
+    return dataclasses.replace(made, dtype_reason=chosen.reason)
+
+
+def _sizes(folder: Path, config) -> Sizes | None:
+    """The sizes in which the folder's processor reads pictures; None without one that can be
+    used, or for one size.
+    """
+    try:
+        processor = load_processor(folder, config)
+    except InputError:
+        return None
+    sizes = Sizes(families.family_of(config), Setup(processor, config))
+    return None if sizes.one else sizes
 
 
 # Where a model is
@@ -352,12 +408,10 @@ def _cut_off(folder: Path) -> list[Path]:
 
 def _bytes_by_header(file: Path) -> int:
     """How long a safetensors file is by its own header."""
+    header = read_header(file)
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        if length >= LONGEST_HEADER:
-            raise ValueError("This header is too long for one.")
-        header = json.loads(opened.read(length))
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    ends = [tensor["data_offsets"][1] for _, tensor in tensors_of(header)]
     return 8 + length + max(ends, default=0)
 
 
@@ -538,16 +592,6 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def _known_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
-    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
-        return dtype
-    if dtype not in DTYPES:
-        raise InputError(
-            f"Found the dtype {str(dtype)!r}; expected one of {', '.join(DTYPES)}; correct it."
-        )
-    return DTYPES[dtype]
-
-
 def _known_quantization(quantize: str | None) -> str | None:
     if quantize is None:
         return None
@@ -565,27 +609,6 @@ def _known_quantization(quantize: str | None) -> str | None:
             " both; install them with: pip install 'svl-explorer[large]'."
         )
     return quantize
-
-
-def _automatic_dtype(
-    model_class: type,
-    config,
-    device: torch.device | None,
-) -> torch.dtype:
-    """As stored; on a CPU float32 where the weights are small, or where the processor has no
-    bfloat16 of its own and there is twice the memory.
-    """
-    text = config.get_text_config(decoder=True)
-    stored = getattr(config, "dtype", None) or getattr(text, "dtype", None) or torch.float32
-    stored = getattr(torch, stored) if isinstance(stored, str) else stored
-    if device is None or device.type != "cpu" or stored not in (torch.bfloat16, torch.float16):
-        return stored
-    free = memory.free_bytes(device)
-    needed = memory.needed_bytes(model_class, config, torch.float32)
-    if free is None or 2 * needed >= free:
-        return stored
-    quick = stored == torch.bfloat16 and memory.computes_bfloat16()
-    return torch.float32 if needed < SMALL or not quick else stored
 
 
 def _free_bytes(device: torch.device | None) -> int | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from svl_core.errors import InputError
-from svl_core.lvlm.skeleton import empty
 
 # Bytes a parameter, with the scales and the parts that stay unquantised.
 BYTES = {
@@ -18,14 +17,14 @@ HEADROOM = 1.15  # activations and caches of one question beside the weights
 
 
 def needed_bytes(
-    model_class: type,
-    config,
+    parameters: int,
     dtype: torch.dtype,
     quantize: str | None = None,
 ) -> int:
-    """Bytes that the weights and one question take, from the config alone."""
-    model = empty(model_class, config)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    """Bytes that the weights and one question take.
+
+    parameters: their number; a model without weights will do to count them.
+    """
     size = dtype.itemsize if quantize is None else BYTES[quantize]
     return int(parameters * size * HEADROOM)
 
@@ -51,17 +50,6 @@ def check_fits(
             f" on {where}; expected enough for the whole model; choose a smaller model, a"
             " half-precision dtype, 4-bit loading or another device."
         )
-
-
-def computes_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 by instructions of its own (Linux; elsewhere: not
-    known, so no).
-    """
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def _available() -> int | None:

@@ -17,9 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from svl_core.errors import InputError
-from svl_core.lvlm import families, skeleton
-from svl_core.lvlm.encoding import Reader
+from svl_core.lvlm import checkpoint, families, skeleton
+from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
+from svl_core.lvlm.checkpoint import StoredDtypes
+from svl_core.lvlm.detail import TYPICAL, Choice
+from svl_core.lvlm.encoding import Reader, opened
+from svl_core.lvlm.forecast import pass_cost
+from svl_core.lvlm.geometry import Sized
 from svl_core.lvlm.sample import Sample
+from svl_core.recipe import AUTO, FULL, OPTIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +59,12 @@ class LVLM:
     layer_ids: for each decoder layer present, its index in the original, unpruned model.
     provenance: how a pruned model was made ({} for an unpruned one); `save` writes it beside the
         weights.
+    detail: how closely `encode` looks at pictures: "full", "balanced" or "quick"; "auto" chooses
+        for each prompt, see `detail_for`.
+    max_visual_tokens: of each prompt's pictures together, None for any number.
+    stored: the dtypes that its weights came in, which `save` gives them again; None: those that
+        they have.
+    arithmetic: what it computes in, and why; None where `load` did not choose it.
     """
 
     model: PreTrainedModel
@@ -62,6 +74,10 @@ class LVLM:
     revision: str | None = None
     layer_ids: tuple[int, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    detail: str = FULL
+    max_visual_tokens: int | None = None
+    stored: StoredDtypes | None = None
+    arithmetic: Arithmetic | None = None
 
     def __post_init__(self):
         ids = tuple(int(i) for i in self.layer_ids) or tuple(range(self.num_layers))
@@ -72,6 +88,8 @@ class LVLM:
             )
         object.__setattr__(self, "layer_ids", ids)
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        for name in ("detail", "max_visual_tokens"):
+            object.__setattr__(self, name, OPTIONS[name].checked(getattr(self, name)))
 
     @property
     def decoder(self) -> torch.nn.Module:
@@ -104,6 +122,11 @@ class LVLM:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    @property
+    def computes_in(self) -> str:
+        """The dtype in words, with the reason for it where `load` chose it."""
+        return str(self.arithmetic or name_of(self.dtype))
 
     @property
     def quantized(self) -> bool:
@@ -155,14 +178,52 @@ class LVLM:
         """
         return self.reader.supports_images
 
-    def encode(self, image, prompt: str) -> Sample:
+    def encode(
+        self,
+        image,
+        prompt: str,
+        *,
+        detail: str | None = None,
+        max_visual_tokens: int | None = None,
+    ) -> Sample:
         """Encodes a question in the model's own chat template.
 
         image: whatever `open_image` takes, a sequence of such, or None where the family allows a
-        prompt without image. Raises InputError for an empty prompt, a missing or unreadable image,
-        and a prompt that leaves no room in the context.
+            prompt without image.
+        detail: "full" (what the processor does by itself), "balanced", "quick" (the fewest visual
+            tokens that are of use) or "auto" (see `detail_for`); by default the model's `detail`.
+        max_visual_tokens: the highest detail up to that one which keeps within so many; by default
+            the model's `max_visual_tokens`.
+
+        Raises InputError for an empty prompt, a missing or unreadable image, more visual tokens
+        than may be at the least detail, and a prompt that leaves no room in the context.
         """
-        return self.reader.encode(image, prompt, self.device, self.dtype)
+        chosen = self.detail if detail is None else OPTIONS["detail"].checked(detail)
+        most = self.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
+        if chosen == AUTO:
+            image = opened(image)
+            chosen = self.detail_for(image).detail
+        return self.reader.encode(
+            image,
+            prompt,
+            self.device,
+            self.dtype,
+            chosen,
+            OPTIONS["max_visual_tokens"].checked(most),
+        )
+
+    def reading(self, detail: str, max_visual_tokens: int | None = None) -> LVLM:
+        """The same model, which looks at pictures in another detail. Raises InputError."""
+        return dataclasses.replace(self, detail=detail, max_visual_tokens=max_visual_tokens)
+
+    def detail_for(self, pictures: Sequence[Sized] = TYPICAL) -> Choice:
+        """What the detail "auto" stands for: on a processor the highest one at which one pass over
+        the pictures takes a few seconds, by its forecast; "full" on a GPU.
+        """
+        if self.device.type != "cpu" or self.reader.sizes.one:
+            return Choice(FULL, {})
+        cost, speed = pass_cost(self.model), products_per_second(self.dtype)
+        return self.reader.sizes.shortest(pictures, lambda extent: cost.operations(extent) / speed)
 
     def with_model(
         self,
@@ -178,14 +239,25 @@ class LVLM:
             provenance=provenance,
         )
 
-    def save(self, folder: str | Path) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        dtype: str | torch.dtype = "auto",
+    ) -> Path:
         """Writes a plain transformers checkpoint with its processor, and `svl_plan.json` when the
         model was pruned.
 
-        The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the same
-        logits. Raises InputError when `folder` is a file, cannot be written or is not empty, and
-        for a model with a compensation that adds modules.
+        The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the logits of
+        this model in the dtype that it was saved in.
+
+        folder: a new or empty one.
+        dtype: "float32", "bfloat16", "float16", or "auto": that in which the weights came, fitted
+            ones too.
+
+        Raises InputError when `folder` is a file, cannot be written or is not empty, for an unknown
+        dtype and for a model with a compensation that adds modules.
         """
+        asked = known_dtype(dtype)
         if not self.provenance.get("compensation", {}).get("exportable", True):
             raise InputError(
                 "Found modules that the compensation added; expected a plain model, for a"
@@ -206,6 +278,9 @@ class LVLM:
                     "Attempting to save a model with offloaded modules",
                 )
                 self.model.save_pretrained(folder)
+                wanted = StoredDtypes(asked) if asked else self.stored
+                if wanted is not None and not self.quantized:
+                    checkpoint.convert(folder, wanted, widen=asked is not None)
                 self.processor.save_pretrained(folder)
             if self.provenance:
                 (folder / PLAN_FILE).write_text(

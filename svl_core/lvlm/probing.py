@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,11 +22,11 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import decoding, families, skeleton
+from svl_core.lvlm import decoding, families, skeleton, vision
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
-from svl_core.lvlm.hooks import ThreadHooks, hidden_input, pass_over
+from svl_core.lvlm.hooks import ThreadHooks, ended_at, hidden_input, pass_over
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.stopping import reaching
@@ -74,7 +74,7 @@ def probe(lvlm: LVLM) -> LVLM:
         _cache(lvlm, sample)
     with _probe(lvlm, "left padding"):
         _padding(lvlm, sample)
-    return _placed(lvlm) if lvlm.supports_images else lvlm
+    return _placed(_seeing(lvlm, sample)) if lvlm.supports_images else lvlm
 
 
 @contextlib.contextmanager
@@ -243,6 +243,41 @@ def _padding(lvlm: LVLM, sample: Sample) -> None:
         alone.feed(first)
 
 
+def _seeing(lvlm: LVLM, sample: Sample) -> LVLM:
+    """The model, as one that sees an image anew in every pass where kept features, alone and in a
+    batch, do not bring the same into its decoder.
+    """
+    again = dataclasses.replace(lvlm.family, sees_once=False)
+    try:
+        other = lvlm.encode(_inverted(sample.images[0]), QUESTION)
+        pair = [sample, other]
+        seen = [vision.see(lvlm, one) for one in pair]
+        if vision.together(seen) is None:
+            return dataclasses.replace(lvlm, family=again)
+        alike = all(
+            _close(lvlm, _entering_all(lvlm, with_features), _entering_all(lvlm, with_pixels))
+            for with_features, with_pixels in ((seen[:1], pair[:1]), (seen, pair))
+        )
+    except Exception:  # an unknown model may fail in any way
+        alike = False
+    return lvlm if alike else dataclasses.replace(lvlm, family=again)
+
+
+@torch.inference_mode()
+def _entering_all(lvlm: LVLM, samples: Sequence[Sample]) -> torch.Tensor:
+    """What enters layer 0 in a pass over a batch of samples, which ends there."""
+    inputs = collate(samples, lvlm.tokenizer.pad_token_id or 0)
+    with ended_at(lvlm.layers[0]) as calls:
+        vision.forward(lvlm, inputs, vision.together(samples), use_cache=False)
+    return hidden_input(*calls[0])
+
+
+def _close(lvlm: LVLM, one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether hidden states differ by no more than the dtype's tolerance."""
+    difference = (one.float() - other.float()).abs().max()
+    return float(difference / other.float().std()) <= TOLERANCE.get(lvlm.dtype, 1e-3)
+
+
 def _equal(
     lvlm: LVLM,
     logits: torch.Tensor,
@@ -289,7 +324,7 @@ def _placed(lvlm: LVLM) -> LVLM:
     for name, rule in GEOMETRIES.items():
         if rule is unplaced:
             continue
-        family = dataclasses.replace(families.GENERIC, geometry=name)
+        family = dataclasses.replace(lvlm.family, geometry=name)
         candidate = dataclasses.replace(lvlm, family=family)
         try:
             if all(places_hold(candidate, noise(*shape)) for shape in SHAPES):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svl_core.recipe import FULL
+
 if TYPE_CHECKING:
     import PIL.Image
     import torch
@@ -79,10 +81,12 @@ class Sample:
     tokens: S printable strings.
     images: the images as the model's processor got them: RGB, upright; none where the sample lies
         in a file.
-    key: sha256 of model, images and prompt, for caches.
-    image_key: sha256 of the model and the images alone; "" without an image.
+    key: sha256 of model, images, detail and prompt, for caches.
+    image_key: sha256 of the model, the images and the detail alone; "" without an image.
     features: what the model's vision side makes of the images, in the place of the pixels in
         `inputs`, where they have been seen already (see `lvlm/vision.py`).
+    image_sizes: (width, height) of the images as they were given, in pixels.
+    detail: how closely they are looked at, see `detail.Level`.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -96,6 +100,8 @@ class Sample:
     key: str
     image_key: str = ""
     features: ImageFeatures | None = None
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    detail: str = FULL
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))

@@ -14,7 +14,7 @@ import torch
 from transformers import initialization
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import families
+from svl_core.lvlm import blanks, families
 
 # Attributes of a quantised model that its view has too.
 QUANTIZATION = (
@@ -50,12 +50,20 @@ def with_layers(model, keep: Sequence[int]):
     """
     prefix = families.layers_prefix(model)
     layers = len(families.decoder_layers(model))
-    view = empty(type(model), families.cut_config(model.config, keep, layers))
+
+    def made():
+        checked = families.cut_config(model.config, keep, layers)
+        return empty(type(model), checked).train(model.training)
+
+    config = copy.deepcopy(model.config)
+    families.cut_text_config(config.get_text_config(decoder=True), keep, layers)
+    view = blanks.blank(model, config, made)
     _share_special_modules(model, view, prefix, keep)
     for slot in ("_parameters", "_buffers"):
-        _share_tensors(model, view, slot, keep)
+        _share_tensors(model, view, slot, keep, prefix, layers)
     view.generation_config = copy.deepcopy(model.generation_config)
-    view.train(model.training)
+    if view.training != model.training:
+        view.train(model.training)
     for attribute in QUANTIZATION:
         if attribute in vars(model):
             setattr(view, attribute, getattr(model, attribute))
@@ -67,13 +75,14 @@ def _share_tensors(
     view,
     slot: str,
     keep: Sequence[int],
+    prefix: str,
+    layers: int,
 ) -> None:
     """Puts the full model's tensors in the place of the view's placeholders.
 
     slot: "_parameters" or "_buffers".
+    layers: how many the full model has.
     """
-    prefix = families.layers_prefix(model)
-    layers = len(families.decoder_layers(model))
     modules = dict(view.named_modules(remove_duplicate=False))
     source = dict(_tensors(model, slot))
     shared = set()

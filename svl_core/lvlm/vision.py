@@ -92,7 +92,7 @@ class Watched:
             for name, value in inputs.items()
             if is_pixels(name)
         }
-        if not pixels:
+        if not pixels or not self._lvlm.family.sees_once:
             return self._lvlm.model
 
         def watching(original: Callable) -> Callable:
@@ -171,7 +171,8 @@ def see(
     known: features that are there already; those of this sample's images are added.
     Returns the sample itself where it has no image, has been seen, or cannot be.
     """
-    if sample.features is not None or not any(map(is_pixels, sample.inputs)):
+    new = sample.features is None and any(map(is_pixels, sample.inputs))
+    if not new or not lvlm.family.sees_once:
         return sample
     key = lvlm.name, sample.image_key
     features = known.get(key) if known is not None else None

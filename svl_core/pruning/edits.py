@@ -4,6 +4,7 @@ behind a layer.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from svl_core.analysis.gap import gap_rows, gram_of_difference
+from svl_core.analysis.memo import Memo
 from svl_core.analysis.trace import SampleTrace, down_projection
 from svl_core.errors import InputError
 from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
@@ -78,10 +80,36 @@ def gap_subspace(
     first: int,
     last: int,
 ) -> torch.Tensor:
-    """V_k of the run's difference over the fit's tokens, (d, k) float64.
+    """V_k of the run's difference over the fit's tokens, (d, k) float64; found once for a trace
+    that is in memory, for plans share runs.
+    """
+    if fit.trace.spool is not None:
+        return _gap_subspace(fit, first, last)
+    chosen = hashlib.blake2b()
+    for positions in fit.positions:
+        chosen.update(f"{len(positions)} ".encode())
+        chosen.update(np.ascontiguousarray(positions).tobytes())
+    key = first, last, fit.rank, fit.recipe.energy, chosen.digest()
+    return _SUBSPACES.of(
+        fit.trace,
+        key,
+        lambda: _gap_subspace(fit, first, last),
+        lambda basis: basis.numel() <= MOST_NUMBERS,
+    )
 
-    It is found through the smaller of the two Gram matrices: never more than d x d numbers are in
-    memory.
+
+_SUBSPACES = Memo(32)
+MOST_NUMBERS = 2**19
+"""Of a subspace that is kept: 4 MB."""
+
+
+def _gap_subspace(
+    fit: Fit,
+    first: int,
+    last: int,
+) -> torch.Tensor:
+    """`gap_subspace` through the smaller of the two Gram matrices: never more than d x d numbers
+    are in memory.
     """
     tokens = sum(map(len, fit.positions))
     if 2 * tokens > fit.trace.hidden_size:

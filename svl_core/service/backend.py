@@ -17,7 +17,7 @@ import svl_core as svl
 from svl_core.analysis.ranking import importance_of
 from svl_core.lvlm.stopping import stoppable
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import Recipe
+from svl_core.recipe import FULL, Recipe
 from svl_core.service import calibration
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.stores import BoundedStore, Models, set_key
@@ -53,6 +53,10 @@ class LocalBackend:
         self.models, self.limits = models, limits
         self.set_traces = BoundedStore(SET_TRACES, 2 * calibration.MOST_BYTES)
 
+    def computes_here(self, name: str) -> bool:
+        """Whether a model computes on the device where its weights lie."""
+        return True
+
     # ------------------------------------------------------------------ what pages ask for
     def trace(self, name: str, sample: svl.Sample, run: Run = QUIET) -> svl.Trace:
         """One forward pass over one sample, which keeps what its answers begin with."""
@@ -71,14 +75,17 @@ class LocalBackend:
         pairs: Sequence[tuple[Any, str]],
         known: KnownFeatures,
         run: Run = QUIET,
+        detail: str = FULL,
+        max_visual_tokens: int | None = None,
     ) -> tuple[svl.Sample, ...]:
         """Samples of (image, prompt) pairs, each image seen once.
 
         known: features of images that have been seen before.
+        detail, max_visual_tokens: how closely the images are looked at.
         """
         from svl_core.comparison.calibration import encode_all
 
-        lvlm = self._lvlm(name)
+        lvlm = self._lvlm(name).reading(detail, max_visual_tokens)
         with self._turn(run, lvlm):
             return tuple(encode_all(lvlm, pairs, known=known, run=self._giving_way(run)))
 
@@ -268,7 +275,7 @@ class LocalBackend:
             )
 
         seen = FeatureStore()  # each image once for both models
-        lvlm = self._lvlm(name)
+        lvlm = self._lvlm(name).reading(recipe.detail, recipe.max_visual_tokens)
         with self._turn(run, lvlm):
             full = marks(lvlm, "Asking the full model")
             if not plan.drop:

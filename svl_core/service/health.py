@@ -254,6 +254,7 @@ def health(workspace: Workspace) -> JSONResponse:
     body = {
         "status": "ok" if state == "ready" else state,
         "model": {"name": models.first, "state": state},
+        "arithmetic": models.arithmetic(models.first),
         "loaded": models.names(),
         "sessions": len(workspace.uploads),
         "analyses": len(workspace.analyses),

@@ -19,6 +19,7 @@ from PIL import Image
 import svl_core as svl
 from svl_core.lvlm.catalogue import CatalogueEntry
 from svl_core.progress import Run
+from svl_core.recipe import FULL
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.start import libraries
 
@@ -102,6 +103,7 @@ class Analysis:
     model: the model's name.
     samples: (N,) `Sample`.
     trace, importance: `Trace` and `TokenImportance` of all of them.
+    detail: how closely the images were looked at, never "auto".
     full_answer: the full model's answer to the one sample, of the length last asked for.
     memo: results derived from them, by a key of the settings that they depend on.
     """
@@ -110,6 +112,7 @@ class Analysis:
     samples: tuple[Any, ...]
     trace: Any
     importance: Any
+    detail: str = FULL
     full_answer: tuple[int, Any] | None = field(init=False, default=None)
     memo: BoundedStore = field(init=False)
 
@@ -271,6 +274,10 @@ class Models:
     def names(self) -> list[str]:
         """The models in memory."""
         return [name for name in list(self._futures) if self.ready(name)]
+
+    def arithmetic(self, name: str) -> str:
+        """What a loaded model computes in, and why; "" where it is not loaded."""
+        return self._futures[name].result().computes_in if self.ready(name) else ""
 
     def shed(self) -> None:
         """Lets go of every loaded model but the first."""

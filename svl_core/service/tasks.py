@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,9 @@ from svl_core.progress import Progress, Run
 from svl_core.service import heap
 
 BEAT = 0.25  # seconds between two signs of life, so that a closed tab or Stop is noticed
+PACE_S = 0.15  # between two updates of a page, each of which costs the server some milliseconds;
+REST = 10  # where the last one took longer, so many times that,
+LONGEST_REST_S = 1.0  # but no longer
 
 Update = dict[str, object]
 Emit = Callable[[Update], None]
@@ -252,12 +255,71 @@ class Jobs:
         return len(deadlines)
 
 
+class Held:
+    """Updates that came too soon after the last one, until they may go, as one.
+
+    pace_s: seconds between two that go; 0: each goes at once, as it is.
+    clock: tells the time in seconds.
+    """
+
+    def __init__(self, pace_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pace_s, self._clock = pace_s, clock
+        self._held: list[Any] = []
+        self._next_s = -math.inf
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def wait_s(self) -> float:
+        """How long until what is held may go, a beat where nothing is; at most a beat."""
+        return min(BEAT, max(0.0, self._next_s - self._clock())) if self._held else BEAT
+
+    def add(self, update: Any) -> None:
+        """Another update, which joins the last one where nothing of that would be lost."""
+        if self._held and _joins(self._held[-1], update):
+            update = {**self._held.pop(), **update}
+        self._held.append(update)
+
+    def due(self) -> Iterator[Any]:
+        """What may go by now."""
+        if self._held and not self.wait_s():
+            yield from self.all()
+
+    def all(self) -> Iterator[Any]:
+        """What is held, whether or not it is time.
+
+        The next may go after the pace, or later where a busy server takes long over one.
+        """
+        held, self._held = self._held, []
+        for update in held:
+            begun_s = self._clock()
+            yield update
+            now_s = self._clock()
+            if self._pace_s:
+                rest_s = min(LONGEST_REST_S, REST * (now_s - begun_s))
+                self._next_s = now_s + max(self._pace_s, rest_s)
+
+
+def _joins(before: Any, after: Any) -> bool:
+    """Whether two updates can go as one: both hold values by name, and what the later one says of a
+    name of both replaces all that the earlier one says.
+    """
+    if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+        return False
+    shared = [(before[name], after[name]) for name in before if name in after]
+    return all(
+        not isinstance(old, Mapping) or isinstance(new, Mapping) and old.keys() <= new.keys()
+        for old, new in shared
+    )
+
+
 def run(
     work: Callable[[Task], object],
     jobs: Jobs,
     session: str,
     seconds: float = math.inf,
     show: Show = as_data,
+    pace_s: float = 0.0,
 ) -> Iterator[Any]:
     """Runs `work(task)` in a thread; yields what it emits, None as a sign of life, its result last.
 
@@ -267,6 +329,8 @@ def run(
     jobs: where the task can be cancelled by its session.
     seconds: after these it is cancelled, and an InputError says so.
     show: makes the update of what the task reports.
+    pace_s: updates that come sooner after the last one wait, and become one; the result does not
+        wait.
 
     Raises what the work raises.
     """
@@ -284,18 +348,21 @@ def run(
     context = contextvars.copy_context()  # a lent GPU is charged to whose request this is
     thread = threading.Thread(target=context.run, args=(body,), name="svl-task", daemon=True)
     thread.start()
+    held = Held(pace_s)
     try:
         while True:
             try:
-                kind, outcome = outcomes.get(timeout=BEAT)
+                kind, outcome = outcomes.get(timeout=held.wait_s())
             except queue.Empty:
                 if deadline.is_set():
                     raise deadline.reason() from None
-                yield None
+                yield from held.due() if held else [None]
                 continue
             if kind == "error":
+                yield from held.all()
                 raise deadline.reason() if isinstance(outcome, Cancelled) else outcome
-            yield outcome
+            held.add(outcome)
+            yield from held.all() if kind == "done" else held.due()
             if kind == "done":
                 return
             if deadline.is_set():

@@ -10,14 +10,15 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 import svl_core as svl
 from svl_core.errors import InputError
+from svl_core.lvlm.images import upright_size
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import DEMO, OWN, THIS
+from svl_core.recipe import AUTO, DEMO, FULL, OWN, THIS
 from svl_core.service import calibration, errors, presets, tasks
 from svl_core.service.backend import Show, show_nothing
 from svl_core.service.calibration import CalibrationSources, sources_for
@@ -38,6 +39,7 @@ SETS = 4  # calibration sets, as encoded and as traced
 RANKING, EVIDENCE = "/ranking", "/evidence"  # lanes beside that of analysis and answers ("")
 LANES = ("", RANKING, EVIDENCE)
 POLL_S = 0.5  # how often the share of a load is told
+Settled = TypeVar("Settled", bound=VisitorSettings)
 SHOWN_PIXELS = 640  # of a kept picture's longer side, as large as figures show it
 NAME_CHARS = 80  # of a file's name in a sentence
 
@@ -96,10 +98,34 @@ class Workspace:
         )
 
     # ------------------------------------------------------------------ analyses
-    def analyse(self, name: str, path: str | None, prompt: str, run: Run = QUIET) -> Analysis:
+    def settled(self, name: str, path: str | None, settings: Settled, run: Run = QUIET) -> Settled:
+        """The settings with the detail that "auto" stands for, for this model and image.
+
+        Raises InputError, Cancelled.
+        """
+        if settings.detail != AUTO:
+            return settings
+        lvlm, detail = self.load_model(name, run), FULL
+        if path and not lvlm.reader.sizes.one and self.backend.computes_here(name):
+            size = upright_size(path) or self.open_image(path)
+            detail = lvlm.detail_for([size]).detail
+        return settings.changed(detail=detail)
+
+    def analyse(
+        self,
+        name: str,
+        path: str | None,
+        prompt: str,
+        run: Run = QUIET,
+        detail: str = FULL,
+        max_visual_tokens: int | None = None,
+    ) -> Analysis:
         """The stored analysis of an image and prompt, or a new one: one forward pass.
 
-        path: of the image, None for a prompt alone. Raises InputError, Cancelled.
+        path: of the image, None for a prompt alone.
+        detail, max_visual_tokens: how closely the image is looked at, see `settled`.
+
+        Raises InputError, Cancelled.
         """
         if not path and name in self.scene_models:
             raise InputError(
@@ -109,7 +135,9 @@ class Workspace:
         self.limits.check("prompt_chars", len(prompt or ""), "characters in the prompt")
         lvlm = self.load_model(name, run)
         run.report(0.05, "Reading the image …" if path else "Reading the prompt …")
-        sample = lvlm.encode(self.open_image(path) if path else None, prompt or "")
+        image = self.open_image(path) if path else None
+        reading = lvlm.reading(detail, max_visual_tokens)
+        sample = reading.encode(image, prompt or "")
         analysis = self.analyses.get((name, sample.key))
         if analysis is None:
             from svl_core.lvlm.vision import seen
@@ -120,7 +148,7 @@ class Workspace:
             read = trace.samples[0].sample
             if read.features is not None:
                 self.features[name, sample.image_key] = read.features
-            analysis = Analysis(name, (read,), trace, svl.importance(trace))
+            analysis = Analysis(name, (read,), trace, svl.importance(trace), detail)
             self.analyses.put((name, sample.key), analysis)
         return analysis
 
@@ -128,8 +156,8 @@ class Workspace:
         """The session's analysis, computed anew where the store has dropped it."""
         analysis = self.analyses.get((state["model"], state["key"]))
         if analysis is None:
-            path, prompt = state["path"], state["prompt"]
-            analysis = self.analyse(state["model"], path, prompt, self._unwatched())
+            path, prompt, detail = state["path"], state["prompt"], state.get("detail", FULL)
+            analysis = self.analyse(state["model"], path, prompt, self._unwatched(), detail)
         return analysis
 
     def _unwatched(self) -> Run:
@@ -151,20 +179,25 @@ class Workspace:
     ) -> tuple[svl.Sample, ...]:
         """The samples of a calibration source (`THIS`, `DEMO` or `OWN`), encoded once.
 
-        analysis: the session's, for `THIS`. Raises InputError, Cancelled.
+        analysis: the session's, for `THIS`; the images are looked at as closely as its own.
+
+        Raises InputError, Cancelled.
         """
         if source == THIS:
             if analysis is None:
                 raise ValueError("Found no analysis for the source 'this'; expected the session's.")
             return analysis.samples
         own, count, seed = settings.own, settings.calibration_size, settings.seed
+        detail = settings.detail if analysis is None else analysis.detail
+        reading = detail, settings.max_visual_tokens
         key = (name, source, own) if source == OWN else (name, source, count, seed)
+        key = *key, *reading
         samples = self.encoded_sets.get(key)
         if samples is None:
             pairs = self._own_pairs(own) if source == OWN else self._scenes(count, seed)
             self.load_model(name, run)
-            reading = tasks.in_percent(run, "Reading the samples")
-            samples = self.backend.encode(name, pairs, self.features, reading)
+            watched = tasks.in_percent(run, "Reading the samples")
+            samples = self.backend.encode(name, pairs, self.features, watched, *reading)
             self.encoded_sets.put(key, samples)
         return samples
 
@@ -221,7 +254,7 @@ class Workspace:
         if traced is None:
             needs_mlp = svl.COMPENSATIONS[settings.compensation].needs_mlp
             trace = self.backend.traced(name, samples, needs_mlp, run)
-            traced = Analysis(name, samples, trace, svl.importance(trace))
+            traced = Analysis(name, samples, trace, svl.importance(trace), analysis.detail)
             self.traced_sets.put(key, traced)
         return traced
 
@@ -399,13 +432,15 @@ class Workspace:
         session: str,
         lane: str = "",
         show: tasks.Show = tasks.as_data,
+        pace_s: float = 0.0,
     ) -> Iterator[Any]:
         """`tasks.run` for a session, within the limit on a request's time.
 
         lane: work of different lanes may run at the same time; that of `LANES` ends with the
             session.
         """
-        return tasks.run(work, self.jobs, session + lane, self.limits.request_s, show)
+        limit_s = self.limits.request_s
+        return tasks.run(work, self.jobs, session + lane, limit_s, show, pace_s)
 
     def stop(self, session: str, lane: str = "", replaced: bool = False) -> None:
         """Ends a session's work of one lane. replaced: other work of that lane follows at once."""

@@ -24,7 +24,7 @@ from svl_core.comparison.pair import Known
 from svl_core.errors import Cancelled, InputError, SVLError
 from svl_core.lvlm.features import KnownFeatures
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import Recipe
+from svl_core.recipe import FULL, Recipe
 from svl_core.service import errors, tasks
 from svl_core.service.backend import LocalBackend, Show, show_nothing
 from svl_core.service.limits import HOME, Limits
@@ -103,6 +103,9 @@ class ZeroGpuBackend(LocalBackend):
 
         self._lent = spaces.GPU(duration=_duration)(lent)
 
+    def computes_here(self, name: str) -> bool:
+        return name in self.local_models
+
     # ------------------------------------------------------------------ in the page's process
     def trace(self, name: str, sample: svl.Sample, run: Run = QUIET) -> svl.Trace:
         if name in self.local_models:
@@ -139,13 +142,15 @@ class ZeroGpuBackend(LocalBackend):
         pairs: Sequence[tuple[Any, str]],
         known: KnownFeatures,
         run: Run = QUIET,
+        detail: str = FULL,
+        max_visual_tokens: int | None = None,
     ) -> tuple[svl.Sample, ...]:
         if name in self.local_models:
-            return super().encode(name, pairs, known, run)
-        samples = []
+            return super().encode(name, pairs, known, run, detail, max_visual_tokens)
+        lvlm, samples = self._lvlm(name).reading(detail, max_visual_tokens), []
         for image, prompt in pairs:  # this process has no accelerator to see them with
             run.check()
-            samples.append(self._lvlm(name).encode(image, prompt))
+            samples.append(lvlm.encode(image, prompt))
         return tuple(samples)
 
     def traced(self, name: str, *rest, **options) -> svl.Trace:

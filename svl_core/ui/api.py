@@ -28,7 +28,7 @@ from svl_core.service.errors import out_of_memory
 from svl_core.service.stores import Analysis
 from svl_core.service.workspace import Workspace
 from svl_core.ui import arguments, examples
-from svl_core.ui.arguments import FITS, IN_SWEEPS, RANKS, Argument, more, of_recipe
+from svl_core.ui.arguments import FITS, IN_SWEEPS, LOOKS, RANKS, Argument, more, of_recipe
 from svl_core.ui.drawing import matrix_of
 from svl_core.ui.errors import polite
 from svl_core.ui.state.settings import DEFAULTS, Settings
@@ -58,7 +58,9 @@ REGISTRIES: Mapping[str, Collection[str]] = {
 
 # Those of the first version come first, in its order: programs may pass them by place.
 ARGUMENTS: Mapping[str, list[Argument]] = {
-    "analyse": more([PICTURE, PROMPT, MODEL, of_recipe("criterion"), of_recipe("top_p")], *RANKS),
+    "analyse": more(
+        [PICTURE, PROMPT, MODEL, of_recipe("criterion"), of_recipe("top_p")], *RANKS, *LOOKS
+    ),
     "compare": more(
         [
             PICTURE,
@@ -75,6 +77,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         *RANKS,
         *FITS,
         "visual_share",
+        *LOOKS,
     ),
     "sweep": more(
         [
@@ -101,7 +104,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
             MODEL,
             Argument("max_new_tokens", int, LENGTH.help, 32),
         ],
-        *(name for name in (*RANKS, *FITS) if name not in IN_SWEEPS),
+        *(name for name in (*RANKS, *FITS, *LOOKS) if name not in IN_SWEEPS),
     ),
     "evaluate": more(
         [
@@ -115,6 +118,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         *RANKS,
         *(name for name in FITS if name != "calibration"),
         "visual_share",
+        *LOOKS,
     ),
 }
 NAMES = tuple(ARGUMENTS)
@@ -132,14 +136,14 @@ class Service:
         from one forward pass.
 
         Returns:
-            model, layers, visual_tokens, text_tokens, grid, criterion, ranking (0-based layers,
-            most redundant first), protected, redundancy (cosine of every layer by criterion),
-            similarity ((L+1) x (L+1)), importance (visual, text), tokens
+            model, layers, visual_tokens, text_tokens, detail, grid, criterion, ranking (0-based
+            layers, most redundant first), protected, redundancy (cosine of every layer by
+            criterion), similarity ((L+1) x (L+1)), importance (visual, text), tokens
         """
         settings = self._settings(given)
 
         def work(task: tasks.Task) -> dict:
-            analysis = self._analysis(given, request, task)
+            analysis = self._analysis(given, settings, request, task)
             sample = analysis.sample
             ranking = self._ranking(analysis, settings, task)
             visual, text = importance_of(analysis, settings).averaged(0)
@@ -154,6 +158,7 @@ class Service:
                 "layers": analysis.trace.num_layers,
                 "visual_tokens": len(sample.visual),
                 "text_tokens": len(sample.textual),
+                "detail": analysis.detail,
                 "grid": sample.geometry.grid and list(sample.geometry.grid),
                 "criterion": settings.criterion,
                 "ranking": [int(layer) for layer in ranking.ranking],
@@ -179,7 +184,7 @@ class Service:
         settings = self._settings(given)
 
         def work(task: tasks.Task) -> dict:
-            analysis = self._analysis(given, request, task)
+            analysis = self._analysis(given, settings, request, task)
             plan = self._plan(analysis, settings, given, task)
             compared = self.workspace.compare(analysis, plan, settings, task)
             plan_json = _plan_json(plan, settings)
@@ -206,7 +211,7 @@ class Service:
                 _check_name("criterion", name)
             for name in compensations:
                 _check_name("compensation", name)
-            analysis = self._analysis(given, request, task)
+            analysis = self._analysis(given, settings, request, task)
             counts = len(drops) or analysis.trace.num_layers
             points = len(criteria) * len(compensations) * counts
             self.workspace.limits.check("sweep_points", points, "pruned models in the sweep")
@@ -293,12 +298,18 @@ class Service:
         return (given["model"] or "").strip() or self.workspace.models.first
 
     def _analysis(
-        self, given: Mapping[str, Any], request: gr.Request | None, task: tasks.Task
+        self,
+        given: Mapping[str, Any],
+        settings: Settings,
+        request: gr.Request | None,
+        task: tasks.Task,
     ) -> Analysis:
         with tempfile.TemporaryDirectory(prefix="svl-") as folder:
             most_bytes = self.workspace.limits.image_bytes
             path = _path(given["image"], Path(folder), most_bytes)
-            analysis = self.workspace.analyse(self._name(given), path, given["prompt"], task)
+            name, most = self._name(given), settings.max_visual_tokens
+            detail = self.workspace.settled(name, path, settings, task).detail
+            analysis = self.workspace.analyse(name, path, given["prompt"], task, detail, most)
         key = analysis.model, analysis.sample.key
         self.workspace.uploads.hold(session_of(request), key)
         return analysis

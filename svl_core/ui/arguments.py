@@ -10,7 +10,7 @@ from typing import Any, Literal
 import gradio as gr
 
 import svl_core as svl
-from svl_core.recipe import AUTO, COMPENSATION, DEMO, OPTIONS, RANKING, THIS
+from svl_core.recipe import AUTO, COMPENSATION, DEMO, DETAIL, OPTIONS, RANKING, THIS
 from svl_core.ui.state.settings import DEFAULTS
 
 REQUIRED = inspect.Parameter.empty
@@ -39,6 +39,11 @@ HELP: Mapping[str, str] = {
         " on 'demo')"
     ),
     "calibration_size": "samples of the bundled scenes",
+    "detail": (
+        "how closely pictures are looked at: 'full', with fewer visual tokens 'balanced' or"
+        " 'quick', or 'auto' (without a GPU what keeps one pass within a few seconds)"
+    ),
+    "max_visual_tokens": "the highest detail up to that one which keeps within so many",
 }
 """For programs, where a field's own help is worded for the command line."""
 
@@ -62,11 +67,12 @@ class Argument:
 def of_recipe(name: str, default: Any = REQUIRED, help: str = "") -> Argument:
     """The argument of a recipe's field, with what it accepts and its help.
 
-    default: by default the page's own.
+    default: by default the page's own, but that detail is full where nobody waits.
     help: by default that of `HELP`, else the field's.
     """
     option = OPTIONS[name]
-    value = getattr(DEFAULTS, name) if default is REQUIRED else default
+    usual = option.default if option.group == DETAIL else getattr(DEFAULTS, name)
+    value = usual if default is REQUIRED else default
     kind = Literal[tuple(NAMES[name])] if name in NAMES else option.annotation
     if option.nullable and value is not None:
         kind = option.kind
@@ -89,6 +95,10 @@ FITS = (
     "calibration_size",
 )
 """Fields of what is fitted, and on which samples."""
+
+
+LOOKS = tuple(name for name, option in OPTIONS.items() if option.group == DETAIL)
+"""Fields of how closely pictures are looked at."""
 
 
 def more(given: Sequence[Argument], *names: str) -> list[Argument]:

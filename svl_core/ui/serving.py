@@ -16,8 +16,10 @@ from svl_core.service.waiting import Listeners
 from svl_core.ui import parts
 from svl_core.ui.gradio_patches import (
     inputs,
+    plain_values,
     sessions,
     skipped_outputs,
+    unpolled,
     upload_sets,
     waiting_room,
 )
@@ -58,9 +60,11 @@ def serve(page: Page) -> None:
     blocks.workspace, blocks.visits, blocks.listeners = workspace, visits, listeners
     uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
     uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
+    plain_values.apply(blocks)
     inputs.apply(blocks)
     blocks.queue(max_size=None, default_concurrency_limit=8)  # `waiting_room` bounds it
     waiting_room.apply(blocks, limits, listeners, tidy)
+    unpolled.apply(blocks)
     sessions.apply(blocks, visits.is_open)
     skipped_outputs.apply(blocks)
 

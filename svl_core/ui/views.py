@@ -11,16 +11,22 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+QUALITY = 86  # of pictures, of 100
+
 
 def esc(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def data_url(image: Image.Image, quality: int = 86) -> str:
-    """The image as a WebP data address."""
+def data_url(image: Image.Image, small: bool = False) -> str:
+    """The image as a data address: a JPEG, written in a tenth of the time that a WebP takes.
+
+    small: as a WebP instead, a third as many bytes, for what is written once and sent often.
+    """
+    kind, options = ("webp", {"method": 2}) if small else ("jpeg", {})
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "WEBP", quality=quality, method=2)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.convert("RGB").save(buffer, kind, quality=QUALITY, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def step_head(number: int, title: str, lede: str) -> str:

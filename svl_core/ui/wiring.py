@@ -23,6 +23,7 @@ from PIL.Image import Image as Picture
 
 from svl_core.errors import Cancelled, InputError
 from svl_core.recipe import OPTIONS
+from svl_core.service import tasks
 from svl_core.service.derived import scores_of
 from svl_core.service.errors import DISK_FULL, FULL_SHARE, out_of_memory
 from svl_core.service.stores import Analysis
@@ -264,7 +265,8 @@ class Page:
             return {place: markup(text, share)}
 
         try:
-            for update in workspace.work(work, session_of(request), lane, show):
+            session = session_of(request)
+            for update in workspace.work(work, session, lane, show, tasks.PACE_S):
                 yield update or {}
             if ended:
                 yield ended

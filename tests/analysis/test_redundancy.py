@@ -133,4 +133,8 @@ def test_pca_view_against_a_plain_svd():
     np.testing.assert_allclose(np.abs(ours), np.abs(plain), atol=1e-5)
     np.testing.assert_allclose(view.explained, (values**2 / (values**2).sum())[:2], atol=1e-9)
     assert view.after.shape == (20, 2)
+    later = pca_view(before, target).with_after(before + 1)
+    assert np.array_equal(later.after, view.after) and np.array_equal(later.before, view.before)
+    shift = (np.ones(6) @ view.components.T).astype(np.float32)  # a plane is affine
+    np.testing.assert_allclose(view.after - view.before, np.tile(shift, (20, 1)), atol=1e-5)
     assert pca_view(before[:1], target[:1]).before.shape == (1, 2)

@@ -657,7 +657,7 @@ def gemma4():
     words = tokenizer("<image_soft_token>", **GEMMA_MARKS, **GEMMA_AUDIO)
     processor = still_class("Gemma4Processor")(
         None,
-        Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=3),
+        Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=140, pooling_kernel_size=3),
         words,
         None,
         chat_template=template("<image_soft_token>"),
@@ -683,7 +683,7 @@ def gemma4():
         head_dim=16,
         patch_size=4,
         pooling_kernel_size=3,
-        position_embedding_size=128,
+        position_embedding_size=512,
     )
     marks = {
         f"{name}_token_id": words.convert_tokens_to_ids(token)

@@ -30,8 +30,8 @@ def entering(lvlm, sample):
 
 def hits(lvlm, images, positions=7):
     """For some positions of each image: whether its own rectangle moves it most among those of like
-    size in its image, and whether what moves most of all overlaps the rectangle and belongs to the
-    same image.
+    size in its image (or one that looks at the same place), and whether what moves most of all
+    overlaps the rectangle and belongs to the same image.
     """
     sample = lvlm.encode(images, "what is in the top left ?")
     rects, index = sample.geometry.rects, sample.geometry.image_index
@@ -55,9 +55,18 @@ def hits(lvlm, images, positions=7):
             most = np.where(np.isnan(areas), 0, moved).argmax()
             (x, y, right, bottom), own = rects[most], rects[position]
             found.append(
-                alike[moved[alike].argmax()] == position
+                shared(rects[alike[moved[alike].argmax()]], own) > 0.25
                 and index[most] == number
                 and min(right, own[2]) > max(x, own[0])
                 and min(bottom, own[3]) > max(y, own[1])
             )
     return found
+
+
+def shared(one, other):
+    """The area of two rectangles' intersection over that of their union."""
+    width, height = (
+        max(min(one[side + 2], other[side + 2]) - max(one[side], other[side]), 0) for side in (0, 1)
+    )
+    areas = sum((rect[2] - rect[0]) * (rect[3] - rect[1]) for rect in (one, other))
+    return width * height / (areas - width * height)

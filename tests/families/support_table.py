@@ -15,6 +15,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "benchmarks"), st
 from marks import rewrite  # noqa: E402
 
 PAGE = HERE.parents[1] / "svl_core" / "SUPPORT.md"
+DETAIL_BEGIN, DETAIL_END = "<!-- visual detail: made with the table -->", "<!-- end of detail -->"
 BEGIN, END = "<!-- support: tests/families/support_table.py -->", "<!-- end of support -->"
 COLUMNS = {  # heading -> tests that must all pass for a tick
     "places": ("positions_and_places", "own_position_most"),
@@ -78,7 +79,25 @@ def table(found: dict[str, dict[str, list[str]]]) -> str:
     return "\n".join(lines)
 
 
+def detail_table() -> str:
+    """What each detail means, a row for the families of each rule."""
+    from svl_core.lvlm.detail import RULES
+    from svl_core.lvlm.families import FAMILIES
+
+    rows: dict[tuple, list[str]] = {}
+    for family in FAMILIES:
+        rule = RULES.get(family.detail.rule)
+        told = ("one size", "the same", "the same")
+        if rule is not None:
+            told = rule.own, *map(rule.said, (family.detail.balanced, family.detail.quick))
+        rows.setdefault(told, []).append(family.name)
+    lines = ["| families | full | balanced | quick |", "|---|---|---|---|"]
+    lines += [f"| {', '.join(names)} | {' | '.join(told)} |" for told, names in rows.items()]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    rewrite(PAGE, DETAIL_BEGIN, DETAIL_END, detail_table())
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run(

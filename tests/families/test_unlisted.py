@@ -13,6 +13,8 @@ from transformers import AutoModelForImageTextToText
 
 import svl_core as svl
 from svl_core.errors import InputError
+from svl_core.lvlm.features import mapped
+from svl_core.lvlm.vision import forward, see
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +50,26 @@ def test_served_in_full(builder, tmp_path):
         )
         assert not report["missing_keys"] and not report["unexpected_keys"]
         assert torch.equal(model.eval()(**lone.inputs).logits, pruned.model(**lone.inputs).logits)
+        seen = see(lvlm, lone)
+        assert lvlm.family.sees_once and seen.features is not None
+        kept = forward(lvlm, seen.inputs, seen.features).logits
+        assert torch.equal(kept, lvlm.model(**lone.inputs).logits)
     assert svl.compare(lvlm, pruned, lone, max_new_tokens=2).kl > 0
+
+
+def test_a_model_whose_kept_features_do_not_do_sees_anew(tmp_path, monkeypatch):
+    """Here the features lose what its decoder reads: found as it loads, and its answers stay."""
+    from svl_core.lvlm import vision
+
+    monkeypatch.setattr(vision, "_kept", lambda output: mapped(output, torch.zeros_like))
+    lvlm = svl.load(saved(unlisted.vipllava, tmp_path / "model"), dtype="float32")
+    sample = lvlm.encode(picture(90, 200), "a cat")
+    assert not lvlm.family.sees_once and see(lvlm, sample) is sample
+    read = svl.trace(lvlm, sample).samples[0]
+    assert read.sample.features is None
+    with torch.inference_mode():
+        plain = lvlm.model(**sample.inputs).logits[0, -1]
+    assert np.allclose(read.logits_last, plain.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("builder", unlisted.REFUSED, ids=lambda builder: builder.__name__)

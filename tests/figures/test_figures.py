@@ -157,8 +157,9 @@ NAMES, ROWS = (
 )
 def test_plotly_takes_every_figure_and_the_page_shows_through(figure):
     """Figures are drawn without plotly's own checks, so they are checked here: an unknown name or
-    value raises.
+    value raises. What the page is sent is what plotly would write.
     """
+    assert as_json(figure) == as_json(figure.figure)
     checked = go.Figure(as_json(figure))
     assert checked.layout.paper_bgcolor == "rgba(0,0,0,0)" and len(checked.data) == len(figure.data)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from svl_core.comparison.sweep import SweepRow
 from svl_core.figures import curves, evidence, lesson, style
-from svl_core.figures.overlay import overlay
+from svl_core.figures.overlay import overlay, sized
 
 LEFT_AND_RIGHT = np.array([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]])
 
@@ -101,3 +101,14 @@ def test_an_overlay_without_places_is_the_image():
     nowhere = np.full((2, 4), np.nan)
     picture = overlay(ground, nowhere, [0.0, 1.0], opacity=1, width=20)
     assert picture.getcolors() == [(200, (255, 0, 0))]
+
+
+def test_a_picture_of_the_width_that_is_asked_for_is_drawn_on_as_it_is():
+    """Several overlays on one picture are resized once, and leave it alone."""
+    ground = Image.effect_mandelbrot((40, 20), (-2, -1, 1, 1), 9).convert("RGB")
+    base = sized(ground, 20)
+    kept = base.copy()
+    direct = overlay(ground, LEFT_AND_RIGHT, [0.0, 1.0], [True, False], opacity=0.5, width=20)
+    again = overlay(base, LEFT_AND_RIGHT, [0.0, 1.0], [True, False], opacity=0.5, width=20)
+    assert base.size == (20, 10) and again.tobytes() == direct.tobytes()
+    assert base.tobytes() == kept.tobytes()

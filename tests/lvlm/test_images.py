@@ -204,3 +204,17 @@ def test_grey_values_are_scaled_over_the_whole_image():
     values = np.linspace(0, 1000, 700 * 3, dtype=np.float32).reshape(700, 3)
     grey = np.asarray(open_image(Image.fromarray(values)))[..., 0]
     assert np.array_equal(grey, np.rint(values / 1000 * 255).astype(np.uint8))
+
+
+def test_the_size_of_a_file_is_known_without_decoding_it(tmp_path):
+    """Turned by its EXIF data or not; a file that is no picture tells none."""
+    for turn in (1, 3, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        checker(8, 6).save(tmp_path / "turned.jpg", exif=exif)
+        assert images.upright_size(tmp_path / "turned.jpg") == (
+            open_image(tmp_path / "turned.jpg").size
+        )
+    (tmp_path / "none.png").write_bytes(b"nothing")
+    assert images.upright_size(tmp_path / "none.png") is None
+    assert images.upright_size(tmp_path / "missing.png") is None

@@ -1,5 +1,7 @@
 """SCP and least squares on paper and on planted maps; edits never reach the full model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,11 @@ from tiny import picture
 
 import svl_core as svl
 from svl_core.errors import InputError
+from svl_core.pruning import edits
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.edits import apply, lstsq_map, scp_map
+from svl_core.pruning.fit import Fit
+from svl_core.recipe import Recipe
 
 
 def test_scp_on_paper():
@@ -217,3 +222,26 @@ def test_quantised_weights_are_refused():
         module = torch.nn.Module()
         module.weight = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
         apply(module, torch.eye(2, dtype=torch.float64))
+
+
+def test_a_subspace_is_found_once_for_a_run_and_what_it_is_fitted_on(tiny, calibration):
+    """Plans share runs; another rank, other tokens or another trace are another subspace."""
+    found, decompose = [], edits.subspace
+
+    def counting(gram, rank, energy=None):
+        found.append(rank)
+        return decompose(gram, rank, energy)
+
+    def basis(trace, first=2, last=3, **settings):
+        recipe = Recipe.of(compensation="scp", **{"rank": 2, **settings})
+        positions = svl.token_positions(trace, tokens=recipe.tokens)
+        return edits.gap_subspace(Fit(trace, positions, None, recipe, 0.0), first, last)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(edits, "subspace", counting)
+        once, again = basis(calibration), basis(calibration, strength=0.5)
+        assert again is once and found == [2]
+        assert basis(calibration, rank=3).shape[1] == 3 and found == [2, 3]
+        assert basis(calibration, tokens="all").shape == once.shape and len(found) == 3
+        basis(calibration, 2, 4), basis(replace(calibration))
+        assert len(found) == 5

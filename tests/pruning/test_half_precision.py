@@ -9,8 +9,10 @@ from tiny import HIDDEN, LAYERS, tiny_llava
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import svl_core as svl
+from svl_core.analysis.gap import gram_of_difference
 from svl_core.lvlm.families import family_of
 from svl_core.lvlm.model import LVLM
+from svl_core.pruning.edits import subspace
 
 
 class Wide(TorchDispatchMode):
@@ -72,3 +74,29 @@ def test_nothing_is_widened(half, tiny, tiny_sample, image, monkeypatch):
         assert sum(p.data_ptr() not in own for p in pruned.model.parameters()) == (
             0 if compensation == "none" else len({k - 1 for k in plan.drop} - set(plan.drop))
         )
+
+
+def test_criteria_and_gaps_agree_with_float32(half, tiny, tiny_sample, image):
+    """What is measured on bfloat16 features is measured in float64: it differs from float32's by
+    the rounding of the features alone.
+    """
+    sample = half.encode(image, tiny_sample.prompt)
+    narrow, wide = svl.trace(half, sample), svl.trace(tiny, tiny_sample)
+    for name, row in svl.CRITERIA.items():
+        if row.needs != "trace" or name == "random":
+            continue
+        scores = [
+            svl.redundancy(made, svl.importance(made), criterion=name) for made in (narrow, wide)
+        ]
+        found, exact = (each.scores for each in scores)
+        np.testing.assert_allclose(found, exact, atol=0.02 * np.ptp(exact), err_msg=name)
+    chosen = [svl.token_positions(made, None, "all") for made in (narrow, wide)]
+    curves = [svl.feature_gap(made, (2, 3), tokens="all") for made in (narrow, wide)]
+    np.testing.assert_allclose(curves[0].per_layer, curves[1].per_layer, rtol=0.01)
+    np.testing.assert_allclose(curves[0].runs[0].spectrum, curves[1].runs[0].spectrum, rtol=0.05)
+    bases = [
+        subspace(gram_of_difference(made, at, 2, 3), 4)
+        for made, at in zip((narrow, wide), chosen, strict=True)
+    ]
+    cosines = torch.linalg.svdvals(bases[0].T @ bases[1])  # of the angles between the subspaces
+    assert cosines.dtype == torch.float64 and cosines.min() > 0.99

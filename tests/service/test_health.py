@@ -74,10 +74,11 @@ def client(workspace, tmp_path, ended):
 def test_health_is_of_the_first_model(client, workspace):
     said = client.get("/health")
     assert said.status_code == 200 and said.json()["model"] == {"name": "tiny", "state": "ready"}
-    assert said.json()["started"] == health.STARTED
+    assert said.json()["started"] == health.STARTED and said.json()["arithmetic"] == "float32"
     workspace.models.first = "absent"
     said = client.get("/health")
     assert said.status_code == 503 and said.json()["status"] == "not asked for"
+    assert said.json()["arithmetic"] == ""
 
 
 def test_pages_tell_that_they_are_open_and_closed(client, ended):

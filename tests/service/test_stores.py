@@ -69,6 +69,8 @@ def test_every_byte_counts(tiny, tiny_sample):
                 seen.prompt,
                 seen.key,
                 seen.image_key,
+                seen.detail,
+                analysis.detail,
                 trace.model_name,
             )
         }.values()

@@ -20,6 +20,79 @@ def test_emits_then_result():
     assert jobs.cancel("a") == 0  # nothing left behind
 
 
+def test_updates_that_come_too_soon_go_as_one():
+    """The first at once, the others a pace later, together; the result does not wait."""
+    now = [0.0]
+    held = tasks.Held(0.1, clock=lambda: now[0])
+
+    def due():
+        return list(held.due())
+
+    held.add({"a": 1})
+    assert due() == [{"a": 1}]
+    held.add({"a": 2, "b": 2})
+    held.add({"a": 3})
+    assert due() == [] and held.wait_s() == pytest.approx(0.1)
+    now[0] = 0.1
+    assert due() == [{"a": 3, "b": 2}] and not held
+    held.add({"b": 4})
+    assert list(held.all()) == [{"b": 4}] and held.wait_s() == tasks.BEAT
+
+
+def test_nothing_is_lost_where_updates_go_as_one():
+    """An update of a control's bounds, say, stays apart from one of its value."""
+    held = tasks.Held(0.1, clock=lambda: 0.0)
+    held.add({})
+    assert list(held.due()) == [{}]
+    several = [{"n": {"most": 9, "value": 2}}, {"n": {"value": 3}}, {"n": 4}, 5, {"n": 6}]
+    for update in several:
+        held.add(update)
+    assert list(held.all()) == several
+    for update in ({"n": {"value": 3}}, {"n": {"most": 9, "value": 2}}):
+        held.add(update)
+    assert list(held.all()) == [{"n": {"most": 9, "value": 2}}]
+
+
+def test_a_busy_server_rests_longer_between_updates():
+    now = [0.0]
+    held = tasks.Held(0.1, clock=lambda: now[0])
+
+    def took(seconds):
+        held.add({})
+        for _ in held.all():
+            now[0] += seconds
+        held.add({})
+        return held.wait_s()
+
+    assert took(0.001) == pytest.approx(0.1) and took(0.02) == pytest.approx(0.2)
+    assert took(9.0) == tasks.BEAT  # a second, but whether the task was stopped is looked at
+    now[0] += 0.9
+    assert list(held.due()) == []
+    now[0] += 0.11
+    assert list(held.due()) == [{}]
+
+
+def test_a_paced_task_hands_over_everything_in_order():
+    def work(task):
+        for k in range(50):
+            task.emit({"k": k, f"k{k}": k})
+        return {"done": True}
+
+    seen = [update for update in tasks.run(work, tasks.Jobs(), "a", pace_s=60.0) if update]
+    assert seen[0] == {"k": 0, "k0": 0} and len(seen) == 2
+    last = {f"k{k}": k for k in range(1, 50)}
+    assert seen[1] == {"k": 49, **last, "done": True}
+
+    def fail(task):
+        task.emit({"a": 1}), task.emit({"b": 2})
+        raise KeyError("x")
+
+    failing = tasks.run(fail, tasks.Jobs(), "a", pace_s=60.0)
+    assert [next(failing), next(failing)] == [{"a": 1}, {"b": 2}]
+    with pytest.raises(KeyError):
+        next(failing)
+
+
 def test_errors_reach_the_caller():
     def fail(task):
         raise KeyError("x")

@@ -35,6 +35,8 @@ OTHER = {
     "tokens": "all",
     "calibration": "this",
     "calibration_size": 8,
+    "detail": "quick",
+    "max_visual_tokens": 100,
     "visual_share": 0.5,
 }
 """A value of each field that is not the page's default."""
@@ -142,7 +144,7 @@ def test_an_endpoint_offers_every_field_of_a_recipe():
     assert "svl" in typing.get_args(kinds["criterion"])
     assert typing.get_args(kinds["tokens"]) == OPTIONS["tokens"].choices
     assert parameters["drop"].default == 4 and kinds["drop"] is int
-    usual = {"drop": 4, "compensation": "none", "layers": None}
+    usual = {"drop": 4, "compensation": "none", "layers": None, "detail": "full"}
     for name in set(OPTIONS) - {"preset"}:
         default = parameters[name].default
         wanted = usual.get(name, getattr(DEFAULTS, name))

@@ -3,17 +3,28 @@
 A failure names the patch, and its module says why it is needed and what would make it unnecessary.
 """
 
+import asyncio
 import importlib
 import inspect
 import sys
 import tomllib
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from fastapi import HTTPException
-from gradio import analytics, component_meta, route_utils, routes, state_holder, utils
+from gradio import (
+    analytics,
+    component_meta,
+    queueing,
+    route_utils,
+    routes,
+    state_holder,
+    utils,
+)
 from gradio.data_classes import ImageData
 from starlette.formparsers import MultiPartException
 from tiny import awaited
@@ -27,10 +38,13 @@ from svl_core.ui.gradio_patches import (
     begun_uploads,
     environment,
     inputs,
+    plain_values,
     sessions,
     skipped_outputs,
     stubs,
     undecoded_images,
+    unplotted,
+    unpolled,
     update_marks,
     upload_sets,
     waiting_room,
@@ -257,6 +271,127 @@ def test_tripwire_skipped_outputs(page):
     assert lean[2] == [gr.skip(), gr.skip(), None]
 
 
+@pytest.fixture
+def controls():
+    """A page with one plain component of each kind and a file, and its session."""
+    with gr.Blocks() as blocks:
+        parts = [
+            gr.HTML(),
+            gr.Textbox(),
+            gr.Checkbox(),
+            gr.Slider(0, 9, 1, step=1),
+            gr.Radio(["a", "b"]),
+            gr.Dropdown([("A", "a"), ("B", "b")]),
+            gr.Code(),
+            gr.State({"n": 1}),
+            gr.File(),
+        ]
+        gr.Button().click(lambda *values: values, parts, parts)
+    return blocks
+
+
+def answered(page, method, values):
+    """What a method of the page makes of values, in a session of its own: (result, settings that
+    the session's slider has then), or that it refuses them.
+    """
+    state, fn = state_holder.SessionState(page), handler_of(page)
+    slider = next(block for block in page.blocks.values() if isinstance(block, gr.Slider))
+    try:
+        made = awaited(getattr(page, method)(fn, deepcopy(values), state))
+    except Exception:
+        return "refused"
+    stored = next(block for block in fn.outputs if isinstance(block, gr.State))
+    return made, state[slider._id].maximum, state[stored._id]
+
+
+IN = [{"drop": [1]}, "words", True, 3, "a", "b", None, None, None]
+OUT = ["<b>b</b>", "words", True, 3, "a", "b", " x = 1 ", {"n": 2}, None]
+
+
+def test_tripwire_plain_values(controls):
+    """Exactly what gradio makes of the same values, by fewer hands."""
+    relied_on(
+        "plain_values",
+        "block.preprocess, inputs_cached" in source(gr.Blocks.preprocess_data)
+        and "block.postprocess, prediction_value" in source(gr.Blocks.postprocess_data)
+        and {"component_prop_inputs", "is_validator_function"} <= set(vars(handler_of(controls))),
+        "components are called otherwise",
+    )
+    moved, same = gr.update(maximum=5, value=2), gr.update(maximum=9, value=2)
+    changed = [OUT[:3] + [update] + OUT[4:] for update in (moved, same, gr.update(value=None))]
+    cases = [("preprocess_data", values) for values in (IN, [None] * 9, IN[:3] + [11] + IN[4:])]
+    cases += [("preprocess_data", [{"items": [{"path": "/etc/passwd"}]}, *IN[1:]])]
+    cases += [("postprocess_data", values) for values in (OUT, *changed)]
+    usual = [answered(controls, method, values) for method, values in cases]
+    handed_over, read, write = [], controls.preprocess_data, controls.postprocess_data
+
+    async def watched_read(block_fn, values, state):
+        handed_over.append([type(block).__name__ for block in block_fn.inputs])
+        return await read(block_fn, values, state)
+
+    async def watched_write(block_fn, values, state):
+        handed_over.append([type(block).__name__ for block in block_fn.outputs])
+        return await write(block_fn, values, state)
+
+    controls.preprocess_data, controls.postprocess_data = watched_read, watched_write
+    plain_values.apply(controls)
+    for (method, values), expected in zip(cases, usual, strict=True):
+        made = answered(controls, method, values)
+        relied_on("plain_values", made == expected, f"{values} becomes {expected}, not {made}")
+    assert usual[1] == usual[2] == "refused" and [seen[1] for seen in usual[4:]] == [9, 5, 9, 9]
+    with_files, with_changes = ["HTML", "File"], ["Slider", "File"]  # all else never gets there
+    assert handed_over.count(with_files) == 1 and handed_over.count(with_changes) == 1
+    assert [seen for seen in handed_over if seen not in (with_files, with_changes, ["File"])] == []
+
+
+def test_tripwire_unpolled():
+    queue = Path(inspect.getsourcefile(queueing)).read_text(encoding="utf-8")
+    relied_on(
+        "unpolled",
+        queue.count("await asyncio.sleep(self.sleep_when_free)") == 3
+        and "self.process_events, events, batch" in queue
+        and ".push(" in source(routes),
+        "the queue waits otherwise",
+    )
+
+    async def rests() -> tuple[float, float]:
+        """Seconds of a pause that nobody ends, and of one that is ended at once."""
+        pause, clock, found = unpolled.Pause(0.2), asyncio.get_running_loop().time, []
+        for ended in (False, True):
+            begun = clock()
+            if ended:
+                asyncio.get_running_loop().call_later(0.01, pause.end)
+            await queueing.asyncio.sleep(pause)
+            found.append(clock() - begun)
+        assert await queueing.asyncio.sleep(0, "result") == "result"
+        return tuple(found)
+
+    with gr.Blocks() as page:
+        gr.Button().click(lambda: None)
+    page.queue()
+    unpolled.apply(page)
+    assert queueing.asyncio.Queue is asyncio.Queue
+    whole, ended = asyncio.run(rests())
+    assert ended < 0.2 <= whole + 0.01
+    queue = page._queue
+    queue.sleep_when_free._over = over = asyncio.Event()
+    awaited(queue.push(SimpleNamespace(fn_index=None), None, None))
+    relied_on("unpolled", over.is_set(), "an event that comes ends no pause")
+
+
+def test_tripwire_unplotted(monkeypatch):
+    relied_on(
+        "unplotted",
+        "with utils.MatplotlibBackendMananger():" in source(route_utils.call_process_api)
+        and "class MatplotlibBackendMananger:" in Path(utils.__file__).read_text("utf-8"),
+        "matplotlib is asked otherwise",
+    )
+    monkeypatch.setattr(utils, "MatplotlibBackendMananger", None)
+    unplotted.apply()
+    with utils.MatplotlibBackendMananger():
+        assert utils.MatplotlibBackendMananger is nullcontext
+
+
 def test_tripwire_sessions(page):
     holder = state_holder.StateHolder()
     relied_on(
@@ -324,8 +459,6 @@ def test_an_open_session_is_never_given_up_for_an_invented_one(page):
 
 
 def test_tripwire_waiting_room(page):
-    from gradio import queueing
-
     queue = page._queue
     event = source(queueing.Event.__init__)
     relied_on(
@@ -349,8 +482,6 @@ def test_tripwire_waiting_room(page):
 def waiting_events(page, sessions_and_ages):
     """Events in the page's queue, as if they had been pushed so many seconds ago."""
     import time
-
-    from gradio import queueing
 
     fn = handler_of(page)
     fn.concurrency_id = "model"
@@ -491,6 +622,11 @@ def test_a_page_puts_every_patch_in_force(tiny):
     assert page.preprocess_data.__module__ == inputs.__name__
     assert page.postprocess_data.__module__ == skipped_outputs.__name__
     assert isinstance(page.upload_file_set, upload_sets.ReportingSet)
+    assert isinstance(page._queue.sleep_when_free, unpolled.Pause)
+    assert utils.MatplotlibBackendMananger is nullcontext
+    reads = inspect.getclosurevars(page.preprocess_data).nonlocals["original"]
+    writes = inspect.getclosurevars(page.postprocess_data).nonlocals["original"]
+    assert {reads.__module__, writes.__module__} == {plain_values.__name__}
     assert isinstance(state_holder.SessionState(page), sessions.LeanSession)
     assert page._queue.push.__module__ == waiting_room.__name__
     plain = SimpleNamespace(default_config=page.default_config, blocks={})

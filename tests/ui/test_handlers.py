@@ -34,8 +34,9 @@ DEFAULT = Settings()
 def test_analysis_fills_every_figure(analysed):
     for name in ("plot-redundancy", "plot-similarity", "plot-gap", "plot-pca", "plot-blocks"):
         assert json.loads(analysed[name]["figure"])["data"] and analysed[name]["alt"]
-    assert analysed["overlay"]["src"].startswith("data:image/webp") and analysed["status"] == ""
+    assert analysed["overlay"]["src"].startswith("data:image/jpeg") and analysed["status"] == ""
     assert len(analysed["strip"]["drop"]) == 1 and analysed["strip"]["protected"] == [0, 5]
+    assert "Computes in float32." in analysed["arithmetic"]
 
 
 def test_sliders_never_run_the_model(page, analysed, monkeypatch):
@@ -288,6 +289,7 @@ def test_exports_repeat_the_plan(page, analysed):
     assert (
         "layer_range: [0, 2]" in out["code-mergekit"]
         and "layer_range: [4, 6]" in out["code-mergekit"]
+        and "dtype" not in out["code-mergekit"]  # what is stored stays as it is
     )
 
 

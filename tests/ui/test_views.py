@@ -1,9 +1,12 @@
 """Markup: escaping, word differences, verdicts and the strip's value."""
 
+import base64
+import io
 import re
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from svl_core.comparison.speed import Speed
 from svl_core.errors import InputError
@@ -137,3 +140,14 @@ def test_thousands_of_tokens_are_shown_by_their_importance():
         and shown.count("…") == 2
         and len(shown) < 300_000
     )
+
+
+def test_a_picture_in_an_address_is_the_picture():
+    """As a JPEG, or smaller as a WebP; a colour comes back within what compression changes."""
+    picture = Image.new("RGB", (32, 16), (200, 40, 90))
+    for small, kind in ((False, "jpeg"), (True, "webp")):
+        head, _, body = views.data_url(picture, small).partition(",")
+        assert head == f"data:image/{kind};base64"
+        back = Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB")
+        assert back.size == (32, 16)
+        assert back.getpixel((8, 8)) == pytest.approx((200, 40, 90), abs=6)

@@ -17,7 +17,7 @@ import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.figures import runs_of
 from svl_core.pruning.plan_file import RENAMED, SOURCES, saved_plan
-from svl_core.recipe import DEMO, OPTIONS, OWN, TARGETS, THIS, Recipe
+from svl_core.recipe import AUTO, DEMO, FULL, OPTIONS, OWN, TARGETS, THIS, Recipe
 from svl_core.service.calibration import CalibrationSources
 from svl_core.ui.state.settings import ACCEPTED, DEFAULTS, PLAN, Settings
 from svl_core.ui.state.strip import ranked_by
@@ -46,6 +46,8 @@ def query(state: Mapping, strip: Mapping, settings: Settings) -> str:
     }
     for name in linked_settings():
         value = getattr(settings, name)
+        if name == "detail" and value == AUTO:  # here it came to less; elsewhere it may not
+            value = state["detail"] if state.get("detail", FULL) != FULL else AUTO
         if value not in (getattr(DEFAULTS, name), OWN):
             asked[name] = as_text(value)
     return urlencode({name: value for name, value in asked.items() if value != ""})
@@ -113,17 +115,18 @@ def _renamed(asked: Mapping[str, str]) -> dict[str, str]:
 # -------------------------------------------------------------------------------- the code
 def snippet(state: Mapping, strip: Mapping, settings: Settings, sources: CalibrationSources) -> str:
     """Python that repeats the page's plan and answer."""
+    settings = settings.at(state)
     ranks = ranked_by(strip) != "manual"
     fits = settings.fits and bool(strip["drop"])
     used = ([sources.rank] if ranks else []) + ([sources.fit] if fits else [])
     imports = [IMPORTS[source] for source in dict.fromkeys(used)]
-    alone, image = ("", '"image.png"') if state["path"] else (", text_only=True", "None")
+    image = '"image.png"' if state["path"] else "None"
     lines = [
         "import svl_core as svl",
         *filter(None, imports),
         *(["from svl_core.analysis.ranking import rank_layers"] if ranks else []),
         "",
-        f"lvlm = svl.load({state['model']!r}{alone})",
+        f"lvlm = svl.load({', '.join(_load_arguments(state, settings))})",
         f"sample = lvlm.encode({image}, {state['prompt']!r})",
         *_recipe_code(strip, settings),
         *_plan_code(strip, settings, sources, ranks),
@@ -133,6 +136,17 @@ def snippet(state: Mapping, strip: Mapping, settings: Settings, sources: Calibra
     if not fits or svl.COMPENSATIONS[settings.compensation].exportable:
         lines.append('pruned.save("pruned")  # a plain transformers checkpoint')
     return "\n".join(lines) + "\n"
+
+
+def _load_arguments(state: Mapping, settings: Settings) -> list[str]:
+    """What `svl.load` is given: the model, and how it reads where that is not the usual."""
+    arguments = [repr(state["model"])]
+    if not state["path"]:
+        arguments.append("text_only=True")
+    reading = {name: getattr(settings, name) for name in ("detail", "max_visual_tokens")}
+    usual = {"detail": FULL, "max_visual_tokens": None}
+    changed = {name: value for name, value in reading.items() if value != usual[name]}
+    return [*arguments, *(f"{name}={value!r}" for name, value in changed.items())]
 
 
 def _recipe_code(strip: Mapping, settings: Settings) -> list[str]:
@@ -211,7 +225,7 @@ def plan_json(
     ids = strip["ids"]
     keep = [ids[layer] for layer in range(len(ids)) if layer not in strip["drop"]]
     plan = saved_plan(
-        plan_recipe(strip, settings, sources),
+        plan_recipe(strip, settings.at(state), sources),
         [ids[layer] for layer in strip["drop"]],
         keep,
         model=state["model"],
@@ -223,7 +237,9 @@ def plan_json(
 
 
 def mergekit(state: Mapping, strip: Mapping) -> str:
-    """A mergekit passthrough recipe of the kept layers (layer_range: the end is excluded)."""
+    """A mergekit passthrough recipe of the kept layers (layer_range: the end is excluded), in the
+    dtypes that they are stored in.
+    """
     ids = strip["ids"]
     lines = [
         "# Kept decoder layers, uncompensated; indices are 0-based and the end of a range is"
@@ -242,7 +258,7 @@ def mergekit(state: Mapping, strip: Mapping) -> str:
             f"      - model: {json.dumps(state['model'])}",
             f"        layer_range: [{ids[first]}, {ids[last] + 1}]",
         ]
-    return "\n".join([*lines, "merge_method: passthrough", "dtype: float32"]) + "\n"
+    return "\n".join([*lines, "merge_method: passthrough"]) + "\n"
 
 
 # a plan's file says them at every move of a control, and reading them takes longer than many a
@@ -278,6 +294,7 @@ def in_words(state: Mapping, strip: Mapping, settings: Settings, sources: str) -
         "Ranked by": by_hand if ranked == "manual" else svl.CRITERIA[ranked].title,
         "Compensation": _compensation_in_words(settings) if dropped else "nothing to compensate",
         "Samples": sources,
+        "Visual detail": settings.at(state).detail,
         "Important tokens": (
             f"top-p {settings.top_p:g}, a share of the {shares}; visual and text tokens apart"
         ),

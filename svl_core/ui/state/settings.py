@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from svl_core.errors import InputError
-from svl_core.recipe import AUTO, OPTIONS, TOKEN_SETS, Option
+from svl_core.recipe import AUTO, FULL, OPTIONS, TOKEN_SETS, Option
 from svl_core.service.settings import VisitorSettings
 
 DISPLAY = "what the page shows"
@@ -32,6 +32,7 @@ class Settings(VisitorSettings):
     change what is displayed. Raises InputError for a value that is not accepted.
     """
 
+    detail: str = AUTO
     compensation: str = "scp"
     calibration: str = AUTO
     calibration_size: int = 32
@@ -75,6 +76,11 @@ class Settings(VisitorSettings):
                 " correct it."
             )
         return cls(**{name: value for name, value in values.items() if value is not None})
+
+    def at(self, state: Mapping) -> Settings:
+        """The same settings with the detail that the analysis of a state was read in."""
+        detail = state.get("detail", FULL if self.detail == AUTO else self.detail)
+        return self.changed(detail=detail)
 
     def changed(self, **values: Any) -> Settings:
         """The same settings with other values of some fields. Raises InputError."""

@@ -12,6 +12,7 @@ from svl_core.errors import InputError
 from svl_core.ui import examples, headings, parts, texts, views
 from svl_core.ui.drawing import Update
 from svl_core.ui.errors import polite
+from svl_core.ui.steps import detail
 from svl_core.ui.wiring import QUICK, Page, picked
 from svl_core.ui.work.analysing import start_analysis
 from svl_core.ui.work.ranking import LATEST
@@ -91,6 +92,7 @@ def _lay_out_prompt(page: Page, question: str, questions: list[str]) -> None:
     )
     page.add("prompt", prompt)
     page.add("chips", parts.view("chips", views.chips(questions)))
+    detail.layout(page)
     page.add("analyze", gr.Button("Analyze", variant="primary", elem_id="analyze"))
     parts.stale("stale", texts.STALE)
     shown = [_thumbnail(number) for number in range(len(examples.EXAMPLES))]
@@ -100,13 +102,14 @@ def _lay_out_prompt(page: Page, question: str, questions: list[str]) -> None:
 def _thumbnail(number: int) -> tuple[str, str]:
     """(image address, question) of an example."""
     small = examples.example_image(number).resize((THUMBNAIL, THUMBNAIL))
-    return views.data_url(small), examples.example(number)[1]
+    return views.data_url(small, small=True), examples.example(number)[1]
 
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
     for asked in (page["analyze"].click, page["prompt"].submit, page["model"].input):
         start_analysis(page, page.halt(asked).then)
+    detail.wire(page)
 
     example = page.on(page["examples"].pick, picked(pick_example, int), [], SCENE, **QUICK)
     start_analysis(page, example.then)

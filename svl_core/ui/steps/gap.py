@@ -59,14 +59,12 @@ def draw_pca(shown: View) -> dict | None:
     repaired = shown.pruned_trace if settings.fits else None
 
     def project():
-        after = None
-        if repaired is not None:
-            after = repaired.bridged[positions].float().cpu().numpy()
         before, target = _rows(features, first, positions), _rows(features, last + 1, positions)
-        return svl.pca_view(before, target, after)
+        return svl.pca_view(before, target)
 
-    made_with = None if repaired is None else (tuple(drop), settings.key_prune)
-    view = analysis.memoized(("pca", first, last, tokens_key(settings), made_with), project)
+    view = analysis.memoized(("pca", first, last, tokens_key(settings)), project)
+    if repaired is not None:
+        view = view.with_after(repaired.bridged[positions].float().cpu().numpy())
     ids = shown.layer_ids
     receives = f"layer {ids[first - 1]}" if first else f"into layer {ids[first]}"
     where = f"after kept {receives}" if first else receives

@@ -6,7 +6,8 @@ import gradio as gr
 
 from svl_core.service.stores import picker
 from svl_core.ui import examples, parts, texts, views
-from svl_core.ui.drawing import Update
+from svl_core.ui.drawing import Update, View
+from svl_core.ui.figure import ANALYSED, view
 from svl_core.ui.state import exports
 from svl_core.ui.steps import lesson
 from svl_core.ui.steps.ask import SCENE, scene_update
@@ -14,6 +15,16 @@ from svl_core.ui.wiring import QUICK, Page, session_of
 from svl_core.ui.work.analysing import start_analysis
 
 ANY_MODEL = "Or type a Hugging Face id or a local folder"
+
+
+# --------------------------------------------------------------------------------- drawing
+def draw_arithmetic(shown: View) -> str:
+    """What the model computes in, and why."""
+    arithmetic = shown.workspace.models.arithmetic(shown.state["model"])
+    return views.read(f"Computes in {arithmetic}." if arithmetic else "")
+
+
+ARITHMETIC = view("arithmetic", draw=draw_arithmetic, redrawn=(ANALYSED,))
 
 
 # ---------------------------------------------------------------------------------- layout
@@ -43,6 +54,7 @@ def _lay_out_model(page: Page) -> None:
         elem_id="model",
     )
     page.add("model", model)
+    page.show(ARITHMETIC)
 
 
 # ---------------------------------------------------------------------------------- events

@@ -42,7 +42,7 @@ def analyse(
     page.workspace.checked_settings(settings)
 
     def work(task) -> Update:
-        analysis = _analysed(page, name, path, prompt, state, task)
+        analysis = _analysed(page, name, path, prompt, state, settings, task)
         page.workspace.uploads.hold(session_of(request), (analysis.model, analysis.sample.key))
         page.hold_upload(path, request)
         task.report(0.95, "Drawing …")
@@ -55,6 +55,7 @@ def analyse(
             "path": path,
             "prompt": prompt,
             "origin": origin,
+            "detail": analysis.detail,
         }
         view = page.view(analysed, settings, strip, at_hand=analysis)
         task.emit(
@@ -75,11 +76,20 @@ def analyse(
 
 
 def _analysed(
-    page: Page, name: str, path: str | None, prompt: str, state: dict | None, task
+    page: Page,
+    name: str,
+    path: str | None,
+    prompt: str,
+    state: dict | None,
+    settings: Settings,
+    task,
 ) -> Analysis:
     models = page.workspace.models
     try:
-        return page.workspace.analyse((name or "").strip() or models.first, path, prompt, task)
+        asked = (name or "").strip() or models.first
+        read = page.workspace.settled(asked, path, settings, task)
+        most = settings.max_visual_tokens
+        return page.workspace.analyse(asked, path, prompt, task, read.detail, most)
     except Exception:
         if state and name != state["model"] and not models.ready(name):
             task.emit({"model": state["model"]})  # back to the model that works

@@ -53,10 +53,11 @@ def _pictures(shown: View, kept: list[int]) -> str:
     most = float(np.nanmax(np.abs(change))) or 1e-9
     most_changed = int(np.argmax(np.abs(change)))
     sample, opacity = shown.analysis.sample, max(shown.settings.opacity, 0.6)
+    image, places = figures.sized(sample.images[0], SMALL), places_of(sample)
 
     def overlay(scores: np.ndarray, **drawn):
         settings = {"opacity": opacity, "scale": span, "width": SMALL, **drawn}
-        return figures.overlay(sample.images[0], places_of(sample), scores, **settings)
+        return figures.overlay(image, places, scores, **settings)
 
     diverging = {"opacity": max(opacity, 0.75), "scale": (-most, most), "diverging": True}
     pictures = [

@@ -215,7 +215,7 @@ def samples_for(
         )
         return analysis.samples, analysis.samples, None, sentence
     fit = workspace.samples(model, DEMO, analysis, settings, task)
-    measured, questions = _scenes(page, model, size, task)
+    measured, questions = _scenes(page, model, analysis.detail, size, task)
     sentence = (
         f"Ranked and fitted on the bundled set ({len(fit)} scenes), measured on"
         f" {len(measured)} other scenes."
@@ -223,17 +223,17 @@ def samples_for(
     return fit, measured, questions, sentence
 
 
-def _scenes(page: Page, model: str, size: int, task) -> tuple[tuple, list]:
+def _scenes(page: Page, model: str, detail: str, size: int, task) -> tuple[tuple, list]:
     """Labelled scenes that nothing is fitted on, as the model reads them."""
     from svl_core.demo.questions import measured_questions
 
     workspace = page.workspace
     workspace.limits.check("calibration_samples", size, "samples to measure on")
     questions = measured_questions(size)
-    key = model, "measured", size
+    key = model, "measured", size, detail
     measured = workspace.encoded_sets.get(key)
     if measured is None:
-        lvlm = workspace.load_model(model, task)
+        lvlm = workspace.load_model(model, task).reading(detail)
         reading = in_percent(task, "Reading the scenes")
         measured = tuple(encode_all(lvlm, questions, run=reading))
         workspace.encoded_sets.put(key, measured)
@@ -454,6 +454,7 @@ def load(
         **shown["recipe"],
         "criterion": row.criterion,
         "compensation": row.compensation,
+        "detail": settings.detail,  # of the analysis that the page shows
     }
     if values["calibration"] == OWN and not settings.own:
         values["calibration"] = settings.calibration

@@ -70,7 +70,7 @@ def write(
         lvlm = workspace.load_model(model, task)
         _check_plain(settings)
         plan = plan_of(strip, lvlm)
-        recipe = plan_recipe(strip, settings, workspace.sources(model, settings))
+        recipe = plan_recipe(strip, settings.at(state), workspace.sources(model, settings))
         fit = page.workspace.fit_samples(analysis, settings, task)
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
         stem = f"{model.rstrip('/').split('/')[-1]}-svl-{len(plan.drop)}"
