@@ -245,6 +245,13 @@ class Jobs:
             if not self._deadlines.get(session):
                 self._deadlines.pop(session, None)
 
+    def cancel_all(self) -> None:
+        """Ask all tasks to end: the server stops."""
+        with self._lock:
+            sessions = list(self._deadlines)
+        for session in sessions:
+            self.cancel(session)
+
     def cancel(self, session: str, replaced: bool = False) -> int:
         """Ask all tasks of a session to end, `replaced` by others or for good; returns how many."""
         with self._lock:

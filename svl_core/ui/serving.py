@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Collection
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -87,6 +89,20 @@ def launch_options(limits: Limits = HOME) -> dict:
         "app_kwargs": health.app_options(limits, _served),
         "_frontend": False,  # else gradio gives up where the page answers itself too slowly
     }
+
+
+def until_told(page: gr.Blocks) -> None:
+    """Waits until the process is told to end (SIGTERM, Ctrl-C), then ends what runs, tells whoever
+    listens, and stops serving. Call from the main thread.
+    """
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        told.wait()
+    except KeyboardInterrupt:
+        pass
+    page.workspace.jobs.cancel_all()
+    page.close(verbose=False)
 
 
 def _served(app) -> health.Served:

@@ -395,7 +395,12 @@ def _arguments(page: Page, inputs: Sequence[str], values: Sequence) -> list[Any]
     if STRIP in inputs:
         place = inputs.index(STRIP)
         named = dict(zip(inputs, given, strict=True))
-        given[place] = believed(page, given[place], named.get("state"), named.get(SETTINGS))
+        nothing_analysed = "state" in inputs and not named["state"]
+        given[place] = (
+            None
+            if nothing_analysed
+            else believed(page, given[place], named.get("state"), named.get(SETTINGS))
+        )
     return given
 
 

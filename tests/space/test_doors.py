@@ -5,6 +5,9 @@ and leaves the server as it was.
 import errno
 import os
 import secrets
+import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -263,3 +266,32 @@ def test_a_forged_strip_costs_nothing(site, png):
     assert time.process_time() - begun < SOON_S / 2
     visitor.leave()
     assert rests(page)
+
+
+def test_a_server_that_is_told_to_end_leaves_no_uploads(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    env |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(root)}
+    command = [sys.executable, "app.py", "--public", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            try:
+                return httpx.get(f"{url}/health", timeout=5).status_code in (200, 503)
+            except httpx.HTTPError:
+                return False
+
+        assert eventually(answers)
+        assert uploading(httpx.Client(base_url=url, timeout=60), 1).status_code == 200
+        assert list(tmp_path.glob("svl-uploads-*"))
+        server.terminate()
+        assert server.wait(SOON_S) == 0
+        assert not list(tmp_path.glob("svl-uploads-*"))
+    finally:
+        server.kill()
+        server.wait()

@@ -397,7 +397,7 @@ def test_tripwire_sessions(page):
     relied_on(
         "sessions",
         {"session_data", "time_last_used", "lock"} <= set(vars(holder))
-        and "SessionState(self.blocks)" in source(state_holder.StateHolder.__getitem__)
+        and "SessionState(self.blocks)" in source(sessions._GRADIO_GETITEM)
         and hasattr(route_utils, "SessionState"),
         "sessions are made or stored otherwise",
     )
