@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "svl_core"
-BASE = {"errors", "progress", "recipe"}  # what every room may name
+BASE = {"errors", "files", "progress", "recipe"}  # what every room may name
 LINE = BASE | {"lvlm", "analysis", "pruning", "comparison"}
 LIBRARY = LINE | {"figures", "demo"}
 MAY_IMPORT = {  # room -> the other rooms it may name
     "errors": set(),
+    "files": {"errors"},
     "progress": {"errors"},
     "recipe": {"errors"},
     "lvlm": BASE,

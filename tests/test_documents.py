@@ -67,6 +67,7 @@ def test_figures_are_those_of_the_results_file(name, documents):
         ("visual_tokens", "visual_tokens.md"),
         ("load", "public_server.md"),
         ("soak", "public_server.md"),
+        ("real_size", "real_size.md"),
     ],
 )
 def test_figures_of_the_long_runs(name, document):

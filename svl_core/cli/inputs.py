@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
 import torch
 
@@ -13,6 +12,7 @@ from svl_core.cli.output import watched
 from svl_core.comparison.calibration import Pair, disjoint, draw, encode_all, read_calibration
 from svl_core.comparison.evaluation import LabelledQuestion, read_jsonl
 from svl_core.errors import InputError
+from svl_core.files import expanded
 from svl_core.lvlm.encoding import opened
 from svl_core.lvlm.loading import load
 from svl_core.lvlm.model import LVLM
@@ -99,7 +99,7 @@ def labelled_questions(args: argparse.Namespace, seed: int) -> Sequence[Labelled
     """The questions of `--data`. Raises InputError."""
     if args.limit is not None and args.limit < 1:
         raise InputError(f"Found a limit of {args.limit} questions; expected at least 1; raise it.")
-    if args.data.endswith(".jsonl") or Path(args.data).is_file():
+    if args.data.endswith(".jsonl") or expanded(args.data).is_file():
         return list(islice(read_jsonl(args.data), args.limit))
     from svl_core.demo.evaluation import questions
 

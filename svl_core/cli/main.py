@@ -1,12 +1,14 @@
 """From a command line to an exit code.
 
-0: done. 2: the user's input is wrong (one line on standard error: found, expected, remedy). 1:
-anything else, one line too. Of several processes that a launcher started the first alone speaks.
+0: done. 2: the user's input is wrong (one line on standard error: found, expected, remedy). 141:
+whoever read the output has closed it, as `head` does; nothing is said. 1: anything else, one line
+too. Of several processes that a launcher started the first alone speaks.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ from svl_core.cli.options import typed_values
 from svl_core.cli.parser import COMMANDS, build_parser
 from svl_core.errors import InputError, SVLError
 from svl_core.progress import ALONE, Team, launched
+
+CLOSED_PIPE = 141  # as shells tell it of a program that a closed pipe ended
 
 
 def _opened(args: argparse.Namespace) -> list[Any]:
@@ -43,11 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads; why, see app.py
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is written as a code
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _team() as team:
             if team.rank:
                 sys.stdout = sys.stderr = open(os.devnull, "w")
             _run(argv, team)
+            sys.stdout.flush()
     except InputError as error:
         return _fail(error, 2)
     except SVLError as error:
@@ -55,8 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("Stopped.", 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        _forget_output()
+        return CLOSED_PIPE
+    except OSError as error:
+        _forget_output()
+        what = error.filename or "standard output"
+        return _fail(
+            f"Found that {what} cannot be read or written ({error.strerror or error}); expected a"
+            " file or a terminal of yours with room; mend that, or write elsewhere.",
+            1,
+        )
     except SystemExit as done:  # --help
         return int(done.code or 0)
     return 0
@@ -92,6 +108,11 @@ def _run(argv: Sequence[str] | None, team: Team) -> None:
     from svl_core.cli.commands import run_command
 
     run_command(args)
+
+
+def _forget_output() -> None:
+    """Lets what standard output still holds go, for nobody can read it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: object, code: int) -> int:

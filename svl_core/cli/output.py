@@ -7,10 +7,10 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from svl_core.errors import InputError
+from svl_core.files import check_writable, write_text
 from svl_core.progress import Run
 
 FILES = ("json", "csv", "resume")
@@ -21,11 +21,8 @@ def check_files(args: argparse.Namespace) -> None:
     """Finds out before the work whether its result can be written. Raises InputError."""
     for option in FILES:
         name = getattr(args, option, None)
-        if name and name != "-" and not Path(name).expanduser().resolve().parent.is_dir():
-            raise InputError(
-                f"Found no folder for {name}; expected an existing one; create it or change"
-                f" --{option}."
-            )
+        if name and name != "-":
+            check_writable(name, option)
 
 
 def watched(args: argparse.Namespace) -> Run:
@@ -62,31 +59,38 @@ def write_result(
     result: Any,
     text: str,
 ) -> None:
-    """Prints `text`, or writes `result` as JSON where that is asked for; of a team the first
-    process does.
+    """Writes a result to all that were asked for: `text` to standard output, or JSON there, and
+    files; of a team the first process does. One that fails takes no other along.
+
+    args: with `tables`, a sweep's rows as CSV, where there are any.
+
+    Raises InputError for the first file that could not be written, once the others are.
     """
     if args.team.rank:
         return
-    if not args.json:
-        print(text)
-        return
-    written = json.dumps(finite(result), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    if args.json == "-":
-        sys.stdout.write(written)
-        return
-    save(args.json, written, "json")
-    print(text)
+    # JSON's escapes serve where standard output cannot write every character.
+    plain = args.json == "-" and not _speaks_unicode()
+    written = json.dumps(finite(result), ensure_ascii=plain, indent=1, allow_nan=False) + "\n"
+    files = {}
+    if args.json and args.json != "-":
+        files["json"] = written
+    if getattr(args, "csv", None):
+        files["csv"] = args.tables
+    failed: list[InputError] = []
+    for option, content in files.items():
+        try:
+            write_text(getattr(args, option), content, option)
+        except InputError as error:
+            failed.append(error)
+    sys.stdout.write(written if args.json == "-" else f"{text}\n")
+    sys.stdout.flush()
+    if failed:
+        raise failed[0]
 
 
-def save(name: str, text: str, option: str) -> None:
-    """Writes a file that an option names. Raises InputError where it cannot be written."""
-    try:
-        Path(name).expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"Found that {name} cannot be written ({error.strerror}); expected a file name in a"
-            f" folder of yours; change --{option}."
-        ) from None
+def _speaks_unicode() -> bool:
+    """Whether standard output can write every character."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
 
 
 def finite(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 
 from svl_core.cli.options import add_option, add_recipe_options
@@ -70,6 +71,19 @@ class Parser(argparse.ArgumentParser):
             ),
         ),
     )
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse does it, but a prompt may begin with a dash: what follows `--prompt` is one,
+        unless it is an option.
+        """
+        args = sys.argv[1:] if args is None else list(args)
+        takes_prompt = "--prompt" in self._option_string_actions
+        for place in range(len(args) - 1, 0, -1) if takes_prompt else ():
+            word = args[place]
+            is_option = word.split("=")[0] in self._option_string_actions
+            if args[place - 1] == "--prompt" and word.startswith("-") and not is_option:
+                args[place - 1 : place + 1] = [f"--prompt={word}"]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
         for pattern, said in self.SAID:

@@ -10,12 +10,13 @@ from typing import Any
 from svl_core.cli.inputs import asked_question, asks, load_model
 from svl_core.cli.pruned import prune_by
 from svl_core.errors import InputError
+from svl_core.files import expanded
 from svl_core.pruning.compensation import COMPENSATIONS, compensation_of
 from svl_core.recipe import Recipe
 
 
 def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
-    out = Path(args.out).expanduser()
+    out = expanded(args.out)
     _check_out(args.out, out)
     _check_exportable(recipe)
     if asks(args):

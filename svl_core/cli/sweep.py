@@ -14,7 +14,7 @@ from svl_core.cli.inputs import (
     measured_samples,
     parse_numbers,
 )
-from svl_core.cli.output import save, table, watched
+from svl_core.cli.output import table, watched
 from svl_core.comparison.sweep import Sweep
 from svl_core.comparison.sweep import sweep as sweep_models
 from svl_core.errors import InputError
@@ -55,8 +55,7 @@ def sweep(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         allow_shared=recipe.calibration == THIS,
         run=watched(args),
     )
-    if args.csv and args.team.rank == 0:
-        save(args.csv, result.to_csv(), "csv")
+    args.tables = result.to_csv()
     written = result.to_json()
     rows = _rows_table(result, with_accuracy=bool(questions))
     return written, f"{rows}\n\n{_cliffs_text(written['cliffs'])}"

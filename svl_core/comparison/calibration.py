@@ -13,6 +13,7 @@ import numpy as np
 
 from svl_core.comparison.jsonl import file_named, read_entries
 from svl_core.errors import InputError
+from svl_core.files import expanded
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import select_values, value_store
 from svl_core.progress import QUIET, Run
@@ -52,7 +53,7 @@ def read_calibration(
 
     Raises InputError for a missing or empty source, naming the line.
     """
-    source = Path(source).expanduser()
+    source = expanded(source)
     pairs: list[Pair] = []
     if source.is_dir():
         expected = f"images ({', '.join(IMAGE_SUFFIXES)})"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from svl_core.errors import InputError
+from svl_core.files import expanded
 
 ImageSource = Path | str | bytes
 Locate = Callable[[str, str], ImageSource]
@@ -65,7 +66,7 @@ def read_entries(path: str | Path, locate: Locate | None = None) -> Iterator[Ent
 
     Raises InputError for a file that cannot be read and for the first row that is wrong.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     find = _beside(path) if locate is None else locate
     for where, row in _rows(path):
         yield _entry(row, where, find)

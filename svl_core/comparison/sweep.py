@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise, product
@@ -28,6 +27,7 @@ from svl_core.comparison.calibration import disjoint
 from svl_core.comparison.evaluation import LabelledQuestion, answer_batch, evaluate
 from svl_core.comparison.speed import SAME, Stopwatch
 from svl_core.errors import InputError
+from svl_core.files import expanded, replace_text
 from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
@@ -295,7 +295,7 @@ def sweep(
         known = resume
         calibration.take_rankings(known)
     elif resume:
-        file = Path(resume).expanduser()
+        file = expanded(resume)
     counts = _drop_counts(drops, calibration, criteria)
     header = _header(lvlm, measure_set, calibration, draws)
     rows = _known_rows(known, file, header, run)
@@ -703,10 +703,5 @@ def _write(
     rows: Sequence[SweepRow],
 ) -> None:
     """Replaces the file in one step, so that a stop never leaves half a file."""
-    partial = file.with_name(file.name + ".part")
     written = {**header, "rows": [row.to_json() for row in rows]}
-    partial.write_text(
-        json.dumps(written, indent=1) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(partial, file)
+    replace_text(file, json.dumps(written, indent=1) + "\n")

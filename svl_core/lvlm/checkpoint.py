@@ -8,6 +8,7 @@ nothing more.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from svl_core.errors import InputError
 
 LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 INDEX = "model.safetensors.index.json"
@@ -31,6 +34,37 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 COPIED = 2**24  # numbers that are converted at a time
 NUMBER = re.compile(r"\.\d+(?=\.|$)")
+
+
+SUMS = "sha256"  # in `svl_plan.json`: of each file of weights, by its name
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """sha256 of each file of weights in a folder, by its name."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as content:
+            found[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return found
+
+
+def check_sums(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raises InputError where weights are not those that were written with the record.
+
+    record: of `svl_plan.json`; an older one holds no sums.
+    """
+    written = record.get(SUMS)
+    if not isinstance(written, Mapping):
+        return
+    present = sums(folder)
+    for name, digest in written.items():
+        if present.get(name) != digest:
+            found = "other bytes" if name in present else "nothing"
+            raise InputError(
+                f"Found {found} in the place of {name} in {folder.name}; expected the weights that"
+                " its svl_plan.json was written with; copy the folder again, or take svl_plan.json"
+                " out if they were changed on purpose."
+            )
 
 
 @dataclass(frozen=True)

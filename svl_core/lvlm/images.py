@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from svl_core.errors import InputError
+from svl_core.files import expanded
 
 ORIENTATION = 0x0112  # the EXIF tag of the turn
 ROWS = 256  # of grey values in float64 at a time
@@ -92,7 +93,7 @@ def upright_size(path: str | Path) -> Size | None:
     tell.
     """
     try:
-        with Image.open(Path(path).expanduser()) as image:
+        with Image.open(expanded(path)) as image:
             turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
             return Size(*(reversed(image.size) if turned else image.size))
     except Exception:  # decoders raise whatever they stumble on, and `open_image` says it
@@ -122,7 +123,7 @@ def _opened(
     max_bytes: int,
 ) -> Image.Image:
     if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if str(source).startswith(("http://", "https://")):
             raise InputError(
                 "Found a web address; expected an image file; download the picture and give its"

@@ -18,9 +18,17 @@ from typing import Any
 import torch
 
 from svl_core.errors import Cancelled, InputError
+from svl_core.files import expanded
 from svl_core.lvlm import arithmetic, catalogue, families, memory
 from svl_core.lvlm.catalogue import DEMO
-from svl_core.lvlm.checkpoint import StoredDtypes, read_header, stored_dtypes, tensors_of
+from svl_core.lvlm.checkpoint import (
+    SUMS,
+    StoredDtypes,
+    check_sums,
+    read_header,
+    stored_dtypes,
+    tensors_of,
+)
 from svl_core.lvlm.detail import TYPICAL, Extent, Setup, Sizes
 from svl_core.lvlm.forecast import (
     TEXT,
@@ -66,6 +74,7 @@ RECORD_KEYS = (
     "model",
     "revision",
     "versions",
+    SUMS,
 )
 
 
@@ -142,13 +151,14 @@ def load(
         options["device_map"] = device_map or {"": place}
     if quantize:
         options["quantization_config"] = _quantization_config(quantize, chosen.dtype)
+    record = read_record(folder)
+    check_sums(folder, record)
     model = _with_all_weights(model_class, folder, name, options)
     if not device_map and not quantize:
         model = model.to(place)
         if on_processor:
             arithmetic.lay_out(model)
     model = model.eval().requires_grad_(False)
-    record = read_record(folder)
     lvlm = LVLM(
         model=model,
         processor=processor,
@@ -320,7 +330,7 @@ def locate(
                 " a clone of the repository or name another model."
             )
         return folder, None
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(

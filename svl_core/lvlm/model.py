@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from svl_core.errors import InputError
+from svl_core.files import expanded, new_folder
 from svl_core.lvlm import checkpoint, families, skeleton
 from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
 from svl_core.lvlm.checkpoint import StoredDtypes
@@ -255,7 +256,8 @@ class LVLM:
             ones too.
 
         Raises InputError when `folder` is a file, cannot be written or is not empty, for an unknown
-        dtype and for a model with a compensation that adds modules.
+        dtype, for weights that are not finite, and for a model with a compensation that adds
+        modules. After an error, or a stop, nothing is left.
         """
         asked = known_dtype(dtype)
         if not self.provenance.get("compensation", {}).get("exportable", True):
@@ -264,35 +266,48 @@ class LVLM:
                 " checkpoint cannot hold them; prune with compensation 'lstsq', 'scp' or 'none' to"
                 " save."
             )
-        folder = Path(folder).expanduser()
+        folder = expanded(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(
                 f"Found something at {str(folder)!r} already; expected a new or empty folder;"
                 " choose another name."
             )
+        self._check_finite()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with quiet(), warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore",
-                    "Attempting to save a model with offloaded modules",
-                )
-                self.model.save_pretrained(folder)
-                wanted = StoredDtypes(asked) if asked else self.stored
-                if wanted is not None and not self.quantized:
-                    checkpoint.convert(folder, wanted, widen=asked is not None)
-                self.processor.save_pretrained(folder)
-            if self.provenance:
-                (folder / PLAN_FILE).write_text(
-                    json.dumps(self.record(), indent=1) + "\n",
-                    encoding="utf-8",
-                )
+            with new_folder(folder) as partial:
+                self._write(partial, asked)
         except OSError as error:  # no permission, a full disk
             raise InputError(
                 f"Found that {str(folder)!r} cannot be written ({error.strerror or error});"
                 " expected a folder of yours with room; choose another name."
             ) from error
         return folder
+
+    def _write(self, folder: Path, asked: torch.dtype | None) -> None:
+        """Fills a folder with the checkpoint. asked: the dtype, None for the stored ones."""
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore",
+                "Attempting to save a model with offloaded modules",
+            )
+            self.model.save_pretrained(folder)
+            wanted = StoredDtypes(asked) if asked else self.stored
+            if wanted is not None and not self.quantized:
+                checkpoint.convert(folder, wanted, widen=asked is not None)
+            self.processor.save_pretrained(folder)
+        if self.provenance:
+            record = {**self.record(), checkpoint.SUMS: checkpoint.sums(folder)}
+            (folder / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    def _check_finite(self) -> None:
+        """Raises InputError for weights that are not numbers: answers of them would be nothing."""
+        for name, weight in self.model.named_parameters():
+            if weight.is_meta or not weight.is_floating_point() or weight.isfinite().all():
+                continue
+            raise InputError(
+                f"Found numbers in {name} ({name_of(weight.dtype)}) that are not finite; expected"
+                " finite ones; lower the strength, raise the ridge, or compute in float32."
+            )
 
     def record(self) -> dict[str, Any]:
         """What `svl_plan.json` holds: where the model comes from, which layers it has, and the

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from svl_core.errors import InputError
+from svl_core.files import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ class _File:
         self.folder = str(folder)
         self.end = 0
         with self._space_for(0):
-            self.handle, name = tempfile.mkstemp(prefix="svl-", dir=Path(folder).expanduser())
+            self.handle, name = tempfile.mkstemp(prefix="svl-", dir=expanded(folder))
         weakref.finalize(self, os.close, self.handle)
         os.unlink(name)
 

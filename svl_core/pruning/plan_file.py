@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from svl_core.errors import InputError
+from svl_core.files import expanded
 from svl_core.recipe import AUTO, DEMO, MANUAL, OPTIONS, Recipe
 
 RENAMED = {"mode": "top_p_mode"}
@@ -40,8 +41,8 @@ class SavedPlan:
         """Whether the plan was made for the model `name`; folders count by where they lie."""
         if self.model is None or self.model == name:
             return True
-        ours = Path(name).expanduser()
-        theirs = Path(self.model).expanduser()
+        ours = expanded(name)
+        theirs = expanded(self.model)
         if not ours.is_dir() or not theirs.is_dir():
             return False
         return ours.resolve() == theirs.resolve()
@@ -78,7 +79,7 @@ def saved_plan(
 def read_plan(file: str | Path) -> SavedPlan:
     """The plan in a file. Raises InputError for a file that cannot be read or holds none."""
     try:
-        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
+        text = expanded(file).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(
             f"Found that {file} cannot be read ({error.strerror}); expected a plan as JSON, taken"

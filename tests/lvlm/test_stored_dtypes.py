@@ -187,8 +187,7 @@ def test_a_full_disk_leaves_no_half_file(source, image, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(InputError, match="with room"):
         made.save(tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.part"))
-    assert dtypes(tmp_path / "out") == {torch.float32}  # whole, as they were
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
 def test_numbers_that_are_not_floating_stay(tmp_path):

@@ -66,8 +66,10 @@ def main() -> dict:
     for compensation in ("none", "scp", "lstsq"):
         recipe, shown = Recipe(compensation=compensation), []
         asked = "tiny", sample, plan, recipe, (sample,), 5
-        a, after = near.compare(*asked)
-        b, distant = far.compare(*asked, lambda *answers, shown=shown: shown.append(answers))
+        here = near.compare(*asked)
+        there = far.compare(*asked, lambda *answers, shown=shown: shown.append(answers))
+        a, after = here.comparison, here.pruned_trace
+        b, distant = there.comparison, there.pruned_trace
         found["pairs"].append(
             {
                 "ids": [
