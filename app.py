@@ -7,6 +7,7 @@ SVL_LIMIT_<NAME> changes one.
 
 import argparse
 import os
+import shutil
 import sys
 
 ENV = os.environ
@@ -72,18 +73,27 @@ def main() -> None:
     except ui.InputError as error:
         print("app.py:", error, file=sys.stderr)
         sys.exit(2)
+    if "SPACE_ID" in ENV:  # behind the Space's proxy, which tells the visitors' addresses
+        ENV.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8")
+    folder = None
     if options.public:
         ui.structured()
         server = port or ENV.get("GRADIO_SERVER_PORT") or os.getpid()
-        ENV["GRADIO_TEMP_DIR"] = ENV.get("GRADIO_TEMP_DIR") or str(ui.upload_folder(server))
+        if not ENV.get("GRADIO_TEMP_DIR"):
+            folder = ui.upload_folder(server)
+            ENV["GRADIO_TEMP_DIR"] = str(folder)
         print("Public:", *limits.lines(), sep="\n  ", flush=True)
     page = ui.build(options.model, limits=limits)
     page.launch(
+        prevent_thread_lock=True,
         server_name=options.host,
         server_port=port,
         share=options.share,
         **ui.launch_options(limits),
     )
+    ui.until_told(page)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ DISK_FULL = (
     "The server's disk is full, so nothing can be stored right now; the bundled examples still"
     " work; try again later."
 )
+FULL_SHARE = (
+    "As much is stored from your address as this server keeps for one visitor; the bundled examples"
+    " still work; close pages that you no longer need, and try again."
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

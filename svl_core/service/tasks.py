@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +58,76 @@ class Deadline(threading.Event):
             stopped = Cancelled("Stopped.")
             stopped.replaced = self.replaced
             return stopped
-        return InputError(
-            f"Found a request that takes longer than {self.seconds:.0f} s, so it was stopped;"
-            " expected a shorter one; choose a smaller model, a smaller image or a shorter answer."
-        )
+        return _too_long(self.seconds)
+
+
+def _too_long(seconds: float) -> InputError:
+    return InputError(
+        f"Found a request that takes longer than {seconds:.0f} s, so it was stopped; expected a"
+        " shorter one; choose a smaller model, a smaller image or a shorter answer."
+    )
+
+
+class Late(BaseException):
+    """Raised in the middle of what takes too long."""
+
+
+class _Watch:
+    """One thread that interrupts those that are late."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until: dict[object, tuple[float, int]] = {}  # monotonic seconds and thread, by work
+        self._some = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, work: object, seconds: float) -> None:
+        with self._lock:
+            self._until[work] = time.monotonic() + seconds, threading.get_ident()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, name="svl-watch", daemon=True)
+                self._thread.start()
+        self._some.set()
+
+    def end(self, work: object) -> None:
+        with self._lock:
+            self._until.pop(work, None)
+
+    def _look(self) -> None:
+        while self._some.wait():
+            time.sleep(BEAT)
+            with self._lock:
+                time_s = time.monotonic()
+                for work, (until, thread) in list(self._until.items()):
+                    if time_s > until:
+                        del self._until[work]
+                        _interrupt(thread)
+                if not self._until:
+                    self._some.clear()
+
+
+def _interrupt(thread: int) -> None:
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    raise_in(ctypes.c_ulong(thread), ctypes.py_object(Late))
+
+
+_WATCH = _Watch()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What runs inside, in this thread, is interrupted after so many seconds: for short work that
+    looks at no `Run`. Raises InputError where it was.
+    """
+    work = object()
+    _WATCH.begin(work, seconds)
+    try:
+        try:
+            yield
+        finally:
+            _WATCH.end(work)
+    except Late:
+        raise _too_long(seconds) from None
 
 
 def duration(seconds: float) -> str:
@@ -176,6 +244,13 @@ class Jobs:
             self._deadlines.get(session, set()).discard(deadline)
             if not self._deadlines.get(session):
                 self._deadlines.pop(session, None)
+
+    def cancel_all(self) -> None:
+        """Ask all tasks to end: the server stops."""
+        with self._lock:
+            sessions = list(self._deadlines)
+        for session in sessions:
+            self.cancel(session)
 
     def cancel(self, session: str, replaced: bool = False) -> int:
         """Ask all tasks of a session to end, `replaced` by others or for good; returns how many."""

@@ -4,10 +4,14 @@ of it for a while.
 A phone that sleeps or a network that changes drops the connection on which gradio knows a session;
 gradio's page goes on without one. So what a session holds stays until the page has been silent for
 a time; an open page asks for `/health` every few seconds.
+
+A session is open from the first connection of its page until it ends. Only open ones hold state for
+good, so an invented name holds nothing, and evicts nobody.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,21 +23,48 @@ class Visits:
     end: called with each session that ends.
     known: told of each page that is open; answers whether there is such a session.
     away_s: how long the silent page of a dropped connection is waited for.
+    most: open pages at the same time.
+    most_of_one: of these, from one address.
     """
 
     def __init__(
-        self, end: Callable[[str], None], known: Callable[[str], bool], away_s: float
+        self,
+        end: Callable[[str], None],
+        known: Callable[[str], bool],
+        away_s: float,
+        most: float = math.inf,
+        most_of_one: float = math.inf,
     ) -> None:
         self._end, self._known, self._away_s = end, known, away_s
+        self._most, self._most_of_one = most, most_of_one
         self._lock = threading.Lock()
+        self._open: dict[str, str] = {}  # sessions whose page connected: its client's address
         self._heard: dict[str, float] = {}  # sessions with a page: when it last told of itself
         self._dropped: set[str] = set()  # of those, the ones without a connection
         self._timer: threading.Timer | None = None
 
-    def heard(self, session: str) -> None:
-        """The page of a session told that it is open."""
+    def opened(self, session: str, address: str) -> bool:
+        """The page of a session connects; whether there is room for it.
+
+        address: the client's.
+        """
         with self._lock:
-            if self._known(session):
+            if session not in self._open:
+                of_one = sum(each == address for each in self._open.values())
+                if len(self._open) >= self._most or of_one >= self._most_of_one:
+                    return False
+                self._open[session] = address
+            self._dropped.discard(session)
+            return True
+
+    def is_open(self, session: str) -> bool:
+        """Whether the page of a session connected, and the session has not ended since."""
+        return session in self._open
+
+    def heard(self, session: str) -> None:
+        """The page of a session told that it is open; one that never connected is no page."""
+        with self._lock:
+            if session in self._open and self._known(session):
                 self._heard[session] = time.monotonic()
 
     def dropped(self, session: str) -> None:
@@ -42,6 +73,8 @@ class Visits:
             waits = session in self._heard
             if waits:
                 self._dropped.add(session)
+            else:
+                self._open.pop(session, None)
         if waits:
             self._sweep()
         else:
@@ -52,6 +85,8 @@ class Visits:
         with self._lock:
             known = self._heard.pop(session, None) is not None
             self._dropped.discard(session)
+            if known:
+                self._open.pop(session, None)
         if known:
             self._end(session)
 
@@ -69,6 +104,7 @@ class Visits:
             self._dropped -= over
             for session in over:
                 del self._heard[session]
+                self._open.pop(session, None)
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._next_sweep(time_s)

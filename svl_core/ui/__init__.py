@@ -11,6 +11,7 @@ with briskly(), stubs.apply():
     from svl_core.service.logs import structured
     from svl_core.service.uploads import upload_folder
     from svl_core.ui.page import build, launch_options
+    from svl_core.ui.serving import until_told
 
 __all__ = [
     "InputError",
@@ -20,5 +21,6 @@ __all__ = [
     "from_environment",
     "launch_options",
     "structured",
+    "until_told",
     "upload_folder",
 ]

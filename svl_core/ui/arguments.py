@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
 import svl_core as svl
+from svl_core.errors import InputError
 from svl_core.recipe import AUTO, COMPENSATION, DEMO, DETAIL, OPTIONS, RANKING, THIS
-from svl_core.ui.state.settings import DEFAULTS
+from svl_core.ui.errors import polite
+from svl_core.ui.state.settings import ACCEPTED, DEFAULTS
 
 REQUIRED = inspect.Parameter.empty
 NAMES: Mapping[str, Collection[str]] = {
@@ -107,6 +109,48 @@ def more(given: Sequence[Argument], *names: str) -> list[Argument]:
     return [*given, *(of_recipe(name) for name in names if name not in there)]
 
 
+def checked(arguments: Sequence[Argument], given: Mapping[str, Any]) -> dict[str, Any]:
+    """An endpoint's arguments in their own types: fields of settings as the field says, others by
+    their kind. Raises InputError in the field's own sentence.
+    """
+    return {
+        argument.name: given[argument.name]
+        if given[argument.name] is None and _may_be_left_out(argument)
+        else _checked(argument, given[argument.name])
+        for argument in arguments
+    }
+
+
+def _may_be_left_out(argument: Argument) -> bool:
+    return argument.default is None or argument.kind is str
+
+
+def _checked(argument: Argument, value: Any) -> Any:
+    option = ACCEPTED.get(argument.name)
+    if option is not None:
+        if value is None:
+            raise option.refusal(value)
+        return option.checked(value)
+    if argument.kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise _refusal(argument, value, "a whole number")
+    if argument.kind is str and not isinstance(value, str):
+        raise _refusal(argument, value, "text")
+    kind = get_origin(argument.kind) or argument.kind
+    lists = kind is list or any(get_origin(part) is list for part in get_args(argument.kind))
+    if lists and not isinstance(value, list):
+        raise _refusal(argument, value, "a list")
+    numbers = lists and "int" in str(argument.kind)
+    if numbers and any(isinstance(part, bool) or not isinstance(part, int) for part in value):
+        raise _refusal(argument, value, "a list of whole numbers")
+    return value
+
+
+def _refusal(argument: Argument, value: Any, expected: str) -> InputError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return InputError(f"Found {argument.name} = {shown}; expected {expected}; change it.")
+
+
 def endpoint(work: Callable, arguments: Sequence[Argument]) -> Callable:
     """`work(given, request)` as a function that gradio publishes with these arguments.
 
@@ -134,7 +178,12 @@ def endpoint(work: Callable, arguments: Sequence[Argument]) -> Callable:
         bound = signature.bind(*values, **named)
         bound.apply_defaults()
         given = dict(bound.arguments)
-        yield from work(given, given.pop("request"))
+        request = given.pop("request")
+        try:
+            given = checked(arguments, given)
+        except InputError as error:
+            raise polite(error) from None
+        yield from work(given, request)
 
     description, _, returned = inspect.getdoc(work).partition("Returns:")
     lines = "\n".join(f"    {argument.name}: {argument.help}" for argument in arguments)

@@ -10,7 +10,7 @@ from svl_core.service.limits import HOME, Limits, on_zero_gpu
 from svl_core.service.start import libraries
 from svl_core.service.workspace import Workspace
 from svl_core.ui import api, parts, texts
-from svl_core.ui.gradio_patches import environment, undecoded_images, unplotted
+from svl_core.ui.gradio_patches import begun_uploads, environment, undecoded_images, unplotted
 from svl_core.ui.serving import launch_options, serve
 from svl_core.ui.steps import answers, ask, evidence, gap, head, layers, look, share
 from svl_core.ui.wiring import Page
@@ -34,6 +34,7 @@ def build(
         libraries()
     environment.apply()
     undecoded_images.apply()
+    begun_uploads.apply()
     unplotted.apply()
     models = models_for(model, limits)
     if knows_scenes is None:

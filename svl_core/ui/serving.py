@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Collection
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from packaging.requirements import Requirement
 
 from svl_core.service import health
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.visits import Visits
-from svl_core.service.workspace import Workspace
+from svl_core.service.waiting import Listeners
 from svl_core.ui import parts
 from svl_core.ui.gradio_patches import (
     inputs,
@@ -21,6 +23,7 @@ from svl_core.ui.gradio_patches import (
     skipped_outputs,
     unpolled,
     upload_sets,
+    waiting_room,
 )
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import Page, session_of, stop_all
@@ -35,21 +38,36 @@ def serve(page: Page) -> None:
         workspace.leave(session)
         sessions.forget(blocks, session)
 
-    visits = Visits(end, partial(sessions.keep_open, blocks), limits.away_s)
+    visits = Visits(
+        end,
+        partial(sessions.keep_open, blocks),
+        limits.away_s,
+        limits.sessions,
+        limits.address_sessions,
+    )
+
+    def tidy(seconds: float, busy: Collection[str]) -> None:
+        silent = {*sessions.idle(blocks, seconds), *uploads.idle(seconds)}
+        for session in silent - set(busy):
+            if not visits.is_open(session):
+                end(session)
+        uploads.recount()
 
     def dropped(request: gr.Request) -> None:
         stop_all(page, request)
         visits.dropped(session_of(request))
 
     blocks.unload(dropped)
-    blocks.workspace, blocks.visits = workspace, visits
+    listeners = Listeners()
+    blocks.workspace, blocks.visits, blocks.listeners = workspace, visits, listeners
     uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
     uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
     plain_values.apply(blocks)
     inputs.apply(blocks)
-    blocks.queue(max_size=limits.queue, default_concurrency_limit=8)
+    blocks.queue(max_size=None, default_concurrency_limit=8)  # `waiting_room` bounds it
+    waiting_room.apply(blocks, limits, listeners, tidy)
     unpolled.apply(blocks)
-    sessions.apply(blocks)
+    sessions.apply(blocks, visits.is_open)
     skipped_outputs.apply(blocks)
 
 
@@ -68,15 +86,29 @@ def launch_options(limits: Limits = HOME) -> dict:
         "max_file_size": limits.image_bytes,
         "state_session_capacity": 200,
         "show_error": limits.details,
-        "app_kwargs": health.app_options(limits, get_upload_folder, _served),
+        "app_kwargs": health.app_options(limits, _served),
         "_frontend": False,  # else gradio gives up where the page answers itself too slowly
     }
 
 
-def _served(request) -> tuple[Workspace, Visits]:
-    """The workspace and the visits of the page that a request is for."""
-    blocks = request.app.blocks
-    return blocks.workspace, blocks.visits
+def until_told(page: gr.Blocks) -> None:
+    """Waits until the process is told to end (SIGTERM, Ctrl-C), then ends what runs, tells whoever
+    listens, and stops serving. Call from the main thread.
+    """
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        told.wait()
+    except KeyboardInterrupt:
+        pass
+    page.workspace.jobs.cancel_all()
+    page.close(verbose=False)
+
+
+def _served(app) -> health.Served:
+    """What the gate must know of the page that an app serves."""
+    blocks = app.blocks
+    return health.Served(blocks.workspace, blocks.visits, blocks.listeners)
 
 
 def _speaks_mcp() -> bool:

@@ -8,8 +8,10 @@ it names them.
 from __future__ import annotations
 
 import inspect
+import io
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,16 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 from gradio.utils import get_upload_folder
+from PIL.Image import Image as Picture
 
-from svl_core.errors import Cancelled
+from svl_core.errors import Cancelled, InputError
 from svl_core.recipe import OPTIONS
 from svl_core.service import tasks
-from svl_core.service.errors import out_of_memory
+from svl_core.service.derived import scores_of
+from svl_core.service.errors import DISK_FULL, FULL_SHARE, out_of_memory
 from svl_core.service.stores import Analysis
+from svl_core.service.tasks import within
+from svl_core.service.waiting import address_of
 from svl_core.service.workspace import Workspace
 from svl_core.ui import controls, headings, views
 from svl_core.ui.controls import Control
@@ -30,11 +36,14 @@ from svl_core.ui.drawing import Update, View
 from svl_core.ui.errors import polite
 from svl_core.ui.figure import ANALYSED, Figure, Shown
 from svl_core.ui.gradio_patches import update_marks
+from svl_core.ui.state import seal
 from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import strip_value
 
 QUICK = {"concurrency_limit": 8, "show_progress": "hidden"}
 SETTINGS = "settings"  # as an input: all controls, as one `Settings`
 STATUS = "status"
+STRIP = "strip"
 
 CLICK = (
     "() => {{ setTimeout(() => (document.querySelector('#{0} a') ??"
@@ -158,12 +167,36 @@ class Page:
         if path and self.workspace.uploads.brought(path):
             self.workspace.uploads.hold(session_of(request), Path(path))
 
-    def new_file(self, name: str, request: gr.Request | None) -> Path:
-        """Where a file for the visitor to take along is written; it goes when the visitor does."""
+    def new_file(self, name: str, content: bytes, request: gr.Request | None) -> Path:
+        """Writes a file for the visitor, whole or not at all; it goes when the visitor does.
+
+        Raises InputError where the visitor, or all of them, have as much as is kept.
+        """
+        limits, uploads, address = (
+            self.workspace.limits,
+            self.workspace.uploads,
+            address_in(request),
+        )
+        if uploads.ledger.stored + len(content) > limits.stored_bytes:
+            raise InputError(DISK_FULL)
+        files, stored = uploads.ledger.of(address)
+        if files >= limits.address_files or stored + len(content) > limits.address_bytes:
+            raise InputError(FULL_SHARE)
         path = Path(get_upload_folder()) / secrets.token_hex(16) / name
-        path.parent.mkdir(parents=True)
-        self.workspace.uploads.hold(session_of(request), path)
+        uploads.make(session_of(request), address, path, content, limits.session_files)
         return path
+
+    def kept(self, update: Update, request: gr.Request | None) -> Update:
+        """The update with its pictures as files that go when the visitor does."""
+        return {
+            name: self._picture_file(name, value, request) if isinstance(value, Picture) else value
+            for name, value in update.items()
+        }
+
+    def _picture_file(self, name: str, picture: Picture, request: gr.Request | None) -> str:
+        kind, content = self[name].format, io.BytesIO()
+        picture.save(content, kind)
+        return str(self.new_file(f"image.{kind}", content.getvalue(), request))
 
     # -------------------------------------------------------------------------- events
     def on(
@@ -265,6 +298,12 @@ def stop_all(page: Page, request: gr.Request | None = None) -> Update:
     return {STATUS: ""}
 
 
+def address_in(request: gr.Request | None) -> str:
+    """What stands for the address that a request comes from."""
+    client = getattr(request, "client", None)
+    return address_of(getattr(client, "host", None))
+
+
 def session_of(request: gr.Request | None) -> str:
     """The key of a visitor's session; a call without a session shares nothing."""
     session = getattr(request, "session_hash", None)
@@ -288,10 +327,21 @@ def mapped(
         given = {name: value for name, value in extra.items() if name in wanted}
         return handler(page, *_arguments(page, inputs, values), **given)
 
+    def stepped(values: Sequence, request: gr.Request, event: gr.EventData):
+        with within(page.workspace.limits.request_s):
+            updates = iter(call(values, request, event))
+        with closing(updates):
+            while True:
+                with within(page.workspace.limits.request_s):
+                    update = next(updates, None)
+                    if update is None:
+                        return
+                    shown = ordered(page, handler, outputs, page.kept(update, request))
+                yield shown
+
     def generated(request: gr.Request, event: gr.EventData, *values):
         try:
-            for update in call(values, request, event):
-                yield ordered(page, handler, outputs, update)
+            yield from stepped(values, request, event)
         except UnknownOutput:
             raise
         except Exception as error:
@@ -299,7 +349,8 @@ def mapped(
 
     def returned(request: gr.Request, event: gr.EventData, *values):
         try:
-            update = call(values, request, event)
+            with within(page.workspace.limits.request_s):
+                update = page.kept(call(values, request, event), request)
         except Exception as error:
             raise polite(error, details) from None
         return ordered(page, handler, outputs, update)
@@ -321,6 +372,8 @@ def ordered(page: Page, handler: Callable, outputs: Sequence[str], update: Mappi
                 f" expected {'an output of its event' if known else 'a component of the page'};"
                 f" {'add it to the outputs' if known else 'correct the name'}."
             )
+    if isinstance(update.get(STRIP), dict) and "ids" in update[STRIP]:
+        update = {**update, STRIP: seal.sealed(update[STRIP])}
     values = [_as_component(page, name, update.get(name, gr.skip())) for name in outputs]
     return values if len(values) > 1 else values[0]
 
@@ -332,13 +385,48 @@ def _as_component(page: Page, name: str, value: Any) -> Any:
     return control.shows(value) if control and control.shows and plain else value
 
 
-def _arguments(page: Page, inputs: Sequence[str], values: Sequence) -> Iterator[Any]:
-    left = iter(values)
+def _arguments(page: Page, inputs: Sequence[str], values: Sequence) -> list[Any]:
+    left, given = iter(values), []
     for name in inputs:
         if name == SETTINGS:
-            yield page.settings_of([next(left) for _ in page.controls])
+            given.append(page.settings_of([next(left) for _ in page.controls]))
         else:
-            yield update_marks.apply(next(left))
+            given.append(update_marks.apply(next(left)))
+    if STRIP in inputs:
+        place = inputs.index(STRIP)
+        named = dict(zip(inputs, given, strict=True))
+        nothing_analysed = "state" in inputs and not named["state"]
+        given[place] = (
+            None
+            if nothing_analysed
+            else believed(page, given[place], named.get("state"), named.get(SETTINGS))
+        )
+    return given
+
+
+def believed(
+    page: Page, strip: Any, state: Mapping | None, settings: Settings | None
+) -> dict | None:
+    """A visitor's strip: as this server made it, but for the layers that go, which are checked.
+
+    Raises InputError where it is none of this server's and the event knows no analysis, and for
+    layers that cannot go.
+    """
+    if strip is None:
+        return None
+    if not seal.is_genuine(strip):
+        if not state or settings is None:
+            raise InputError(
+                "Found layers that this page did not send; expected the layers of an analysis;"
+                " press Analyze again."
+            )
+        found = page.workspace.analysis_of(state)
+        scores = scores_of(found, settings, "svl")
+        ids = found.trace.layer_ids
+        drop = seal.dropped(strip, len(ids), [int(layer) for layer in scores.protected])
+        return strip_value(ids, scores.ranking, scores.protected, drop)
+    strip = {name: value for name, value in strip.items() if name != seal.SEAL}
+    return {**strip, "drop": seal.dropped(strip, len(strip["ids"]), strip["protected"])}
 
 
 def _inner(handler: Callable) -> Callable:

@@ -226,3 +226,18 @@ def test_a_cancelled_task_checks_itself():
     for run in (task, task.part(0.0, 0.5), in_percent(task, "Reading"), task.silent()):
         with pytest.raises(Cancelled):
             run.step(0.5, "more")
+
+
+def test_short_work_that_takes_too_long_is_interrupted():
+    def endless():
+        with tasks.within(0.3):
+            while True:
+                sum(range(100))
+
+    with pytest.raises(InputError, match="takes longer than 0 s"):
+        endless()
+    with tasks.within(60):
+        assert sum(range(10)) == 45
+    with pytest.raises(KeyError), tasks.within(60):
+        raise KeyError
+    assert not tasks._WATCH._until

@@ -2,6 +2,9 @@
 
 import os
 
+import pytest
+
+from svl_core.service.ledger import BRINGER, Bringer
 from svl_core.service.uploads import Holdings, upload_folder
 
 
@@ -90,3 +93,59 @@ def test_what_a_cut_off_upload_leaves_is_swept_away(tmp_path):
             os.utime(file, (0, 0))
     holdings.leave("nobody")
     assert not old.exists() and new.exists() and kept.exists()
+
+
+def test_what_is_stored_is_counted_as_it_comes_and_goes(tmp_path):
+    holdings, file = Holdings(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
+    file.parent.mkdir()
+    file.write_bytes(bytes(30))
+    token = BRINGER.set(Bringer("198.18.0.1", 9))
+    holdings.arrived(str(file))
+    BRINGER.reset(token)
+    holdings.arrived(str(file))  # an equal one of somebody else's has the same place
+    made = tmp_path / "b" / "scene.webp"
+    holdings.make("one", "198.18.0.2", made, bytes(12), most=2)
+    ledger = holdings.ledger
+    assert ledger.stored == 42
+    assert ledger.of("198.18.0.1") == (1, 30) and ledger.of("198.18.0.2") == (1, 12)
+    holdings.leave("one")
+    assert ledger.stored == 30 and not made.parent.exists()
+
+
+def test_what_came_and_went_untold_is_found_by_counting(tmp_path):
+    holdings, file = Holdings(lambda key: None, lambda: tmp_path), tmp_path / "a" / "x.png"
+    holdings.make("one", "198.18.0.2", file, bytes(5), most=2)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "y.png").write_bytes(bytes(7))
+    holdings.recount()
+    assert holdings.ledger.stored == 12
+    file.unlink()
+    holdings.recount()  # not so soon again
+    assert holdings.ledger.stored == 12
+    holdings.ledger.count(tmp_path)
+    assert holdings.ledger.stored == 7 and holdings.ledger.of("198.18.0.2") == (0, 0)
+
+
+def test_a_session_keeps_its_newest_files_only(tmp_path):
+    holdings = Holdings(lambda key: None, lambda: tmp_path)
+    files = [tmp_path / str(number) / "report.html" for number in range(4)]
+    for file in files:
+        holdings.make("one", "x", file, b"12", most=2)
+    assert [file.exists() for file in files] == [False, False, True, True]
+    assert holdings.ledger.stored == 4
+
+
+def test_a_file_that_finds_no_room_leaves_nothing(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    holdings = Holdings(lambda key: None, lambda: tmp_path)
+
+    def half(path, content):
+        with path.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError):
+        holdings.make("one", "x", tmp_path / "a" / "report.html", b"12", most=2)
+    assert not list(tmp_path.iterdir()) and not holdings.ledger.stored and not len(holdings)

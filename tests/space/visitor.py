@@ -28,6 +28,7 @@ class Page:
             "analyse": self._function("model", "image", "prompt"),
             "compare": self._function(None, "strip", None, outputs=("metrics", "odds")),
             "uploaded": self._function("image", "model"),
+            "planned": self._function(None, "strip", outputs=("drop",)),
         }
 
     def _function(self, *first, outputs=()):
@@ -68,11 +69,17 @@ class Page:
 
 
 class Visitor(Page):
-    """One session. `seen` holds all bytes that the server sent to it."""
+    """One session, from an address of its own. `seen` holds all bytes that the server sent to it.
 
-    def __init__(self, url: str, patience: float = 120):
-        self.http = httpx.Client(base_url=url, timeout=patience)
+    address: the client's, as a proxy on the server's machine would tell it; None for the true one.
+    """
+
+    def __init__(self, url: str, patience: float = 120, address: str | None = ""):
+        told = f"198.18.{secrets.randbelow(256)}.{secrets.randbelow(256)}"
+        headers = {} if address is None else {"x-forwarded-for": address or told}
+        self.http = httpx.Client(base_url=url, timeout=patience, headers=headers)
         self.session, self.seen = secrets.token_hex(8), b""
+        self.beat = None
         self.read(self.http.get("/config").json())
 
     def upload(self, content: bytes, name: str = "picture.png") -> str:
@@ -82,7 +89,14 @@ class Visitor(Page):
         answer.raise_for_status()
         return answer.json()[0]
 
+    def arrive(self):
+        """Open the page's connection, which says that its session is open."""
+        if self.beat is None:
+            self.beat = self.http.stream("GET", f"/gradio_api/heartbeat/{self.session}")
+            self.beat.__enter__()
+
     def join(self, function: str, data: list) -> str:
+        self.arrive()
         body = {
             "data": data,
             "fn_index": self.functions[function]["id"],
@@ -134,9 +148,10 @@ class Visitor(Page):
     def leave(self):
         """Close the tab."""
         try:
-            with self.http.stream("GET", f"/gradio_api/heartbeat/{self.session}") as beat:
-                next(beat.iter_lines())
+            self.arrive()
+            self.beat.__exit__(None, None, None)
         finally:
+            self.beat = None
             self.http.close()
 
 

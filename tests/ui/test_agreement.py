@@ -171,3 +171,15 @@ def test_the_plan_says_which_set_was_fitted_on():
         sources = sources_for(model, KNOWS, chosen)
         plan = json.loads(exports.plan_json(STATE, strip_of(chosen), chosen, sources))
         assert plan["recipe"]["calibration"] == fitted
+
+
+def test_a_link_that_asks_for_what_is_not_accepted_is_told_so():
+    for query, says in (
+        ("strength=nan", "Found a strength of"),
+        ("strength=1e308", "expected a number from 0 to 100"),
+        ("rank=null", "Found a rank of 'null'"),
+        ("energy=2", "energy share"),
+    ):
+        sentences = exports.refused_in(query + "&top_p=0.5")
+        assert len(sentences) == 1 and says in sentences[0], sentences
+    assert exports.refused_in("strength=1&rank=auto&prompt=what") == []

@@ -203,9 +203,16 @@ def test_a_cancelled_job_ends_its_work_and_leaves_its_rows(served, data, tiny):
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        ({"api_name": "/sweep", "criteria": 5}, "Something went wrong"),
-        ({"api_name": "/sweep", "compensations": None}, "Something went wrong"),
-        ({"api_name": "/sweep", "drops": 3}, "Something went wrong"),
+        ({"api_name": "/sweep", "criteria": 5}, "criteria = 5; expected a list"),
+        ({"api_name": "/sweep", "compensations": None}, "compensations = None; expected a list"),
+        ({"api_name": "/sweep", "drops": 3}, "drops = 3; expected a list"),
+        ({"api_name": "/sweep", "drops": ["x"]}, "expected a list of whole numbers"),
+        ({"api_name": "/compare", "rank": None}, "a rank of None; expected"),
+        ({"api_name": "/compare", "drop": "x"}, "layers to drop of 'x'; expected"),
+        ({"api_name": "/compare", "strength": 1e308}, "a strength of 1e\\+308; expected .* to 100"),
+        ({"api_name": "/compare", "strength": "nan"}, "a strength of 'nan'; expected"),
+        ({"api_name": "/compare", "layers": [0.5]}, "the layers"),
+        ({"api_name": "/compare", "model": 5}, "model = 5; expected text"),
         ({"api_name": "/compare", "calibration": "/etc"}, "the calibration set '/etc'; expected"),
         ({"api_name": "/compare", "calibration": "own"}, "one of auto, this, demo"),
     ],
@@ -229,3 +236,13 @@ def test_a_calibration_set_stays_within_the_limits(served):
     too_many = {"drop": 1, "questions": 13, "calibration_size": limits.calibration_samples + 1}
     with pytest.raises(AppError, match="calibration samples"):
         served[0].predict(**too_many, api_name="/evaluate")
+
+
+def test_missing_values_are_named(served):
+    import httpx
+
+    url = str(served[0].src).rstrip("/") + "/gradio_api/call/evaluate"
+    event = httpx.post(url, json={"data": [0]}).json()["event_id"]
+    said = httpx.get(f"{url}/{event}", timeout=60).text
+    assert "event: error" in said and "in this order: drop, questions, seed" in said
+    assert "call/v2" in said and "Traceback" not in said

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from fastapi import HTTPException
 from gradio import (
     analytics,
     component_meta,
@@ -25,11 +26,16 @@ from gradio import (
     utils,
 )
 from gradio.data_classes import ImageData
+from starlette.formparsers import MultiPartException
 from tiny import awaited
 
 from svl_core.service.calibration import uploaded_name
+from svl_core.service.ledger import BRINGER, Bringer
+from svl_core.service.limits import Limits
+from svl_core.service.waiting import Listeners
 from svl_core.ui import gradio_patches
 from svl_core.ui.gradio_patches import (
+    begun_uploads,
     environment,
     inputs,
     plain_values,
@@ -41,6 +47,7 @@ from svl_core.ui.gradio_patches import (
     unpolled,
     update_marks,
     upload_sets,
+    waiting_room,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +169,50 @@ def test_tripwire_undecoded_images(tmp_path):
     assert as_it_is.preprocess(None) is None
     with pytest.raises(Exception):  # noqa: B017 (gradio's own errors)
         gr.Image(type="pil", render=False).preprocess(upload)
+
+
+def test_tripwire_begun_uploads(tmp_path):
+    parser = begun_uploads._GRADIO_PARSER
+    relied_on(
+        "begun_uploads",
+        {"max_files", "upload_dir"} <= set(parameters(parser))
+        and "_files_to_close_on_error.append(" in source(parser.on_headers_finished)
+        and "GradioMultiPartParser(" in source(route_utils.upload_fn)
+        and "upload_fn(" in source(routes),
+        "uploads are read otherwise",
+    )
+    begun_uploads.apply()
+    relied_on(
+        "begun_uploads",
+        route_utils.GradioMultiPartParser is begun_uploads.TellingParser,
+        "GradioMultiPartParser",
+    )
+    part = '--x\r\nContent-Disposition: form-data; name="files"; filename="{0}.png"\r\n\r\n{0}\r\n'
+
+    async def stream(count, ends):
+        for number in range(count):
+            yield part.format(number).encode()
+        if not ends:
+            raise OSError(28, "No space left on device")
+        yield b"--x--\r\n"
+
+    async def parsed(count, ends=True, by=None):
+        BRINGER.set(by)
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        reads = {"upload_dir": tmp_path, "max_file_size": 9}
+        await route_utils.GradioMultiPartParser(headers, stream(count, ends), **reads).parse()
+
+    bringer = Bringer("198.18.0.1", most_files=3)
+    awaited(parsed(3, by=bringer))
+    assert len(bringer.begun) == 3 == len(list(tmp_path.iterdir()))
+    with pytest.raises(MultiPartException, match="Too many files"):
+        awaited(parsed(4, by=bringer))
+    with pytest.raises(OSError):
+        awaited(parsed(2, ends=False, by=bringer))
+    bringer.remove_begun()
+    assert not list(tmp_path.iterdir())
+    awaited(parsed(4))  # without anybody who is told
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_tripwire_inputs(page):
@@ -346,7 +397,7 @@ def test_tripwire_sessions(page):
     relied_on(
         "sessions",
         {"session_data", "time_last_used", "lock"} <= set(vars(holder))
-        and "SessionState(self.blocks)" in source(state_holder.StateHolder.__getitem__)
+        and "SessionState(self.blocks)" in source(sessions._GRADIO_GETITEM)
         and hasattr(route_utils, "SessionState"),
         "sessions are made or stored otherwise",
     )
@@ -355,7 +406,7 @@ def test_tripwire_sessions(page):
     relied_on("sessions", all(name in vars(gradios) for name in methods), "methods are renamed")
     with gr.Blocks() as usual:
         gr.Textbox()
-    sessions.apply(page)
+    sessions.apply(page, {"open"}.__contains__)
     described = state_holder.SessionState(usual)
     relied_on("sessions", described.config_values, "a session describes the page no more")
     assert type(described) is gradios
@@ -373,7 +424,7 @@ def test_tripwire_sessions(page):
 def test_sessions_are_kept_open_and_forgotten(page):
     assert not sessions.keep_open(page, "nobody")
     sessions.forget(page, "nobody")  # a page that is not served yet
-    sessions.apply(page)
+    sessions.apply(page, {"open"}.__contains__)
     holder = state_holder.StateHolder()
     page.state_session_capacity = 9
     holder.set_blocks(page)
@@ -383,6 +434,95 @@ def test_sessions_are_kept_open_and_forgotten(page):
     assert not sessions.keep_open(page, "nobody")
     sessions.forget(page, "visitor")
     assert "visitor" not in holder and not holder.time_last_used
+
+
+def test_an_open_session_is_never_given_up_for_an_invented_one(page):
+    sessions.apply(page, {"first", "late"}.__contains__)
+    holder = state_holder.StateHolder()
+    page.state_session_capacity = 3
+    holder.set_blocks(page)
+    first = holder["first"]
+    for number in range(2 * sessions.STRANGERS):
+        assert holder[f"invented {number}"] is holder[f"invented {number}"]
+    late = holder["late"]
+    assert holder["first"] is first and holder["late"] is late
+    assert len(holder.session_data) == sessions.STRANGERS + 2 == len(holder.time_last_used)
+    assert "invented 0" not in holder and f"invented {number}" in holder
+    assert not sessions.idle(page, 3600)
+    assert set(sessions.idle(page, -1)) == set(holder.session_data)
+    with gr.Blocks() as usual:
+        pass
+    usual.state_session_capacity = 1
+    other = state_holder.StateHolder()
+    other.set_blocks(usual)
+    assert other["a"] and other["b"] and "a" not in other  # gradio's own way elsewhere
+
+
+def test_tripwire_waiting_room(page):
+    queue = page._queue
+    event = source(queueing.Event.__init__)
+    relied_on(
+        "waiting_room",
+        parameters(queueing.Queue.push) == ["self", "body", "request", "username"]
+        and "_queue.push(" in source(routes)
+        and "self._queue.start()" in source(gr.Blocks.run_startup_events)
+        and "event_id" in parameters(queueing.Queue.clean_events)
+        and "job.alive = False" in source(queueing.Queue.clean_events)
+        and "if event.alive" in source(queueing.Queue.process_events)
+        and {"event_ids_to_events", "event_queue_per_concurrency_id", "pending_event_ids_session"}
+        | {"pending_messages_per_session"}
+        <= set(vars(queue))
+        and all(f"self.{name}" in event for name in ("session_hash", "request", "enqueue_time")),
+        "the queue holds its events otherwise",
+    )
+    waiting_room.apply(page, Limits(), Listeners())
+    assert queue.push.__module__ == queue.start.__module__ == waiting_room.__name__
+
+
+def waiting_events(page, sessions_and_ages):
+    """Events in the page's queue, as if they had been pushed so many seconds ago."""
+    import time
+
+    fn = handler_of(page)
+    fn.concurrency_id = "model"
+    page._queue.create_event_queue_for_fn(fn)
+    events = []
+    for session, age_s in sessions_and_ages:
+        event = queueing.Event(session, fn, SimpleNamespace(client=None), None)
+        event.enqueue_time = time.monotonic() - age_s
+        page._queue.event_ids_to_events[event._id] = event
+        page._queue.pending_event_ids_session.setdefault(session, set()).add(event._id)
+        page._queue.event_queue_per_concurrency_id["model"].queue.append(event)
+        events.append(event)
+    return events
+
+
+def test_what_nobody_listens_for_is_taken_out_and_forgotten(page):
+    listeners, tidied = Listeners(), []
+    limits = Limits(unheard_s=5)
+    waiting_room.apply(page, limits, listeners, lambda s, busy: tidied.append((s, set(busy))))
+    queue = page._queue
+    listeners.began("heard")
+    silent, heard, new = waiting_events(page, [("silent", 9), ("heard", 9), ("new", 1)])
+    running = waiting_events(page, [("runs", 9)])[0]
+    queue.event_queue_per_concurrency_id["model"].queue.remove(running)
+    queue.active_jobs = [[running]]
+    awaited(queue.sweep_once())
+    assert queue.event_queue_per_concurrency_id["model"].queue == [heard, new]
+    assert silent._id not in queue.event_ids_to_events and not running.alive and heard.alive
+    assert tidied == [(waiting_room.KEPT * 5, {"heard", "new", "runs"})]
+
+
+def test_more_than_a_visitor_may_have_waiting_is_refused_before_it_waits(page):
+    limits = Limits(session_queue=2)
+    waiting_room.apply(page, limits, Listeners())
+    waiting_events(page, [("one", 1), ("one", 1)])
+    fn = handler_of(page)
+    body = SimpleNamespace(fn_index=fn._id, session_hash="one")
+    with pytest.raises(HTTPException) as refused:
+        awaited(page._queue.push(body, SimpleNamespace(client=None), None))
+    assert refused.value.status_code == 429 and "2 requests of yours" in refused.value.detail
+    assert len(page._queue.event_ids_to_events) == 2
 
 
 def test_tripwire_upload_sets(page):
@@ -488,5 +628,6 @@ def test_a_page_puts_every_patch_in_force(tiny):
     writes = inspect.getclosurevars(page.postprocess_data).nonlocals["original"]
     assert {reads.__module__, writes.__module__} == {plain_values.__name__}
     assert isinstance(state_holder.SessionState(page), sessions.LeanSession)
+    assert page._queue.push.__module__ == waiting_room.__name__
     plain = SimpleNamespace(default_config=page.default_config, blocks={})
     assert not isinstance(state_holder.SessionState(plain), sessions.LeanSession)

@@ -10,9 +10,11 @@ errors.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gradio as gr
+from gradio.components.api_component import Api
 
 from svl_core.errors import SVLError
 from svl_core.ui.errors import polite
@@ -30,6 +32,7 @@ def apply(page: gr.Blocks) -> None:
     async def preprocess_data(block_fn, inputs, *rest, **more):
         try:
             check_harmless(inputs)
+            _check_whole(block_fn, inputs)
             return await original(block_fn, inputs, *rest, **more)
         except (gr.Error, SVLError) as error:
             raise polite(error) from None
@@ -40,6 +43,18 @@ def apply(page: gr.Blocks) -> None:
             ) from None
 
     page.preprocess_data = preprocess_data
+
+
+def _check_whole(block_fn: Any, inputs: list) -> None:
+    """Raises gr.Error where an endpoint is called with fewer values than it has arguments."""
+    if len(inputs) >= len(block_fn.inputs) or not isinstance(block_fn.inputs[0], Api):
+        return
+    names = list(inspect.signature(block_fn.fn).parameters)[: len(block_fn.inputs)]
+    raise _refusal(
+        f"Found {len(inputs)} values; expected {len(names)}, in this order: {', '.join(names)}; add"
+        " those that are missing, or call /gradio_api/call/v2/ with the names of those that you"
+        " give."
+    )
 
 
 def check_harmless(value: Any, depth: int = DEPTH) -> None:

@@ -95,6 +95,18 @@ def read_query(text: str) -> dict:
     return read | {"settings": settings}
 
 
+def refused_in(text: str) -> list[str]:
+    """Why settings of a link are left out: the fields' own sentences."""
+    asked, sentences = _renamed(dict(parse_qsl(text))), []
+    for name in linked_settings():
+        if name in asked and asked[name] not in ACCEPTED[name].words:
+            try:
+                ACCEPTED[name].parsed(asked[name])
+            except InputError as error:
+                sentences.append(str(error))
+    return sentences
+
+
 def _numbers_among(words: Sequence[str]) -> list[int]:
     """The whole numbers among some words; a model has no layer of ten digits."""
     return [int(word) for word in words if word.isdecimal() and len(word) < 10]

@@ -185,6 +185,11 @@ def restyle(page: Page, style: str, board: Mapping) -> Update:
 
 def composed(items: Mapping[str, str], style: str) -> Update:
     """The composer's places as a scene; an empty board leaves the page as it is."""
+    if len(items) > len(PLACES) or not set(items) <= set(map(str, range(len(PLACES)))):
+        raise InputError(
+            f"Found places that a scene does not have; expected 0 to {len(PLACES) - 1}; pick the"
+            " objects again."
+        )
     chosen = {int(place): name for place, name in items.items() if name}
     if not chosen:
         return {}

@@ -57,6 +57,9 @@ def _lay_out_model(page: Page) -> None:
     page.show(ARITHMETIC)
 
 
+MOST_REFUSED = 3  # sentences about an address that are shown
+
+
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
     outputs = [*SCENE, "model", "wanted", "visit", *page.controls]
@@ -68,7 +71,8 @@ def wire(page: Page) -> None:
 # -------------------------------------------------------------------------------- handlers
 def open_address(page: Page, request: gr.Request | None = None) -> Update:
     """The state that the page's address asks for, if it asks for any."""
-    asked = exports.read_query(str(getattr(request, "query_params", "") or ""))
+    query = str(getattr(request, "query_params", "") or "")
+    asked = exports.read_query(query)
     settings = asked["settings"]
     update: Update = {name: value for name, value in settings.items() if name in page.controls}
     update["visit"] = views.visit(session_of(request))
@@ -80,6 +84,9 @@ def open_address(page: Page, request: gr.Request | None = None) -> Update:
         update["model"] = asked["model"]
     if "drop" in asked:
         update["wanted"] = asked["drop"]
+    refused = exports.refused_in(query)
+    if refused:
+        update["photo-note"] = views.note(" ".join(refused[:MOST_REFUSED]))
     return update
 
 

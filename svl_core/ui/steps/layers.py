@@ -227,5 +227,5 @@ def pick_block(page: Page, strip: dict | None, event: gr.EventData) -> Update:
     if not strip:
         return {}
     first, size = int(event.x), int(event.y)
-    block = [layer for layer in range(first, first + size) if layer in strip["ranking"]]
+    block = sorted(layer for layer in strip["ranking"] if first <= layer < first + size)
     return {"strip": {**strip, "drop": block}}

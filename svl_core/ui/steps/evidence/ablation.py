@@ -270,7 +270,7 @@ def load(page: Page, strip: dict | None, event: gr.EventData) -> Update:
     if not strip or not cell:
         return {}
     first, size = int(cell[0]), int(cell[1])
-    block = [layer for layer in range(first, first + size) if layer in strip["ranking"]]
+    block = sorted(layer for layer in strip["ranking"] if first <= layer < first + size)
     if not block:
         raise InputError(
             f"Found layer {strip['ids'][first]}, which is protected; expected one that may go;"

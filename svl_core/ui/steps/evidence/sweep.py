@@ -491,7 +491,6 @@ def write(page: Page, shown: dict | None, kind: str, request: gr.Request | None 
     swept = shown_rows(page, shown)
     if swept is None:
         raise InputError("Found no sweep yet; expected some rows; run the sweep first.")
-    path = page.new_file(f"short-lvlm-sweep.{kind}", request)
     text = swept.to_csv() if kind == "csv" else json.dumps(swept.to_json(), indent=1) + "\n"
-    path.write_text(text, encoding="utf-8")
+    path = page.new_file(f"short-lvlm-sweep.{kind}", text.encode(), request)
     return {"sweep-file": str(path)}

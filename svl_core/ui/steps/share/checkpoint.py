@@ -17,7 +17,7 @@ from svl_core.errors import InputError
 from svl_core.ui.drawing import Update
 from svl_core.ui.state.exports import plan_recipe
 from svl_core.ui.state.settings import Settings
-from svl_core.ui.wiring import QUICK, STATUS, Page, session_of
+from svl_core.ui.wiring import QUICK, STATUS, Page, address_in, session_of
 from svl_core.ui.work.answering import NOT_ANALYSED, plan_of
 from svl_core.ui.work.ranking import PLAN_IN
 
@@ -84,6 +84,7 @@ def write(
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        workspace.uploads.ledger.came(packed, address_in(request))
         workspace.uploads.hold(session_of(request), packed)
         return {"packed": str(packed)}
 

@@ -58,8 +58,7 @@ def write(
         parts.PLOTLY.read_text(encoding="utf-8"),
         STYLES.read_text(encoding="utf-8"),
     )
-    path = page.new_file("short-lvlm-report.html", request)
-    path.write_text(text, encoding="utf-8")
+    path = page.new_file("short-lvlm-report.html", text.encode(), request)
     return {"report-file": str(path)}
 
 
