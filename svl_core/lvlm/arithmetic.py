@@ -315,6 +315,24 @@ def lay_out(model: torch.nn.Module) -> None:
                 module.weight.data = weight.contiguous(memory_format=torch.channels_last)
 
 
+def last_position(
+    dtype: torch.dtype,
+    device: torch.device,
+    length: int,
+) -> int | torch.Tensor:
+    """`logits_to_keep` of a pass for the prediction after the last of `length` positions.
+
+    By a number the last states are a slice of all, whose rows lie far apart. In half precision on a
+    processor torch then multiplies by a transposed copy of the whole head: 12 s instead of 0.1 s
+    for 152,000 tokens of 1,536 numbers. By an index the states themselves are copied.
+
+    dtype, device: the model's.
+    """
+    if device.type != "cpu" or dtype not in HALF:
+        return 1
+    return torch.tensor([length - 1])
+
+
 def limit_threads() -> None:
     """Lets torch run no more threads than a container is given processors, unless the environment
     names a number: torch itself counts those of the whole machine.

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
+from svl_core.lvlm.arithmetic import last_position
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.features import ImageFeatures
 from svl_core.lvlm.model import LVLM
@@ -113,7 +114,8 @@ class Decoding:
         tensors = inputs
         options: dict[str, Any] = {"use_cache": True}
         if "logits_to_keep" in parameters:
-            options["logits_to_keep"] = 1
+            length = inputs["input_ids"].shape[1]
+            options["logits_to_keep"] = last_position(lvlm.dtype, lvlm.device, length)
         with recording(lvlm, keep, self.shared_ms) as (states, entered_ms):
             if resume is not None:
                 prefill, self.depth = resume

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from svl_core.lvlm.arithmetic import last_position
 from svl_core.lvlm.features import ImageFeatures
 from svl_core.lvlm.hooks import (
     InputAction,
@@ -88,7 +89,8 @@ def record(
         for number, layer in enumerate(lvlm.layers):
             hooks.on_input(layer, entering(number))
             hooks.on_output(layer, leaving(number))
-        forward(lvlm, inputs, features, use_cache=False, logits_to_keep=1)
+        last = last_position(lvlm.dtype, lvlm.device, inputs["input_ids"].shape[1])
+        forward(lvlm, inputs, features, use_cache=False, logits_to_keep=last)
     for number in range(count):
         states.setdefault(number + 1, states[number])  # a layer that the model passed over
     return Recording(tuple(states[number] for number in range(count + 1)), tuple(calls))

@@ -3,15 +3,20 @@ on paper; no clock is read.
 """
 
 import copy
+import dataclasses
 import os
 
 import builders
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm import arithmetic, memory
+from svl_core.lvlm.batching import collate
+from svl_core.lvlm.decoding import Decoding
+from svl_core.lvlm.replay import record
 
 CPU = torch.device("cpu")
 
@@ -254,3 +259,36 @@ def test_no_more_threads_than_processors_allowed(monkeypatch, allowed, named, th
         monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "16")
     arithmetic.limit_threads()
     assert told == ([] if threads is None else [threads])
+
+
+class Batched(TorchDispatchMode):
+    """Notes the shapes of the weights of batched products."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator in (torch.ops.aten.linear.default, torch.ops.aten.matmul.default):
+            with self:  # which looks into it
+                return operator.decompose(*args, **(kwargs or {}))
+        if operator is torch.ops.aten.bmm.default:
+            self.shapes.append(tuple(args[1].shape))
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_never_multiplies_by_a_copied_head(tiny, image, dtype):
+    """Neither the prompt's pass, of one or padded, nor one that records, nor a decode step."""
+    model = copy.deepcopy(tiny.model).to(dtype)
+    lvlm = dataclasses.replace(tiny, model=model)
+    one, longer = (lvlm.encode(image, prompt) for prompt in ("a cat ?", "what is in the top ?"))
+    expected = model(**one.inputs).logits[:, -1]
+    with Batched() as seen:
+        decoding = Decoding(lvlm, one.inputs)
+        Decoding(lvlm, collate([one, longer], 0))
+        record(lvlm, one.inputs)
+    assert torch.allclose(decoding.logits, expected, atol=0.05)
+    head = tuple(lvlm.model.get_output_embeddings().weight.T.shape)
+    copied = [shape for shape in seen.shapes if shape[-2:] == head]
+    assert bool(copied) == (dtype == torch.float32)  # there torch reads the head as it lies

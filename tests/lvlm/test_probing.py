@@ -1,0 +1,223 @@
+"""The probes of an unknown model: each catches its fault, on a stand-in whose cost does not grow
+with the model.
+"""
+
+import dataclasses
+
+import builders
+import numpy as np
+import pytest
+import torch
+from tiny import picture, tiny_llava
+from transformers import AttentionInterface
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
+
+from svl_core.errors import InputError
+from svl_core.lvlm import families, features, geometry, probing, vision
+from svl_core.lvlm.model import LVLM
+
+KINDS = {  # of 6 layers
+    "llava": [0, 1, 2, 5],  # all equal
+    "gemma3": [0, 1, 2, 5],  # sliding attention, but for 2 and 5
+    "qwen3.5": [0, 1, 2, 5],  # linear attention, but for 2 and 5
+    "mllama": [0, 1, 2, 4, 5],  # 1 and 4 are cross-attention
+}
+
+
+def unknown(model, processor):
+    return LVLM(model, processor, families.GENERIC, "unknown")
+
+
+@pytest.fixture
+def model():
+    """A LLaVA of 6 layers that nobody knows."""
+    return unknown(*tiny_llava())
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """{class: calls of its layers}."""
+    counted = {LlamaDecoderLayer: 0, CLIPEncoderLayer: 0}
+
+    def counting(kind):
+        forward = kind.forward
+
+        def counted_forward(self, *args, **kwargs):
+            counted[kind] += 1
+            return forward(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "forward", counted_forward)
+
+    for kind in counted:
+        counting(kind)
+    return counted
+
+
+def deep(layers):
+    """A LLaVA with so many decoder layers and vision blocks."""
+    from transformers import LlavaForConditionalGeneration
+
+    model, processor = tiny_llava()
+    config = model.config
+    config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = layers
+    torch.manual_seed(0)
+    return unknown(LlavaForConditionalGeneration(config).float().eval(), processor)
+
+
+# What it costs
+
+
+def test_the_cost_hardly_grows_with_the_depth(calls):
+    """All layers run three times, for a question without a picture; the vision tower's first block
+    runs once.
+    """
+    spent = []
+    for layers in (8, 16):
+        for kind in calls:
+            calls[kind] = 0
+        assert probing.probe(deep(layers)).family.geometry == "square"
+        spent.append(dict(calls))
+    assert spent[1][LlamaDecoderLayer] - spent[0][LlamaDecoderLayer] == 3 * (16 - 8)
+    assert spent[0][CLIPEncoderLayer] == spent[1][CLIPEncoderLayer] == 1
+
+
+def test_the_whole_model_gives_the_same(calls):
+    lvlm = deep(8)
+    light = probing.probe(lvlm)
+    seen = dict(calls)
+    whole = probing._probed(lvlm, probing._shortest(lvlm), 1)
+    assert light.family == whole.family and light.model is lvlm.model
+    assert calls[CLIPEncoderLayer] > 100 * seen[CLIPEncoderLayer]
+
+
+def test_a_picture_of_few_positions_is_asked_about():
+    """Of a strip and a square, the shorter; tiles follow the shape."""
+    smol = dataclasses.replace(builders.build("smolvlm"), family=families.GENERIC)
+    chosen = probing._shortest(smol)
+    lengths = [
+        smol.encode(probing.noise(*size), probing.QUESTION).length for size in probing.PICTURES
+    ]
+    assert chosen.length == min(lengths) < max(lengths)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_two_layers_of_each_kind_and_the_last(name):
+    assert probing._two_of_each_kind(builders.build(name)) == KINDS[name]
+
+
+def test_a_kind_that_only_a_setting_tells(model):
+    model.layers[3].self_attn.temperature = 0.5
+    model.layers[4].mlp.act_fn = torch.nn.Identity()
+    assert probing._two_of_each_kind(model) == [0, 1, 3, 4, 5]
+
+
+# What it catches
+
+
+def refused(lvlm, step):
+    with pytest.raises(InputError, match=f'fails the probe "{step}"'):
+        probing.probe(lvlm)
+
+
+def test_a_layer_that_minds_its_number_is_caught(model, monkeypatch):
+    """A stand-in whose layers are numbered anew would pass by itself."""
+    forward = LlamaDecoderLayer.forward
+
+    def by_number(self, hidden_states, *args, **kwargs):
+        out = forward(self, hidden_states, *args, **kwargs)
+        return out * (2 if self.self_attn.layer_idx == 3 else 1)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", by_number)
+    refused(model, "pruning equals skipping")
+
+
+def test_an_attention_of_the_models_own_is_caught(model, monkeypatch):
+    own = AttentionInterface()["sdpa"]
+    monkeypatch.setattr(
+        modeling_llama.ALL_ATTENTION_FUNCTIONS, "get_interface", lambda *args: own, raising=False
+    )
+    refused(model, "attention")
+
+
+def test_a_cache_that_forgets_is_caught(model, monkeypatch):
+    forward = LlamaAttention.forward
+
+    def forgetful(self, *args, **kwargs):
+        kept = kwargs.keys() & {"past_key_values", "cache"}
+        return forward(self, *args, **kwargs | dict.fromkeys(kept))
+
+    monkeypatch.setattr(LlamaAttention, "forward", forgetful)
+    refused(model, "generation with a cache")
+
+
+def test_padding_that_is_looked_at_is_caught(model, monkeypatch):
+    forward = modeling_llama.LlamaModel.forward
+
+    def heedless(self, *args, attention_mask=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(modeling_llama.LlamaModel, "forward", heedless)
+    refused(model, "left padding")
+
+
+def test_features_that_do_not_stand_for_the_picture_are_caught(model, monkeypatch):
+    monkeypatch.setattr(
+        vision, "renewed", lambda value: features.mapped(value, lambda tensor: tensor * 2)
+    )
+    refused(model, "image features")
+
+
+def test_a_picture_that_nothing_follows_is_caught(model, monkeypatch):
+    with torch.no_grad():
+        model.model.model.multi_modal_projector.linear_1.weight.zero_()
+    refused(model, "visual positions")
+
+
+def test_few_layers_are_caught():
+    refused(unknown(*tiny_llava(2)), "decoder layers")
+
+
+def test_what_fails_light_is_tried_whole(monkeypatch):
+    """Blocks that cannot hand on, and a stand-in that fails a probe: served all the same."""
+    lvlm = deep(8)
+    tried = []
+    probed = probing._probed
+
+    def failing(candidate, *rest):
+        tried.append(candidate.num_layers)
+        if candidate.num_layers < lvlm.num_layers:
+            raise InputError("Found a fault of the stand-in alone.")
+        return probed(candidate, *rest)
+
+    def broken(*args):
+        raise RuntimeError("These blocks take no such thing.")
+
+    monkeypatch.setattr(probing, "_probed", failing)
+    assert probing.probe(lvlm).family.geometry == "square" and tried == [4, 4, 8]
+    monkeypatch.setattr(probing._HandingOn, "forward", broken)
+    tried.clear()
+    assert probing.probe(lvlm).family.geometry == "square" and tried == [4, 8]
+
+
+# Places
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2.5-vl", "smolvlm", "internvl"])
+@pytest.mark.parametrize("at_once", [1, probing.TRIED])
+def test_right_places_hold_and_mirrored_ones_do_not(name, at_once, monkeypatch):
+    lvlm = builders.build(name)
+    right = geometry.GEOMETRIES[lvlm.family.geometry]
+
+    def mirrored(view):
+        return [
+            geometry.Places(np.stack([1 - r[:, 2], r[:, 1], 1 - r[:, 0], r[:, 3]], axis=1))
+            for r in (places.rects for places in right(view))
+        ]
+
+    monkeypatch.setitem(geometry.GEOMETRIES, "mirrored", mirrored)
+    wrong = dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, geometry="mirrored"))
+    for image in (picture(168, 392), picture(392, 168)):
+        assert probing.places_hold(lvlm, image, at_once)
+        assert not probing.places_hold(wrong, image, at_once)
