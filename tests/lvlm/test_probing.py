@@ -162,11 +162,11 @@ def test_padding_that_is_looked_at_is_caught(model, monkeypatch):
     refused(model, "left padding")
 
 
-def test_features_that_do_not_stand_for_the_picture_are_caught(model, monkeypatch):
+def test_features_that_do_not_stand_for_the_picture_are_not_kept(model, monkeypatch):
     monkeypatch.setattr(
         vision, "renewed", lambda value: features.mapped(value, lambda tensor: tensor * 2)
     )
-    refused(model, "image features")
+    assert not probing.probe(model).family.sees_once
 
 
 def test_a_picture_that_nothing_follows_is_caught(model, monkeypatch):
