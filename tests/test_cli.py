@@ -735,7 +735,7 @@ WRONG = {
     "limit": (("evaluate", "--model", "model", "--data", "q.jsonl", "--limit", "0"), "at least 1"),
     "answer length": ((*PRUNE, "--drop", "1", "--max-new-tokens", "0"), "at least 1"),
     "json folder": (("analyze", *ASK, "--json", "none/x.json"), "none/x.json"),
-    "json is a folder": (("analyze", *ASK, "--json", "empty"), "cannot be written"),
+    "json is a folder": (("analyze", *ASK, "--json", "empty"), "a folder at empty"),
     "device": (("analyze", *ASK, "--device", "abacus"), "abacus"),
     "dtype": (("analyze", *ASK, "--dtype", "int3"), "int3"),
     "not exportable": (

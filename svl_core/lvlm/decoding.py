@@ -114,7 +114,7 @@ class Decoding:
         tensors = inputs
         options: dict[str, Any] = {"use_cache": True}
         if "logits_to_keep" in parameters:
-            length = inputs["input_ids"].shape[1]
+            length = _length_of(inputs)
             options["logits_to_keep"] = last_position(lvlm.dtype, lvlm.device, length)
         with recording(lvlm, keep, self.shared_ms) as (states, entered_ms):
             if resume is not None:
@@ -267,6 +267,11 @@ class Decoding:
             self._next = self._next + count
             return places
         return {}
+
+
+def _length_of(inputs: Mapping[str, torch.Tensor]) -> int:
+    """Positions of a batch: of ids, or of embeddings in their place."""
+    return inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"].shape[1]
 
 
 def _cache_slot(lvlm: LVLM) -> str:
