@@ -57,13 +57,23 @@ def blank(model, config, make: Callable[[], torch.nn.Module]):
     """
     with _lock:
         made = _made.setdefault(model, [])
-        known = next((each for each in made if each[0] == config), None)
+        known = next((each for each in made if _alike(each[0], config)), None)
     if known is None:
         known = config, make()
     with _lock:
         others = [each for each in made if each is not known]
         made[:] = [*others[1 - MOST :], known]
     return copied(known[1])
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two configs are equal; of those with settings by layer their dictionaries tell, for
+    they refuse to be asked as one (Gemma4).
+    """
+    try:
+        return one == other
+    except (AttributeError, RuntimeError):
+        return one.to_dict() == other.to_dict()
 
 
 def copied(model: torch.nn.Module) -> torch.nn.Module:

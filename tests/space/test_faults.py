@@ -15,7 +15,8 @@ from visitor import Visitor
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.lvlm import loading
-from svl_core.service import errors, health
+from svl_core.service import errors
+from svl_core.service.ledger import Ledger
 from svl_core.service.limits import PUBLIC
 
 OFFERED = "HuggingFaceTB/SmolVLM-256M-Instruct"
@@ -132,7 +133,7 @@ def test_a_full_disk_is_named(public_site, png, monkeypatch):
         refused = visitor.http.post("/gradio_api/upload", files={"files": ("other.png", png)})
         assert refused.status_code == 507 and refused.json()["detail"] == errors.DISK_FULL
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "write_text", no_room)
+        broken.setattr(Path, "write_bytes", no_room)
         still_serves(visitor, path)
         report = next(
             each
@@ -150,7 +151,7 @@ def test_a_full_disk_is_named(public_site, png, monkeypatch):
 def test_uploads_stop_before_the_disk_is_full(public_site, png, monkeypatch):
     visitor = Visitor(public_site[0])
     visitor.upload(png)
-    monkeypatch.setattr(health.Gate, "_stored", lambda self: PUBLIC.stored_bytes + 1)
+    monkeypatch.setattr(Ledger, "stored", property(lambda self: PUBLIC.stored_bytes + 1))
     refused = visitor.http.post("/gradio_api/upload", files={"files": ("other.png", png)})
     assert refused.status_code == 507 and refused.json()["detail"] == errors.DISK_FULL
 

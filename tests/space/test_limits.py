@@ -74,6 +74,7 @@ def test_health_tells_the_model_and_nothing_of_visitors(public_site):
         "status",
         "model",
         "loaded",
+        "arithmetic",
         "sessions",
         "analyses",
         "uptime_s",
