@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from tiny import awaited
 
 from svl_core.service import health
 from svl_core.service.errors import DISK_FULL, FULL_SHARE
@@ -171,7 +172,7 @@ def gated(workspace, tmp_path):
         async def send(message):
             said.setdefault("status", message.get("status"))
 
-        asyncio.run(gate(dict(scope), receive, send))
+        awaited(gate(dict(scope), receive, send))
         assert not gate._arriving and BRINGER.get() is None
         return said
 

@@ -24,6 +24,9 @@ class Page:
         }
         self.values = {part["id"]: part["props"].get("value") for part in config["components"]}
         self.states = {part["id"] for part in config["components"] if part["type"] == "state"}
+        self.without_value = self.states | {
+            part["id"] for part in config["components"] if part.get("skip_api")
+        }
         self.functions = {
             "analyse": self._function("model", "image", "prompt"),
             "compare": self._function(None, "strip", None, outputs=("metrics", "odds")),
@@ -180,7 +183,8 @@ class Caller(Page):
         job = self.client.submit(*data, fn_index=called["id"])
         job.result()
         named, out = {number: name for name, number in self.ids.items()}, {}
-        shown = [number for number in called["outputs"] if number not in self.states]
+        # The client leaves out what has no value of its own for programs: states and buttons.
+        shown = [number for number in called["outputs"] if number not in self.without_value]
         for values in job.outputs():
             for number, value in zip(shown, values):
                 if not (

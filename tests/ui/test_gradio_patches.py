@@ -371,7 +371,7 @@ def test_tripwire_unpolled():
     page.queue()
     unpolled.apply(page)
     assert queueing.asyncio.Queue is asyncio.Queue
-    whole, ended = asyncio.run(rests())
+    whole, ended = awaited(rests())
     assert ended < 0.2 <= whole + 0.01
     queue = page._queue
     queue.sleep_when_free._over = over = asyncio.Event()
