@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from svl_core.analysis.trace import SampleTrace, Trace, trace
+from svl_core.analysis.trace import SampleTrace, Trace, trace, trace_of
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import store_values
@@ -39,23 +38,12 @@ def trace_together(
         alone.step(number / count, f"{number + 1} of {count} samples")
         return _without_features(trace(lvlm, samples[number], run=alone.silent()).samples[0])
 
-    return Trace(
-        samples=store_values(run.deal(range(count), traced), count, spool),
-        model_name=lvlm.name,
-        layer_ids=lvlm.layer_ids,
-        protected=lvlm.protected,
-        timing_ms=1000 * (time.perf_counter() - began),
-        spool=spool,
-    )
+    shared = store_values(run.deal(range(count), traced), count, spool)
+    return trace_of(lvlm, shared, 1000 * (time.perf_counter() - began), spool)
 
 
 def _without_features(sample: SampleTrace) -> SampleTrace:
     """The trace with features (L+1, S, 0), and with all inner products of the features it had."""
-    light = replace(
-        sample,
-        features=sample.features[:, :, :0].clone(),
-        mlp=None,
-        sample=None,
-    )
+    light = sample.without_features()
     vars(light)["products"] = sample.products  # where the cached property looks
     return light

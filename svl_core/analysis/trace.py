@@ -27,9 +27,9 @@ from svl_core.analysis.attention import (
     collecting,
 )
 from svl_core.errors import InputError
+from svl_core.lvlm.arithmetic import name_of
 from svl_core.lvlm.decoding import Decoding, Prompt
 from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual, shared_from
-from svl_core.lvlm.features import ImageFeatures
 from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -68,6 +68,16 @@ class SampleTrace:
     @property
     def length(self) -> int:
         return self.features.shape[1]
+
+    def without_features(self) -> SampleTrace:
+        """The attention statistics alone: features (L+1, S, 0), and nothing else of the pass."""
+        return dataclasses.replace(
+            self,
+            features=self.features[:, :, :0].clone(),
+            mlp=None,
+            sample=None,
+            prompt=None,
+        )
 
     @property
     def derived_bytes(self) -> int:
@@ -186,7 +196,7 @@ def trace(
         traces[number] = _pass(lvlm, sample, mlp, new_tensor, kept)
         run.report((number + 1) / count, f"{number + 1} of {count} samples")
     traced = tuple(traces) if spool is None else traces
-    return _trace_of(lvlm, traced, 1000 * (time.perf_counter() - began), spool)
+    return trace_of(lvlm, traced, 1000 * (time.perf_counter() - began), spool)
 
 
 def trace_behind(
@@ -205,15 +215,16 @@ def trace_behind(
     """
     began = time.perf_counter()
     traced, decoding = _traced_prompt(lvlm, sample, behind=(full.samples[0], depth))
-    return _trace_of(lvlm, (traced,), 1000 * (time.perf_counter() - began)), decoding
+    return trace_of(lvlm, (traced,), 1000 * (time.perf_counter() - began)), decoding
 
 
-def _trace_of(
+def trace_of(
     lvlm: LVLM,
     samples: Sequence[SampleTrace],
     timing_ms: float,
     spool: str | Path | None = None,
 ) -> Trace:
+    """The trace of a model that its passes make up; parameters as of `Trace`."""
     return Trace(
         samples=samples,
         model_name=lvlm.name,
@@ -360,15 +371,12 @@ def _pass(
     if keep_prompt and shared_from(lvlm.family, lvlm.model.config) is not None:
         return _traced_prompt(lvlm, sample, mlp=mlp, new_tensor=new_tensor)[0]
 
-    def run(clock: _Clock) -> tuple[Decoding | None, torch.Tensor, ImageFeatures | None]:
-        watched = Watched(lvlm)
-        model, tensors = prepared(lvlm, sample.inputs, sample.features)
-        if sample.features is None:
-            model = watched.model(sample.inputs)
+    def run(watch: Watched) -> tuple[Decoding | None, torch.Tensor]:
+        model, tensors = prepared(lvlm, sample.inputs, sample.features, watch)
         # A number instead of the tensor would let Gemma4 skip positions in its last layers.
         last = torch.tensor([sample.length - 1], device=lvlm.device)
         logits = model(**tensors, use_cache=False, logits_to_keep=last).logits[:, -1]
-        return None, logits, watched.features
+        return None, logits
 
     return _observed(lvlm, sample, run, mlp=mlp, new_tensor=new_tensor)[0]
 
@@ -391,8 +399,7 @@ def _traced_prompt(
     new_tensor: makes an empty tensor of a shape and `dtype`.
     """
 
-    def run(clock: _Clock) -> tuple[Decoding, torch.Tensor, ImageFeatures | None]:
-        watched = Watched(lvlm) if behind is None and sample.features is None else None
+    def run(watch: Watched) -> tuple[Decoding, torch.Tensor]:
         resume = None
         if behind is not None:
             traced, depth = behind
@@ -403,10 +410,9 @@ def _traced_prompt(
             sample.inputs,
             features=sample.features,
             resume=resume,
-            watch=watched,
+            watch=watch,
         )
-        decoding.observing_ms = clock.watching_ms
-        return decoding, decoding.logits, None if watched is None else watched.features
+        return decoding, decoding.logits
 
     traced, decoding = _observed(lvlm, sample, run, mlp=mlp, behind=behind, new_tensor=new_tensor)
     assert decoding is not None, "this pass decodes"
@@ -421,8 +427,8 @@ def _check_finite(lvlm: LVLM, features: torch.Tensor) -> None:
     if bool(features[-1].isfinite().all()):
         return
     depth = next(number for number, states in enumerate(features) if not states.isfinite().all())
+    dtype = name_of(features.dtype)
     behind = "the embeddings" if depth == 0 else f"layer {lvlm.layer_ids[depth - 1]}"
-    dtype = str(features.dtype).removeprefix("torch.")
     remedy = "give another checkpoint"
     if features.dtype == torch.float16:
         remedy = "load it with --dtype bfloat16 or float32, which hold larger numbers"
@@ -436,7 +442,7 @@ def _check_finite(lvlm: LVLM, features: torch.Tensor) -> None:
 def _observed(
     lvlm: LVLM,
     sample: Sample,
-    run: Callable[[_Clock], tuple[Decoding | None, torch.Tensor, ImageFeatures | None]],
+    run: Callable[[Watched], tuple[Decoding | None, torch.Tensor]],
     *,
     mlp: bool,
     new_tensor: Callable[..., torch.Tensor],
@@ -444,8 +450,8 @@ def _observed(
 ) -> tuple[SampleTrace, Decoding | None]:
     """What hooks and statistics see of one pass.
 
-    run: makes the pass; returns its decode, if it is one, its logits (1, vocab), and the features
-        of the images that it saw itself.
+    run: makes the pass, with what keeps the features of the images that it sees itself; returns its
+        decode, if it is one, and its logits (1, vocab).
     """
     before_ms = 0.0 if sample.features is None else sample.features.ms
     collector = Collector(lvlm.num_layers, sample.visual, sample.textual)
@@ -459,9 +465,10 @@ def _observed(
     clock = _Clock(lvlm.device, before_ms)
     collector.watching = clock.watching
     watched = _Features(lvlm, new_tensor, clock, before)
+    seeing = Watched(lvlm)
     with ThreadHooks() as hooks, collecting(lvlm.decoder, collector):
         watched.watch(hooks, mlp)
-        decoding, logits, features = run(clock)
+        decoding, logits = run(seeing)
         ms = clock.ms()
     watched.hand_on_skipped()
     _check_finite(lvlm, watched.features)
@@ -472,9 +479,11 @@ def _observed(
             " transformers' attention interface; choose another model."
         )
     prompt = None
+    if decoding is not None:
+        decoding.observing_ms = clock.watching_ms
     if decoding is not None and behind is None:
         prompt = decoding.prompt(watched.states(), watched.entered_ms, ms)
-    read = seen(sample, features)
+    read = seen(sample, seeing.features)
     traced = SampleTrace(
         features=watched.features,
         visual=read.visual,

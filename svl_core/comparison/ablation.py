@@ -22,7 +22,7 @@ from svl_core.comparison.evaluation import (
     LabelledQuestion,
     Tally,
     answer_batch,
-    normalise,
+    is_right,
 )
 from svl_core.errors import InputError
 from svl_core.lvlm.encoding import printable
@@ -435,8 +435,7 @@ def ablate(
     if questions:
         kinds = tuple(question.kind for question in questions)
         right = tuple(
-            normalise(answer) == normalise(question.answer)
-            for answer, question in zip(answers, questions, strict=True)
+            is_right(answer, question) for answer, question in zip(answers, questions, strict=True)
         )
     return Ablation(
         model=lvlm.name,

@@ -38,6 +38,7 @@ IMAGE_MARK = re.compile(r"\s*<image>\s*")  # where the image stands in a text of
 DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 LONG_NAME = 512  # characters from which a text that names no file is read as base64
 USERS, MODELS = ("user", "human"), ("assistant", "gpt", "model")
+NAME_CHARS = 80  # of a file's name in a sentence
 SHAPE = '{"image": path, "prompt": text}'
 
 
@@ -364,5 +365,5 @@ def located(error: InputError, where: str) -> InputError:
 def file_named(image: object, error: InputError) -> InputError:
     """The error of an image, which names its file if it is one."""
     if isinstance(image, (str, Path)):
-        return located(error, f"the file {Path(image).name[:80]!r}")
+        return located(error, f"the file {Path(image).name[:NAME_CHARS]!r}")
     return error

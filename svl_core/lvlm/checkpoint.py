@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from svl_core.errors import InputError
+from svl_core.lvlm.arithmetic import name_of
 
 LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file
 INDEX = "model.safetensors.index.json"
@@ -42,7 +43,7 @@ SUMS = "sha256"  # in `svl_plan.json`: of each file of weights, by its name
 def sums(folder: Path) -> dict[str, str]:
     """sha256 of each file of weights in a folder, by its name."""
     found = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         with file.open("rb") as content:
             found[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
     return found
@@ -173,7 +174,7 @@ def convert(folder: Path, dtypes: StoredDtypes, *, widen: bool = False) -> None:
     config = _read_json(folder / CONFIG)
     told = getattr(torch, config["dtype"])
     if widen or dtypes.usual.itemsize < told.itemsize:
-        usual = str(dtypes.usual).removeprefix("torch.")
+        usual = name_of(dtypes.usual)
         _write_json(folder / CONFIG, _renamed(config, config["dtype"], usual))
 
 

@@ -122,10 +122,8 @@ class Decoding:
                 self.shared_ms = prefill.entered_ms[self.depth]
                 model = resumed(lvlm, prefill, self.depth)
                 tensors = without_pixels(inputs)
-            elif watch is not None:
-                model = watch.model(inputs)
             else:
-                model, tensors = prepared(lvlm, inputs, features)
+                model, tensors = prepared(lvlm, inputs, features, watch)
             out = model(**tensors, **options)
         self._take_over(out, states, entered_ms)
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,16 +22,10 @@ from transformers.image_utils import ChannelDimension, SizeDict
 from svl_core.errors import InputError
 from svl_core.lvlm import families
 from svl_core.lvlm.geometry import Sized, best_grid, padded_rows
+from svl_core.lvlm.images import Size
 from svl_core.recipe import BALANCED, FULL, QUICK
 
 FEW_SECONDS = 5.0  # what one pass may take where the detail is chosen for it
-
-
-class Size(NamedTuple):
-    """What is counted of a picture, in pixels; a picture itself will do too."""
-
-    width: int
-    height: int
 
 
 TYPICAL = (Size(640, 480),)  # pictures of a set that nobody has looked at yet
@@ -107,7 +102,7 @@ class Setup:
 # Rules: which setting says how much of a picture is read
 
 
-class Rule:
+class Rule(ABC):
     """One way of reading pictures in several sizes.
 
     own: what its families read at full detail, in words.
@@ -121,9 +116,9 @@ class Rule:
         """What is read at an amount, in words."""
         return f"at most {amount} {self.unit}"
 
+    @abstractmethod
     def most(self, setup: Setup) -> int:
         """The amount that the processor's own settings stand for; 0: it has one size only."""
-        raise NotImplementedError
 
     def lower(self, setup: Setup, most: int) -> Iterable[int]:
         """The amounts below `most`, the highest first."""
@@ -133,17 +128,17 @@ class Rule:
         """From which amount on to look for one that gives at most `most` visual tokens."""
         return highest
 
+    @abstractmethod
     def altered(self, setup: Setup, amount: int) -> Setup:
         """The processor set to an amount."""
-        raise NotImplementedError
 
     def shown(self, setup: Setup, amount: int, picture: Image.Image) -> Image.Image:
         """The picture as the processor gets it."""
         return picture
 
+    @abstractmethod
     def extent(self, setup: Setup, picture: Sized) -> Extent:
         """What one picture comes to with the settings as they are."""
-        raise NotImplementedError
 
     def extents(self, setup: Setup, amount: int | None, pictures: Sequence[Sized]) -> Extent:
         """What the pictures of one prompt come to. amount: None for the processor's own."""
@@ -343,14 +338,16 @@ class Grids(Rule):
         if amount == 0 or self._knows_whole(setup) and len(pictures) > 1:
             whole = Extent(patches + 1, patches)
             return sum([whole] * len(pictures), Extent(0, 0))
-        total = Extent(0, 0)
-        for picture in pictures:
-            size = Size(picture.width, picture.height)
-            size = size if amount is None else self._shrunk(setup, amount, size)
-            grid = best_grid(setup.config, size)
-            tokens = patches + len(padded_rows(setup.config, size, grid))
-            total += Extent(tokens, (1 + self._count(setup, grid)) * patches)
-        return total
+        if amount is not None:
+            pictures = [self._shrunk(setup, amount, picture) for picture in pictures]
+        return super().extents(setup, None, pictures)
+
+    def extent(self, setup: Setup, picture: Sized) -> Extent:
+        size = Size(picture.width, picture.height)
+        grid = best_grid(setup.config, size)
+        patches = _patches(setup.config)
+        tokens = patches + len(padded_rows(setup.config, size, grid))
+        return Extent(tokens, (1 + self._count(setup, grid)) * patches)
 
     def _shrunk(self, setup: Setup, amount: int, picture: Sized) -> Size:
         """The picture's size where it fits into a grid of at most `amount` tiles."""

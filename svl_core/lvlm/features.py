@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -34,11 +33,6 @@ class ImageFeatures:
         """Bytes of its tensors."""
         return sum(tensor.nbytes for tensor in _tensors(self.output))
 
-    def to(self, device: torch.device) -> ImageFeatures:
-        """The same on another device."""
-        moved = mapped(self.output, lambda tensor: tensor.to(device))
-        return dataclasses.replace(self, output=moved)
-
     def stand_ins(self, device: torch.device) -> dict[str, torch.Tensor]:
         """Inputs of the pixels' names, shapes and dtypes, of one number each: models look whether
         there are pixels, and some at their shape. The number is none, so that a model which reads
@@ -69,6 +63,7 @@ class FeatureStore(MutableMapping):
         self.most = most
         self._lock = threading.Lock()
         self._features: OrderedDict[tuple[str, str], ImageFeatures] = OrderedDict()
+        self._bytes = 0  # of all of them
 
     def __getitem__(self, key: tuple[str, str]) -> ImageFeatures:
         with self._lock:
@@ -77,17 +72,22 @@ class FeatureStore(MutableMapping):
 
     def __setitem__(self, key: tuple[str, str], features: ImageFeatures) -> None:
         with self._lock:
+            self._let_go(key)
             self._features[key] = features
-            self._features.move_to_end(key)
-            while len(self._features) > 1 and self._bytes() > self.most:
-                self._features.popitem(last=False)
+            self._bytes += features.nbytes
+            while len(self._features) > 1 and self._bytes > self.most:
+                self._let_go(next(iter(self._features)))
 
-    def _bytes(self) -> int:
-        return sum(features.nbytes for features in self._features.values())
+    def _let_go(self, key: tuple[str, str]) -> None:
+        """Forgets a key, if it is there; the lock is held."""
+        gone = self._features.pop(key, None)
+        self._bytes -= 0 if gone is None else gone.nbytes
 
     def __delitem__(self, key: tuple[str, str]) -> None:
         with self._lock:
-            del self._features[key]
+            if key not in self._features:
+                raise KeyError(key)
+            self._let_go(key)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         with self._lock:

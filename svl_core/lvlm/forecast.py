@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from svl_core.lvlm import families
+from svl_core.lvlm.arithmetic import name_of
 from svl_core.lvlm.detail import Extent
 from svl_core.lvlm.skeleton import empty
 
@@ -157,7 +158,7 @@ def forecast(
     }
     return Forecast(
         name,
-        str(dtype).removeprefix("torch."),
+        name_of(dtype),
         str(device),
         depth,
         width,

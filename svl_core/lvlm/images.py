@@ -82,7 +82,7 @@ def open_image(
 
 
 class Size(NamedTuple):
-    """Of a picture, in pixels."""
+    """Of a picture, in pixels; where a size alone is asked for, a picture itself will do too."""
 
     width: int
     height: int

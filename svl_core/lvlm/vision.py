@@ -49,14 +49,16 @@ def prepared(
     lvlm: LVLM,
     inputs: Mapping[str, torch.Tensor],
     features: ImageFeatures | None,
+    watch: Watched | None = None,
 ) -> tuple[torch.nn.Module, Mapping[str, torch.Tensor]]:
     """The module to call for a pass over a batch, and the inputs to call it with.
 
     inputs: those of samples whose images have been seen where `features` are given.
     features: of the batch's images; None: the pass sees them itself.
+    watch: keeps what a pass over a batch of one makes of the images that it sees.
     """
     if features is None:
-        return lvlm.model, inputs
+        return lvlm.model if watch is None else watch.model(inputs), inputs
     model = _answering(lvlm.model, lambda original: lambda *a, **k: renewed(features.output))
     return model, {**inputs, **features.stand_ins(lvlm.device)}
 

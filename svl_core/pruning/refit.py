@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 
+from svl_core.analysis.memo import Memo
 from svl_core.analysis.skipping import own_answers
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.errors import InputError
@@ -50,8 +50,8 @@ class AnsweredBatch:
     answer_tokens: tuple[int, ...]
 
 
-_batches_of: WeakKeyDictionary[Trace, Sequence[AnsweredBatch]] = WeakKeyDictionary()
-"""A calibration trace's samples with answers, as long as the trace lives."""
+_BATCHES = Memo(1)
+"""Of a calibration trace: its samples with answers."""
 
 
 def lengthened(
@@ -115,8 +115,11 @@ def answered_batches(
     once for each trace. Raises InputError for a trace without its samples and for a model whose
     inputs an answer cannot lengthen; Cancelled.
     """
-    if calibration in _batches_of:
-        return _batches_of[calibration]
+    return _BATCHES.of(calibration, (), lambda: _answered_batches(full, calibration, run))
+
+
+def _answered_batches(full: LVLM, calibration: Trace, run: Run) -> Sequence[AnsweredBatch]:
+    """`answered_batches`, made."""
 
     def sample_of(number: int) -> Sample:
         sample = calibration.samples[number].sample
@@ -143,7 +146,6 @@ def answered_batches(
         answer_tokens = tuple(len(answers[number]) for number in members)
         features = together([sample_of(number) for number in members])
         batches[place] = AnsweredBatch(record(full, joined, features), answer_tokens)
-    _batches_of[calibration] = batches
     return batches
 
 

@@ -160,8 +160,7 @@ class PrunedTrace:
         first, _ = widest_run(drop)
         kept_before = first - sum(layer < first for layer in drop)
         bridged = sample.features[kept_before].clone()
-        bare = replace(sample, features=sample.features[:, :, :0].clone(), sample=None)
-        return cls(replace(trace, samples=(bare,)), bridged)
+        return cls(replace(trace, samples=(sample.without_features(),)), bridged)
 
 
 def nbytes(value: Any, seen: set[int] | None = None) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 import svl_core as svl
+from svl_core.comparison.jsonl import file_named
 from svl_core.errors import InputError
 from svl_core.lvlm.images import upright_size
 from svl_core.progress import QUIET, Run
@@ -41,7 +42,6 @@ LANES = ("", RANKING, EVIDENCE)
 POLL_S = 0.5  # how often the share of a load is told
 Settled = TypeVar("Settled", bound=VisitorSettings)
 SHOWN_PIXELS = 640  # of a kept picture's longer side, as large as figures show it
-NAME_CHARS = 80  # of a file's name in a sentence
 
 
 class Workspace:
@@ -232,10 +232,7 @@ class Workspace:
         try:
             return self.open_image(path)
         except InputError as error:
-            reason = str(error)
-            raise InputError(
-                f"In the file {Path(path).name[:NAME_CHARS]!r}: {reason[:1].lower()}{reason[1:]}"
-            ) from error
+            raise file_named(path, error) from error
 
     def analysis_of_source(
         self,
@@ -370,9 +367,7 @@ class Workspace:
     def fit_samples(
         self, analysis: Analysis, settings: VisitorSettings, run: Run = QUIET
     ) -> tuple[svl.Sample, ...]:
-        """The samples that compensation is fitted on, none where there is none."""
-        if not settings.fits:
-            return ()
+        """The samples that a compensation is fitted on."""
         source = self.sources(analysis.model, settings).fit
         return self.samples(analysis.model, source, analysis, settings, run)
 
@@ -391,7 +386,7 @@ class Workspace:
         """
         from svl_core.comparison.pair import Known
 
-        samples = self.fit_samples(analysis, settings, run)
+        samples = self.fit_samples(analysis, settings, run) if settings.fits else ()
         length, answer = analysis.full_answer or (None, None)
         if length != settings.max_new_tokens:
             answer = None

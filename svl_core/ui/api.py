@@ -215,7 +215,7 @@ class Service:
             counts = len(drops) or analysis.trace.num_layers
             points = len(criteria) * len(compensations) * counts
             self.workspace.limits.check("sweep_points", points, "pruned models in the sweep")
-            fit = self._fit(analysis, settings, task)
+            fit = self.workspace.fit_samples(analysis, settings, task)
             options = {
                 "criteria": criteria,
                 "compensations": compensations,
@@ -341,15 +341,6 @@ class Service:
         if given["layers"] is not None:
             return svl.manual_plan(given["layers"], analysis.trace.num_layers)
         return svl.plan(self._ranking(analysis, settings, task), given["drop"])
-
-    def _fit(
-        self, analysis: Analysis, settings: Settings, task: tasks.Task
-    ) -> tuple[svl.Sample, ...]:
-        """What compensation is fitted on: the bundled set where the model knows it, else the sample
-        itself.
-        """
-        source = self.workspace.sources(analysis.model, settings).fit
-        return self.workspace.samples(analysis.model, source, analysis, settings, task)
 
     def _run(self, work: Callable, request: gr.Request | None) -> Iterator[dict]:
         """Progress while `work` runs, its result last; errors as one sentence."""

@@ -168,3 +168,12 @@ def test_the_map_holds_what_is_lost(tiny, tmp_path):
     assert stored_map(tmp_path).n == 3
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     assert stored_map(tmp_path) is None
+
+
+def test_any_of_several_answers_counts_as_right(tiny, image):
+    """As in an evaluation of the same questions."""
+    own = answer(tiny, tiny.encode(image, PROMPTS[0]), max_new_tokens=3).text
+    several = Question(image, PROMPTS[0], "other", answers=("other", own))
+    alone = Question(image, PROMPTS[0], "other")
+    chart = ablate_questions(tiny, [several, alone], sizes=(1,), max_new_tokens=3)
+    assert chart.right == (True, False)

@@ -71,7 +71,7 @@ def write(
         _check_plain(settings)
         plan = plan_of(strip, lvlm)
         recipe = plan_recipe(strip, settings.at(state), workspace.sources(model, settings))
-        fit = page.workspace.fit_samples(analysis, settings, task)
+        fit = page.workspace.fit_samples(analysis, settings, task) if settings.fits else ()
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
         stem = f"{model.rstrip('/').split('/')[-1]}-svl-{len(plan.drop)}"
         folder.mkdir(parents=True)
