@@ -30,9 +30,8 @@ STALE = (
 )
 
 PHOTO_NOTE = (
-    "The bundled model knows its small world of drawn objects only, and answers about photos are"
-    " guesses. For a photo choose SmolVLM-256M-Instruct above: it is downloaded once (about 500 MB)"
-    " and runs on a CPU."
+    "The bundled model knows its small world of drawn objects only; about any other picture it"
+    " guesses."
 )
 
 GLOSSARY = (

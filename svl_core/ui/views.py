@@ -90,6 +90,11 @@ def note(text: str) -> str:
     return f'<p class="note">{esc(text)}</p>' if text else ""
 
 
+def offer(text: str, value: str) -> str:
+    """A button that raises `pick` with the value."""
+    return f'<button type="button" class="offer" data-pick="{esc(value)}">{esc(text)}</button>'
+
+
 def read(text: str) -> str:
     """A quiet sentence under a control."""
     return f'<p class="read">{esc(text)}</p>' if text else ""
@@ -402,8 +407,14 @@ def speed(found) -> str:
     return f"{measured}\nexpected {times(found.expected)}"
 
 
-def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | None = None) -> str:
-    """What separates both models, in a sentence. visual: see `metrics`."""
+def verdict(
+    comparison,
+    dropped: int,
+    layers: int,
+    visual: tuple[int, int] | None = None,
+    outside: bool = False,
+) -> str:
+    """What separates both models, in a sentence. visual, outside: see `metrics`."""
     saved = 1 - comparison.parameters_pruned / comparison.parameters_full
     if not dropped and not visual:
         return "Nothing is dropped: both are the same model."
@@ -411,6 +422,11 @@ def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | Non
     if visual:
         gone += f", {visual[1]} of {visual[0]} visual tokens read"
     full, pruned = comparison.full.text, comparison.pruned.text
+    if outside:
+        return (
+            "Both answers are guesses about a picture that this model does not know the like of:"
+            f" whether they agree says nothing. {gone}."
+        )
     if full.strip() == pruned.strip():
         return f"Same answer with {gone}."
     word = first_difference(full.split(), pruned.split()) + 1
@@ -428,11 +444,13 @@ def metrics(
     layers: int,
     correct: str | None = None,
     visual: tuple[int, int] | None = None,
+    outside: bool = False,
 ) -> str:
     """The table of size, speed and fidelity, under a verdict in one sentence.
 
     correct: the right answer, where it is known.
     visual: tokens of the image that each model read, where they differ.
+    outside: whether the picture is none of the model's world.
     """
     rows = [
         *_size_rows(comparison, dropped, layers, visual),
@@ -442,7 +460,7 @@ def metrics(
     body = "".join(_row(head, cells, small) for head, small, *cells in rows)
     heads = ("Measure", "Full", "Pruned", "Change")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    sentence = esc(verdict(comparison, dropped, layers, visual))
+    sentence = esc(verdict(comparison, dropped, layers, visual, outside))
     return (
         f'<p class="verdict">{sentence}</p>{_truth(comparison, correct)}<table'
         f' class="facts" data-kl="{comparison.kl:.6f}"'

@@ -263,6 +263,7 @@
     const check = () => {
       const shown = document.querySelector("#image .image-frame img")?.src ?? "", prompt = document.querySelector("#prompt textarea")?.value ?? "";
       const other = !!analysed && (prompt.trim() !== analysed.prompt.trim() || (analysed.path ? !decodeURIComponent(shown).endsWith(analysed.path) : !!shown));
+      document.body.toggleAttribute("data-old", other);  // answers and figures are of what was asked before
       note.hidden = !other || !!document.querySelector("#status .pill");
       if (note.textContent !== (note.hidden ? "" : state.value)) note.textContent = note.hidden ? "" : state.value;
     };

@@ -9,7 +9,8 @@ import gradio as gr
 
 from svl_core.demo.scenes import PLACES
 from svl_core.errors import InputError
-from svl_core.ui import examples, headings, parts, texts, views
+from svl_core.service import photo_model
+from svl_core.ui import examples, headings, parts, photo, texts, views
 from svl_core.ui.drawing import Update
 from svl_core.ui.errors import polite
 from svl_core.ui.steps import detail
@@ -19,8 +20,8 @@ from svl_core.ui.work.ranking import LATEST
 
 TITLE = "Ask about an image"
 LEDE = (
-    "Take an example, compose a scene of your own, or bring an image. Then press Analyze: one"
-    " forward pass is all the figures below need."
+    "Take an example, compose a scene of your own, or bring an image: one forward pass is all the"
+    " figures below need."
 )
 
 SCENE = ["image", "prompt", "truth", "chips", "composer", "photo-note", "origin"]
@@ -116,15 +117,18 @@ def wire(page: Page) -> None:
     start_analysis(page, page.on(page["new-scene"].click, new_scene, [], SCENE, **QUICK).then)
     page.on(page["composer"].compose, compose, ["style"], SCENE, **LATEST)
     page.on(page["style"].input, restyle, ["style", "composer"], SCENE, **QUICK)
-    page.on(
+    arrived = page.on(
         page["image"].input,
         uploaded,
-        ["image", "model"],
-        ["image", "photo-note", "truth", "chips", "origin"],
+        ["image", "model", "prompt", "truth"],
+        ["image", "photo-note", "truth", "chips", "origin", "prompt"],
         js=SHOWN,
         trigger_mode="multiple",
         **QUICK,
     )
+    start_analysis(page, page.halt(arrived.success).then, picture=True)
+    asked = page.on(page["photo-note"].pick, ask_photo_model, [], ["model"], **QUICK)
+    start_analysis(page, page.halt(asked.then).then)
     question = page.on(page["chips"].pick, picked(pick_question, str), [], ["prompt"], **QUICK)
     start_analysis(page, question.then)
 
@@ -150,15 +154,24 @@ def scene_update(origin: str) -> Update:
     return update | {"prompt": question} if question else update
 
 
-def photo_update(page: Page, model: str) -> Update:
-    """What stands beside an image of the visitor's own."""
-    knows_scenes_only = model in page.workspace.scene_models
-    return {
-        "photo-note": views.note(texts.PHOTO_NOTE) if knows_scenes_only else "",
+def photo_update(page: Page, model: str, prompt: str, truth: Mapping | None) -> Update:
+    """What stands beside an image of the visitor's own; a question about the scene before gives way
+    to a general one.
+    """
+    update: Update = {
+        "photo-note": photo.note(page.workspace, model),
         "truth": {},
         "origin": "",
         "chips": views.chips(GENERIC_QUESTIONS),
     }
+    if prompt.strip() in (truth or {}):
+        update["prompt"] = GENERIC_QUESTIONS[0]
+    return update
+
+
+def ask_photo_model(page: Page) -> Update:
+    """One tap beside a photo."""
+    return {"model": photo_model.NAME}
 
 
 def pick_example(page: Page, number: int) -> Update:
@@ -199,10 +212,17 @@ def composed(items: Mapping[str, str], style: str) -> Update:
 
 
 def uploaded(
-    page: Page, path: str | None, model: str, request: gr.Request | None = None
+    page: Page,
+    path: str | None,
+    model: str,
+    prompt: str = "",
+    truth: Mapping | None = None,
+    request: gr.Request | None = None,
 ) -> Iterator[Update]:
     """A new image of the visitor's own: checked at once, and taken away where it is none; the
     bundled model's limits are said.
+
+    prompt, truth: what was asked about the image before, and the right answers about it.
     """
     nothing: Update = {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
     if not path:
@@ -214,4 +234,4 @@ def uploaded(
     except InputError as error:
         yield nothing | {"image": None}
         raise polite(error) from error
-    yield photo_update(page, model)
+    yield photo_update(page, model, prompt, truth)
