@@ -16,7 +16,6 @@ import numpy as np
 
 from svl_core.errors import InputError
 from svl_core.lvlm.catalogue import DEMO, DEMO_PLACES
-from svl_core.lvlm.checkpoint import weights_hash
 
 if TYPE_CHECKING:
     from svl_core.analysis.importance import TokenImportance
@@ -116,6 +115,8 @@ def stored_baseline(
     """The baseline beside a checkpoint; None where there is none or the weights are others by
     now.
     """
+    from svl_core.lvlm.checkpoint import weights_hash
+
     try:
         data = json.loads((Path(folder) / STORED).read_text(encoding="utf-8"))
         if data["weights"] != weights_hash(folder):

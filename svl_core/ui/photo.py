@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from svl_core.lvlm.forecast import readable
 from svl_core.lvlm.images import upright_size
 from svl_core.service import photo_model
 from svl_core.service.workspace import Workspace
@@ -34,6 +33,8 @@ def note(workspace: Workspace, model: str, path: str | None = None) -> str:
 
 def _label(workspace: Workspace, path: str | None) -> str:
     """What the button says: the model, its size until it is loaded, and the seconds expected."""
+    from svl_core.lvlm.forecast import readable
+
     facts = []
     if not workspace.models.ready(photo_model.NAME):
         size = readable(photo_model.entry().memory_gb * 1e9, "B")

@@ -96,6 +96,18 @@ def test_an_overlay_of_colours_only_shows_the_ends_of_its_scale():
     assert picture.getpixel((15, 5)) == pytest.approx((254, 232, 56), abs=1)
 
 
+def test_the_outline_s_teeth_point_at_what_counts():
+    """The left half counts: its border with the right one has a tooth on the left alone, and the
+    picture's edge has none.
+    """
+    ground = Image.new("RGB", (100, 100), (120, 120, 120))
+    drawn = overlay(ground, LEFT_AND_RIGHT, [0.0, 1.0], [True, False], opacity=0, width=100)
+    lines = np.asarray(drawn).astype(int) != 120
+    across, _ = np.nonzero(lines.any(-1)[:, 40:44])
+    assert set(across) - {0, 99} == {49, 50, 51}  # white between dark edges, at half the height
+    assert not lines[10:90, 56:95].any() and not lines[10:90, 4:38].any()
+
+
 def test_an_overlay_without_places_is_the_image():
     ground = Image.new("RGB", (20, 10), "red")
     nowhere = np.full((2, 4), np.nan)

@@ -38,9 +38,9 @@ GENERIC_QUESTIONS = (
 # Taking an image away raises `input` with the image that was there; a moment later the page asks
 # for another, or does not.
 SHOWN = (
-    "async (image, model) => { await new Promise(done => setTimeout(done, 100)); return"
+    "async (image, ...others) => { await new Promise(done => setTimeout(done, 100)); return"
     " [document.querySelector('#image button[aria-dropeffect]:not(.hidden)') ? null : image,"
-    " model]; }"
+    " ...others]; }"
 )
 
 
