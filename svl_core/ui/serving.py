@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import gradio as gr
 from packaging.requirements import Requirement
+from starlette.middleware import Middleware
 
 from svl_core.service import health
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.visits import Visits
 from svl_core.service.waiting import Listeners
-from svl_core.ui import parts
+from svl_core.ui import parts, texts, views
 from svl_core.ui.gradio_patches import (
     inputs,
     plain_values,
@@ -25,6 +26,8 @@ from svl_core.ui.gradio_patches import (
     upload_sets,
     waiting_room,
 )
+from svl_core.ui.gradio_patches.front_page import FrontPage, card_tags
+from svl_core.ui.state import prepared
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import Page, session_of, stop_all
 
@@ -75,10 +78,11 @@ def launch_options(limits: Limits = HOME) -> dict:
     """What `launch` needs for this page: its look, `/health`, the endpoints as MCP tools where that
     extra is installed, and nothing fetched from elsewhere.
     """
+    options = health.app_options(limits, _served)
+    options["middleware"].append(Middleware(FrontPage, head=_head(), card=_card))
     return {
         "theme": theme(),
         "css": parts.css(),
-        "head": parts.head(health.STARTED),
         "footer_links": ["api"],
         "mcp_server": _speaks_mcp(),
         "run_history": False,
@@ -86,9 +90,21 @@ def launch_options(limits: Limits = HOME) -> dict:
         "max_file_size": limits.image_bytes,
         "state_session_capacity": 200,
         "show_error": limits.details,
-        "app_kwargs": health.app_options(limits, _served),
+        "app_kwargs": options,
         "_frontend": False,  # else gradio gives up where the page answers itself too slowly
     }
+
+
+def _head() -> str:
+    """What the document's head holds: the first screen, where one was prepared."""
+    opening = prepared.opening()
+    title = views.header(texts.TITLE, texts.LEDE)
+    return parts.head(health.STARTED, opening.for_browser(title) if opening else None)
+
+
+def _card(address: str) -> str:
+    """The preview of a link to the page."""
+    return card_tags(texts.TITLE, texts.LEDE, None, address)
 
 
 def until_told(page: gr.Blocks) -> None:

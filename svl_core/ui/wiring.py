@@ -59,6 +59,7 @@ class Page:
         self.components: dict[str, Component] = {}
         self.shown: dict[str, Shown] = {}
         self.controls: dict[str, Control] = {}
+        self.sections: dict[str, gr.Column] = {}  # steps that are built when they come near
         self.settling: list[str] = []  # sliders that tell when they came to rest, by elem_id
         self.heavy = {
             "concurrency_id": "model",
