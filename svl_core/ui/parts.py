@@ -60,23 +60,23 @@ def plot(elem_id: str, wait: str = WAIT) -> gr.HTML:
     return _part("plot", None, elem_id, classes="card", wait=wait)
 
 
-def strip(elem_id: str, value: dict | None = None) -> gr.HTML:
+def strip(elem_id: str) -> gr.HTML:
     """The decoder layers as buttons: click or Space toggles, arrow keys move; see
     `strip.strip_value` for the value.
     """
-    return _part("strip", value, elem_id)
+    return _part("strip", None, elem_id)
 
 
-def asked(elem_id: str, value: dict | None = None) -> gr.HTML:
+def asked(elem_id: str) -> gr.HTML:
     """The picture with what matters in it, and the question; see `hero.draw_asked`."""
-    return _part("asked", value, elem_id)
+    return _part("asked", None, elem_id)
 
 
-def decoder(elem_id: str, value: dict | None = None) -> gr.HTML:
+def decoder(elem_id: str) -> gr.HTML:
     """The layers as they stand between question and answer, those of the strip's plan fallen out;
     see `hero.draw_layers`. A click is one on the strip.
     """
-    return _part("decoder", value, elem_id)
+    return _part("decoder", None, elem_id)
 
 
 def sheet(elem_id: str) -> gr.HTML:
@@ -124,9 +124,7 @@ def bridge(sliders: list[str], sections: list[str]) -> gr.HTML:
     events = [f"settle_{name.replace('-', '_')}" for name in sliders]
     events += [f"near_{name}" for name in sections]
     names = " ".join(f"'{name}'" for name in events)
-    script = (
-        f"/* {names} */ svl.settle({sliders}, trigger); svl.unfold({sections}, trigger);"
-    )
+    script = f"/* {names} */ svl.settle({sliders}, trigger); svl.unfold({sections}, trigger);"
     return gr.HTML(
         "",
         html_template="<div></div>",
@@ -160,8 +158,7 @@ def head(started: float, first_screen: dict | None = None) -> str:
     return (
         f"<meta name='svl-plotly' content='{PLOTLY}'><meta name='svl-started'"
         f" content='{started}'><link rel='stylesheet' href='./theme.css'><style>{styles}</style>"
-        f"{_as_data(first_screen)}"
-        + "".join(f"<script>{_text(file)}</script>" for file in scripts)
+        f"{_as_data(first_screen)}" + "".join(f"<script>{_text(file)}</script>" for file in scripts)
     )
 
 

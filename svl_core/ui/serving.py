@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 import gradio as gr
 from packaging.requirements import Requirement
-from starlette.middleware import Middleware
 
 from svl_core.service import health
 from svl_core.service.limits import HOME, Limits
@@ -18,6 +17,7 @@ from svl_core.service.visits import Visits
 from svl_core.service.waiting import Listeners
 from svl_core.ui import parts, texts, views
 from svl_core.ui.gradio_patches import (
+    front_page,
     inputs,
     plain_values,
     sessions,
@@ -26,8 +26,6 @@ from svl_core.ui.gradio_patches import (
     upload_sets,
     waiting_room,
 )
-from svl_core.ui.gradio_patches.front_page import FrontPage, card_tags
-from svl_core.ui.state import prepared
 from svl_core.ui.theme import theme
 from svl_core.ui.wiring import Page, session_of, stop_all
 
@@ -63,6 +61,7 @@ def serve(page: Page) -> None:
     blocks.unload(dropped)
     listeners = Listeners()
     blocks.workspace, blocks.visits, blocks.listeners = workspace, visits, listeners
+    blocks.opening = page.opening
     uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
     uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
     plain_values.apply(blocks)
@@ -79,7 +78,7 @@ def launch_options(limits: Limits = HOME) -> dict:
     extra is installed, and nothing fetched from elsewhere.
     """
     options = health.app_options(limits, _served)
-    options["middleware"].append(Middleware(FrontPage, head=_head(), card=_card))
+    front_page.apply(options, _head, _card)
     return {
         "theme": theme(),
         "css": parts.css(),
@@ -95,16 +94,16 @@ def launch_options(limits: Limits = HOME) -> dict:
     }
 
 
-def _head() -> str:
+def _head(app) -> str:
     """What the document's head holds: the first screen, where one was prepared."""
-    opening = prepared.opening()
+    opening = app.blocks.opening
     title = views.header(texts.TITLE, texts.LEDE)
     return parts.head(health.STARTED, opening.for_browser(title) if opening else None)
 
 
 def _card(address: str) -> str:
     """The preview of a link to the page."""
-    return card_tags(texts.TITLE, texts.LEDE, None, address)
+    return front_page.card_tags(texts.TITLE, texts.LEDE, None, address)
 
 
 def until_told(page: gr.Blocks) -> None:

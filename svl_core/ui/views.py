@@ -275,9 +275,7 @@ def _hero_answer(
 AHEAD = 2  # words that an answer's end keeps before the first that differs
 
 
-def glance(
-    full: str, pruned: str, layers: int = 0, dropped: int = 0, growing: bool = False
-) -> str:
+def glance(full: str, pruned: str, layers: int = 0, dropped: int = 0, growing: bool = False) -> str:
     """Both answers, each in a line, for the dock: from shortly before the first word that differs,
     which is what one looks for.
     """
@@ -289,8 +287,11 @@ def glance(
         for name, text, marked in (("Full", full, spans[0]), ("Pruned", pruned, spans[1]))
     )
     same = full.strip() == pruned.strip()
-    found = "" if growing else f"{layers - dropped} of {layers} layers: " + (
-        "same answer" if same else "the answers part"
+    found = (
+        ""
+        if growing
+        else f"{layers - dropped} of {layers} layers: "
+        + ("same answer" if same else "the answers part")
     )
     return f'<p class="glance" aria-hidden="true">{lines}<em>{found}</em></p>'
 

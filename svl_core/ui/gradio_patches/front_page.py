@@ -20,6 +20,8 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 
+from starlette.middleware import Middleware
+
 HASHED = re.compile(r"^/assets/.+-[\w-]{8}\.(js|css)$")
 """gradio's files whose names change with their content."""
 STATIC = re.compile(r"^(/static/|/theme\.css|/assets/|/gradio_api/file=.*plotly\.min\.js$)")
@@ -32,15 +34,21 @@ KEPT = 4  # compressed pages; they differ by how the page is asked for
 LEVEL = 6
 
 
+def apply(options: dict, head: Callable, card: Callable[[str], str]) -> None:
+    """Adds the middleware to the options of a starlette app; see `FrontPage`."""
+    options["middleware"].append(Middleware(FrontPage, head=head, card=card))
+
+
 class FrontPage:
     """ASGI middleware: see above.
 
-    head: markup for the end of the document's head.
+    head: of an app, markup for the end of the document's head; asked for once.
     card: the tags of a link's preview, of the address that is asked for.
     """
 
-    def __init__(self, app, head: str, card: Callable[[str], str]) -> None:
+    def __init__(self, app, head: Callable, card: Callable[[str], str]) -> None:
         self.app, self.head, self.card = app, head, card
+        self._head: str | None = None
         self._compressed: OrderedDict[str, bytes] = OrderedDict()
 
     async def __call__(self, scope, receive, send) -> None:
@@ -75,6 +83,8 @@ class FrontPage:
 
     async def _send_page(self, scope, send, start, body: bytes) -> None:
         asked = dict(scope["headers"])
+        if self._head is None:
+            self._head = self.head(scope["app"])
         page = self.changed(body.decode("utf-8"), _address_of(scope)).encode()
         tag = hashlib.sha256(page).hexdigest()[:32]
         headers = [
@@ -99,7 +109,7 @@ class FrontPage:
         """gradio's document with this page's head and card. address: that it was asked for by."""
         page = META.sub("", page)
         before, end, after = page.partition("</head>")
-        return before + self.card(address) + self.head + end + after
+        return before + self.card(address) + (self._head or "") + end + after
 
     def _small(self, tag: str, page: bytes) -> bytes:
         if tag not in self._compressed:

@@ -7,7 +7,6 @@ import gradio as gr
 from svl_core.ui import parts, views
 from svl_core.ui.drawing import View
 from svl_core.ui.figure import ANALYSED, ANSWERS, PLAN, Shown, view
-from svl_core.ui.state import prepared
 from svl_core.ui.state.strip import droppable, in_words
 from svl_core.ui.wiring import Page, stop_all
 from svl_core.ui.work.answering import start_comparison, then_live
@@ -42,26 +41,16 @@ def draw_glance(shown: View) -> str:
 
 
 def _drop_slider(name: str) -> gr.Slider:
-    opening = prepared.opening()
-    count = opening.example.count if opening else 0
-    return gr.Slider(
-        0, MOST, count, step=1, label="Layers to drop", elem_id=name, interactive=True
-    )
-
-
-def _glance(name: str) -> gr.HTML:
-    opening = prepared.opening()
-    return parts.view(name, opening.glance(opening.example.count) if opening else "")
+    return gr.Slider(0, MOST, 0, step=1, label="Layers to drop", elem_id=name, interactive=True)
 
 
 DROP = Shown(name="drop", make=_drop_slider, draw=bound_drop, redrawn=(ANALYSED,))
 PLAN_LINE = view("plan-line", draw=draw_plan_line, redrawn=(PLAN,))
-GLANCE = Shown(name="glance", make=_glance, draw=draw_glance, redrawn=(ANSWERS,))
+GLANCE = view("glance", draw=draw_glance, redrawn=(ANSWERS,))
 
 
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
-    opening = prepared.opening()
     with gr.Column(elem_id="dock"):
         with gr.Column(elem_id="bar"):
             page.settle(page.show(DROP))
@@ -72,8 +61,13 @@ def layout(page: Page) -> None:
                 parts.sheet("sheet")
             page.show(GLANCE)
         with gr.Column(elem_id="layer-bar"):
-            page.add("strip", parts.strip("strip", opening.strip_value() if opening else None))
+            page.add("strip", parts.strip("strip"))
             page.show(PLAN_LINE)
+    opening = page.opening
+    if opening:
+        page["drop"].value = opening.example.count
+        page["strip"].value = opening.strip_value()
+        page["glance"].value = opening.glance(opening.example.count)
 
 
 # ---------------------------------------------------------------------------------- events

@@ -12,6 +12,7 @@ from svl_core.ui.steps.ask import SCENE, scene_update
 from svl_core.ui.wiring import QUICK, Page, session_of
 from svl_core.ui.work.analysing import start_analysis
 
+
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
     for name in ("status", "visit"):

@@ -9,10 +9,9 @@ from PIL import Image
 import svl_core as svl
 from svl_core.analysis.ranking import top_p_of
 from svl_core.service.derived import importance_of, scores_of
-from svl_core.ui import examples, parts, views
+from svl_core.ui import examples, parts, prepared, views
 from svl_core.ui.drawing import Update, View, gap_of, places_of
 from svl_core.ui.figure import ANSWERS, LOOK, PLAN, Shown
-from svl_core.ui.state import prepared
 from svl_core.ui.steps import dock
 from svl_core.ui.steps.ask import SCENE, scene_update
 from svl_core.ui.wiring import QUICK, Page
@@ -107,36 +106,9 @@ def draw_answers(shown: View) -> str:
     )
 
 
-def _first(name: str) -> object:
-    """What a part shows before the first analysis."""
-    opening = prepared.opening()
-    if opening is None:
-        return ""  if name == "answers" else None
-    return {
-        "asked": opening.asked_value,
-        "layers": opening.layers_value,
-        "answers": lambda: opening.answers(opening.example.count),
-    }[name]()
-
-
-ASKED = Shown(
-    name="hero-asked",
-    make=lambda name: parts.asked(name, _first("asked")),
-    draw=draw_asked,
-    redrawn=(LOOK,),
-)
-LAYERS = Shown(
-    name="hero-decoder",
-    make=lambda name: parts.decoder(name, _first("layers")),
-    draw=draw_layers,
-    redrawn=(PLAN,),
-)
-HERO_ANSWERS = Shown(
-    name="hero-answers",
-    make=lambda name: parts.view(name, _first("answers")),
-    draw=draw_answers,
-    redrawn=(ANSWERS,),
-)
+ASKED = Shown(name="hero-asked", make=parts.asked, draw=draw_asked, redrawn=(LOOK,))
+LAYERS = Shown(name="hero-decoder", make=parts.decoder, draw=draw_layers, redrawn=(PLAN,))
+HERO_ANSWERS = Shown(name="hero-answers", make=parts.view, draw=draw_answers, redrawn=(ANSWERS,))
 EXAMPLES = "examples"
 
 
@@ -146,14 +118,19 @@ def layout(page: Page) -> None:
         for shown in (ASKED, LAYERS, HERO_ANSWERS):
             page.show(shown)
     dock.layout(page)
-    shown = [_thumbnail(example) for example in examples.SHIPPED]
+    opening = page.opening
+    if opening:
+        page["hero-asked"].value = opening.asked_value()
+        page["hero-decoder"].value = opening.layers_value()
+        page["hero-answers"].value = opening.answers(opening.example.count)
+    shown = [_thumbnail(example, told=bool(opening)) for example in examples.SHIPPED]
     page.add(EXAMPLES, parts.view(EXAMPLES, views.examples(shown)))
 
 
-def _thumbnail(example: examples.Shipped) -> tuple[str, str, str]:
-    """(image address, question, caption) of an example."""
+def _thumbnail(example: examples.Shipped, told: bool) -> tuple[str, str, str]:
+    """(image address, question, caption) of an example. told: what happens to it is known."""
     small = examples.picture_of(example.origin).resize((THUMBNAIL, THUMBNAIL))
-    return views.data_url(small, small=True), example.question, example.caption
+    return views.data_url(small, small=True), example.question, example.caption if told else ""
 
 
 # ---------------------------------------------------------------------------------- events
@@ -173,7 +150,7 @@ def pick_example(page: Page, model: str, event: gr.EventData) -> Update:
     update = scene_update(example.origin) | {"prompt": example.question}
     update["truth"] = {**update["truth"], example.question: example.truth}
     ready = prepared.prepared().get(example.origin)
-    if ready is None or model != "demo":
+    if ready is None or model != prepared.MODEL:
         return update
     return update | {
         "drop": gr.update(value=example.count),

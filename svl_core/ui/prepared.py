@@ -1,6 +1,7 @@
 """What was computed beforehand of the shipped examples, so that the page shows it at once.
 
-`python -m svl_core.ui.prepare` makes the file beside the weights; it is used for these weights only.
+`python -m svl_core.ui.steps.prepare` makes the file beside the weights; it is used for these
+weights only.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svl_core.comparison.ablation import weights_hash
+from svl_core.files import weights_hash
 from svl_core.lvlm.catalogue import DEMO_PLACES
 from svl_core.ui import examples, views
 from svl_core.ui.state import seal
 
 NAME = "prepared.json"
+MODEL = "demo"  # the model that all of it was computed with
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Computes the first screens of the shipped examples: `python -m svl_core.ui.prepare`.
+"""Computes the first screens of the shipped examples: `python -m svl_core.ui.steps.prepare`.
 
 Run it again whenever the weights, the examples or the method change; a test says so.
 """
@@ -10,14 +10,14 @@ import tempfile
 from pathlib import Path
 
 import svl_core as svl
-from svl_core.comparison.ablation import weights_hash
+from svl_core.files import weights_hash
 from svl_core.service.deployment import models_for
 from svl_core.service.limits import HOME
 from svl_core.service.tasks import Task
 from svl_core.service.workspace import Workspace
 from svl_core.ui import examples
 from svl_core.ui.drawing import View
-from svl_core.ui.state.prepared import NAME, demo_folder
+from svl_core.ui.prepared import NAME, demo_folder
 from svl_core.ui.state.settings import DEFAULTS
 from svl_core.ui.state.strip import droppable
 from svl_core.ui.steps import hero
