@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svl_core.errors import InputError
+from svl_core.files import weights_hash
 from svl_core.lvlm.catalogue import DEMO, DEMO_PLACES
 
 if TYPE_CHECKING:
@@ -115,8 +116,6 @@ def stored_baseline(
     """The baseline beside a checkpoint; None where there is none or the weights are others by
     now.
     """
-    from svl_core.lvlm.checkpoint import weights_hash
-
     try:
         data = json.loads((Path(folder) / STORED).read_text(encoding="utf-8"))
         if data["weights"] != weights_hash(folder):

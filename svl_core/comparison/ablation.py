@@ -24,7 +24,7 @@ from svl_core.comparison.evaluation import (
     is_right,
 )
 from svl_core.errors import InputError
-from svl_core.lvlm.checkpoint import weights_hash
+from svl_core.files import weights_hash
 from svl_core.lvlm.encoding import printable
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Fidelity, Reference

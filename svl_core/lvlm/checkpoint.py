@@ -40,16 +40,6 @@ NUMBER = re.compile(r"\.\d+(?=\.|$)")
 SUMS = "sha256"  # in `svl_plan.json`: of each file of weights, by its name
 
 
-def weights_hash(folder: str | Path) -> str:
-    """sha256 of a checkpoint's weights, file by file in order of name; what is stored about a model
-    names the weights that it belongs to by it.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def sums(folder: Path) -> dict[str, str]:
     """sha256 of each file of weights in a folder, by its name."""
     found = {}

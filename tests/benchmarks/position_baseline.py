@@ -124,7 +124,7 @@ def main() -> None:
 
     import svl_core as svl
     from svl_core.demo.questions import labelled
-    from svl_core.lvlm.checkpoint import weights_hash
+    from svl_core.files import weights_hash
 
     lvlm = svl.load("demo")
     mean = {"as published": 0.0, "causally corrected": 0.0}

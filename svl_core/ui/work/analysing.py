@@ -47,8 +47,7 @@ def analyse(
         page.workspace.uploads.hold(session_of(request), (analysis.model, analysis.sample.key))
         page.hold_upload(path, request)
         task.report(0.95, "Drawing …")
-        same = state and state["model"] == analysis.model and drop is not None
-        dropped = int(drop) if same else None
+        dropped = int(drop) if _is_for(page, state, analysis) and drop is not None else None
         strip = _first_strip(page, analysis, settings, dropped, wanted, task)
         analysed = {
             "model": analysis.model,
@@ -77,6 +76,13 @@ def analyse(
         return late
 
     yield from page.run(work, request)
+
+
+def _is_for(page: Page, state: dict | None, analysis: Analysis) -> bool:
+    """Whether the number of dropped layers on the page is meant for this model."""
+    if state is None:
+        return page.opening is not None and analysis.model == page.workspace.models.first
+    return state["model"] == analysis.model
 
 
 def _analysed(
@@ -147,16 +153,20 @@ def analyse_picture(
     page: Page, name: str, path: str | None, *values, request: gr.Request | None = None
 ) -> Iterator[Update]:
     """`analyse` where there is a picture."""
-    if path:
-        yield from analyse(page, name, path, *values, request=request)
+    if not path:
+        yield {}  # a generator without values would empty what it writes
+        return
+    yield from analyse(page, name, path, *values, request=request)
 
 
 def compare_picture(
     page: Page, path: str | None, *values, request: gr.Request | None = None
 ) -> Iterator[Update]:
     """`compare` where there is a picture."""
-    if path:
-        yield from compare(page, *values, request=request)
+    if not path:
+        yield {}
+        return
+    yield from compare(page, *values, request=request)
 
 
 def start_analysis(page: Page, trigger: Callable, picture: bool = False):
