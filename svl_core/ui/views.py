@@ -518,8 +518,8 @@ def verdict_of(
         gone += f", {visual[1]} of {visual[0]} visual tokens read"
     if outside:
         return (
-            "Both answers are guesses about a picture that this model does not know the like of:"
-            f" whether they agree says nothing. {gone}."
+            "Both answers are guesses: this model knows drawn scenes only, so whether they agree"
+            f" says nothing. {gone}."
         )
     if full.strip() == pruned.strip():
         return f"Same answer with {gone}."

@@ -183,9 +183,12 @@ def photo_update(page: Page, model: str, prompt: str, truth: Mapping | None) -> 
         "origin": "",
         "chips": views.chips(GENERIC_QUESTIONS),
     }
-    if prompt.strip() in (truth or {}):
-        update["prompt"] = GENERIC_QUESTIONS[0]
-    return update
+    return update | general_question(prompt, truth)
+
+
+def general_question(prompt: str, truth: Mapping | None) -> Update:
+    """Another prompt in the place of a question about a scene that is gone."""
+    return {"prompt": GENERIC_QUESTIONS[0]} if prompt.strip() in (truth or {}) else {}
 
 
 def ask_photo_model(page: Page) -> Update:
@@ -241,7 +244,7 @@ def uploaded(
     """
     nothing: Update = {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
     if not path:
-        yield nothing
+        yield nothing | general_question(prompt, truth)
         return
     page.hold_upload(path, request)
     try:
