@@ -244,7 +244,7 @@
       hint.textContent = "Copied.";
     });
     return () => {
-      const value = state.value?.query === undefined ? null : state.value;  // a section that is built late mounts with an empty value
+      const value = state.value;
       copy.disabled = !value;
       if (!value) return;
       const kept = new URLSearchParams(location.search), query = new URLSearchParams(value.query);
