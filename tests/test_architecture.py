@@ -11,14 +11,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "svl_core"
-BASE = {"errors", "files", "progress", "recipe"}  # what every room may name
+BASE = {"errors", "files", "notebook", "progress", "recipe"}  # what every room may name
 LINE = BASE | {"lvlm", "analysis", "pruning", "comparison"}
 LIBRARY = LINE | {"figures", "demo"}
 MAY_IMPORT = {  # room -> the other rooms it may name
     "errors": set(),
     "files": {"errors"},
+    "notebook": set(),
     "progress": {"errors"},
-    "recipe": {"errors"},
+    "recipe": {"errors", "notebook"},
     "lvlm": BASE,
     "analysis": BASE | {"lvlm"},
     "pruning": BASE | {"lvlm", "analysis"},
