@@ -6,6 +6,8 @@ import asyncio
 import base64
 import io
 import json
+import threading
+import time
 
 import httpx
 import pytest
@@ -36,6 +38,15 @@ def session(url: str, asked):
             return await asked(client)
 
     return awaited(asyncio.wait_for(opened(), 300))
+
+
+def posted(url: str, name: str, arguments: dict, headers: dict, timeout: float):
+    """A tool called without a client, by one request."""
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+    body["params"] = {"name": name, "arguments": arguments}
+    accepted = {"accept": "application/json, text/event-stream"}
+    address = f"{url}gradio_api/mcp/"
+    return httpx.post(address, json=body, headers=headers | accepted, timeout=timeout)
 
 
 @pytest.fixture(scope="module")
@@ -232,12 +243,44 @@ def test_a_caller_waits_as_its_own_address_and_ends_with_its_call(served, calls,
             await client.call_tool("compare", QUESTION | {"drop": 2})
 
     session(url, twice)
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
-    body["params"] = {"name": "compare", "arguments": QUESTION | {"drop": 2}}
-    headers |= {"accept": "application/json, text/event-stream"}
-    httpx.post(f"{url}gradio_api/mcp/", json=body, headers=headers, timeout=60)
+    posted(url, "compare", QUESTION | {"drop": 2}, headers, timeout=60)
     assert [each.address for each in seen] == ["127.0.0.1", "127.0.0.1", "203.0.113.7"]
     assert len({each.session for each in seen}) == 3 and all(each.heavy for each in seen)
     queue = page._queue
     left = {*queue.pending_messages_per_session, *queue.pending_event_ids_session}
     assert not {each.session for each in seen} & left and not queue.event_ids_to_events
+
+
+def test_work_ends_where_its_caller_leaves(served, calls, tiny):
+    url, page = served
+    slow = [layer.register_forward_pre_hook(lambda *_: time.sleep(0.05)) for layer in tiny.layers]
+    arguments = SWEEP | {"prompt": "how many ?", "drops": [0, 1, 2, 3], "max_new_tokens": 32}
+
+    def ask_and_leave():
+        with pytest.raises(httpx.ReadTimeout):
+            posted(url, "sweep", arguments, {}, 3)
+
+    caller = threading.Thread(target=ask_and_leave)
+    try:
+        caller.start()
+        told, until = [], time.monotonic() + 30
+        while not told and time.monotonic() < until:
+            told = [event for held in page.workspace.jobs._deadlines.values() for event in held]
+            time.sleep(0.01)
+        assert len(told) == 1 and not told[0].is_set()
+        caller.join()
+        assert told[0].wait(30)  # its work is told to end
+    finally:
+        for hook in slow:
+            hook.remove()
+        caller.join()
+
+
+def test_numbers_that_json_lacks_are_left_out():
+    from svl_core.ui.gradio_patches.mcp_tools import finite
+
+    rows = [{"kl": float("nan"), "n": 3}, {"kl": 0.5, "text": "inf"}]
+    assert finite({"rows": rows, "most": float("inf")}) == {
+        "rows": [{"kl": None, "n": 3}, {"kl": 0.5, "text": "inf"}],
+        "most": None,
+    }

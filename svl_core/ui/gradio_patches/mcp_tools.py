@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -124,13 +125,23 @@ def _register(owner: Any, server: Any, tools: Mapping[str, Tool]) -> None:
             values = arranged(tools[endpoint.lstrip("/")], arguments)
             function = owner.get_block_fn_from_endpoint_name(endpoint)
             tell = _teller(context)
-            found = await call(owner.blocks, function, values, context.request, tell)
+            found = finite(await call(owner.blocks, function, values, context.request, tell))
         except ToolError as error:
             said = types.TextContent(type="text", text=str(error))
             return types.CallToolResult(content=[said], isError=True)
         text = json.dumps(found, ensure_ascii=False)
         said = types.TextContent(type="text", text=text)
         return types.CallToolResult(content=[said], structuredContent=found)
+
+
+def finite(value: Any) -> Any:
+    """The value with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    lacking = isinstance(value, float) and not math.isfinite(value)
+    return None if lacking else value
 
 
 def arranged(tool: Tool, arguments: Mapping[str, Any]) -> list[Any]:
