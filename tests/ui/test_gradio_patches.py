@@ -510,7 +510,7 @@ def test_tripwire_mcp_tools(page):
         and "App.setup_mcp_server(blocks, app_kwargs, mcp_server)" in setup
         and "gradio.mcp.GradioMCPServer(blocks)" in setup
         and "PredictBodyInternal(**body.model_dump(), request=request)" in source(routes)
-        and "if not simple_format:" in source(gr.Blocks.process_api)
+        and "if not simple_format:" in source(gr.Blocks.handle_streaming_diffs)
         and "queue/join" in source(route_utils.get_api_call_path),
         "its MCP server is made, or a call joins the queue, otherwise",
     )
@@ -534,8 +534,11 @@ def test_a_page_without_tools_of_its_own_serves_gradio_s():
     pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
     import gradio.mcp
 
+    def echo(text: str = "") -> str:
+        return text
+
     with gr.Blocks() as blocks:
-        gr.api(lambda text="": text, api_name="echo")
+        gr.api(echo, api_name="echo")
     made = mcp_tools._with_tools(gradio.mcp.GradioMCPServer)(blocks)
     assert made.mcp_server.name and list(made.tool_to_endpoint.values()) == ["/echo"]
 
