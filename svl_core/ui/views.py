@@ -214,6 +214,15 @@ def glossary(entries: Sequence[tuple[str, str]]) -> str:
     )
 
 
+def sources(links: Sequence[tuple[str, str]]) -> str:
+    """(what, address) -> a list of links, each opened beside the page."""
+    lines = "".join(
+        f'<li><a href="{esc(address)}" target="_blank" rel="noopener">{esc(what)}</a></li>'
+        for what, address in links
+    )
+    return f'<ul class="sources">{lines}</ul>'
+
+
 def plan_line(sentence: str) -> str:
     keys = (
         '<span class="key"><i class="k"></i>kept</span><span class="key"><i'
