@@ -7,7 +7,7 @@ import difflib
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -437,11 +437,13 @@ def metrics(
     layers: int,
     correct: str | None = None,
     visual: tuple[int, int] | None = None,
+    asked: Mapping[str, object] = {},
 ) -> str:
     """The table of size, speed and fidelity, under a verdict in one sentence.
 
     correct: the right answer, where it is known.
     visual: tokens of the image that each model read, where they differ.
+    asked: what the numbers belong to, by name; the page's scripts find it in the table's data.
     """
     rows = [
         *_size_rows(comparison, dropped, layers, visual),
@@ -452,10 +454,11 @@ def metrics(
     heads = ("Measure", "Full", "Pruned", "Change")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     sentence = esc(verdict(comparison, dropped, layers, visual))
+    marks = "".join(f' data-{name}="{esc(value)}"' for name, value in asked.items())
     return (
         f'<p class="verdict">{sentence}</p>{_truth(comparison, correct)}<table'
         f' class="facts" data-kl="{comparison.kl:.6f}"'
-        f' data-agreement="{comparison.agreement:.6f}"><thead><tr>{head}</tr></thead>'
+        f' data-agreement="{comparison.agreement:.6f}"{marks}><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>{_noise(comparison, dropped or visual)}"
     )
 

@@ -95,6 +95,12 @@ def draw_metrics(shown: View) -> str:
         len(shown.strip["ids"]),
         shown.correct,
         visual_kept(shown.analysis, shown.settings),
+        asked={
+            "origin": shown.state.get("origin") or "",
+            "prompt": shown.state["prompt"],
+            "drop": ",".join(map(str, shown.strip["drop"])),
+            "compensation": shown.settings.compensation,
+        },
     )
 
 
