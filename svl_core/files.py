@@ -6,6 +6,7 @@ What is written goes beside the name first, hidden, and takes the name in one st
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -118,3 +119,13 @@ def _refusal(name: str, option: str, error: OSError) -> InputError:
         f"Found that {name} cannot be written ({error.strerror}); expected a file name in a folder"
         f" of yours with room; change --{option}."
     )
+
+
+def weights_hash(folder: str | Path) -> str:
+    """sha256 of a checkpoint's weights, file by file in order of name; what is stored of a
+    model names the weights that it belongs to by it.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -8,7 +8,6 @@ alike, and no answer is generated twice.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from svl_core.comparison.evaluation import (
     is_right,
 )
 from svl_core.errors import InputError
+from svl_core.files import weights_hash
 from svl_core.lvlm.encoding import printable
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Fidelity, Reference
@@ -335,16 +335,6 @@ class AblationMap:
             columns={measure: tuple(names) for measure, names in data["columns"].items()},
             tables={measure: np.array(table, float) for measure, table in data["tables"].items()},
         )
-
-
-def weights_hash(folder: str | Path) -> str:
-    """sha256 of a checkpoint's weights, file by file in order of name; a stored map names the
-    weights that it belongs to by it.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def stored_map(folder: str | Path) -> AblationMap | None:

@@ -30,7 +30,7 @@ from svl_core.service.stores import Analysis
 from svl_core.service.tasks import within
 from svl_core.service.waiting import address_of
 from svl_core.service.workspace import Workspace
-from svl_core.ui import controls, headings, views
+from svl_core.ui import controls, headings, prepared, views
 from svl_core.ui.controls import Control
 from svl_core.ui.drawing import Update, View
 from svl_core.ui.errors import polite
@@ -59,6 +59,9 @@ class Page:
         self.components: dict[str, Component] = {}
         self.shown: dict[str, Shown] = {}
         self.controls: dict[str, Control] = {}
+        first = workspace.models.first
+        self.opening = prepared.opening() if first == prepared.MODEL else None
+        self.sections: dict[str, gr.Column] = {}  # steps that are built when they come near
         self.settling: list[str] = []  # sliders that tell when they came to rest, by elem_id
         self.heavy = {
             "concurrency_id": "model",

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +38,7 @@ from svl_core.ui import gradio_patches
 from svl_core.ui.gradio_patches import (
     begun_uploads,
     environment,
+    front_page,
     inputs,
     plain_values,
     sessions,
@@ -390,6 +392,26 @@ def test_tripwire_unplotted(monkeypatch):
     unplotted.apply()
     with utils.MatplotlibBackendMananger():
         assert utils.MatplotlibBackendMananger is nullcontext
+
+
+def test_tripwire_front_page():
+    document = Path(gr.__file__).with_name("templates") / "frontend" / "index.html"
+    text = document.read_text("utf-8")
+    relied_on(
+        "front_page",
+        text.count("</head>") == 1 and 'property="og:title"' in text and "custom_head" not in text,
+        "the document is another one",
+    )
+    card = partial(front_page.card_tags, "A title", "What it is", "http://here/card.png")
+    changed = front_page.FrontPage(None, lambda app: "<script>1</script>", card)
+    changed._head = "<script>1</script>"
+    page = changed.changed(text, "http://here/?image=draw:1&x=<y>")
+    head = page.partition("</head>")[0]
+    assert head.endswith("<script>1</script>") and page.count("</head>") == 1
+    assert (
+        "gradio-app" not in head and "@Gradio" not in head and "raw.githubusercontent" not in page
+    )
+    assert 'property="og:url" content="http://here/?image=draw:1&amp;x=&lt;y&gt;"' in head
 
 
 def test_tripwire_sessions(page):
