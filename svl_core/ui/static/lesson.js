@@ -81,7 +81,11 @@
     };
 
     const ONE_LINE = 800;  // pixels of a window's height up to which the dock beside the lesson is one line
-    const fit = () => document.body.classList.toggle("svl-oneline", at >= 0 && innerWidth > 900 && (presenting || innerHeight <= ONE_LINE));
+    const fit = () => {
+      const wide = innerWidth > 900, bar = document.getElementById("bar");
+      document.body.classList.toggle("svl-oneline", at >= 0 && wide && (presenting || innerHeight <= ONE_LINE));
+      panel.style.bottom = !wide && steps?.[at]?.skills && bar ? `${bar.offsetHeight}px` : "";  // the slider at a phone's foot is needed there
+    };
     addEventListener("resize", fit);
 
     // ---- what the page answers now, in the panel's own words
@@ -96,7 +100,7 @@
       const key = `${there}${there ? found.drop + found.compensation + document.getElementById("answer-full").innerText + document.getElementById("answer-pruned").innerText : ""}${src}${at}`;
       if (now.dataset.key === key) return;
       now.dataset.key = key;
-      const lines = make("div", { class: "svl-lines" }, make("p", { class: "svl-asked" }, want.prompt));
+      const lines = make("div", { class: "svl-lines" }, make("p", { class: "svl-prompt" }, want.prompt));
       if (!there) lines.append(make("p", { class: "svl-answer empty" }, "Both models are asked …"));
       else {
         lines.append(make("p", { class: "svl-who" }, "All layers"), copied("answer-full"));

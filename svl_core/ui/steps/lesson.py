@@ -645,8 +645,8 @@ def _many(data: Mapping) -> dict:
     live = sum(LIVE.values())
     return {
         "title": "How many layers can go?",
-        "anchor": ["#dock"],
-        "shows": ["#dock"],
+        "anchor": [HERO, "#dock"],
+        "shows": [HERO, "#dock"],
         "skills": list(LIVE),
         "text": (
             f"Drag the slider, or click layers: each plan is asked {live} questions about pictures"
