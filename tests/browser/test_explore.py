@@ -287,7 +287,7 @@ def test_the_lesson_s_numbers_are_their_own_and_its_presenter_mode_leaves_the_fi
     assert len(set(logged.values())) >= 3
     page.locator(".svl-main > .svl-options button").nth(1).click()
     page.wait_for_function(
-        "document.querySelector('#metrics .facts').dataset.compensation === 'scp'"
+        "document.querySelector('#metrics .facts')?.dataset.compensation === 'scp'"
     )
     idle(page)
     alone = page.evaluate("(+document.querySelector('#metrics .facts').dataset.kl).toFixed(3)")
