@@ -7,7 +7,7 @@ import difflib
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -217,6 +217,15 @@ def glossary(entries: Sequence[tuple[str, str]]) -> str:
         + "".join(f"<dt>{esc(term)}</dt><dd>{meaning(text)}</dd>" for term, text in entries)
         + "</dl>"
     )
+
+
+def sources(links: Sequence[tuple[str, str]]) -> str:
+    """(what, address) -> a list of links, each opened beside the page."""
+    lines = "".join(
+        f'<li><a href="{esc(address)}" target="_blank" rel="noopener">{esc(what)}</a></li>'
+        for what, address in links
+    )
+    return f'<ul class="sources">{lines}</ul>'
 
 
 def plan_line(sentence: str) -> str:
@@ -539,12 +548,14 @@ def metrics(
     correct: str | None = None,
     visual: tuple[int, int] | None = None,
     outside: bool = False,
+    asked: Mapping[str, object] = {},
 ) -> str:
     """The table of size, speed and fidelity, under a verdict in one sentence.
 
     correct: the right answer, where it is known.
     visual: tokens of the image that each model read, where they differ.
     outside: whether the picture is none of the model's world.
+    asked: what the numbers belong to, by name; the page's scripts find it in the table's data.
     """
     rows = [
         *_size_rows(comparison, dropped, layers, visual),
@@ -555,10 +566,11 @@ def metrics(
     heads = ("Measure", "Full", "Pruned", "Change")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     sentence = esc(verdict(comparison, dropped, layers, visual, outside))
+    marks = "".join(f' data-{name}="{esc(value)}"' for name, value in asked.items())
     return (
         f'<p class="verdict">{sentence}</p>{_truth(comparison, correct)}<table'
         f' class="facts" data-kl="{comparison.kl:.6f}"'
-        f' data-agreement="{comparison.agreement:.6f}"><thead><tr>{head}</tr></thead>'
+        f' data-agreement="{comparison.agreement:.6f}"{marks}><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>{_noise(comparison, dropped or visual)}"
     )
 

@@ -82,9 +82,10 @@ def test_a_point_whose_time_is_noise_is_hollow_and_stands_where_expected():
 def test_accuracies_are_shown_in_percent():
     (cells,) = lesson.skipped_heatmap({"colour": [1.0, 0.25], "where": [0.5, 0.0]}).data
     assert np.array(cells.z).tolist() == [[100.0, 25.0], [50.0, 0.0]]
-    figure = lesson.kept_curves({"svl": [1.0, 0.9]}, mark=1)
+    figure = lesson.kept_curves({"svl": [1.0, 0.9]}, drops=[0, 3])
     assert list(figure.data[0].y) == pytest.approx([100.0, 90.0])
-    assert figure.layout.shapes[0].x0 == 1
+    assert list(figure.data[0].x) == [0, 3]
+    assert lesson.kept_curves({"svl": [1.0, 0.73]}).layout.yaxis.range[0] == 70
 
 
 def test_an_overlay_of_colours_only_shows_the_ends_of_its_scale():

@@ -250,7 +250,7 @@
       const kept = new URLSearchParams(location.search), query = new URLSearchParams(value.query);
       analysed = { prompt: query.get("prompt") ?? "", path: value.path ?? "" };
       document.dispatchEvent(new Event("svl-analysed"));
-      for (const name of ["__theme", "view", "type", "lesson"]) if (kept.has(name)) query.set(name, kept.get(name));
+      for (const name of ["__theme", "view", "type", "lesson", "present"]) if (kept.has(name)) query.set(name, kept.get(name));
       const address = `${location.pathname}?${query}`;
       history.replaceState(history.state, "", address);
       field.value = location.origin + address;

@@ -78,6 +78,12 @@ def draw_metrics(shown: View) -> str:
         shown.correct,
         visual_kept(shown.analysis, shown.settings),
         photo.is_outside(shown.workspace, shown.state),
+        asked={
+            "origin": shown.state.get("origin") or "",
+            "prompt": shown.state["prompt"],
+            "drop": ",".join(map(str, shown.strip["drop"])),
+            "compensation": shown.settings.compensation,
+        },
     )
 
 
