@@ -20,9 +20,10 @@ from svl_core.errors import InputError
 from svl_core.files import expanded, new_folder
 from svl_core.lvlm import checkpoint, families, skeleton
 from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
+from svl_core.lvlm.chat import Chat
 from svl_core.lvlm.checkpoint import StoredDtypes
 from svl_core.lvlm.detail import TYPICAL, Choice
-from svl_core.lvlm.encoding import Reader, opened
+from svl_core.lvlm.encoding import Reader, asked
 from svl_core.lvlm.forecast import pass_cost
 from svl_core.lvlm.geometry import Sized
 from svl_core.lvlm.sample import Sample
@@ -182,7 +183,7 @@ class LVLM:
     def encode(
         self,
         image,
-        prompt: str,
+        prompt: str | Chat | Sequence[Mapping[str, Any]] | Mapping[str, Any],
         *,
         detail: str | None = None,
         max_visual_tokens: int | None = None,
@@ -190,23 +191,30 @@ class LVLM:
         """Encodes a question in the model's own chat template.
 
         image: whatever `open_image` takes, a sequence of such, or None where the family allows a
-            prompt without image.
+            prompt without image, and where the prompt brings its images along.
+        prompt: a question, or a list of messages (see `lvlm/chat.py`), or a data set's row with
+            such a list: perhaps a system turn (which some chat templates leave out, as the bundled
+            model's does), then user and assistant in turns. Images given
+            beside them go where the messages have a mark for them, else to the user's first turn;
+            they stand ahead of their turn's words. A last turn of the assistant, a row's answer, is
+            left out.
         detail: "full" (what the processor does by itself), "balanced", "quick" (the fewest visual
             tokens that are of use) or "auto" (see `detail_for`); by default the model's `detail`.
         max_visual_tokens: the highest detail up to that one which keeps within so many; by default
             the model's `max_visual_tokens`.
 
-        Raises InputError for an empty prompt, a missing or unreadable image, more visual tokens
-        than may be at the least detail, and a prompt that leaves no room in the context.
+        Raises InputError for an empty prompt, messages that are no such list or that the model's
+        chat template does not take, a missing or unreadable image, more visual tokens than may be
+        at the least detail, and a prompt that leaves no room in the context.
         """
         chosen = self.detail if detail is None else OPTIONS["detail"].checked(detail)
         most = self.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
+        chat, images = asked(image, prompt)
         if chosen == AUTO:
-            image = opened(image)
-            chosen = self.detail_for(image).detail
+            chosen = self.detail_for(images).detail
         return self.reader.encode(
-            image,
-            prompt,
+            chat,
+            images,
             self.device,
             self.dtype,
             chosen,
