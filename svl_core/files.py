@@ -6,6 +6,7 @@ What is written goes beside the name first, hidden, and takes the name in one st
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -24,6 +25,15 @@ def expanded(path: str | Path) -> Path:
             f"Found the path {str(path)[:200]!r}, whose user is not known here; expected ~ for your"
             " own home, or a whole path; correct it."
         ) from None
+
+
+def bundled(name: str) -> Path:
+    """A folder of what ships with the project: within the package where that was installed, beside
+    it in a clone or on a Space. It need not be there.
+    """
+    package = Path(__file__).resolve().parent
+    places = [package / "assets" / name, package.parent / "assets" / name]
+    return next((place.resolve() for place in places if place.is_dir()), places[-1])
 
 
 def check_writable(name: str, option: str) -> None:
@@ -118,3 +128,13 @@ def _refusal(name: str, option: str, error: OSError) -> InputError:
         f"Found that {name} cannot be written ({error.strerror}); expected a file name in a folder"
         f" of yours with room; change --{option}."
     )
+
+
+def weights_hash(folder: str | Path) -> str:
+    """sha256 of a checkpoint's weights, file by file in order of name; what is stored of a
+    model names the weights that it belongs to by it.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -28,6 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import SVLError
 from svl_core.lvlm.forecast import steps
+from svl_core.notebook import Shown
 
 # The model's implementation -> ours around it.
 SWITCHES = {
@@ -39,8 +40,8 @@ SWITCHES = {
 LOG2E = 1 / math.log(2)
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionStatistics:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionStatistics(Shown):
     """Sums over the head-averaged attention A[i, j] (rows i = queries, columns j = keys) of L
     layers; float32.
 
@@ -68,6 +69,10 @@ class AttentionStatistics:
     def __post_init__(self):
         for field in fields(self):
             getattr(self, field.name).setflags(write=False)
+
+    def brief(self) -> dict[str, int]:
+        layers, visual = self.visual_from_visual.shape
+        return {"layers": layers, "visual": visual, "textual": self.text_to_text.shape[1]}
 
 
 SUMS = tuple(

@@ -8,7 +8,6 @@ alike, and no answer is generated twice.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +24,13 @@ from svl_core.comparison.evaluation import (
     is_right,
 )
 from svl_core.errors import InputError
+from svl_core.files import weights_hash
 from svl_core.lvlm.encoding import printable
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Fidelity, Reference
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.vision import seen_all
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.view import pruned_view
 
@@ -88,8 +89,8 @@ class AblationRow:
         return np.subtract(self.losses[sample], full.losses[sample])
 
 
-@dataclass(frozen=True, eq=False)
-class Ablation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablation(Shown):
     """Every block skipped, measured on the same n samples.
 
     data: what the samples are called.
@@ -110,6 +111,15 @@ class Ablation:
     tokens: tuple[tuple[str, ...], ...]
     full: AblationRow
     rows: tuple[AblationRow, ...]
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "data": self.data,
+            "n": len(self.kinds),
+            "blocks": len(self.rows),
+            "kinds": self.columns,
+        }
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -272,8 +282,8 @@ def _group_means(values: Sequence[np.ndarray], groups: Sequence[np.ndarray]) -> 
     return np.array([[row[group].mean() for group in groups] for row in values])
 
 
-@dataclass(frozen=True, eq=False)
-class AblationMap:
+@dataclass(frozen=True, eq=False, repr=False)
+class AblationMap(Shown):
     """What each block of layers is for, ready to draw.
 
     n: the number of samples measured.
@@ -297,6 +307,10 @@ class AblationMap:
                 raise ValueError(
                     f"found a table of {table.shape} for {measure}; expected {expected}"
                 )
+
+    def brief(self) -> dict[str, Any]:
+        measures = tuple(self.tables)
+        return {"model": self.model, "n": self.n, "blocks": len(self.blocks), "measures": measures}
 
     def of(
         self,
@@ -335,16 +349,6 @@ class AblationMap:
             columns={measure: tuple(names) for measure, names in data["columns"].items()},
             tables={measure: np.array(table, float) for measure, table in data["tables"].items()},
         )
-
-
-def weights_hash(folder: str | Path) -> str:
-    """sha256 of a checkpoint's weights, file by file in order of name; a stored map names the
-    weights that it belongs to by it.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def stored_map(folder: str | Path) -> AblationMap | None:

@@ -189,7 +189,7 @@ def _check_device_map(device_map: str | dict | None) -> None:
     if device_map and importlib.util.find_spec("accelerate") is None:
         raise InputError(
             "Found a device map, but not the package accelerate; expected it for models on several"
-            " devices; install it with: pip install 'svl-explorer[large]'."
+            " devices; install it with: pip install accelerate."
         )
 
 
@@ -328,8 +328,9 @@ def locate(
         )
         if folder is None:
             raise InputError(
-                "Found no bundled model; expected it in assets/demo_lvlm beside svl_core; run from"
-                " a clone of the repository or name another model."
+                "Found no bundled model; expected it in assets/demo_lvlm, within svl_core or beside"
+                " it; install the project anew from a clone of it with pip install ., or name"
+                " another model."
             )
         return folder, None
     folder = expanded(name)
@@ -618,7 +619,7 @@ def _known_quantization(quantize: str | None) -> str | None:
     ):
         raise InputError(
             f"Found {quantize} loading, but not the packages bitsandbytes and accelerate; expected"
-            " both; install them with: pip install 'svl-explorer[large]'."
+            " both; install them with: pip install accelerate bitsandbytes."
         )
     return quantize
 

@@ -344,6 +344,40 @@ class Workspace:
             return self.rank(analysis, settings, run)
         return self.rank(analysis, settings, run, rounds=max(count, 1), most=preset.ranked_on)
 
+    def competed(
+        self,
+        preset: svl.Preset,
+        ranked: Analysis,
+        settings: VisitorSettings,
+        count: int,
+        run: Run = QUIET,
+    ) -> svl.LayerScores:
+        """The ranking whose `count` layers leave the answers nearest once compensated.
+
+        The preset's criterion and its rivals compete, fitted and tried on different samples of the
+        set that `ranked` is of. Raises InputError for a set of one.
+        """
+        samples = ranked.samples
+        if len(samples) < 2:
+            raise InputError(
+                f"Found {len(samples)} sample for the preset {preset.title!r}; expected at least"
+                " two, some to fit on and others to try; bring files of your own as the"
+                " calibration set below."
+            )
+        key = presets.contest_key(preset, count, settings)
+        won = ranked.memo.get(key)
+        if won is None:
+            limited = {"rounds": max(count, 1), "most": preset.ranked_on}
+            rankings = [
+                self.rank(ranked, settings, run, criterion, **limited)
+                for criterion in preset.criteria
+            ]
+            plans = [svl.plan(ranking, min(count, ranking.most)) for ranking in rankings]
+            best = self.backend.choose(ranked.model, preset.name, samples, plans, run)
+            won = rankings[plans.index(best)]
+            ranked.memo.put(key, won)
+        return won
+
     # ------------------------------------------------------------------ settings and results
     def checked_settings(self, settings: VisitorSettings) -> VisitorSettings:
         """The page's settings, if their answer length is within the limits. Raises InputError."""

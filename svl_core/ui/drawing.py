@@ -111,6 +111,22 @@ def matrix_of(analysis: Analysis, settings: Settings, tokens: str) -> np.ndarray
     )
 
 
+def gap_of(shown: View) -> svl.GapCurve:
+    """The gap that the plan tears open, on the important tokens."""
+    analysis, settings, drop = shown.analysis, shown.settings, shown.strip["drop"]
+    return analysis.memoized(
+        ("gap", tuple(drop), tokens_key(settings)),
+        lambda: svl.feature_gap(
+            analysis.trace,
+            drop,
+            importance_of(analysis, settings),
+            tokens="important",
+            top_p=top_p_of(settings),
+            spectra=False,
+        ),
+    )
+
+
 def visual_kept(analysis: Analysis, settings: Settings) -> tuple[int, int] | None:
     """How many visual tokens there are and how many the pruned model reads; None where it reads
     all.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -65,16 +66,81 @@ EXAMPLES: tuple[tuple[Mapping[int, str], str, int, str, str], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """An example that the page offers, and what happens to it.
+
+    origin: of the scene, see `from_origin`.
+    question: what is asked, and truth: the right answer.
+    count: layers that are dropped, by the page's first settings.
+    caption: what then happens, in a few words; a test holds it.
+    """
+
+    origin: str
+    question: str
+    truth: str
+    count: int
+    caption: str
+
+
+SHIPPED = (
+    Shipped("example:4", "how many penguins are there?", "3", 4, "without 4 layers it counts 2"),
+    Shipped(
+        "draw:1",
+        "give a caption.",
+        "a broom in the top right, a kimono in the left, an axe in the center, a kimono in the"
+        " bottom left and a shovel in the bottom",
+        4,
+        "without 4 layers the axe is a clock",
+    ),
+    Shipped(
+        "draw:19",
+        "do you see the flashlight below the hammer?",
+        "yes",
+        4,
+        "without 4 layers it says no",
+    ),
+    Shipped(
+        "draw:7",
+        "how many trumpets are in the picture?",
+        "1",
+        3,
+        "without 3 layers it counts 2",
+    ),
+    Shipped(
+        "draw:41",
+        "what is in the picture?",
+        "a strawberry in the top right, an egg in the right, a banana in the bottom left and a"
+        " pineapple in the bottom",
+        3,
+        "without 3 layers the egg is gone",
+    ),
+    Shipped(
+        "example:0",
+        "describe the picture.",
+        "a cat in the top left, a bus in the top right, an apple in the center and a guitar in"
+        " the bottom",
+        4,
+        "not a word is lost without 4 layers",
+    ),
+)
+"""The page opens on the first."""
+
+
+@functools.cache
+def picture_of(origin: str) -> Image.Image:
+    """The picture of a scene. Raises ValueError for what is no origin of one."""
+    found = from_origin(origin)
+    if found is None:
+        raise ValueError(f"Found the origin {origin[:40]!r}; expected one of a scene; correct it.")
+    return render(found[0])
+
+
 @functools.cache
 def example(index: int) -> tuple[Scene, str, str]:
     """Scene, question and true answer."""
     items, style, seed, question, answer = EXAMPLES[index]
     return compose(items, style, seed), question, answer
-
-
-@functools.cache
-def example_image(index: int) -> Image.Image:
-    return render(example(index)[0])
 
 
 def random_example(rng: np.random.Generator) -> tuple[Scene, str, str]:

@@ -12,12 +12,16 @@ from svl_core.service.workspace import Workspace
 from svl_core.ui import api, parts, texts
 from svl_core.ui.gradio_patches import begun_uploads, environment, undecoded_images, unplotted
 from svl_core.ui.serving import launch_options, serve
-from svl_core.ui.steps import answers, ask, evidence, gap, head, layers, look, share
+from svl_core.ui.steps import answers, ask, evidence, gap, head, hero, layers, look, share
 from svl_core.ui.wiring import Page
 
 __all__ = ["build", "launch_options"]
 
-STEPS = (head, ask, look, layers, gap, answers, evidence, share)
+STEPS = (head, hero, ask, look, layers, gap, answers, evidence, share)
+
+FIRST = (head, hero)
+"""What is built at once; the other steps are built when they come near, or when there is time."""
+SHOWN = "() => ({ __type__: 'update', visible: true })"
 
 
 def build(
@@ -48,7 +52,7 @@ def build(
         delete_cache=(min(limits.keep_s, 600), limits.keep_s),
     ) as blocks:
         page = lay_out(blocks, workspace)
-        api.publish(workspace)
+        api.publish(blocks, workspace)
         serve(page)
     # last: its thread imports torch and transformers, which nothing above needs
     models.request(models.first)
@@ -59,8 +63,17 @@ def lay_out(blocks: gr.Blocks, workspace: Workspace) -> Page:
     """Every step with its events; call inside `blocks`."""
     page = Page(blocks, workspace)
     for step in STEPS:
-        step.layout(page)
-    page.add("bridge", parts.bridge(page.settling))
+        name = step.__name__.rsplit(".", 1)[-1]
+        if step in FIRST:
+            step.layout(page)
+            continue
+        with gr.Column(visible=False, elem_id=f"section-{name}") as section:
+            step.layout(page)
+        page.sections[name] = section
+    page.add("bridge", parts.bridge(page.settling, list(page.sections)))
+    for name, section in page.sections.items():
+        near = getattr(page["bridge"], f"near_{name}")
+        near(None, None, section, js=SHOWN, show_progress="hidden", api_visibility="private")
     for step in STEPS:
         step.wire(page)
     return page

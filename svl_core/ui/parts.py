@@ -8,6 +8,7 @@ evaluated.
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import gradio as gr
@@ -15,6 +16,13 @@ import gradio as gr
 WAIT = "Appears after the analysis."  # what stands in a figure's place until it is drawn
 STATIC = Path(__file__).with_name("static")
 PLOTLY = Path(importlib.util.find_spec("plotly").origin).with_name("package_data") / "plotly.min.js"
+
+
+SENT_AS_TEXT = ("plot", "picture", "link")
+"""Parts whose values are sent as JSON. gradio's script changes a value that is an object where it
+lies when a later step of the same event leaves it out, so a part that is built after that would
+find it empty; it cannot change text.
+"""
 
 
 def _part(
@@ -31,7 +39,7 @@ def _part(
         f"/* 'pick' 'toggle' 'compose' 'step' 'remove' */ svl.mount('{kind}', element, props,"
         " watch, trigger);"
     )
-    return gr.HTML(
+    made = gr.HTML(
         value,
         html_template=f'<div class="svl-{kind}" data-wait="{wait}"></div>',
         js_on_load=script,
@@ -41,6 +49,16 @@ def _part(
         padding=False,
         **more,
     )
+    made.is_sent_as_text = kind in SENT_AS_TEXT
+    return made
+
+
+def sent(component: object, value: object) -> object:
+    """A value as it travels to a component; see `SENT_AS_TEXT`."""
+    as_text = getattr(component, "is_sent_as_text", False)
+    if not as_text or not isinstance(value, dict) or "__type__" in value:
+        return value
+    return json.dumps(value, separators=(",", ":"))
 
 
 def view(elem_id: str, value: str = "", *, classes: str = "", wait: str = "") -> gr.HTML:
@@ -64,6 +82,23 @@ def strip(elem_id: str) -> gr.HTML:
     `strip.strip_value` for the value.
     """
     return _part("strip", None, elem_id)
+
+
+def asked(elem_id: str) -> gr.HTML:
+    """The picture with what matters in it, and the question; see `hero.draw_asked`."""
+    return _part("asked", None, elem_id)
+
+
+def decoder(elem_id: str) -> gr.HTML:
+    """The layers as they stand between question and answer, those of the strip's plan fallen out;
+    see `hero.draw_layers`. A click is one on the strip.
+    """
+    return _part("decoder", None, elem_id)
+
+
+def sheet(elem_id: str) -> gr.HTML:
+    """A button that unfolds the settings on a narrow screen, where they are hidden else."""
+    return _part("sheet", None, elem_id)
 
 
 def picture(elem_id: str) -> gr.HTML:
@@ -99,12 +134,14 @@ def large_type(elem_id: str) -> gr.HTML:
     return _part("type", None, elem_id)
 
 
-def bridge(sliders: list[str]) -> gr.HTML:
+def bridge(sliders: list[str], sections: list[str]) -> gr.HTML:
     """Invisible; raises `settle_<id>` a moment after a slider came to rest, moved by mouse, touch
-    or keyboard.
+    or keyboard, and `near_<name>` once for each section, when it comes near or there is time.
     """
-    names = " ".join(f"'settle_{name.replace('-', '_')}'" for name in sliders)
-    script = f"/* {names} */ svl.settle({sliders}, trigger);"
+    events = [f"settle_{name.replace('-', '_')}" for name in sliders]
+    events += [f"near_{name}" for name in sections]
+    names = " ".join(f"'{name}'" for name in events)
+    script = f"/* {names} */ svl.settle({sliders}, trigger); svl.unfold({sections}, trigger);"
     return gr.HTML(
         "",
         html_template="<div></div>",
@@ -122,24 +159,42 @@ def composer(
     return _part("composer", {"groups": groups, "places": places, "items": items}, elem_id)
 
 
-def head(started: float) -> str:
+HEAD_STYLES = ("frame", "hero")
+"""Sheets for the document's head: gradio would confine them to its own part of the page."""
+
+
+def head(started: float, first_screen: dict | None = None) -> str:
     """Markup for the document's head: the page's scripts (`page.js` first), the frame's styles, the
     address of the bundled plotly and which start of the server this is.
+
+    first_screen: what is drawn before anything else, see `Prepared.for_browser`.
     """
     gr.set_static_paths([PLOTLY])
     scripts = sorted(STATIC.glob("*.js"), key=lambda file: (file.stem != "page", file.stem))
-    frame = f"<style>{(STATIC / 'frame.css').read_text(encoding='utf-8')}</style>"
+    styles = "".join(_text(STATIC / f"{name}.css") for name in HEAD_STYLES)
     return (
         f"<meta name='svl-plotly' content='{PLOTLY}'><meta name='svl-started'"
-        f" content='{started}'>{frame}"
-        + "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in scripts)
+        f" content='{started}'><link rel='stylesheet' href='./theme.css'><style>{styles}</style>"
+        f"{_as_data(first_screen)}" + "".join(f"<script>{_text(file)}</script>" for file in scripts)
     )
+
+
+def _as_data(first_screen: dict | None) -> str:
+    """The first screen as data that no markup in it can end."""
+    if first_screen is None:
+        return ""
+    text = json.dumps(first_screen, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="svl-prepared">{text}</script>'
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 def css() -> str:
-    """The page's styles: every sheet but the frame's and the report's own, `page.css` first."""
+    """The page's styles: every sheet but the head's and the report's own, `page.css` first."""
     sheets = sorted(
-        (file for file in STATIC.glob("*.css") if file.stem not in ("frame", "report")),
+        (file for file in STATIC.glob("*.css") if file.stem not in (*HEAD_STYLES, "report")),
         key=lambda file: (file.stem != "page", file.stem),
     )
-    return "\n".join(file.read_text(encoding="utf-8") for file in sheets)
+    return "\n".join(_text(file) for file in sheets)

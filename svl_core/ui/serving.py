@@ -15,8 +15,9 @@ from svl_core.service import health
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.visits import Visits
 from svl_core.service.waiting import Listeners
-from svl_core.ui import parts
+from svl_core.ui import parts, texts, views
 from svl_core.ui.gradio_patches import (
+    front_page,
     inputs,
     plain_values,
     sessions,
@@ -60,6 +61,7 @@ def serve(page: Page) -> None:
     blocks.unload(dropped)
     listeners = Listeners()
     blocks.workspace, blocks.visits, blocks.listeners = workspace, visits, listeners
+    blocks.opening = page.opening
     uploads.brought = partial(upload_sets.is_upload, blocks, page["image"])
     uploads.deleted = upload_sets.apply(blocks, uploads.arrived)
     plain_values.apply(blocks)
@@ -75,10 +77,11 @@ def launch_options(limits: Limits = HOME) -> dict:
     """What `launch` needs for this page: its look, `/health`, the endpoints as MCP tools where that
     extra is installed, and nothing fetched from elsewhere.
     """
+    options = health.app_options(limits, _served)
+    front_page.apply(options, _head, _card)
     return {
         "theme": theme(),
         "css": parts.css(),
-        "head": parts.head(health.STARTED),
         "footer_links": ["api"],
         "mcp_server": _speaks_mcp(),
         "run_history": False,
@@ -86,9 +89,21 @@ def launch_options(limits: Limits = HOME) -> dict:
         "max_file_size": limits.image_bytes,
         "state_session_capacity": 200,
         "show_error": limits.details,
-        "app_kwargs": health.app_options(limits, _served),
+        "app_kwargs": options,
         "_frontend": False,  # else gradio gives up where the page answers itself too slowly
     }
+
+
+def _head(app) -> str:
+    """What the document's head holds: the first screen, where one was prepared."""
+    opening = app.blocks.opening
+    title = views.header(texts.TITLE, texts.LEDE)
+    return parts.head(health.STARTED, opening.for_browser(title) if opening else None)
+
+
+def _card(address: str) -> str:
+    """The preview of a link to the page."""
+    return front_page.card_tags(texts.TITLE, texts.LEDE, None, address)
 
 
 def until_told(page: gr.Blocks) -> None:

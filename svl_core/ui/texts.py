@@ -4,8 +4,8 @@ from __future__ import annotations
 
 TITLE = "Short-LVLM Explorer"
 LEDE = (
-    "See which layers of a vision-language model hardly change anything, drop them with a slider,"
-    " and read both answers side by side."
+    "Short-LVLM finds the decoder layers of a vision-language model that hardly change the tokens"
+    " that matter, and drops them: move the slider and read both answers."
 )
 
 TOKEN_SETS = (

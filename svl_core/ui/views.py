@@ -95,12 +95,12 @@ def read(text: str) -> str:
     return f'<p class="read">{esc(text)}</p>' if text else ""
 
 
-def examples(items: Sequence[tuple[str, str]]) -> str:
-    """(image address, question) -> thumbnails as buttons; picking one raises its index."""
+def examples(items: Sequence[tuple[str, str, str]]) -> str:
+    """(image address, question, caption) -> thumbnails as buttons; picking one raises its index."""
     cells = "".join(
-        f'<button type="button" data-pick="{k}"><img src="{src}" alt="Example scene {k + 1}"'
-        f' width="112" height="112"><span>{esc(question)}</span></button>'
-        for k, (src, question) in enumerate(items)
+        f'<button type="button" data-pick="{k}"><img src="{src}" alt="" width="64" height="64">'
+        f"<span><b>{esc(question)}</b>{esc(caption)}</span></button>"
+        for k, (src, question, caption) in enumerate(items)
     )
     return f'<p class="small-title">Examples</p><div class="rows">{cells}</div>'
 
@@ -222,15 +222,89 @@ def plan_line(sentence: str) -> str:
     return f'<p class="plan-line" role="status">{keys}{esc(sentence)}</p>'
 
 
-def glance(full: str, pruned: str) -> str:
-    """Both answers in one line, for the dock."""
+def hero_answers(
+    full: str,
+    pruned: str,
+    layers: int,
+    dropped: int,
+    saved: float = 0.0,
+    correct: str | None = None,
+    growing: bool = False,
+) -> str:
+    """Both answers under one another, and what separates them in a sentence.
+
+    full, pruned: the answers, "" where there is none yet.
+    saved: share of the parameters that is dropped.
+    correct: the right answer, where it is known.
+    growing: whether the models still write.
+    """
+    spans = ([], []) if growing else differing_words(full, pruned)
+    sides = (
+        ("full", "Full model", f"{layers} layers", full, spans[0]),
+        ("pruned", "Pruned model", f"{layers - dropped} layers", pruned, spans[1]),
+    )
+    cards = "".join(_hero_answer(*side, correct, growing) for side in sides)
+    if growing or not full:
+        return cards + '<p class="hero-verdict" role="status"></p>'
+    same = full.strip() == pruned.strip()
+    sentence = esc(verdict_of(full, pruned, layers, dropped, saved))
+    kind = "same" if same else "parted"
+    return f'{cards}<p class="hero-verdict {kind}" role="status">{sentence}</p>'
+
+
+def _hero_answer(
+    kind: str,
+    title: str,
+    side: str,
+    text: str,
+    spans: Spans,
+    correct: str | None,
+    growing: bool,
+) -> str:
+    mark = ""
+    if correct and text and not growing:
+        right = is_right(text, correct)
+        mark = f'<i class="{"right" if right else "wrong"}">{"✓ right" if right else "✗ wrong"}</i>'
+    shown = answer_text(text, spans, element="") if text else "…"
+    return (
+        f'<div class="hero-answer {kind}"><h2>{title}<span>{esc(side)}</span>{mark}</h2>'
+        f"<p>{shown}</p></div>"
+    )
+
+
+AHEAD = 2  # words that an answer's end keeps before the first that differs
+
+
+def glance(full: str, pruned: str, layers: int = 0, dropped: int = 0, growing: bool = False) -> str:
+    """Both answers, each in a line, for the dock: from shortly before the first word that differs,
+    which is what one looks for.
+    """
     if not full and not pruned:
         return ""
-    cells = "".join(
-        f'<span title="{esc(text)}"><b>{name}</b>{esc(text)}</span>'
-        for name, text in (("Full", full), ("Pruned", pruned))
+    spans = ([], []) if growing else differing_words(full, pruned)
+    lines = "".join(
+        f'<span title="{esc(text)}"><b>{name}</b>{_from_parting(text, marked)}</span>'
+        for name, text, marked in (("Full", full, spans[0]), ("Pruned", pruned, spans[1]))
     )
-    return f'<p class="glance" aria-hidden="true">{cells}</p>'
+    same = full.strip() == pruned.strip()
+    found = (
+        ""
+        if growing
+        else f"{layers - dropped} of {layers} layers: "
+        + ("same answer" if same else "the answers part")
+    )
+    return f'<p class="glance" aria-hidden="true">{lines}<em>{found}</em></p>'
+
+
+def _from_parting(text: str, spans: Spans) -> str:
+    """An answer as markup, without most of what precedes its first word that differs."""
+    parting = next((start for start, _, tag in spans if tag == "mark"), 0)
+    words = [start for start, _ in word_spans(text) if start < parting]
+    if len(words) <= AHEAD + 1:
+        return answer_text(text, spans, element="")
+    cut = words[-AHEAD]
+    moved = [(start - cut, end - cut, tag) for start, end, tag in spans if start >= cut]
+    return "… " + answer_text(text[cut:], moved, element="")
 
 
 def criteria(
@@ -405,12 +479,24 @@ def speed(found) -> str:
 def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | None = None) -> str:
     """What separates both models, in a sentence. visual: see `metrics`."""
     saved = 1 - comparison.parameters_pruned / comparison.parameters_full
+    texts = comparison.full.text, comparison.pruned.text
+    return verdict_of(*texts, layers, dropped, saved, visual)
+
+
+def verdict_of(
+    full: str,
+    pruned: str,
+    layers: int,
+    dropped: int,
+    saved: float,
+    visual: tuple[int, int] | None = None,
+) -> str:
+    """The same of two answers. saved: share of the parameters that is dropped."""
     if not dropped and not visual:
         return "Nothing is dropped: both are the same model."
     gone = f"{dropped} of {layers} layers gone, {100 * saved:.0f} % fewer parameters"
     if visual:
         gone += f", {visual[1]} of {visual[0]} visual tokens read"
-    full, pruned = comparison.full.text, comparison.pruned.text
     if full.strip() == pruned.strip():
         return f"Same answer with {gone}."
     word = first_difference(full.split(), pruned.split()) + 1

@@ -44,8 +44,9 @@ def main() -> None:
     options = parser.parse_args()
 
     import svl_core as svl
-    from svl_core.comparison.ablation import SIZES, ablate_questions, weights_hash
+    from svl_core.comparison.ablation import SIZES, ablate_questions
     from svl_core.demo.evaluation import questions
+    from svl_core.files import weights_hash
     from svl_core.progress import Run
 
     lvlm = svl.load("demo")

@@ -17,12 +17,12 @@ from svl_core.comparison.ablation import (
     ablate_questions,
     blocks,
     stored_map,
-    weights_hash,
 )
 from svl_core.comparison.answer import answer
 from svl_core.comparison.evaluation import Question
 from svl_core.comparison.fidelity import compare
 from svl_core.errors import Cancelled, InputError
+from svl_core.files import weights_hash
 from svl_core.progress import Run
 from svl_core.pruning.view import pruned_view
 

@@ -120,6 +120,7 @@ FIRST = {
         *("image", "prompt", "criteria", "compensations", "drops", "model", "max_new_tokens"),
     ],
     "evaluate": ["drop", "questions", "seed", "model", "criterion", "compensation"],
+    "models": [],
 }
 """The arguments of the first version, which programs may pass by place."""
 
@@ -138,14 +139,14 @@ def test_arguments_keep_their_places_and_are_explained(name):
 
 def test_an_endpoint_offers_every_field_of_a_recipe():
     parameters = inspect.signature(published("compare")).parameters
-    assert set(OPTIONS) - {"preset"} <= set(parameters)
+    assert set(OPTIONS) <= set(parameters)
     kinds = typing.get_type_hints(published("compare"))
     assert typing.get_args(kinds["compensation"]) == tuple(svl.COMPENSATIONS)
     assert "svl" in typing.get_args(kinds["criterion"])
     assert typing.get_args(kinds["tokens"]) == OPTIONS["tokens"].choices
     assert parameters["drop"].default == 4 and kinds["drop"] is int
     usual = {"drop": 4, "compensation": "none", "layers": None, "detail": "full"}
-    for name in set(OPTIONS) - {"preset"}:
+    for name in OPTIONS:
         default = parameters[name].default
         wanted = usual.get(name, getattr(DEFAULTS, name))
         assert (tuple(default) if isinstance(default, list) else default) == wanted, name
@@ -156,7 +157,8 @@ def test_arguments_become_settings(page):
     given = {
         name: list(value) if value == OTHER["targets"] else value for name, value in OTHER.items()
     }
-    assert service._settings({**given, "drop": 3, "layers": None}) == Settings(**OTHER)
+    given |= {"drop": 3, "layers": None}
+    assert service._settings(given, "compare") == Settings(**OTHER)
 
 
 def test_the_plan_says_which_set_was_fitted_on():

@@ -19,8 +19,9 @@ from svl_core.service.workspace import RANKING
 from svl_core.ui import parts
 from svl_core.ui.state import exports
 from svl_core.ui.state.settings import Settings
-from svl_core.ui.steps.ask import composed, new_scene, pick_example, scene_update, uploaded
+from svl_core.ui.steps.ask import composed, new_scene, scene_update, uploaded
 from svl_core.ui.steps.head import open_address
+from svl_core.ui.steps.hero import pick_example
 from svl_core.ui.steps.layers import pick_block, redraw_heatmaps
 from svl_core.ui.steps.look import look_at_layer, pick_patch
 from svl_core.ui.steps.share import report as report_step
@@ -216,7 +217,7 @@ def test_a_block_skips_protected_layers(page, analysed):
 
 
 def test_scenes_come_with_true_answers(page):
-    out = pick_example(page, 1)
+    out = pick_example(page, page.workspace.models.first, event(value="0"))
     assert out["truth"][out["prompt"]] == "3"
     drawn = new_scene(page)
     assert drawn["truth"][drawn["prompt"]]

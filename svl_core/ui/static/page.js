@@ -118,7 +118,7 @@
   parts.view = (box, state, trigger) => {
     const pick = node => trigger(node.dataset.event || "pick", { value: node.dataset.pick });
     box.addEventListener("click", event => { const node = event.target.closest("[data-pick]"); if (node) pick(node); });
-    return () => {
+    return box.redraw = () => {
       const focus = box.contains(document.activeElement) ? document.activeElement.dataset.pick : null;
       const open = [...box.querySelectorAll("details[open]")].map(d => d.dataset.name);
       box.innerHTML = state.value || "";
@@ -172,10 +172,10 @@
       if (!same(ground, now)) { ground = now; past = []; future = []; shown = value.drop; return; }
       if (!same(shown, value.drop)) { past.push(shown); future = []; shown = value.drop; }
     };
-    const draw = () => {
-      const value = state.value;
+    const draw = (passing = null) => {  // passing: a plan that is shown for a moment, and that nothing remembers
+      const value = passing ?? state.value;
       if (!value) { box.replaceChildren(make("p", { class: "svl-wait" }, "The layers appear after the analysis.")); return; }
-      remember(value);
+      if (!passing) remember(value);
       window.svl.plan = value;
       focus = Math.min(focus, value.ids.length - 1);
       let group = box.querySelector(".cells");
@@ -200,8 +200,10 @@
       });
       const off = { undo: !past.length, redo: !future.length, ranking: same(chosen(value, value.drop.length), value.drop) };
       for (const b of box.querySelectorAll("[data-tool]")) b.setAttribute("aria-disabled", String(off[b.dataset.tool]));
+      document.dispatchEvent(new Event("svl-plan"));
     };
-    return draw;
+    window.svl.showPlan = draw;
+    return () => draw();
   };
 
   // ---------------------------------------------------------------- an image on which a patch can be picked
@@ -225,8 +227,8 @@
     });
     return () => {
       const value = state.value;
-      waiting.hidden = !!value; frame.hidden = !value;
-      if (!value) return;
+      waiting.hidden = !!value?.src; frame.hidden = !value?.src;
+      if (!value?.src) return;
       image.src = value.src; image.alt = value.alt;
       frame.title = "Click a patch, or use the arrow keys, for its importance layer by layer";
     };
@@ -308,6 +310,16 @@
     document.getElementById(event.target.getAttribute("aria-controls"))?.setAttribute("tabindex", "-1");
   }, true);
 
+  const SENT_AS_TEXT = ["plot", "picture", "link"];  // see parts.py
+  const read = props => {
+    let text = null, value = null;
+    return { get value() {
+      if (typeof props.value !== "string") return props.value;
+      if (text !== props.value) value = (text = props.value) ? JSON.parse(text) : null;
+      return value;
+    } };
+  };
+
   const REST = 250;  // ms without movement after which a slider counts as set
 
   window.svl = {
@@ -323,9 +335,15 @@
       document.addEventListener("input", moved);
       document.addEventListener("click", moved);
     },
+    // Sections below the first screen are built one after the other while the page is idle, or at once where one scrolls or a link points.
+    unfold(names, trigger) {
+      const left = [...names], idle = window.requestIdleCallback ?? (work => setTimeout(work, 60));
+      const next = () => { if (left.length) { trigger(`near_${left.shift()}`, {}); setTimeout(() => idle(next, { timeout: 1500 }), 30); } };
+      setTimeout(() => idle(next, { timeout: 1500 }), 120);
+    },
     mount(kind, element, props, watch, trigger) {
       const box = element.querySelector(`.svl-${kind}`);
-      const draw = parts[kind](box, props, trigger);
+      const draw = parts[kind](box, SENT_AS_TEXT.includes(kind) ? read(props) : props, trigger);
       watch("value", draw);
       draw();
     },

@@ -1,4 +1,4 @@
-"""Step "ask": the image, the prompt, and scenes to begin with."""
+"""Step "ask": the model, the image, the prompt, and scenes to begin with."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import gradio as gr
 
 from svl_core.demo.scenes import PLACES
 from svl_core.errors import InputError
+from svl_core.service.stores import picker
 from svl_core.ui import examples, headings, parts, texts, views
-from svl_core.ui.drawing import Update
+from svl_core.ui.drawing import Update, View
 from svl_core.ui.errors import polite
+from svl_core.ui.figure import ANALYSED, view
 from svl_core.ui.steps import detail
 from svl_core.ui.wiring import QUICK, Page, picked
 from svl_core.ui.work.analysing import start_analysis
 from svl_core.ui.work.ranking import LATEST
 
-TITLE = "Ask about an image"
+TITLE = "Ask about an image of your own"
 LEDE = (
-    "Take an example, compose a scene of your own, or bring an image. Then press Analyze: one"
+    "Bring an image, compose a scene, or change the question. Then press Analyze: one"
     " forward pass is all the figures below need."
 )
 
 SCENE = ["image", "prompt", "truth", "chips", "composer", "photo-note", "origin"]
 """What a scene writes."""
 DRAWS = 2**32  # seeds of scenes drawn at random
-THUMBNAIL = 160  # pixels of an example's side
 STYLES = [("Noto", "noto"), ("Twemoji", "twemoji")]
 GENERIC_QUESTIONS = (
     "describe the picture.",
@@ -41,14 +42,26 @@ SHOWN = (
     " [document.querySelector('#image button[aria-dropeffect]:not(.hidden)') ? null : image,"
     " model]; }"
 )
+ANY_MODEL = "Or type a Hugging Face id or a local folder"
+
+
+# --------------------------------------------------------------------------------- drawing
+def draw_arithmetic(shown: View) -> str:
+    """What the model computes in, and why."""
+    arithmetic = shown.workspace.models.arithmetic(shown.state["model"])
+    return views.read(f"Computes in {arithmetic}." if arithmetic else "")
+
+
+ARITHMETIC = view("arithmetic", draw=draw_arithmetic, redrawn=(ANALYSED,))
 
 
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
-    scene, question, answer = examples.example(0)
-    fitting = examples.questions_on(scene)
-    page.add("truth", gr.State(fitting | {question: answer}))
-    page.add("origin", gr.State("example:0"))
+    opening = examples.SHIPPED[0]
+    scene, *_ = examples.from_origin(opening.origin)
+    question, fitting = opening.question, examples.questions_on(scene)
+    page.add("truth", gr.State(fitting | {question: opening.truth}))
+    page.add("origin", gr.State(opening.origin))
     headings.step(1, TITLE, LEDE)
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=4):
@@ -59,8 +72,9 @@ def layout(page: Page) -> None:
 
 def _lay_out_image(page: Page, items: dict[str, str]) -> None:
     image = gr.Image(
-        examples.example_image(0),
+        examples.picture_of(examples.SHIPPED[0].origin),
         type="filepath",
+        format="png",  # a scene is read as it was drawn, which prepared answers count on
         image_mode=None,
         sources=["upload", "clipboard", "webcam"],
         label="Image",
@@ -80,7 +94,22 @@ def _lay_out_image(page: Page, items: dict[str, str]) -> None:
         page.add("style", style)
 
 
+def _lay_out_model(page: Page) -> None:
+    first, limits = page.workspace.models.first, page.workspace.limits
+    model = gr.Dropdown(
+        picker(first, limits),
+        value=first,
+        label="Model",
+        info=ANY_MODEL if limits.any_model else None,
+        allow_custom_value=limits.any_model,
+        elem_id="model",
+    )
+    page.add("model", model)
+    page.show(ARITHMETIC)
+
+
 def _lay_out_prompt(page: Page, question: str, questions: list[str]) -> None:
+    _lay_out_model(page)
     prompt = gr.Textbox(
         question,
         label="Prompt",
@@ -95,14 +124,6 @@ def _lay_out_prompt(page: Page, question: str, questions: list[str]) -> None:
     detail.layout(page)
     page.add("analyze", gr.Button("Analyze", variant="primary", elem_id="analyze"))
     parts.stale("stale", texts.STALE)
-    shown = [_thumbnail(number) for number in range(len(examples.EXAMPLES))]
-    page.add("examples", parts.view("examples", views.examples(shown)))
-
-
-def _thumbnail(number: int) -> tuple[str, str]:
-    """(image address, question) of an example."""
-    small = examples.example_image(number).resize((THUMBNAIL, THUMBNAIL))
-    return views.data_url(small, small=True), examples.example(number)[1]
 
 
 # ---------------------------------------------------------------------------------- events
@@ -111,8 +132,6 @@ def wire(page: Page) -> None:
         start_analysis(page, page.halt(asked).then)
     detail.wire(page)
 
-    example = page.on(page["examples"].pick, picked(pick_example, int), [], SCENE, **QUICK)
-    start_analysis(page, example.then)
     start_analysis(page, page.on(page["new-scene"].click, new_scene, [], SCENE, **QUICK).then)
     page.on(page["composer"].compose, compose, ["style"], SCENE, **LATEST)
     page.on(page["style"].input, restyle, ["style", "composer"], SCENE, **QUICK)
@@ -159,10 +178,6 @@ def photo_update(page: Page, model: str) -> Update:
         "origin": "",
         "chips": views.chips(GENERIC_QUESTIONS),
     }
-
-
-def pick_example(page: Page, number: int) -> Update:
-    return scene_update(f"example:{number}")
 
 
 def pick_question(page: Page, text: str) -> Update:

@@ -10,7 +10,7 @@ from svl_core import figures
 from svl_core.analysis.ranking import top_p_of
 from svl_core.service.derived import importance_of, tokens_key
 from svl_core.ui import headings
-from svl_core.ui.drawing import View, figure
+from svl_core.ui.drawing import View, figure, gap_of
 from svl_core.ui.figure import ANSWERS, PLAN, plot
 from svl_core.ui.wiring import Page
 
@@ -24,18 +24,7 @@ PCA_TOKENS = 512  # drawn at most, evenly spaced among the important ones
 
 # --------------------------------------------------------------------------------- figures
 def draw_gap(shown: View) -> dict:
-    analysis, settings, drop = shown.analysis, shown.settings, shown.strip["drop"]
-    gap = analysis.memoized(
-        ("gap", tuple(drop), tokens_key(settings)),
-        lambda: svl.feature_gap(
-            analysis.trace,
-            drop,
-            importance_of(analysis, settings),
-            tokens="important",
-            top_p=top_p_of(settings),
-            spectra=False,
-        ),
-    )
+    gap, drop = gap_of(shown), shown.strip["drop"]
     runs = {(run.first, run.last): run.relative for run in gap.runs}
     return figure(
         figures.gap_curve(gap.per_layer, drop, runs, ids=shown.layer_ids),

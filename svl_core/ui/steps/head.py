@@ -1,30 +1,16 @@
-"""The head of the page: its title, the lesson, the model; and what an address asks for."""
+"""The head of the page: its title and the lesson; and what an address asks for."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from svl_core.service.stores import picker
 from svl_core.ui import examples, parts, texts, views
-from svl_core.ui.drawing import Update, View
-from svl_core.ui.figure import ANALYSED, view
+from svl_core.ui.drawing import Update
 from svl_core.ui.state import exports
 from svl_core.ui.steps import lesson
 from svl_core.ui.steps.ask import SCENE, scene_update
 from svl_core.ui.wiring import QUICK, Page, session_of
 from svl_core.ui.work.analysing import start_analysis
-
-ANY_MODEL = "Or type a Hugging Face id or a local folder"
-
-
-# --------------------------------------------------------------------------------- drawing
-def draw_arithmetic(shown: View) -> str:
-    """What the model computes in, and why."""
-    arithmetic = shown.workspace.models.arithmetic(shown.state["model"])
-    return views.read(f"Computes in {arithmetic}." if arithmetic else "")
-
-
-ARITHMETIC = view("arithmetic", draw=draw_arithmetic, redrawn=(ANALYSED,))
 
 
 # ---------------------------------------------------------------------------------- layout
@@ -36,25 +22,10 @@ def layout(page: Page) -> None:
     with gr.Row(elem_id="head"):
         with gr.Column(scale=5, min_width=300):
             gr.HTML(views.header(texts.TITLE, texts.LEDE), elem_id="title", padding=False)
+        with gr.Column(scale=3, min_width=340):
             with gr.Row(elem_id="head-tools"):
                 lesson.layout(page)
                 parts.large_type("type")
-        with gr.Column(scale=3, min_width=280):
-            _lay_out_model(page)
-
-
-def _lay_out_model(page: Page) -> None:
-    first, limits = page.workspace.models.first, page.workspace.limits
-    model = gr.Dropdown(
-        picker(first, limits),
-        value=first,
-        label="Model",
-        info=ANY_MODEL if limits.any_model else None,
-        allow_custom_value=limits.any_model,
-        elem_id="model",
-    )
-    page.add("model", model)
-    page.show(ARITHMETIC)
 
 
 MOST_REFUSED = 3  # sentences about an address that are shown

@@ -46,8 +46,7 @@ def analyse(
         page.workspace.uploads.hold(session_of(request), (analysis.model, analysis.sample.key))
         page.hold_upload(path, request)
         task.report(0.95, "Drawing …")
-        same = state and state["model"] == analysis.model and drop is not None
-        dropped = int(drop) if same else None
+        dropped = int(drop) if _is_for(page, state, analysis) and drop is not None else None
         strip = _first_strip(page, analysis, settings, dropped, wanted, task)
         analysed = {
             "model": analysis.model,
@@ -73,6 +72,13 @@ def analyse(
         return page.redraw(PLAN, view, late=True)
 
     yield from page.run(work, request)
+
+
+def _is_for(page: Page, state: dict | None, analysis: Analysis) -> bool:
+    """Whether the number of dropped layers on the page is meant for this model."""
+    if state is None:
+        return page.opening is not None and analysis.model == page.workspace.models.first
+    return state["model"] == analysis.model
 
 
 def _analysed(

@@ -47,12 +47,13 @@ def compare(
         analysis = workspace.analysis_of(state)
         lvlm = workspace.load_model(analysis.model, task)
         plan = plan_of(strip, lvlm)
-        sides = sides_of(lvlm.num_layers, len(plan.drop), settings)
+        counts = lvlm.num_layers, len(plan.drop)
+        sides = sides_of(*counts, settings)
 
         status = views.status(ANSWERING if _is_read(analysis) else READING_ANEW)
 
         def show(answers: Sequence, live: Sequence[int]) -> None:
-            task.emit({STATUS: status, **growing(answers, sides, live)})
+            task.emit({STATUS: status, **growing(answers, sides, live, *counts)})
 
         compared = workspace.compare(analysis, plan, settings, task, show)
         workspace.keep_comparison(analysis, strip, settings, compared)
@@ -83,7 +84,13 @@ def sides_of(layers: int, dropped: int, settings: Settings) -> tuple[str, str]:
     return f"{layers} layers", pruned
 
 
-def growing(answers: Sequence, sides: tuple[str, str], live: Sequence[int]) -> Update:
+def growing(
+    answers: Sequence,
+    sides: tuple[str, str],
+    live: Sequence[int],
+    layers: int,
+    dropped: int,
+) -> Update:
     """Both answers so far. live: 0 and 1 for the models that still write."""
     update: Update = {}
     names = (("answer-full", "Full model"), ("answer-pruned", "Pruned model"))
@@ -94,7 +101,12 @@ def growing(answers: Sequence, sides: tuple[str, str], live: Sequence[int]) -> U
                 title, sides[number], answer.text, timing(answer), growing=number in live
             )
     texts = [answer.text if answer else "" for answer in answers]
-    return {**update, "glance": views.glance(*texts)}
+    counts = layers, dropped
+    return {
+        **update,
+        "glance": views.glance(*texts, *counts, growing=True),
+        "hero-answers": views.hero_answers(*texts, *counts, growing=True),
+    }
 
 
 def finished(

@@ -10,18 +10,12 @@ from svl_core.service import calibration
 from svl_core.ui import headings, parts, views
 from svl_core.ui.controls import PLANS, RANKS, RANKS_ANEW
 from svl_core.ui.drawing import View, visual_kept
-from svl_core.ui.figure import ANALYSED, ANSWERS, PLAN, Shown, card, view
-from svl_core.ui.state.strip import droppable, in_words, ranked_by
+from svl_core.ui.figure import ANSWERS, PLAN, Shown, card, view
+from svl_core.ui.state.strip import ranked_by
 from svl_core.ui.steps.answers import difference, presets, variants
-from svl_core.ui.wiring import Page, stop_all
-from svl_core.ui.work.answering import finished, sides_of, start_comparison, then_live
-from svl_core.ui.work.ranking import (
-    LATEST,
-    PLAN_IN,
-    redraw_plan,
-    start_redrawing,
-    wire_controls,
-)
+from svl_core.ui.wiring import Page
+from svl_core.ui.work.answering import finished, sides_of
+from svl_core.ui.work.ranking import wire_controls
 
 TITLE = "Drop layers, read both answers"
 LEDE = (
@@ -30,20 +24,8 @@ LEDE = (
 )
 WAIT = "Appears with the answers."
 
-# The strip follows the slider in the browser, without a round trip.
-FROM_RANKING = "(count, strip) => strip ? svl.dropping(strip, svl.chosen(strip, count)) : strip"
-
 
 # --------------------------------------------------------------------------------- figures
-def bound_drop(shown: View) -> object:
-    most, count = max(1, droppable(shown.strip)), len(shown.strip["drop"])
-    return gr.update(maximum=most, value=count, interactive=True)
-
-
-def draw_plan_line(shown: View) -> str:
-    return views.plan_line(in_words(shown.strip))
-
-
 def sources_in_words(shown: View) -> str:
     """What ranks the layers and what compensation is fitted on, in a sentence."""
     settings, own_sets = shown.settings, shown.workspace.own_sets
@@ -105,17 +87,6 @@ def draw_odds(shown: View) -> str:
     return views.odds(comparison.full.tokens, *comparison.token_probabilities)
 
 
-def draw_glance(shown: View) -> str:
-    comparison = shown.comparison
-    if comparison is None:
-        return ""
-    return views.glance(comparison.full.text, comparison.pruned.text)
-
-
-def _drop_slider(name: str) -> gr.Slider:
-    return gr.Slider(0, 14, 0, step=1, label="Layers to drop", elem_id=name, interactive=True)
-
-
 def _empty_answer(title: str):
     def make(name: str) -> gr.HTML:
         return parts.view(name, views.answer(title, "", ""), classes="card")
@@ -123,10 +94,7 @@ def _empty_answer(title: str):
     return make
 
 
-DROP = Shown(name="drop", make=_drop_slider, draw=bound_drop, redrawn=(ANALYSED,))
-PLAN_LINE = view("plan-line", draw=draw_plan_line, redrawn=(PLAN,))
 CALIBRATION_NOTE = view("calibration-note", draw=draw_calibration_note, redrawn=(PLAN,))
-GLANCE = view("glance", draw=draw_glance, redrawn=(ANSWERS,))
 FULL = Shown(
     name="answer-full", make=_empty_answer("Full model"), draw=draw_full, redrawn=(ANSWERS,)
 )
@@ -155,19 +123,8 @@ ODDS = card(
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
     headings.step(5, TITLE, LEDE)
-    with gr.Column(elem_id="dock"):
-        _lay_out_dock(page)
-    presets.layout(page)
-    with gr.Row(elem_id="plan-controls"):
-        _lay_out_plan(page)
-    live = gr.Checkbox(
-        page.workspace.models.first == "demo",
-        label="Answer again whenever the plan changes",
-        elem_id="live",
-    )
-    page.add("live", live)
-    with gr.Accordion("Method settings", open=False, elem_id="method"):
-        _lay_out_method(page)
+    with gr.Column(elem_id="settings"):
+        _lay_out_settings(page)
     page.show(CALIBRATION_NOTE)
     with gr.Row(elem_classes="pair"):
         with gr.Column():
@@ -183,19 +140,18 @@ def layout(page: Page) -> None:
     variants.layout(page)
 
 
-def _lay_out_dock(page: Page) -> None:
-    with gr.Row():
-        with gr.Column(scale=3, min_width=220):
-            page.settle(page.show(DROP))
-        with gr.Column(scale=8, min_width=300):
-            page.add("strip", parts.strip("strip"))
-            page.show(PLAN_LINE)
-        with gr.Column(scale=3, min_width=200):
-            with gr.Row(elem_classes="go"):
-                run = gr.Button("Compare answers", variant="primary", elem_id="run", min_width=0)
-                page.add("run", run)
-                page.add("stop", gr.Button("Stop", elem_id="stop", min_width=0))
-    page.show(GLANCE)
+def _lay_out_settings(page: Page) -> None:
+    presets.layout(page)
+    with gr.Row(elem_id="plan-controls"):
+        _lay_out_plan(page)
+    live = gr.Checkbox(
+        page.workspace.models.first == "demo",
+        label="Answer again whenever the plan changes",
+        elem_id="live",
+    )
+    page.add("live", live)
+    with gr.Accordion("Method settings", open=False, elem_id="method"):
+        _lay_out_method(page)
 
 
 def _lay_out_plan(page: Page) -> None:
@@ -298,19 +254,6 @@ def _lay_out_method(page: Page) -> None:
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
-    start_comparison(page, page.halt(page["run"].click).then)
-    page.on(page["stop"].click, stop_all, [], ["status"], queue=False)
-    page["drop"].input(
-        None,
-        [page["drop"], page["strip"]],
-        page["strip"],
-        js=FROM_RANKING,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    settled, drawn = page.settled(page["drop"]), page.redrawn(PLAN)
-    then_live(page, page.on(settled, redraw_plan, PLAN_IN, drawn, **LATEST))
-    then_live(page, start_redrawing(page, page["strip"].toggle, **LATEST))
     wire_controls(page)
     presets.wire(page)
     difference.wire(page)

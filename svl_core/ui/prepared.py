@@ -1,0 +1,138 @@
+"""What was computed beforehand of the shipped examples, so that the page shows it at once.
+
+`python -m svl_core.ui.steps.prepare` makes the file beside the weights; it is used for these
+weights only.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svl_core.files import weights_hash
+from svl_core.lvlm.catalogue import DEMO_PLACES
+from svl_core.ui import examples, views
+from svl_core.ui.state import seal
+
+NAME = "prepared.json"
+MODEL = "demo"  # the model that all of it was computed with
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An example with everything that its first screen shows.
+
+    asked: importance of patches and words, see `hero.draw_asked`.
+    layers: change and cosines of every layer, see `hero.draw_layers`.
+    strip: the layers and their ranking, see `strip.strip_value`.
+    gaps: of the plan's runs, for each number of dropped layers.
+    full: the full model's answer.
+    pruned: the pruned model's answer for each number of dropped layers.
+    saved: share of the parameters that is saved, for each number of dropped layers.
+    """
+
+    example: examples.Shipped
+    asked: Mapping[str, Any]
+    layers: Mapping[str, Any]
+    strip: Mapping[str, Any]
+    gaps: tuple[tuple[float, ...], ...]
+    full: str
+    pruned: tuple[str, ...]
+    saved: tuple[float, ...]
+
+    @property
+    def picture(self) -> str:
+        return views.data_url(examples.picture_of(self.example.origin), small=True)
+
+    def asked_value(self) -> dict:
+        """The value of the hero's picture and question."""
+        return {"src": self.picture, "alt": "The image that is asked about", **self.asked}
+
+    def layers_value(self) -> dict:
+        """The value of the hero's decoder at the example's own count."""
+        drop = list(self.strip["drop"])
+        return {**self.layers, "drop": drop, "gaps": list(self.gaps[self.example.count])}
+
+    def strip_value(self) -> dict:
+        """The value of the layer strip at the example's own count."""
+        return seal.sealed(self.strip)
+
+    def answers(self, count: int) -> str:
+        """The hero's answers with so many layers dropped, as markup."""
+        layers = len(self.strip["ids"])
+        answer = self.pruned[count]
+        return views.hero_answers(
+            self.full, answer, layers, count, self.saved[count], self.example.truth
+        )
+
+    def glance(self, count: int) -> str:
+        """The dock's line with so many layers dropped, as markup."""
+        return views.glance(self.full, self.pruned[count], len(self.strip["ids"]), count)
+
+    def for_browser(self, head: str) -> dict:
+        """What the browser draws the first screen from. head: markup of the page's head."""
+        counts = range(len(self.pruned))
+        return {
+            "head": head,
+            "asked": self.asked_value(),
+            "layers": self.layers_value(),
+            "strip": dict(self.strip),
+            "gaps": [list(gaps) for gaps in self.gaps],
+            "answers": [self.answers(count) for count in counts],
+            "glances": [self.glance(count) for count in counts],
+            "count": self.example.count,
+            "address": {
+                "model": MODEL,
+                "image": self.example.origin,
+                "prompt": self.example.question,
+            },
+        }
+
+
+def demo_folder() -> Path:
+    """Where the bundled model is."""
+    return next((place for place in DEMO_PLACES if place.is_dir()), DEMO_PLACES[0])
+
+
+@functools.cache
+def prepared() -> dict[str, Prepared]:
+    """{origin: example} of the file; empty where it is missing, or of other weights or examples."""
+    folder = demo_folder()
+    try:
+        stored = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        if stored["weights"] != weights_hash(folder):
+            return {}
+        known = {example.origin: example for example in examples.SHIPPED}
+        return {
+            row["origin"]: _read(known[row["origin"]], row)
+            for row in stored["examples"]
+            if row["origin"] in known and _is_of(known[row["origin"]], row)
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _is_of(example: examples.Shipped, row: Mapping) -> bool:
+    return (row["question"], row["count"]) == (example.question, example.count)
+
+
+def _read(example: examples.Shipped, row: Mapping) -> Prepared:
+    return Prepared(
+        example=example,
+        asked=row["asked"],
+        layers=row["layers"],
+        strip=row["strip"],
+        gaps=tuple(map(tuple, row["gaps"])),
+        full=row["full"],
+        pruned=tuple(row["pruned"]),
+        saved=tuple(row["saved"]),
+    )
+
+
+def opening() -> Prepared | None:
+    """The example that the page opens on."""
+    return prepared().get(examples.SHIPPED[0].origin)
