@@ -33,7 +33,7 @@ Z_95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 
 
-Shown = Image.Image | ImageSource | tuple[ImageSource, ...] | None
+Pictured = Image.Image | ImageSource | tuple[ImageSource, ...] | None
 """What a question shows."""
 
 
@@ -47,7 +47,7 @@ class LabelledQuestion(Protocol):
     """
 
     @property
-    def image(self) -> Shown: ...
+    def image(self) -> Pictured: ...
 
     @property
     def question(self) -> str | Chat: ...
@@ -66,7 +66,7 @@ class Question:
     answers: all that count as right, where there are several.
     """
 
-    image: Shown
+    image: Pictured
     question: str | Chat
     answer: str
     kind: str = ""
