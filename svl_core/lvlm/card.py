@@ -10,13 +10,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from svl_core.errors import InputError
 from svl_core.recipe import DEMO
-
-if TYPE_CHECKING:
-    from svl_core.lvlm.model import LVLM
 
 CARD = "README.md"
 NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*")
@@ -35,7 +32,29 @@ Rows = list[tuple[str, str, str]]
 """What was measured, of the pruned model, and of the full one."""
 
 
-def write_card(lvlm: LVLM, folder: Path, figures: Sequence[Mapping[str, Any]] = ()) -> None:
+class Described(Protocol):
+    """What a card says of an `LVLM`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path | None: ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]: ...
+
+    @property
+    def layer_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_parameters(self) -> int: ...
+
+    @property
+    def supports_images(self) -> bool: ...
+
+
+def write_card(lvlm: Described, folder: Path, figures: Sequence[Mapping[str, Any]] = ()) -> None:
     """Writes a model's card into the folder of its checkpoint, with the source's notices beside it.
 
     A model that was never pruned keeps its source's card.
@@ -44,8 +63,8 @@ def write_card(lvlm: LVLM, folder: Path, figures: Sequence[Mapping[str, Any]] = 
     Raises InputError for figures of another plan, and OSError.
     """
     source = lvlm.folder
-    for pattern in NOTICES if source else ():
-        for notice in sorted(source.glob(pattern)):
+    for pattern in NOTICES:
+        for notice in sorted(source.glob(pattern)) if source else ():
             shutil.copyfile(notice, folder / notice.name)
     if lvlm.provenance:
         (folder / CARD).write_text(card_of(lvlm, figures), encoding="utf-8")
@@ -53,14 +72,14 @@ def write_card(lvlm: LVLM, folder: Path, figures: Sequence[Mapping[str, Any]] = 
         shutil.copyfile(source / CARD, folder / CARD)
 
 
-def card_of(lvlm: LVLM, figures: Sequence[Mapping[str, Any]] = ()) -> str:
+def card_of(lvlm: Described, figures: Sequence[Mapping[str, Any]] = ()) -> str:
     """The card of a pruned model: metadata of the Hub's kind, and a text. See `write_card`."""
     rows = measured(lvlm, figures)
     metadata = metadata_of(lvlm)
     return f"---\n{_as_yaml(metadata)}\n---\n{_text(lvlm, metadata, rows)}"
 
 
-def metadata_of(lvlm: LVLM) -> dict[str, Any]:
+def metadata_of(lvlm: Described) -> dict[str, Any]:
     """What the Hub reads of a pruned model's card; what is not known is left out."""
     theirs = _source_card(lvlm.folder)
     metadata = {name: theirs[name] for name in CARRIED if theirs.get(name)}
@@ -84,7 +103,7 @@ def _source_card(folder: Path | None) -> dict[str, Any]:
         return {}
 
 
-def _base_model(lvlm: LVLM, theirs: Mapping[str, Any]) -> Any:
+def _base_model(lvlm: Described, theirs: Mapping[str, Any]) -> Any:
     """The Hub's id of the model that this one was made of, where it has one."""
     source = str(lvlm.provenance.get("source", lvlm.name))
     return source if is_repository(source) else theirs.get("base_model")
@@ -113,7 +132,7 @@ def _as_yaml(metadata: Mapping[str, Any]) -> str:
 # Figures
 
 
-def measured(lvlm: LVLM, figures: Sequence[Mapping[str, Any]]) -> Rows:
+def measured(lvlm: Described, figures: Sequence[Mapping[str, Any]]) -> Rows:
     """What results say of a pruned model. Raises InputError for another model's or another kind."""
     rows: Rows = []
     for result in figures:
@@ -130,7 +149,7 @@ def measured(lvlm: LVLM, figures: Sequence[Mapping[str, Any]]) -> Rows:
     return rows
 
 
-def _check_plan(lvlm: LVLM, result: Mapping[str, Any]) -> None:
+def _check_plan(lvlm: Described, result: Mapping[str, Any]) -> None:
     """Raises InputError for figures of another plan than this model's."""
     theirs = result.get("plan")
     if not isinstance(theirs, Mapping):
@@ -171,7 +190,7 @@ def _fidelity(result: Mapping[str, Any]) -> Rows:
 # Text
 
 
-def _text(lvlm: LVLM, metadata: Mapping[str, Any], rows: Rows) -> str:
+def _text(lvlm: Described, metadata: Mapping[str, Any], rows: Rows) -> str:
     """The card below its metadata."""
     record = lvlm.provenance
     source = str(record.get("source", lvlm.name))
@@ -203,7 +222,7 @@ def _in_words(source: str, metadata: Mapping[str, Any]) -> str:
     return f"`{Path(source).name}`"
 
 
-def _done(lvlm: LVLM, dropped: Sequence[int]) -> str:
+def _done(lvlm: Described, dropped: Sequence[int]) -> str:
     record = lvlm.provenance
     plan, recipe = record["plan"], record["recipe"]
     fitted = record["compensation"]
@@ -246,7 +265,7 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _loading(lvlm: LVLM) -> str:
+def _loading(lvlm: Described) -> str:
     kind, processor = "AutoModelForImageTextToText", "AutoProcessor"
     if not lvlm.supports_images:
         kind, processor = "AutoModelForCausalLM", "AutoTokenizer"
