@@ -90,6 +90,9 @@ def test_analyze(svl, tiny_sample):
         len(found["importance"]["visual"]) == 36
         and len(found["importance"]["text"]) == found["text_tokens"]
     )
+    corrected = found["corrected_for_position"]
+    assert len(corrected["visual"]) == 36 and abs(sum(corrected["visual"])) < 0.01
+    assert corrected["without"].startswith("what the attention mask alone gives")
     assert found["timing_ms"] > 0 and found["calibration"] == {"set": "this", "samples": 1}
 
 

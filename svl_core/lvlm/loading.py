@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import Cancelled, InputError, Unreachable
 from svl_core.files import expanded
 from svl_core.lvlm import arithmetic, catalogue, families, memory
 from svl_core.lvlm.card import CARD, NOTICES
@@ -383,10 +383,11 @@ def _with_weights(
     folder, reached = _download(name, commit, [*SMALL_FILES, "*.safetensors"], run)
     if not any(folder.glob("*.safetensors")) or _missing_shards(folder):
         if not reached and not any(folder.glob("*.bin")):
-            raise InputError(
+            raise Unreachable(
                 f"Found {name!r} only in part in the local cache, and the Hub cannot be asked for"
                 " the rest; expected all of its weights; try again when the Hub can be reached, or"
-                " choose another model."
+                " choose another model.",
+                name,
             )
         if not pickle_weights:
             raise InputError(refusal)
@@ -481,10 +482,11 @@ def _download(
             ) from error
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(cached, str):
-            raise InputError(
+            raise Unreachable(
                 f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be"
                 f' asked for it ({_short(_back(error)[-1])}); expected "demo", a folder, or a Hub'
-                " id; check the spelling and the network."
+                " id; check the spelling and the network.",
+                name,
             ) from error
         return Path(cached).parent, False
     return folder, True

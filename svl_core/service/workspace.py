@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 ANALYSES, ANALYSIS_BYTES = 48, 768 * 2**20  # stored for all sessions together
 SWEEPS = 16
 SETS = 4  # calibration sets, as encoded and as traced
-RANKING, EVIDENCE = "/ranking", "/evidence"  # lanes beside that of analysis and answers ("")
-LANES = ("", RANKING, EVIDENCE)
+SKILLS = 64  # pruned models whose skills were measured
+RANKING, EVIDENCE, LESSON = "/ranking", "/evidence", "/lesson"
+"""Lanes beside that of analysis and answers ("")."""
+LANES = ("", RANKING, EVIDENCE, LESSON)
 POLL_S = 0.5  # how often the share of a load is told
 Settled = TypeVar("Settled", bound=VisitorSettings)
 SHOWN_PIXELS = 640  # of a kept picture's longer side, as large as figures show it
@@ -67,6 +69,8 @@ class Workspace:
         self.features: KnownFeatures = weakref.WeakValueDictionary()
         """Of the images that analyses and sets hold, as long as they do."""
         self.sweeps = BoundedStore(SWEEPS)
+        self.skills = BoundedStore(SKILLS)
+        """Of the lesson, by model and layers: the same few plans for every visitor."""
         self.traced_sets = BoundedStore(SETS, 4 * calibration.MOST_BYTES)
         self.encoded_sets = BoundedStore(SETS, 2 * calibration.MOST_BYTES)
         self.own_sets: dict[str, calibration.Pairs] = {}

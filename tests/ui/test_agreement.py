@@ -84,10 +84,18 @@ def test_a_field_goes_through_link_code_and_plan(name, tmp_path):
 
 
 def test_fields_that_are_displayed_alone_are_in_no_recipe():
-    displayed = Settings(layer=3, opacity=0.1, token_set="last", max_new_tokens=9, own="x")
+    displayed = Settings(
+        layer=3, map="published", opacity=0.1, token_set="last", max_new_tokens=9, own="x"
+    )
     assert displayed.recipe == DEFAULTS.recipe and displayed != DEFAULTS
     read = exports.read_query(exports.query(STATE, strip_of(displayed), displayed))["settings"]
-    assert read == {"layer": 3, "opacity": 0.1, "token_set": "last", "max_new_tokens": 9}
+    assert read == {
+        "layer": 3,
+        "map": "published",
+        "opacity": 0.1,
+        "token_set": "last",
+        "max_new_tokens": 9,
+    }
 
 
 def test_links_of_before_are_still_read():

@@ -250,7 +250,7 @@
       const kept = new URLSearchParams(location.search), query = new URLSearchParams(value.query);
       analysed = { prompt: query.get("prompt") ?? "", path: value.path ?? "" };
       document.dispatchEvent(new Event("svl-analysed"));
-      for (const name of ["__theme", "view", "type", "lesson"]) if (kept.has(name)) query.set(name, kept.get(name));
+      for (const name of ["__theme", "view", "type", "lesson", "present"]) if (kept.has(name)) query.set(name, kept.get(name));
       const address = `${location.pathname}?${query}`;
       history.replaceState(history.state, "", address);
       field.value = location.origin + address;
@@ -265,6 +265,7 @@
     const check = () => {
       const shown = document.querySelector("#image .image-frame img")?.src ?? "", prompt = document.querySelector("#prompt textarea")?.value ?? "";
       const other = !!analysed && (prompt.trim() !== analysed.prompt.trim() || (analysed.path ? !decodeURIComponent(shown).endsWith(analysed.path) : !!shown));
+      document.body.toggleAttribute("data-old", other);  // answers and figures are of what was asked before
       note.hidden = !other || !!document.querySelector("#status .pill");
       if (note.textContent !== (note.hidden ? "" : state.value)) note.textContent = note.hidden ? "" : state.value;
     };
