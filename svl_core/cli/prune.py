@@ -32,7 +32,10 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         address = push(saved, args.push_to_hub, private=args.private) if args.push_to_hub else None
     else:
         address = pruned.lvlm.push_to_hub(
-            args.push_to_hub, private=args.private, dtype=args.dtype, figures=figures
+            args.push_to_hub,
+            private=args.private,
+            dtype=args.dtype,
+            figures=figures,
         )
     written = " and ".join(filter(None, (args.out, address)))
     full = lvlm.num_parameters

@@ -54,7 +54,11 @@ class Described(Protocol):
     def supports_images(self) -> bool: ...
 
 
-def write_card(lvlm: Described, folder: Path, figures: Sequence[Mapping[str, Any]] = ()) -> None:
+def write_card(
+    lvlm: Described,
+    folder: Path,
+    figures: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Writes a model's card into the folder of its checkpoint, with the source's notices beside it.
 
     A model that was never pruned keeps its source's card.
@@ -72,7 +76,10 @@ def write_card(lvlm: Described, folder: Path, figures: Sequence[Mapping[str, Any
         shutil.copyfile(source / CARD, folder / CARD)
 
 
-def card_of(lvlm: Described, figures: Sequence[Mapping[str, Any]] = ()) -> str:
+def card_of(
+    lvlm: Described,
+    figures: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The card of a pruned model: metadata of the Hub's kind, and a text. See `write_card`."""
     rows = measured(lvlm, figures)
     metadata = metadata_of(lvlm)
@@ -132,7 +139,10 @@ def _as_yaml(metadata: Mapping[str, Any]) -> str:
 # Figures
 
 
-def measured(lvlm: Described, figures: Sequence[Mapping[str, Any]]) -> Rows:
+def measured(
+    lvlm: Described,
+    figures: Sequence[Mapping[str, Any]],
+) -> Rows:
     """What results say of a pruned model. Raises InputError for another model's or another kind."""
     rows: Rows = []
     for result in figures:
@@ -190,7 +200,11 @@ def _fidelity(result: Mapping[str, Any]) -> Rows:
 # Text
 
 
-def _text(lvlm: Described, metadata: Mapping[str, Any], rows: Rows) -> str:
+def _text(
+    lvlm: Described,
+    metadata: Mapping[str, Any],
+    rows: Rows,
+) -> str:
     """The card below its metadata."""
     record = lvlm.provenance
     source = str(record.get("source", lvlm.name))
@@ -260,7 +274,10 @@ def _measured(rows: Rows) -> str:
     return _table(("figure", "pruned", "full"), rows)
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(
+    heading: Sequence[str],
+    rows: Sequence[Sequence[str]],
+) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -155,7 +155,11 @@ def read_chat(turns: Any, where: str) -> ReadChat:
     return ReadChat(chat, tuple(sources), answer)
 
 
-def _role(turn: Mapping[str, Any], last: str, where: str) -> str:
+def _role(
+    turn: Mapping[str, Any],
+    last: str,
+    where: str,
+) -> str:
     """Whose turn it is. last: whose the one before was, "" for the first.
 
     Raises InputError for another's than was due.
@@ -202,7 +206,11 @@ def _read_turn(content: Any, where: str) -> tuple[str, list[Any]]:
     return plain_text(text, "content", where), images
 
 
-def plain_text(value: Any, key: str, where: str) -> str:
+def plain_text(
+    value: Any,
+    key: str,
+    where: str,
+) -> str:
     """A text that is not blank, without the marks where LLaVA's data has images.
 
     key: under which it stands. Raises InputError.

@@ -305,7 +305,10 @@ def _templated(
         name: value for name, value in reader.family.template_options.items() if name in source
     }
     write = partial(
-        owner.apply_chat_template, add_generation_prompt=True, tokenize=False, **options
+        owner.apply_chat_template,
+        add_generation_prompt=True,
+        tokenize=False,
+        **options,
     )
     asked_alone = chat.without_system()
     for in_parts in FORMS:
@@ -528,12 +531,20 @@ class _Filled:
             parts += ["".join(words.characters), behind]
         return "".join(parts)
 
-    def holds(self, first: int, last: int) -> bool:
+    def holds(
+        self,
+        first: int,
+        last: int,
+    ) -> bool:
         """Whether the characters first..last - 1 are all words of one turn."""
         spans = zip(self.starts, self.ends, strict=True)
         return first < last and any(start <= first and last <= end for start, end in spans)
 
-    def touches(self, first: int, last: int) -> bool:
+    def touches(
+        self,
+        first: int,
+        last: int,
+    ) -> bool:
         """Whether one of the characters first..last - 1 is one of the words'."""
         spans = zip(self.starts, self.ends, strict=True)
         return first < last and any(first < end and last > start for start, end in spans)
@@ -546,7 +557,11 @@ class _Filled:
         self._place()
         return bool(found)
 
-    def is_break(self, first: int, last: int) -> bool:
+    def is_break(
+        self,
+        first: int,
+        last: int,
+    ) -> bool:
         """Whether the characters first..last - 1 are breaks and nothing else."""
         spans = zip(self.starts, self._words, strict=True)
         return any(words.is_break(first - start, last - start) for start, words in spans)

@@ -45,7 +45,12 @@ def check_push(repository: str) -> None:
         )
 
 
-def push(folder: Path, repository: str, *, private: bool = False) -> str:
+def push(
+    folder: Path,
+    repository: str,
+    *,
+    private: bool = False,
+) -> str:
     """Uploads a saved model's folder; returns its address.
 
     repository: USER/NAME; made where there is none.
@@ -55,7 +60,11 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
     """
     api = hub_api()
     try:
-        made = api.create_repo(repository, private=private, exist_ok=True)
+        made = api.create_repo(
+            repository,
+            private=private,
+            exist_ok=True,
+        )
         api.upload_folder(
             repo_id=repository,
             folder_path=str(folder),
@@ -66,7 +75,10 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
     return str(made)
 
 
-def _refusal(repository: str, error: Exception) -> InputError:
+def _refusal(
+    repository: str,
+    error: Exception,
+) -> InputError:
     """What the Hub's client raised, in a sentence."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 

@@ -30,7 +30,11 @@ HEAD = """\
 """
 
 
-def recipe(model_type: str, model: str, keep: Sequence[int]) -> str:
+def recipe(
+    model_type: str,
+    model: str,
+    keep: Sequence[int],
+) -> str:
     """A YAML file for `mergekit-yaml`; of a model that it does not cut rightly, why, as remarks.
 
     model_type: of the model's config.
