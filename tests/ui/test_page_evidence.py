@@ -421,9 +421,15 @@ def test_the_map_of_this_image(page, analysed, tiny):
     assert json.loads(
         ablation.drawn(page, out["ablation-map"], "kl", 3, strip)["plot-ablation"]["figure"]
     )["data"][0]["customdata"][0][1][:2] == [1, 3]
-    assert ablation.load(page, strip, event(data=[3, 3]))["strip"]["drop"] == [3, 4]
+    on = out["ablation-map"], "kl", 1
+    added = ablation.load(page, *on, strip, event(data=[3, 3]))  # layer 5 always stays
+    assert added["strip"]["drop"] == [2, 3, 4]
+    assert "Layers 3, 4 added to the plan, which drops 3 layers now." in added["ablation-status"]
+    assert added["plot-ablation"] != out["plot-ablation"]
+    kept = ablation.load(page, *on, added["strip"], event(data=[3, 1]))
+    assert kept["strip"]["drop"] == [2, 4] and "Layer 3 kept again" in kept["ablation-status"]
     with pytest.raises(InputError, match="protected"):
-        ablation.load(page, strip, event(data=[0, 1]))
+        ablation.load(page, *on, strip, event(data=[0, 1]))
 
 
 def test_evidence_runs_beside_the_answers(page, analysed, own):
