@@ -95,6 +95,11 @@ def read(text: str) -> str:
     return f'<p class="read">{esc(text)}</p>' if text else ""
 
 
+def code_line(text: str, code: str) -> str:
+    """A quiet sentence with a line of code behind it."""
+    return f'<p class="read">{esc(text)} <code>{esc(code)}</code></p>'
+
+
 def examples(items: Sequence[tuple[str, str, str]]) -> str:
     """(image address, question, caption) -> thumbnails as buttons; picking one raises its index."""
     cells = "".join(

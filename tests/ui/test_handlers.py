@@ -2,6 +2,7 @@
 says.
 """
 
+import html
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -279,6 +280,38 @@ def test_a_link_carries_the_state(page, path):
     assert "image" not in open_address(
         page, SimpleNamespace(query_params="image=compose:noto:0=dragon")
     )
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("strength=nan", "a strength of"),
+        ("rank=0", "a rank of"),
+        ("rank=500", "a rank of 500; expected 1 to 64"),
+        ("layer=-3", "a layer of"),
+        ("layer=99", "a layer of 99; expected 0 to 15"),
+        ("image=example:99", "the picture"),
+        ("image=draw:" + "9" * 5000, "the picture"),
+        ("drop=x", "to drop"),
+        ("criterion=magic", "the criterion"),
+        ("prompt=" + "9" * 20_001, "20,001 characters"),
+    ],
+)
+def test_a_link_with_an_odd_value_opens_the_page_as_usual_with_one_note(page, query, says):
+    opened = open_address(page, SimpleNamespace(query_params=query + "&top_p=0.3"))
+    assert set(opened) == {"visit", "link-note", "top_p"}
+    note = opened["link-note"]
+    assert says in html.unescape(note) and note.count('class="note"') == 1 and len(note) < 500
+
+
+def test_a_link_to_no_layer_of_the_model_drops_as_many_as_usual(page, path):
+    first = page.workspace.models.first
+    asked = first, path, "what is in the top left?", None, None, ""
+    usual, odd, none = (
+        last(analyse(page, *asked, wanted, Settings()))["strip"]["drop"]
+        for wanted in (None, [98, 99], [])
+    )
+    assert usual == odd != none == []
 
 
 def test_exports_repeat_the_plan(page, analysed):

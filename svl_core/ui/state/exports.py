@@ -24,6 +24,13 @@ from svl_core.ui.state.strip import ranked_by
 
 LIBRARIES = ("torch", "transformers", "plotly", "gradio")
 LINKED_SOURCES = (THIS, DEMO)  # besides the default; a visitor's files stay behind
+OFFERED = {
+    "criterion": svl.CRITERIA,
+    "compensation": svl.COMPENSATIONS,
+    "calibration": LINKED_SOURCES,
+}
+"""Names that a link may ask for, by the setting."""
+MOST_SHOWN = 40  # characters of what a link asked for, in a sentence about it
 
 IMPORTS = {
     THIS: "",
@@ -74,7 +81,9 @@ def read_query(text: str) -> dict:
     asked = _renamed(dict(parse_qsl(text)))
     read: dict = {name: asked[name] for name in ("model", "prompt", "image") if name in asked}
     if "drop" in asked:
-        read["drop"] = _numbers_among(asked["drop"].split(","))
+        layers = _numbers_among(asked["drop"].split(","))
+        if layers or asked["drop"] == "none":
+            read["drop"] = layers
     settings = {}
     for name in linked_settings():
         # a word in the place of a number has no place on a slider
@@ -84,27 +93,45 @@ def read_query(text: str) -> dict:
                 Settings(**settings)
             except InputError:
                 settings.pop(name, None)
-    offered = {
-        "criterion": svl.CRITERIA,
-        "compensation": svl.COMPENSATIONS,
-        "calibration": LINKED_SOURCES,
-    }
-    for name, names in offered.items():
+    for name, names in OFFERED.items():
         if settings.get(name) not in names:
             settings.pop(name, None)
     return read | {"settings": settings}
 
 
 def refused_in(text: str) -> list[str]:
-    """Why settings of a link are left out: the fields' own sentences."""
+    """Why what a link asks for is left out, where its fields alone say so, in a sentence each."""
     asked, sentences = _renamed(dict(parse_qsl(text))), []
     for name in linked_settings():
         if name in asked and asked[name] not in ACCEPTED[name].words:
             try:
-                ACCEPTED[name].parsed(asked[name])
+                value = ACCEPTED[name].parsed(asked[name])
+                if value not in OFFERED.get(name, (value,)):
+                    raise unknown(ACCEPTED[name].label, value, OFFERED[name])
+                Settings(**{name: value})
             except InputError as error:
                 sentences.append(str(error))
+    words = [word for word in asked.get("drop", "none").split(",") if word]
+    if words != ["none"] and len(_numbers_among(words)) < len(words):
+        sentences.append(
+            f"Found the layers {_short(asked['drop'])} to drop; expected whole numbers such as"
+            " 3,5,6; change them."
+        )
     return sentences
+
+
+def unknown(label: str, value: object, offered: Sequence[str]) -> InputError:
+    """The sentence for a name that is not among those offered."""
+    label = label.removeprefix("the ")
+    return InputError(
+        f"Found the {label} {_short(value)}; expected one of {', '.join(offered)}; change it."
+    )
+
+
+def _short(value: object) -> str:
+    """A value of a link as a sentence shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[: MOST_SHOWN - 3]}..."
 
 
 def _numbers_among(words: Sequence[str]) -> list[int]:
