@@ -124,12 +124,13 @@ def _range(traces: Sequence[Trace], axis: Figure, name: str) -> tuple[float, flo
     else:
         values = _numbers(traces, name)
         low, high = (min(values), max(values)) if values else (0.0, 1.0)
-        if any(trace["type"] == "heatmap" for trace in traces):
+        kinds = {trace["type"] for trace in traces}
+        if "heatmap" in kinds or "bar" in kinds and name == "x":
             first, last = low - 0.5, high + 0.5
         else:
             margin = 0.05 * (high - low) or 0.5
             first, last = low - margin, high + margin
-            bars = any(trace["type"] == "bar" for trace in traces) and name == "y"
+            bars = "bar" in kinds
             if axis.get("rangemode") == "tozero" or bars:
                 first = min(0.0, low)
     if axis.get("autorange") == "reversed":

@@ -85,7 +85,7 @@ class FrontPage:
         asked = dict(scope["headers"])
         if self._head is None:
             self._head = self.head(scope["app"])
-        page = self.changed(body.decode("utf-8"), _address_of(scope)).encode()
+        page = self.changed(body.decode("utf-8"), _asked_address(scope)).encode()
         tag = hashlib.sha256(page).hexdigest()[:32]
         headers = [
             (name, value)
@@ -171,13 +171,20 @@ def _is_html(headers) -> bool:
     return found.get(b"content-type", b"").startswith(b"text/html")
 
 
-def _address_of(scope) -> str:
-    """The page's address as the visitor's browser has it, behind a proxy too."""
+def address_of(scope) -> str:
+    """The page's address as the visitor's browser has it, behind a proxy too; "" where a request
+    does not say it.
+    """
     asked = {name: value.decode("latin-1") for name, value in scope["headers"]}
     scheme = asked.get(b"x-forwarded-proto", scope.get("scheme", "http")).split(",")[0].strip()
     host = asked.get(b"x-forwarded-host", asked.get(b"host", "")).split(",")[0].strip()
     if not re.fullmatch(r"[\w.\-:\[\]]{1,255}", host) or scheme not in ("http", "https"):
         return ""
+    return f"{scheme}://{host}{scope.get('root_path', '')}/"
+
+
+def _asked_address(scope) -> str:
+    """The page's address with the query that it was asked for by."""
     query = scope.get("query_string", b"").decode("latin-1")
-    root = scope.get("root_path", "")
-    return f"{scheme}://{host}{root}/" + (f"?{query}" if query else "")
+    address = address_of(scope)
+    return f"{address}?{query}" if address and query else address

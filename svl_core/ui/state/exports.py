@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.figures import runs_of
+from svl_core.figures.still import still
 from svl_core.pruning.plan_file import RENAMED, SOURCES, saved_plan
 from svl_core.recipe import AUTO, DEMO, FULL, OPTIONS, OWN, TARGETS, THIS, Recipe
 from svl_core.service.calibration import CalibrationSources
@@ -367,13 +368,14 @@ class Section:
 
     reading: markup of the page's own. value: {"figure": JSON, "alt"} of a plotly figure, {"src",
     "alt"} of a picture, or None where there is nothing to show. scale: markup of a picture's
-    colours.
+    colours. said: a sentence on what was measured.
     """
 
     heading: str
     reading: str
     value: Mapping | None
     scale: str = ""
+    said: str = ""
 
 
 def report(
@@ -381,58 +383,39 @@ def report(
     facts: Mapping[str, str],
     sections: Sequence[Section],
     answers: str,
-    plotly_js: str,
+    links: Sequence[tuple[str, str]],
     css: str,
 ) -> str:
-    """One HTML file that needs nothing else.
+    """One HTML file that needs nothing else: no script, no network.
 
-    facts: of `in_words`. answers: markup, escaped.
+    facts: of `in_words`. answers: markup, escaped. links: names and addresses.
     """
-    shown = [section for section in sections if section.value]
-    figures = [section for section in shown if "figure" in section.value]
-    pictures = "".join(_picture(section) for section in shown if "src" in section.value)
-    places = "".join(_place(number, section) for number, section in enumerate(figures))
-    scripts = ";".join(_script(number, section) for number, section in enumerate(figures))
+    figures = "".join(_figure(section) for section in sections if section.value)
     made_with = ", ".join(f"{name} {number}" for name, number in versions().items())
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(fact)}</td></tr>"
         for name, fact in {**facts, "Made with": made_with}.items()
     )
+    linked = " · ".join(
+        f'<a href="{html.escape(address)}">{html.escape(name)}</a>' for name, address in links
+    )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"'
         f' content="width=device-width"><title>{html.escape(title)}</title><style>{css}</style>'
         f"<body><main><h1>{html.escape(title)}</h1><p"
-        f' class="lede">{html.escape(facts["Prompt"])}</p>{answers}{pictures}{places}'
-        '<section class="card"><h2>What was done</h2><table class="facts'
-        f' done">{rows}</table></section></main><script>{plotly_js}</script>'
-        f"<script>{scripts}</script></body></html>"
+        f' class="lede">{html.escape(facts["Prompt"])}</p><p class="links">{linked}</p>'
+        f'{answers}{figures}<section class="card"><h2>What was done</h2><table class="facts'
+        f' done">{rows}</table></section></main></body></html>'
     )
 
 
-def _picture(section: Section) -> str:
-    source, alt = section.value["src"], html.escape(section.value["alt"])
+def _figure(section: Section) -> str:
+    value, said = section.value, html.escape(section.said)
+    if "figure" in value:
+        drawn = still(value["figure"], value["alt"])
+    else:
+        drawn = f'<img src="{value["src"]}" alt="{html.escape(value["alt"])}">{section.scale}'
     return (
         f'<section class="card"><h2>{html.escape(section.heading)}</h2><p'
-        f' class="read">{section.reading}</p><img src="{source}" alt="{alt}">'
-        f"{section.scale}</section>"
-    )
-
-
-def _place(number: int, section: Section) -> str:
-    """Where a plotly figure is drawn."""
-    alt = html.escape(section.value["alt"])
-    return (
-        f'<section class="card"><h2>{html.escape(section.heading)}</h2><p'
-        f' class="read">{section.reading}</p><div id="f{number}" role="img"'
-        f' aria-label="{alt}"></div></section>'
-    )
-
-
-def _script(number: int, section: Section) -> str:
-    # a token named </script> must not end the script
-    figure = section.value["figure"].replace("</", "<\\/")
-    return (
-        f"{{const f={figure};f.layout.font.color=getComputedStyle(document.body).color;"
-        f'Plotly.newPlot("f{number}",f.data,f.layout,'
-        "{displayModeBar:false,responsive:true})}"
+        f' class="read">{section.reading}{f" {said}" if said else ""}</p>{drawn}</section>'
     )

@@ -14,7 +14,7 @@ from svl_core.service import calibration
 from svl_core.service.workspace import EVIDENCE
 from svl_core.ui import parts, views
 from svl_core.ui.drawing import Update, figure
-from svl_core.ui.figure import plot
+from svl_core.ui.figure import Measured, plot
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Page, session_of
 from svl_core.ui.work.answering import NOT_ANALYSED, then_live
@@ -252,6 +252,20 @@ def drawn(page: Page, key: tuple | None, measure: str, block: int, strip: dict |
             alt,
         )
     }
+
+
+REPORTED = ["ablation-map", "ablation-measure", "ablation-block"]
+
+
+def measured(
+    page: Page, state: Mapping, strip: dict, key: tuple | None, measure: str, block: int
+) -> list[Measured]:
+    """The map for the report, where one of the model that is on the page is shown."""
+    update = drawn(page, key, measure, block, strip)
+    if not update or key[1] != state["model"]:
+        return []
+    said = _in_words(page.workspace.sweeps.get(tuple(key)), tuple(key))
+    return [Measured(ABLATION, update[ABLATION.name], said)]
 
 
 def _worst(table, columns: Sequence[str]) -> tuple[float, int, str] | None:
