@@ -25,6 +25,11 @@ def dropped(page):
     return [int(t) for t in page.locator("#strip button.gone").all_inner_texts()]
 
 
+def dropped_behind(page):
+    """The same where the strip itself is not shown."""
+    return [int(text) for text in page.locator("#strip button.gone").all_text_contents()]
+
+
 def idle(page):
     """Wait until nothing runs: no status pill for a second (a slider counts as set after a quarter
     of one).
@@ -150,14 +155,16 @@ def test_patch_and_token_curves(page):
 
 def test_examples_scenes_and_questions(page):
     idle(page)
-    page.locator("#examples button").nth(1).click()
-    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('animals')")
+    page.locator("#examples button").nth(2).click()
     page.wait_for_function(
-        "document.querySelector('#metrics').innerText.includes('Correct answer: 3')"
+        "document.querySelector('#prompt textarea').value.includes('flashlight')"
+    )
+    page.wait_for_function(
+        "document.querySelector('#metrics').innerText.includes('Correct answer: yes')"
     )
     page.locator("#new-scene").click()
     page.wait_for_function(
-        "!document.querySelector('#prompt textarea').value.includes('how many animals are there?')"
+        "!document.querySelector('#prompt textarea').value.includes('flashlight below the hammer')"
     )
     idle(page)
     chip = page.locator("#chips button").first
@@ -384,6 +391,7 @@ def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
         4 < phone.evaluate(BELOW_TICKS, name) < 12 for name in PLOTS[:3]
     )  # axis titles keep off their ticks, under a colour bar too
     assert phone.evaluate(BEHIND_NAME) > 1  # the model's name ends before the arrow
+    phone.locator("#sheet button").tap()
     assert (
         len(
             {
@@ -393,24 +401,40 @@ def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
         )
         == 1
     )  # a control a line, so that its note has room
+    phone.locator("#sheet button").tap()
     phone.set_viewport_size({"width": 360, "height": 740})
     phone.wait_for_timeout(500)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 360
-    phone.locator("#type button").tap()
-    phone.wait_for_timeout(500)
-    assert phone.evaluate("document.documentElement.scrollWidth") <= 360
-    phone.locator("#type button").tap()
-    cell = phone.locator("#strip button.kept").first
-    layer = int(cell.inner_text())
+    cell = phone.locator("#hero .hero-layer.kept").first
+    layer = int(cell.get_attribute("data-layer"))
+    before = phone.locator("#glance").inner_text()
     cell.tap()
+    phone.wait_for_function(
+        "layer => document.querySelector(`#hero .hero-layer[data-layer='${layer}']`).classList"
+        ".contains('gone')",
+        arg=layer,
+    )
+    phone.wait_for_function(
+        "was => document.querySelector('#glance').innerText !== was", arg=before
+    )
     idle(phone)
-    assert layer in dropped(phone)
+    assert layer in dropped_behind(phone)
+    for share in (0, 0.5, 1):  # slider, answers and verdict are in view wherever one reads
+        phone.evaluate("share => scrollTo(0, share * document.body.scrollHeight)", share)
+        phone.wait_for_timeout(300)
+        for name in ("#drop input[type=range]", "#glance .glance span", "#glance em"):
+            box = phone.locator(name).first.bounding_box()
+            assert 0 <= box["y"] and box["y"] + box["height"] <= 740, (name, share)
+    assert not phone.locator("#criterion").is_visible()
+    phone.locator("#sheet button").tap()  # the settings are behind one button
+    assert phone.locator("#criterion").is_visible()
     phone.locator("#method > button").tap()
     phone.locator("#attention-target").wait_for()
     assert phone.evaluate(
         "[...document.querySelectorAll('#method label')].every(e => e.getBoundingClientRect().right"
         " <= document.querySelector('#method').getBoundingClientRect().right)"
     )
+    phone.locator("#sheet button").tap()
     phone.locator("#choose > button").tap()  # a block of the heatmap, by touch
     area, layers = (
         phone.locator("#plot-blocks .nsewdrag").first,
