@@ -5,9 +5,12 @@ It is drawn without a browser, 1200 x 630 pixels, as previews of links want it.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,6 +22,7 @@ PICTURE = 300  # pixels of its longer side
 RIGHT = 396  # where the answers begin
 WORDS = 22  # of an answer that are shown
 AHEAD = 5  # of them before the first that differs
+NARROW = 20  # pixels of a layer that is too narrow for its number
 MOST_QUESTION = 90  # characters
 INK, SOFT, LINE, GROUND, CARD = "#161b24", "#4d5665", "#dfe3ea", "#f7f8fa", "#ffffff"
 KEPT, GONE, FIXED = "#0072B2", "#E69F00", "#6a7484"
@@ -59,34 +63,40 @@ def drawn(result: Result) -> Image.Image:
     ink = ImageDraw.Draw(card)
     ink.text((MARGIN, 30), texts.TITLE, SOFT, _font(24))
     question = _cut(result.question.strip(), MOST_QUESTION)
-    _heading(ink, (MARGIN, 64), question, _fitting(question, SIZE[0] - 2 * MARGIN, 40))
+    size = _fitting(question, SIZE[0] - 2 * MARGIN, 42)
+    ink.text((MARGIN, 62), question, INK, _font(size, bold=True))
     _picture(card, result.picture)
     layers = len(result.ids)
     left = RIGHT if result.picture else MARGIN
     spans = views.differing_words(result.full, result.pruned)
     for top, title, text, marked, colour in (
         (136, f"Full model, {layers} layers", result.full, spans[0], KEPT),
-        (290, f"Pruned model, {layers - len(result.drop)} layers", result.pruned, spans[1], GONE),
+        (294, f"Pruned model, {layers - len(result.drop)} layers", result.pruned, spans[1], GONE),
     ):
         _answer(ink, (left, top), title, text, marked, colour)
     _layers(ink, result)
-    ink.text((MARGIN, 570), _cut(result.line, 110), INK, _font(24))
+    line = _cut(result.line, 160)
+    ink.text((MARGIN, 568), line, INK, _font(_fitting(line, SIZE[0] - 2 * MARGIN, 26)))
     return card
 
 
 # -------------------------------------------------------------------------------- the parts
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _heading(ink: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: float) -> None:
-    ink.text(at, text, INK, _font(size), stroke_width=0.6, stroke_fill=INK)
+@cache
+def _font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The page's own font; Pillow's, where gradio does not hold it or Pillow cannot read it."""
+    gradio = Path(importlib.util.find_spec("gradio").origin).parent
+    name = f"IBMPlexSans-{'Bold' if bold else 'Regular'}.woff2"
+    file = gradio / "templates" / "frontend" / "static" / "fonts" / "IBMPlexSans" / name
+    try:
+        return ImageFont.truetype(str(file), size)
+    except OSError:
+        return ImageFont.load_default(size)
 
 
 def _fitting(text: str, width: float, size: float) -> float:
     """The size in which a text fits a width, at most `size`."""
-    wide = _font(size).getlength(text)
-    return size if wide <= width else max(18, size * width / wide)
+    wide = _font(size, bold=True).getlength(text)
+    return size if wide <= width else max(18, int(size * width / wide))
 
 
 def _cut(text: str, most: int) -> str:
@@ -113,7 +123,7 @@ def _answer(
 ) -> None:
     """One answer in a box, with its words that differ marked."""
     left, top = at
-    right, bottom = SIZE[0] - MARGIN, top + 146
+    right, bottom = SIZE[0] - MARGIN, top + 142
     ink.rounded_rectangle((left, top, right, bottom), 12, CARD, LINE, 2)
     ink.rectangle((left + 2, top, right - 2, top + 5), colour)
     ink.text((left + 20, top + 18), title, SOFT, _font(20))
@@ -186,6 +196,7 @@ def _layers(ink: ImageDraw.ImageDraw, result: Result) -> None:
             ink.line((box[0] + 6, bottom - 6, box[2] - 6, top + 6), GONE, 3)
         else:
             ink.rounded_rectangle(box, 8, colour)
-        if wide >= 26:
+        if wide >= NARROW:
             middle = ((box[0] + box[2]) / 2, (top + bottom) / 2)
-            ink.text(middle, str(name), INK if gone else "#ffffff", _font(22), anchor="mm")
+            size = min(22, int(0.48 * wide))
+            ink.text(middle, str(name), INK if gone else CARD, _font(size, bold=True), anchor="mm")

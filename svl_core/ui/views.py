@@ -254,7 +254,16 @@ def hero_answers(
     same = full.strip() == pruned.strip()
     sentence = esc(verdict_of(full, pruned, layers, dropped, saved))
     kind = "same" if same else "parted"
-    return f'{cards}<p class="hero-verdict {kind}" role="status">{sentence}</p>'
+    verdict = f'<p class="hero-verdict {kind}" role="status">{sentence}</p>'
+    return f'{cards}<div class="hero-foot">{verdict}{share()}</div>'
+
+
+def share() -> str:
+    """A button that hands on the link to what is shown; static/share.js acts on it."""
+    return (
+        '<button type="button" class="svl-share" data-share title="Copies the link to this very'
+        ' result"><span aria-hidden="true">↗</span><b>Share</b></button>'
+    )
 
 
 def _hero_answer(

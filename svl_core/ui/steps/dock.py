@@ -59,6 +59,7 @@ def layout(page: Page) -> None:
                 page.add("run", run)
                 page.add("stop", gr.Button("Stop", elem_id="stop", min_width=0))
                 parts.sheet("sheet")
+                parts.view("share-below", views.share())  # where the hero's answers are hidden
             page.show(GLANCE)
         with gr.Column(elem_id="layer-bar"):
             page.add("strip", parts.strip("strip"))
