@@ -7,6 +7,7 @@ all that plotly can. Text takes the colour of the page around it.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import json
 import math
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 WIDTH = 860
+EDGE = 8  # pixels around the area that is drawn on, for the marks at its edge
 FAINT = 'opacity=".14"'  # of grid lines
 LETTER = 0.56  # of the type size, the width of an average letter
 TICKS = 6
@@ -63,7 +65,9 @@ def still(figure: str, alt: str, width: int = WIDTH) -> str:
     left, right, bottom = _margins(traces, layout)
     x, y = _axes(traces, layout, (left, width - right), (height - bottom, top))
     body = [head, _grid(traces, layout, x, y)]
-    body += [_drawn(trace, layout, x, y) for trace in traces]
+    inside = f"inside-{hashlib.sha256(figure.encode()).hexdigest()[:10]}"
+    body += [_clip(inside, x, y)]
+    body += [_clipped(_drawn(trace, layout, x, y), trace, inside) for trace in traces]
     body += [_frame(shape, x, y) for shape in layout.get("shapes", ())]
     body += [_titles(layout, x, y, height)]
     return (
@@ -295,6 +299,18 @@ def _drawn(trace: Trace, layout: Figure, x: Axis, y: Axis) -> str:
     if trace["type"] == "bar":
         return _bars(trace, float(layout.get("bargap", 0.2)), x, y)
     return _scatter(trace, x, y)
+
+
+def _clip(name: str, x: Axis, y: Axis) -> str:
+    """Outside of this nothing of a trace is seen."""
+    top, bottom = sorted((y.start, y.end))
+    box = _box(x.start - EDGE, top - EDGE, x.end + EDGE, bottom + EDGE)
+    return f'<clipPath id="{name}"><rect {box}/></clipPath>'
+
+
+def _clipped(markup: str, trace: Trace, name: str) -> str:
+    beyond = trace.get("cliponaxis") is False
+    return markup if beyond else f'<g clip-path="url(#{name})">{markup}</g>'
 
 
 def _cells(trace: Trace, x: Axis, y: Axis) -> str:

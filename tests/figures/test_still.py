@@ -63,6 +63,18 @@ def test_a_line_breaks_where_a_value_is_missing():
     assert [len(re.findall("[ML]", part)) for part in line.get("d").split("M")[1:]] == [0, 1]
 
 
+def test_what_lies_beyond_the_axis_is_cut_off():
+    """The first layer's value is far below the range, which an arrow at the foot says."""
+    tree = parsed(figures.redundancy_curve({"own": [-5, 0.8, 0.9]}, focus=[1, 2]))
+    clip = tree.find(SPACE + "clipPath")
+    box = {name: float(clip[0].get(name)) for name in ("y", "height")}
+    held = [g for g in tree.iter(SPACE + "g") if g.get("clip-path") == f"url(#{clip.get('id')})"]
+    (line,) = [n for g in held for n in g.iter(SPACE + "path") if n.get("fill") == "none"]
+    first = float(re.match(r"M\S+ (\S+?)L", line.get("d"))[1])
+    assert first > box["y"] + box["height"]
+    assert len(held) == 1  # the arrow is seen wherever it stands
+
+
 @pytest.mark.parametrize(
     "figure",
     [

@@ -1,5 +1,6 @@
 """The result as a picture, and what a posted link shows: nothing is computed for it."""
 
+import asyncio
 import io
 
 import pytest
@@ -8,6 +9,7 @@ from updates import last
 
 from svl_core.errors import InputError
 from svl_core.ui import card, prepared, preview, serving, views
+from svl_core.ui.gradio_patches import front_page
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.steps.share import card as step
 from svl_core.ui.work.answering import compare
@@ -107,3 +109,49 @@ def test_where_the_address_is_not_known_no_tag_names_one(opening):
 @pytest.mark.parametrize("name", ["", "0-99.png", "99-1.png", "0-1.jpg", "../0-1.png", "٣-1.png"])
 def test_a_name_of_no_preview_is_none(name):
     assert preview.picture(name) is None
+
+
+def asked(picture, path, method="GET"):
+    """What the middleware answers, [start, body], and what it hands on."""
+    sent, passed = [], []
+
+    async def app(scope, receive, send):
+        passed.append(scope["path"])
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": []}
+    middleware = front_page.FrontPage(app, lambda app: "", lambda address: "", picture)
+    asyncio.run(middleware(scope, None, send))
+    return sent, passed
+
+
+def test_previews_are_served_under_their_names_alone():
+    def picture(name):
+        return {"0-4.png": b"png"}.get(name)
+
+    (start, body), passed = asked(picture, "/preview/0-4.png")
+    headers = dict(start["headers"])
+    assert (start["status"], body["body"], passed) == (200, b"png", [])
+    assert headers[b"content-type"] == b"image/png" and b"max-age" in headers[b"cache-control"]
+    (start, body), _ = asked(picture, "/preview/0-4.png", "HEAD")
+    assert (start["status"], body["body"]) == (200, b"")
+    (start, body), _ = asked(picture, "/preview/../etc/passwd")
+    assert start["status"] == 404 and b"passwd" not in body["body"]
+    assert asked(picture, "/previews", "POST") == ([], ["/previews"])
+    assert asked(picture, "/preview/0-4.png", "POST") == ([], ["/preview/0-4.png"])
+
+
+def test_the_address_of_the_page_behind_a_proxy(monkeypatch):
+    def address(headers, **more):
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        return front_page.address_of({"headers": pairs, "scheme": "http", **more})
+
+    assert address({"host": "a.example:7860"}) == "http://a.example:7860/"
+    assert address({"host": "a.example"}, root_path="/sub") == "http://a.example/sub/"
+    proxied = {"host": "10.0.0.1", "x-forwarded-host": "b.example, c", "x-forwarded-proto": "https"}
+    assert address(proxied) == "https://b.example/"
+    assert address({"host": 'x"><script>'}) == address({}) == ""
+    monkeypatch.setenv("SPACE_HOST", "a-b.hf.space")
+    assert address({}) == address({"host": "a b"}) == "https://a-b.hf.space/"

@@ -1,17 +1,17 @@
-// Share: the page's address holds what is shown, see `parts.link`. A phone offers its own sheet; elsewhere the link is copied.
+// Share: the page's address holds what is shown, see `parts.address`. A phone offers its own sheet; elsewhere the link is copied.
 (() => {
   "use strict";
   const SHOWN = 2500;  // ms that a word of success stays
   const UNSEEN = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)";
-  const said = svl.make("p", { style: UNSEEN, role: "status" });
+  const said = svl.make("p", { class: "svl-said", role: "status" });  // the buttons are drawn anew with the answers
   const put = () => document.body.append(said);
   document.body ? put() : document.addEventListener("DOMContentLoaded", put);
 
-  const tell = (button, text) => {
-    const word = button.querySelector("b");
+  let timer = 0;
+  const tell = text => {
     said.textContent = text;
-    word.textContent = text;
-    setTimeout(() => { word.textContent = "Share"; said.textContent = ""; }, SHOWN);
+    clearTimeout(timer);
+    timer = setTimeout(() => { said.textContent = ""; }, SHOWN);
   };
   const copied = async text => {
     try { await navigator.clipboard.writeText(text); return true; } catch { /* no such right, or no secure address */ }
@@ -24,12 +24,11 @@
     return done;
   };
   document.addEventListener("click", async event => {
-    const button = event.target.closest?.("[data-share]");
-    if (!button) return;
+    if (!event.target.closest?.("[data-share]")) return;
     if (navigator.share && matchMedia("(pointer: coarse)").matches) {
-      try { await navigator.share({ title: document.title, url: location.href }); return tell(button, "Shared"); }
+      try { await navigator.share({ title: document.title, url: location.href }); return tell("Shared"); }
       catch (error) { if (error.name === "AbortError") return; }
     }
-    tell(button, await copied(location.href) ? "Link copied" : "Copy the address above");
+    tell(await copied(location.href) ? "Link copied" : "This browser did not copy; take the page's address");
   });
 })();
