@@ -18,6 +18,13 @@ STATIC = Path(__file__).with_name("static")
 PLOTLY = Path(importlib.util.find_spec("plotly").origin).with_name("package_data") / "plotly.min.js"
 
 
+SENT_AS_TEXT = ("plot", "picture", "link")
+"""Parts whose values are sent as JSON. gradio's script changes a value that is an object where it
+lies when a later step of the same event leaves it out, so a part that is built after that would
+find it empty; it cannot change text.
+"""
+
+
 def _part(
     kind: str,
     value: object,
@@ -32,7 +39,7 @@ def _part(
         f"/* 'pick' 'toggle' 'compose' 'step' 'remove' */ svl.mount('{kind}', element, props,"
         " watch, trigger);"
     )
-    return gr.HTML(
+    made = gr.HTML(
         value,
         html_template=f'<div class="svl-{kind}" data-wait="{wait}"></div>',
         js_on_load=script,
@@ -42,6 +49,16 @@ def _part(
         padding=False,
         **more,
     )
+    made.is_sent_as_text = kind in SENT_AS_TEXT
+    return made
+
+
+def sent(component: object, value: object) -> object:
+    """A value as it travels to a component; see `SENT_AS_TEXT`."""
+    as_text = getattr(component, "is_sent_as_text", False)
+    if not as_text or not isinstance(value, dict) or "__type__" in value:
+        return value
+    return json.dumps(value, separators=(",", ":"))
 
 
 def view(elem_id: str, value: str = "", *, classes: str = "", wait: str = "") -> gr.HTML:

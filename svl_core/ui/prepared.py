@@ -109,6 +109,11 @@ class Prepared:
             "answers": [self.answers(count) for count in counts],
             "glances": [self.glance(count) for count in counts],
             "count": self.example.count,
+            "address": {
+                "model": MODEL,
+                "image": self.example.origin,
+                "prompt": self.example.question,
+            },
         }
 
 

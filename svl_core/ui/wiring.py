@@ -30,7 +30,7 @@ from svl_core.service.stores import Analysis
 from svl_core.service.tasks import within
 from svl_core.service.waiting import address_of
 from svl_core.service.workspace import Workspace
-from svl_core.ui import controls, headings, prepared, views
+from svl_core.ui import controls, headings, parts, prepared, views
 from svl_core.ui.controls import Control
 from svl_core.ui.drawing import Update, View
 from svl_core.ui.errors import polite
@@ -385,7 +385,9 @@ def _as_component(page: Page, name: str, value: Any) -> Any:
     """A field's value as its control shows it."""
     control = page.controls.get(name)
     plain = not isinstance(value, dict)  # neither gr.skip() nor gr.update()
-    return control.shows(value) if control and control.shows and plain else value
+    if control and control.shows and plain:
+        return control.shows(value)
+    return parts.sent(page[name], value)
 
 
 def _arguments(page: Page, inputs: Sequence[str], values: Sequence) -> list[Any]:

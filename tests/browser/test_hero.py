@@ -109,9 +109,19 @@ def test_it_moves_the_slider_once_by_itself_and_a_touch_ends_that(visit, site, m
 
 def test_a_link_with_a_question_of_its_own_opens_on_that(visit):
     page = visit(query="?image=example:0&prompt=where+is+the+cat%3F")
-    page.locator("#hero .hero-words").wait_for()
+    page.locator("#hero .hero-words").wait_for(state="attached")
+    assert not page.locator("#hero .hero-words", has_text="penguins").is_visible()
     page.wait_for_function("document.querySelector('.hero-words').innerText.includes('cat')")
     assert page.locator("#svl-first").count() == 0
+
+
+def test_an_address_of_the_example_itself_opens_at_once_on_its_plan(visit):
+    asked = "model=demo&prompt=how+many+penguins+are+there%3F&image=example%3A4&drop=none"
+    page = visit(query=f"?{asked}")
+    page.locator("#svl-first .hero-layer").first.wait_for()
+    assert "Nothing is dropped" in page.evaluate(SAID, FIRST_ANSWERS)
+    page.wait_for_function(TAKEN)
+    page.wait_for_function("document.querySelector('#drop input[type=range]').value === '0'")
 
 
 def test_a_second_visit_costs_little(visit):

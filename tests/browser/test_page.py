@@ -441,7 +441,7 @@ def test_phone_has_no_sideways_scroll_and_takes_touches(phone):
         phone.locator("#plot-blocks .nsewdrag").first,
         phone.locator("#strip .cells button").count(),
     )
-    area.scroll_into_view_if_needed()
+    area.evaluate("node => node.scrollIntoView({ block: 'center' })")  # not under the bar
     idle(phone)
     box = area.bounding_box()
     phone.touchscreen.tap(

@@ -15,6 +15,7 @@
       box.classList.toggle("empty", !value);
       if (!value) return;
       frame.replaceChildren();
+      frame.hidden = !value.src;
       if (value.src) frame.append(make("img", { src: value.src, alt: value.alt }));
       (value.patches ?? []).forEach(([left, top, right, bottom, share, counts]) => frame.append(make("i", {
         class: counts ? "counts" : "",
@@ -99,10 +100,21 @@
   const source = document.getElementById("svl-prepared");
   const prepared = source ? JSON.parse(source.textContent) : null;
   const query = new URLSearchParams(location.search);
-  const asksOther = ["image", "prompt", "model", "drop"].some(name => query.has(name));
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   const planFor = count => svl.dropping(prepared.strip, svl.chosen(prepared.strip, count));
+  // the count that an address asks for where it is the prepared example's own, null where it asks for anything else
+  const DISPLAYED = ["__theme", "view", "type", "lesson"];
+  const countAsked = () => {
+    if (!prepared) return null;
+    for (const [name, value] of query) {
+      if (DISPLAYED.includes(name) || name === "drop") continue;
+      if (prepared.address[name] !== value) return null;
+    }
+    if (!query.has("drop")) return prepared.count;
+    const asked = query.get("drop") === "none" ? [] : query.get("drop").split(",").map(Number);
+    return asked.length < prepared.answers.length && same(planFor(asked.length).drop, asked) ? asked.length : null;
+  };
   const layersFor = count => ({ ...prepared.layers, drop: planFor(count).drop, gaps: prepared.gaps[count] });
 
   svl.hero = {};
@@ -110,7 +122,7 @@
   const answersBox = () => document.querySelector("#hero-answers .svl-view");
 
   // The first screen, before gradio has drawn anything: its parts, with a slider of its own.
-  const first = () => {
+  const first = opened => {
     const page = make("div", { id: "svl-first" });
     const title = make("div", { class: "first-head" });
     title.innerHTML = prepared.head;
@@ -118,14 +130,15 @@
     const asked = make("div", { class: "svl-asked" }), decoder = make("div", { class: "svl-decoder" }), answers = make("div", { class: "svl-view" });
     hero.append(asked, decoder, answers);
     const most = prepared.answers.length - 1;
-    const knob = make("input", { type: "range", min: 0, max: most, value: prepared.count, "aria-label": "Layers to drop" });
+    const knob = make("input", { type: "range", min: 0, max: most, value: opened, "aria-label": "Layers to drop" });
     const number = make("output", {});
     const strip = make("div", { class: "first-cells", "aria-hidden": "true" });
     const glance = make("div", { class: "first-glance" });
     const line = make("p", { class: "first-line" }, "The live model is on its way; what you see was computed with it before.");
     const dock = make("div", { class: "first-dock" }, glance, make("label", {}, make("span", {}, "Layers to drop", number), knob), make("div", {}, strip, line));
     page.append(title, hero, dock);
-    let count = prepared.count, plan = planFor(count);
+    let count = opened, plan = planFor(count);
+    svl.hero.moved = opened !== prepared.count;
     const shown = { value: layersFor(count) };
     const drawAsked = parts.asked(asked, { value: prepared.asked });
     const drawLayers = parts.decoder(decoder, shown, () => {}, () => plan);
@@ -144,8 +157,8 @@
     return page;
   };
 
-  const put = () => {
-    const page = first();
+  const put = opened => {
+    const page = first(opened);
     document.documentElement.append(page);
     const theme = query.get("__theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
     if (theme === "dark") page.classList.add("dark");
@@ -223,6 +236,12 @@
     return () => {};
   };
 
-  if (prepared && !asksOther) put();
+  const opened = countAsked();
+  if (opened !== null) put(opened);
+  else if (query.size) {  // a link of something else: what the page begins with is not it
+    document.documentElement.classList.add("svl-awaits");
+    document.addEventListener("svl-analysed", () => document.documentElement.classList.remove("svl-awaits"), { once: true });
+    setTimeout(() => document.documentElement.classList.remove("svl-awaits"), 60_000);
+  }
   addEventListener("scroll", () => document.body?.classList.toggle("svl-past-hero", scrollY > (document.getElementById("hero")?.getBoundingClientRect().bottom ?? 0) + scrollY - 120), { passive: true });
 })();

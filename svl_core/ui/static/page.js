@@ -315,6 +315,16 @@
     document.getElementById(event.target.getAttribute("aria-controls"))?.setAttribute("tabindex", "-1");
   }, true);
 
+  const SENT_AS_TEXT = ["plot", "picture", "link"];  // see parts.py
+  const read = props => {
+    let text = null, value = null;
+    return { get value() {
+      if (typeof props.value !== "string") return props.value;
+      if (text !== props.value) value = (text = props.value) ? JSON.parse(text) : null;
+      return value;
+    } };
+  };
+
   const REST = 250;  // ms without movement after which a slider counts as set
 
   window.svl = {
@@ -338,7 +348,7 @@
     },
     mount(kind, element, props, watch, trigger) {
       const box = element.querySelector(`.svl-${kind}`);
-      const draw = parts[kind](box, props, trigger);
+      const draw = parts[kind](box, SENT_AS_TEXT.includes(kind) ? read(props) : props, trigger);
       watch("value", draw);
       draw();
     },

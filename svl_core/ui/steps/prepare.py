@@ -5,12 +5,14 @@ Run it again whenever the weights, the examples or the method change; a test say
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from pathlib import Path
 
 import svl_core as svl
 from svl_core.files import weights_hash
+from svl_core.service import calibration
 from svl_core.service.deployment import models_for
 from svl_core.service.limits import HOME
 from svl_core.service.tasks import Task
@@ -28,11 +30,11 @@ DECIMALS = 4
 
 
 def main() -> None:
-    file = demo_folder() / NAME
+    file, space = demo_folder() / NAME, workspace()
     made = {
         "weights": weights_hash(file.parent),
         "version": svl.__version__,
-        "examples": [first_screen(workspace(), example) for example in examples.SHIPPED],
+        "examples": [first_screen(space, example) for example in examples.SHIPPED],
     }
     text = json.dumps(made, indent=1, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8")
@@ -64,24 +66,32 @@ def first_screen(space: Workspace, example: examples.Shipped) -> dict:
         "asked": {name: asked[name] for name in ("patches", "words")},
         "layers": {name: layers[name] for name in ("change", "cosines")},
         "strip": strip,
-        "full": counts[0]["full"],
+        "full": counts[0]["pruned"],
         **{name: [each[name] for each in counts] for name in ("gaps", "pruned", "saved")},
     }
 
 
+@functools.cache
+def fit_trace(space: Workspace) -> svl.Trace:
+    """What compensation is fitted on: the bundled set, the same for every example."""
+    samples = space.samples("demo", calibration.DEMO, None, DEFAULTS, Task())
+    return svl.trace(space.load_model("demo"), samples)
+
+
 def at_count(space: Workspace, view: View, scores: svl.LayerScores, count: int) -> dict:
-    """What the first screen shows with so many layers dropped."""
+    """What the first screen shows with so many layers dropped; nothing is timed."""
     analysis = view.analysis
     strip = strip_of(analysis, scores, scores.chosen(count), DEFAULTS)
     lvlm = space.load_model("demo")
-    compared = space.compare(analysis, plan_of(strip, lvlm), DEFAULTS, Task())
-    comparison = compared.comparison
+    plan = plan_of(strip, lvlm)
+    pruned = svl.prune(lvlm, plan)
+    if count:
+        pruned = svl.prune(lvlm, plan, DEFAULTS.recipe, fit_trace(space))
+    answer = svl.answer(pruned, analysis.sample, max_new_tokens=DEFAULTS.max_new_tokens)
     here = View(space, view.state, DEFAULTS, strip, at_hand=analysis)
-    saved = 1 - comparison.parameters_pruned / comparison.parameters_full
     return {
-        "full": comparison.full.text,
-        "pruned": comparison.pruned.text,
-        "saved": round(saved, DECIMALS),
+        "pruned": answer.text,
+        "saved": round(1 - pruned.num_parameters / lvlm.num_parameters, DECIMALS),
         "gaps": hero.draw_layers(here)["gaps"],
     }
 
