@@ -24,7 +24,15 @@ FAINT = 'opacity=".14"'  # of grid lines
 LETTER = 0.56  # of the type size, the width of an average letter
 TICKS = 6
 MOST_TOLD = 2500  # cells of a heatmap that say their value under the pointer
-CIVIDIS = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838")
+CIVIDIS = (
+    "#00224e",
+    "#2a3f6d",
+    "#575d6d",
+    "#7d7c78",
+    "#a59c74",
+    "#d2c060",
+    "#fee838",
+)
 DASHES = {
     "dash": "9 6",
     "dot": "2 5",
@@ -46,13 +54,20 @@ class Axis:
     start: float
     end: float
 
-    def at(self, value: float) -> float:
+    def at(
+        self,
+        value: float,
+    ) -> float:
         """The pixel of a value."""
         share = (value - self.first) / (self.last - self.first)
         return self.start + share * (self.end - self.start)
 
 
-def still(figure: str, alt: str, width: int = WIDTH) -> str:
+def still(
+    figure: str,
+    alt: str,
+    width: int = WIDTH,
+) -> str:
     """A figure as SVG markup, everything in it escaped.
 
     figure: JSON as `Plot.to_json` writes it. alt: what it shows, in words. width: in pixels.
@@ -60,16 +75,65 @@ def still(figure: str, alt: str, width: int = WIDTH) -> str:
     made = json.loads(figure)
     traces = [_decoded(trace) for trace in made["data"]]
     layout = made["layout"]
-    top, head = _head(traces, layout, width)
+    top, head = _head(
+        traces,
+        layout,
+        width,
+    )
     height = int(layout["height"]) + max(0, top - 40)
     left, right, bottom = _margins(traces, layout)
-    x, y = _axes(traces, layout, (left, width - right), (height - bottom, top))
-    body = [head, _grid(traces, layout, x, y)]
+    x, y = _axes(
+        traces,
+        layout,
+        (left, width - right),
+        (height - bottom, top),
+    )
+    body = [
+        head,
+        _grid(
+            traces,
+            layout,
+            x,
+            y,
+        ),
+    ]
     inside = f"inside-{hashlib.sha256(figure.encode()).hexdigest()[:10]}"
-    body += [_clip(inside, x, y)]
-    body += [_clipped(_drawn(trace, layout, x, y), trace, inside) for trace in traces]
-    body += [_frame(shape, x, y) for shape in layout.get("shapes", ())]
-    body += [_titles(layout, x, y, height)]
+    body += [
+        _clip(
+            inside,
+            x,
+            y,
+        )
+    ]
+    body += [
+        _clipped(
+            _drawn(
+                trace,
+                layout,
+                x,
+                y,
+            ),
+            trace,
+            inside,
+        )
+        for trace in traces
+    ]
+    body += [
+        _frame(
+            shape,
+            x,
+            y,
+        )
+        for shape in layout.get("shapes", ())
+    ]
+    body += [
+        _titles(
+            layout,
+            x,
+            y,
+            height,
+        )
+    ]
     return (
         f'<svg class="still" viewBox="0 0 {width} {height}" role="img" aria-label="{_esc(alt)}"'
         f' xmlns="http://www.w3.org/2000/svg" font-size="13" fill="currentColor">'
@@ -100,9 +164,19 @@ def _decoded(value: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------ the axes
-def _margins(traces: Sequence[Trace], layout: Figure) -> tuple[int, int, int]:
+def _margins(
+    traces: Sequence[Trace],
+    layout: Figure,
+) -> tuple[int, int, int]:
     """Pixels to the left, to the right and below of the area that is drawn on."""
-    names = [word for _, word in _ticks(layout["yaxis"], traces, "y")]
+    names = [
+        word
+        for _, word in _ticks(
+            layout["yaxis"],
+            traces,
+            "y",
+        )
+    ]
     longest = max(map(len, names), default=0)
     title = 22 if layout["yaxis"]["title"]["text"] else 0
     below = 46 if layout["xaxis"].get("tickangle", 0) == 0 else 90
@@ -110,18 +184,41 @@ def _margins(traces: Sequence[Trace], layout: Figure) -> tuple[int, int, int]:
 
 
 def _axes(
-    traces: Sequence[Trace], layout: Figure, across: tuple[int, int], upwards: tuple[int, int]
+    traces: Sequence[Trace],
+    layout: Figure,
+    across: tuple[int, int],
+    upwards: tuple[int, int],
 ) -> tuple[Axis, Axis]:
     (left, right), (bottom, top) = across, upwards
     if layout["yaxis"].get("scaleanchor"):  # as wide as high
         side = min(right - left, bottom - top)
         middle = (left + right) / 2
         left, right, bottom = middle - side / 2, middle + side / 2, top + side
-    x = Axis(*_range(traces, layout["xaxis"], "x"), left, right)
-    return x, Axis(*_range(traces, layout["yaxis"], "y"), bottom, top)
+    x = Axis(
+        *_range(
+            traces,
+            layout["xaxis"],
+            "x",
+        ),
+        left,
+        right,
+    )
+    return x, Axis(
+        *_range(
+            traces,
+            layout["yaxis"],
+            "y",
+        ),
+        bottom,
+        top,
+    )
 
 
-def _range(traces: Sequence[Trace], axis: Figure, name: str) -> tuple[float, float]:
+def _range(
+    traces: Sequence[Trace],
+    axis: Figure,
+    name: str,
+) -> tuple[float, float]:
     """The first and the last value of an axis."""
     if axis.get("range"):
         first, last = map(float, axis["range"])
@@ -142,7 +239,10 @@ def _range(traces: Sequence[Trace], axis: Figure, name: str) -> tuple[float, flo
     return (first, last) if first != last else (first - 0.5, last + 0.5)
 
 
-def _numbers(traces: Sequence[Trace], name: str) -> list[float]:
+def _numbers(
+    traces: Sequence[Trace],
+    name: str,
+) -> list[float]:
     """All values on an axis; a category stands at its place."""
     found: list[float] = []
     for trace in traces:
@@ -152,12 +252,29 @@ def _numbers(traces: Sequence[Trace], name: str) -> list[float]:
         if name == "y" and spread:
             above = spread["array"]
             below = spread.get("arrayminus", above)
-            found += [value + more for value, more in zip(values, above, strict=True)]
-            found += [value - less for value, less in zip(values, below, strict=True)]
+            found += [
+                value + more
+                for value, more in zip(
+                    values,
+                    above,
+                    strict=True,
+                )
+            ]
+            found += [
+                value - less
+                for value, less in zip(
+                    values,
+                    below,
+                    strict=True,
+                )
+            ]
     return [value for value in found if _is_number(value)]
 
 
-def _places(trace: Trace, name: str) -> list[float]:
+def _places(
+    trace: Trace,
+    name: str,
+) -> list[float]:
     values = list(trace.get(name, ()))
     if any(isinstance(value, str) for value in values):
         return [float(place) for place in range(len(values))]
@@ -168,18 +285,33 @@ def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _ticks(axis: Figure, traces: Sequence[Trace], name: str) -> list[tuple[float, str]]:
+def _ticks(
+    axis: Figure,
+    traces: Sequence[Trace],
+    name: str,
+) -> list[tuple[float, str]]:
     """Values that are written on an axis, with their words."""
     if axis.get("showticklabels") is False:
         return []
     if axis.get("tickvals") is not None:
         return [
-            (float(v), _esc(t)) for v, t in zip(axis["tickvals"], axis["ticktext"], strict=True)
+            (float(v), _esc(t))
+            for v, t in zip(
+                axis["tickvals"],
+                axis["ticktext"],
+                strict=True,
+            )
         ]
     for trace in traces:
         if any(isinstance(value, str) for value in trace.get(name, ())):
             return [(float(place), _esc(word)) for place, word in enumerate(trace[name])]
-    low, high = sorted(_range(traces, axis, name))
+    low, high = sorted(
+        _range(
+            traces,
+            axis,
+            name,
+        )
+    )
     step = axis.get("dtick") or _step(high - low)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
@@ -190,46 +322,133 @@ def _step(extent: float) -> float:
     """A round number that divides an extent into about `TICKS` parts."""
     rough = extent / TICKS
     power = 10 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return next(
+        power * factor
+        for factor in (
+            1,
+            2,
+            5,
+            10,
+        )
+        if power * factor >= rough
+    )
 
 
-def _grid(traces: Sequence[Trace], layout: Figure, x: Axis, y: Axis) -> str:
+def _grid(
+    traces: Sequence[Trace],
+    layout: Figure,
+    x: Axis,
+    y: Axis,
+) -> str:
     """Grid lines and the words on the axes."""
     parts = []
     tilted = layout["xaxis"].get("tickangle", 0) != 0
-    for value, word in _ticks(layout["xaxis"], traces, "x"):
+    for value, word in _ticks(
+        layout["xaxis"],
+        traces,
+        "x",
+    ):
         at, below = x.at(value), max(y.start, y.end)
         if layout["xaxis"].get("showgrid", True):
-            parts.append(_line(at, y.start, at, y.end, "currentColor", 1, FAINT))
+            parts.append(
+                _line(
+                    at,
+                    y.start,
+                    at,
+                    y.end,
+                    "currentColor",
+                    1,
+                    FAINT,
+                )
+            )
         turned = f' transform="rotate(-50 {at:.1f} {below + 14:.1f})"' if tilted else ""
         anchor = "end" if tilted else "middle"
-        parts.append(_text(word, at, below + 16, anchor, size=12, more=turned))
-    for value, word in _ticks(layout["yaxis"], traces, "y"):
+        parts.append(
+            _text(
+                word,
+                at,
+                below + 16,
+                anchor,
+                size=12,
+                more=turned,
+            )
+        )
+    for value, word in _ticks(
+        layout["yaxis"],
+        traces,
+        "y",
+    ):
         at = y.at(value)
         if layout["yaxis"].get("showgrid", True):
-            parts.append(_line(x.start, at, x.end, at, "currentColor", 1, FAINT))
-        parts.append(_text(word, x.start - 6, at + 4, "end", size=12))
+            parts.append(
+                _line(
+                    x.start,
+                    at,
+                    x.end,
+                    at,
+                    "currentColor",
+                    1,
+                    FAINT,
+                )
+            )
+        parts.append(
+            _text(
+                word,
+                x.start - 6,
+                at + 4,
+                "end",
+                size=12,
+            )
+        )
     return "".join(parts)
 
 
-def _titles(layout: Figure, x: Axis, y: Axis, height: int) -> str:
+def _titles(
+    layout: Figure,
+    x: Axis,
+    y: Axis,
+    height: int,
+) -> str:
     middle = (x.start + x.end) / 2
     below = min(
         height - 6, max(y.start, y.end) + (40 if "tickangle" not in layout["xaxis"] else 84)
     )
-    across = _text(_esc(layout["xaxis"]["title"]["text"]), middle, below, "middle")
+    across = _text(
+        _esc(layout["xaxis"]["title"]["text"]),
+        middle,
+        below,
+        "middle",
+    )
     upwards = (y.start + y.end) / 2
     named = _esc(layout["yaxis"]["title"]["text"])
     turned = f' transform="rotate(-90 14 {upwards:.1f})"'
-    return across + (_text(named, 14, upwards, "middle", more=turned) if named else "")
+    return across + (
+        _text(
+            named,
+            14,
+            upwards,
+            "middle",
+            more=turned,
+        )
+        if named
+        else ""
+    )
 
 
 # ------------------------------------------------------------------- legend and colours
-def _head(traces: Sequence[Trace], layout: Figure, width: int) -> tuple[int, str]:
+def _head(
+    traces: Sequence[Trace],
+    layout: Figure,
+    width: int,
+) -> tuple[int, str]:
     """What stands above the figure, a legend or a scale of colours, and where it ends."""
     cells = next((trace for trace in traces if trace["type"] == "heatmap"), None)
     if cells is not None and layout.get("annotations"):
-        return 62, _scale(cells, layout["annotations"][0]["text"], width)
+        return 62, _scale(
+            cells,
+            layout["annotations"][0]["text"],
+            width,
+        )
     if not layout.get("showlegend"):
         return 16, ""
     parts, left, top = [], 14.0, 18
@@ -240,23 +459,58 @@ def _head(traces: Sequence[Trace], layout: Figure, width: int) -> tuple[int, str
         wide = 34 + LETTER * 13 * len(html.unescape(name)) + 16
         if left + wide > width and left > 14:
             left, top = 14.0, top + 20
-        parts.append(_sample(trace, left, top) + _text(_esc(name), left + 34, top + 4))
+        parts.append(
+            _sample(
+                trace,
+                left,
+                top,
+            )
+            + _text(
+                _esc(name),
+                left + 34,
+                top + 4,
+            )
+        )
         left += wide
     return top + 20, "".join(parts)
 
 
-def _sample(trace: Trace, left: float, at: float) -> str:
+def _sample(
+    trace: Trace,
+    left: float,
+    at: float,
+) -> str:
     """A trace as its legend shows it."""
     mode, parts = trace.get("mode", "lines"), []
     if "lines" in mode:
         line = trace.get("line", {})
-        parts.append(_line(left, at, left + 28, at, *_pen(line)))
+        parts.append(
+            _line(
+                left,
+                at,
+                left + 28,
+                at,
+                *_pen(line),
+            )
+        )
     if "markers" in mode:
-        parts.append(_mark(trace, 0, left + 14, at, most=9))
+        parts.append(
+            _mark(
+                trace,
+                0,
+                left + 14,
+                at,
+                most=9,
+            )
+        )
     return "".join(parts)
 
 
-def _scale(cells: Trace, title: str, width: int) -> str:
+def _scale(
+    cells: Trace,
+    title: str,
+    width: int,
+) -> str:
     low, high = _limits(cells)
     left, right = 0.2 * width, 0.8 * width
     stops = "".join(
@@ -264,8 +518,20 @@ def _scale(cells: Trace, title: str, width: int) -> str:
         for k, colour in enumerate(CIVIDIS)
     )
     words = "".join(
-        _text(f"{low + share * (high - low):.3g}", left + share * (right - left), 40, "middle", 12)
-        for share in (0, 0.25, 0.5, 0.75, 1)
+        _text(
+            f"{low + share * (high - low):.3g}",
+            left + share * (right - left),
+            40,
+            "middle",
+            12,
+        )
+        for share in (
+            0,
+            0.25,
+            0.5,
+            0.75,
+            1,
+        )
     )
     return (
         f'<defs><linearGradient id="cividis">{stops}</linearGradient></defs>'
@@ -293,27 +559,62 @@ def colour_of(share: float) -> str:
 
 
 # --------------------------------------------------------------------------- the traces
-def _drawn(trace: Trace, layout: Figure, x: Axis, y: Axis) -> str:
+def _drawn(
+    trace: Trace,
+    layout: Figure,
+    x: Axis,
+    y: Axis,
+) -> str:
     if trace["type"] == "heatmap":
-        return _cells(trace, x, y)
+        return _cells(
+            trace,
+            x,
+            y,
+        )
     if trace["type"] == "bar":
-        return _bars(trace, float(layout.get("bargap", 0.2)), x, y)
-    return _scatter(trace, x, y)
+        return _bars(
+            trace,
+            float(layout.get("bargap", 0.2)),
+            x,
+            y,
+        )
+    return _scatter(
+        trace,
+        x,
+        y,
+    )
 
 
-def _clip(name: str, x: Axis, y: Axis) -> str:
+def _clip(
+    name: str,
+    x: Axis,
+    y: Axis,
+) -> str:
     """Outside of this nothing of a trace is seen."""
     top, bottom = sorted((y.start, y.end))
-    box = _box(x.start - EDGE, top - EDGE, x.end + EDGE, bottom + EDGE)
+    box = _box(
+        x.start - EDGE,
+        top - EDGE,
+        x.end + EDGE,
+        bottom + EDGE,
+    )
     return f'<clipPath id="{name}"><rect {box}/></clipPath>'
 
 
-def _clipped(markup: str, trace: Trace, name: str) -> str:
+def _clipped(
+    markup: str,
+    trace: Trace,
+    name: str,
+) -> str:
     beyond = trace.get("cliponaxis") is False
     return markup if beyond else f'<g clip-path="url(#{name})">{markup}</g>'
 
 
-def _cells(trace: Trace, x: Axis, y: Axis) -> str:
+def _cells(
+    trace: Trace,
+    x: Axis,
+    y: Axis,
+) -> str:
     low, high = _limits(trace)
     rows, columns = _places(trace, "y"), _places(trace, "x")
     told = len(rows) * len(columns) <= MOST_TOLD
@@ -325,47 +626,119 @@ def _cells(trace: Trace, x: Axis, y: Axis) -> str:
             row, column = rows[j], columns[i]
             colour = colour_of((value - low) / (high - low) if high > low else 1.0)
             place = (j, i) if told else None
-            box = _box(x.at(column - 0.5), y.at(row - 0.5), x.at(column + 0.5), y.at(row + 0.5))
-            parts.append(_told(f'<rect {box} fill="{colour}"', "rect", trace, place))
+            box = _box(
+                x.at(column - 0.5),
+                y.at(row - 0.5),
+                x.at(column + 0.5),
+                y.at(row + 0.5),
+            )
+            parts.append(
+                _told(
+                    f'<rect {box} fill="{colour}"',
+                    "rect",
+                    trace,
+                    place,
+                )
+            )
     return f'<g shape-rendering="crispEdges">{"".join(parts)}</g>'
 
 
-def _bars(trace: Trace, gap: float, x: Axis, y: Axis) -> str:
+def _bars(
+    trace: Trace,
+    gap: float,
+    x: Axis,
+    y: Axis,
+) -> str:
     parts, half = [], (1 - gap) / 2
-    places = zip(_places(trace, "x"), _places(trace, "y"), strict=True)
+    places = zip(
+        _places(trace, "x"),
+        _places(trace, "y"),
+        strict=True,
+    )
     for number, (at, value) in enumerate(places):
         if not _is_number(value):
             continue
-        box = _box(x.at(at - half), y.at(0), x.at(at + half), y.at(value))
+        box = _box(
+            x.at(at - half),
+            y.at(0),
+            x.at(at + half),
+            y.at(value),
+        )
         colour = _of(trace["marker"]["color"], number)
-        parts.append(_told(f'<rect {box} fill="{_esc(colour)}"', "rect", trace, number))
+        parts.append(
+            _told(
+                f'<rect {box} fill="{_esc(colour)}"',
+                "rect",
+                trace,
+                number,
+            )
+        )
         if _of(trace["marker"].get("pattern", {}).get("shape", ""), number):
             parts.append(f'<rect {box} fill="url(#hatch)" pointer-events="none"/>')
     return "".join(parts)
 
 
-def _scatter(trace: Trace, x: Axis, y: Axis) -> str:
+def _scatter(
+    trace: Trace,
+    x: Axis,
+    y: Axis,
+) -> str:
     mode = trace.get("mode", "lines")
     points = [
         (x.at(across), y.at(up)) if _is_number(across) and _is_number(up) else None
-        for across, up in zip(_places(trace, "x"), _places(trace, "y"), strict=True)
+        for across, up in zip(
+            _places(trace, "x"),
+            _places(trace, "y"),
+            strict=True,
+        )
     ]
     parts = [_curve(trace, points)] if "lines" in mode else []
-    parts += [_spread(trace, points, y)] if "error_y" in trace else []
+    parts += (
+        [
+            _spread(
+                trace,
+                points,
+                y,
+            )
+        ]
+        if "error_y" in trace
+        else []
+    )
     if "markers" in mode:
-        parts += [_mark(trace, k, *point) for k, point in enumerate(points) if point]
+        parts += [
+            _mark(
+                trace,
+                k,
+                *point,
+            )
+            for k, point in enumerate(points)
+            if point
+        ]
     if "text" in mode:
         above = 16 if trace.get("textposition", "").startswith("bottom") else -8
-        words = zip(points, trace["text"], strict=True)
+        words = zip(
+            points,
+            trace["text"],
+            strict=True,
+        )
         parts += [
-            _text(_esc(word), point[0], point[1] + above, "middle", 12)
+            _text(
+                _esc(word),
+                point[0],
+                point[1] + above,
+                "middle",
+                12,
+            )
             for point, word in words
             if point and word
         ]
     return f'<g opacity="{float(trace.get("opacity", 1)):g}">{"".join(parts)}</g>'
 
 
-def _curve(trace: Trace, points: Sequence[tuple[float, float] | None]) -> str:
+def _curve(
+    trace: Trace,
+    points: Sequence[tuple[float, float] | None],
+) -> str:
     """The line through the points, which ends and begins anew where one is missing."""
     path, pen = "", "M"
     for point in points:
@@ -382,19 +755,47 @@ def _pen(line: Mapping[str, Any]) -> tuple[str, float, str]:
     return _esc(line.get("color", "currentColor")), float(line.get("width", 2)), more
 
 
-def _spread(trace: Trace, points: Sequence[tuple[float, float] | None], y: Axis) -> str:
+def _spread(
+    trace: Trace,
+    points: Sequence[tuple[float, float] | None],
+    y: Axis,
+) -> str:
     """Error bars."""
     spread, parts = trace["error_y"], []
     per_unit = (y.end - y.start) / (y.last - y.first)
     above = spread["array"]
     below = spread.get("arrayminus", above)
-    for point, more, less in zip(points, above, below, strict=True):
+    for point, more, less in zip(
+        points,
+        above,
+        below,
+        strict=True,
+    ):
         if point and _is_number(more) and _is_number(less):
             ends = point[1] + more * per_unit, point[1] - less * per_unit
             width = float(spread.get("thickness", 2))
             colour = _esc(spread.get("color", "currentColor"))
-            parts.append(_line(point[0], ends[0], point[0], ends[1], colour, width))
-            parts += [_line(point[0] - 4, end, point[0] + 4, end, colour, width) for end in ends]
+            parts.append(
+                _line(
+                    point[0],
+                    ends[0],
+                    point[0],
+                    ends[1],
+                    colour,
+                    width,
+                )
+            )
+            parts += [
+                _line(
+                    point[0] - 4,
+                    end,
+                    point[0] + 4,
+                    end,
+                    colour,
+                    width,
+                )
+                for end in ends
+            ]
     return "".join(parts)
 
 
@@ -415,7 +816,13 @@ MARKS = {
 """Paths of the marks, in units of half their size."""
 
 
-def _mark(trace: Trace, number: int, across: float, up: float, most: float = 30) -> str:
+def _mark(
+    trace: Trace,
+    number: int,
+    across: float,
+    up: float,
+    most: float = 30,
+) -> str:
     marker = trace.get("marker", {})
     name = str(_of(marker.get("symbol", "circle"), number))
     line = marker.get("line", {})
@@ -431,11 +838,25 @@ def _mark(trace: Trace, number: int, across: float, up: float, most: float = 30)
         f'<path transform="translate({across:.1f} {up:.1f}) scale({half:g})" d="{shape}"'
         f' fill="{filled}" stroke="{stroke}" stroke-width="{width:.2f}"'
     )
-    return _told(begun, "path", trace, number)
+    return _told(
+        begun,
+        "path",
+        trace,
+        number,
+    )
 
 
-def _frame(shape: Mapping[str, Any], x: Axis, y: Axis) -> str:
-    box = _box(x.at(shape["x0"]), y.at(shape["y0"]), x.at(shape["x1"]), y.at(shape["y1"]))
+def _frame(
+    shape: Mapping[str, Any],
+    x: Axis,
+    y: Axis,
+) -> str:
+    box = _box(
+        x.at(shape["x0"]),
+        y.at(shape["y0"]),
+        x.at(shape["x1"]),
+        y.at(shape["y1"]),
+    )
     line = shape["line"]
     return (
         f'<rect {box} fill="none" stroke="{_esc(line["color"])}" stroke-width="{line["width"]}"/>'
@@ -446,18 +867,41 @@ def _frame(shape: Mapping[str, Any], x: Axis, y: Axis) -> str:
 VALUE = re.compile(r"%\{(\w+)((?:\[\d+\])*)(?::([^}]*))?\}")
 
 
-def _told(begun: str, tag: str, trace: Trace, place: int | tuple[int, int] | None) -> str:
+def _told(
+    begun: str,
+    tag: str,
+    trace: Trace,
+    place: int | tuple[int, int] | None,
+) -> str:
     """An element with what plotly's figure says under the pointer."""
     template = trace.get("hovertemplate", "")
     if place is None or not template or trace.get("hoverinfo") == "skip":
         return begun + "/>"
     said, _, extra = template.partition("<extra>")
-    said = VALUE.sub(lambda found: _value(found, trace, place), said)
-    extra = VALUE.sub(lambda found: _value(found, trace, place), extra.removesuffix("</extra>"))
+    said = VALUE.sub(
+        lambda found: _value(
+            found,
+            trace,
+            place,
+        ),
+        said,
+    )
+    extra = VALUE.sub(
+        lambda found: _value(
+            found,
+            trace,
+            place,
+        ),
+        extra.removesuffix("</extra>"),
+    )
     return f"{begun}><title>{_esc(said + (f', {extra}' if extra else ''))}</title></{tag}>"
 
 
-def _value(found: re.Match, trace: Trace, place: int | tuple[int, int]) -> str:
+def _value(
+    found: re.Match,
+    trace: Trace,
+    place: int | tuple[int, int],
+) -> str:
     """One value of a template, as its format says."""
     name, inner, kind = found.groups()
     places = place if isinstance(place, tuple) else (place,)
@@ -472,26 +916,45 @@ def _value(found: re.Match, trace: Trace, place: int | tuple[int, int]) -> str:
 
 
 # -------------------------------------------------------------------------------- the ink
-def _of(value: Any, number: int) -> Any:
+def _of(
+    value: Any,
+    number: int,
+) -> Any:
     """A look that is the same for all marks, or one for each."""
     return value[number] if isinstance(value, list) else value
 
 
-def _box(x0: float, y0: float, x1: float, y1: float) -> str:
+def _box(
+    x0: float,
+    y0: float,
+    x1: float,
+    y1: float,
+) -> str:
     left, top = min(x0, x1), min(y0, y1)
     size = f'width="{abs(x1 - x0):.1f}" height="{abs(y1 - y0):.1f}"'
     return f'x="{left:.1f}" y="{top:.1f}" {size}'
 
 
 def _line(
-    x0: float, y0: float, x1: float, y1: float, colour: str, width: float, more: str = ""
+    x0: float,
+    y0: float,
+    x1: float,
+    y1: float,
+    colour: str,
+    width: float,
+    more: str = "",
 ) -> str:
     ends = f'x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"'
     return f'<line {ends} stroke="{colour}" stroke-width="{width:g}" {more}/>'
 
 
 def _text(
-    text: str, x: float, y: float, anchor: str = "start", size: int = 13, more: str = ""
+    text: str,
+    x: float,
+    y: float,
+    anchor: str = "start",
+    size: int = 13,
+    more: str = "",
 ) -> str:
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
     return f"<text {place}{more}>{text}</text>"

@@ -53,36 +53,91 @@ class Result:
 def png(result: Result) -> bytes:
     """The card as the bytes of a PNG."""
     content = io.BytesIO()
-    drawn(result).save(content, "png", optimize=True)
+    drawn(result).save(
+        content,
+        "png",
+        optimize=True,
+    )
     return content.getvalue()
 
 
 def drawn(result: Result) -> Image.Image:
     """The card, 1200 x 630 pixels."""
-    card = Image.new("RGB", SIZE, GROUND)
+    card = Image.new(
+        "RGB",
+        SIZE,
+        GROUND,
+    )
     ink = ImageDraw.Draw(card)
-    ink.text((MARGIN, 30), texts.TITLE, SOFT, _font(24))
+    ink.text(
+        (MARGIN, 30),
+        texts.TITLE,
+        SOFT,
+        _font(24),
+    )
     question = _cut(result.question.strip(), MOST_QUESTION)
-    size = _fitting(question, SIZE[0] - 2 * MARGIN, 42)
-    ink.text((MARGIN, 62), question, INK, _font(size, bold=True))
+    size = _fitting(
+        question,
+        SIZE[0] - 2 * MARGIN,
+        42,
+    )
+    ink.text(
+        (MARGIN, 62),
+        question,
+        INK,
+        _font(size, bold=True),
+    )
     _picture(card, result.picture)
     layers = len(result.ids)
     left = RIGHT if result.picture else MARGIN
     spans = views.differing_words(result.full, result.pruned)
     for top, title, text, marked, colour in (
-        (136, f"Full model, {layers} layers", result.full, spans[0], KEPT),
-        (294, f"Pruned model, {layers - len(result.drop)} layers", result.pruned, spans[1], GONE),
+        (
+            136,
+            f"Full model, {layers} layers",
+            result.full,
+            spans[0],
+            KEPT,
+        ),
+        (
+            294,
+            f"Pruned model, {layers - len(result.drop)} layers",
+            result.pruned,
+            spans[1],
+            GONE,
+        ),
     ):
-        _answer(ink, (left, top), title, text, marked, colour)
+        _answer(
+            ink,
+            (left, top),
+            title,
+            text,
+            marked,
+            colour,
+        )
     _layers(ink, result)
     line = _cut(result.line, 160)
-    ink.text((MARGIN, 568), line, INK, _font(_fitting(line, SIZE[0] - 2 * MARGIN, 26)))
+    ink.text(
+        (MARGIN, 568),
+        line,
+        INK,
+        _font(
+            _fitting(
+                line,
+                SIZE[0] - 2 * MARGIN,
+                26,
+            )
+        ),
+    )
     return card
 
 
 # -------------------------------------------------------------------------------- the parts
 @cache
-def _font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(
+    size: float,
+    bold: bool = False,
+) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The page's own font; Pillow's, where gradio does not hold it or Pillow cannot read it."""
     gradio = Path(importlib.util.find_spec("gradio").origin).parent
     name = f"IBMPlexSans-{'Bold' if bold else 'Regular'}.woff2"
@@ -93,17 +148,27 @@ def _font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont
         return ImageFont.load_default(size)
 
 
-def _fitting(text: str, width: float, size: float) -> float:
+def _fitting(
+    text: str,
+    width: float,
+    size: float,
+) -> float:
     """The size in which a text fits a width, at most `size`."""
     wide = _font(size, bold=True).getlength(text)
     return size if wide <= width else max(18, int(size * width / wide))
 
 
-def _cut(text: str, most: int) -> str:
+def _cut(
+    text: str,
+    most: int,
+) -> str:
     return text if len(text) <= most else text[: most - 2].rstrip() + " …"
 
 
-def _picture(card: Image.Image, picture: Image.Image | None) -> None:
+def _picture(
+    card: Image.Image,
+    picture: Image.Image | None,
+) -> None:
     if picture is None:
         return
     shown = picture.convert("RGB")
@@ -124,15 +189,48 @@ def _answer(
     """One answer in a box, with its words that differ marked."""
     left, top = at
     right, bottom = SIZE[0] - MARGIN, top + 142
-    ink.rounded_rectangle((left, top, right, bottom), 12, CARD, LINE, 2)
-    ink.rectangle((left + 2, top, right - 2, top + 5), colour)
-    ink.text((left + 20, top + 18), title, SOFT, _font(20))
+    ink.rounded_rectangle(
+        (
+            left,
+            top,
+            right,
+            bottom,
+        ),
+        12,
+        CARD,
+        LINE,
+        2,
+    )
+    ink.rectangle(
+        (
+            left + 2,
+            top,
+            right - 2,
+            top + 5,
+        ),
+        colour,
+    )
+    ink.text(
+        (left + 20, top + 18),
+        title,
+        SOFT,
+        _font(20),
+    )
     words = around(text, spans)
     size = 44 if len(words) <= 4 else 30 if len(words) <= 12 else 24
-    _words(ink, (left + 20, top + 48), right - 20, words, size)
+    _words(
+        ink,
+        (left + 20, top + 48),
+        right - 20,
+        words,
+        size,
+    )
 
 
-def around(text: str, spans: views.Spans) -> list[tuple[str, bool]]:
+def around(
+    text: str,
+    spans: views.Spans,
+) -> list[tuple[str, bool]]:
     """The words of an answer, each with whether it differs; of a long one those around the first
     that does, with a sign where others are left out.
     """
@@ -149,7 +247,11 @@ def around(text: str, spans: views.Spans) -> list[tuple[str, bool]]:
     shown = words[first : first + WORDS]
     before = [("…", False)] if first else []
     after = [("…", False)] if first + WORDS < len(words) else []
-    return [*before, *shown, *after]
+    return [
+        *before,
+        *shown,
+        *after,
+    ]
 
 
 def _words(
@@ -169,34 +271,94 @@ def _words(
         wide = font.getlength(word)
         if across > left and across + wide > right:
             if line + 1 == lines:
-                ink.text((across, top + line * height), "…", SOFT, font)
+                ink.text(
+                    (across, top + line * height),
+                    "…",
+                    SOFT,
+                    font,
+                )
                 return
             across, line = left, line + 1
         up = top + line * height
         if marked:
-            box = (across - 3, up, across + wide + 3, up + height - 4)
-            ink.rounded_rectangle(box, 4, "#fbe9c6")
-            ink.rectangle((across - 3, up + height - 6, across + wide + 3, up + height - 3), GONE)
-        ink.text((across, up), word, INK, font)
+            box = (
+                across - 3,
+                up,
+                across + wide + 3,
+                up + height - 4,
+            )
+            ink.rounded_rectangle(
+                box,
+                4,
+                "#fbe9c6",
+            )
+            ink.rectangle(
+                (
+                    across - 3,
+                    up + height - 6,
+                    across + wide + 3,
+                    up + height - 3,
+                ),
+                GONE,
+            )
+        ink.text(
+            (across, up),
+            word,
+            INK,
+            font,
+        )
         across += wide + space
 
 
-def _layers(ink: ImageDraw.ImageDraw, result: Result) -> None:
+def _layers(
+    ink: ImageDraw.ImageDraw,
+    result: Result,
+) -> None:
     """The decoder as a row of layers, those that go struck out."""
     left, right, top, bottom = MARGIN, SIZE[0] - MARGIN, 470, 540
     count = max(1, len(result.ids))
     wide = (right - left) / count
     gap = min(6, wide / 5)
     for place, name in enumerate(result.ids):
-        box = (left + place * wide, top, left + (place + 1) * wide - gap, bottom)
+        box = (
+            left + place * wide,
+            top,
+            left + (place + 1) * wide - gap,
+            bottom,
+        )
         gone = place in result.drop
         colour = FIXED if place in result.protected else KEPT
         if gone:
-            ink.rounded_rectangle(box, 8, CARD, GONE, 3)
-            ink.line((box[0] + 6, bottom - 6, box[2] - 6, top + 6), GONE, 3)
+            ink.rounded_rectangle(
+                box,
+                8,
+                CARD,
+                GONE,
+                3,
+            )
+            ink.line(
+                (
+                    box[0] + 6,
+                    bottom - 6,
+                    box[2] - 6,
+                    top + 6,
+                ),
+                GONE,
+                3,
+            )
         else:
-            ink.rounded_rectangle(box, 8, colour)
+            ink.rounded_rectangle(
+                box,
+                8,
+                colour,
+            )
         if wide >= NARROW:
             middle = ((box[0] + box[2]) / 2, (top + bottom) / 2)
             size = min(22, int(0.48 * wide))
-            ink.text(middle, str(name), INK if gone else CARD, _font(size, bold=True), anchor="mm")
+            ink.text(
+                middle,
+                str(name),
+                INK if gone else CARD,
+                _font(size, bold=True),
+                anchor="mm",
+            )

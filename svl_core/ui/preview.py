@@ -42,15 +42,32 @@ def preview_of(query: str) -> Preview:
         shown = ready[asked["image"]]
         said = shown.verdict(count)
         title = f"“{shown.example.question}” {said}"
-        return Preview(_name(shown, count), title, texts.LEDE, _alt(shown, count))
+        return Preview(
+            _name(shown, count),
+            title,
+            texts.LEDE,
+            _alt(shown, count),
+        )
     opening = prepared.opening()
     if opening is None:
-        return Preview("", texts.TITLE, texts.LEDE)
+        return Preview(
+            "",
+            texts.TITLE,
+            texts.LEDE,
+        )
     count = opening.example.count
-    return Preview(_name(opening, count), texts.TITLE, texts.LEDE, _alt(opening, count))
+    return Preview(
+        _name(opening, count),
+        texts.TITLE,
+        texts.LEDE,
+        _alt(opening, count),
+    )
 
 
-def _count_of(asked: Mapping, ready: Mapping[str, Prepared]) -> int | None:
+def _count_of(
+    asked: Mapping,
+    ready: Mapping[str, Prepared],
+) -> int | None:
     """How many layers a link drops of an example that was prepared; None for any other link: of
     another model, question, setting or plan.
     """
@@ -66,11 +83,17 @@ def _count_of(asked: Mapping, ready: Mapping[str, Prepared]) -> int | None:
     return count if count < len(shown.pruned) and drop == shown.plan(count) else None
 
 
-def _name(shown: Prepared, count: int) -> str:
+def _name(
+    shown: Prepared,
+    count: int,
+) -> str:
     return f"{examples.SHIPPED.index(shown.example)}-{count}.png"
 
 
-def _alt(shown: Prepared, count: int) -> str:
+def _alt(
+    shown: Prepared,
+    count: int,
+) -> str:
     return (
         f"{shown.example.question} Full model: {shown.full}. Pruned model: {shown.pruned[count]}."
         f" {shown.verdict(count)}"

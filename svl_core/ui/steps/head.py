@@ -24,11 +24,19 @@ def layout(page: Page) -> None:
     for name in ("status", "visit"):
         page.add(name, parts.view(name))
     page.add(NOTE, parts.view(NOTE))
-    for name in ("state", "focus", "wanted"):
+    for name in (
+        "state",
+        "focus",
+        "wanted",
+    ):
         page.add(name, gr.State(None))
     with gr.Row(elem_id="head"):
         with gr.Column(scale=5, min_width=300):
-            gr.HTML(views.header(texts.TITLE, texts.LEDE), elem_id="title", padding=False)
+            gr.HTML(
+                views.header(texts.TITLE, texts.LEDE),
+                elem_id="title",
+                padding=False,
+            )
         with gr.Column(scale=3, min_width=340):
             with gr.Row(elem_id="head-tools"):
                 lesson.layout(page)
@@ -37,28 +45,63 @@ def layout(page: Page) -> None:
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
-    outputs = [*SCENE, "model", "wanted", "visit", NOTE, *page.controls]
-    opened = page.on(page.blocks.load, open_address, [], outputs, **QUICK)
+    outputs = [
+        *SCENE,
+        "model",
+        "wanted",
+        "visit",
+        NOTE,
+        *page.controls,
+    ]
+    opened = page.on(
+        page.blocks.load,
+        open_address,
+        [],
+        outputs,
+        **QUICK,
+    )
     start_analysis(page, opened.then)
     lesson.wire(page)
 
 
 # -------------------------------------------------------------------------------- handlers
-def open_address(page: Page, request: gr.Request | None = None) -> Update:
+def open_address(
+    page: Page,
+    request: gr.Request | None = None,
+) -> Update:
     """The state that the page's address asks for, if it asks for any; what cannot be had stays as
     the page begins, and one note says so.
     """
-    query = str(getattr(request, "query_params", "") or "")
+    query = str(
+        getattr(
+            request,
+            "query_params",
+            "",
+        )
+        or ""
+    )
     asked, refused = exports.read_query(query), exports.refused_in(query)
     model = asked.get("model", prepared.MODEL)
-    settings, out_of_bounds = _within_bounds(page, asked["settings"], model)
+    settings, out_of_bounds = _within_bounds(
+        page,
+        asked["settings"],
+        model,
+    )
     refused += out_of_bounds
     update: Update = dict(settings)
     update["visit"] = views.visit(session_of(request))
     if examples.from_origin(asked.get("image", "")):
         update |= scene_update(asked["image"])
     elif asked.get("image"):
-        refused.append(str(exports.unknown("picture", asked["image"], PICTURES)))
+        refused.append(
+            str(
+                exports.unknown(
+                    "picture",
+                    asked["image"],
+                    PICTURES,
+                )
+            )
+        )
     most = page.workspace.limits.prompt_chars
     if len(asked.get("prompt", "")) > most:
         refused.append(
@@ -71,7 +114,15 @@ def open_address(page: Page, request: gr.Request | None = None) -> Update:
         update["model"] = asked["model"]
     elif asked.get("model"):
         offered = [entry.id for entry in page.workspace.limits.offered()]
-        refused.append(str(exports.unknown("model", asked["model"], offered)))
+        refused.append(
+            str(
+                exports.unknown(
+                    "model",
+                    asked["model"],
+                    offered,
+                )
+            )
+        )
     if "drop" in asked:
         update["wanted"] = asked["drop"]
     if refused:
@@ -80,11 +131,17 @@ def open_address(page: Page, request: gr.Request | None = None) -> Update:
 
 
 REFUSED = "This link asks for what the page does not have, so that is as usual. "
-PICTURES = ("example:3", "draw:7", "compose:noto:0=cat")
+PICTURES = (
+    "example:3",
+    "draw:7",
+    "compose:noto:0=cat",
+)
 
 
 def _within_bounds(
-    page: Page, settings: Mapping[str, object], model: str
+    page: Page,
+    settings: Mapping[str, object],
+    model: str,
 ) -> tuple[Update, list[str]]:
     """Those settings that the page's controls can show, and a sentence on each of the others."""
     shown: Update = {}
@@ -93,7 +150,18 @@ def _within_bounds(
         if name not in page.controls:
             continue
         control = page.controls[name].component
-        low, high = getattr(control, "minimum", None), getattr(control, "maximum", None)
+        low, high = (
+            getattr(
+                control,
+                "minimum",
+                None,
+            ),
+            getattr(
+                control,
+                "maximum",
+                None,
+            ),
+        )
         outside = isinstance(value, int | float) and None not in (low, high)
         outside = outside and not low <= value <= high
         if outside and name == "layer" and model != prepared.MODEL:
@@ -108,6 +176,9 @@ def _within_bounds(
     return shown, refused
 
 
-def _is_offered(page: Page, model: str) -> bool:
+def _is_offered(
+    page: Page,
+    model: str,
+) -> bool:
     limits = page.workspace.limits
     return limits.any_model or model in {entry.id for entry in limits.offered()}

@@ -16,14 +16,24 @@ from svl_core.ui.work.ranking import PLAN_IN
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
     page.add("card", gr.Button("Download the result card (PNG)", elem_id="card"))
-    file = gr.DownloadButton("Card", visible="hidden", elem_id="card-file")
+    file = gr.DownloadButton(
+        "Card",
+        visible="hidden",
+        elem_id="card-file",
+    )
     page.add("card-file", file)
 
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
     options = {**QUICK, "show_progress": "full"}
-    written = page.on(page["card"].click, write, PLAN_IN, ["card-file"], **options)
+    written = page.on(
+        page["card"].click,
+        write,
+        PLAN_IN,
+        ["card-file"],
+        **options,
+    )
     page.download(written, "card-file")
 
 
@@ -38,8 +48,20 @@ def write(
     """The card as a file. Raises InputError before both models answered."""
     if not state or not strip:
         raise InputError(NOT_ANALYSED)
-    content = card.png(result_of(page.view(state, settings, strip)))
-    path = page.new_file("short-lvlm-result.png", content, request)
+    content = card.png(
+        result_of(
+            page.view(
+                state,
+                settings,
+                strip,
+            )
+        )
+    )
+    path = page.new_file(
+        "short-lvlm-result.png",
+        content,
+        request,
+    )
     return {"card-file": str(path)}
 
 

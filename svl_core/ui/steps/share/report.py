@@ -25,16 +25,33 @@ STYLES = parts.STATIC / "report.css"
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
     page.add("report", gr.Button("Download the report (HTML)", elem_id="report"))
-    file = gr.DownloadButton("Report", visible="hidden", elem_id="report-file")
+    file = gr.DownloadButton(
+        "Report",
+        visible="hidden",
+        elem_id="report-file",
+    )
     page.add("report-file", file)
 
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
-    inputs = ["cards", "truth", "state", "strip", SETTINGS, *evidence.EVIDENCE]
+    inputs = [
+        "cards",
+        "truth",
+        "state",
+        "strip",
+        SETTINGS,
+        *evidence.EVIDENCE,
+    ]
     options = {**QUICK, "show_progress": "full"}
     clicked = page["report"].click
-    written = page.on(clicked, write, inputs, ["report-file"], **options)
+    written = page.on(
+        clicked,
+        write,
+        inputs,
+        ["report-file"],
+        **options,
+    )
     page.download(written, "report-file")
 
 
@@ -56,35 +73,79 @@ def write(
     """
     if not state or not strip:
         raise InputError(NOT_ANALYSED)
-    view = page.view(state, settings, strip, truth=truth)
-    values = dict(zip(evidence.EVIDENCE, shown, strict=False)) if shown else {}
+    view = page.view(
+        state,
+        settings,
+        strip,
+        truth=truth,
+    )
+    values = (
+        dict(
+            zip(
+                evidence.EVIDENCE,
+                shown,
+                strict=False,
+            )
+        )
+        if shown
+        else {}
+    )
     values = dict.fromkeys(evidence.EVIDENCE) | values
     text = exports.report(
         texts.TITLE,
-        exports.in_words(state, strip, settings, sources_in_words(view)),
+        exports.in_words(
+            state,
+            strip,
+            settings,
+            sources_in_words(view),
+        ),
         [_section(figure, view) for figure in reported(page)]
-        + [_of_evidence(found) for found in evidence.measured(page, state, strip, values)],
+        + [
+            _of_evidence(found)
+            for found in evidence.measured(
+                page,
+                state,
+                strip,
+                values,
+            )
+        ],
         _answers(view) + section(cards),
         links(view, request),
         STYLES.read_text(encoding="utf-8"),
     )
-    path = page.new_file("short-lvlm-report.html", text.encode(), request)
+    path = page.new_file(
+        "short-lvlm-report.html",
+        text.encode(),
+        request,
+    )
     return {"report-file": str(path)}
 
 
-def links(view: View, request: gr.Request | None) -> list[tuple[str, str]]:
+def links(
+    view: View,
+    request: gr.Request | None,
+) -> list[tuple[str, str]]:
     """Where to read on, and this very state of the page, where its address is known and a link
     can carry it.
     """
     address = front_page.address_of(request.request.scope) if hasattr(request, "request") else ""
-    query = exports.query(view.state, view.strip, view.settings)
+    query = exports.query(
+        view.state,
+        view.strip,
+        view.settings,
+    )
     here = [("This page", f"{address}?{query}")] if address and view.state.get("origin") else []
     return [*texts.links(), *here]
 
 
 def _of_evidence(found: Measured) -> exports.Section:
     figure = found.figure
-    return exports.Section(figure.heading, _read(figure), found.value, said=found.said)
+    return exports.Section(
+        figure.heading,
+        _read(figure),
+        found.value,
+        said=found.said,
+    )
 
 
 def _read(figure: Figure) -> str:
@@ -98,10 +159,18 @@ def reported(page: Page) -> list[Figure]:
     return [figure for figure in figures if figure.report]
 
 
-def _section(figure: Figure, view: View) -> exports.Section:
+def _section(
+    figure: Figure,
+    view: View,
+) -> exports.Section:
     heading = figure.report_heading(view) if figure.report_heading else figure.heading
     scale = next((shown.draw(view) for shown in figure.beside if shown.name == "scale"), "")
-    return exports.Section(heading, _read(figure), figure.draw(view), scale)
+    return exports.Section(
+        heading,
+        _read(figure),
+        figure.draw(view),
+        scale,
+    )
 
 
 def _answers(view: View) -> str:
