@@ -14,7 +14,7 @@ from svl_core.ui.prepared import Prepared
 from svl_core.ui.state import exports
 
 KEPT = 32  # pictures that are kept, of 70 kB
-NAME = re.compile(r"(\d{1,3})-(\d{1,3})\.png")
+NAME = re.compile(r"([0-9]{1,3})-([0-9]{1,3})\.png")
 
 
 @dataclass(frozen=True)
