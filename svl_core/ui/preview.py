@@ -31,6 +31,10 @@ class Preview:
     alt: str = ""
 
 
+PLAIN = Preview("", texts.TITLE, texts.LEDE)
+"""Of a page whose model nothing was prepared with."""
+
+
 def preview_of(query: str) -> Preview:
     """The preview of the page's address with this query: the prepared result that it asks for, else
     the one that the page opens on.

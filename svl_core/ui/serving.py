@@ -101,12 +101,12 @@ def _head(app) -> str:
     return parts.head(health.STARTED, opening.for_browser(title) if opening else None)
 
 
-def _card(address: str) -> str:
-    """The preview of a link to the page. address: that it was asked for by, "" where that is not
-    known.
+def _card(app, address: str) -> str:
+    """The preview of a link to an app's page. address: that it was asked for by, "" where that is
+    not known.
     """
     base, _, query = address.partition("?")
-    shown = preview.preview_of(query)
+    shown = preview.preview_of(query) if app.blocks.opening else preview.PLAIN
     image = f"{base}{front_page.PREVIEWS[1:]}{shown.picture}" if base and shown.picture else None
     return front_page.card_tags(shown.title, shown.description, image, address, shown.alt)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageColor
@@ -77,6 +78,15 @@ def opening():
     return shown
 
 
+def app_of(opening):
+    return SimpleNamespace(blocks=SimpleNamespace(opening=opening))
+
+
+def test_a_page_of_another_model_shows_nothing_of_the_bundled_one():
+    tags = serving._card(app_of(None), "https://a.example/?image=example:4")
+    assert "og:image" not in tags and 'content="https://a.example/?image=example:4"' in tags
+
+
 def test_a_link_to_a_prepared_result_shows_it(opening):
     origin, question = opening.example.origin, opening.example.question.replace(" ", "+")
     count = opening.example.count
@@ -96,13 +106,13 @@ def test_any_other_link_shows_what_the_page_opens_on(opening, more):
     found = preview.preview_of(image + more)
     assert found.picture == f"0-{opening.example.count}.png"
     assert "secret" not in found.title + found.alt + found.description
-    tags = serving._card(f"https://a.example/sub/?{image}{more}")
+    tags = serving._card(app_of(opening), f"https://a.example/sub/?{image}{more}")
     assert f'content="https://a.example/sub/preview/{found.picture}"' in tags
     assert 'property="og:image:alt"' in tags
 
 
 def test_where_the_address_is_not_known_no_tag_names_one(opening):
-    tags = serving._card("")
+    tags = serving._card(app_of(opening), "")
     assert "og:url" not in tags and "og:image" not in tags and "og:title" in tags
 
 
@@ -122,7 +132,7 @@ def asked(picture, path, method="GET"):
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": []}
-    middleware = front_page.FrontPage(app, lambda app: "", lambda address: "", picture)
+    middleware = front_page.FrontPage(app, lambda app: "", lambda app, address: "", picture)
     asyncio.run(middleware(scope, None, send))
     return sent, passed
 

@@ -20,6 +20,7 @@ import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -40,7 +41,7 @@ LEVEL = 6
 def apply(
     options: dict,
     head: Callable,
-    card: Callable[[str], str],
+    card: Callable[[Any, str], str],
     picture: Callable[[str], bytes | None] = lambda name: None,
 ) -> None:
     """Adds the middleware to the options of a starlette app; see `FrontPage`."""
@@ -51,7 +52,7 @@ class FrontPage:
     """ASGI middleware: see above.
 
     head: of an app, markup for the end of the document's head; asked for once.
-    card: the tags of a link's preview, of the address that is asked for.
+    card: of an app and the address that is asked for, the tags of a link's preview.
     picture: a preview's picture, a PNG, by its name; None for a name of none.
     """
 
@@ -59,7 +60,7 @@ class FrontPage:
         self,
         app,
         head: Callable,
-        card: Callable[[str], str],
+        card: Callable[[Any, str], str],
         picture: Callable[[str], bytes | None] = lambda name: None,
     ) -> None:
         self.app, self.head, self.card, self.picture = app, head, card, picture
@@ -102,7 +103,8 @@ class FrontPage:
         asked = dict(scope["headers"])
         if self._head is None:
             self._head = self.head(scope["app"])
-        page = self.changed(body.decode("utf-8"), _asked_address(scope)).encode()
+        card = self.card(scope["app"], _asked_address(scope))
+        page = self.changed(body.decode("utf-8"), card).encode()
         tag = hashlib.sha256(page).hexdigest()[:32]
         headers = [
             (name, value)
@@ -136,11 +138,11 @@ class FrontPage:
         shown = body if scope["method"] == "GET" else b""
         await send({"type": "http.response.body", "body": shown})
 
-    def changed(self, page: str, address: str) -> str:
-        """gradio's document with this page's head and card. address: that it was asked for by."""
+    def changed(self, page: str, card: str) -> str:
+        """gradio's document with this page's head and card."""
         page = META.sub("", page)
         before, end, after = page.partition("</head>")
-        return before + self.card(address) + (self._head or "") + end + after
+        return before + card + (self._head or "") + end + after
 
     def _small(self, tag: str, page: bytes) -> bytes:
         if tag not in self._compressed:
