@@ -405,7 +405,7 @@ def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path
     )
     assert [tiny.encode(one.image, one.question).key for one in asked] == [s.key for s in measured]
     strip = last(analyse(page, "tiny", path, "what?", None, None, *LINK, now))["strip"]
-    right = iter([1.0, 0.75, 0.25])
+    right = iter([1.0, 0.25, 0.75])  # a curve is measured from its ends
 
     def marked(lvlm, questions, **settings):
         assert [q.answer for q in questions] == [q.answer for q in asked]
