@@ -130,10 +130,11 @@ class Option:
         """The sentence for a value that is not accepted."""
         shown = repr(list(value) if isinstance(value, tuple) else value)
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        article = "an" if self.label[0] in "aeiou" else "a"
-        found = f"{article} {self.label} of {shown}"
+        label = self.label.removeprefix("the ")
+        article = "an" if label[0] in "aeiou" else "a"
+        found = f"{article} {label} of {shown}"
         if self.kind in (str, tuple):
-            found = f"the {self.label} {shown}"
+            found = f"the {label} {shown}"
         return InputError(f"Found {found}; expected {self.expected}; change it.")
 
     def _converted(self, value: Any) -> Any:

@@ -275,7 +275,8 @@ def sweep(
     spool: as for `trace`, of the fit and of the predictions that rows are measured against.
     resume: a JSON file that is written after every row and read first, so that a stopped sweep goes
         on where it was; or a sweep in memory to go on with, rankings and all.
-    each: called with all rows so far after every new one.
+    each: called with all rows so far after every new one. One curve is measured after the other,
+        from its ends inwards, so that a line soon spans the whole range.
 
     Raises InputError for unknown names, drop counts out of range, nothing to measure or fit on, or
     a `resume` file of another sweep; Cancelled.
@@ -320,10 +321,11 @@ def sweep(
         criterion, compensation, drop = key
         alone.check("Stopped before the sweep was complete.")
         what = f"{criterion}, {compensation}, {drop} of {lvlm.num_layers} layers dropped"
-        alone.report(place[key] / len(wanted), what)
+        alone.report(len(rows) / len(wanted), what)
         return meter.row(criterion, compensation, drop, alone)
 
-    missing = [key for key in wanted if key not in present]
+    in_turn = product(criteria, compensations, ends_first(counts))
+    missing = [key for key in in_turn if key not in present]
     for row in run.deal(missing, measured_row):
         rows.append(meter.timed_once(row))
         if file and run.team.rank == 0:
@@ -336,6 +338,21 @@ def sweep(
         key=lambda row: place[row.key],
     )
     return Sweep(header, tuple(ordered), calibration.first_rankings)
+
+
+def ends_first(counts: Sequence[int]) -> list[int]:
+    """The counts with both ends first, and then the middles of what lies between those before:
+    0, 8, 4, 2, 6, 1, 3, 5, 7.
+    """
+    order = [0, len(counts) - 1][: len(counts)]
+    stretches = [(0, len(counts) - 1)]
+    while stretches:
+        first, last = stretches.pop(0)
+        middle = (first + last) // 2
+        if middle > first:
+            order.append(middle)
+            stretches += [(first, middle), (middle, last)]
+    return [counts[place] for place in order]
 
 
 def _check_names(

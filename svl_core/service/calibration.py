@@ -70,17 +70,28 @@ def words(source: str, count: int) -> str:
     }[source]
 
 
+OF_THE_FIT = {
+    None: "",
+    False: ", which is not among the samples of the fit",
+    True: ", which is among the samples of the fit, so they may flatter the pruned model",
+}
+"""What is said of the measured picture, see `describe_sources`."""
+
+
 def describe_sources(
     sources: CalibrationSources,
     counts: Callable[[str], int],
     compensation: str,
     ranked: bool = True,
+    shared: bool | None = None,
 ) -> str:
     """In plain words what ranks, what is fitted on, and whether that is also what is measured.
 
     counts: how many samples a source has.
     compensation: its name, "none" where nothing is fitted.
     ranked: whether the plan follows the ranking.
+    shared: whether the picture that is measured is among the samples of the fit, None where these
+        were not read yet.
     """
     ranking = "The layers to drop are your own choice"
     if ranked:
@@ -100,7 +111,7 @@ def describe_sources(
         )
     return (
         f"{ranking}, compensation is fitted {fit}. The answers and their distance are measured on"
-        " this image, which is not among the samples of the fit."
+        f" this image{OF_THE_FIT[shared]}."
     )
 
 

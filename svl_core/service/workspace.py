@@ -192,16 +192,16 @@ class Workspace:
             if analysis is None:
                 raise ValueError("Found no analysis for the source 'this'; expected the session's.")
             return analysis.samples
-        own, count, seed = settings.own, settings.calibration_size, settings.seed
-        detail = settings.detail if analysis is None else analysis.detail
-        reading = detail, settings.max_visual_tokens
-        key = (name, source, own) if source == OWN else (name, source, count, seed)
-        key = *key, *reading
+        key = _encoded_key(name, source, analysis, settings)
         samples = self.encoded_sets.get(key)
         if samples is None:
-            pairs = self._own_pairs(own) if source == OWN else self._scenes(count, seed)
+            if source == OWN:
+                pairs = self._own_pairs(settings.own)
+            else:
+                pairs = self._scenes(settings.calibration_size, settings.seed)
             self.load_model(name, run)
             watched = tasks.in_percent(run, "Reading the samples")
+            reading = _reading(analysis, settings)
             samples = self.backend.encode(name, pairs, self.features, watched, *reading)
             self.encoded_sets.put(key, samples)
         return samples
@@ -410,6 +410,23 @@ class Workspace:
         source = self.sources(analysis.model, settings).fit
         return self.samples(analysis.model, source, analysis, settings, run)
 
+    def fit_holds(self, analysis: Analysis, settings: VisitorSettings) -> bool | None:
+        """Whether the analysed picture is among the samples that a compensation is fitted on; None
+        as long as these have not been read.
+        """
+        source = self.sources(analysis.model, settings).fit
+        if source == THIS:
+            return True
+        key = _encoded_key(analysis.model, source, analysis, settings)
+        samples = self.encoded_sets.get(key)
+        if samples is None:
+            return None
+        asked = analysis.sample
+        return any(
+            sample.image_key == asked.image_key if asked.images else sample.key == asked.key
+            for sample in samples
+        )
+
     def compare(
         self,
         analysis: Analysis,
@@ -508,6 +525,20 @@ class Workspace:
             del self.own_sets[key]
             for store in (self.encoded_sets, self.traced_sets, self.backend.set_traces):
                 store.clear()  # small: what belongs to others is made again
+
+
+def _encoded_key(
+    name: str, source: str, analysis: Analysis | None, settings: VisitorSettings
+) -> tuple:
+    """Under which the samples of a set are stored, as the model reads them."""
+    chosen = (settings.own,) if source == OWN else (settings.calibration_size, settings.seed)
+    return name, source, *chosen, *_reading(analysis, settings)
+
+
+def _reading(analysis: Analysis | None, settings: VisitorSettings) -> tuple[str, int | None]:
+    """How closely the images of a set are looked at: as closely as those of the analysis."""
+    detail = settings.detail if analysis is None else analysis.detail
+    return detail, settings.max_visual_tokens
 
 
 def _comparison_key(strip: dict, settings: VisitorSettings) -> tuple:

@@ -6,7 +6,7 @@ anew. The layout, the outputs of events, the report and the tests are all made f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,6 +64,18 @@ class Figure(Shown):
     @property
     def key(self) -> str:
         return self.name.removeprefix("plot-")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure that its section drew from what it measured, for the report.
+
+    value: of `parts.plot`. said: a sentence on what was measured.
+    """
+
+    figure: Figure
+    value: Mapping
+    said: str
 
 
 def plot(name: str, *, wait: str = parts.WAIT, **declared) -> Figure:

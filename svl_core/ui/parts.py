@@ -108,6 +108,11 @@ def picture(elem_id: str) -> gr.HTML:
     return _part("picture", None, elem_id, classes="card")
 
 
+def address(elem_id: str) -> gr.HTML:
+    """Nothing to be seen: the page's address keeps what is shown. The value is its query."""
+    return _part("address", "", elem_id)
+
+
 def link(elem_id: str) -> gr.HTML:
     """The page's address with its state in the query: {"query", "own": the image is the visitor's,
     so a link cannot carry it, "path": of the analysed image}.

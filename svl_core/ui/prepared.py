@@ -15,7 +15,7 @@ from typing import Any
 
 from svl_core.files import weights_hash
 from svl_core.lvlm.catalogue import DEMO_PLACES
-from svl_core.ui import examples, views
+from svl_core.ui import card, examples, views
 from svl_core.ui.state import seal
 
 NAME = "prepared.json"
@@ -72,6 +72,30 @@ class Prepared:
     def glance(self, count: int) -> str:
         """The dock's line with so many layers dropped, as markup."""
         return views.glance(self.full, self.pruned[count], len(self.strip["ids"]), count)
+
+    def plan(self, count: int) -> list[int]:
+        """The layers that go where so many do, ascending."""
+        return sorted(self.strip["ranking"][:count])
+
+    def verdict(self, count: int) -> str:
+        """What separates both answers with so many layers dropped."""
+        layers = len(self.strip["ids"])
+        return views.verdict_of(self.full, self.pruned[count], layers, count, self.saved[count])
+
+    def card(self, count: int) -> bytes:
+        """The result with so many layers dropped as a picture, a PNG."""
+        return card.png(
+            card.Result(
+                examples.picture_of(self.example.origin),
+                self.example.question,
+                self.strip["ids"],
+                self.plan(count),
+                self.strip["protected"],
+                self.full,
+                self.pruned[count],
+                self.verdict(count),
+            )
+        )
 
     def for_browser(self, head: str) -> dict:
         """What the browser draws the first screen from. head: markup of the page's head."""

@@ -15,7 +15,7 @@ from svl_core.service import health
 from svl_core.service.limits import HOME, Limits
 from svl_core.service.visits import Visits
 from svl_core.service.waiting import Listeners
-from svl_core.ui import parts, texts, views
+from svl_core.ui import parts, preview, texts, views
 from svl_core.ui.gradio_patches import (
     front_page,
     inputs,
@@ -78,7 +78,7 @@ def launch_options(limits: Limits = HOME) -> dict:
     extra is installed, and nothing fetched from elsewhere.
     """
     options = health.app_options(limits, _served)
-    front_page.apply(options, _head, _card)
+    front_page.apply(options, _head, _card, preview.picture)
     return {
         "theme": theme(),
         "css": parts.css(),
@@ -101,9 +101,14 @@ def _head(app) -> str:
     return parts.head(health.STARTED, opening.for_browser(title) if opening else None)
 
 
-def _card(address: str) -> str:
-    """The preview of a link to the page."""
-    return front_page.card_tags(texts.TITLE, texts.LEDE, None, address)
+def _card(app, address: str) -> str:
+    """The preview of a link to an app's page. address: that it was asked for by, "" where that is
+    not known.
+    """
+    base, _, query = address.partition("?")
+    shown = preview.preview_of(query) if app.blocks.opening else preview.PLAIN
+    image = f"{base}{front_page.PREVIEWS[1:]}{shown.picture}" if base and shown.picture else None
+    return front_page.card_tags(shown.title, shown.description, image, address, shown.alt)
 
 
 def until_told(page: gr.Blocks) -> None:

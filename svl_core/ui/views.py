@@ -100,6 +100,11 @@ def read(text: str) -> str:
     return f'<p class="read">{esc(text)}</p>' if text else ""
 
 
+def code_line(text: str, code: str) -> str:
+    """A quiet sentence with a line of code behind it."""
+    return f'<p class="read">{esc(text)} <code>{esc(code)}</code></p>'
+
+
 def examples(items: Sequence[tuple[str, str, str]]) -> str:
     """(image address, question, caption) -> thumbnails as buttons; picking one raises its index."""
     cells = "".join(
@@ -265,7 +270,16 @@ def hero_answers(
     same = full.strip() == pruned.strip()
     sentence = esc(verdict_of(full, pruned, layers, dropped, saved, outside=outside))
     kind = "guessed" if outside else "same" if same else "parted"
-    return f'{cards}<p class="hero-verdict {kind}" role="status">{sentence}</p>'
+    verdict = f'<p class="hero-verdict {kind}" role="status">{sentence}</p>'
+    return f'{cards}<div class="hero-foot">{verdict}{share()}</div>'
+
+
+def share() -> str:
+    """A button that hands on the link to what is shown; static/share.js acts on it."""
+    return (
+        '<button type="button" class="svl-share" data-share title="Copies the link to this very'
+        ' result"><span aria-hidden="true">↗</span><b>Share</b></button>'
+    )
 
 
 def _hero_answer(

@@ -213,6 +213,7 @@ def test_what_is_taken_along(page):
     idle(page)
     gone = dropped(page)
     for button, name in (
+        ("card", "short-lvlm-result.png"),
         ("report", "short-lvlm-report.html"),
         ("checkpoint", f"-svl-{len(gone)}.zip"),
     ):
@@ -497,6 +498,31 @@ def test_a_server_that_comes_back_opens_the_page_again(page):
     )
     page.locator("#metrics .facts").wait_for()
     assert page.locator("#svl-away").is_hidden()
+
+
+def test_the_slider_is_a_few_stops_of_the_tab_key_away(page):
+    stops = []
+    while "range" not in stops[-1:] and len(stops) < 12:
+        page.keyboard.press("Tab")
+        stops.append(
+            page.evaluate("document.activeElement.type || document.activeElement.className")
+        )
+    assert stops[0] == "svl-skip" and stops[-1] == "range"
+    assert page.evaluate("!!document.activeElement.closest('#drop')")
+    page.locator(".svl-skip").focus()
+    assert page.locator(".svl-skip").bounding_box()["y"] >= 0  # seen once it has the focus
+    page.evaluate("document.querySelector('#drop input[type=number]').focus()")
+    page.locator(".svl-skip").press("Enter")
+    assert page.evaluate("document.activeElement.matches('#drop input[type=range]')")
+
+
+def test_share_copies_the_link_to_what_is_shown(page):
+    idle(page)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#hero-answers .svl-share").click()
+    page.locator(".svl-said", has_text="Link copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert f"drop={'%2C'.join(map(str, dropped(page)))}" in page.url
 
 
 def test_tab_leaves_a_list_closed_and_shows_where_it_went(page):

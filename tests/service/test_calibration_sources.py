@@ -24,11 +24,14 @@ def test_what_a_choice_means_for_a_model():
         calibration.CalibrationSources("this", "this"), lambda which: 1, "scp"
     )
     assert "share the sample" in said
-    assert "not among" in calibration.describe_sources(
-        calibration.CalibrationSources("own", "own"), lambda which: 3, "scp"
-    ) and "share" not in calibration.describe_sources(
-        calibration.CalibrationSources("own", "own"), lambda which: 3, "scp"
-    )
+    own = calibration.CalibrationSources("own", "own")
+
+    def said(shared):
+        return calibration.describe_sources(own, lambda which: 3, "scp", shared=shared)
+
+    assert "not among the samples" in said(False) and "share" not in said(False)
+    assert "is among the samples" in said(True) and "flatter" in said(True)
+    assert "among" not in said(None)  # the samples have not been read
 
 
 def test_files_become_pairs(own_files):

@@ -189,7 +189,17 @@ def test_a_link_that_asks_for_what_is_not_accepted_is_told_so():
         ("strength=1e308", "expected a number from 0 to 100"),
         ("rank=null", "Found a rank of 'null'"),
         ("energy=2", "energy share"),
+        ("rank=0", "Found a rank of"),
+        ("layer=-3", "expected a whole number from 0"),
+        ("layer=" + "9" * 5000, "Found a layer of"),
+        ("criterion=magic", "the criterion 'magic'; expected one of svl"),
+        ("calibration=/etc/passwd", "expected one of this, demo"),
+        ("calibration_size=9999", "expected 1 to 4096"),
+        ("drop=a,3", "the layers 'a,3' to drop"),
+        ("drop=" + "9" * 5000, "expected whole numbers"),
     ):
         sentences = exports.refused_in(query + "&top_p=0.5")
         assert len(sentences) == 1 and says in sentences[0], sentences
+        assert len(sentences[0]) < 300
+    assert exports.refused_in("drop=none") == exports.refused_in("drop=1,2") == []
     assert exports.refused_in("strength=1&rank=auto&prompt=what") == []

@@ -404,9 +404,9 @@ def test_tripwire_front_page():
         "the document is another one",
     )
     card = partial(front_page.card_tags, "A title", "What it is", "http://here/card.png")
-    changed = front_page.FrontPage(None, lambda app: "<script>1</script>", card)
+    changed = front_page.FrontPage(None, lambda app: "<script>1</script>", lambda app, at: card(at))
     changed._head = "<script>1</script>"
-    page = changed.changed(text, "http://here/?image=draw:1&x=<y>")
+    page = changed.changed(text, card("http://here/?image=draw:1&x=<y>"))
     head = page.partition("</head>")[0]
     assert head.endswith("<script>1</script>") and page.count("</head>") == 1
     assert (

@@ -2,7 +2,9 @@
 says.
 """
 
+import html
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ from svl_core.errors import Cancelled
 from svl_core.pruning.mergekit import REFUSAL
 from svl_core.service.stores import BoundedStore
 from svl_core.service.workspace import RANKING
-from svl_core.ui import parts
+from svl_core.ui import texts
 from svl_core.ui.state import exports
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.steps.ask import composed, new_scene, scene_update, uploaded
@@ -301,6 +303,38 @@ def test_a_link_carries_the_state(page, path):
     )
 
 
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("strength=nan", "a strength of"),
+        ("rank=0", "a rank of"),
+        ("rank=500", "a rank of 500; expected 1 to 64"),
+        ("layer=-3", "a layer of"),
+        ("layer=99", "a layer of 99; expected 0 to 15"),
+        ("image=example:99", "the picture"),
+        ("image=draw:" + "9" * 5000, "the picture"),
+        ("drop=x", "to drop"),
+        ("criterion=magic", "the criterion"),
+        ("prompt=" + "9" * 20_001, "20,001 characters"),
+    ],
+)
+def test_a_link_with_an_odd_value_opens_the_page_as_usual_with_one_note(page, query, says):
+    opened = open_address(page, SimpleNamespace(query_params=query + "&top_p=0.3"))
+    assert set(opened) == {"visit", "link-note", "top_p"}
+    note = opened["link-note"]
+    assert says in html.unescape(note) and note.count('class="note"') == 1 and len(note) < 500
+
+
+def test_a_link_to_no_layer_of_the_model_drops_as_many_as_usual(page, path):
+    first = page.workspace.models.first
+    asked = first, path, "what is in the top left?", None, None, ""
+    usual, odd, none = (
+        last(analyse(page, *asked, wanted, Settings()))["strip"]["drop"]
+        for wanted in (None, [98, 99], [])
+    )
+    assert usual == odd != none == []
+
+
 def test_exports_repeat_the_plan(page, analysed):
     strip = {**analysed["strip"], "drop": [2, 3]}
     out = plan_changed(page, analysed["state"], strip, DEFAULT)
@@ -375,11 +409,25 @@ def test_the_report_stands_alone(page, analysed):
         )["report-file"]
     ).read_text(encoding="utf-8")
     assert "Correct answer: <strong>&lt;seven&gt;</strong> (full ✗ wrong" in text
-    assert "Plotly.newPlot" in text and "Pruned model" in text
-    own = text.replace(parts.PLOTLY.read_text(encoding="utf-8"), "")
-    assert len(own) < len(text) / 2 and "http://" not in own and "https://" not in own
+    assert "Pruned model" in text and len(text) < 2_000_000
+    plots = [shown for shown in report_step.reported(page) if shown.name.startswith("plot-")]
+    assert text.count('<svg class="still"') == len(plots) > 2
+    assert "<script" not in text and "src=" in text  # pictures are in it
+    outside = re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', text)
+    assert outside == [texts.PAPER]  # a link to follow; nothing is fetched
     assert (
-        "Layers are ranked on this very image" in own
-        and svl.CRITERIA["svl"].title in own
-        and "text self" not in own
+        "Layers are ranked on this very image" in text
+        and svl.CRITERIA["svl"].title in text
+        and "text self" not in text
     )
+
+
+def test_a_report_links_to_the_page_where_a_link_can_carry_it(page, analysed):
+    scope = {"headers": [(b"host", b"a.example"), (b"x-forwarded-proto", b"https")]}
+    request = SimpleNamespace(request=SimpleNamespace(scope=scope))
+    for origin, known in (("draw:7", True), ("", False)):
+        view = page.view({**analysed["state"], "origin": origin}, DEFAULT, analysed["strip"])
+        found = dict(report_step.links(view, request))
+        assert ("This page" in found) == known
+        assert not known or found["This page"].startswith("https://a.example/?model=")
+    assert set(dict(report_step.links(view, None))) == {"The paper"}

@@ -13,6 +13,7 @@ from svl_core.errors import InputError
 from svl_core.service import calibration as sets
 from svl_core.ui.state import exports
 from svl_core.ui.state.settings import Settings
+from svl_core.ui.steps.answers import draw_calibration_note
 from svl_core.ui.steps.evidence import calibration
 from svl_core.ui.work.answering import compare
 from svl_core.ui.work.ranking import select
@@ -76,6 +77,22 @@ def test_own_files_rank_and_fit(page, analysed, own_files, tiny):
     page.workspace._forget(out["own"])
     with pytest.raises(gr.Error, match="upload it again"):
         last(select(page, state, strip, None, mine))
+
+
+def test_a_set_with_the_shown_picture_is_not_called_new_to_it(page, analysed, own_files, path):
+    """By the picture: the set asks another question of it."""
+    paths, _ = own_files
+    analysis = page.workspace.analysis_of(analysed["state"])
+    for files, holds in ((paths, False), ([*paths, path], True)):
+        settings = Settings(
+            calibration="own", own=calibration.bring(page, files, "what else?", None)["own"]
+        )
+        assert page.workspace.fit_holds(analysis, settings) is None  # not read yet
+        page.workspace.fit_samples(analysis, settings)
+        assert page.workspace.fit_holds(analysis, settings) is holds
+        view = page.view(analysed["state"], settings, {**analysed["strip"], "drop": [2]})
+        note = draw_calibration_note(view)
+        assert ("is not among the samples" in note, 'class="note"' in note) == (not holds, holds)
 
 
 def test_a_failed_ranking_leaves_the_controls_as_they_were(page, analysed, tmp_path):

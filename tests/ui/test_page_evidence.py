@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import io
 import json
 from dataclasses import replace
@@ -24,7 +25,17 @@ from svl_core.progress import QUIET
 from svl_core.service.workspace import EVIDENCE
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import ranked_by
-from svl_core.ui.steps.evidence import ablation, calibration, stability, sweep
+from svl_core.ui.steps.evidence import (
+    EVIDENCE as HELD,
+)
+from svl_core.ui.steps.evidence import (
+    ablation,
+    calibration,
+    measured,
+    stability,
+    sweep,
+)
+from svl_core.ui.steps.share import report
 from svl_core.ui.wiring import stop
 from svl_core.ui.work.analysing import analyse
 from svl_core.ui.work.answering import compare
@@ -70,6 +81,10 @@ def test_stability_is_that_of_the_set(page, analysed, own, tiny):
     dropped = next(trace for trace in drawn if trace["name"] == "set, dropped")
     assert sorted(dropped["customdata"][k][0] for k in range(2)) == sorted(found.scores.chosen(2))
     assert len(json.loads(out["plot-overlap"]["figure"])["data"]) == 3
+    found = stability.measured(analysed["state"], out["stability-kept"])
+    assert [part.value for part in found] == [out["plot-stability"], out["plot-overlap"]]
+    assert found[0].said in html.unescape(out["stability-note"])
+    assert stability.measured({**analysed["state"], "key": "other"}, out["stability-kept"]) == []
     with pytest.raises(gr.Error, match="calibration set"):
         last(stability.resample(page, analysed["state"], analysed["strip"], Settings()))
 
@@ -213,6 +228,10 @@ def test_a_sweep_is_that_of_the_library_and_goes_on_where_it_stopped(
     assert [
         (r.layers, round(r.kl, 6), r.agreement) for r in sweep.shown_rows(page, out["sweep"]).rows
     ] == [(r.layers, round(r.kl, 6), r.agreement) for r in true.rows]
+    found = sweep.measured(page, state, out["sweep"], "kl")
+    assert [part.figure for part in found] == [sweep.SWEEP, sweep.PARETO]
+    assert found[0].said.startswith("6 of 6 pruned models measured. Ranked and fitted on 2")
+    assert sweep.measured(page, {**state, "model": "another"}, out["sweep"], "kl") == []
     last(ask("svl", "shortgpt", most=1))  # other criteria join what is there
     assert len(measured_rows) == 6 + 4
     table = list(
@@ -386,7 +405,7 @@ def test_fit_and_measured_scenes_differ_and_right_answers_are_counted(tiny, path
     )
     assert [tiny.encode(one.image, one.question).key for one in asked] == [s.key for s in measured]
     strip = last(analyse(page, "tiny", path, "what?", None, None, *LINK, now))["strip"]
-    right = iter([1.0, 0.75, 0.25])
+    right = iter([1.0, 0.25, 0.75])  # a curve is measured from its ends
 
     def marked(lvlm, questions, **settings):
         assert [q.answer for q in questions] == [q.answer for q in asked]
@@ -421,9 +440,22 @@ def test_the_map_of_this_image(page, analysed, tiny):
     assert json.loads(
         ablation.drawn(page, out["ablation-map"], "kl", 3, strip)["plot-ablation"]["figure"]
     )["data"][0]["customdata"][0][1][:2] == [1, 3]
-    assert ablation.load(page, strip, event(data=[3, 3]))["strip"]["drop"] == [3, 4]
+    on = out["ablation-map"], "kl", 1
+    held = dict.fromkeys(HELD) | dict(zip(ablation.REPORTED, on, strict=True))
+    (found,) = measured(page, state, strip, held)
+    assert found.figure is ablation.ABLATION and "1 sample against" in found.said
+    assert measured(page, {**state, "model": "another"}, strip, held) == []
+    written = report.write(page, [], {}, state, strip, Settings(), *held.values())
+    text = Path(written["report-file"]).read_text(encoding="utf-8")
+    assert text.count(f"<h2>{ablation.ABLATION.heading}</h2>") == 1 and "Click" not in text
+    added = ablation.load(page, *on, strip, event(data=[3, 3]))  # layer 5 always stays
+    assert added["strip"]["drop"] == [2, 3, 4]
+    assert "Layers 3, 4 added to the plan, which drops 3 layers now." in added["ablation-status"]
+    assert added["plot-ablation"] != out["plot-ablation"]
+    kept = ablation.load(page, *on, added["strip"], event(data=[3, 1]))
+    assert kept["strip"]["drop"] == [2, 4] and "Layer 3 kept again" in kept["ablation-status"]
     with pytest.raises(InputError, match="protected"):
-        ablation.load(page, strip, event(data=[0, 1]))
+        ablation.load(page, *on, strip, event(data=[0, 1]))
 
 
 def test_evidence_runs_beside_the_answers(page, analysed, own):
@@ -459,6 +491,17 @@ def test_evidence_runs_beside_the_answers(page, analysed, own):
         "pruned models measured" in (said := last(running)["sweep-status"])
         or "Stopped after" in said
     )
+
+
+def test_the_rest_of_a_sweep_is_estimated_by_its_rows():
+    """What comes before the first new row does not count."""
+    pace = sweep.Pace(total=12)
+    assert pace.left_s(2, 100.0) is None and pace.left_s(2, 130.0) is None
+    assert pace.left_s(3, 134.0) == 4 * 9
+    assert pace.left_s(7, 140.0) == 2 * 5
+    assert pace.left_s(12, 150.0) == 0
+    assert sweep.in_words_s(None) == "" and sweep.in_words_s(36.4) == "; about 36 s left"
+    assert sweep.in_words_s(150) == "; about 2 min left"
 
 
 def test_rows_are_kept_in_the_order_asked_for():

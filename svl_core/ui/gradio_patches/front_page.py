@@ -15,16 +15,20 @@ from __future__ import annotations
 import gzip
 import hashlib
 import html
+import os
 import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
 HASHED = re.compile(r"^/assets/.+-[\w-]{8}\.(js|css)$")
 """gradio's files whose names change with their content."""
 STATIC = re.compile(r"^(/static/|/theme\.css|/assets/|/gradio_api/file=.*plotly\.min\.js$)")
+PREVIEWS = "/preview/"
 STREAM = "/gradio_api/queue/data"
 FOREVER = b"public, max-age=31536000, immutable"
 A_DAY = b"public, max-age=86400"
@@ -34,20 +38,32 @@ KEPT = 4  # compressed pages; they differ by how the page is asked for
 LEVEL = 6
 
 
-def apply(options: dict, head: Callable, card: Callable[[str], str]) -> None:
+def apply(
+    options: dict,
+    head: Callable,
+    card: Callable[[Any, str], str],
+    picture: Callable[[str], bytes | None] = lambda name: None,
+) -> None:
     """Adds the middleware to the options of a starlette app; see `FrontPage`."""
-    options["middleware"].append(Middleware(FrontPage, head=head, card=card))
+    options["middleware"].append(Middleware(FrontPage, head=head, card=card, picture=picture))
 
 
 class FrontPage:
     """ASGI middleware: see above.
 
     head: of an app, markup for the end of the document's head; asked for once.
-    card: the tags of a link's preview, of the address that is asked for.
+    card: of an app and the address that is asked for, the tags of a link's preview.
+    picture: a preview's picture, a PNG, by its name; None for a name of none.
     """
 
-    def __init__(self, app, head: Callable, card: Callable[[str], str]) -> None:
-        self.app, self.head, self.card = app, head, card
+    def __init__(
+        self,
+        app,
+        head: Callable,
+        card: Callable[[Any, str], str],
+        picture: Callable[[str], bytes | None] = lambda name: None,
+    ) -> None:
+        self.app, self.head, self.card, self.picture = app, head, card, picture
         self._head: str | None = None
         self._compressed: OrderedDict[str, bytes] = OrderedDict()
 
@@ -57,6 +73,8 @@ class FrontPage:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         if path == "/" and scope["method"] == "GET":
             return await self._page(scope, receive, send)
+        if path.startswith(PREVIEWS):
+            return await self._send_picture(scope, send, path.removeprefix(PREVIEWS))
         if path == STREAM and b"gzip" in dict(scope["headers"]).get(b"accept-encoding", b""):
             send = _compressed(send)
         if STATIC.match(path):
@@ -85,7 +103,8 @@ class FrontPage:
         asked = dict(scope["headers"])
         if self._head is None:
             self._head = self.head(scope["app"])
-        page = self.changed(body.decode("utf-8"), _address_of(scope)).encode()
+        card = self.card(scope["app"], _asked_address(scope))
+        page = self.changed(body.decode("utf-8"), card).encode()
         tag = hashlib.sha256(page).hexdigest()[:32]
         headers = [
             (name, value)
@@ -105,11 +124,25 @@ class FrontPage:
         await send({**start, "headers": headers})
         await send({"type": "http.response.body", "body": page})
 
-    def changed(self, page: str, address: str) -> str:
-        """gradio's document with this page's head and card. address: that it was asked for by."""
+    async def _send_picture(self, scope, send, name: str) -> None:
+        content = await run_in_threadpool(self.picture, name)
+        found = (b"image/png", A_DAY) if content else (b"text/plain", ASK_AGAIN)
+        body = content or b"Found no such picture.\n"
+        headers = [
+            (b"content-type", found[0]),
+            (b"cache-control", found[1]),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        status = 200 if content else 404
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        shown = body if scope["method"] == "GET" else b""
+        await send({"type": "http.response.body", "body": shown})
+
+    def changed(self, page: str, card: str) -> str:
+        """gradio's document with this page's head and card."""
         page = META.sub("", page)
         before, end, after = page.partition("</head>")
-        return before + self.card(address) + (self._head or "") + end + after
+        return before + card + (self._head or "") + end + after
 
     def _small(self, tag: str, page: bytes) -> bytes:
         if tag not in self._compressed:
@@ -119,15 +152,19 @@ class FrontPage:
         return self._compressed[tag]
 
 
-def card_tags(title: str, description: str, image: str | None, address: str) -> str:
-    """The tags of a link's preview. image, address: absolute addresses."""
+def card_tags(title: str, description: str, image: str | None, address: str, alt: str = "") -> str:
+    """The tags of a link's preview. image, address: absolute addresses, "" where they are not
+    known. alt: what the image shows.
+    """
+    pictured = {"og:image": image, "og:image:type": "image/png", "og:image:alt": alt}
+    size = {"og:image:width": "1200", "og:image:height": "630"}
     tags = {
         "og:type": "website",
         "og:title": title,
         "og:description": description,
-        "og:url": address,
+        **({"og:url": address} if address else {}),
         "twitter:card": "summary_large_image" if image else "summary",
-        **({"og:image": image} if image else {}),
+        **(pictured | size if image else {}),
     }
     return f'<meta name="description" content="{html.escape(description)}">' + "".join(
         f'<meta property="{name}" content="{html.escape(value, quote=True)}">'
@@ -171,13 +208,22 @@ def _is_html(headers) -> bool:
     return found.get(b"content-type", b"").startswith(b"text/html")
 
 
-def _address_of(scope) -> str:
-    """The page's address as the visitor's browser has it, behind a proxy too."""
+def address_of(scope) -> str:
+    """The page's address as the visitor's browser has it, behind a proxy too; "" where a request
+    does not say it, and the page is on no Space.
+    """
     asked = {name: value.decode("latin-1") for name, value in scope["headers"]}
     scheme = asked.get(b"x-forwarded-proto", scope.get("scheme", "http")).split(",")[0].strip()
     host = asked.get(b"x-forwarded-host", asked.get(b"host", "")).split(",")[0].strip()
     if not re.fullmatch(r"[\w.\-:\[\]]{1,255}", host) or scheme not in ("http", "https"):
+        host, scheme = os.environ.get("SPACE_HOST", ""), "https"
+    if not host:
         return ""
+    return f"{scheme}://{host}{scope.get('root_path', '')}/"
+
+
+def _asked_address(scope) -> str:
+    """The page's address with the query that it was asked for by."""
     query = scope.get("query_string", b"").decode("latin-1")
-    root = scope.get("root_path", "")
-    return f"{scheme}://{host}{root}/" + (f"?{query}" if query else "")
+    address = address_of(scope)
+    return f"{address}?{query}" if address and query else address

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import svl_core as svl
 from svl_core.errors import InputError
+from svl_core.figures.still import still
 from svl_core.pruning.mergekit import recipe as mergekit_recipe
 from svl_core.pruning.plan_file import RENAMED, SOURCES, saved_plan
 from svl_core.recipe import AUTO, DEMO, FULL, OPTIONS, OWN, TARGETS, THIS, Recipe
@@ -24,6 +25,13 @@ from svl_core.ui.state.strip import ranked_by
 
 LIBRARIES = ("torch", "transformers", "plotly", "gradio")
 LINKED_SOURCES = (THIS, DEMO)  # besides the default; a visitor's files stay behind
+OFFERED = {
+    "criterion": svl.CRITERIA,
+    "compensation": svl.COMPENSATIONS,
+    "calibration": LINKED_SOURCES,
+}
+"""Names that a link may ask for, by the setting."""
+MOST_SHOWN = 40  # characters of what a link asked for, in a sentence about it
 
 IMPORTS = {
     THIS: "",
@@ -74,7 +82,9 @@ def read_query(text: str) -> dict:
     asked = _renamed(dict(parse_qsl(text)))
     read: dict = {name: asked[name] for name in ("model", "prompt", "image") if name in asked}
     if "drop" in asked:
-        read["drop"] = _numbers_among(asked["drop"].split(","))
+        layers = _numbers_among(asked["drop"].split(","))
+        if layers or asked["drop"] == "none":
+            read["drop"] = layers
     settings = {}
     for name in linked_settings():
         # a word in the place of a number has no place on a slider
@@ -84,27 +94,45 @@ def read_query(text: str) -> dict:
                 Settings(**settings)
             except InputError:
                 settings.pop(name, None)
-    offered = {
-        "criterion": svl.CRITERIA,
-        "compensation": svl.COMPENSATIONS,
-        "calibration": LINKED_SOURCES,
-    }
-    for name, names in offered.items():
+    for name, names in OFFERED.items():
         if settings.get(name) not in names:
             settings.pop(name, None)
     return read | {"settings": settings}
 
 
 def refused_in(text: str) -> list[str]:
-    """Why settings of a link are left out: the fields' own sentences."""
+    """Why what a link asks for is left out, where its fields alone say so, in a sentence each."""
     asked, sentences = _renamed(dict(parse_qsl(text))), []
     for name in linked_settings():
         if name in asked and asked[name] not in ACCEPTED[name].words:
             try:
-                ACCEPTED[name].parsed(asked[name])
+                value = ACCEPTED[name].parsed(asked[name])
+                if value not in OFFERED.get(name, (value,)):
+                    raise unknown(ACCEPTED[name].label, value, OFFERED[name])
+                Settings(**{name: value})
             except InputError as error:
                 sentences.append(str(error))
+    words = [word for word in asked.get("drop", "none").split(",") if word]
+    if words != ["none"] and len(_numbers_among(words)) < len(words):
+        sentences.append(
+            f"Found the layers {_short(asked['drop'])} to drop; expected whole numbers such as"
+            " 3,5,6; change them."
+        )
     return sentences
+
+
+def unknown(label: str, value: object, offered: Sequence[str]) -> InputError:
+    """The sentence for a name that is not among those offered."""
+    label = label.removeprefix("the ")
+    return InputError(
+        f"Found the {label} {_short(value)}; expected one of {', '.join(offered)}; change it."
+    )
+
+
+def _short(value: object) -> str:
+    """A value of a link as a sentence shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[: MOST_SHOWN - 3]}..."
 
 
 def _numbers_among(words: Sequence[str]) -> list[int]:
@@ -322,13 +350,14 @@ class Section:
 
     reading: markup of the page's own. value: {"figure": JSON, "alt"} of a plotly figure, {"src",
     "alt"} of a picture, or None where there is nothing to show. scale: markup of a picture's
-    colours.
+    colours. said: a sentence on what was measured.
     """
 
     heading: str
     reading: str
     value: Mapping | None
     scale: str = ""
+    said: str = ""
 
 
 def report(
@@ -336,58 +365,39 @@ def report(
     facts: Mapping[str, str],
     sections: Sequence[Section],
     answers: str,
-    plotly_js: str,
+    links: Sequence[tuple[str, str]],
     css: str,
 ) -> str:
-    """One HTML file that needs nothing else.
+    """One HTML file that needs nothing else: no script, no network.
 
-    facts: of `in_words`. answers: markup, escaped.
+    facts: of `in_words`. answers: markup, escaped. links: names and addresses.
     """
-    shown = [section for section in sections if section.value]
-    figures = [section for section in shown if "figure" in section.value]
-    pictures = "".join(_picture(section) for section in shown if "src" in section.value)
-    places = "".join(_place(number, section) for number, section in enumerate(figures))
-    scripts = ";".join(_script(number, section) for number, section in enumerate(figures))
+    figures = "".join(_figure(section) for section in sections if section.value)
     made_with = ", ".join(f"{name} {number}" for name, number in versions().items())
     rows = "".join(
         f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(fact)}</td></tr>"
         for name, fact in {**facts, "Made with": made_with}.items()
     )
+    linked = " · ".join(
+        f'<a href="{html.escape(address)}">{html.escape(name)}</a>' for name, address in links
+    )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"'
         f' content="width=device-width"><title>{html.escape(title)}</title><style>{css}</style>'
         f"<body><main><h1>{html.escape(title)}</h1><p"
-        f' class="lede">{html.escape(facts["Prompt"])}</p>{answers}{pictures}{places}'
-        '<section class="card"><h2>What was done</h2><table class="facts'
-        f' done">{rows}</table></section></main><script>{plotly_js}</script>'
-        f"<script>{scripts}</script></body></html>"
+        f' class="lede">{html.escape(facts["Prompt"])}</p><p class="links">{linked}</p>'
+        f'{answers}{figures}<section class="card"><h2>What was done</h2><table class="facts'
+        f' done">{rows}</table></section></main></body></html>'
     )
 
 
-def _picture(section: Section) -> str:
-    source, alt = section.value["src"], html.escape(section.value["alt"])
+def _figure(section: Section) -> str:
+    value, said = section.value, html.escape(section.said)
+    if "figure" in value:
+        drawn = still(value["figure"], value["alt"])
+    else:
+        drawn = f'<img src="{value["src"]}" alt="{html.escape(value["alt"])}">{section.scale}'
     return (
         f'<section class="card"><h2>{html.escape(section.heading)}</h2><p'
-        f' class="read">{section.reading}</p><img src="{source}" alt="{alt}">'
-        f"{section.scale}</section>"
-    )
-
-
-def _place(number: int, section: Section) -> str:
-    """Where a plotly figure is drawn."""
-    alt = html.escape(section.value["alt"])
-    return (
-        f'<section class="card"><h2>{html.escape(section.heading)}</h2><p'
-        f' class="read">{section.reading}</p><div id="f{number}" role="img"'
-        f' aria-label="{alt}"></div></section>'
-    )
-
-
-def _script(number: int, section: Section) -> str:
-    # a token named </script> must not end the script
-    figure = section.value["figure"].replace("</", "<\\/")
-    return (
-        f"{{const f={figure};f.layout.font.color=getComputedStyle(document.body).color;"
-        f'Plotly.newPlot("f{number}",f.data,f.layout,'
-        "{displayModeBar:false,responsive:true})}"
+        f' class="read">{section.reading}{f" {said}" if said else ""}</p>{drawn}</section>'
     )

@@ -235,6 +235,14 @@
   };
 
   // ---------------------------------------------------------------- the link to this very state
+  // the address holds what is shown, with what the page's own scripts keep in it
+  const keepAddress = text => {
+    const kept = new URLSearchParams(location.search), query = new URLSearchParams(text);
+    for (const name of ["__theme", "view", "type", "lesson", "present"]) if (kept.has(name)) query.set(name, kept.get(name));
+    history.replaceState(history.state, "", `${location.pathname}?${query}`);
+  };
+  parts.address = (_, state) => () => { if (state.value) keepAddress(state.value); };
+
   parts.link = (box, state) => {
     const field = make("input", { type: "text", readonly: "", "aria-label": "Link to this analysis" }), copy = make("button", { type: "button" }, "Copy link"), hint = make("p", { class: "read", role: "status" });
     box.append(make("div", { class: "link-row" }, field, copy), hint);
@@ -247,13 +255,10 @@
       const value = state.value;
       copy.disabled = !value;
       if (!value) return;
-      const kept = new URLSearchParams(location.search), query = new URLSearchParams(value.query);
-      analysed = { prompt: query.get("prompt") ?? "", path: value.path ?? "" };
+      analysed = { prompt: new URLSearchParams(value.query).get("prompt") ?? "", path: value.path ?? "" };
       document.dispatchEvent(new Event("svl-analysed"));
-      for (const name of ["__theme", "view", "type", "lesson", "present"]) if (kept.has(name)) query.set(name, kept.get(name));
-      const address = `${location.pathname}?${query}`;
-      history.replaceState(history.state, "", address);
-      field.value = location.origin + address;
+      keepAddress(value.query);
+      field.value = location.href;
       hint.textContent = value.own ? "The link carries the prompt and the plan; your image stays with you." : "The link opens this image, prompt, plan and settings.";
     };
   };

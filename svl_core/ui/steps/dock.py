@@ -7,6 +7,7 @@ import gradio as gr
 from svl_core.ui import parts, photo, views
 from svl_core.ui.drawing import View
 from svl_core.ui.figure import ANALYSED, ANSWERS, PLAN, Shown, view
+from svl_core.ui.state import exports
 from svl_core.ui.state.strip import droppable, in_words
 from svl_core.ui.wiring import Page, stop_all
 from svl_core.ui.work.answering import start_comparison, then_live
@@ -41,12 +42,17 @@ def draw_glance(shown: View) -> str:
     )
 
 
+def draw_address(shown: View) -> str:
+    return exports.query(shown.state, shown.strip, shown.settings)
+
+
 def _drop_slider(name: str) -> gr.Slider:
     return gr.Slider(0, MOST, 0, step=1, label="Layers to drop", elem_id=name, interactive=True)
 
 
 DROP = Shown(name="drop", make=_drop_slider, draw=bound_drop, redrawn=(ANALYSED,))
 PLAN_LINE = view("plan-line", draw=draw_plan_line, redrawn=(PLAN,))
+ADDRESS = Shown(name="address", make=parts.address, draw=draw_address, redrawn=(PLAN,))
 GLANCE = view("glance", draw=draw_glance, redrawn=(ANSWERS,))
 
 
@@ -60,10 +66,12 @@ def layout(page: Page) -> None:
                 page.add("run", run)
                 page.add("stop", gr.Button("Stop", elem_id="stop", min_width=0))
                 parts.sheet("sheet")
+                parts.view("share-below", views.share())  # where the hero's answers are hidden
             page.show(GLANCE)
         with gr.Column(elem_id="layer-bar"):
             page.add("strip", parts.strip("strip"))
             page.show(PLAN_LINE)
+            page.show(ADDRESS)
     opening = page.opening
     if opening:
         page["drop"].value = opening.example.count

@@ -125,8 +125,9 @@ def _first_strip(
     scores = page.workspace.rank_for_count(ranked, settings, expected, task)
     count = round(FIRST_SHARE * len(scores.ranking)) if dropped is None else dropped
     chosen = scores.chosen(max(0, min(count, scores.most)))
-    if wanted is not None:
-        chosen = [layer for layer in wanted if layer in scores.ranking]
+    may_go = [layer for layer in wanted or () if layer in scores.ranking]
+    if may_go or wanted == []:
+        chosen = may_go
     strip = strip_of(analysis, scores, chosen, settings)
     preset = page.workspace.contest(analysis.model, settings)
     if preset and _has_won(preset, ranked, scores, strip, settings):

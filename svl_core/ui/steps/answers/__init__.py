@@ -39,11 +39,12 @@ def sources_in_words(shown: View) -> str:
         counts.get,
         settings.compensation if shown.strip["drop"] else "none",
         ranked_by(shown.strip) != "manual",
+        shown.workspace.fit_holds(shown.analysis, shown.settings),
     )
 
 
 def draw_calibration_note(shown: View) -> str:
-    flatters = shown.sources.fit == calibration.THIS and shown.fits
+    flatters = shown.fits and shown.workspace.fit_holds(shown.analysis, shown.settings)
     return (views.note if flatters else views.read)(sources_in_words(shown))
 
 
@@ -101,7 +102,11 @@ def _empty_answer(title: str):
     return make
 
 
-CALIBRATION_NOTE = view("calibration-note", draw=draw_calibration_note, redrawn=(PLAN,))
+CALIBRATION_NOTE = view(
+    "calibration-note",
+    draw=draw_calibration_note,
+    redrawn=(PLAN, ANSWERS),  # once both models answered, the samples of the fit have been read
+)
 FULL = Shown(
     name="answer-full", make=_empty_answer("Full model"), draw=draw_full, redrawn=(ANSWERS,)
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from svl_core.ui import headings
+from svl_core.ui.figure import Measured
 from svl_core.ui.steps.evidence import ablation, calibration, stability, sweep
 from svl_core.ui.wiring import Page
 
@@ -23,3 +26,19 @@ def layout(page: Page) -> None:
 def wire(page: Page) -> None:
     for fold in FOLDS:
         fold.wire(page)
+
+
+EVIDENCE = [*sweep.REPORTED, *stability.REPORTED, *ablation.REPORTED]
+"""Names of the components that `measured` reads."""
+
+
+def measured(page: Page, state: dict, strip: dict, values: Mapping[str, object]) -> list[Measured]:
+    """What was measured here of the model that is on the page, figure by figure.
+
+    values: of the components named above.
+    """
+    return [
+        *sweep.measured(page, state, *(values[name] for name in sweep.REPORTED)),
+        *stability.measured(state, *(values[name] for name in stability.REPORTED)),
+        *ablation.measured(page, state, strip, *(values[name] for name in ablation.REPORTED)),
+    ]

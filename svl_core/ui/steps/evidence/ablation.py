@@ -14,7 +14,7 @@ from svl_core.service import calibration
 from svl_core.service.workspace import EVIDENCE
 from svl_core.ui import parts, views
 from svl_core.ui.drawing import Update, figure
-from svl_core.ui.figure import plot
+from svl_core.ui.figure import Measured, plot
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Page, session_of
 from svl_core.ui.work.answering import NOT_ANALYSED, then_live
@@ -42,7 +42,7 @@ ABLATION = plot(
     reading=(
         "<strong>Bright: lost without it.</strong> Each column is a layer (or a block of layers)"
         " taken out alone, each row a kind of question, a sample or a word. Click a cell to drop"
-        " that layer."
+        " that layer besides those of the plan; click it again to keep it."
     ),
     why=(
         "The model without the block reads the full model's own answers token by token. A layer"
@@ -88,10 +88,11 @@ def wire(page: Page) -> None:
     page.halt(page["ablation-stop"].click, EVIDENCE)
     for event in (page["ablation"].expand, page["ablation-source"].input):
         page.on(event, show_known, inputs, outputs, **QUICK)
+    shown = ["ablation-map", "ablation-measure", "ablation-block", "strip"]
     for event in (page["ablation-measure"].input, page["ablation-block"].input):
-        shown = ["ablation-map", "ablation-measure", "ablation-block", "strip"]
         page.on(event, drawn, shown, [ABLATION.name], **QUICK)
-    picked = page.on(page[ABLATION.name].pick, load, ["strip"], ["strip"], **QUICK)
+    outputs = [STATUS, "strip", ABLATION.name]
+    picked = page.on(page[ABLATION.name].pick, load, shown, outputs, **QUICK)
     then_live(page, start_redrawing(page, picked.success))
 
 
@@ -253,6 +254,20 @@ def drawn(page: Page, key: tuple | None, measure: str, block: int, strip: dict |
     }
 
 
+REPORTED = ["ablation-map", "ablation-measure", "ablation-block"]
+
+
+def measured(
+    page: Page, state: Mapping, strip: dict, key: tuple | None, measure: str, block: int
+) -> list[Measured]:
+    """The map for the report, where one of the model that is on the page is shown."""
+    update = drawn(page, key, measure, block, strip)
+    if not update or key[1] != state["model"]:
+        return []
+    said = _in_words(page.workspace.sweeps.get(tuple(key)), tuple(key))
+    return [Measured(ABLATION, update[ABLATION.name], said)]
+
+
 def _worst(table, columns: Sequence[str]) -> tuple[float, int, str] | None:
     """The largest loss, the first layer of its block and what is asked; None for an empty table."""
     losses = [
@@ -264,17 +279,42 @@ def _worst(table, columns: Sequence[str]) -> tuple[float, int, str] | None:
     return max(losses, default=None)
 
 
-def load(page: Page, strip: dict | None, event: gr.EventData) -> Update:
-    """The layers of a clicked cell into the strip, but for those that always stay."""
+def load(
+    page: Page,
+    key: tuple | None,
+    measure: str,
+    block: int,
+    strip: dict | None,
+    event: gr.EventData,
+) -> Update:
+    """The layers of a clicked cell go besides those of the plan, or stay again where all of them
+    go; never those that always stay.
+    """
     cell = getattr(event, "data", None)
     if not strip or not cell:
         return {}
     first, size = int(cell[0]), int(cell[1])
-    block = sorted(layer for layer in strip["ranking"] if first <= layer < first + size)
-    if not block:
+    picked = {layer for layer in strip["ranking"] if first <= layer < first + size}
+    if not picked:
         raise InputError(
             f"Found layer {strip['ids'][first]}, which is protected; expected one that may go;"
             " untick “Protect the first and the last layer” under Method settings, or choose"
             " another."
         )
-    return {"strip": {**strip, "drop": block}}
+    before = set(strip["drop"])
+    stays = picked <= before
+    after = sorted(before - picked if stays else before | picked)
+    strip = {**strip, "drop": after}
+    return {
+        STATUS: views.progress(_change_in_words(strip["ids"], sorted(picked), stays, len(after))),
+        "strip": strip,
+        **drawn(page, key, measure, block, strip),
+    }
+
+
+def _change_in_words(ids: Sequence[int], picked: Sequence[int], stays: bool, count: int) -> str:
+    """What a click on a cell changed."""
+    layers = ", ".join(str(ids[layer]) for layer in picked)
+    plural = "s" if len(picked) > 1 else ""
+    change = f"Layer{plural} {layers} {'kept again' if stays else 'added to the plan'}"
+    return f"{change}, which drops {count} layer{'' if count == 1 else 's'} now."

@@ -4,7 +4,7 @@ image alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import gradio as gr
@@ -18,7 +18,7 @@ from svl_core.service.stores import Analysis
 from svl_core.service.workspace import EVIDENCE
 from svl_core.ui import parts, views
 from svl_core.ui.drawing import Update, figure
-from svl_core.ui.figure import plot
+from svl_core.ui.figure import Measured, plot
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Page
 from svl_core.ui.work.ranking import PLAN_IN
@@ -26,6 +26,7 @@ from svl_core.ui.work.ranking import PLAN_IN
 FOLD = "How sure is the ranking? Many sets instead of one"
 WAIT = "Appears once the set is resampled."
 NOTE = "stability-note"
+KEPT = "stability-kept"  # what was measured, for the report
 
 STABILITY = plot(
     "stability",
@@ -62,6 +63,7 @@ OVERLAP = plot(
 
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
+    page.add(KEPT, gr.State(None))
     with page.add("stability", gr.Accordion(FOLD, open=False, elem_id="stability")):
         page.add("stability-run", gr.Button("Resample the set", elem_id="stability-run"))
         page.add(NOTE, parts.view(NOTE))
@@ -74,7 +76,7 @@ def layout(page: Page) -> None:
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
-    outputs = [NOTE, STABILITY.name, OVERLAP.name]
+    outputs = [NOTE, KEPT, STABILITY.name, OVERLAP.name]
     options = {**QUICK, "trigger_mode": "multiple"}
     opened = partial(resample, wanted=False)
     page.on(page["stability"].expand, opened, PLAN_IN, outputs, **options)
@@ -133,8 +135,7 @@ def resample(
             f" alone would drop {agreeing} of the same {count} layers.{instead}"
         )
         ids = analysis.trace.layer_ids
-        return {
-            NOTE: views.read(sentence),
+        drawn = {
             STABILITY.name: figure(
                 figures.stability_curve(
                     resampled.scores.scores,
@@ -153,6 +154,8 @@ def resample(
                 f" {len(shares) - 1} layers; {agreeing} of {count} at the plan.",
             ),
         }
+        kept = {"of": (state["model"], state["key"]), "said": sentence, **drawn}
+        return {NOTE: views.read(sentence), KEPT: kept, **drawn}
 
     yield {NOTE: views.progress("Resampling …", 0.0)}
     yield from page.run(work, request, EVIDENCE, undone={NOTE: ""}, place=NOTE)
@@ -170,7 +173,20 @@ def _waiting(name: str, of_set: str) -> Update:
         f"{svl.CRITERIA[name].title} runs the model many times over {of_set}. Press “Resample the"
         " set”."
     )
-    return {NOTE: views.read(sentence), STABILITY.name: None, OVERLAP.name: None}
+    return {NOTE: views.read(sentence), KEPT: None, STABILITY.name: None, OVERLAP.name: None}
+
+
+REPORTED = [KEPT]
+
+
+def measured(state: Mapping, kept: Mapping | None) -> list[Measured]:
+    """Both figures for the report, where they are about the picture that is on the page."""
+    if not kept or tuple(kept["of"]) != (state["model"], state["key"]):
+        return []
+    return [
+        Measured(STABILITY, kept[STABILITY.name], kept["said"]),
+        Measured(OVERLAP, kept[OVERLAP.name], ""),
+    ]
 
 
 def _in_words(resampled: svl.Stability, count: int) -> str:

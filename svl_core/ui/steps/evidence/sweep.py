@@ -5,8 +5,9 @@ measured, with its cliff and its best trades.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import gradio as gr
@@ -22,7 +23,7 @@ from svl_core.service.tasks import in_percent
 from svl_core.service.workspace import EVIDENCE, RANKING
 from svl_core.ui import parts, views
 from svl_core.ui.drawing import Update, View, figure
-from svl_core.ui.figure import ANALYSED, Shown, plot
+from svl_core.ui.figure import ANALYSED, Measured, Shown, plot
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import droppable
 from svl_core.ui.wiring import QUICK, Page, session_of, stop
@@ -287,10 +288,13 @@ def run(
             workspace.sweeps.put(key, swept)
             task.emit({"sweep": dict(shown), **drawn(page, shown, measure)})
 
+        pace = Pace(total)
+
         def count(share: float | None, what: str) -> None:
             rows = shown_rows(page, shown)
             done = len(rows.rows) if rows else 0
-            task.report(done / total, f"{done} of {total}: {what}")
+            left = in_words_s(pace.left_s(done, time.monotonic()))
+            task.report(done / total, f"{done} of {total}: {what}{left}")
 
         if known:
             task.emit({"sweep": dict(shown), **drawn(page, shown, measure)})
@@ -317,6 +321,37 @@ def run(
         yield _ended(page, shown, measure)
         raise
     yield _ended(page, shown, measure)
+
+
+@dataclass
+class Pace:
+    """How long the rest of a sweep takes, by what its rows took so far.
+
+    total: the rows that are wanted.
+    first, begun_s: the rows that were there, and the time, when the first new one was begun.
+    """
+
+    total: int
+    first: int | None = None
+    begun_s: float = 0.0
+
+    def left_s(self, done: int, now_s: float) -> float | None:
+        """Seconds that the missing rows take; None before a first one is made, for what comes
+        before it is done once.
+        """
+        if self.first is None or done <= self.first:
+            self.first, self.begun_s = done, now_s
+            return None
+        return (now_s - self.begun_s) / (done - self.first) * (self.total - done)
+
+
+def in_words_s(seconds: float | None) -> str:
+    """What follows on the work that is done now; nothing where nobody knows."""
+    if seconds is None:
+        return ""
+    return (
+        f"; about {seconds:.0f} s left" if seconds < 100 else f"; about {seconds / 60:.0f} min left"
+    )
 
 
 def _key(model: str, fit: Sequence, measured: Sequence, settings: Settings) -> tuple:
@@ -398,13 +433,15 @@ def drawn(page: Page, shown: Mapping | None, measure: str) -> Update:
     update: Update = {} if known else {"sweep-measure": "agreement"}
     measure = measure if known else "agreement"
     titles = _titles()
+    curves = {recipe: swept.curve(*recipe) for recipe in swept.recipes}
+    whole = [recipe for recipe, rows in curves.items() if len(rows) == shown["most"] + 1]
     cliffs, best = swept.cliffs(measure), swept.pareto(measure)
+    cliffs = {recipe: drop for recipe, drop in cliffs.items() if recipe in whole}
     falls = [
         f"{titles[criterion]} + {titles[compensation]} at {drop} layers"
         for (criterion, compensation), drop in cliffs.items()
         if drop is not None
     ]
-    curves = {recipe: swept.curve(*recipe) for recipe in swept.recipes}
     fastest, named = best[-1], figures.MEASURES[measure]
     return {
         **update,
@@ -419,6 +456,19 @@ def drawn(page: Page, shown: Mapping | None, measure: str) -> Update:
             f" {fastest.likely_speedup:.2f} times as fast at {getattr(fastest, measure):.3f}.",
         ),
     }
+
+
+REPORTED = ["sweep", "sweep-measure"]
+
+
+def measured(page: Page, state: Mapping, shown: Mapping | None, measure: str) -> list[Measured]:
+    """Both figures for the report, where there is a sweep of the model that is on the page."""
+    swept = shown_rows(page, shown)
+    if swept is None or not swept.rows or shown["key"][1] != state["model"]:
+        return []
+    figures = drawn(page, shown, measure)
+    said = f"{len(swept.rows)} of {shown['total']} pruned models measured. {shown['sentence']}"
+    return [Measured(figure, figures[figure.name], said) for figure in (SWEEP, PARETO)]
 
 
 def _titles() -> dict[str, str]:

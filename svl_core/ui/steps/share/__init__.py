@@ -1,4 +1,4 @@
-"""Step "share": a link, a report, a checkpoint, and the code and the plan to repeat it all."""
+"""Step "share": a link, a picture, a report, a checkpoint, and the code and the plan to repeat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from svl_core.ui import headings, parts, texts, views
 from svl_core.ui.drawing import View
 from svl_core.ui.figure import PLAN, Shown
 from svl_core.ui.state import exports
-from svl_core.ui.steps.share import checkpoint, report
+from svl_core.ui.steps.share import card, checkpoint, report
 from svl_core.ui.wiring import Page
 
 TITLE = "Take it with you"
@@ -71,6 +71,7 @@ def layout(page: Page) -> None:
     headings.step(7, TITLE, LEDE)
     page.show(LINK)
     with gr.Row(elem_id="take"):
+        card.layout(page)
         report.layout(page)
         checkpoint.layout(page)
     with gr.Accordion("Code and plan", open=False, elem_id="code"):
@@ -82,5 +83,6 @@ def layout(page: Page) -> None:
 
 
 def wire(page: Page) -> None:
+    card.wire(page)
     checkpoint.wire(page)
     report.wire(page)

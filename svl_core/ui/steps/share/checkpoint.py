@@ -4,6 +4,7 @@ operator allows it.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,14 +15,18 @@ from gradio.utils import get_upload_folder
 
 import svl_core as svl
 from svl_core.errors import InputError
+from svl_core.ui import parts, views
 from svl_core.ui.drawing import Update
 from svl_core.ui.state.exports import plan_recipe
 from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.strip import ranked_by
 from svl_core.ui.wiring import QUICK, STATUS, Page, address_in, session_of
 from svl_core.ui.work.answering import NOT_ANALYSED, plan_of
 from svl_core.ui.work.ranking import PLAN_IN
 
 DISK_FACTOR = 2.2  # the folder, and its zip beside it
+NOTE = "checkpoint-note"
+SAID = "{}.zip holds weights, processor, card and plan. Unzipped, plain transformers loads it:"
 
 
 # ---------------------------------------------------------------------------------- layout
@@ -32,6 +37,7 @@ def layout(page: Page) -> None:
     page.add("packed", gr.State(None))
     file = gr.DownloadButton("Checkpoint", visible="hidden", elem_id="checkpoint-file")
     page.add("checkpoint-file", file)
+    page.add(NOTE, parts.view(NOTE))
 
 
 # ---------------------------------------------------------------------------------- events
@@ -39,7 +45,7 @@ def wire(page: Page) -> None:
     # by way of a state: the button loses a file that a generator hands it before its last item
     asked = page.halt(page["checkpoint"].click).then
     options = {"trigger_mode": "multiple", **page.heavy}
-    packed = page.on(asked, write, PLAN_IN, [STATUS, "packed"], **options)
+    packed = page.on(asked, write, PLAN_IN, [STATUS, "packed", NOTE], **options)
     handed = page.on(packed.success, hand_over, ["packed"], ["checkpoint-file"], **QUICK)
     page.download(handed, "checkpoint-file")
 
@@ -73,7 +79,7 @@ def write(
         recipe = plan_recipe(strip, settings.at(state), workspace.sources(model, settings))
         fit = page.workspace.fit_samples(analysis, settings, task) if settings.fits else ()
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
-        stem = f"{model.rstrip('/').split('/')[-1]}-svl-{len(plan.drop)}"
+        stem = name_of(model, ranked_by(strip), len(plan.drop))
         folder.mkdir(parents=True)
         try:
             _check_disk(folder, lvlm)
@@ -86,9 +92,25 @@ def write(
             raise
         workspace.uploads.ledger.came(packed, address_in(request))
         workspace.uploads.hold(session_of(request), packed)
-        return {"packed": str(packed)}
+        note = views.code_line(SAID.format(stem), loading(stem, lvlm.supports_images))
+        return {"packed": str(packed), NOTE: note}
 
     yield from page.run(work, request)
+
+
+def name_of(model: str, criterion: str, count: int) -> str:
+    """What a checkpoint's folder is called: after the model, what ranked its layers ("manual" for
+    one's own choice), and how many are gone.
+    """
+    last = model.rstrip("/").split("/")[-1]
+    plain = re.sub(r"[^\w.-]+", "-", last).strip(".-") or "model"
+    return f"{plain}-{criterion}-{count}"
+
+
+def loading(folder: str, images: bool) -> str:
+    """The line of Python that loads a checkpoint. images: whether the model takes them."""
+    kind = "AutoModelForImageTextToText" if images else "AutoModelForCausalLM"
+    return f'transformers.{kind}.from_pretrained("{folder}")'
 
 
 def _check_plain(settings: Settings) -> None:

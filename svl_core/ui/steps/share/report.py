@@ -9,9 +9,11 @@ import gradio as gr
 from svl_core.errors import InputError
 from svl_core.ui import parts, texts
 from svl_core.ui.drawing import Update, View
-from svl_core.ui.figure import Figure
+from svl_core.ui.figure import Figure, Measured
+from svl_core.ui.gradio_patches import front_page
 from svl_core.ui.state import exports
 from svl_core.ui.state.settings import Settings
+from svl_core.ui.steps import evidence
 from svl_core.ui.steps.answers import draw_full, draw_metrics, draw_pruned, sources_in_words
 from svl_core.ui.steps.answers.variants import section
 from svl_core.ui.wiring import QUICK, SETTINGS, Page
@@ -23,16 +25,33 @@ STYLES = parts.STATIC / "report.css"
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
     page.add("report", gr.Button("Download the report (HTML)", elem_id="report"))
-    file = gr.DownloadButton("Report", visible="hidden", elem_id="report-file")
+    file = gr.DownloadButton(
+        "Report",
+        visible="hidden",
+        elem_id="report-file",
+    )
     page.add("report-file", file)
 
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
-    inputs = ["cards", "truth", "state", "strip", SETTINGS]
+    inputs = [
+        "cards",
+        "truth",
+        "state",
+        "strip",
+        SETTINGS,
+        *evidence.EVIDENCE,
+    ]
     options = {**QUICK, "show_progress": "full"}
     clicked = page["report"].click
-    written = page.on(clicked, write, inputs, ["report-file"], **options)
+    written = page.on(
+        clicked,
+        write,
+        inputs,
+        ["report-file"],
+        **options,
+    )
     page.download(written, "report-file")
 
 
@@ -44,22 +63,94 @@ def write(
     state: dict | None,
     strip: dict | None,
     settings: Settings,
+    *shown: object,
     request: gr.Request | None = None,
 ) -> Update:
-    """The report as a file. truth: right answers by question. cards: the kept variants."""
+    """The report as a file.
+
+    truth: right answers by question. cards: the kept variants. shown: what the folds of the
+    evidence hold.
+    """
     if not state or not strip:
         raise InputError(NOT_ANALYSED)
-    view = page.view(state, settings, strip, truth=truth)
+    view = page.view(
+        state,
+        settings,
+        strip,
+        truth=truth,
+    )
+    values = (
+        dict(
+            zip(
+                evidence.EVIDENCE,
+                shown,
+                strict=False,
+            )
+        )
+        if shown
+        else {}
+    )
+    values = dict.fromkeys(evidence.EVIDENCE) | values
     text = exports.report(
         texts.TITLE,
-        exports.in_words(state, strip, settings, sources_in_words(view)),
-        [_section(shown, view) for shown in reported(page)],
+        exports.in_words(
+            state,
+            strip,
+            settings,
+            sources_in_words(view),
+        ),
+        [_section(figure, view) for figure in reported(page)]
+        + [
+            _of_evidence(found)
+            for found in evidence.measured(
+                page,
+                state,
+                strip,
+                values,
+            )
+        ],
         _answers(view) + section(cards),
-        parts.PLOTLY.read_text(encoding="utf-8"),
+        links(view, request),
         STYLES.read_text(encoding="utf-8"),
     )
-    path = page.new_file("short-lvlm-report.html", text.encode(), request)
+    path = page.new_file(
+        "short-lvlm-report.html",
+        text.encode(),
+        request,
+    )
     return {"report-file": str(path)}
+
+
+def links(
+    view: View,
+    request: gr.Request | None,
+) -> list[tuple[str, str]]:
+    """Where to read on, and this very state of the page, where its address is known and a link
+    can carry it.
+    """
+    address = front_page.address_of(request.request.scope) if hasattr(request, "request") else ""
+    query = exports.query(
+        view.state,
+        view.strip,
+        view.settings,
+    )
+    here = [("This page", f"{address}?{query}")] if address and view.state.get("origin") else []
+    return [*texts.links(), *here]
+
+
+def _of_evidence(found: Measured) -> exports.Section:
+    figure = found.figure
+    return exports.Section(
+        figure.heading,
+        _read(figure),
+        found.value,
+        said=found.said,
+    )
+
+
+def _read(figure: Figure) -> str:
+    """How a figure is read: nothing is clicked in a report."""
+    return figure.reading.split(" Click")[0]
 
 
 def reported(page: Page) -> list[Figure]:
@@ -68,12 +159,18 @@ def reported(page: Page) -> list[Figure]:
     return [figure for figure in figures if figure.report]
 
 
-def _section(figure: Figure, view: View) -> exports.Section:
-    """A figure as a section: nothing is clicked in a report."""
+def _section(
+    figure: Figure,
+    view: View,
+) -> exports.Section:
     heading = figure.report_heading(view) if figure.report_heading else figure.heading
-    reading = figure.reading.split(" Click")[0]
     scale = next((shown.draw(view) for shown in figure.beside if shown.name == "scale"), "")
-    return exports.Section(heading, reading, figure.draw(view), scale)
+    return exports.Section(
+        heading,
+        _read(figure),
+        figure.draw(view),
+        scale,
+    )
 
 
 def _answers(view: View) -> str:
