@@ -282,6 +282,9 @@ def share() -> str:
     )
 
 
+LONG = 70  # letters from which an answer is set smaller
+
+
 def _hero_answer(
     kind: str,
     title: str,
@@ -296,9 +299,10 @@ def _hero_answer(
         right = is_right(text, correct)
         mark = f'<i class="{"right" if right else "wrong"}">{"✓ right" if right else "✗ wrong"}</i>'
     shown = answer_text(text, spans, element="") if text else "…"
+    size = ' class="long"' if len(text) > LONG else ""
     return (
         f'<div class="hero-answer {kind}"><h2>{title}<span>{esc(side)}</span>{mark}</h2>'
-        f"<p>{shown}</p></div>"
+        f"<p{size}>{shown}</p></div>"
     )
 
 

@@ -94,10 +94,16 @@ def test_drop_slider_moves_the_strip_and_both_answers_follow(page):
     )
 
 
+SEEN = """() => new MutationObserver((_, watch) => {
+  if (document.querySelector('#status .pill')) { window.seen = true; watch.disconnect(); }
+}).observe(document.querySelector('#status'), { childList: true, subtree: true })"""
+
+
 def test_run_button(page):
     idle(page)
+    page.evaluate(SEEN)  # an answer of one word may be there before one looks
     page.locator("#run").click()
-    page.locator("#status .pill").wait_for()
+    page.wait_for_function("window.seen")
     idle(page)
     assert page.locator("#metrics .facts tbody tr").count() >= 5
 
