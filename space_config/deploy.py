@@ -17,8 +17,11 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTENTS = ("app.py", "svl_core", "assets", "LICENSE")
@@ -28,12 +31,14 @@ LEFT_OUT = (
     "svl_core/demo/train.py",
 )  # of no use to the page
 FROM_SPACE = ("gradio",)  # the builder installs it by `sdk_version`
+MCP = "mcp"  # what makes the endpoints tools; gradio works with its version here
+THUMBNAIL = "assets/readme/page.png"
 CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu"
 PROFILES, ZERO_GPU = ("cpu", "zero-gpu"), "zero-a10g"
 ON_ZERO_GPU = {
-    "torch": "torch>=2.8,<2.12",
-    "spaces": "spaces",
-}  # what its machines are made for, and what lends the GPU
+    "torch": "torch==2.11.0",
+    "spaces": "spaces==0.51.3",
+}  # the newest that its machines are made for, and what lends the GPU
 SHORT, SPACE_MB, FILE_MB = 60, 200, 50
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 SUFFIXES = {
@@ -83,9 +88,11 @@ def hardware_of(profile: str, asked: str | None) -> str:
     return asked
 
 
-def stage(folder: Path, profile: str = "cpu", hardware: str | None = None) -> Path:
+def stage(folder: Path, profile: str = "cpu", hardware: str | None = None, space: str = "") -> Path:
     """Write into the empty `folder` what the Space needs: tracked files only, the card,
     requirements. Returns it.
+
+    space: USER/SPACE, where its card is to show a picture.
     """
     hardware = hardware_of(profile, hardware)
     tracked = subprocess.run(
@@ -95,7 +102,7 @@ def stage(folder: Path, profile: str = "cpu", hardware: str | None = None) -> Pa
         if not name.startswith(LEFT_OUT) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
-    (folder / "README.md").write_text(card(profile, hardware), encoding="utf-8")
+    (folder / "README.md").write_text(card(profile, hardware, space), encoding="utf-8")
     (folder / "requirements.txt").write_text(requirements(profile, hardware), encoding="utf-8")
     return folder
 
@@ -105,13 +112,15 @@ def _facts(profile: str) -> dict:
     return listed["both"] | listed[profile]
 
 
-def card(profile: str, hardware: str) -> str:
+def card(profile: str, hardware: str, space: str = "") -> str:
     """The Space's README: front matter, then the project's, whose links to files that are not
     staged become plain words.
     """
     from huggingface_hub import SpaceCardData
 
     facts = _facts(profile) | {"sdk_version": version("gradio"), "suggested_hardware": hardware}
+    if space:
+        facts["thumbnail"] = f"https://huggingface.co/spaces/{space}/resolve/main/{THUMBNAIL}"
     text = re.sub(
         r"\[([^]]+)\]\(([^)]+)\)", _link, (ROOT / "README.md").read_text(encoding="utf-8")
     )
@@ -126,15 +135,26 @@ def _link(match: re.Match) -> str:
 
 
 def requirements(profile: str, hardware: str) -> str:
-    """The project's dependencies without what the Space brings; CPU builds of torch where there is
-    no GPU, ZeroGPU's own where one is lent.
+    """The project's dependencies without what the Space brings, in the versions that are installed
+    here, which the tests ran with; CPU builds of torch where there is no GPU, ZeroGPU's own where
+    one is lent.
     """
-    kept = [line for line in _dependencies() if not line.startswith(FROM_SPACE)]
+    names = [Requirement(line).name for line in _dependencies()] + [MCP]
+    pinned = {name: _pinned(name) for name in names if name not in FROM_SPACE}
     if profile == "zero-gpu":
-        kept = [line for line in kept if not line.startswith(tuple(ON_ZERO_GPU))] + list(
-            ON_ZERO_GPU.values()
-        )
+        pinned |= ON_ZERO_GPU
+    kept = list(pinned.values())
     return "\n".join(([CPU_TORCH] if hardware.startswith("cpu") else []) + kept) + "\n"
+
+
+def _pinned(name: str) -> str:
+    """The installed version, without what says how it was built. Raises StageError."""
+    try:
+        return f"{name}=={Version(version(name)).public}"
+    except PackageNotFoundError:
+        raise StageError(
+            f"{name} is not installed here, so its version is not known; install the extra mcp"
+        ) from None
 
 
 def _dependencies() -> list[str]:
@@ -179,12 +199,7 @@ def check(folder: Path) -> dict:
         faults.append(f"the model {name} is not in the catalogue")
     if not (folder / data["app_file"]).is_file():
         faults.append(f"app_file {data['app_file']} is missing")
-    if (data["suggested_hardware"] == ZERO_GPU) != (
-        "spaces" in (folder / "requirements.txt").read_text(encoding="utf-8").split()
-    ):
-        faults.append(
-            f"requirements.txt and the hardware {data['suggested_hardware']} do not go together"
-        )
+    faults += _faults_of_requirements(folder, data["suggested_hardware"])
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
         name, size = path.relative_to(folder).as_posix(), path.stat().st_size / 1e6
@@ -212,6 +227,19 @@ def check(folder: Path) -> dict:
         "gradio": data["sdk_version"],
         "hardware": data["suggested_hardware"],
     }
+
+
+def _faults_of_requirements(folder: Path, hardware: str) -> list[str]:
+    faults = []
+    listed = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in listed if not line.startswith("--")]
+    loose = [line for line in wanted if "==" not in line]
+    if loose:
+        faults.append(f"requirements.txt does not pin {', '.join(loose)}")
+    lends = any(line.startswith("spaces") for line in wanted)
+    if lends != (hardware == ZERO_GPU):
+        faults.append(f"requirements.txt and the hardware {hardware} do not go together")
+    return faults
 
 
 def _parses(path: Path) -> bool:
@@ -270,7 +298,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"Found the Space {options.space!r}; expected USER/SPACE; correct it.")
     folder = Path(tempfile.mkdtemp(prefix="svl-space-"))
     try:
-        facts = check(stage(folder, options.profile, options.hardware))
+        facts = check(stage(folder, options.profile, options.hardware, options.space))
         print(
             f"{folder}: {facts['files']} files, {facts['megabytes']} MB, gradio {facts['gradio']},"
             f" {facts['hardware']}"

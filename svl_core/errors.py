@@ -15,6 +15,20 @@ class InputError(SVLError, ValueError):
     """
 
 
+class Unreachable(InputError):
+    """What was asked for is not on this machine, and the Hub, which may have it, cannot be asked.
+
+    brief: the same in fewer words, for a page.
+    """
+
+    def __init__(self, sentence: str, name: str):
+        super().__init__(sentence)
+        self.brief = (
+            f"{name.split('/')[-1]} is not on this machine, and the Hub cannot be reached; choose"
+            " another model."
+        )
+
+
 class Cancelled(SVLError):
     """Work was stopped through its cancel event; nothing was changed. replaced: by other work of
     its kind, which follows.

@@ -27,6 +27,15 @@ def expanded(path: str | Path) -> Path:
         ) from None
 
 
+def bundled(name: str) -> Path:
+    """A folder of what ships with the project: within the package where that was installed, beside
+    it in a clone or on a Space. It need not be there.
+    """
+    package = Path(__file__).resolve().parent
+    places = [package / "assets" / name, package.parent / "assets" / name]
+    return next((place.resolve() for place in places if place.is_dir()), places[-1])
+
+
 def check_writable(name: str, option: str) -> None:
     """Finds out whether a file can be written before the work that fills it. A device, such as
     /dev/stdout, is only tried when it is written to.

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from svl_core.errors import InputError
+from svl_core.notebook import Shown
 
 RANKING = "which layers are redundant"
 CHOICE = "what to drop"
@@ -247,8 +248,8 @@ def _field(default: Any, label: str, help: str, group: str, **more: Any) -> Any:
     return field(default=default, metadata={"label": label, "help": help, "group": group, **more})
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Shown):
     """How layers are ranked, how many or which go, what is fitted, and on which samples.
 
     Every field is checked when a recipe is made; `OPTIONS` says what each accepts. Names of
@@ -472,6 +473,9 @@ class Recipe:
             raise InputError(
                 f"Found the setting {unknown[0]!r}; expected one of {', '.join(names)}; correct it."
             )
+
+    def brief(self) -> dict[str, Any]:
+        return self.unusual()
 
     @property
     def fits(self) -> bool:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import builders
 import pytest
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from svl_core.cli.main import main
 from svl_core.cli.parser import COMMANDS
 from svl_core.comparison.presets import PRESETS
+from svl_core.progress import ALONE
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,9 @@ def test_analyze(svl, tiny_sample):
         len(found["importance"]["visual"]) == 36
         and len(found["importance"]["text"]) == found["text_tokens"]
     )
+    corrected = found["corrected_for_position"]
+    assert len(corrected["visual"]) == 36 and abs(sum(corrected["visual"])) < 0.01
+    assert corrected["without"].startswith("what the attention mask alone gives")
     assert found["timing_ms"] > 0 and found["calibration"] == {"set": "this", "samples": 1}
 
 
@@ -1117,3 +1122,24 @@ def test_a_preset_on_fewer_samples_is_still_the_preset(svl):
 def test_a_preset_s_settings_are_listed_beside_its_criterion(svl):
     for preset in result(svl("models", "--json", "-"))["presets"]:
         assert not {"criterion", "compensation", "calibration_size"} & set(preset["settings"])
+
+
+def test_the_page_is_started_with_its_own_options(monkeypatch, capsys):
+    assert main(["page", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("usage: svl page") and "--public" in told and "--port" in told
+    started = []
+    monkeypatch.setattr("svl_core.page.main", lambda *given: started.append(given))
+    assert main(["page", "--port", "7861", "--model", "demo"]) == 0
+    assert started == [(["--port", "7861", "--model", "demo"], "svl page")]
+    assert main(["--help"]) == 0 and "serve the page" in capsys.readouterr().out
+
+
+def test_several_processes_serve_no_page(monkeypatch, capsys):
+    from contextlib import nullcontext
+
+    from svl_core.cli import main as command
+
+    monkeypatch.setattr(command, "_team", lambda: nullcontext(replace(ALONE, count=2)))
+    assert main(["page"]) == 2
+    assert "Found 2 processes for `svl page`; expected one" in capsys.readouterr().err

@@ -154,3 +154,16 @@ def test_a_prompt_may_begin_with_a_dash():
     assert parsed.prompt == "-what?"
     with pytest.raises(InputError, match="nothing after --prompt"):
         build_parser().parse_args(["analyze", "--prompt", "--image", "x.png"])
+
+
+def test_what_ships_is_found_within_the_package_or_beside_it(tmp_path, monkeypatch):
+    """A wheel holds it within, a Space beside; where it is nowhere, the place that a clone has."""
+    package = tmp_path / "svl_core"
+    package.mkdir()
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    beside, within = tmp_path / "assets" / "objects", package / "assets" / "objects"
+    assert files.bundled("objects") == beside
+    beside.mkdir(parents=True)
+    assert files.bundled("objects") == beside
+    within.mkdir(parents=True)
+    assert files.bundled("objects") == within

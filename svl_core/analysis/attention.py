@@ -28,6 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import SVLError
 from svl_core.lvlm.forecast import steps
+from svl_core.notebook import Shown
 
 # The model's implementation -> ours around it.
 SWITCHES = {
@@ -39,8 +40,8 @@ SWITCHES = {
 LOG2E = 1 / math.log(2)
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionStatistics:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionStatistics(Shown):
     """Sums over the head-averaged attention A[i, j] (rows i = queries, columns j = keys) of L
     layers; float32.
 
@@ -52,6 +53,8 @@ class AttentionStatistics:
     text_from_text: (L, T) the sum of its column over textual queries (attention received).
     text_to_text: (L, T) the sum of its row over textual keys (attention given).
     *_seen: how many pairs the causal mask leaves in each of those sums; same shapes.
+    *_even: those of the visual keys where each query's attention were even over all keys that it
+        sees.
     """
 
     visual_from_visual: np.ndarray
@@ -64,15 +67,20 @@ class AttentionStatistics:
     text_to_visual_seen: np.ndarray
     text_from_text_seen: np.ndarray
     text_to_text_seen: np.ndarray
+    visual_from_visual_even: np.ndarray
+    visual_from_text_even: np.ndarray
 
     def __post_init__(self):
         for field in fields(self):
             getattr(self, field.name).setflags(write=False)
 
+    def brief(self) -> dict[str, int]:
+        layers, visual = self.visual_from_visual.shape
+        return {"layers": layers, "visual": visual, "textual": self.text_to_text.shape[1]}
 
-SUMS = tuple(
-    field.name for field in fields(AttentionStatistics) if not field.name.endswith("_seen")
-)
+
+STATISTICS = tuple(field.name for field in fields(AttentionStatistics))
+SUMS = tuple(name for name in STATISTICS if not name.endswith(("_seen", "_even")))
 
 
 class Collector:
@@ -94,14 +102,13 @@ class Collector:
         # What is added up within this block is no work of the model's.
         self.watching: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
         self.sums = {}
-        for name in SUMS:
+        for name in STATISTICS:
             tokens = visual if name.startswith("visual") else textual
-            for end in ("", "_seen"):
-                self.sums[name + end] = np.full(
-                    (layers, len(tokens)),
-                    np.nan,
-                    np.float32,
-                )
+            self.sums[name] = np.full(
+                (layers, len(tokens)),
+                np.nan,
+                np.float32,
+            )
 
     def take_over(self, others: AttentionStatistics, count: int) -> None:
         """The sums of the first `count` layers are those of another pass over the sample."""
@@ -145,8 +152,10 @@ class Collector:
         if mask is None:  # causal: token j is seen by itself and all later ones
             received_seen = kinds.flip(1).cumsum(1).flip(1)
             given_seen = kinds.cumsum(1)
+            keys = torch.arange(1, length + 1, device=device)
+            even = (kinds / keys).flip(1).cumsum(1).flip(1)
         else:
-            received_seen, given_seen = _pairs_seen(mask[0, :, :, :length], kinds)
+            received_seen, given_seen, even = _pairs_seen(mask[0, :, :, :length], kinds)
         if mask is None and softcap is None and sinks is None and totals is not None:
             received, given = _causal(
                 query[0],
@@ -167,6 +176,9 @@ class Collector:
             )
         self._put(layer, "", received, given)
         self._put(layer, "_seen", received_seen, given_seen)
+        received_even = even.cpu().numpy()
+        self.sums["visual_from_visual_even"][layer] = received_even[0, self.visual]
+        self.sums["visual_from_text_even"][layer] = received_even[1, self.visual]
 
     def _put(
         self,
@@ -365,18 +377,20 @@ def _general(
 def _pairs_seen(
     mask: torch.Tensor,
     kinds: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many queries of each kind see a key, and keys of each kind a query sees, in any head, (2,
-    S) each; mask (1 or H, S, S).
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How many queries of each kind see a key, and keys of each kind a query sees, in any head, and
+    what a key receives of queries whose attention is even, (2, S) each; mask (1 or H, S, S).
     """
     received = torch.zeros_like(kinds)
     given = torch.zeros_like(kinds)
+    even = torch.zeros_like(kinds)
     for start in range(0, kinds.shape[1], 512):
         rows = slice(start, start + 512)
         seen = _seen(mask[:, rows]).any(0).float()
         received += kinds[:, rows] @ seen
         given[:, rows] = kinds @ seen.T
-    return received, given
+        even += kinds[:, rows] @ (seen / seen.sum(1, keepdim=True).clamp(min=1))
+    return received, given, even
 
 
 def _seen(mask: torch.Tensor) -> torch.Tensor:

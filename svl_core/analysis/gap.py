@@ -13,10 +13,11 @@ import torch
 from svl_core.analysis.importance import DEFAULT_TOP_P, TokenImportance, TopP
 from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import SampleTrace, Trace
+from svl_core.notebook import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class RunGap:
+@dataclass(frozen=True, eq=False, repr=False)
+class RunGap(Shown):
     """The gap of one maximal run of dropped layers first..last (inclusive).
 
     relative: mean over n tokens of |H[last+1] - H[first]| / |H[last+1]|.
@@ -39,8 +40,8 @@ class RunGap:
         return float(power[:rank].sum() / power.sum()) if power.sum() else 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class GapCurve:
+@dataclass(frozen=True, eq=False, repr=False)
+class GapCurve(Shown):
     """What dropping layers takes out of the residual stream.
 
     per_layer: (L,) relative step of each layer, mean over tokens of |H[l+1] - H[l]| / |H[l+1]|.
@@ -51,8 +52,8 @@ class GapCurve:
     runs: tuple[RunGap, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class GapProjection:
+@dataclass(frozen=True, eq=False, repr=False)
+class GapProjection(Shown):
     """Hidden states on the plane of two principal components.
 
     before: (n, 2) what enters the dropped layers.

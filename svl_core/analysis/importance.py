@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from svl_core.errors import InputError
 from svl_core.lvlm.spool import value_store
+from svl_core.notebook import Shown
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import SampleTrace, Trace
@@ -68,8 +69,8 @@ class TopP:
 DEFAULT_TOP_P = TopP()
 
 
-@dataclass(frozen=True, eq=False)
-class TokenImportance:
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenImportance(Shown):
     """TIS of every sample; a row is one layer's, NaN for a layer without self-attention.
 
     visual: for each sample (L, V), non-negative.
@@ -83,6 +84,15 @@ class TokenImportance:
     def __post_init__(self):
         for array in chain(self.visual, self.text):
             array.setflags(write=False)
+
+    def brief(self) -> dict[str, Any]:
+        layers, visual = self.visual[0].shape
+        return {
+            "samples": len(self.visual),
+            "layers": layers,
+            "visual": visual,
+            "text": self.text[0].shape[1],
+        }
 
     def layer(
         self,

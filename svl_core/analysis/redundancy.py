@@ -17,6 +17,7 @@ from svl_core.analysis.importance import DEFAULT_TOP_P, TokenImportance, TopP
 from svl_core.analysis.tokens import token_positions
 from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from svl_core.lvlm.model import LVLM
 
 
-@dataclass(frozen=True, eq=False)
-class LayerScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerScores(Shown):
     """A ranking of L layers.
 
     criterion: its name in `CRITERIA`.
@@ -61,6 +62,17 @@ class LayerScores:
         for size, block in enumerate(self.blocks or ()):
             if len(block) != size or set(block) & set(self.protected):
                 raise ValueError("Block n must hold n layers, none of them protected.")
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "criterion": self.criterion,
+            "ranking": self.ranking,
+            "protected": self.protected,
+        }
+
+    def table(self) -> list[tuple[Any, ...]]:
+        scored = [(layer, float(self.scores[layer])) for layer in self.ranking]
+        return [("layer", "score"), *scored]
 
     @property
     def most(self) -> int:

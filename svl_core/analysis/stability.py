@@ -26,14 +26,15 @@ from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 
 DRAWS = 1000
 LEVEL = 0.95  # of the interval
 
 
-@dataclass(frozen=True, eq=False)
-class Stability:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stability(Shown):
     """A criterion's scores over bootstrap resamples of n calibration samples.
 
     A greedy criterion's scores are those of its first round, each layer skipped alone, and its

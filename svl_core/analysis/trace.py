@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,13 +36,14 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import Spooled, value_store
 from svl_core.lvlm.vision import Watched, prepared, seen
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 
 SLICE = 2**22  # numbers of features copied at a time
 
 
-@dataclass(frozen=True, eq=False)
-class SampleTrace:
+@dataclass(frozen=True, eq=False, repr=False)
+class SampleTrace(Shown):
     """One sample's pass through L layers with S positions.
 
     features: (L+1, S, d) in the model's dtype: H[0] enters layer 0, H[l+1] is the raw output of
@@ -64,6 +66,15 @@ class SampleTrace:
     mlp: torch.Tensor | None = None
     sample: Sample | None = None
     prompt: Prompt | None = None
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "features": self.features,
+            "visual": len(self.visual),
+            "textual": len(self.textual),
+            "mlp": self.mlp is not None,
+            "prompt": self.prompt is not None,
+        }
 
     @property
     def length(self) -> int:
@@ -112,8 +123,8 @@ class SampleTrace:
         return chosen / (lengths[:, :, None] * lengths[:, None, :])
 
 
-@dataclass(frozen=True, eq=False)
-class Trace:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace(Shown):
     """Passes of one model over some samples.
 
     samples: in memory, or in a file, from which a sample is read anew whenever it is asked for.
@@ -139,6 +150,15 @@ class Trace:
             )
         if any(sample.features.shape[0] != len(self.layer_ids) + 1 for sample in self.samples):
             raise ValueError("Each sample needs the features of all layers: L + 1 of them.")
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "samples": len(self.samples),
+            "model_name": self.model_name,
+            "num_layers": self.num_layers,
+            "hidden_size": self.hidden_size,
+            "timing_ms": self.timing_ms,
+        }
 
     @property
     def num_layers(self) -> int:

@@ -8,6 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from svl_core.analysis.position import baseline_of
 from svl_core.analysis.ranking import importance_of, rank_layers, top_p_of
 from svl_core.analysis.redundancy import CRITERIA, LayerScores, similarity
 from svl_core.analysis.shared_trace import trace_together
@@ -61,6 +64,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
     }
     chosen = scores[recipe.criterion]
     visual, text = own_weights.averaged(0)
+    baseline = baseline_of(own_trace, own_weights, recipe)
     similar = similarity(
         traced,
         weights,
@@ -80,6 +84,10 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         "protected": list(chosen.protected),
         "similarity": similar.tolist(),
         "importance": {"visual": visual.tolist(), "text": text.tolist()},
+        "corrected_for_position": {
+            "visual": np.nanmean(baseline.corrected(own_weights.visual[0]), axis=0).tolist(),
+            "without": baseline.in_words,
+        },
         "tokens": list(sample.tokens),
         "calibration": {"set": recipe.calibration, "samples": len(traced.samples)},
         "timing_ms": 1000 * (time.perf_counter() - start),

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from svl_core.cli.options import typed_values
-from svl_core.cli.parser import COMMANDS, build_parser
+from svl_core.cli.parser import COMMANDS, PAGE, build_parser
 from svl_core.errors import InputError, SVLError
 from svl_core.progress import ALONE, Team, launched
 
@@ -91,7 +91,10 @@ def _run(argv: Sequence[str] | None, team: Team) -> None:
     """Runs the command line as one process of a team. Raises SVLError, and SystemExit for
     `--help`.
     """
-    args = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == [PAGE]:
+        return _serve(words[1:], team)
+    args = build_parser().parse_args(words)
     if args.version:
         from svl_core import __version__
 
@@ -108,6 +111,20 @@ def _run(argv: Sequence[str] | None, team: Team) -> None:
     from svl_core.cli.commands import run_command
 
     run_command(args)
+
+
+def _serve(words: Sequence[str], team: Team) -> None:
+    """Serves the page, until the process is told to end. Raises InputError for several processes,
+    and SystemExit.
+    """
+    if team.count > 1:
+        raise InputError(
+            f"Found {team.count} processes for `svl {PAGE}`; expected one; run it without a"
+            " launcher."
+        )
+    from svl_core.page import main as serve
+
+    serve(words, f"svl {PAGE}")
 
 
 def _forget_output() -> None:

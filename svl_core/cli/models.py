@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from svl_core.analysis.redundancy import CRITERIA
 from svl_core.cli.output import table
-from svl_core.comparison.presets import PRESETS
+from svl_core.comparison.methods import methods
 from svl_core.lvlm.catalogue import catalogue
 from svl_core.lvlm.families import FAMILIES
-from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.recipe import Recipe
 
-CRITERION_FIELDS = ("name", "title", "source", "formula", "direction", "cost_forward_passes")
-COMPENSATION_FIELDS = ("name", "title", "source", "formula", "exportable")
 HEADING = (
     "id",
     "parameters",
@@ -32,20 +28,7 @@ def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
     result: dict[str, Any] = {
         "models": [asdict(entry) for entry in catalogue()],
         "families": [family.name for family in FAMILIES],
-        "criteria": _entries(CRITERIA, CRITERION_FIELDS),
-        "compensations": _entries(COMPENSATIONS, COMPENSATION_FIELDS),
-        "presets": [
-            {
-                "name": preset.name,
-                "title": preset.title,
-                "explanation": preset.explanation,
-                "criterion": preset.recipe.criterion,
-                "compensation": preset.recipe.compensation,
-                "settings": _settings(preset.recipe),
-                "samples": preset.samples,
-            }
-            for preset in PRESETS.values()
-        ],
+        **methods(),
     }
     rows = [HEADING, *(_model_row(model) for model in result["models"])]
     text = "models\n" + table(rows, left=len(HEADING))
@@ -63,16 +46,6 @@ def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
         for row in result["presets"]
     ]
     return result, f"{text}\n\npresets\n{table(presets, left=3)}"
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """A preset's settings beside its criterion, its compensation and its number of samples."""
-    told = ("criterion", "compensation", "calibration_size")
-    return {name: value for name, value in recipe.unusual().items() if name not in told}
-
-
-def _entries(registry: Mapping[str, Any], fields: Sequence[str]) -> list[dict[str, Any]]:
-    return [{name: getattr(entry, name) for name in fields} for entry in registry.values()]
 
 
 def _model_row(model: Mapping[str, Any]) -> tuple[str, ...]:

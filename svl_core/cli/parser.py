@@ -15,7 +15,9 @@ from svl_core.cli.options import add_option, add_recipe_options
 from svl_core.errors import InputError
 from svl_core.recipe import CALIBRATION, CHOICE, COMPENSATION, DETAIL, OPTIONS, RANKING
 
-COMMANDS = ("analyze", "compare", "sweep", "evaluate", "ablate", "prune", "models")
+PAGE = "page"
+"""The command that takes the options of the page's start, see `svl_core/page.py`."""
+COMMANDS = ("analyze", "compare", "sweep", "evaluate", "ablate", "prune", "models", PAGE)
 DESCRIPTION = (
     "Layer pruning of vision-language models: see which decoder layers are redundant, drop them,"
     " compare the answers."
@@ -180,6 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
         _exporting,
     )
     command("models", "the models known to work and the methods on offer")
+    commands.add_parser(PAGE, help="serve the page; `svl page --help` lists its options")
     return parser
 
 

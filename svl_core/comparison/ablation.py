@@ -30,6 +30,7 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Fidelity, Reference
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.vision import seen_all
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.view import pruned_view
 
@@ -88,8 +89,8 @@ class AblationRow:
         return np.subtract(self.losses[sample], full.losses[sample])
 
 
-@dataclass(frozen=True, eq=False)
-class Ablation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablation(Shown):
     """Every block skipped, measured on the same n samples.
 
     data: what the samples are called.
@@ -110,6 +111,15 @@ class Ablation:
     tokens: tuple[tuple[str, ...], ...]
     full: AblationRow
     rows: tuple[AblationRow, ...]
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "data": self.data,
+            "n": len(self.kinds),
+            "blocks": len(self.rows),
+            "kinds": self.columns,
+        }
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -272,8 +282,8 @@ def _group_means(values: Sequence[np.ndarray], groups: Sequence[np.ndarray]) -> 
     return np.array([[row[group].mean() for group in groups] for row in values])
 
 
-@dataclass(frozen=True, eq=False)
-class AblationMap:
+@dataclass(frozen=True, eq=False, repr=False)
+class AblationMap(Shown):
     """What each block of layers is for, ready to draw.
 
     n: the number of samples measured.
@@ -297,6 +307,10 @@ class AblationMap:
                 raise ValueError(
                     f"found a table of {table.shape} for {measure}; expected {expected}"
                 )
+
+    def brief(self) -> dict[str, Any]:
+        measures = tuple(self.tables)
+        return {"model": self.model, "n": self.n, "blocks": len(self.blocks), "measures": measures}
 
     def of(
         self,

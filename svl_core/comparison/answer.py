@@ -16,6 +16,7 @@ from svl_core.errors import InputError
 from svl_core.lvlm.decoding import Decoding, greedy, image_token_ids
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 
 INCOMPLETE = "\ufffd"
@@ -25,8 +26,8 @@ Stop = Literal["eos", "length", "cancelled"]
 """Why an answer ended: an end-of-sequence token, no more room, or the person."""
 
 
-@dataclass(frozen=True)
-class Answer:
+@dataclass(frozen=True, repr=False)
+class Answer(Shown):
     """A greedy answer, whole or still growing.
 
     token_ids: every generated token, the end-of-sequence one included.
@@ -57,6 +58,15 @@ class Answer:
                 f"found {len(self.token_ids)} token ids and {len(self.tokens)} pieces; expected as"
                 " many of each"
             )
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "tokens": len(self.token_ids),
+            "prefill_ms": self.prefill_ms,
+            "per_token_ms": self.per_token_ms,
+            "stopped": self.stopped,
+        }
 
     @property
     def per_token_ms(self) -> float | None:

@@ -25,6 +25,7 @@ from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.vision import see
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 
 Z_95 = 1.959963984540054
@@ -98,8 +99,8 @@ class Tally:
         }
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """Exact-match accuracy on a data set.
 
     data: what it is called.
@@ -138,6 +139,13 @@ class Evaluation:
     def accuracy(self) -> float:
         return self.overall.accuracy
 
+    def brief(self) -> dict[str, Any]:
+        return {"data": self.data, "n": self.n, "accuracy": self.accuracy}
+
+    def table(self) -> list[tuple[Any, ...]]:
+        told = [(kind or "all", each.n, each.accuracy) for kind, each in self.by_kind.items()]
+        return [("kind", "n", "accuracy"), *told]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "data": self.data,
@@ -146,8 +154,8 @@ class Evaluation:
         }
 
 
-@dataclass(frozen=True)
-class PairedEvaluation:
+@dataclass(frozen=True, repr=False)
+class PairedEvaluation(Shown):
     """The full and the pruned model on the same questions, paired question by question."""
 
     full: Evaluation
@@ -192,6 +200,17 @@ class PairedEvaluation:
             return None
         half = Z_95 * math.sqrt((self.lost + self.gained) / right)
         return ratio * math.exp(-half), ratio * math.exp(half)
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "data": self.full.data,
+            "n": self.full.n,
+            "full": self.full.accuracy,
+            "pruned": self.pruned.accuracy,
+            "accuracy_kept": self.accuracy_kept,
+            "lost": self.lost,
+            "gained": self.gained,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The pruned model's evaluation and what it kept of the full one's, in all and by kind."""

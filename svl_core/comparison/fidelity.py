@@ -19,6 +19,7 @@ from svl_core.lvlm.forcing import kl_per_token, token_losses
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.vision import see
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ Show = Callable[[Growing, tuple[int, ...]], None]
 """Called with both answers so far and the sides (0: full, 1: pruned) that still grow."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Two answers to one sample and what separates them.
 
     kl: mean KL(full || pruned), nats/token. This and the next two are teacher-forced: both models
@@ -63,6 +64,24 @@ class Comparison:
                 f"found KL {self.kl} and agreement {self.agreement}; expected KL >= 0 and agreement"
                 " in 0..1"
             )
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "full": self.full.text,
+            "pruned": self.pruned.text,
+            "kl": self.kl,
+            "agreement": self.agreement,
+            "first_divergence": self.first_divergence,
+        }
+
+    def table(self) -> list[tuple[Any, ...]]:
+        full, pruned = self.full, self.pruned
+        return [
+            ("", "full", "pruned"),
+            ("parameters", self.parameters_full, self.parameters_pruned),
+            ("first token, ms", full.prefill_ms, pruned.prefill_ms),
+            ("each later token, ms", full.per_token_ms, pruned.per_token_ms),
+        ]
 
     @property
     def exact(self) -> bool:

@@ -33,6 +33,7 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.vision import seen_all
+from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
@@ -109,8 +110,8 @@ class SweepRow:
         return cls(**{**row, "layers": tuple(row["layers"])})
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep(Shown):
     """All rows of a sweep, with what they were made from.
 
     header: model, samples and settings.
@@ -120,6 +121,17 @@ class Sweep:
     header: Mapping[str, Any]
     rows: tuple[SweepRow, ...]
     rankings: Mapping[str, LayerScores] = field(default_factory=dict)
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "model": self.header.get("model"),
+            "rows": len(self.rows),
+            "recipes": tuple(" + ".join(recipe) for recipe in self.recipes),
+        }
+
+    def table(self) -> list[tuple[Any, ...]]:
+        names = ("criterion", "compensation", "drop", "kl", "agreement", "exact", "speedup")
+        return [names, *(tuple(getattr(row, name) for name in names) for row in self.rows)]
 
     def curve(
         self,

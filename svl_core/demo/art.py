@@ -19,8 +19,9 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from svl_core.errors import SVLError
+from svl_core.files import bundled
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "objects"
+ASSETS = bundled("objects")
 STYLES = ("noto", "twemoji", "openmoji")
 FILL = 60  # px: the longer side of an OpenMoji drawing in its cell, about that of the other styles
 
@@ -56,7 +57,7 @@ def _index() -> dict:
     except (OSError, ValueError) as err:
         raise ArtError(
             f"The object list {path} cannot be read ({err}). Expected the JSON file that "
-            "ships with the repository: restore it with git checkout."
+            "ships with the project: restore it with git checkout, or install the project again."
         ) from err
 
 
@@ -157,7 +158,7 @@ def _fetch_openmoji(package: str) -> list[Image.Image]:
     except ImportError as err:
         raise ArtError(
             "The OpenMoji drawings are SVG files and the Python package resvg-py, which "
-            "draws them, is not installed. Install the extra: pip install -e .[train]"
+            "draws them, is not installed. Install it: pip install resvg-py"
         ) from err
     npm = shutil.which("npm")
     if npm is None:

@@ -15,7 +15,7 @@ def _package():
     except ImportError:
         raise InputError(
             "Found no package easy-vqa; expected it for this data set; install it with: pip install"
-            " 'svl-explorer[train]'."
+            " easy-vqa."
         ) from None
     return easy_vqa
 

@@ -4,6 +4,7 @@ dropped layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,20 +29,22 @@ LINES = (
     (INK, "longdash", "x"),
 )
 
+MOST_LOST = 50  # points at which the colours end: all is lost without the first layers
+
 
 def skipped_heatmap(
-    accuracy: Mapping[str, Sequence[float]],
+    lost: Mapping[str, Sequence[float]],
     block: int = 1,
     *,
     height: int = 340,
 ) -> Plot:
-    """Accuracy (0..1) on each kind of question with `block` neighbouring layers skipped: {kind: (L
-    - block + 1,), by the first of them}.
+    """Accuracy (0..1) that each kind of question loses with `block` neighbouring layers skipped:
+    {kind: (L - block + 1,), by the first of them}.
 
-    Dark cells are layers that a kind cannot do without.
+    Bright cells are layers that a kind cannot do without, as in `evidence.ablation_map`.
     """
-    kinds = list(accuracy)
-    table = np.array(list(accuracy.values()), dtype=float)
+    kinds = list(lost)
+    table = np.array(list(lost.values()), dtype=float)
     count = table.shape[1]
     names = [f"layer {k}" if block == 1 else f"layers {k}-{k + block - 1}" for k in range(count)]
     cells = {
@@ -52,10 +55,10 @@ def skipped_heatmap(
         "customdata": [names] * len(kinds),
         "colorscale": SEQUENTIAL,
         "zmin": 0,
-        "zmax": 100,
+        "zmax": MOST_LOST,
         "xgap": 1,
         "ygap": 1,
-        "hovertemplate": "%{y}, without %{customdata}: %{z:.0f} % right<extra></extra>",
+        "hovertemplate": "%{y}, without %{customdata}: %{z:.0f} points lost<extra></extra>",
         "colorbar": COLOUR_BAR,
     }
     return drawn(
@@ -63,7 +66,7 @@ def skipped_heatmap(
         x="skipped layer" if block == 1 else f"first of {block} skipped layers",
         y="",
         height=height,
-        colours="% right",
+        colours="points lost",
         xaxis={**layer_axis(list(range(count))), "showgrid": False},
         yaxis={
             "showgrid": False,
@@ -77,16 +80,18 @@ def skipped_heatmap(
 def kept_curves(
     curves: Mapping[str, Sequence[float]],
     *,
-    mark: int | None = None,
+    drops: Sequence[int] | None = None,
     height: int = 300,
 ) -> Plot:
-    """Accuracy (0..1) against the number of dropped layers, a line for each recipe: {name: (0
-    dropped, 1 dropped, ...)}. mark: a drop count to point at.
+    """Accuracy (0..1) against the number of dropped layers, a line for each recipe.
+
+    curves: {name: a value for each number of dropped layers}.
+    drops: these numbers, by default 0, 1, 2 and so on.
     """
     traces = [
         {
             "type": "scatter",
-            "x": list(range(len(values))),
+            "x": list(range(len(values)) if drops is None else drops),
             "y": [100 * v for v in values],
             "name": name,
             "mode": "lines+markers",
@@ -96,36 +101,8 @@ def kept_curves(
         }
         for (name, values), (colour, dash, symbol) in zip(curves.items(), LINES, strict=False)
     ]
-    cliff = (
-        {}
-        if mark is None
-        else {
-            "shapes": [
-                {
-                    "type": "line",
-                    "x0": mark,
-                    "x1": mark,
-                    "xref": "x",
-                    "y0": 0,
-                    "y1": 1,
-                    "yref": "y domain",
-                    "line": {"color": INK, "dash": "dot", "width": 2},
-                }
-            ],
-            "annotations": [
-                {
-                    "x": mark,
-                    "y": 1,
-                    "yref": "paper",
-                    "text": " the cliff",
-                    "showarrow": False,
-                    "xanchor": "left",
-                    "yanchor": "top",
-                }
-            ],
-        }
-    )
-    low = min(0, *(100 * v for values in curves.values() for v in values))
+    least = min(100 * value for values in curves.values() for value in values)
+    low = 10 * math.floor(min(least, 90) / 10)
     return drawn(
         traces,
         x="layers dropped",
@@ -133,6 +110,5 @@ def kept_curves(
         height=height,
         legend=True,
         xaxis={"dtick": 1},
-        yaxis={"range": [low, 104]},
-        **cliff,
+        yaxis={"range": [low, 102]},
     )

@@ -15,6 +15,7 @@ DIVERGING = (
     "rgb(244, 244, 244)",
     "rgb(0, 114, 178)",
 )
+TOOTH = 0.22  # of a patch's shorter side
 SIGNED = 0.25  # share of the largest change from which a patch carries its sign
 
 
@@ -56,7 +57,8 @@ def overlay(
     focus: int | None = None,
     diverging: bool = False,
 ) -> Image.Image:
-    """The image with every patch tinted by its importance; patches that count get an outline.
+    """The image with every patch tinted by its importance; patches that count get an outline, whose
+    teeth point at them.
 
     image: the whole picture.
     rects: (V, 4) x0, y0, x1, y1 in 0..1 of the image; NaN rows have no place and are skipped.
@@ -93,7 +95,9 @@ def overlay(
     if selected is not None:
         chosen = [box for index, box in boxes.items() if selected[index]]
         region = _covered(picture.size, chosen)
-        picture = _contour(picture, region, max(1, round(width / 320)))
+        thick = max(1, round(width / 320))
+        picture = _contour(picture, region, thick)
+        _teeth(picture, region, chosen, thick)
     draw = ImageDraw.Draw(picture)
     if diverging:
         least = SIGNED * max(abs(low), abs(high))
@@ -177,6 +181,36 @@ def _sign(
         down = (x, y - reach, x, y + reach)
         for line in (across, down) if plus else (across,):
             draw.line(line, fill=colour, width=thick + edge)
+
+
+def _teeth(
+    picture: Image.Image,
+    region: np.ndarray,
+    boxes: Sequence[Box],
+    thick: int,
+) -> None:
+    """Draws a short line from the middle of each side of a box where the region (H, W bool) ends,
+    into the box, so that one sees on which side of the outline it lies.
+    """
+    draw = ImageDraw.Draw(picture)
+    rows, columns = region.shape
+    for x0, y0, x1, y1 in boxes:
+        x, y = (x0 + x1) // 2, (y0 + y1) // 2
+        length = max(3, round(TOOTH * min(x1 - x0, y1 - y0)))
+        sides = (
+            ((x, y0), (0, 1)),
+            ((x, y1 - 1), (0, -1)),
+            ((x0, y), (1, 0)),
+            ((x1 - 1, y), (-1, 0)),
+        )
+        for (across, down), (right, below) in sides:
+            beyond = across - right, down - below
+            outside = not (0 <= beyond[0] < columns and 0 <= beyond[1] < rows)
+            if outside or region[beyond[1], beyond[0]]:
+                continue
+            tip = across + right * length, down + below * length
+            for colour, edge in (((25, 25, 25), 2), ((255, 255, 255), 0)):
+                draw.line((across, down, *tip), fill=colour, width=thick + edge)
 
 
 def _widened(area: np.ndarray, pixels: int) -> np.ndarray:

@@ -5,6 +5,7 @@ objects, which take ten times as long.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from plotly.io import to_json
 
+from svl_core.notebook import Shown
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+PLOTLY_TYPE = "application/vnd.plotly.v1+json"
 TYPED = {"float64": "f8", "float32": "f4"}
 """Kinds of numbers that plotly.js reads from their bytes."""
 AS_WRITTEN = ("range",)
 """What plotly.js takes as a list alone."""
 
 
-@dataclass(frozen=True, eq=False)
-class Plot:
+@dataclass(frozen=True, eq=False, repr=False)
+class Plot(Shown):
     """A plotly figure.
 
     traces, looks: its "data" and its "layout", as plotly.js takes them, but for numpy arrays.
@@ -31,6 +35,14 @@ class Plot:
 
     traces: Sequence[Mapping[str, Any]]
     looks: Mapping[str, Any]
+
+    def brief(self) -> dict[str, Any]:
+        names = tuple(str(trace.get("name") or trace.get("type", "")) for trace in self.traces)
+        return {"traces": names, "height": self.looks.get("height")}
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """The figure itself, where a notebook draws plotly's."""
+        return {PLOTLY_TYPE: json.loads(self.to_json()), "text/plain": repr(self)}
 
     def to_json(self) -> str:
         """As plotly.js takes it, in the words of `figure.to_json()`."""

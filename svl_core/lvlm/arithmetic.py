@@ -287,6 +287,18 @@ def products_per_second(dtype: torch.dtype) -> float:
 
 
 @functools.cache
+def weights_per_second(dtype: torch.dtype) -> float:
+    """Weights that one position is multiplied by in a second, read anew from the memory as each
+    token of an answer has it; measured as `products_per_second` is.
+    """
+    width = 1024
+    copies = max(1, READ_ANEW // width**2)
+    multiply = _multiplying(1, width, width, copies, dtype)
+    seconds = min(_seconds(multiply) for _ in range(8))
+    return copies * width**2 * torch.get_num_threads() / seconds
+
+
+@functools.cache
 def _alone(rows: int, width: int, dtype: torch.dtype) -> float:
     """Processor seconds of one square product: the least of some runs, of fewer where they are
     long.

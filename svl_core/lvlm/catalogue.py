@@ -12,13 +12,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from svl_core.files import bundled
+
 BF16_BYTES = 2
 DEMO = "demo"
-# Beside the package in a clone; the working folder.
-DEMO_PLACES = (
-    Path(__file__).resolve().parents[2] / "assets" / "demo_lvlm",
-    Path("assets") / "demo_lvlm",
-)
+# With the package; in the working folder.
+DEMO_PLACES = (bundled("demo_lvlm"), Path("assets") / "demo_lvlm")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from svl_core.errors import Cancelled, InputError
+from svl_core.errors import Cancelled, InputError, Unreachable
 from svl_core.files import expanded
 from svl_core.lvlm import arithmetic, catalogue, families, memory
 from svl_core.lvlm.catalogue import DEMO
@@ -187,7 +187,7 @@ def _check_device_map(device_map: str | dict | None) -> None:
     if device_map and importlib.util.find_spec("accelerate") is None:
         raise InputError(
             "Found a device map, but not the package accelerate; expected it for models on several"
-            " devices; install it with: pip install 'svl-explorer[large]'."
+            " devices; install it with: pip install accelerate."
         )
 
 
@@ -326,8 +326,9 @@ def locate(
         )
         if folder is None:
             raise InputError(
-                "Found no bundled model; expected it in assets/demo_lvlm beside svl_core; run from"
-                " a clone of the repository or name another model."
+                "Found no bundled model; expected it in assets/demo_lvlm, within svl_core or beside"
+                " it; install the project anew from a clone of it with pip install ., or name"
+                " another model."
             )
         return folder, None
     folder = expanded(name)
@@ -380,10 +381,11 @@ def _with_weights(
     folder, reached = _download(name, commit, [*SMALL_FILES, "*.safetensors"], run)
     if not any(folder.glob("*.safetensors")) or _missing_shards(folder):
         if not reached and not any(folder.glob("*.bin")):
-            raise InputError(
+            raise Unreachable(
                 f"Found {name!r} only in part in the local cache, and the Hub cannot be asked for"
                 " the rest; expected all of its weights; try again when the Hub can be reached, or"
-                " choose another model."
+                " choose another model.",
+                name,
             )
         if not pickle_weights:
             raise InputError(refusal)
@@ -478,10 +480,11 @@ def _download(
             ) from error
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
         if not isinstance(cached, str):
-            raise InputError(
+            raise Unreachable(
                 f"Found {name!r} neither as a folder nor in the local cache, and the Hub cannot be"
                 f' asked for it ({_short(_back(error)[-1])}); expected "demo", a folder, or a Hub'
-                " id; check the spelling and the network."
+                " id; check the spelling and the network.",
+                name,
             ) from error
         return Path(cached).parent, False
     return folder, True
@@ -616,7 +619,7 @@ def _known_quantization(quantize: str | None) -> str | None:
     ):
         raise InputError(
             f"Found {quantize} loading, but not the packages bitsandbytes and accelerate; expected"
-            " both; install them with: pip install 'svl-explorer[large]'."
+            " both; install them with: pip install accelerate bitsandbytes."
         )
     return quantize
 

@@ -26,6 +26,7 @@ from svl_core.lvlm.encoding import Reader, opened
 from svl_core.lvlm.forecast import pass_cost
 from svl_core.lvlm.geometry import Sized
 from svl_core.lvlm.sample import Sample
+from svl_core.notebook import Shown
 from svl_core.recipe import AUTO, FULL, OPTIONS
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def quiet():
             logging.enable_progress_bar()
 
 
-@dataclass(frozen=True, eq=False)
-class LVLM:
+@dataclass(frozen=True, eq=False, repr=False)
+class LVLM(Shown):
     """A vision-language model of the transformers library in evaluation mode.
 
     A pruned one is an `LVLM` like any other.
@@ -91,6 +92,18 @@ class LVLM:
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
         for name in ("detail", "max_visual_tokens"):
             object.__setattr__(self, name, OPTIONS[name].checked(getattr(self, name)))
+
+    def brief(self) -> dict[str, Any]:
+        whole = self.layer_ids == tuple(range(self.num_layers))
+        shown = {
+            "name": self.name,
+            "model": type(self.model).__name__,
+            "layers": self.num_layers,
+            "parameters": self.num_parameters,
+            "dtype": name_of(self.dtype),
+            "device": str(self.device),
+        }
+        return shown if whole else {**shown, "layer_ids": self.layer_ids}
 
     @property
     def decoder(self) -> torch.nn.Module:
@@ -270,7 +283,7 @@ class LVLM:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(
                 f"Found something at {str(folder)!r} already; expected a new or empty folder;"
-                " choose another name."
+                " choose another name, or delete that one first if it is not needed."
             )
         self._check_finite()
         try:

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from svl_core.notebook import Shown
 from svl_core.recipe import FULL
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def _frozen_array(values, dtype) -> np.ndarray:
     return array
 
 
-@dataclass(frozen=True, eq=False)
-class PatchGeometry:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchGeometry(Shown):
     """Where each of the V visual positions lies in the original images.
 
     rects: (V, 4) float32 x0, y0, x1, y1 as shares (0..1) of the upright original image; a row of
@@ -68,8 +69,8 @@ class PatchGeometry:
         return cls(np.zeros((0, 4)), np.zeros(0))
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sample(Shown):
     """One encoded question. Positions are 0-based indices into the S positions of the sequence.
 
     inputs: a batch of one for `model(**inputs)`, on the model's device; with `features` for
@@ -127,6 +128,15 @@ class Sample:
                 f"Found {len(self.geometry.rects)} rectangles for {len(self.visual)} visual"
                 " positions; expected one each."
             )
+
+    def brief(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "images": self.images,
+            "visual": len(self.visual),
+            "textual": len(self.textual),
+            "detail": self.detail,
+        }
 
     @property
     def length(self) -> int:

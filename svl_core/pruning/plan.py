@@ -14,11 +14,12 @@ from typing import Any
 from svl_core.analysis.gap import runs_of
 from svl_core.analysis.redundancy import LayerScores
 from svl_core.errors import InputError
+from svl_core.notebook import Shown
 from svl_core.recipe import MANUAL
 
 
-@dataclass(frozen=True)
-class DropPlan:
+@dataclass(frozen=True, repr=False)
+class DropPlan(Shown):
     """The layers that go.
 
     drop: 0-based indices below `num_layers`, sorted.
@@ -50,6 +51,9 @@ class DropPlan:
                 f"Found all {self.num_layers} layers to drop; expected at least one to stay; drop"
                 " fewer."
             )
+
+    def brief(self) -> dict[str, Any]:
+        return {"drop": self.drop, "num_layers": self.num_layers, "criterion": self.criterion}
 
     @property
     def keep(self) -> tuple[int, ...]:

@@ -257,9 +257,12 @@ class LocalBackend:
         fit: Sequence[svl.Sample],
         max_new_tokens: int,
         run: Run = QUIET,
+        alone: bool = False,
     ):
         """Marks of labelled questions: the full model's where nothing is dropped, else full and
         pruned, paired.
+
+        alone: the marks of the one model that the plan makes, whatever it drops.
         """
         from svl_core.comparison.evaluation import PairedEvaluation
         from svl_core.lvlm.features import FeatureStore
@@ -277,12 +280,15 @@ class LocalBackend:
         seen = FeatureStore()  # each image once for both models
         lvlm = self._lvlm(name).reading(recipe.detail, recipe.max_visual_tokens)
         with self._turn(run, lvlm):
-            full = marks(lvlm, "Asking the full model")
-            if not plan.drop:
+            full = None
+            if not alone or not plan.drop:
+                full = marks(lvlm, "Asking the full model")
+            if full is not None and not plan.drop:
                 return full
             pruned = self._pruned(name, lvlm, fit, plan, recipe, run)
             with stoppable(pruned, run):
-                return PairedEvaluation(full, marks(pruned, "Asking the pruned model"))
+                asked = marks(pruned, "Asking the pruned model")
+            return asked if full is None else PairedEvaluation(full, asked)
 
     def save(
         self,

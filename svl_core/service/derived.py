@@ -5,8 +5,10 @@ Each is computed once for the settings that it depends on, and stored with the a
 
 from __future__ import annotations
 
+import numpy as np
+
 import svl_core as svl
-from svl_core.analysis import ranking
+from svl_core.analysis import position, ranking
 from svl_core.recipe import OPTIONS, RANKING, Recipe
 from svl_core.service.stores import Analysis
 
@@ -36,6 +38,28 @@ def importance_of(analysis: Analysis, recipe: Recipe) -> svl.TokenImportance:
     return analysis.memoized(
         ("importance", importance_key(recipe)),
         lambda: ranking.importance_of(analysis.trace, recipe),
+    )
+
+
+def baseline_of(analysis: Analysis, recipe: Recipe) -> svl.PositionBaseline:
+    """What the places of the patches of an analysis of one sample alone give them."""
+    return analysis.memoized(
+        ("position", importance_key(recipe)),
+        lambda: position.baseline_of(analysis.trace, importance_of(analysis, recipe), recipe),
+    )
+
+
+def patches_of(analysis: Analysis, recipe: Recipe, corrected: bool) -> np.ndarray:
+    """(L, V) importance of the patches of an analysis of one sample.
+
+    corrected: less what their places alone give them; rankings use the scores as they are.
+    """
+    scores = importance_of(analysis, recipe).visual[0]
+    if not corrected or not scores.shape[1]:
+        return scores
+    return analysis.memoized(
+        ("corrected", importance_key(recipe)),
+        lambda: baseline_of(analysis, recipe).corrected(scores),
     )
 
 

@@ -6,7 +6,7 @@ import errno
 import gc
 import logging
 
-from svl_core.errors import SVLError
+from svl_core.errors import SVLError, Unreachable
 from svl_core.service.logs import where
 
 LOG = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ def sentence_for(error: BaseException, details: bool = True) -> str:
 
     details: whether an unexpected error's own words are shown and logged.
     """
-    if isinstance(error, SVLError):
+    if isinstance(error, Unreachable):
+        sentence = error.brief
+    elif isinstance(error, SVLError):
         sentence = str(error)
     elif out_of_memory(error):
         sentence = NO_MEMORY

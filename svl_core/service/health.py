@@ -264,6 +264,24 @@ def health(workspace: Workspace) -> JSONResponse:
     return JSONResponse(body, 200 if state == "ready" else 503)
 
 
+NAMED_CALL = "/call/v2/"  # an endpoint called with its arguments by name
+
+
+async def _answer_call(request: Request, error: Exception) -> Response:
+    """A sentence where an endpoint is called by a name, or with arguments, that it does not have;
+    any other error goes on.
+    """
+    if NAMED_CALL not in request.url.path:
+        raise error
+    if isinstance(error, KeyError):
+        return _refuse(404, "Found no such endpoint; expected one that /gradio_api/info lists.")
+    return _refuse(
+        422,
+        "Found arguments that this endpoint does not have, or without one that it needs; expected"
+        " those that /gradio_api/info lists for it; correct them.",
+    )
+
+
 def app_options(limits: Limits, served: ServedBy) -> dict:
     """The gate, `/health` and `/closed`, as options of a starlette app.
 
@@ -284,6 +302,7 @@ def app_options(limits: Limits, served: ServedBy) -> dict:
 
     return {
         "middleware": [Middleware(Gate, limits=limits, served=served)],
+        "exception_handlers": {TypeError: _answer_call, KeyError: _answer_call},
         "routes": [
             Route("/health", answer_health),
             Route("/closed", answer_closed, methods=["POST"]),

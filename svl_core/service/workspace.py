@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 ANALYSES, ANALYSIS_BYTES = 48, 768 * 2**20  # stored for all sessions together
 SWEEPS = 16
 SETS = 4  # calibration sets, as encoded and as traced
-RANKING, EVIDENCE = "/ranking", "/evidence"  # lanes beside that of analysis and answers ("")
-LANES = ("", RANKING, EVIDENCE)
+SKILLS = 64  # pruned models whose skills were measured
+RANKING, EVIDENCE, LESSON = "/ranking", "/evidence", "/lesson"
+"""Lanes beside that of analysis and answers ("")."""
+LANES = ("", RANKING, EVIDENCE, LESSON)
 POLL_S = 0.5  # how often the share of a load is told
 Settled = TypeVar("Settled", bound=VisitorSettings)
 SHOWN_PIXELS = 640  # of a kept picture's longer side, as large as figures show it
@@ -67,6 +69,8 @@ class Workspace:
         self.features: KnownFeatures = weakref.WeakValueDictionary()
         """Of the images that analyses and sets hold, as long as they do."""
         self.sweeps = BoundedStore(SWEEPS)
+        self.skills = BoundedStore(SKILLS)
+        """Of the lesson, by model and layers: the same few plans for every visitor."""
         self.traced_sets = BoundedStore(SETS, 4 * calibration.MOST_BYTES)
         self.encoded_sets = BoundedStore(SETS, 2 * calibration.MOST_BYTES)
         self.own_sets: dict[str, calibration.Pairs] = {}
@@ -342,6 +346,40 @@ class Workspace:
         if preset is None:
             return self.rank(analysis, settings, run)
         return self.rank(analysis, settings, run, rounds=max(count, 1), most=preset.ranked_on)
+
+    def competed(
+        self,
+        preset: svl.Preset,
+        ranked: Analysis,
+        settings: VisitorSettings,
+        count: int,
+        run: Run = QUIET,
+    ) -> svl.LayerScores:
+        """The ranking whose `count` layers leave the answers nearest once compensated.
+
+        The preset's criterion and its rivals compete, fitted and tried on different samples of the
+        set that `ranked` is of. Raises InputError for a set of one.
+        """
+        samples = ranked.samples
+        if len(samples) < 2:
+            raise InputError(
+                f"Found {len(samples)} sample for the preset {preset.title!r}; expected at least"
+                " two, some to fit on and others to try; bring files of your own as the"
+                " calibration set below."
+            )
+        key = presets.contest_key(preset, count, settings)
+        won = ranked.memo.get(key)
+        if won is None:
+            limited = {"rounds": max(count, 1), "most": preset.ranked_on}
+            rankings = [
+                self.rank(ranked, settings, run, criterion, **limited)
+                for criterion in preset.criteria
+            ]
+            plans = [svl.plan(ranking, min(count, ranking.most)) for ranking in rankings]
+            best = self.backend.choose(ranked.model, preset.name, samples, plans, run)
+            won = rankings[plans.index(best)]
+            ranked.memo.put(key, won)
+        return won
 
     # ------------------------------------------------------------------ settings and results
     def checked_settings(self, settings: VisitorSettings) -> VisitorSettings:

@@ -10,28 +10,35 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
 import svl_core as svl
+from svl_core.comparison.methods import methods
+from svl_core.comparison.presets import preset_of
 from svl_core.errors import Cancelled, InputError
 from svl_core.recipe import DEMO, OPTIONS
 from svl_core.service import tasks
 from svl_core.service.derived import importance_of, scores_of
 from svl_core.service.errors import out_of_memory
+from svl_core.service.presets import preset_values
 from svl_core.service.stores import Analysis
 from svl_core.service.workspace import Workspace
-from svl_core.ui import arguments, examples
+from svl_core.ui import arguments, examples, results
 from svl_core.ui.arguments import FITS, IN_SWEEPS, LOOKS, RANKS, Argument, more, of_recipe
 from svl_core.ui.drawing import matrix_of
 from svl_core.ui.errors import polite
-from svl_core.ui.state.settings import DEFAULTS, Settings
+from svl_core.ui.gradio_patches import mcp_tools
+from svl_core.ui.state.settings import DEFAULTS, PLAN, Settings
 from svl_core.ui.wiring import session_of
 
 SCENES_SEED = 20_000  # of `evaluate`: a stream that nothing is fitted on
@@ -41,11 +48,17 @@ PICTURE = Argument(
     "image",
     str | dict,
     "a picture: a data address (data:image/png;base64,...), a scene of the bundled world"
-    ' ("example:0" to "example:5", "draw:SEED", "compose:noto:0=cat,4=red circle"), or an upload'
-    " (gradio_client.handle_file)",
+    ' ("example:0" to "example:5", "draw:SEED", "compose:noto:0=cat,4=red circle"), or an upload:'
+    " the path or the address that POST /gradio_api/upload gave, or gradio_client.handle_file",
 )
 PROMPT = Argument("prompt", str, "the question about the picture")
 MODEL = Argument("model", str, "name of a model on the page's list; empty: the page's own", "")
+BRIEF = Argument(
+    "brief",
+    bool,
+    "leave out what is long: matrices, tokens, settings, what each kind reached",
+    False,
+)
 LENGTH = Argument("max_new_tokens", int, "longest answer, in tokens", DEFAULTS.max_new_tokens)
 
 CRITERIA = arguments.NAMES["criterion"]
@@ -59,7 +72,7 @@ REGISTRIES: Mapping[str, Collection[str]] = {
 # Those of the first version come first, in its order: programs may pass them by place.
 ARGUMENTS: Mapping[str, list[Argument]] = {
     "analyse": more(
-        [PICTURE, PROMPT, MODEL, of_recipe("criterion"), of_recipe("top_p")], *RANKS, *LOOKS
+        [PICTURE, PROMPT, MODEL, of_recipe("criterion"), of_recipe("top_p")], *RANKS, *LOOKS, BRIEF
     ),
     "compare": more(
         [
@@ -78,6 +91,8 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         *FITS,
         "visual_share",
         *LOOKS,
+        of_recipe("preset", None),
+        BRIEF,
     ),
     "sweep": more(
         [
@@ -105,6 +120,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
             Argument("max_new_tokens", int, LENGTH.help, 32),
         ],
         *(name for name in (*RANKS, *FITS, *LOOKS) if name not in IN_SWEEPS),
+        BRIEF,
     ),
     "evaluate": more(
         [
@@ -119,9 +135,15 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         *(name for name in FITS if name != "calibration"),
         "visual_share",
         *LOOKS,
+        of_recipe("preset", None),
+        of_recipe("layers", None, "these layers instead (0-based)"),
+        BRIEF,
     ),
+    "models": [BRIEF],
 }
 NAMES = tuple(ARGUMENTS)
+UPLOADED = "/gradio_api/file="  # before the path, in the address of an uploaded file
+MOST_ADDRESS = 4096  # characters of a path, or of such an address
 
 
 class Service:
@@ -140,12 +162,12 @@ class Service:
             layers, most redundant first), protected, redundancy (cosine of every layer by
             criterion), similarity ((L+1) x (L+1)), importance (visual, text), tokens
         """
-        settings = self._settings(given)
+        settings = self._settings(given, "analyse")
 
         def work(task: tasks.Task) -> dict:
             analysis = self._analysis(given, settings, request, task)
             sample = analysis.sample
-            ranking = self._ranking(analysis, settings, task)
+            ranking = self._ranking(analysis, settings, given, task)
             visual, text = importance_of(analysis, settings).averaged(0)
             redundancy = {
                 name: _floats(scores_of(analysis, settings, name).scores)
@@ -181,7 +203,7 @@ class Service:
             parameters, speedup (prefill and decode, measured; expected of the work left; noise: why
             a measured one says nothing, or null)
         """
-        settings = self._settings(given)
+        settings = self._settings(given, "compare")
 
         def work(task: tasks.Task) -> dict:
             analysis = self._analysis(given, settings, request, task)
@@ -202,7 +224,7 @@ class Service:
             noise: why the measured speedup says nothing, or null), cliffs, pareto; while it runs,
             the rows so far
         """
-        settings = self._settings(given)
+        settings = self._settings(given, "sweep")
 
         def work(task: tasks.Task) -> dict:
             criteria, compensations = tuple(given["criteria"]), tuple(given["compensations"])
@@ -243,7 +265,7 @@ class Service:
             accuracy_kept, lost, gained
         """
         drop, questions = given["drop"], given["questions"]
-        settings = self._settings({**given, "seed": DEFAULTS.seed})
+        settings = self._settings({**given, "seed": DEFAULTS.seed}, "evaluate")
 
         def work(task: tasks.Task) -> dict:
             self.workspace.limits.check("questions", questions, "questions")
@@ -257,9 +279,14 @@ class Service:
             name = self._name(given)
             lvlm = self.workspace.load_model(name, task)
             plan, fit = svl.manual_plan([], lvlm.num_layers), ()
-            if drop:
-                fit, ranking = self._ranking_on_scenes(name, settings, task)
-                plan = svl.plan(ranking, drop)
+            if given["layers"] is not None:
+                plan = svl.manual_plan(given["layers"], lvlm.num_layers)
+            ranks = given["layers"] is None and drop > 0
+            if ranks or (plan.drop and settings.fits):
+                ranked = self._scenes(name, settings, task)
+                fit = ranked.samples
+            if ranks:
+                plan = svl.plan(self._ranked(ranked, settings, given, task), drop)
             evaluation = self.workspace.backend.evaluate(
                 name,
                 labelled(questions, SCENES_SEED + given["seed"]),
@@ -273,18 +300,41 @@ class Service:
 
         yield from self._run(work, request)
 
+    def models(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
+        """Which models this page offers, and the criteria, compensations and presets by name, with
+        their sources.
+
+        Returns:
+            first (the page's own model), any (whether other ids of the Hub are taken too), models
+            (id, size, licence, what they are good for), loaded, criteria, compensations, presets
+        """
+        models, limits = self.workspace.models, self.workspace.limits
+        listed = [asdict(entry) for entry in limits.offered()]
+        if models.first not in {entry["id"] for entry in listed}:
+            listed.insert(0, {"id": models.first})
+        yield {
+            "first": models.first,
+            "any": limits.any_model,
+            "models": listed,
+            "loaded": models.names(),
+            **methods(),
+        }
+
     # ------------------------------------------------------------------ the parts
-    def _settings(self, given: Mapping[str, Any]) -> Settings:
-        """The arguments that are settings. Raises gr.Error for what is not accepted."""
-        values = {name: given[name] for name in OPTIONS if name in given}
-        values = {name: value for name, value in values.items() if name not in ("drop", "layers")}
+    def _settings(self, given: Mapping[str, Any], endpoint: str) -> Settings:
+        """The arguments that are settings, on the preset if one is named.
+
+        Raises gr.Error for what is not accepted.
+        """
+        values = {name: given[name] for name in OPTIONS if name in given and name not in PLAN}
         length = min(DEFAULTS.max_new_tokens, self.workspace.limits.new_tokens)
         try:
             for what in REGISTRIES:
                 if what in values:
                     _check_name(what, values[what])
             values["max_new_tokens"] = given.get("max_new_tokens", length)
-            return self.workspace.checked_settings(Settings.of(**values))
+            settings = self._on_preset(Settings.of(**values), given, endpoint)
+            return self.workspace.checked_settings(settings)
         except InputError as error:
             raise self._polite(error) from None
         except (TypeError, ValueError):
@@ -293,6 +343,23 @@ class Service:
                     f"Found {values}; expected numbers and names; see the endpoint's description."
                 )
             ) from None
+
+    def _on_preset(self, settings: Settings, given: Mapping[str, Any], endpoint: str) -> Settings:
+        """The settings with what the named preset sets, but for arguments that say otherwise.
+
+        Raises InputError for an unknown preset.
+        """
+        if given.get("preset") is None:
+            return settings
+        workspace = self.workspace
+        most = workspace.limits.calibration_samples
+        preset = preset_of(given["preset"])
+        name = self._name(given)
+        values = preset_values(preset, name, workspace.scene_models, settings, most)
+        usual = {argument.name: argument.default for argument in ARGUMENTS[endpoint]}
+        usual = {field: OPTIONS[field].checked(usual[field]) for field in values if field in usual}
+        said = [field for field, value in usual.items() if given[field] != value]
+        return settings.changed(**{k: v for k, v in values.items() if k not in said})
 
     def _name(self, given: Mapping[str, Any]) -> str:
         return (given["model"] or "").strip() or self.workspace.models.first
@@ -314,22 +381,32 @@ class Service:
         self.workspace.uploads.hold(session_of(request), key)
         return analysis
 
-    def _ranking(self, analysis: Analysis, settings: Settings, task: tasks.Task) -> svl.LayerScores:
+    def _ranking(
+        self, analysis: Analysis, settings: Settings, given: Mapping[str, Any], task: tasks.Task
+    ) -> svl.LayerScores:
         workspace, model = self.workspace, analysis.model
         source = workspace.sources(model, settings).rank
         ranked = workspace.analysis_of_source(model, source, analysis, settings, task)
-        return workspace.rank(ranked, settings, task, rounds=settings.rounds)
+        return self._ranked(ranked, settings, given, task)
 
-    def _ranking_on_scenes(
-        self, name: str, settings: Settings, task: tasks.Task
-    ) -> tuple[tuple[svl.Sample, ...], svl.LayerScores]:
-        """The bundled set as the model reads it, and the layers ranked on it."""
+    def _ranked(
+        self, ranked: Analysis, settings: Settings, given: Mapping[str, Any], task: tasks.Task
+    ) -> svl.LayerScores:
+        """The layers ranked on an analysis; where a preset's criteria compete, by the one that
+        wins.
+        """
+        preset = svl.PRESETS.get(given.get("preset"))
+        if preset and preset.rivals and settings.criterion == preset.recipe.criterion:
+            return self.workspace.competed(preset, ranked, settings, given["drop"], task)
+        return self.workspace.rank(ranked, settings, task, rounds=settings.rounds)
+
+    def _scenes(self, name: str, settings: Settings, task: tasks.Task) -> Analysis:
+        """The bundled set as the model reads it, traced."""
         workspace = self.workspace
         samples = workspace.samples(name, DEMO, None, settings, task)
         needs_mlp = svl.COMPENSATIONS[settings.compensation].needs_mlp
         trace = workspace.backend.traced(name, samples, needs_mlp, task)
-        analysis = Analysis(name, samples, trace, svl.importance(trace))
-        return samples, workspace.rank(analysis, settings, task, rounds=settings.rounds)
+        return Analysis(name, samples, trace, svl.importance(trace))
 
     def _plan(
         self,
@@ -340,7 +417,7 @@ class Service:
     ) -> svl.DropPlan:
         if given["layers"] is not None:
             return svl.manual_plan(given["layers"], analysis.trace.num_layers)
-        return svl.plan(self._ranking(analysis, settings, task), given["drop"])
+        return svl.plan(self._ranking(analysis, settings, given, task), given["drop"])
 
     def _run(self, work: Callable, request: gr.Request | None) -> Iterator[dict]:
         """Progress while `work` runs, its result last; errors as one sentence."""
@@ -370,19 +447,43 @@ class Service:
         return polite(error, self.workspace.limits.details)
 
 
-def publish(workspace: Workspace) -> None:
-    """Declares the endpoints; call inside the page's Blocks.
+def publish(blocks: gr.Blocks, workspace: Workspace) -> None:
+    """Declares the endpoints, and as what MCP serves them; call inside the page's Blocks.
 
-    They share the heavy work's queue with the page.
+    What runs a model shares the heavy work's queue with the page.
     """
-    service = Service(workspace)
-    for name, accepted in ARGUMENTS.items():
-        gr.api(
-            arguments.endpoint(getattr(service, name), accepted),
-            api_name=name,
-            concurrency_id="model",
-            concurrency_limit=workspace.limits.heavy_jobs,
-        )
+    service, tools = Service(workspace), {}
+    heavy = {"concurrency_id": "model", "concurrency_limit": workspace.limits.heavy_jobs}
+    for name, general in ARGUMENTS.items():
+        accepted = [_offered(argument, workspace) for argument in general]
+        work = shortened(getattr(service, name), results.BRIEF[name])
+        lane = {} if name == "models" else heavy
+        gr.api(arguments.endpoint(work, accepted), api_name=name, **lane)
+        tools[name] = mcp_tools.Tool(arguments.schema(accepted), results.RESULTS[name])
+    mcp_tools.apply(blocks, tools)
+
+
+def _offered(argument: Argument, workspace: Workspace) -> Argument:
+    """The argument with the page's own models, where it names one."""
+    if argument is not MODEL:
+        return argument
+    limits, first = workspace.limits, workspace.models.first
+    names = dict.fromkeys([first, *(entry.id for entry in limits.offered())])
+    listed: Any = Literal[tuple(names)]
+    return replace(argument, kind=listed | str if limits.any_model else listed, default=first)
+
+
+def shortened(work: Callable, shorten: Callable[[dict], dict]) -> Callable:
+    """`work`, whose last value is made brief where that is asked for."""
+
+    @functools.wraps(work)
+    def worked(given: dict, request: gr.Request | None) -> Iterator[dict]:
+        asked = {name: value for name, value in given.items() if name != BRIEF.name}
+        for found in work(asked, request):
+            unfinished = "doing" in found
+            yield found if unfinished or not given[BRIEF.name] else shorten(found)
+
+    return worked
 
 
 # ---------------------------------------------------------------------- values
@@ -402,17 +503,15 @@ def _path(image: object, folder: Path, most: int) -> str:
     Raises InputError; reads nothing outside the upload folder.
     """
     if isinstance(image, dict):
-        path, uploads = (
-            Path(str(image.get("path") or "")).resolve(),
-            Path(get_upload_folder()).resolve(),
-        )
-        if uploads not in path.parents:
-            raise InputError(
-                "Found a file outside the upload folder; expected an uploaded picture; pass it"
-                " through gradio_client.handle_file."
-            )
-        return str(path)
+        return _uploaded(str(image.get("path") or ""))
     text = str(image or "").strip()
+    if text.startswith("/") or UPLOADED in text[:MOST_ADDRESS]:
+        return _uploaded(unquote(text.rpartition(UPLOADED)[2]))
+    if text.startswith(("http://", "https://")):
+        raise InputError(
+            "Found a web address, and nothing is fetched here; expected the picture itself;"
+            " download it, and send it as a data address or to /gradio_api/upload."
+        )
     if text.startswith("data:"):
         head, _, body = text.partition(",")
         if ";base64" not in head or len(body) > 2 * most:
@@ -439,6 +538,22 @@ def _path(image: object, folder: Path, most: int) -> str:
     file = folder / "scene.png"
     examples.render(scene[0]).save(file)
     return str(file)
+
+
+def _uploaded(name: str) -> str:
+    """An uploaded file's path. Raises InputError for a path that is none."""
+    path, uploads = Path(name[:MOST_ADDRESS]).resolve(), Path(get_upload_folder()).resolve()
+    if uploads not in path.parents:
+        raise InputError(
+            "Found a file outside the upload folder; expected an uploaded picture; send it to"
+            " /gradio_api/upload, or pass it through gradio_client.handle_file."
+        )
+    if not path.is_file():
+        raise InputError(
+            "Found an upload that is no longer here; expected one of the last minutes; send it"
+            " again."
+        )
+    return str(path)
 
 
 def _progress(update: dict | None, before: dict, pace: tasks.Pace) -> dict:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import gradio as gr
+from gradio_client.utils import python_type_to_json_schema
 
 import svl_core as svl
 from svl_core.errors import InputError
@@ -19,6 +21,7 @@ REQUIRED = inspect.Parameter.empty
 NAMES: Mapping[str, Collection[str]] = {
     "criterion": [name for name, row in svl.CRITERIA.items() if row.needs != "layers"],
     "compensation": list(svl.COMPENSATIONS),
+    "preset": list(svl.PRESETS),
     "calibration": [AUTO, THIS, DEMO],  # nothing is read from the server's disk
 }
 """What is accepted for a name, and offered as an enumeration."""
@@ -41,6 +44,10 @@ HELP: Mapping[str, str] = {
         " on 'demo')"
     ),
     "calibration_size": "samples of the bundled scenes",
+    "preset": (
+        "a whole recipe by name, which sets criterion, compensation and their settings at once;"
+        " arguments that differ from their defaults change it"
+    ),
     "detail": (
         "how closely pictures are looked at: 'full', with fewer visual tokens 'balanced' or"
         " 'quick', or 'auto' (without a GPU what keeps one pass within a few seconds)"
@@ -76,14 +83,40 @@ def of_recipe(name: str, default: Any = REQUIRED, help: str = "") -> Argument:
     usual = option.default if option.group == DETAIL else getattr(DEFAULTS, name)
     value = usual if default is REQUIRED else default
     kind = Literal[tuple(NAMES[name])] if name in NAMES else option.annotation
-    if option.nullable and value is not None:
-        kind = option.kind
+    if option.nullable:
+        kind = option.kind if value is not None else kind | None
     text = help or HELP.get(name, option.help)
     return Argument(name, kind, text, list(value) if _is_many(value) else value)
 
 
 def _is_many(value: Any) -> bool:
     return isinstance(value, tuple)
+
+
+def schema(arguments: Sequence[Argument]) -> dict[str, Any]:
+    """The arguments as the JSON schema of an object, in their order."""
+    required = [argument.name for argument in arguments if argument.default is REQUIRED]
+    properties = {argument.name: _schema(argument) for argument in arguments}
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _schema(argument: Argument) -> dict[str, Any]:
+    kind = python_type_to_json_schema(argument.kind)
+    for bounded in (kind, *kind.get("anyOf", ()), *kind.get("oneOf", ())):
+        if bounded.get("type") in ("integer", "number"):
+            bounded.update(_bounds(argument.name))
+    default = {} if argument.default is REQUIRED else {"default": argument.default}
+    return {**kind, "description": argument.help, **default}
+
+
+def _bounds(name: str) -> dict[str, Any]:
+    """The least and the largest number that a field takes."""
+    option = ACCEPTED.get(name)
+    if option is None:
+        return {}
+    least = "exclusiveMinimum" if option.above else "minimum"
+    bounds = {least: option.low, "maximum": option.high}
+    return {key: bound for key, bound in bounds.items() if bound is not None}
 
 
 IN_SWEEPS = ("criterion", "compensation", "drop", "layers", "preset")
@@ -103,10 +136,11 @@ LOOKS = tuple(name for name, option in OPTIONS.items() if option.group == DETAIL
 """Fields of how closely pictures are looked at."""
 
 
-def more(given: Sequence[Argument], *names: str) -> list[Argument]:
-    """`given`, and behind them the recipe's fields that are not among them."""
+def more(given: Sequence[Argument], *others: str | Argument) -> list[Argument]:
+    """`given`, and behind them the others that are not among them; a name is a recipe's field."""
     there = {argument.name for argument in given}
-    return [*given, *(of_recipe(name) for name in names if name not in there)]
+    added = [of_recipe(other) if isinstance(other, str) else other for other in others]
+    return [*given, *(argument for argument in added if argument.name not in there)]
 
 
 def checked(arguments: Sequence[Argument], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +156,14 @@ def checked(arguments: Sequence[Argument], given: Mapping[str, Any]) -> dict[str
 
 
 def _may_be_left_out(argument: Argument) -> bool:
-    return argument.default is None or argument.kind is str
+    return argument.default is None or argument.name not in ACCEPTED and _is_text(argument)
+
+
+def _is_text(argument: Argument) -> bool:
+    """Whether it takes a text, or words that are texts, and nothing else."""
+    united = get_origin(argument.kind) in (Union, UnionType)
+    parts = get_args(argument.kind) if united else (argument.kind,)
+    return all(part is str or get_origin(part) is Literal for part in parts)
 
 
 def _checked(argument: Argument, value: Any) -> Any:
@@ -131,9 +172,11 @@ def _checked(argument: Argument, value: Any) -> Any:
         if value is None:
             raise option.refusal(value)
         return option.checked(value)
+    if argument.kind is bool and not isinstance(value, bool):
+        raise _refusal(argument, value, "true or false")
     if argument.kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise _refusal(argument, value, "a whole number")
-    if argument.kind is str and not isinstance(value, str):
+    if _is_text(argument) and not isinstance(value, str):
         raise _refusal(argument, value, "text")
     kind = get_origin(argument.kind) or argument.kind
     lists = kind is list or any(get_origin(part) is list for part in get_args(argument.kind))

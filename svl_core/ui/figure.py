@@ -45,11 +45,11 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure(Shown):
-    """A component with a heading and a sentence on how to read it above it, and the reasons below.
+    """A component with a heading, a sentence on how to read it and the reasons, folded, above it.
 
     reading: one or two sentences of the page's own markup.
     why: plain text that unfolds.
-    beside: what is shown between the figure and its reasons.
+    beside: what is shown right below the figure.
     report: whether the report has it.
     report_heading: the heading there, where it says more than the page's.
     """

@@ -14,11 +14,12 @@ def step(number: int, title: str, lede: str) -> None:
     gr.HTML(views.step_head(number, title, lede), padding=False)
 
 
-def figure_head(heading: str, reading: str) -> None:
-    """What stands above a figure. reading: the page's own markup."""
-    gr.HTML(views.figure_head(heading, reading), padding=False)
+def figure_head(heading: str, reading: str, key: str = "", why: str = "") -> None:
+    """What stands above a figure: its heading, how to read it and, folded, the reasons behind it.
 
-
-def why(key: str, text: str) -> None:
-    """The reasons behind a figure, folded. key: names the fold, so that it stays open."""
-    gr.HTML(views.why(key, text), padding=False)
+    reading: the page's own markup.
+    key: names the fold, so that it stays open.
+    why: the reasons as plain text, "" where there are none to tell.
+    """
+    folded = views.why(key, why) if why else ""
+    gr.HTML(views.figure_head(heading, reading) + folded, padding=False)

@@ -52,7 +52,7 @@ def build(
         delete_cache=(min(limits.keep_s, 600), limits.keep_s),
     ) as blocks:
         page = lay_out(blocks, workspace)
-        api.publish(workspace)
+        api.publish(blocks, workspace)
         serve(page)
     # last: its thread imports torch and transformers, which nothing above needs
     models.request(models.first)

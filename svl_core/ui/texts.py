@@ -48,12 +48,19 @@ STALE = (
 )
 
 PHOTO_NOTE = (
-    "The bundled model knows its small world of drawn objects only, and answers about photos are"
-    " guesses. For a photo choose SmolVLM-256M-Instruct above: it is downloaded once (about 500 MB)"
-    " and runs on a CPU."
+    "The bundled model knows its small world of drawn objects only; about any other picture it"
+    " guesses."
 )
 
 GLOSSARY = (
+    (
+        "SVL, Short-LVLM",
+        (
+            "The method that this page shows: find the decoder layers that hardly change the"
+            " important tokens, drop them, and edit the weights before each gap so that the next"
+            " layer gets about what it expects. No training."
+        ),
+    ),
     (
         "LVLM",
         (
@@ -62,10 +69,47 @@ GLOSSARY = (
         ),
     ),
     (
+        "Token",
+        (
+            "What a decoder reads one of at a time: a word or a piece of one, a sign of the chat"
+            " template, or a patch of the image."
+        ),
+    ),
+    (
+        "Patch",
+        (
+            "A small square of the image. The vision encoder makes a visual token of each, so that"
+            " a picture is read like a sentence of patches."
+        ),
+    ),
+    (
+        "Hidden state",
+        (
+            "The list of numbers that stands for a token while it passes through the decoder, also"
+            " called its features. All layers read it and add to it, so it is called the residual"
+            " stream too."
+        ),
+    ),
+    (
         "Layer, H[l]",
         (
             "A decoder layer adds to the features that pass through it. `H[l]` is what enters layer"
             " l (0-based), `H[l+1]` what leaves it, before the final norm."
+        ),
+    ),
+    (
+        "Attention",
+        (
+            "How a layer lets tokens look at each other: `A[i,j]` is the share of its look that"
+            " token i gives to token j, averaged over heads. Every row adds up to 1, and a token"
+            " sees itself and those before it."
+        ),
+    ),
+    (
+        "Cosine",
+        (
+            "How alike two hidden states point, whatever their length: `cos(x, y) = x·y / (|x|"
+            " |y|)`, 1 for the same direction, 0 for unrelated ones."
         ),
     ),
     (
@@ -127,5 +171,28 @@ GLOSSARY = (
         ),
     ),
     ("Agreement", "Share of the tokens for which both models would write the same next token."),
-    ("Prefill", "The pass over image and prompt before the first token of the answer."),
+    (
+        "Prefill",
+        (
+            "The one pass over image and prompt before the first token of the answer; what it costs"
+            " is the wait for that token."
+        ),
+    ),
+    (
+        "KV cache",
+        (
+            "What attention needs of every token read so far, its keys and values, kept layer by"
+            " layer so that the next token costs one short pass. A dropped layer keeps none."
+        ),
+    ),
 )
+
+SOURCES = (
+    (
+        "The paper: “Short-LVLM: Compressing and Accelerating Large Vision-Language Models by"
+        " Pruning Redundant Layers”, ACM MM 2025",
+        "https://arxiv.org/abs/2507.23362",
+    ),
+    ("Its authors' repository", "https://github.com/ASGO-MM/Short-LVLM"),
+)
+"""Where the method comes from: (what, address)."""

@@ -7,7 +7,7 @@ import difflib
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -88,6 +88,11 @@ def visit(session: str) -> str:
 
 def note(text: str) -> str:
     return f'<p class="note">{esc(text)}</p>' if text else ""
+
+
+def offer(text: str, value: str) -> str:
+    """A button that raises `pick` with the value."""
+    return f'<button type="button" class="offer" data-pick="{esc(value)}">{esc(text)}</button>'
 
 
 def read(text: str) -> str:
@@ -219,6 +224,15 @@ def glossary(entries: Sequence[tuple[str, str]]) -> str:
     )
 
 
+def sources(links: Sequence[tuple[str, str]]) -> str:
+    """(what, address) -> a list of links, each opened beside the page."""
+    lines = "".join(
+        f'<li><a href="{esc(address)}" target="_blank" rel="noopener">{esc(what)}</a></li>'
+        for what, address in links
+    )
+    return f'<ul class="sources">{lines}</ul>'
+
+
 def plan_line(sentence: str) -> str:
     keys = (
         '<span class="key"><i class="k"></i>kept</span><span class="key"><i'
@@ -235,6 +249,7 @@ def hero_answers(
     saved: float = 0.0,
     correct: str | None = None,
     growing: bool = False,
+    outside: bool = False,
 ) -> str:
     """Both answers under one another, and what separates them in a sentence.
 
@@ -242,6 +257,7 @@ def hero_answers(
     saved: share of the parameters that is dropped.
     correct: the right answer, where it is known.
     growing: whether the models still write.
+    outside: whether the picture is none of the model's world.
     """
     spans = ([], []) if growing else differing_words(full, pruned)
     sides = (
@@ -252,8 +268,8 @@ def hero_answers(
     if growing or not full:
         return cards + '<p class="hero-verdict" role="status"></p>'
     same = full.strip() == pruned.strip()
-    sentence = esc(verdict_of(full, pruned, layers, dropped, saved))
-    kind = "same" if same else "parted"
+    sentence = esc(verdict_of(full, pruned, layers, dropped, saved, outside=outside))
+    kind = "guessed" if outside else "same" if same else "parted"
     verdict = f'<p class="hero-verdict {kind}" role="status">{sentence}</p>'
     return f'{cards}<div class="hero-foot">{verdict}{share()}</div>'
 
@@ -289,9 +305,16 @@ def _hero_answer(
 AHEAD = 2  # words that an answer's end keeps before the first that differs
 
 
-def glance(full: str, pruned: str, layers: int = 0, dropped: int = 0, growing: bool = False) -> str:
+def glance(
+    full: str,
+    pruned: str,
+    layers: int = 0,
+    dropped: int = 0,
+    growing: bool = False,
+    outside: bool = False,
+) -> str:
     """Both answers, each in a line, for the dock: from shortly before the first word that differs,
-    which is what one looks for.
+    which is what one looks for. growing, outside: see `hero_answers`.
     """
     if not full and not pruned:
         return ""
@@ -300,13 +323,11 @@ def glance(full: str, pruned: str, layers: int = 0, dropped: int = 0, growing: b
         f'<span title="{esc(text)}"><b>{name}</b>{_from_parting(text, marked)}</span>'
         for name, text, marked in (("Full", full, spans[0]), ("Pruned", pruned, spans[1]))
     )
-    same = full.strip() == pruned.strip()
-    found = (
-        ""
-        if growing
-        else f"{layers - dropped} of {layers} layers: "
-        + ("same answer" if same else "the answers part")
-    )
+    found = ""
+    if not growing:
+        same = full.strip() == pruned.strip()
+        found = "guesses" if outside else "same answer" if same else "the answers part"
+        found = f"{layers - dropped} of {layers} layers: {found}"
     return f'<p class="glance" aria-hidden="true">{lines}<em>{found}</em></p>'
 
 
@@ -490,11 +511,17 @@ def speed(found) -> str:
     return f"{measured}\nexpected {times(found.expected)}"
 
 
-def verdict(comparison, dropped: int, layers: int, visual: tuple[int, int] | None = None) -> str:
-    """What separates both models, in a sentence. visual: see `metrics`."""
+def verdict(
+    comparison,
+    dropped: int,
+    layers: int,
+    visual: tuple[int, int] | None = None,
+    outside: bool = False,
+) -> str:
+    """What separates both models, in a sentence. visual, outside: see `metrics`."""
     saved = 1 - comparison.parameters_pruned / comparison.parameters_full
     texts = comparison.full.text, comparison.pruned.text
-    return verdict_of(*texts, layers, dropped, saved, visual)
+    return verdict_of(*texts, layers, dropped, saved, visual, outside)
 
 
 def verdict_of(
@@ -504,6 +531,7 @@ def verdict_of(
     dropped: int,
     saved: float,
     visual: tuple[int, int] | None = None,
+    outside: bool = False,
 ) -> str:
     """The same of two answers. saved: share of the parameters that is dropped."""
     if not dropped and not visual:
@@ -511,6 +539,11 @@ def verdict_of(
     gone = f"{dropped} of {layers} layers gone, {100 * saved:.0f} % fewer parameters"
     if visual:
         gone += f", {visual[1]} of {visual[0]} visual tokens read"
+    if outside:
+        return (
+            "Both answers are guesses: this model knows drawn scenes only, so whether they agree"
+            f" says nothing. {gone}."
+        )
     if full.strip() == pruned.strip():
         return f"Same answer with {gone}."
     word = first_difference(full.split(), pruned.split()) + 1
@@ -528,11 +561,15 @@ def metrics(
     layers: int,
     correct: str | None = None,
     visual: tuple[int, int] | None = None,
+    outside: bool = False,
+    asked: Mapping[str, object] = {},
 ) -> str:
     """The table of size, speed and fidelity, under a verdict in one sentence.
 
     correct: the right answer, where it is known.
     visual: tokens of the image that each model read, where they differ.
+    outside: whether the picture is none of the model's world.
+    asked: what the numbers belong to, by name; the page's scripts find it in the table's data.
     """
     rows = [
         *_size_rows(comparison, dropped, layers, visual),
@@ -542,11 +579,12 @@ def metrics(
     body = "".join(_row(head, cells, small) for head, small, *cells in rows)
     heads = ("Measure", "Full", "Pruned", "Change")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    sentence = esc(verdict(comparison, dropped, layers, visual))
+    sentence = esc(verdict(comparison, dropped, layers, visual, outside))
+    marks = "".join(f' data-{name}="{esc(value)}"' for name, value in asked.items())
     return (
         f'<p class="verdict">{sentence}</p>{_truth(comparison, correct)}<table'
         f' class="facts" data-kl="{comparison.kl:.6f}"'
-        f' data-agreement="{comparison.agreement:.6f}"><thead><tr>{head}</tr></thead>'
+        f' data-agreement="{comparison.agreement:.6f}"{marks}><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table>{_noise(comparison, dropped or visual)}"
     )
 

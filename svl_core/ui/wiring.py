@@ -90,13 +90,12 @@ class Page:
         """Lays out what events redraw, a figure with its heading, reading and reasons."""
         figure = shown if isinstance(shown, Figure) else None
         if figure:
-            headings.figure_head(figure.heading, figure.reading)
+            headings.figure_head(figure.heading, figure.reading, figure.key, figure.why)
         component = self.add(shown.name, shown.make(shown.name))
         self.shown[shown.name] = shown
         if figure:
             for beside in figure.beside:
                 self.show(beside)
-            headings.why(figure.key, figure.why)
         return component
 
     def control(self, name: str, **given: Any) -> Component:

@@ -52,7 +52,7 @@ def large():
     from PIL import Image
 
     import svl_core as svl
-    from svl_core.analysis.attention import SUMS, AttentionStatistics
+    from svl_core.analysis.attention import STATISTICS, AttentionStatistics
     from svl_core.analysis.trace import SampleTrace, Trace
 
     rng, length = np.random.default_rng(0), GRID * GRID + WORDS
@@ -67,13 +67,9 @@ def large():
         np.arange(5, 5 + GRID * GRID),
         np.r_[np.arange(5), np.arange(5 + GRID * GRID, length)],
     )
-    size = {name: len(visual) if name.startswith("visual") else len(textual) for name in SUMS}
+    size = {name: len(visual) if name.startswith("visual") else len(textual) for name in STATISTICS}
     statistics_ = AttentionStatistics(
-        **{
-            name + end: rng.random((LAYERS, size[name])).astype(np.float32)
-            for name in SUMS
-            for end in ("", "_seen")
-        }
+        **{name: rng.random((LAYERS, size[name])).astype(np.float32) for name in STATISTICS}
     )
     places = np.array([(x, y, x + 1, y + 1) for y in range(GRID) for x in range(GRID)]) / GRID
     image = Image.fromarray(rng.integers(0, 255, (480, 640, 3), np.uint8))

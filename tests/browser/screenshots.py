@@ -2,7 +2,7 @@
 ...] [--readme]`.
 
 Writes every step of the page, light and dark, 1440 and 390 pixels wide, each as its visitor comes
-to see it: folds open, a small sweep run, two variants kept, the lesson at its second step, large
+to see it: folds open, a small sweep run, two variants kept, the lesson at its third step, large
 type. --readme also makes the README's picture anew.
 """
 
@@ -66,9 +66,12 @@ def ablate(page: Page) -> None:
 
 def lecture(page: Page) -> None:
     page.locator("#lesson .svl-start").click()
-    page.locator(".svl-panel .svl-guess button").first.wait_for()
+    page.locator(".svl-panel .svl-drawing").wait_for()
     rest(page)
-    page.locator(".svl-panel .svl-next").click()
+    for step in (2, 3):
+        page.locator(".svl-panel .svl-next").click()
+        page.locator(".svl-panel small", has_text=f"step {step}").wait_for()
+        rest(page)
     page.locator(".svl-options button").first.click()
     page.locator(".svl-tail .js-plotly-plot").wait_for()
     rest(page)

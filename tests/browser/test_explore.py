@@ -87,9 +87,13 @@ def test_axe_finds_nothing_serious_on_the_unfolded_page_light_dark_wide_and_narr
     page.evaluate("document.body.classList.remove('dark')")
     assert findings(page, axe) == []
     page.locator("#lesson .svl-start").click()
+    page.locator(".svl-panel .svl-terms button").first.wait_for()
+    assert findings(page, axe) == []
+    at_step(page, 2)
     page.locator(".svl-panel .svl-guess button").first.wait_for()
-    page.locator(".svl-panel .svl-next").click()
-    page.locator(".svl-options button").first.click()
+    assert findings(page, axe) == []
+    at_step(page, 3)
+    page.locator(".svl-panel .svl-options button").first.click()
     page.locator(".svl-tail .js-plotly-plot").wait_for()
     idle(page)
     assert findings(page, axe) == []
@@ -184,6 +188,20 @@ def test_variants_links_and_large_type(page, second, site):
     )
 
 
+def at_step(page, number):
+    """Goes on to the lesson's next step, by the keyboard, and waits until the page rests."""
+    page.locator(".svl-next").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "n => document.querySelector('.svl-panel h2 small').innerText.includes(`step ${n} of 7`)",
+        arg=number,
+    )
+    idle(page)
+
+
+GUESS_STEP, REPAIR_STEP, LAST_STEP = 2, 6, 7
+
+
 def test_lesson_and_touch_on_a_phone(phone, site):
     idle(phone)
     before = (dropped(phone), phone.locator("#prompt textarea").input_value())
@@ -196,33 +214,32 @@ def test_lesson_and_touch_on_a_phone(phone, site):
     title.wait_for()
     idle(phone)
     assert dropped(phone) == [] and phone.evaluate("document.activeElement.tagName") == "H2"
-    for cell in phone.locator(".svl-guess button:enabled").all()[:4]:
-        cell.tap()
-    phone.locator(".svl-panel .svl-look").tap()
-    assert "You found" in phone.locator(".svl-said").inner_text()
-    phone.wait_for_function("document.querySelectorAll('#strip .gone').length === 4")
-    for step in range(2, 7):
-        phone.locator(".svl-next").focus()
-        phone.keyboard.press("Enter")
-        phone.wait_for_function(
-            "n => document.querySelector('.svl-panel h2 small').innerText.includes(`step ${n}"
-            " of 6`)",
-            arg=step,
-        )
-        idle(phone)
+    phone.locator(".svl-terms button").nth(2).tap()
+    assert phone.locator(".svl-drawing .lit").count() >= 1
+    for step in range(2, 8):
+        at_step(phone, step)
         assert phone.locator(".svl-after").count() == 0  # nothing is told before it is asked
-        phone.locator(".svl-options button").first.tap()
-        idle(phone)
-        if step == 5:
-            phone.locator(".svl-options button").nth(1).tap()
+        if step == GUESS_STEP:
+            figure = phone.locator("#plot-redundancy")
+            assert figure.is_hidden() and figure.evaluate("node => node.inert")
+            for cell in phone.locator(".svl-guess button:enabled").all()[:4]:
+                cell.tap()
+            phone.locator(".svl-main > .svl-look").tap()
+            assert "You found" in phone.locator(".svl-said").inner_text()
+            phone.wait_for_function("document.querySelectorAll('#strip .gone').length === 4")
+            assert figure.is_visible() and not figure.evaluate("node => node.inert")
+        elif phone.locator(".svl-log").count():
+            phone.locator(".svl-options button").first.tap()
             phone.wait_for_function(
-                "[...document.querySelectorAll('.svl-log td')].length === 4 &&"
-                " ![...document.querySelectorAll('.svl-log td')].some(c => c.innerText === '…')"
+                "[...document.querySelectorAll('.svl-log td')].every(c => c.innerText !== '…')"
             )
-            phone.locator(".svl-panel .svl-look").tap()
+            phone.locator(".svl-main > .svl-look").tap()
+        else:
+            phone.locator(".svl-main > .svl-options button").first.tap()
         phone.locator(".svl-after").wait_for()
+        idle(phone)
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390
-    assert "lesson=6" in phone.url
+    assert "lesson=7" in phone.url
     title.focus()
     phone.keyboard.press("Escape")
     phone.wait_for_function(
@@ -238,3 +255,79 @@ def test_lesson_and_touch_on_a_phone(phone, site):
         and phone.locator(".svl-panel").is_hidden()
     )
     assert json.loads(phone.evaluate("JSON.stringify(svl.plan.drop)")) == before[0]
+
+
+LOGGED = """() => Object.fromEntries([...document.querySelectorAll('.svl-log tbody tr')].map(
+    row => [row.dataset.name, row.children[2].innerText]))"""
+COVERED = """() => { const box = document.querySelector('.svl-pointed').getBoundingClientRect();
+    const dock = document.getElementById('dock').getBoundingClientRect();
+    const panel = document.querySelector('.svl-panel').getBoundingClientRect();
+    const middle = document.elementFromPoint(box.x + box.width / 2, box.y + Math.min(box.height / 2,
+        150));
+    return [dock.height, panel.height, !!middle?.closest('.svl-pointed')]; }"""
+
+
+def test_the_lesson_s_numbers_are_their_own_and_its_presenter_mode_leaves_the_figure(page, site):
+    idle(page)
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.locator("#lesson .svl-start").click()
+    page.locator(".svl-terms button").first.wait_for()
+    for step in range(2, REPAIR_STEP + 1):
+        at_step(page, step)
+    # clicks that come faster than answers: each row gets the numbers of its own compensation
+    for button in page.locator(".svl-main > .svl-options button").all():
+        button.click()
+    page.wait_for_function(
+        "() => { const cells = [...document.querySelectorAll('.svl-log td')];"
+        " return cells.length === 8 && cells.every(c => c.innerText !== '…') }"
+    )
+    idle(page)
+    logged = page.evaluate(LOGGED)
+    assert len(logged) == 4 and "–" not in logged.values()
+    assert len(set(logged.values())) >= 3
+    page.locator(".svl-main > .svl-options button").nth(1).click()
+    page.wait_for_function(
+        "document.querySelector('#metrics .facts')?.dataset.compensation === 'scp'"
+    )
+    idle(page)
+    alone = page.evaluate("(+document.querySelector('#metrics .facts').dataset.kl).toFixed(3)")
+    assert page.evaluate(LOGGED)["scp"] == alone == logged["scp"]
+    # the skills of the plan that stands, asked live, move with the slider
+    at_step(page, LAST_STEP)
+    asked = "document.querySelectorAll('.svl-skills .skill:not(.old)').length === 4"
+    page.wait_for_function(asked)
+    first = page.locator(".svl-skills").inner_text()
+    slider = page.locator("#drop input[type=range]")
+    slider.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "first => { const part = document.querySelector('.svl-skills'); return"
+        " !part.querySelector('.old') && part.innerText !== first }",
+        arg=first,
+    )
+    idle(page)
+    # presenter mode: the lesson and the dock one line each, the figure free between them
+    page.locator(".svl-hall").click()
+    page.wait_for_function("document.documentElement.classList.contains('svl-large')")
+    for _ in range(3):  # back to the gap's step
+        page.keyboard.press("PageUp")
+    page.wait_for_function(
+        "document.querySelector('.svl-panel small').innerText.includes('step 4 of 7')"
+    )
+    idle(page)
+    page.keyboard.press("PageDown")  # reveals
+    page.locator(".svl-panel.told").wait_for()
+    page.wait_for_timeout(300)
+    dock, panel, free = page.evaluate(COVERED)
+    assert free and dock < 90 and panel < 90, (dock, panel, free)
+    assert "present=1" in page.url
+    page.keyboard.press("PageDown")  # goes on
+    page.wait_for_function(
+        "document.querySelector('.svl-panel small').innerText.includes('step 5 of 7')"
+    )
+    idle(page)
+    page.keyboard.press("Escape")
+    page.wait_for_function("!document.documentElement.classList.contains('svl-large')")
+    assert "present" not in page.url and page.locator(".svl-panel").is_hidden()
+    idle(page)

@@ -151,7 +151,7 @@ NAMES, ROWS = (
             ids=[0, 1, 2],
         ),
         figures.skipped_heatmap({"a": [0.1, 0.2]}, 2),
-        figures.kept_curves({"a": [1, 0.9]}, mark=1),
+        figures.kept_curves({"a": [1, 0.9]}, drops=[0, 3]),
     ],
     ids=range(17),
 )

@@ -82,9 +82,10 @@ def test_a_point_whose_time_is_noise_is_hollow_and_stands_where_expected():
 def test_accuracies_are_shown_in_percent():
     (cells,) = lesson.skipped_heatmap({"colour": [1.0, 0.25], "where": [0.5, 0.0]}).data
     assert np.array(cells.z).tolist() == [[100.0, 25.0], [50.0, 0.0]]
-    figure = lesson.kept_curves({"svl": [1.0, 0.9]}, mark=1)
+    figure = lesson.kept_curves({"svl": [1.0, 0.9]}, drops=[0, 3])
     assert list(figure.data[0].y) == pytest.approx([100.0, 90.0])
-    assert figure.layout.shapes[0].x0 == 1
+    assert list(figure.data[0].x) == [0, 3]
+    assert lesson.kept_curves({"svl": [1.0, 0.73]}).layout.yaxis.range[0] == 70
 
 
 def test_an_overlay_of_colours_only_shows_the_ends_of_its_scale():
@@ -94,6 +95,18 @@ def test_an_overlay_of_colours_only_shows_the_ends_of_its_scale():
     assert picture.size == (20, 10)
     assert picture.getpixel((5, 5)) == pytest.approx((0, 34, 78), abs=1)
     assert picture.getpixel((15, 5)) == pytest.approx((254, 232, 56), abs=1)
+
+
+def test_the_outline_s_teeth_point_at_what_counts():
+    """The left half counts: its border with the right one has a tooth on the left alone, and the
+    picture's edge has none.
+    """
+    ground = Image.new("RGB", (100, 100), (120, 120, 120))
+    drawn = overlay(ground, LEFT_AND_RIGHT, [0.0, 1.0], [True, False], opacity=0, width=100)
+    lines = np.asarray(drawn).astype(int) != 120
+    across, _ = np.nonzero(lines.any(-1)[:, 40:44])
+    assert set(across) - {0, 99} == {49, 50, 51}  # white between dark edges, at half the height
+    assert not lines[10:90, 56:95].any() and not lines[10:90, 4:38].any()
 
 
 def test_an_overlay_without_places_is_the_image():

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from svl_core.errors import InputError
+from svl_core.errors import InputError, Unreachable
 from svl_core.service import errors
 
 
@@ -17,6 +17,10 @@ class OutOfMemoryError(RuntimeError):
     "error, sentence",
     [
         (InputError("Found a; expected b; do c."), "Found a; expected b; do c."),
+        (
+            Unreachable("Found 'org/Photo-1B' neither as; expected; check.", "org/Photo-1B"),
+            "Photo-1B is not on this machine, and the Hub cannot be reached; choose another model.",
+        ),
         (MemoryError(), errors.NO_MEMORY),
         (OutOfMemoryError("CUDA"), errors.NO_MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), errors.NO_MEMORY),

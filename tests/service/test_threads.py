@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 def test_numpy_keeps_to_one_thread_unless_it_is_told_otherwise(given, expected):
     """A port that is none ends the start after the environment is set."""
     code = (
-        "import os, sys, app; sys.argv = ['app.py', '--port', 'none']\n"
-        "try: app.main()\n"
-        "except SystemExit: print(*(os.environ[name] for name in app.THREADS))"
+        "import os; from svl_core import page\n"
+        "try: page.main(['--port', 'none'])\n"
+        "except SystemExit: print(*(os.environ[name] for name in page.THREADS))"
     )
     env = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     env.pop("OMP_WAIT_POLICY", None)

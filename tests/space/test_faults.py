@@ -115,7 +115,7 @@ def test_faults_of_a_model_leave_the_page_as_it_was(public_site, png, monkeypatc
         still_serves(visitor, path)
     monkeypatch.undo()  # the Hub as the tests have it: out of reach, and nothing in the cache
     said = visitor.ask(path, "what is this?", model=OFFERED)
-    assert not said["ok"] and "the Hub cannot be asked" in said["error"]
+    assert not said["ok"] and "the Hub cannot be reached" in said["error"]
     still_serves(visitor, path)
     assert visitor.http.get("/health").status_code == 200
 

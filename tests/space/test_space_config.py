@@ -11,16 +11,20 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from visitor import Visitor
 
+from space_config import container
 from space_config.deploy import (
     PROFILES,
     ROOT,
     StageError,
     _dependencies,
+    card,
     check,
     hardware_names,
     hardware_of,
@@ -109,7 +113,8 @@ def test_the_card_links_to_staged_files_alone(staged):
                 .replace("- HuggingFaceTB/SmolVLM-256M-Instruct config", "- someone/else config")
             ),
         ),
-        ("do not go together", lambda f: (f / "requirements.txt").write_text("torch\nspaces\n")),
+        ("not go together", lambda f: (f / "requirements.txt").write_text("spaces==1\n")),
+        ("does not pin torch>=2", lambda f: (f / "requirements.txt").write_text("torch>=2\n")),
         ("does not belong", lambda f: (f / "notes.txt").write_text("x")),
         ("does not belong", lambda f: (f / "svl_core" / "token.pem").write_text("x")),
         ("does not belong", lambda f: (f / "svl_core" / "link.py").symlink_to("/etc/hosts")),
@@ -126,20 +131,77 @@ def test_each_fault_is_found(staged, tmp_path, fault, spoil):
         check(copy)
 
 
-def test_requirements_follow_the_project():
-    names = [line.split(">")[0] for line in _dependencies() if not line.startswith("gradio")]
+def test_requirements_follow_the_project_and_are_pinned():
+    bounds = {needed.name: needed.specifier for needed in map(Requirement, _dependencies())}
+    bounds.pop("gradio")  # by the card's `sdk_version`
+    names = {*bounds, "mcp"}
     for hardware in hardware_names():
         profile = "zero-gpu" if hardware == "zero-a10g" else "cpu"
         lines = requirements(profile, hardware).splitlines()
         assert lines[0].startswith("--extra-index-url") == hardware.startswith("cpu")
         kept = [line for line in lines if not line.startswith("--")]
-        if profile == "cpu":
-            assert kept == [line for line in _dependencies() if not line.startswith("gradio")]
-        else:
-            assert {line.split(">")[0] for line in kept} == {
-                *names,
-                "spaces",
-            } and "torch>=2.8,<2.12" in kept
+        versions = dict(line.split("==") for line in kept)
+        assert set(versions) == (names if profile == "cpu" else names | {"spaces"})
+        for name, bound in bounds.items():
+            assert bound.contains(versions[name]) and "+" not in versions[name], name
+    assert version("transformers") in requirements("cpu", "cpu-basic")
+
+
+def test_the_card_shows_a_picture_of_the_page_and_is_found_by_its_tags():
+    from huggingface_hub import SpaceCard
+
+    facts = SpaceCard(card("cpu", "cpu-basic", "some/one")).data.to_dict()
+    there = "https://huggingface.co/spaces/some/one/resolve/main/"
+    assert facts["thumbnail"].startswith(there)
+    assert (ROOT / facts["thumbnail"].removeprefix(there)).is_file()
+    assert {"mcp-server", "layer-pruning", "vision-language-models"} <= set(facts["tags"])
+    assert "thumbnail" not in SpaceCard(card("cpu", "cpu-basic")).data.to_dict()
+
+
+def test_the_container_gets_what_its_file_copies_and_nothing_else():
+    """`.dockerignore` lets exactly that through."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    dockerfile = (ROOT / "space_config" / "Dockerfile").read_text(encoding="utf-8")
+    copied = [line.split()[1:-1] for line in dockerfile.splitlines() if line.startswith("COPY")]
+    assert rules[0] == "*"
+    let_in = {rule[1:] for rule in rules if rule.startswith("!")}
+    assert let_in == {name for names in copied for name in names}
+    assert all((ROOT / name).exists() for name in let_in) and "[mcp]" in dockerfile
+
+
+def test_without_docker_the_script_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert container.main([]) == 2
+    assert "Found no docker; expected one that runs" in capsys.readouterr().err
+    silent = tmp_path / "docker"
+    silent.write_text("#!/bin/sh\necho 'no daemon' >&2; exit 1\n")
+    silent.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert container.main([]) == 2
+    assert "does not answer (no daemon)" in capsys.readouterr().err
+
+
+def test_the_script_builds_with_what_was_asked():
+    command = container.build_command("mine", "some/model", True)
+    assert command[-1] == str(ROOT) and "mine" in command
+    assert "PRELOAD=some/model" in command and "OFFLINE=1" in command
+    assert not [word for word in container.build_command("mine", "", False) if "--build" in word]
+
+
+def docker_runs() -> bool:
+    try:
+        container.check_docker()
+    except container.ContainerError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_the_container_becomes_healthy_and_serves_tools():
+    if not docker_runs():
+        pytest.skip("docker does not run here")
+    assert container.main(["--tag", "svl-test"]) == 0
 
 
 def test_a_profile_runs_on_its_machines_only():

@@ -84,10 +84,18 @@ def test_a_field_goes_through_link_code_and_plan(name, tmp_path):
 
 
 def test_fields_that_are_displayed_alone_are_in_no_recipe():
-    displayed = Settings(layer=3, opacity=0.1, token_set="last", max_new_tokens=9, own="x")
+    displayed = Settings(
+        layer=3, map="published", opacity=0.1, token_set="last", max_new_tokens=9, own="x"
+    )
     assert displayed.recipe == DEFAULTS.recipe and displayed != DEFAULTS
     read = exports.read_query(exports.query(STATE, strip_of(displayed), displayed))["settings"]
-    assert read == {"layer": 3, "opacity": 0.1, "token_set": "last", "max_new_tokens": 9}
+    assert read == {
+        "layer": 3,
+        "map": "published",
+        "opacity": 0.1,
+        "token_set": "last",
+        "max_new_tokens": 9,
+    }
 
 
 def test_links_of_before_are_still_read():
@@ -120,6 +128,7 @@ FIRST = {
         *("image", "prompt", "criteria", "compensations", "drops", "model", "max_new_tokens"),
     ],
     "evaluate": ["drop", "questions", "seed", "model", "criterion", "compensation"],
+    "models": [],
 }
 """The arguments of the first version, which programs may pass by place."""
 
@@ -138,14 +147,14 @@ def test_arguments_keep_their_places_and_are_explained(name):
 
 def test_an_endpoint_offers_every_field_of_a_recipe():
     parameters = inspect.signature(published("compare")).parameters
-    assert set(OPTIONS) - {"preset"} <= set(parameters)
+    assert set(OPTIONS) <= set(parameters)
     kinds = typing.get_type_hints(published("compare"))
     assert typing.get_args(kinds["compensation"]) == tuple(svl.COMPENSATIONS)
     assert "svl" in typing.get_args(kinds["criterion"])
     assert typing.get_args(kinds["tokens"]) == OPTIONS["tokens"].choices
     assert parameters["drop"].default == 4 and kinds["drop"] is int
     usual = {"drop": 4, "compensation": "none", "layers": None, "detail": "full"}
-    for name in set(OPTIONS) - {"preset"}:
+    for name in OPTIONS:
         default = parameters[name].default
         wanted = usual.get(name, getattr(DEFAULTS, name))
         assert (tuple(default) if isinstance(default, list) else default) == wanted, name
@@ -156,7 +165,8 @@ def test_arguments_become_settings(page):
     given = {
         name: list(value) if value == OTHER["targets"] else value for name, value in OTHER.items()
     }
-    assert service._settings({**given, "drop": 3, "layers": None}) == Settings(**OTHER)
+    given |= {"drop": 3, "layers": None}
+    assert service._settings(given, "compare") == Settings(**OTHER)
 
 
 def test_the_plan_says_which_set_was_fitted_on():

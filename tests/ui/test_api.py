@@ -4,7 +4,11 @@ library, within the limits.
 
 import base64
 import io
+import json
+import shutil
+import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,3 +250,62 @@ def test_missing_values_are_named(served):
     said = httpx.get(f"{url}/{event}", timeout=60).text
     assert "event: error" in said and "in this order: drop, questions, seed" in said
     assert "call/v2" in said and "Traceback" not in said
+
+
+def test_a_preset_sets_what_is_not_said_otherwise(served, tiny):
+    """Its criterion, its compensation and what it fits with; an argument that differs stays."""
+    service = api.Service(served[1].workspace)
+    usual = {each.name: each.default for each in api.ARGUMENTS["compare"]}
+    given = {**usual, "image": "example:0", "prompt": PROMPT, "max_new_tokens": 2}
+    best = service._settings({**given, "preset": "best"}, "compare")
+    wanted = svl.PRESETS["best"].recipe
+    assert (best.criterion, best.compensation) == (wanted.criterion, wanted.compensation)
+    changed = service._settings({**given, "preset": "best", "top_p": 0.9}, "compare")
+    assert changed.compensation == "refit" and changed.top_p == 0.9
+    plain = service._settings(given, "compare")
+    assert plain.compensation == "none"
+
+
+def test_a_preset_compares_by_the_criterion_that_wins(served, tiny):
+    compared = served[0].predict(
+        image="example:0",
+        prompt=PROMPT,
+        drop=1,
+        preset="best",
+        calibration_size=2,
+        max_new_tokens=2,
+        api_name="/compare",
+    )
+    assert compared["plan"]["compensation"] == "refit" and len(compared["plan"]["drop"]) == 1
+    assert compared["plan"]["criterion"] in svl.PRESETS["best"].criteria
+
+
+@pytest.mark.parametrize(
+    "name, given, status, says",
+    [
+        ("compare", {"image": "example:0", "prompt": PROMPT, "colour": 1}, 422, "does not have"),
+        ("compare", {"image": "example:0"}, 422, "without one that it needs"),
+        ("nothing", {}, 404, "Found no such endpoint"),
+    ],
+)
+def test_calls_by_name_are_refused_in_a_sentence(served, name, given, status, says):
+    import httpx
+
+    url = str(served[0].src).rstrip("/") + f"/gradio_api/call/v2/{name}"
+    refused = httpx.post(url, json=given)
+    assert refused.status_code == status and says in refused.json()["detail"]
+
+
+def test_the_readme_s_call_by_curl_gives_a_result(served, tmp_path):
+    """Its very lines, on this page's address."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in readme.splitlines() if line.startswith(("U=http", "curl "))]
+    assert len(lines) == 2
+    script = "\n".join(lines).replace("http://127.0.0.1:7860/", str(served[0].src))
+    script = script.replace('"drop": 4', '"drop": 1, "max_new_tokens": 2')
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+    assert "event: complete" in said.stdout, said
+    found = json.loads(said.stdout.rpartition("data: ")[2])[0]
+    assert len(found["plan"]["drop"]) == 1

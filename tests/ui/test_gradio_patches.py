@@ -40,6 +40,7 @@ from svl_core.ui.gradio_patches import (
     environment,
     front_page,
     inputs,
+    mcp_tools,
     plain_values,
     sessions,
     skipped_outputs,
@@ -499,6 +500,47 @@ def test_tripwire_waiting_room(page):
     )
     waiting_room.apply(page, Limits(), Listeners())
     assert queue.push.__module__ == queue.start.__module__ == waiting_room.__name__
+
+
+def test_tripwire_mcp_tools(page):
+    setup = source(routes.App.create_app) + source(mcp_tools._SETUP)
+    relied_on(
+        "mcp_tools",
+        parameters(mcp_tools._SETUP) == ["blocks", "app_kwargs", "mcp_server"]
+        and "App.setup_mcp_server(blocks, app_kwargs, mcp_server)" in setup
+        and "gradio.mcp.GradioMCPServer(blocks)" in setup
+        and "PredictBodyInternal(**body.model_dump(), request=request)" in source(routes)
+        and "if not simple_format:" in source(gr.Blocks.handle_streaming_diffs)
+        and "queue/join" in source(route_utils.get_api_call_path),
+        "its MCP server is made, or a call joins the queue, otherwise",
+    )
+    pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
+    import gradio.mcp
+
+    server = gradio.mcp.GradioMCPServer
+    kept = ("tool_to_endpoint", "get_block_fn_from_endpoint_name", "get_fn_description")
+    relied_on(
+        "mcp_tools",
+        all(f"self.{name}" in source(server) for name in kept)
+        and "self.mcp_server = self.create_mcp_server()" in source(server)
+        and "stateless=True" in source(server),
+        "its MCP server knows its tools otherwise",
+    )
+    plain = mcp_tools._with_tools(server)
+    assert issubclass(plain, server) and mcp_tools._with_tools(plain) is plain
+
+
+def test_a_page_without_tools_of_its_own_serves_gradio_s():
+    pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
+    import gradio.mcp
+
+    def echo(text: str = "") -> str:
+        return text
+
+    with gr.Blocks() as blocks:
+        gr.api(echo, api_name="echo")
+    made = mcp_tools._with_tools(gradio.mcp.GradioMCPServer)(blocks)
+    assert made.mcp_server.name and list(made.tool_to_endpoint.values()) == ["/echo"]
 
 
 def waiting_events(page, sessions_and_ages):

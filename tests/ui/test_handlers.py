@@ -217,6 +217,25 @@ def test_a_block_skips_protected_layers(page, analysed):
     assert pick_block(page, analysed["strip"], event(x=3, y=3))["strip"]["drop"] == [3, 4]
 
 
+def test_the_map_says_what_was_taken_out_and_who_uses_other_scores(page, analysed):
+    def seen(**settings):
+        return look(page, analysed["state"], {"kind": "patch", "index": 2}, Settings(**settings))
+
+    corrected, published = seen(), seen(map="published")
+    assert corrected["overlay"]["src"] != published["overlay"]["src"]
+    assert "corrected for position" in corrected["overlay"]["alt"]
+    assert "corrected" not in published["overlay"]["alt"]
+    assert "0 is what the attention mask alone gives" in corrected["map-note"]
+    assert "ranking of the layers use other scores, as published" in corrected["map-note"]
+    assert "ranking of the layers use these scores, as published" in published["map-note"]
+    assert "outline uses other scores" in seen(criterion="shortgpt")["map-note"]
+    assert "divided by the number of queries" in seen(causal_correction=True)["map-note"]
+    assert corrected["scale"].count("-") == 1 + published["scale"].count("-")  # below 0 too
+    curves = [json.loads(view["token-curve"]["figure"]) for view in (corrected, published)]
+    assert curves[0]["data"][0]["y"] != curves[1]["data"][0]["y"]
+    assert corrected["tokens"] == published["tokens"]
+
+
 def test_scenes_come_with_true_answers(page):
     out = pick_example(page, page.workspace.models.first, event(value="0"))
     assert out["truth"][out["prompt"]] == "3"

@@ -1,139 +1,187 @@
-"""The lesson: what it tells follows from its data, its steps put the page into a valid state, and
-leaving brings the old one back.
+"""The lesson: what it tells was measured on the shipped weights and follows from its data, its
+steps put the page into a valid state, and leaving brings the old one back.
 """
 
-import copy
 import json
 
 import pytest
-from updates import event
+from test_documents import script
+from updates import event, last, page_of
 
 import svl_core as svl
+from svl_core.demo.questions import caption
+from svl_core.lvlm.catalogue import DEMO_PLACES
 from svl_core.ui import examples
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.steps import lesson, snapshots
 
-DATA = {
-    "layers": 6,
-    "block": 2,
-    "questions": 40,
-    "calibration": [4, 7],
-    "rankings": {"svl": [3, 2, 4, 1], "svl-all": [2, 3, 4, 1]},
-    "full": {
-        "accuracy": 1.0,
-        "by_kind": {kind: 1.0 for kinds in lesson.GROUPS.values() for kind in kinds},
-    },
-    "ablation": {
-        kind: [
-            0.0,
-            0.9 if group == "names" else 1.0,
-            0.2 if group == "numbers" else 0.95,
-            0.5 if group == "places" else 1.0,
-            0.0,
-        ]
-        for group, kinds in lesson.GROUPS.items()
-        for kind in kinds
-    },
-    "curves": {
-        "svl, none": [1.0, 1.0, 0.97, 0.6, 0.5],
-        "svl-all, none": [1.0, 1.0, 0.9, 0.6, 0.5],
-        "svl, scp": [1.0] * 9,
-        "svl, lstsq": [1.0] * 9,
-        "svl, refit": [1.0] * 9,
-    },
-}
+measuring = script("lesson")
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    """The bundled model; skips where its weights are not there."""
+    if not any((place / "model.safetensors").exists() for place in DEMO_PLACES):
+        pytest.skip("the bundled weights are not there")
+    return svl.load("demo")
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """What the lesson tells of its own pictures."""
+    return lesson.measured()["shown"]
+
+
+# ------------------------------------------------------------------ what was measured
+def test_every_answer_that_the_lesson_tells_is_the_shipped_model_s(bundled, shown):
+    fitted = {Settings().calibration_size: measuring.calibrated(bundled, 32)}
+    found = json.loads(json.dumps(measuring.shown(bundled, fitted)))
+    assert found["stages"] == shown["stages"]
+    for name in ("tokens", "width", "ranking"):
+        assert found[name] == shown[name]
+    assert found["angles"] == pytest.approx(shown["angles"], abs=0.05)
+    assert found["steps"] == pytest.approx(shown["steps"], abs=1e-3)
+    for plan, runs in shown["gap"].items():
+        assert found["gap"][plan] == [pytest.approx(run, abs=1e-3) for run in runs]
+
+
+def test_the_layers_that_the_lesson_drops_are_those_that_the_page_would_drop(bundled):
+    def ranking(step, criterion="svl"):
+        stage = lesson.STAGES[step][""]
+        sample = bundled.encode(measuring.picture(stage.origin), stage.prompt)
+        trace = svl.trace(bundled, [sample])
+        scores = svl.redundancy(trace, svl.importance(trace), criterion)
+        return [int(layer) for layer in scores.ranking]
+
+    guessed, stages = ranking(lesson.GUESS), lesson.STAGES
+    assert stages[lesson.GUESS]["least"].drop == tuple(sorted(guessed[: lesson.GUESSES]))
+    assert stages[lesson.GUESS]["one"].drop == (guessed[0],)
+    important, everything = (stages[lesson.TOKENS][name].drop for name in ("important", "all"))
+    assert important == tuple(sorted(ranking(lesson.TOKENS)[:7]))
+    assert everything == tuple(sorted(ranking(lesson.TOKENS, "svl-all")[:7]))
+    assert stages[lesson.REPAIR][""].drop == tuple(sorted(ranking(lesson.REPAIR)[:5]))
+    many = lesson.measured()["ranking"][:4]
+    assert stages[lesson.MANY][""].drop == tuple(sorted(many))
+
+
+def test_the_full_model_is_right_and_the_breaks_are_breaks(shown):
+    """By what lies in the scenes, which no model was asked."""
+    scenes = [examples.from_origin(stages[""].origin)[0] for stages in lesson.STAGES]
+    stages = shown["stages"]
+    for step in (lesson.TOKENS, lesson.GAP, lesson.REPAIR):
+        assert stages[step]["full"] == caption(scenes[step])
+    trumpets = [item for item in scenes[lesson.GUESS].items if item.name == "trumpet"]
+    assert stages[lesson.GUESS]["full"] == str(len(trumpets)) == "1"
+    assert stages[lesson.GUESS]["least"] == stages[lesson.GUESS]["one"] == "2"
+    (cat,) = (item for item in scenes[lesson.WHERE].items if item.name == "cat")
+    where = stages[lesson.WHERE]
+    assert where["full"] == where["6"] == cat.place == "top left"
+    assert where["3"] == "no" and where["10"] == "top"
+    tokens, gap, repair = (stages[step] for step in (lesson.TOKENS, lesson.GAP, lesson.REPAIR))
+    assert tokens["important"] == tokens["full"] and tokens["full"].startswith(tokens["all"])
+    assert gap["back"] == gap["full"] != gap[""]
+    assert repair["refit"] == repair["full"]
+    assert repair["full"] not in (repair[""], repair["none"], repair["scp"], repair["lstsq"])
+
+
+def test_tables_belong_to_the_shipped_weights_and_to_the_arena(bundled):
+    data = lesson.measured()
+    assert data["weights"] == measuring.weights()
+    assert data["arena"] == json.loads(json.dumps(measuring.arena()))
+    assert data["weights"].startswith(data["arena"]["weights"])
+    assert data["questions"] >= 300 and data["layers"] == bundled.num_layers
+    asked = {kind for kinds in lesson.GROUPS.values() for kind in kinds}
+    assert set(data["ablation"]) >= asked
+
+
+# ------------------------------------------------------------------ what is told of it
+def test_figures_of_speech_are_worked_out():
+    assert lesson.lasts_until([1.0, 0.97, 0.96, 0.94, 0.99]) == 2
+    assert lesson.lasts_until([0.8, 0.78, 0.77]) == 2
+    assert lesson.furthest([1.0, 0.9, 0.5], [1.0, 0.95, 0.7]) == 2
+    assert lesson.only_in("a cat in the top left", "a cat in the top") == "left"
+    assert lesson.only_in("a red cat, a bus", "a red dog, a bus") == "cat"
+    assert lesson.only_in("a cat", "a cat in the top") == ""
+    assert lesson.only_in("a cat in the top", "a cat") == "in the top"
+    data = {"full": {"by_kind": {"where": 1.0}}, "ablation": {"where": [0.0, 0.7, 1.0]}}
+    assert lesson.lost_without(data, "where", 1) == pytest.approx(0.3)
+
+
+def test_titles_ask_and_endings_tell():
+    steps = lesson.content()["steps"]
+    assert len(steps) == lesson.STEPS == 7
+    for step, stages in zip(steps, lesson.STAGES, strict=True):
+        assert step["title"].endswith("?") and step["anchor"] and step["shows"]
+        assert 0 < len(step["line"]) <= 72, "in a lecture hall the ending is one line"
+        right = [option for option in step.get("options", ()) if option["right"]]
+        assert step.get("guess") or step.get("tries") or len(right) == 1
+        offered = [*step.get("tries", ()), *step.get("more", ()), *step.get("options", ())]
+        names = [each["do"] for each in offered if "do" in each] + [step.get("do", "")]
+        assert set(names) <= set(stages) == set(step["stages"])
+        if "plot" in step:
+            assert json.loads(step["plot"]["figure"])["data"] and step["plot"]["alt"]
 
 
 def test_what_is_told_follows_from_the_data():
-    assert (
-        lesson.worst(DATA, "places") == (3, 0.5)
-        and lesson.worst(DATA, "numbers") == (2, pytest.approx(0.8))
-        and lesson.worst(DATA, "names")[0] == 1
-    )
-    step = lesson._skipped(DATA)
-    assert [o["label"] for o in step["options"] if o["right"]] == [
-        "Layers 3 to 4"
-    ] and "−50 points" in step["after"]
-    tokens = lesson._tokens(DATA)
-    assert (
-        "97 %" in tokens["after"]
-        and "90 %" in tokens["after"]
-        and [o["label"] for o in tokens["options"] if o["right"]] == ["Yes, a lot"]
-    )
-    other = copy.deepcopy(DATA)
-    other["curves"]["svl, none"], other["curves"]["svl-all, none"] = (
-        DATA["curves"]["svl-all, none"],
-        DATA["curves"]["svl, none"],
-    )
-    assert "all tokens even choose better" in lesson._tokens(other)["after"]
-    cliff = lesson._cliff(DATA)
-    assert (
-        lesson.cliff(DATA["curves"]["svl, none"]) == 3
-        and cliff["do"] == "3"
-        and [o["label"] for o in cliff["options"] if o["right"]] == ["2"]
-    )
-    assert lesson.cliff([1.0, 0.95, 0.9]) is None
+    """The texts change with the numbers: the right options move, and so do the words."""
+    data = json.loads(json.dumps(lesson.measured()))
+    data["kept"] = [1.0, 0.99, 0.93, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
+    data["skills"] = {"names": [1.0, 0.99, 0.9], "places": [1.0, 0.9, 0.9]}
+    many = lesson._many(data)
+    assert [option["label"] for option in many["options"] if option["right"]] == ["1"]
+    assert many["line"] == "1 of 16; places break first, names last"
+    data["shown"]["stages"][lesson.WHERE]["6"] = "somewhere"
+    assert "“somewhere”" in lesson._where(data)["after"]
+    data["shown"]["stages"][lesson.REPAIR]["refit"] = "else"
+    assert "none brings it back" in lesson._repair(data)["after"]
+    data["shown"]["angles"] = [40.0, *[10.0] * 14, 3.0]
+    flow = lesson._flow(data)
+    assert flow["options"][0]["label"] == "about 10°" and "Layer 0" in flow["after"]
 
 
-def test_the_shipped_steps_are_whole():
-    steps = lesson.content()["steps"]
-    assert len(steps) == lesson.STEPS == len(lesson.PAGES)
-    for step in steps:
-        assert (
-            step["title"]
-            and step["anchor"].startswith("#")
-            and (
-                step.get("guess")
-                or step.get("tries")
-                or sum(o["right"] for o in step["options"]) == 1
-            )
-        )
-        assert (
-            "plot" not in step or json.loads(step["plot"]["figure"])["data"] and step["plot"]["alt"]
-        )
-    data = lesson.measured()
-    assert (
-        data["questions"] >= 300
-        and data["layers"] == 16
-        and set(data["ablation"]) >= {kind for kinds in lesson.GROUPS.values() for kind in kinds}
-    )
-
-
+# ------------------------------------------------------------------------------ the page
 def test_steps_set_the_page_and_leaving_restores_it(page, analysed):
     state, strip, now = analysed["state"], {**analysed["strip"], "drop": [3]}, Settings(top_p=0.3)
     first = lesson.go(page, None, state, strip, now, event(step=0))
-    assert (
-        first["before"] == snapshots.take(page, state, strip, now)
-        and first["drop"] == 0
-        and first["wanted"] is None
-        and first["origin"] == "example:0"
-        and first["lesson"]["at"] == 0
-    )
-    assert first["compensation"] == "none" and first["top_p"] == Settings().top_p
-    block = lesson.go(page, first["before"], state, strip, now, event(step=3))
-    assert block["wanted"] == [11, 12, 13] and block["before"] is first["before"]
-    assert (
-        lesson.go(page, first["before"], state, strip, now, event(step=4, do="scp"))["compensation"]
-        == "scp"
-    )
-    assert lesson.go(page, first["before"], state, strip, now, event(step=5, do="6"))["drop"] == 6
-    back = lesson.go(
-        page, first["before"], {**state, "key": "lesson's"}, strip, now, event(step=-1)
-    )
-    assert (
-        back["before"] is None
-        and back["image"] == state["path"]
-        and back["wanted"] == [3]
-        and back["top_p"] == 0.3
-    )
+    assert first["before"] == snapshots.take(page, state, strip, now)
+    assert first["wanted"] == [] and first["origin"] == "example:0"
+    assert first["lesson"]["at"] == 0 and first["compensation"] == "none"
+    assert first["top_p"] == Settings().top_p
+    before = first["before"]
+    block = lesson.go(page, before, state, strip, now, event(step=lesson.GAP))
+    assert block["wanted"] == [11, 12, 13] and block["before"] is before
+    tried = lesson.go(page, before, state, strip, now, event(step=lesson.REPAIR, do="scp"))
+    assert tried["compensation"] == "scp" and tried["wanted"] == [6, 8, 11, 12, 13]
+    many = lesson.go(page, before, state, strip, now, event(step=99, do="no such"))
+    assert many["calibration"] == "demo" and many["wanted"] == [8, 9, 12, 13]
+    back = lesson.go(page, before, {**state, "key": "lesson's"}, strip, now, event(step=-1))
+    assert back["before"] is None and back["image"] == state["path"]
+    assert back["wanted"] == [3] and back["top_p"] == 0.3
     assert lesson.go(page, None, state, strip, now, event(step=-1)) == {"before": None}
-    assert set(first) | set(block) | set(back) <= {
-        *snapshots.restored(page),
-        "drop",
-        "before",
-        "lesson",
-    }
-    assert all(examples.from_origin(origin) for origin, *_ in lesson.PAGES) and all(
-        Settings(**changes) for *_, changes in lesson.PAGES
-    )
-    assert {one["do"] for one in lesson.content()["steps"][4]["tries"]} <= set(svl.COMPENSATIONS)
+    outputs = {*snapshots.restored(page), "before", "lesson"}
+    assert set(first) | set(block) | set(tried) | set(back) <= outputs
+
+
+def test_a_plan_s_skills_are_asked_once_for_all_visitors(tiny, monkeypatch):
+    """On a page whose model knows the scenes; another model is not asked."""
+    page = page_of(tiny, {"tiny"})
+    strip = {"ids": list(range(6)), "drop": [2], "protected": [0, 5], "ranking": [2, 3, 1, 4]}
+    state, asked = {"model": page.workspace.models.first}, []
+    page.workspace.scene_models = frozenset({state["model"]})
+    evaluate = page.workspace.backend.evaluate
+
+    def counted(*given, **options):
+        asked.append(given)
+        return evaluate(*given, **options)
+
+    monkeypatch.setattr(page.workspace.backend, "evaluate", counted)
+    monkeypatch.setattr(lesson, "ANSWER_TOKENS", 2)
+    found = last(lesson.ask_skills(page, state, strip, Settings()))["lesson"]["skills"]
+    assert found["drop"] == [2]
+    assert [(skill, of) for skill, _, of in found["rows"]] == list(lesson.LIVE.items())
+    assert all(0 <= right <= of for _, right, of in found["rows"])
+    again = last(lesson.ask_skills(page, state, strip, Settings()))["lesson"]["skills"]
+    assert again == found and len(asked) == 1
+    assert len(asked[0][1]) == sum(lesson.LIVE.values()) and asked[0][2].drop == (2,)
+    other = {"model": "no scenes"}
+    assert "lesson" not in last(lesson.ask_skills(page, other, strip, Settings()))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from svl_core.comparison.speed import Speed
 from svl_core.errors import InputError
-from svl_core.ui import views
+from svl_core.ui import texts, views
 from svl_core.ui.state.settings import ACCEPTED, Settings
 from svl_core.ui.state.strip import follows_ranking, in_words, strip_value
 
@@ -153,3 +153,13 @@ def test_a_picture_in_an_address_is_the_picture():
         back = Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB")
         assert back.size == (32, 16)
         assert back.getpixel((8, 8)) == pytest.approx((200, 40, 90), abs=6)
+
+
+def test_the_glossary_has_the_words_that_the_page_uses_and_says_where_the_method_comes_from():
+    terms = " ".join(term for term, _ in texts.GLOSSARY)
+    words = ["Hidden state", "KV cache", *"SVL Token Patch Attention Cosine Prefill SCP".split()]
+    assert [word for word in words if word not in terms] == []
+    meanings = views.glossary(texts.GLOSSARY)
+    assert meanings.count("<dt>") == len(texts.GLOSSARY) and "`" not in meanings
+    links = views.sources(texts.SOURCES)
+    assert 'href="https://arxiv.org/abs/2507.23362"' in links and "ASGO-MM/Short-LVLM" in links

@@ -96,7 +96,8 @@ def test_the_page_and_the_report_say_what_is_declared(page, analysed):
     for shown in page.shown.values():
         if isinstance(shown, figure.Figure):
             head = views.figure_head(shown.heading, shown.reading)
-            assert markup.count(head) == 1, shown.name
+            why = views.why(shown.key, shown.why)  # at one place everywhere: under the reading
+            assert markup.count(head + why) == 1, shown.name
             in_report = any(heading.startswith(shown.heading) for heading in headings)
             assert in_report == shown.report, shown.name
 

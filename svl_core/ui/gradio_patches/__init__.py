@@ -34,6 +34,7 @@ PATCHES = (
     Patch("sessions", "state_holder.SessionState, StateHolder.__getitem__ and .session_data"),
     Patch("upload_sets", "Blocks.upload_file_set within Blocks.temp_file_sets"),
     Patch("waiting_room", "Queue.push, .start, .clean_events and the events that a queue holds"),
+    Patch("mcp_tools", "App.setup_mcp_server, mcp.GradioMCPServer, Queue.push and its messages"),
     Patch("front_page", "the answer to /: </head> and the og: tags of frontend/index.html"),
     Patch("update_marks", 'the mark "__type__" of updates'),
 )

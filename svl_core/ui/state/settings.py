@@ -12,6 +12,7 @@ from svl_core.recipe import AUTO, FULL, OPTIONS, TOKEN_SETS, Option
 from svl_core.service.settings import VisitorSettings
 
 DISPLAY = "what the page shows"
+CORRECTED, PUBLISHED = MAPS = ("corrected", "published")
 MOST_SCENES = 4096  # samples of the bundled set that a link may ask for
 
 PLAN = ("drop", "layers", "preset")
@@ -42,6 +43,9 @@ class Settings(VisitorSettings):
         True, "the average over layers", "importance averaged over the layers, else of one alone"
     )
     layer: int = _displayed(0, "the layer", "the layer whose importance is shown", low=0)
+    map: str = _displayed(
+        CORRECTED, "the map", "importance corrected for position, or as published", choices=MAPS
+    )
     opacity: float = _displayed(
         0.55, "the opacity", "of the importance over the image", low=0, high=1
     )

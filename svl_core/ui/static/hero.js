@@ -17,8 +17,7 @@
       frame.replaceChildren();
       frame.hidden = !value.src;
       if (value.src) frame.append(make("img", { src: value.src, alt: value.alt }));
-      (value.patches ?? []).forEach(([left, top, right, bottom, share, counts]) => frame.append(make("i", {
-        class: counts ? "counts" : "",
+      (value.patches ?? []).forEach(([left, top, right, bottom, share]) => frame.append(make("i", {
         style: `left:${percent(left)};top:${percent(top)};width:${percent(right - left)};height:${percent(bottom - top)};--veil:${(1 - share).toFixed(3)}`,
       })));
       words.replaceChildren(...value.words.map(([text, share, counts]) =>

@@ -238,7 +238,7 @@
   // the address holds what is shown, with what the page's own scripts keep in it
   const keepAddress = text => {
     const kept = new URLSearchParams(location.search), query = new URLSearchParams(text);
-    for (const name of ["__theme", "view", "type", "lesson"]) if (kept.has(name)) query.set(name, kept.get(name));
+    for (const name of ["__theme", "view", "type", "lesson", "present"]) if (kept.has(name)) query.set(name, kept.get(name));
     history.replaceState(history.state, "", `${location.pathname}?${query}`);
   };
   parts.address = (_, state) => () => { if (state.value) keepAddress(state.value); };
@@ -270,6 +270,7 @@
     const check = () => {
       const shown = document.querySelector("#image .image-frame img")?.src ?? "", prompt = document.querySelector("#prompt textarea")?.value ?? "";
       const other = !!analysed && (prompt.trim() !== analysed.prompt.trim() || (analysed.path ? !decodeURIComponent(shown).endsWith(analysed.path) : !!shown));
+      document.body.toggleAttribute("data-old", other);  // answers and figures are of what was asked before
       note.hidden = !other || !!document.querySelector("#status .pill");
       if (note.textContent !== (note.hidden ? "" : state.value)) note.textContent = note.hidden ? "" : state.value;
     };

@@ -9,8 +9,9 @@ import gradio as gr
 
 from svl_core.demo.scenes import PLACES
 from svl_core.errors import InputError
+from svl_core.service import photo_model
 from svl_core.service.stores import picker
-from svl_core.ui import examples, headings, parts, texts, views
+from svl_core.ui import examples, headings, parts, photo, texts, views
 from svl_core.ui.drawing import Update, View
 from svl_core.ui.errors import polite
 from svl_core.ui.figure import ANALYSED, view
@@ -21,8 +22,8 @@ from svl_core.ui.work.ranking import LATEST
 
 TITLE = "Ask about an image of your own"
 LEDE = (
-    "Bring an image, compose a scene, or change the question. Then press Analyze: one"
-    " forward pass is all the figures below need."
+    "Bring an image, compose a scene, or change the question: one forward pass is all the figures"
+    " below need."
 )
 
 SCENE = ["image", "prompt", "truth", "chips", "composer", "photo-note", "origin"]
@@ -38,9 +39,9 @@ GENERIC_QUESTIONS = (
 # Taking an image away raises `input` with the image that was there; a moment later the page asks
 # for another, or does not.
 SHOWN = (
-    "async (image, model) => { await new Promise(done => setTimeout(done, 100)); return"
+    "async (image, ...others) => { await new Promise(done => setTimeout(done, 100)); return"
     " [document.querySelector('#image button[aria-dropeffect]:not(.hidden)') ? null : image,"
-    " model]; }"
+    " ...others]; }"
 )
 ANY_MODEL = "Or type a Hugging Face id or a local folder"
 
@@ -135,15 +136,18 @@ def wire(page: Page) -> None:
     start_analysis(page, page.on(page["new-scene"].click, new_scene, [], SCENE, **QUICK).then)
     page.on(page["composer"].compose, compose, ["style"], SCENE, **LATEST)
     page.on(page["style"].input, restyle, ["style", "composer"], SCENE, **QUICK)
-    page.on(
+    arrived = page.on(
         page["image"].input,
         uploaded,
-        ["image", "model"],
-        ["image", "photo-note", "truth", "chips", "origin"],
+        ["image", "model", "prompt", "truth"],
+        ["image", "photo-note", "truth", "chips", "origin", "prompt"],
         js=SHOWN,
         trigger_mode="multiple",
         **QUICK,
     )
+    start_analysis(page, page.halt(arrived.success).then, picture=True)
+    asked = page.on(page["photo-note"].pick, ask_photo_model, [], ["model"], **QUICK)
+    start_analysis(page, page.halt(asked.then).then)
     question = page.on(page["chips"].pick, picked(pick_question, str), [], ["prompt"], **QUICK)
     start_analysis(page, question.then)
 
@@ -169,15 +173,27 @@ def scene_update(origin: str) -> Update:
     return update | {"prompt": question} if question else update
 
 
-def photo_update(page: Page, model: str) -> Update:
-    """What stands beside an image of the visitor's own."""
-    knows_scenes_only = model in page.workspace.scene_models
-    return {
-        "photo-note": views.note(texts.PHOTO_NOTE) if knows_scenes_only else "",
+def photo_update(page: Page, model: str, prompt: str, truth: Mapping | None) -> Update:
+    """What stands beside an image of the visitor's own; a question about the scene before gives way
+    to a general one.
+    """
+    update: Update = {
+        "photo-note": photo.note(page.workspace, model),
         "truth": {},
         "origin": "",
         "chips": views.chips(GENERIC_QUESTIONS),
     }
+    return update | general_question(prompt, truth)
+
+
+def general_question(prompt: str, truth: Mapping | None) -> Update:
+    """Another prompt in the place of a question about a scene that is gone."""
+    return {"prompt": GENERIC_QUESTIONS[0]} if prompt.strip() in (truth or {}) else {}
+
+
+def ask_photo_model(page: Page) -> Update:
+    """One tap beside a photo."""
+    return {"model": photo_model.NAME}
 
 
 def pick_question(page: Page, text: str) -> Update:
@@ -214,14 +230,21 @@ def composed(items: Mapping[str, str], style: str) -> Update:
 
 
 def uploaded(
-    page: Page, path: str | None, model: str, request: gr.Request | None = None
+    page: Page,
+    path: str | None,
+    model: str,
+    prompt: str = "",
+    truth: Mapping | None = None,
+    request: gr.Request | None = None,
 ) -> Iterator[Update]:
     """A new image of the visitor's own: checked at once, and taken away where it is none; the
     bundled model's limits are said.
+
+    prompt, truth: what was asked about the image before, and the right answers about it.
     """
     nothing: Update = {"photo-note": "", "chips": "", "truth": {}, "origin": ""}
     if not path:
-        yield nothing
+        yield nothing | general_question(prompt, truth)
         return
     page.hold_upload(path, request)
     try:
@@ -229,4 +252,4 @@ def uploaded(
     except InputError as error:
         yield nothing | {"image": None}
         raise polite(error) from error
-    yield photo_update(page, model)
+    yield photo_update(page, model, prompt, truth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from svl_core.ui import parts, views
+from svl_core.ui import parts, photo, views
 from svl_core.ui.drawing import View
 from svl_core.ui.figure import ANALYSED, ANSWERS, PLAN, Shown, view
 from svl_core.ui.state import exports
@@ -38,6 +38,7 @@ def draw_glance(shown: View) -> str:
         comparison.pruned.text,
         len(shown.strip["ids"]),
         len(shown.strip["drop"]),
+        outside=photo.is_outside(shown.workspace, shown.state),
     )
 
 

@@ -8,10 +8,11 @@ from PIL import Image
 
 import svl_core as svl
 from svl_core.analysis.ranking import top_p_of
-from svl_core.service.derived import importance_of, scores_of
-from svl_core.ui import examples, parts, prepared, views
-from svl_core.ui.drawing import Update, View, gap_of, places_of
+from svl_core.service.derived import importance_of, patches_of, scores_of
+from svl_core.ui import examples, parts, photo, prepared, views
+from svl_core.ui.drawing import Update, View, gap_of, places_of, range_of
 from svl_core.ui.figure import ANSWERS, LOOK, PLAN, Shown
+from svl_core.ui.state.settings import CORRECTED
 from svl_core.ui.steps import dock
 from svl_core.ui.steps.ask import SCENE, scene_update
 from svl_core.ui.wiring import QUICK, Page
@@ -28,14 +29,13 @@ LEAST_CHANGE = 0.04  # of a layer's bar, so that it stays visible
 def draw_asked(shown: View) -> dict:
     """The picture with what matters in it, and the question word by word."""
     sample = shown.analysis.sample
-    importance = importance_of(shown.analysis, shown.settings)
-    visual, text = importance.averaged(0)
+    text = importance_of(shown.analysis, shown.settings).averaged(0)[1]
     top_p = top_p_of(shown.settings)
     own = np.isin(sample.textual, sample.prompt_positions)
     return {
         "src": _picture(shown) if sample.images else "",
         "alt": "The image that is asked about",
-        "patches": _patches(shown, visual, top_p.select(visual)) if sample.images else [],
+        "patches": _patches(shown) if sample.images else [],
         "words": _words(sample, text, top_p.select(text), own),
     }
 
@@ -49,18 +49,19 @@ def _picture(shown: View) -> str:
     return shown.analysis.memoized(("hero-picture",), small)
 
 
-def _patches(shown: View, scores: np.ndarray, counts: np.ndarray) -> list[list[float]]:
-    """Rectangle, share of the highest score and whether it counts, of every patch with a place."""
+def _patches(shown: View) -> list[list[float]]:
+    """Rectangle and share of the highest score, on the map's own scores, of every patch that has a
+    place.
+    """
     rects = places_of(shown.analysis.sample)
     placed = np.flatnonzero(~np.isnan(rects).any(axis=1))
     if not len(placed) or len(placed) > MOST_PATCHES:
         return []
-    low, high = float(scores[placed].min()), float(scores[placed].max())
-    shares = (scores - low) / (high - low) if high > low else np.ones(len(scores))
-    return [
-        [*np.round(rects[k], 4).tolist(), round(float(shares[k]), 3), int(counts[k])]
-        for k in placed
-    ]
+    corrected = shown.settings.map == CORRECTED
+    scores = patches_of(shown.analysis, shown.settings, corrected).mean(axis=0)
+    low, high = range_of(scores[placed])
+    shares = np.clip((scores - low) / (high - low), 0, 1)
+    return [[*np.round(rects[k], 4).tolist(), round(float(shares[k]), 3)] for k in placed]
 
 
 def _words(
@@ -102,7 +103,13 @@ def draw_answers(shown: View) -> str:
     comparison = shown.comparison
     saved = 1 - comparison.parameters_pruned / comparison.parameters_full
     return views.hero_answers(
-        comparison.full.text, comparison.pruned.text, layers, dropped, saved, shown.correct
+        comparison.full.text,
+        comparison.pruned.text,
+        layers,
+        dropped,
+        saved,
+        shown.correct,
+        outside=photo.is_outside(shown.workspace, shown.state),
     )
 
 

@@ -11,15 +11,16 @@ import numpy as np
 
 from svl_core import figures
 from svl_core.analysis.ranking import top_p_of
-from svl_core.service.derived import importance_of, tokens_key
+from svl_core.service.derived import baseline_of, importance_of, patches_of, tokens_key
 from svl_core.ui import headings, parts, texts, views
 from svl_core.ui.controls import ALONE, LOOKS, RANKS
 from svl_core.ui.drawing import Update, View, figure, places_of, range_of
 from svl_core.ui.figure import LOOK, Figure, Shown, card, view
-from svl_core.ui.state.settings import Settings
+from svl_core.ui.state.settings import CORRECTED, PUBLISHED, Settings
 from svl_core.ui.wiring import QUICK, Page, picked
 from svl_core.ui.work.ranking import LATEST, LOOK_IN, look
 
+MAPS = (("Corrected for position", CORRECTED), ("Scores as published", PUBLISHED))
 TITLE = "Which patches and words matter"
 LEDE = (
     "Token importance scores tell which patches and words the model's attention relies on."
@@ -28,16 +29,30 @@ LEDE = (
 
 
 # --------------------------------------------------------------------------------- figures
-def _importance(shown: View) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """(V,) and (T,) scores of the patches and of the words that are looked at, and the colours'
-    range.
-    """
-    importance, settings = importance_of(shown.analysis, shown.settings), shown.settings
-    if settings.all_layers:
-        visual, text = importance.averaged(0)
-        return visual, text, range_of(visual)
-    visual, text = importance.layer(0, _layer(shown))
-    return visual, text, range_of(importance.visual[0])
+def _patches(shown: View) -> tuple[np.ndarray, tuple[float, float]]:
+    """(V,) what the map shows of each patch, and the colours' range."""
+    layers = _every_layer(shown)
+    if shown.settings.all_layers:
+        average = np.nanmean(layers, axis=0)
+        return average, range_of(average)
+    return layers[_layer(shown)], range_of(layers)
+
+
+def _every_layer(shown: View) -> np.ndarray:
+    """(L, V) what the map shows of each patch."""
+    return patches_of(shown.analysis, shown.settings, _is_corrected(shown))
+
+
+def _is_corrected(shown: View) -> bool:
+    return shown.settings.map == CORRECTED
+
+
+def _words(shown: View) -> np.ndarray:
+    """(T,) scores of the words that are looked at."""
+    importance = importance_of(shown.analysis, shown.settings)
+    if shown.settings.all_layers:
+        return importance.averaged(0)[1]
+    return importance.layer(0, _layer(shown))[1]
 
 
 def _counting(shown: View) -> tuple[np.ndarray, np.ndarray]:
@@ -63,10 +78,10 @@ def draw_overlay(shown: View) -> dict | None:
     if not _has_picture(shown):
         return None
     analysis, settings, patch = shown.analysis, shown.settings, shown.of_focus("patch")
-    scores, _, span = _importance(shown)
+    scores, span = _patches(shown)
     counting, _ = _counting(shown)
     layer = None if settings.all_layers else _layer(shown)
-    wanted = tokens_key(settings), layer, settings.opacity, patch
+    wanted = tokens_key(settings), layer, settings.opacity, settings.map, patch
     drawn, source = analysis.memo.get("overlay") or (None, "")
     if drawn != wanted:
         image = figures.overlay(
@@ -84,6 +99,8 @@ def draw_overlay(shown: View) -> dict | None:
     where = "averaged over all layers"
     if layer is not None:
         where = f"in layer {shown.layer_ids[layer]}"
+    if _is_corrected(shown):
+        where += ", corrected for position"
     counted = f"{int(counting.sum())} count"
     return {
         "src": source,
@@ -94,7 +111,28 @@ def draw_overlay(shown: View) -> dict | None:
 
 
 def draw_scale(shown: View) -> str:
-    return views.scale(*_importance(shown)[2]) if _has_picture(shown) else ""
+    return views.scale(*_patches(shown)[1]) if _has_picture(shown) else ""
+
+
+def draw_map_note(shown: View) -> str:
+    """What was taken out of the map, and whether outlines and ranking use the same scores."""
+    if not _has_picture(shown):
+        return ""
+    scores = "as published"
+    if shown.settings.causal_correction:
+        scores = "divided by the number of queries that see each token"
+    users = "The outline uses"
+    if shown.settings.criterion == "svl":
+        users = "The outline and the ranking of the layers use"
+    if _is_corrected(shown):
+        left_out = baseline_of(shown.analysis, shown.settings).in_words
+        return views.read(
+            f"Corrected for position: 0 is {left_out}. {users} other scores, {scores}."
+        )
+    return views.read(
+        f"{users} these scores, {scores}. Early patches, at the top left, get more whatever the"
+        " image shows."
+    )
 
 
 def draw_overlay_note(shown: View) -> str:
@@ -110,7 +148,7 @@ def draw_tokens(shown: View) -> str:
     sample = shown.analysis.sample
     return views.words(
         [sample.tokens[position] for position in sample.textual],
-        _importance(shown)[1],
+        _words(shown),
         _counting(shown)[1],
         np.isin(sample.textual, sample.prompt_positions),
         shown.of_focus("word"),
@@ -122,7 +160,8 @@ def draw_token_curve(shown: View) -> dict | None:
     importance, sample = importance_of(shown.analysis, shown.settings), shown.analysis.sample
     patch, word = shown.of_focus("patch"), shown.of_focus("word")
     if patch is not None:
-        values, label = importance.visual[0][:, patch], f"patch {patch}"
+        label = f"patch {patch}{', corrected' if _is_corrected(shown) else ''}"
+        values = _every_layer(shown)[:, patch]
     elif word is not None:
         token = sample.tokens[sample.textual[word]].strip()
         values, label = importance.text[0][:, word], f"“{token}”"
@@ -144,17 +183,21 @@ OVERLAY = Figure(
     report=True,
     heading="Importance over the image",
     reading=(
-        "Bright patches matter most; <strong>white outlines</strong> mark those that count. Click a"
-        " patch for its layer-by-layer curve."
+        "<strong>Bright</strong>: the model's attention falls on this patch more than its place in"
+        " the image alone explains. The <strong>teeth</strong> of the white outline point at the"
+        " patches that count when layers are ranked. Click a patch for its layer-by-layer curve."
     ),
     why=(
         "A visual token's score is the mean of two averages: the attention it receives from the"
         " other patches and the attention it receives from the words, averaged over heads (and over"
-        " layers unless you pick one). Top-p keeps the best share p of the patches and of the"
-        " words, each on its own."
+        " layers unless you pick one). Under a causal mask an early patch is seen by more tokens,"
+        " and each of them has fewer others to look at, so published scores mostly fall from the"
+        " first patch to the last. The map takes that out; the method ranks layers with it in."
+        " Top-p keeps the best share p of the patches and of the words, each on its own."
     ),
     beside=(
         view("scale", draw=draw_scale, redrawn=(LOOK,)),
+        view("map-note", draw=draw_map_note, redrawn=(LOOK,)),
         view("overlay-note", draw=draw_overlay_note, redrawn=(LOOK,)),
     ),
 )
@@ -164,8 +207,8 @@ TOKENS = card(
     redrawn=(LOOK,),
     heading="Importance over the prompt",
     reading=(
-        "The <strong>bar</strong> under a token is its score; solid frames count, dashed ones do"
-        " not. Italic tokens belong to the chat template."
+        "The <strong>bar</strong> under a token is its score, as published; solid frames count,"
+        " dashed ones do not. Italic tokens belong to the chat template."
     ),
     why=(
         "A text token's score is the mean of how much it looks at the image and how much attention"
@@ -186,6 +229,7 @@ def layout(page: Page) -> None:
     with gr.Row(elem_classes="pair"):
         with gr.Column(scale=4):
             page.show(OVERLAY)
+            page.control("map", label="The map shows", choices=list(MAPS), moves=LOOKS)
         with gr.Column(scale=5):
             page.show(TOKENS)
             with gr.Group():

@@ -10,16 +10,17 @@ import gradio as gr
 import svl_core as svl
 from svl_core.service.presets import contest_key
 from svl_core.service.stores import Analysis
+from svl_core.ui import photo
 from svl_core.ui.drawing import Update
 from svl_core.ui.figure import ANALYSED, ANSWERS, LOOK, PLAN
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import SETTINGS, STATUS, Page, session_of
-from svl_core.ui.work.answering import start_comparison
+from svl_core.ui.work.answering import COMPARE_IN, compare, start_comparison
 from svl_core.ui.work.ranking import ranked_on, strip_of
 
 FIRST_SHARE = 0.25  # of the droppable layers, dropped at first
 ANALYSE_IN = ["model", "image", "prompt", "state", "drop", "origin", "wanted", SETTINGS]
-WRITTEN = [STATUS, "model", "state", "strip", "focus", "wanted"]
+WRITTEN = [STATUS, "model", "state", "strip", "focus", "wanted", "photo-note"]
 
 
 def analyse(
@@ -69,7 +70,10 @@ def analyse(
                 **page.redraw(PLAN, view, late=False),
             }
         )
-        return page.redraw(PLAN, view, late=True)
+        late = page.redraw(PLAN, view, late=True)
+        if path and not origin:
+            late["photo-note"] = photo.note(page.workspace, analysis.model, path)
+        return late
 
     yield from page.run(work, request)
 
@@ -146,10 +150,34 @@ def _has_won(
     return sorted(won.chosen(count)) == strip["drop"]
 
 
-def start_analysis(page: Page, trigger: Callable):
-    """Analyses, then lets both models answer."""
+def analyse_picture(
+    page: Page, name: str, path: str | None, *values, request: gr.Request | None = None
+) -> Iterator[Update]:
+    """`analyse` where there is a picture."""
+    if not path:
+        yield {}  # a generator without values would empty what it writes
+        return
+    yield from analyse(page, name, path, *values, request=request)
+
+
+def compare_picture(
+    page: Page, path: str | None, *values, request: gr.Request | None = None
+) -> Iterator[Update]:
+    """`compare` where there is a picture."""
+    if not path:
+        yield {}
+        return
+    yield from compare(page, *values, request=request)
+
+
+def start_analysis(page: Page, trigger: Callable, picture: bool = False):
+    """Analyses, then lets both models answer. picture: does nothing where there is none."""
     drawn = [name for event in (ANALYSED, ANSWERS, LOOK, PLAN) for name in page.redrawn(event)]
     outputs = list(dict.fromkeys([*WRITTEN, *drawn]))
     options = {"trigger_mode": "multiple", **page.heavy}
-    analysed = page.on(trigger, analyse, ANALYSE_IN, outputs, **options)
+    handler = analyse_picture if picture else analyse
+    analysed = page.on(trigger, handler, ANALYSE_IN, outputs, **options)
+    if picture:
+        asked = ["image", *COMPARE_IN]
+        return start_comparison(page, analysed.success, compare_picture, asked)
     return start_comparison(page, analysed.success)

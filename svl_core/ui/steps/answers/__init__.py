@@ -7,7 +7,7 @@ import gradio as gr
 import svl_core as svl
 from svl_core.recipe import TARGETS
 from svl_core.service import calibration
-from svl_core.ui import headings, parts, views
+from svl_core.ui import headings, parts, photo, views
 from svl_core.ui.controls import PLANS, RANKS, RANKS_ANEW
 from svl_core.ui.drawing import View, visual_kept
 from svl_core.ui.figure import ANSWERS, PLAN, Shown, card, view
@@ -78,6 +78,13 @@ def draw_metrics(shown: View) -> str:
         len(shown.strip["ids"]),
         shown.correct,
         visual_kept(shown.analysis, shown.settings),
+        photo.is_outside(shown.workspace, shown.state),
+        asked={
+            "origin": shown.state.get("origin") or "",
+            "prompt": shown.state["prompt"],
+            "drop": ",".join(map(str, shown.strip["drop"])),
+            "compensation": shown.settings.compensation,
+        },
     )
 
 

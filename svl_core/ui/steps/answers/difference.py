@@ -136,9 +136,9 @@ DIFFERENCE = card(
     redrawn=(ANSWERS,),
     heading="Importance, full minus pruned",
     reading=(
-        "Full and pruned model share one colour scale. On the right, <strong>blue with +</strong>:"
-        " the full model relies on the patch more; <strong>orange with −</strong>: the pruned one"
-        " does."
+        "Scores as published, full and pruned model on one colour scale. On the right, <strong>blue"
+        " with +</strong>: the full model relies on the patch more; <strong>orange with −</strong>:"
+        " the pruned one does."
     ),
     why=(
         "Both maps are averaged over the layers that both models have, so that a dropped layer's"

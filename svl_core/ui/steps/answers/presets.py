@@ -8,9 +8,7 @@ from dataclasses import replace
 import gradio as gr
 
 import svl_core as svl
-from svl_core.errors import InputError
-from svl_core.service.presets import contest_key, preset_values
-from svl_core.service.stores import Analysis
+from svl_core.service.presets import preset_values
 from svl_core.service.workspace import RANKING
 from svl_core.ui import views
 from svl_core.ui.drawing import Update, View
@@ -109,7 +107,7 @@ def choose(
         ranked = ranked_on(page, analysis, changed, task)
         if preset.rivals:
             task.emit({"preset-note": views.read(_announced(preset, len(ranked.samples)))})
-            scores = competed(page, preset, ranked, changed, count, task)
+            scores = workspace.competed(preset, ranked, changed, count, task)
         else:
             scores = workspace.rank(ranked, changed, task)
         used = replace(changed, criterion=scores.criterion)
@@ -133,34 +131,3 @@ def _announced(preset: svl.Preset, count: int) -> str:
         f"{preset.title} is being found: criteria rank the layers on {count} samples, and the plan"
         " that leaves the answers nearest wins. Until then everything below is of the plan before."
     )
-
-
-def competed(
-    page: Page, preset: svl.Preset, ranked: Analysis, settings: Settings, count: int, task
-) -> svl.LayerScores:
-    """The ranking whose `count` layers leave the answers nearest once compensated.
-
-    The preset's criterion and its rivals compete, fitted and tried on different samples of the set.
-    Raises InputError for a set of one.
-    """
-    samples = ranked.samples
-    if len(samples) < 2:
-        raise InputError(
-            f"Found {len(samples)} sample for the preset {preset.title!r}; expected at least two,"
-            " some to fit on and others to try; bring files of your own as the calibration set"
-            " below."
-        )
-    key = contest_key(preset, count, settings)
-    won = ranked.memo.get(key)
-    if won is None:
-        workspace = page.workspace
-        limited = {"rounds": max(count, 1), "most": preset.ranked_on}
-        rankings = [
-            workspace.rank(ranked, settings, task, criterion, **limited)
-            for criterion in preset.criteria
-        ]
-        plans = [svl.plan(ranking, min(count, ranking.most)) for ranking in rankings]
-        best = workspace.backend.choose(ranked.model, preset.name, samples, plans, task)
-        won = rankings[plans.index(best)]
-        ranked.memo.put(key, won)
-    return won

@@ -33,13 +33,12 @@ WHY = (
 def layout(page: Page) -> None:
     page.control("own", component=gr.State, moves=ALONE)
     with gr.Accordion(FOLD, open=False, elem_id="calibration-section"):
-        headings.figure_head(HEADING, READING)
+        headings.figure_head(HEADING, READING, "calibration", WHY)
         with gr.Row():
             with gr.Column(scale=5):
                 _lay_out_choice(page)
             with gr.Column(scale=5):
                 _lay_out_files(page)
-        headings.why("calibration", WHY)
 
 
 def _lay_out_choice(page: Page) -> None:

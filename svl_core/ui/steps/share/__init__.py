@@ -78,7 +78,8 @@ def layout(page: Page) -> None:
         for code in CODES:
             page.show(code)
     with gr.Accordion("Glossary", open=False, elem_id="glossary"):
-        gr.HTML(views.glossary(texts.GLOSSARY), padding=False)
+        words = views.glossary(texts.GLOSSARY) + views.sources(texts.SOURCES)
+        gr.HTML(words, padding=False)
 
 
 def wire(page: Page) -> None:
