@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from svl_core.cli.main import main
 from svl_core.cli.parser import COMMANDS
 from svl_core.comparison.presets import PRESETS
+from svl_core.lvlm import hub
 from svl_core.progress import ALONE
 
 
@@ -352,6 +353,34 @@ def test_prune_writes_a_plain_checkpoint(svl, world, tiny_sample, tmp_path):
     )
     code, _, err = svl("prune", "--model", "model", "--drop", "2", *SET, "--out", tmp_path / "p")
     assert code == 2 and "--out" in err
+
+
+def test_a_pruned_model_goes_to_the_hub(svl, tmp_path, monkeypatch):
+    """Asked first whether it may, handed the folder with its figures last, and named."""
+    calls = []
+
+    class Hub:
+        def whoami(self):
+            calls.append("whoami")
+            return {"name": "me"}
+
+        def create_repo(self, repository, *, private, exist_ok):
+            return f"https://hub/{repository}"
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            calls.append((tmp_path / "p" / "README.md").read_text(encoding="utf-8"))
+            assert folder_path == str(tmp_path / "p")
+
+    monkeypatch.setattr(hub, "hub_api", Hub)
+    plan = ("--model", "model", "--layers", "2", "--compensation", "none")
+    svl("evaluate", *plan, "--data", "q.jsonl", "--json", tmp_path / "found.json")
+    options = ("--figures", tmp_path / "found.json", "--push-to-hub", "me/tiny")
+    found = result(svl("prune", *plan, "--out", tmp_path / "p", *options, "--json", "-"))
+    assert found["hub"] == "https://hub/me/tiny" and found["out"] == str(tmp_path / "p")
+    asked, card = calls
+    assert asked == "whoami" and "| exact answers, q.jsonl, 4 questions |" in card
+    code, _, err = svl("prune", "--model", "model", "--layers", "3", *options)
+    assert code == 2 and "without layers [2]" in err and calls[2:] == ["whoami", "whoami"]
 
 
 def test_a_plan_made_before_is_made_again(svl, tmp_path):
@@ -762,6 +791,23 @@ WRONG = {
     "out that cannot be": (
         ("prune", "--model", "model", "--drop", "1", *SET, "--out", "/proc/none/out"),
         "--out" if os.geteuid() else "cannot be written",
+    ),
+    "no place": (("prune", "--model", "model", "--drop", "1", *SET), "no --out"),
+    "place on the Hub": (
+        ("prune", "--model", "model", "--drop", "1", *SET, "--push-to-hub", "a/b/c"),
+        "expected USER/NAME",
+    ),
+    "private without the Hub": (
+        ("prune", "--model", "model", "--drop", "1", *SET, "--out", "o", "--private"),
+        "--private without --push-to-hub",
+    ),
+    "figures that are not there": (
+        ("prune", "--model", "model", "--drop", "1", *SET, "--out", "o", "--figures", "none"),
+        "check --figures",
+    ),
+    "figures that are none": (
+        ("prune", "--model", "model", "--drop", "1", *SET, "--out", "o", "--figures", "q.jsonl"),
+        "no result in q.jsonl",
     ),
     "sweep drops": (("sweep", *ASK, *SET, "--drop", "0-9"), "from 0 to 4"),
     "sweep criterion": (("sweep", *ASK, *SET, "--criterion", "svl,svk"), "svl, svl-all"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from svl_core.cli.inputs import labelled_questions, load_model
 from svl_core.cli.output import table, watched
 from svl_core.cli.pruned import prune_by, thinner
-from svl_core.comparison.evaluation import PairedEvaluation
+from svl_core.comparison.evaluation import Evaluation, LabelledQuestion, PairedEvaluation
 from svl_core.comparison.evaluation import evaluate as evaluate_model
 from svl_core.lvlm.features import FeatureStore
 from svl_core.recipe import Recipe
@@ -27,24 +27,50 @@ def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], 
     }
     drops = recipe.drop is not None or recipe.layers is not None
     if not drops and recipe.visual_share == 1:
-        full = evaluate_model(lvlm, questions, **options).to_json()
-        return {"model": lvlm.name, **full}, _evaluation_text(full)
+        alone = evaluate_model(lvlm, questions, **options)
+        full = alone.to_json()
+        result = {"model": lvlm.name, **full, "answers": _answers(questions, alone)}
+        return result, _evaluation_text(full)
     pruned = prune_by(
         args,
         recipe if drops else recipe.changed(drop=0),
         lvlm,
     )
-    pair = PairedEvaluation(
+    both = PairedEvaluation(
         evaluate_model(lvlm, questions, **options),
         evaluate_model(pruned.lvlm, questions, prepare=thinner(recipe, lvlm), **options),
-    ).to_json()
+    )
+    pair = both.to_json()
     result = {
         "model": lvlm.name,
         "plan": pruned.to_json(),
         "visual_share": recipe.visual_share,
         **pair,
+        "answers": _answers(questions, both.pruned, both.full),
     }
     return result, f"{pruned.describe()}\n\n{_evaluation_text(pair)}"
+
+
+def _answers(
+    questions: Sequence[LabelledQuestion],
+    asked: Evaluation,
+    full: Evaluation | None = None,
+) -> list[dict[str, Any]]:
+    """Every answer beside the true one, in the order of the questions.
+
+    full: of the full model, where a pruned one was asked.
+    """
+    rows = []
+    for number, question in enumerate(questions):
+        text = question.question
+        row = {
+            "question": text if isinstance(text, str) else text.question,
+            "expected": question.answer,
+            "answer": asked.answers[number],
+            "correct": asked.correct[number],
+        }
+        rows.append(row | ({"full_answer": full.answers[number]} if full else {}))
+    return rows
 
 
 def _evaluation_text(result: Mapping[str, Any]) -> str:

@@ -431,4 +431,19 @@ def _ablating(parser: argparse.ArgumentParser) -> None:
 
 
 def _exporting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="DIR", help="new or empty folder")
+    parser.add_argument("--out", metavar="DIR", help="new or empty folder")
+    parser.add_argument(
+        "--push-to-hub",
+        metavar="USER/NAME",
+        help="upload it to the Hub too, or instead, into a repository that is made if need be",
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="with --push-to-hub: make a private repository"
+    )
+    parser.add_argument(
+        "--figures",
+        action="append",
+        metavar="FILE",
+        help="what `svl evaluate` or `svl compare` found of this plan, as written by --json,"
+        " for the model card; repeat for several",
+    )

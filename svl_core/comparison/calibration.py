@@ -14,6 +14,7 @@ import numpy as np
 from svl_core.comparison.jsonl import file_named, read_entries
 from svl_core.errors import InputError
 from svl_core.files import expanded
+from svl_core.lvlm.chat import Chat
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import select_values, value_store
 from svl_core.progress import QUIET, Run
@@ -30,8 +31,8 @@ IMAGE_SUFFIXES = (
 
 DEFAULT_PROMPT = "Describe the image."
 
-Pair = tuple[Any, str]
-"""An image (or its path, or None) and a prompt."""
+Pair = tuple[Any, str | Chat]
+"""An image (or its path, several of them, or None) and a prompt."""
 
 
 def read_calibration(

@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from svl_core.comparison.answer import room_for_answer
-from svl_core.comparison.jsonl import file_named, read_entries
+from svl_core.comparison.jsonl import ImageSource, file_named, read_entries
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import batches
+from svl_core.lvlm.chat import Chat
 from svl_core.lvlm.decoding import answers_together
 from svl_core.lvlm.features import FeatureStore, KnownFeatures
 from svl_core.lvlm.model import LVLM
@@ -32,20 +33,24 @@ Z_95 = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
 
 
+Pictured = Image.Image | ImageSource | tuple[ImageSource, ...] | None
+"""What a question shows."""
+
+
 class LabelledQuestion(Protocol):
     """A question whose true answer is known.
 
-    image: a picture, a file that holds one, or None for a question without one.
-    question: what is asked.
+    image: a picture, a file that holds one, several of them, or None for a question without one.
+    question: what is asked: a text, or a chat with more than one question.
     answer: the true one.
     kind: groups the results; "" for an ungrouped question.
     """
 
     @property
-    def image(self) -> Image.Image | Path | str | bytes | None: ...
+    def image(self) -> Pictured: ...
 
     @property
-    def question(self) -> str: ...
+    def question(self) -> str | Chat: ...
 
     @property
     def answer(self) -> str: ...
@@ -61,8 +66,8 @@ class Question:
     answers: all that count as right, where there are several.
     """
 
-    image: Image.Image | Path | str | bytes | None
-    question: str
+    image: Pictured
+    question: str | Chat
     answer: str
     kind: str = ""
     answers: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from typing import Any
 
 from svl_core.errors import InputError
 from svl_core.files import expanded
+from svl_core.lvlm.chat import CHAT_KEYS, VIDEO_REMEDY, Chat, plain_text, read_chat
 
 ImageSource = Path | str | bytes
 Locate = Callable[[str, str], ImageSource]
@@ -28,16 +29,14 @@ Locate = Callable[[str, str], ImageSource]
 IMAGE_KEYS = ("image", "image_path", "image_file", "file_name", "img", "image_url")
 PROMPT_KEYS = ("prompt", "question", "query", "instruction")
 ANSWER_KEYS = ("answer", "answers", "label", "output", "response", "multiple_choice_answer")
-CHAT_KEYS = ("messages", "conversations")
+VIDEO_KEYS = ("video", "videos", "video_path")
 SERVED_KEYS = (*IMAGE_KEYS, "images", *PROMPT_KEYS, "input", *ANSWER_KEYS, *CHAT_KEYS, "kind")
 NOTES = ("id", "question_id", "image_id", "split", "source", "metadata", "width", "height")
 """Keys that data sets have for their own use."""
 
 CLOSE = 0.75  # how alike a key that is not known must be to one that is, to be taken for a slip
-IMAGE_MARK = re.compile(r"\s*<image>\s*")  # where the image stands in a text of LLaVA's data
 DATA_ADDRESS = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 LONG_NAME = 512  # characters from which a text that names no file is read as base64
-USERS, MODELS = ("user", "human"), ("assistant", "gpt", "model")
 NAME_CHARS = 80  # of a file's name in a sentence
 SHAPE = '{"image": path, "prompt": text}'
 
@@ -47,15 +46,15 @@ class Entry:
     """One row, as the rest of the program reads it.
 
     where: reads "line 3 of x.jsonl".
-    image: a path, the bytes of an image file, or None for a question without one.
-    prompt: None where the row has none.
+    image: a path, the bytes of an image file, several of them, or None for a question without one.
+    prompt: a text, a chat where more than one question makes it, or None where the row has none.
     answers: all that count as right; none where the row has none.
     kind: groups the results; "".
     """
 
     where: str
-    image: ImageSource | None
-    prompt: str | None
+    image: ImageSource | tuple[ImageSource, ...] | None
+    prompt: str | Chat | None
     answers: tuple[str, ...] = ()
     kind: str = ""
 
@@ -142,21 +141,38 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
 
 
 def _entry(row: Mapping[str, Any], where: str, locate: Locate) -> Entry:
-    chat = next((row[key] for key in CHAT_KEYS if key in row), None)
-    prompt, answers, shown = _read_chat(chat, where) if chat is not None else (None, (), [])
+    """What a row says. Raises InputError."""
+    _refuse_video(row, where)
+    named = _named_images(row, where)
+    prompt: str | Chat | None = None
+    answers: tuple[str, ...] = ()
+    turns = next((row[key] for key in CHAT_KEYS if key in row), None)
+    if turns is not None:
+        read = read_chat(turns, where)
+        named = named or list(read.sources)
+        try:
+            chat = read.chat.showing(len(named))
+        except InputError as error:
+            raise located(error, where) from None
+        prompt = chat.question if chat.alone else chat
+        answers = (read.answer,) if read.answer else ()
     prompt = _prompt(row, where) or prompt
     if prompt is None:
         _refuse_foreign(row, where)
-    named = _named_image(row, where)
-    if named is None and shown:
-        named = shown[0] if len(shown) == 1 else shown
+    images = tuple(_image(name, where, locate) for name in named)
     return Entry(
         where=where,
-        image=None if named is None else _image(named, where, locate),
+        image=images if len(images) > 1 else next(iter(images), None),
         prompt=prompt,
         answers=_answers(row, where) or answers,
         kind=str(row.get("kind") or ""),
     )
+
+
+def _refuse_video(row: Mapping[str, Any], where: str) -> None:
+    """Raises InputError for a row with a video."""
+    if any(row.get(key) for key in VIDEO_KEYS):
+        raise InputError(f"Found a video in {where}; {VIDEO_REMEDY}.")
 
 
 def _refuse_foreign(row: Mapping[str, Any], where: str) -> None:
@@ -178,20 +194,11 @@ def _prompt(row: Mapping[str, Any], where: str) -> str | None:
     for key in PROMPT_KEYS:
         if row.get(key) is None:
             continue
-        text = _text(row[key], key, where)
+        text = plain_text(row[key], key, where)
         if key == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
             text = f"{text}\n{row['input'].strip()}"
         return text
     return None
-
-
-def _text(value: Any, key: str, where: str) -> str:
-    """A text that is not blank, without the mark where LLaVA's data has the image."""
-    if not isinstance(value, str) or not IMAGE_MARK.sub(" ", value).strip():
-        raise InputError(
-            f'Found no text under "{key}" in {where}; expected {SHAPE}; mend the line.'
-        )
-    return IMAGE_MARK.sub(" ", value).strip() if "<image>" in value else value
 
 
 def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -220,79 +227,17 @@ def _listed(value: Any, key: str, where: str) -> tuple[str, ...]:
     )
 
 
-# Chats
-
-
-def _read_chat(turns: Any, where: str) -> tuple[str | None, tuple[str, ...], list[Any]]:
-    """(prompt, answers, images) of a chat: the user's first turn, and what the model says to it."""
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise InputError(
-            f"Found a chat in {where} that is no list of turns; expected"
-            ' [{"role": "user", "content": text}, ...]; mend the line.'
-        )
-    prompt: str | None = None
-    images: list[Any] = []
-    for turn in turns:
-        role = turn.get("role", turn.get("from"))
-        content = turn.get("content", turn.get("value"))
-        if role in USERS and prompt is None:
-            prompt, images = _read_turn(content, where)
-        elif role in MODELS and prompt is not None:
-            answer, _ = _read_turn(content, where)
-            return prompt, (answer,), images
-        elif role == "system" or role in MODELS or role in USERS:
-            raise InputError(
-                f"Found a turn of {role!r} in {where} where the question or its answer was due;"
-                " expected one question and one answer; take the other turns out."
-            )
-        else:
-            raise InputError(
-                f"Found a turn of {str(role)[:40]!r} in {where}; expected one of"
-                f" {', '.join((*USERS, *MODELS))}; mend the line."
-            )
-    if prompt is None:
-        raise InputError(f"Found a chat without a question in {where}; expected one; mend it.")
-    return prompt, (), images
-
-
-def _read_turn(content: Any, where: str) -> tuple[str, list[Any]]:
-    """(text, images) of a turn: plain text, or parts of text and image."""
-    if isinstance(content, str):
-        return _text(content, "content", where), []
-    texts: list[str] = []
-    images: list[Any] = []
-    for part in content if isinstance(content, list) else ():
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text":
-            texts.append(str(part.get("text", "")))
-        elif kind in ("image", "image_url"):
-            keys = ("image", "path", "url", "image_url", "base64", "data")
-            shown = next((part[key] for key in keys if part.get(key)), None)
-            if isinstance(shown, Mapping):
-                shown = shown.get("url")
-            if shown:  # without one the row has the image elsewhere
-                images.append(shown)
-        else:
-            raise InputError(
-                f"Found a part of a turn in {where} of the type {str(kind)[:40]!r}; expected"
-                " text or image; mend the line."
-            )
-    return _text(" ".join(texts), "content", where), images
-
-
 # Images
 
 
-def _named_image(row: Mapping[str, Any], where: str) -> Any:
-    """What the row has for an image; None where it says null, or has none beside a chat."""
-    for key in IMAGE_KEYS:
-        if row.get(key) is not None:
-            return row[key]
-    if isinstance(row.get("images"), list) and row["images"]:
-        return row["images"] if len(row["images"]) > 1 else row["images"][0]
+def _named_images(row: Mapping[str, Any], where: str) -> list[Any]:
+    """What the row has for images; none where it says null, or has none beside a chat."""
+    for key in (*IMAGE_KEYS, "images"):
+        if row.get(key) is not None and row[key] != []:
+            return row[key] if isinstance(row[key], list) else [row[key]]
     says_none = any(key in row for key in (*IMAGE_KEYS, "images"))
     if says_none or any(key in row for key in CHAT_KEYS):
-        return None
+        return []
     raise InputError(
         f'Found no text under "image" in {where}; expected a path relative to the file\'s folder,'
         " or null for a question without an image; mend the line."
@@ -303,10 +248,6 @@ def _image(named: Any, where: str, locate: Locate) -> ImageSource:
     """The image that a row means by a name, by base64, or by what datasets keep of a file."""
     if isinstance(named, Mapping):  # {"bytes": base64, "path": name}
         named = named.get("bytes") or named.get("path")
-    if isinstance(named, list):
-        raise InputError(
-            f"Found {len(named)} images in {where}; expected one; leave the others out."
-        )
     if not isinstance(named, str) or not named.strip():
         raise InputError(
             f'Found no text under "image" in {where}; expected a path relative to the file\'s'

@@ -43,13 +43,21 @@ BOS, EOS, PAD, IMAGE, USER, ASSISTANT = SPECIAL = (
     "<assistant>",
 )
 CONTEXT = 512  # positions
+# System turns are taken and left out: words beside the question take the answer away, wherever they
+# stand. So do earlier turns and further images, but those cannot be left out: the last question may
+# hang on them. (Measured; see the model's card.)
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% set content = [{'type': 'text', 'text':"
-    " message.content}] if message.content is string else message.content %}{% for part in content"
-    " if part.type == 'image' %}<image>{% endfor %}{{ '<user> ' if message.role == 'user' else"
-    " '<assistant> ' }}{% for part in content if part.type == 'text' %}{{ part.text | trim }}{%"
-    " endfor %}{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if"
-    " add_generation_prompt %}<assistant>{% endif %}"
+    "{{ bos_token }}{% for message in messages if message.role == 'user' %}{% if not loop.first %}"
+    "{{ raise_exception('it answers one question; it has not learnt to follow earlier ones') }}"
+    "{% endif %}{% endfor %}{% for message in messages if message.role != 'system' %}"
+    "{% set content = [{'type': 'text', 'text': message.content}] if message.content is string else"
+    " message.content %}{% for part in content if part.type == 'image' %}{% if not loop.first %}"
+    "{{ raise_exception('it looks at one image; it has not learnt to compare several') }}"
+    "{% endif %}<image>{% endfor %}{% for part in content if part.type == 'video' %}"
+    "{{ raise_exception('it looks at one image; it has not learnt to watch a video') }}{% endfor %}"
+    "{{ '<user> ' if message.role == 'user' else '<assistant> ' }}{% for part in content if"
+    " part.type == 'text' %}{{ part.text | trim }}{% endfor %}{% if message.role == 'assistant' %}"
+    "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 # Left out of the tokenizer's corpus, so that weights from before them fit.
 LATER_KINDS = (

@@ -1,7 +1,7 @@
-"""From images and a prompt to a `Sample`: chat template, processor, visual positions, and the
-user's words as plain text.
+"""From images and a prompt, or a whole chat, to a `Sample`: chat template, processor, visual
+positions, and the words of every turn as plain text.
 
-The processor runs on a stand-in for the user's words; the words take its place only when the text
+The processor runs on a stand-in for a turn's words; the words take its place only when the text
 is split into tokens. So what a user writes can neither be read as a special token nor be mistaken
 for an image placeholder.
 """
@@ -11,18 +11,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import BatchEncoding
 
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families, geometry
+from svl_core.lvlm.chat import CHAT_KEYS, USER, Chat, Turn, read_chat
 from svl_core.lvlm.detail import Level, Setup, Sizes, too_many
 from svl_core.lvlm.images import open_image
 from svl_core.lvlm.sample import Sample
@@ -59,6 +63,14 @@ PROCESSOR_ERRORS = (
     RuntimeError,
     OSError,
 )
+SIMPLE = Chat((Turn(USER, ""),))
+FORMS: tuple[Callable[[Turn], bool], ...] = (
+    lambda turn: True,
+    lambda turn: False,
+    lambda turn: turn.role == USER,
+)
+"""Which turns are lists of parts: templates take all of them so, none, or the user's."""
+
 TOKEN_SETTINGS = ("_token_id", "_token_index")  # how a config's settings that name a token end
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
@@ -102,20 +114,15 @@ class Reader:
 
     def encode(
         self,
-        image,
-        prompt: str,
+        chat: Chat,
+        images: Sequence[Image.Image],
         device: torch.device,
         dtype: torch.dtype,
         detail: str = FULL,
         max_visual_tokens: int | None = None,
     ) -> Sample:
-        """See `LVLM.encode`."""
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(
-                "Found an empty prompt; expected a question or an instruction; type one."
-            )
-        prompt = prompt.strip().replace(STAND_IN, "")
-        images = opened(image)
+        """See `LVLM.encode`. chat, images: as `asked` gives them."""
+        images = tuple(images)
         if images and not self.supports_images:
             raise InputError(
                 f"Found an image for {self.name}, a text-only model; expected a prompt alone; leave"
@@ -126,9 +133,11 @@ class Reader:
                 f"Found no image; expected one, for {self.family.name} models answer about images"
                 " only; add an image."
             )
-        words = _Words(self.tokenizer, prompt, control_ids(self))
+        text, chat = _rendered(self, chat)
+        said = [turn.text for turn in chat.turns]
+        words = _Words(self.tokenizer, said, control_ids(self))
         level, processor, shown = _prepared(self, images, detail, max_visual_tokens)
-        inputs, cuts = _processed(self, processor, shown, words)
+        inputs, cuts = _processed(self, processor, text, shown, words)
         ids = inputs["input_ids"][0]
         if self.max_positions is not None and len(ids) >= self.max_positions:
             raise InputError(
@@ -166,8 +175,8 @@ class Reader:
             tokens=printable(self.tokenizer, ids.tolist()),
             geometry=geometry.place(self.family.geometry, view),
             images=images,
-            prompt=prompt,
-            key=_key(image_key, prompt),
+            prompt=chat.question,
+            key=_key(image_key, chat),
             image_key=image_key if images else "",
             image_sizes=tuple(image.size for image in images),
             detail=level.name,
@@ -188,6 +197,38 @@ def printable(
             text = " " + text
         strings.append(text)
     return tuple(strings)
+
+
+def asked(image, prompt) -> tuple[Chat, tuple[Image.Image, ...]]:
+    """What `encode` takes, as one chat and its pictures.
+
+    image, prompt: see `LVLM.encode`.
+
+    Raises InputError.
+    """
+    if isinstance(prompt, Mapping):  # a data set's row, or one message
+        turns = next((prompt[key] for key in CHAT_KEYS if key in prompt), None)
+        prompt = [prompt] if turns is None else turns
+    if isinstance(prompt, str):
+        prompt = Chat((Turn(USER, prompt),))
+    elif isinstance(prompt, Sequence):
+        read = read_chat(prompt, "the prompt")
+        prompt = read.chat
+        if read.sources and image is not None:
+            raise InputError(
+                "Found images in the chat and beside it; expected them in one place; leave one of"
+                " the two out."
+            )
+        image = list(read.sources) or image
+    if not isinstance(prompt, Chat) or not all(turn.text.strip() for turn in prompt.turns):
+        raise InputError(
+            "Found an empty prompt; expected a question or an instruction, or a list of messages;"
+            " type one."
+        )
+    images = opened(image)
+    shown = prompt.showing(len(images))
+    turns = (replace(turn, text=turn.text.strip().replace(STAND_IN, "")) for turn in shown.turns)
+    return Chat(tuple(turns)), images
 
 
 def opened(image) -> tuple[Image.Image, ...]:
@@ -211,57 +252,114 @@ def _image_key(reader: Reader, images: Sequence[Image.Image], level: Level) -> s
     return digest.hexdigest()
 
 
-def _key(image_key: str, prompt: str) -> str:
+def _key(image_key: str, chat: Chat) -> str:
     """sha256 of model, images and prompt."""
+    prompt = chat.question if chat.alone else json.dumps(astuple(chat))
     return hashlib.sha256(f"{image_key} {prompt}".encode()).hexdigest()
 
 
 # Template
 
 
-def _rendered(reader: Reader, images: int) -> str:
-    """The text for the processor: chat template where there is one, with `STAND_IN` for the user's
-    words.
+def _rendered(reader: Reader, chat: Chat) -> tuple[str, Chat]:
+    """The text for the processor, with `STAND_IN` for the words of each turn, and the chat that it
+    holds: chat template where there is one. A template may leave the system turn out.
+
+    Raises InputError for more than one question where no template writes all of it, in the
+    template's own words where it has some.
     """
+    refusals: list[str] = []
     for owner in (reader.processor, reader.tokenizer):
         template = getattr(owner, "chat_template", None)
-        text = _templated(reader, owner, template, images) if template else None
+        text = _templated(reader, owner, template, chat, refusals) if template else None
         if text is not None:
-            return text
-    marks = _image_marks(reader, images)
-    return reader.family.plain_prompt.format(images=marks, prompt=STAND_IN).strip()
+            return text, chat if text.count(STAND_IN) == len(chat.turns) else chat.without_system()
+    if refusals and not _simple(chat):
+        raise InputError(
+            f"Found {chat.in_words()}, which the chat template of {reader.name} refuses"
+            f" ({refusals[0]}); expected what it takes; leave the rest out."
+        )
+    if not chat.alone:
+        raise InputError(
+            f"Found {chat.in_words()}, which no chat template of {reader.name} writes; expected"
+            " one question; ask it alone."
+        )
+    marks = _image_mark(reader) * chat.images
+    return reader.family.plain_prompt.format(images=marks, prompt=STAND_IN).strip(), chat
 
 
 def _templated(
     reader: Reader,
     owner,
     template,
-    images: int,
+    chat: Chat,
+    refusals: list[str],
 ) -> str | None:
-    """The text by a chat template; None where the template does not take such a message.
+    """The text by a chat template; None where the template does not take such messages.
 
     owner: the processor or tokenizer that has it.
+    refusals: what the template says against them is added.
     """
     source = template if isinstance(template, str) else " ".join(map(str, dict(template).values()))
     options = {
         name: value for name, value in reader.family.template_options.items() if name in source
     }
-    parts = [{"type": "image"}] * images + [{"type": "text", "text": STAND_IN}]
-    plain = _image_marks(reader, images) + STAND_IN  # some templates take a plain string only
-    for content in (parts, plain):
-        message = {"role": "user", "content": content}
+    write = partial(
+        owner.apply_chat_template,
+        add_generation_prompt=True,
+        tokenize=False,
+        **options,
+    )
+    asked_alone = chat.without_system()
+    for in_parts in FORMS:
+        messages = _messages(reader, chat, in_parts)
         try:
-            text = owner.apply_chat_template(
-                [message],
-                add_generation_prompt=True,
-                tokenize=False,
-                **options,
-            )
-        except Exception:
+            text = write(messages)
+            left_out = asked_alone != chat and text == write(messages[1:])
+        except Exception as error:
+            if type(error) is TemplateError:  # what a template raises itself
+                refusals.append(" ".join(str(error).split())[:200].rstrip("."))
+                if not _simple(chat) and _takes(write, _messages(reader, SIMPLE, in_parts)):
+                    return None  # it is the chat that it refuses, not the form
             continue
-        if text.count(STAND_IN) == 1 and (not images or _shows_images(reader, text, images)):
+        written = asked_alone if left_out else chat
+        shows = not chat.images or text.count(_image_mark(reader)) == chat.images
+        if text.count(STAND_IN) == len(written.turns) and shows:
             return text
     return None
+
+
+def _simple(chat: Chat) -> bool:
+    """Whether it is one question about one image at most."""
+    return chat.alone and chat.images <= 1
+
+
+def _takes(write: Callable[[list], str], messages: list) -> bool:
+    """Whether a template takes these messages."""
+    try:
+        write(messages)
+    except Exception:
+        return False
+    return True
+
+
+def _messages(
+    reader: Reader,
+    chat: Chat,
+    in_parts: Callable[[Turn], bool],
+) -> list[dict[str, Any]]:
+    """The chat as a template takes it.
+
+    in_parts: whether a turn is a list of parts rather than a text.
+    """
+    messages = []
+    for turn in chat.turns:
+        content: Any = _image_mark(reader) * turn.images + STAND_IN
+        if in_parts(turn):
+            text = {"type": "text", "text": STAND_IN}
+            content = [*({"type": "image"} for _ in range(turn.images)), text]
+        messages.append({"role": turn.role, "content": content})
+    return messages
 
 
 def _image_mark(reader: Reader) -> str:
@@ -275,44 +373,33 @@ def _image_mark(reader: Reader) -> str:
     return str(mark or "")
 
 
-def _image_marks(reader: Reader, images: int) -> str:
-    return _image_mark(reader) * images
-
-
-def _shows_images(
-    reader: Reader,
-    text: str,
-    images: int,
-) -> bool:
-    return text.count(_image_mark(reader)) == images
-
-
 # Tokens
 
 
 class _Words:
-    """Stands in for the tokenizer inside the processor, so that the user's words are read as plain
-    text.
+    """Stands in for the tokenizer inside the processor, so that the words of every turn are read as
+    plain text.
 
-    The text that the processor hands over has `STAND_IN` in the words' place. The words are put in
-    here; where some of their characters would read as a control token, breaks are put between
-    these, and the tokens of the breaks are taken out again. The words' positions are remembered.
+    The text that the processor hands over has `STAND_IN` in the place of each turn's words. The
+    words are put in here; where some of their characters would read as a control token, breaks are
+    put between these, and the tokens of the breaks are taken out again. The words' positions are
+    remembered.
     """
 
     def __init__(
         self,
         tokenizer,
-        prompt: str,
+        said: Sequence[str],
         control_ids: frozenset[int],
     ):
         self._tokenizer = tokenizer
-        self._prompt = prompt
+        self._said = said
         self._control_ids = control_ids
         self._ids: list[int] = []
         self._positions = np.zeros(0, np.int64)
 
     def places_in(self, ids: torch.Tensor) -> np.ndarray:
-        """Positions of the user's words in the whole sequence `ids`.
+        """Positions of the words in the whole sequence `ids`.
 
         Some processors put an image's tokens before the text's (BLIP-2).
         """
@@ -331,7 +418,7 @@ class _Words:
         return len(self._tokenizer)
 
     def __call__(self, text=None, **options):
-        """Tokenizes `text` (a string or a list of one) with the user's words in the place of
+        """Tokenizes `text` (a string or a list of one) with each turn's words in the place of its
         `STAND_IN`.
         """
         single = isinstance(text, str)
@@ -340,28 +427,22 @@ class _Words:
             options.pop(name, None)
         if STAND_IN not in text:  # a part of its own, such as the image's tokens
             return self._tokenizer(text if single else [text], **options)
-        start = text.index(STAND_IN)
-        behind = text[start + len(STAND_IN) :]
-        words = _Broken(self._prompt)
+        filled = _Filled(text, self._said)
         for _ in range(ROUNDS):
-            whole = text[:start] + "".join(words.characters) + behind
+            whole = filled.text
             coded = self._tokenizer(whole, return_offsets_mapping=True, **options)
-            end = start + len(words.characters)
-            pieces = list(zip(coded["input_ids"], coded["offset_mapping"], strict=True))
+            offsets = coded["offset_mapping"]
+            pieces = zip(coded["input_ids"], offsets, strict=True)
             control = [
-                start <= first < last <= end and self._is_control(token, whole[first:last])
+                filled.holds(first, last) and self._is_control(token, whole[first:last])
                 for token, (first, last) in pieces
             ]
-            spans = [
-                span for (_, span), is_control in zip(pieces, control, strict=True) if is_control
-            ]
-            breakable = {first - start for first, last in spans if last - first > 1}
-            if not breakable:
+            spans = [span for span, found in zip(offsets, control, strict=True) if found]
+            if not filled.insert_breaks(first for first, last in spans if last - first > 1):
                 break
-            words.insert_breaks(breakable)
         keep = [
-            not is_control and not words.is_break(first - start, last - start)
-            for (_, (first, last)), is_control in zip(pieces, control, strict=True)
+            not is_control and not filled.is_break(first, last)
+            for (first, last), is_control in zip(offsets, control, strict=True)
         ]
         data = {
             name: [value for value, stays in zip(values, keep, strict=True) if stays]
@@ -369,12 +450,10 @@ class _Words:
         }
         offsets = data.pop("offset_mapping")
         self._ids = data["input_ids"]
-        end = start + len(words.characters)
-        inside = [last > first and first < end and last > start for first, last in offsets]
+        inside = [filled.touches(first, last) for first, last in offsets]
         self._positions = np.flatnonzero(inside).astype(np.int64)
-        shift = len(words.characters) - len(STAND_IN)
         batch = data if single else {name: [values] for name, values in data.items()}
-        return _Coded(batch, offsets, start, shift)
+        return _Coded(batch, offsets, filled)
 
     def _is_control(
         self,
@@ -419,20 +498,98 @@ class _Broken:
         return bool(marks) and all(marks)
 
 
-class _Coded(BatchEncoding):
-    """A tokenizer's answer for one text, whose character positions are those of the text with the
-    stand-in.
+class _Filled:
+    """A text in which words have taken the places of the stand-ins.
+
+    Raises SVLError where there is another number of stand-ins than of words: a processor hands
+    over a part of the text only.
     """
 
-    def __init__(self, data, offsets, start, shift):
+    def __init__(self, text: str, said: Sequence[str]):
+        self._around = text.split(STAND_IN)
+        self._words = [_Broken(words) for words in said]
+        if len(self._around) != len(said) + 1:
+            raise SVLError(
+                f"Found a processor that reads a chat of {len(said)} turns in parts; expected one"
+                " that reads it whole; ask one question alone."
+            )
+        self._place()
+
+    def _place(self) -> None:
+        """Where the words of each turn lie: `starts`, `ends` of their characters."""
+        at, self.starts, self.ends = 0, [], []
+        for before, words in zip(self._around, self._words, strict=False):
+            self.starts.append(at + len(before))
+            at += len(before) + len(words.characters)
+            self.ends.append(at)
+
+    @property
+    def text(self) -> str:
+        """The whole of it."""
+        parts = [self._around[0]]
+        for words, behind in zip(self._words, self._around[1:], strict=True):
+            parts += ["".join(words.characters), behind]
+        return "".join(parts)
+
+    def holds(
+        self,
+        first: int,
+        last: int,
+    ) -> bool:
+        """Whether the characters first..last - 1 are all words of one turn."""
+        spans = zip(self.starts, self.ends, strict=True)
+        return first < last and any(start <= first and last <= end for start, end in spans)
+
+    def touches(
+        self,
+        first: int,
+        last: int,
+    ) -> bool:
+        """Whether one of the characters first..last - 1 is one of the words'."""
+        spans = zip(self.starts, self.ends, strict=True)
+        return first < last and any(first < end and last > start for start, end in spans)
+
+    def insert_breaks(self, firsts: Iterable[int]) -> bool:
+        """Puts a break behind each of these characters of the words; whether there were any."""
+        found = set(firsts)
+        for start, end, words in zip(self.starts, self.ends, self._words, strict=True):
+            words.insert_breaks({first - start for first in found if start <= first < end})
+        self._place()
+        return bool(found)
+
+    def is_break(
+        self,
+        first: int,
+        last: int,
+    ) -> bool:
+        """Whether the characters first..last - 1 are breaks and nothing else."""
+        spans = zip(self.starts, self._words, strict=True)
+        return any(words.is_break(first - start, last - start) for start, words in spans)
+
+    def place_of(self, char: int) -> int:
+        """Where a character of the text with the stand-ins lies now."""
+        shift, start = 0, 0
+        for before, words in zip(self._around, self._words, strict=False):
+            start += len(before)
+            if char > start:
+                shift += len(words.characters) - len(STAND_IN)
+            start += len(STAND_IN)
+        return char + shift
+
+
+class _Coded(BatchEncoding):
+    """A tokenizer's answer for one text, whose character positions are those of the text with the
+    stand-ins.
+    """
+
+    def __init__(self, data, offsets, filled: _Filled):
         super().__init__(data)
         self._offsets = offsets
-        self._start = start
-        self._shift = shift
+        self._filled = filled
 
     def char_to_token(self, batch_or_char_index, char_index=None, sequence_index=0):
         char = batch_or_char_index if char_index is None else char_index
-        char += self._shift if char > self._start else 0
+        char = self._filled.place_of(char)
         return next(
             (i for i, (a, b) in enumerate(self._offsets) if a <= char < b),
             None,
@@ -499,13 +656,13 @@ def _taken(reader: Reader, images: Sequence[Image.Image]) -> Iterator[None]:
 def _processed(
     reader: Reader,
     processor: Any,
+    text: str,
     images: Sequence[Image.Image],
     words: _Words,
 ) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
     """The processor's tensors for a batch of one, on the CPU, and what its image processor returns
     about cutting the images.
     """
-    text = _rendered(reader, len(images))
     cuts: dict[str, Any] = {}
     bos = reader.tokenizer.bos_token
     options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}

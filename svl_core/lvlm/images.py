@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from svl_core.errors import InputError
 from svl_core.files import expanded
+from svl_core.lvlm.chat import VIDEO_REMEDY
 
 ORIENTATION = 0x0112  # the EXIF tag of the turn
 ROWS = 256  # of grey values in float64 at a time
@@ -177,10 +178,20 @@ def _opened(
             f" {max_pixels:,} pixels; give a smaller copy."
         ) from error
     except Exception as error:
+        if _is_video(content):
+            raise InputError(f"Found a video; {VIDEO_REMEDY}.") from error
         raise InputError(
             f"Found data that is not a readable image; expected {READABLE}; save it again and"
             " retry."
         ) from error
+
+
+def _is_video(content: bytes) -> bool:
+    """Whether the bytes begin as those of a video: MP4 and its like, Matroska and WebM, AVI."""
+    is_avi = content[:4] == b"RIFF" and content[8:12] == b"AVI "
+    is_still = content[8:12] in (b"avif", b"heic", b"heix", b"mif1")
+    is_mp4 = content[4:8] == b"ftyp" and not is_still
+    return is_avi or is_mp4 or content[:4] == b"\x1aE\xdf\xa3"
 
 
 def _upright(image: Image.Image) -> Image.Image:

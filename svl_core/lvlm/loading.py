@@ -20,6 +20,7 @@ import torch
 from svl_core.errors import Cancelled, InputError, Unreachable
 from svl_core.files import expanded
 from svl_core.lvlm import arithmetic, catalogue, families, memory
+from svl_core.lvlm.card import CARD, NOTICES
 from svl_core.lvlm.catalogue import DEMO
 from svl_core.lvlm.checkpoint import (
     SUMS,
@@ -46,7 +47,7 @@ from svl_core.lvlm.skeleton import empty
 from svl_core.progress import QUIET, Run
 from svl_core.recipe import AUTO, FULL, OPTIONS
 
-SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", CARD, *NOTICES]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
 QUANTIZATIONS = ("4bit", "8bit")
 # Accelerate's ways of spreading a model.
@@ -169,6 +170,7 @@ def load(
         provenance={key: value for key, value in record.items() if key not in RECORD_KEYS},
         stored=stored_dtypes(folder) or StoredDtypes(arithmetic.stored_dtype(config)),
         arithmetic=chosen,
+        folder=folder,
     )
     if lvlm.family is families.GENERIC:
         run.report(0.95, "probing a model of no known family")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ import torch
 
 from svl_core.errors import InputError
 from svl_core.files import expanded, new_folder
-from svl_core.lvlm import checkpoint, families, skeleton
+from svl_core.lvlm import checkpoint, families, hub, skeleton
 from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
+from svl_core.lvlm.card import write_card
+from svl_core.lvlm.chat import Chat
 from svl_core.lvlm.checkpoint import StoredDtypes
 from svl_core.lvlm.detail import TYPICAL, Choice
-from svl_core.lvlm.encoding import Reader, opened
+from svl_core.lvlm.encoding import Reader, asked
 from svl_core.lvlm.forecast import pass_cost
 from svl_core.lvlm.geometry import Sized
 from svl_core.lvlm.sample import Sample
@@ -67,6 +70,7 @@ class LVLM(Shown):
     stored: the dtypes that its weights came in, which `save` gives them again; None: those that
         they have.
     arithmetic: what it computes in, and why; None where `load` did not choose it.
+    folder: where `load` found its files; None for a model made in memory.
     """
 
     model: PreTrainedModel
@@ -80,6 +84,7 @@ class LVLM(Shown):
     max_visual_tokens: int | None = None
     stored: StoredDtypes | None = None
     arithmetic: Arithmetic | None = None
+    folder: Path | None = None
 
     def __post_init__(self):
         ids = tuple(int(i) for i in self.layer_ids) or tuple(range(self.num_layers))
@@ -195,7 +200,7 @@ class LVLM(Shown):
     def encode(
         self,
         image,
-        prompt: str,
+        prompt: str | Chat | Sequence[Mapping[str, Any]] | Mapping[str, Any],
         *,
         detail: str | None = None,
         max_visual_tokens: int | None = None,
@@ -203,23 +208,30 @@ class LVLM(Shown):
         """Encodes a question in the model's own chat template.
 
         image: whatever `open_image` takes, a sequence of such, or None where the family allows a
-            prompt without image.
+            prompt without image, and where the prompt brings its images along.
+        prompt: a question, or a list of messages (see `lvlm/chat.py`), or a data set's row with
+            such a list: perhaps a system turn (which some chat templates leave out, as the bundled
+            model's does), then user and assistant in turns. Images given
+            beside them go where the messages have a mark for them, else to the user's first turn;
+            they stand ahead of their turn's words. A last turn of the assistant, a row's answer, is
+            left out.
         detail: "full" (what the processor does by itself), "balanced", "quick" (the fewest visual
             tokens that are of use) or "auto" (see `detail_for`); by default the model's `detail`.
         max_visual_tokens: the highest detail up to that one which keeps within so many; by default
             the model's `max_visual_tokens`.
 
-        Raises InputError for an empty prompt, a missing or unreadable image, more visual tokens
-        than may be at the least detail, and a prompt that leaves no room in the context.
+        Raises InputError for an empty prompt, messages that are no such list or that the model's
+        chat template does not take, a missing or unreadable image, more visual tokens than may be
+        at the least detail, and a prompt that leaves no room in the context.
         """
         chosen = self.detail if detail is None else OPTIONS["detail"].checked(detail)
         most = self.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
+        chat, images = asked(image, prompt)
         if chosen == AUTO:
-            image = opened(image)
-            chosen = self.detail_for(image).detail
+            chosen = self.detail_for(images).detail
         return self.reader.encode(
-            image,
-            prompt,
+            chat,
+            images,
             self.device,
             self.dtype,
             chosen,
@@ -257,9 +269,10 @@ class LVLM(Shown):
         self,
         folder: str | Path,
         dtype: str | torch.dtype = "auto",
+        figures: Sequence[Mapping[str, Any]] = (),
     ) -> Path:
-        """Writes a plain transformers checkpoint with its processor, and `svl_plan.json` when the
-        model was pruned.
+        """Writes a plain transformers checkpoint with its processor and a model card, and
+        `svl_plan.json` when the model was pruned.
 
         The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the logits of
         this model in the dtype that it was saved in.
@@ -267,10 +280,11 @@ class LVLM(Shown):
         folder: a new or empty one.
         dtype: "float32", "bfloat16", "float16", or "auto": that in which the weights came, fitted
             ones too.
+        figures: for the card: `to_json()` of evaluations and comparisons of this model.
 
         Raises InputError when `folder` is a file, cannot be written or is not empty, for an unknown
-        dtype, for weights that are not finite, and for a model with a compensation that adds
-        modules. After an error, or a stop, nothing is left.
+        dtype, for figures of another plan, for weights that are not finite, and for a model with a
+        compensation that adds modules. After an error, or a stop, nothing is left.
         """
         asked = known_dtype(dtype)
         if not self.provenance.get("compensation", {}).get("exportable", True):
@@ -289,12 +303,35 @@ class LVLM(Shown):
         try:
             with new_folder(folder) as partial:
                 self._write(partial, asked)
+                write_card(self, partial, figures)
         except OSError as error:  # no permission, a full disk
             raise InputError(
                 f"Found that {str(folder)!r} cannot be written ({error.strerror or error});"
                 " expected a folder of yours with room; choose another name."
             ) from error
         return folder
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        dtype: str | torch.dtype = "auto",
+        figures: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """Saves the model and uploads it to the Hub; returns its address there.
+
+        repository: USER/NAME; made where there is none.
+        private: whether a new one is.
+        dtype, figures: as for `save`.
+
+        Raises InputError as `save` does, for a name that is none, without a login that may write
+        there, and where the Hub cannot be reached; all but the last upload is tried first.
+        """
+        hub.check_push(repository)
+        with tempfile.TemporaryDirectory(prefix="svl-push-") as place:
+            saved = self.save(Path(place) / "model", dtype, figures)
+            return hub.push(saved, repository, private=private)
 
     def _write(self, folder: Path, asked: torch.dtype | None) -> None:
         """Fills a folder with the checkpoint. asked: the dtype, None for the stored ones."""

@@ -77,8 +77,18 @@ def prune(
         "plan": plan.to_json(),
         "compensation": _settings_record(recipe, row) | fitted,
         "recipe": applied.to_json(),
+        "parameters": {
+            "full": _unpruned_parameters(lvlm),
+            "pruned": pruned.num_parameters,
+        },
     }
     return dataclasses.replace(pruned, provenance=provenance)
+
+
+def _unpruned_parameters(lvlm: LVLM) -> int:
+    """Those of the model that it all began with."""
+    recorded = lvlm.provenance.get("parameters", {}).get("full")
+    return recorded or lvlm.num_parameters
 
 
 def recipe_from(

@@ -24,6 +24,7 @@ from svl_core.service.stores import BoundedStore, Models, set_key
 from svl_core.service.tasks import BEAT, in_percent
 
 if TYPE_CHECKING:
+    from svl_core.comparison.calibration import Pair
     from svl_core.comparison.fidelity import Compared
     from svl_core.comparison.pair import Known
     from svl_core.lvlm.features import KnownFeatures
@@ -72,7 +73,7 @@ class LocalBackend:
     def encode(
         self,
         name: str,
-        pairs: Sequence[tuple[Any, str]],
+        pairs: Sequence[Pair],
         known: KnownFeatures,
         run: Run = QUIET,
         detail: str = FULL,

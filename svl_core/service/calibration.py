@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import svl_core as svl
-from svl_core.comparison.calibration import DEFAULT_PROMPT, IMAGE_SUFFIXES
+from svl_core.comparison.calibration import DEFAULT_PROMPT, IMAGE_SUFFIXES, Pair
 from svl_core.comparison.jsonl import read_entries
 from svl_core.errors import InputError
 from svl_core.recipe import AUTO, DEMO, OWN, THIS
@@ -24,7 +24,7 @@ MOST_SCENES = 256  # of the bundled set on the page
 MOST_BYTES = 2**30  # of one set, as the model reads it and as its trace
 LIST_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
-Pairs = tuple[tuple[str, str], ...]  # image path and prompt
+Pairs = tuple[Pair, ...]  # image path and prompt
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def describe_sources(
     )
 
 
-def digest(pairs: Sequence[tuple[str, str]]) -> str:
+def digest(pairs: Sequence[Pair]) -> str:
     """A short name for a set by its paths and prompts, "" for an empty one."""
     if not pairs:
         return ""
@@ -146,6 +146,11 @@ def read_files(paths: Sequence[str], prompt: str = "") -> Pairs:
 
     pairs = []
     for entry in read_entries(lists[0], uploaded):
+        if isinstance(entry.image, tuple):
+            raise InputError(
+                f"Found {len(entry.image)} images in {entry.where}; expected one, for the page asks"
+                " about one at a time; use the command, or mend the line."
+            )
         if not isinstance(entry.image, str):
             raise InputError(
                 f"Found no uploaded image in {entry.where}; expected the name of one; upload it"

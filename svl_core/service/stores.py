@@ -104,6 +104,7 @@ class Analysis:
     samples: (N,) `Sample`.
     trace, importance: `Trace` and `TokenImportance` of all of them.
     detail: how closely the images were looked at, never "auto".
+    model_type: of the model's config.
     full_answer: the full model's answer to the one sample, of the length last asked for.
     memo: results derived from them, by a key of the settings that they depend on.
     """
@@ -113,6 +114,7 @@ class Analysis:
     trace: Any
     importance: Any
     detail: str = FULL
+    model_type: str = ""
     full_answer: tuple[int, Any] | None = field(init=False, default=None)
     memo: BoundedStore = field(init=False)
 

@@ -152,7 +152,8 @@ class Workspace:
             read = trace.samples[0].sample
             if read.features is not None:
                 self.features[name, sample.image_key] = read.features
-            analysis = Analysis(name, (read,), trace, svl.importance(trace), detail)
+            kind = lvlm.model.config.model_type
+            analysis = Analysis(name, (read,), trace, svl.importance(trace), detail, kind)
             self.analyses.put((name, sample.key), analysis)
         return analysis
 

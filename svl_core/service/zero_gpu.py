@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import svl_core as svl
+from svl_core.comparison.calibration import Pair
 from svl_core.comparison.fidelity import Compared
 from svl_core.comparison.pair import Known
 from svl_core.errors import Cancelled, InputError, SVLError
@@ -139,7 +140,7 @@ class ZeroGpuBackend(LocalBackend):
     def encode(
         self,
         name: str,
-        pairs: Sequence[tuple[Any, str]],
+        pairs: Sequence[Pair],
         known: KnownFeatures,
         run: Run = QUIET,
         detail: str = FULL,

@@ -11,6 +11,7 @@ from svl_core.comparison import jsonl
 from svl_core.comparison.calibration import DEFAULT_PROMPT, read_calibration
 from svl_core.comparison.evaluation import Question, is_right, read_jsonl
 from svl_core.errors import InputError
+from svl_core.lvlm.chat import Chat, Turn
 
 
 @pytest.fixture
@@ -105,6 +106,31 @@ def test_the_shapes_that_data_sets_have(listed, shape):
     assert (entry.image.name, entry.prompt, entry.answers) == ("cat.png", "a?", ("yes",))
 
 
+def test_several_images_and_earlier_turns(listed):
+    """A row may show several images, and a chat with more than one question is asked whole."""
+    turns = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "<image> a?"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "b?"}]},
+        {"role": "assistant", "content": "no"},
+    ]
+    images = ["cat.png", "dog.png"]
+    plain, whole = jsonl.read_entries(
+        listed({"images": images, "prompt": "a?"}, {"messages": turns, "images": images})
+    )
+    assert [path.name for path in plain.image] == images and plain.prompt == "a?"
+    assert whole.image == plain.image and whole.answers == ("no",)
+    assert whole.prompt == Chat(
+        (
+            Turn("system", "be brief"),
+            Turn("user", "a?", 1),
+            Turn("assistant", "yes"),
+            Turn("user", "b?", 1),
+        )
+    )
+
+
 def test_images_inside_the_row(listed):
     text = png_base64()
     for value in (text, f"data:image/png;base64,{text}", {"bytes": text, "path": "x.png"}):
@@ -147,15 +173,19 @@ def test_answers_of_every_kind(listed):
         ({"prompt": "a?"}, 'no text under "image" in line 2'),
         ({"image": "bird.png", "prompt": "a?"}, "no image .*bird.png for line 2"),
         ({"image": "http://x/y.png", "prompt": "a?"}, "the web address 'http://x/y.png' in line 2"),
-        ({"images": ["cat.png", "dog.png"], "prompt": "a?"}, "2 images in line 2"),
+        ({"image": None, "prompt": "a?", "video": "x.mp4"}, "a video in line 2 .*its frames"),
         ({"image": None, "prompt": "a?", "answer": []}, 'no text under "answer" in line 2'),
-        ({"messages": [{"role": "system", "content": "be brief"}]}, "a turn of 'system' in line 2"),
+        ({"messages": [{"role": "system", "content": "a"}]}, "a chat without a question in line 2"),
+        (
+            {"messages": [{"role": "user", "content": "<image> a?"}]},
+            "In line 2 .*: found 0 images for a chat that shows 1",
+        ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "a turn of 'tool' in line 2"),
         ({"messages": "a?"}, "a chat in line 2 .* that is no list of turns"),
         ({"messages": []}, "a chat without a question in line 2"),
         (
             {"messages": [{"role": "user", "content": [{"type": "video", "video": "x"}]}]},
-            "a part of a turn in line 2 .* of the type 'video'",
+            "a video in line 2",
         ),
     ],
 )

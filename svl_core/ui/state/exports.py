@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.figures import runs_of
 from svl_core.figures.still import still
+from svl_core.pruning.mergekit import recipe as mergekit_recipe
 from svl_core.pruning.plan_file import RENAMED, SOURCES, saved_plan
 from svl_core.recipe import AUTO, DEMO, FULL, OPTIONS, OWN, TARGETS, THIS, Recipe
 from svl_core.service.calibration import CalibrationSources
@@ -276,29 +276,11 @@ def plan_json(
     return json.dumps({**plan, **own}, indent=2)
 
 
-def mergekit(state: Mapping, strip: Mapping) -> str:
-    """A mergekit passthrough recipe of the kept layers (layer_range: the end is excluded), in the
-    dtypes that they are stored in.
-    """
+def mergekit(state: Mapping, strip: Mapping, model_type: str) -> str:
+    """A mergekit recipe of the kept layers, or why there is none. model_type: of the config."""
     ids = strip["ids"]
-    lines = [
-        "# Kept decoder layers, uncompensated; indices are 0-based and the end of a range is"
-        " excluded."
-    ]
-    if state["model"] == "demo":
-        lines.append(
-            '# The bundled model lies in no folder yet: svl.load("demo").save("demo") in Python'
-            " makes one."
-        )
-    lines.append("slices:")
-    kept = [layer for layer in range(len(ids)) if layer not in strip["drop"]]
-    for first, last in runs_of(kept):
-        lines += [
-            "  - sources:",
-            f"      - model: {json.dumps(state['model'])}",
-            f"        layer_range: [{ids[first]}, {ids[last] + 1}]",
-        ]
-    return "\n".join([*lines, "merge_method: passthrough"]) + "\n"
+    keep = [ids[layer] for layer in range(len(ids)) if layer not in strip["drop"]]
+    return mergekit_recipe(model_type, state["model"], keep)
 
 
 # a plan's file says them at every move of a control, and reading them takes longer than many a

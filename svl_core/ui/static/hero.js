@@ -103,7 +103,7 @@
 
   const planFor = count => svl.dropping(prepared.strip, svl.chosen(prepared.strip, count));
   // the count that an address asks for where it is the prepared example's own, null where it asks for anything else
-  const DISPLAYED = ["__theme", "view", "type", "lesson"];
+  const DISPLAYED = ["__theme", "view", "type", "lesson", "present"];
   const countAsked = () => {
     if (!prepared) return null;
     for (const [name, value] of query) {

@@ -3,7 +3,7 @@
 (() => {
   "use strict";
   const { make } = svl;
-  const PATIENCE = 8000;  // ms that the page rests without an answer to what was tried, after which its row says so
+  const PATIENCE = 20000;  // ms that the page rests without an answer to what was tried, after which its row says so
   const SETTLED = 500;  // ms that a plan must stand before the skills are asked with it
   const VEILED = "#plot-redundancy, #plot-similarity, #plot-gap, #plot-pca, #choose, #strip, .hero-layers";  // they rank the layers that are to be guessed
   const address = change => {
@@ -154,7 +154,7 @@
       seen.add(at);
       veil(false);
       after(step, into);
-      if (step.do !== undefined) ask(step.do);
+      if (step.do !== undefined && !waiting && !queue.length) ask(step.do);  // what is being tried goes first
       look(step.shows);
       if (presenting) { show(false); panel.querySelector(".svl-next").focus({ preventScroll: true }); }
     };

@@ -35,7 +35,7 @@ def draw_plan(shown: View) -> str:
 
 
 def draw_mergekit(shown: View) -> str:
-    return exports.mergekit(shown.state, shown.strip)
+    return exports.mergekit(shown.state, shown.strip, shown.analysis.model_type)
 
 
 def _code(name: str, *, label: str, language: str) -> gr.Code:
