@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from importlib.metadata import PackageNotFoundError, metadata
-
 TITLE = "Short-LVLM Explorer"
 LEDE = (
     "Short-LVLM finds the decoder layers of a vision-language model that hardly change the tokens"
     " that matter, and drops them: move the slider and read both answers."
 )
-
-PAPER = "https://arxiv.org/abs/2507.23362"
-
-
-def links() -> list[tuple[str, str]]:
-    """Names and addresses of the paper and, where this installation knows one, of the code."""
-    try:
-        named = metadata("svl-explorer").get_all("Project-URL") or []
-    except PackageNotFoundError:
-        named = []
-    known = dict(entry.split(", ", 1) for entry in named)
-    space = os.environ.get("SPACE_ID", "")
-    code = known.get("Repository") or (f"https://huggingface.co/spaces/{space}" if space else "")
-    return [("The paper", PAPER), *([("The code", code)] if code else [])]
-
 
 TOKEN_SETS = (
     ("important tokens", "important"),

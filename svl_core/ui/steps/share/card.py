@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from svl_core.errors import InputError
-from svl_core.ui import card, views
+from svl_core.ui import card, photo, views
 from svl_core.ui.drawing import Update, View, visual_kept
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.wiring import QUICK, Page
@@ -76,6 +76,8 @@ def result_of(view: View) -> card.Result:
     kept = visual_kept(view.analysis, view.settings)
     layers, dropped = len(strip["ids"]), len(strip["drop"])
     figures = f"KL {comparison.kl:.3f}, agreement {100 * comparison.agreement:.0f} %."
+    outside = photo.is_outside(view.workspace, view.state)
+    verdict = views.verdict(comparison, dropped, layers, kept, outside)
     images = view.analysis.sample.images
     return card.Result(
         images[0] if images else None,
@@ -85,5 +87,5 @@ def result_of(view: View) -> card.Result:
         strip["protected"],
         comparison.full.text,
         comparison.pruned.text,
-        f"{views.verdict(comparison, dropped, layers, kept)} {figures}",
+        f"{verdict} {figures}",
     )

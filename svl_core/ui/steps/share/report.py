@@ -135,7 +135,7 @@ def links(
         view.settings,
     )
     here = [("This page", f"{address}?{query}")] if address and view.state.get("origin") else []
-    return [*texts.links(), *here]
+    return [*texts.SOURCES, *here]
 
 
 def _of_evidence(found: Measured) -> exports.Section:
