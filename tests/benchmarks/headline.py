@@ -17,7 +17,7 @@ DROPS = (3, 5, 6)  # of the bundled model's layers: about 20, 30 and 40 %
 
 def results() -> dict[str, dict]:
     """What each results file holds that the table reads, by its name."""
-    names = ("demo_model", "arena", "page", "analysis_pass", "interactivity")
+    names = ("demo_model", "arena", "page", "first_screen", "analysis_pass", "interactivity")
     return {
         name: json.loads((PAGES / f"{name}.json").read_text(encoding="utf-8")) for name in names
     }
@@ -55,11 +55,14 @@ def table(made: dict[str, dict]) -> str:
     slider = made["interactivity"]["bundled_ms"]["drop slider"]["median"]
     usable = f"{page['usable_s']:.0f} s after the command"
     answers = f"{page['slider_move_with_answers_s']:.1f} s"
+    first = made["first_screen"]["pages"]["now"]["cold"]
+    opened = f"{first['content_s']:.1f} s, {first['kB'] / 1000:.1f} MB"
     analysis = pass_ratio(made["analysis_pass"]["rows"])
     rows = (
         ("bundled model, exact answers", accuracy(demo["full"]), "demo_model"),
         (f"{pruned}, preset `as-published`", kept(arena, "as-published"), "arena"),
         (f"{pruned}, preset `best`", kept(arena, "best"), "arena"),
+        ("page of a running server, first screen with both answers", opened, "first_screen"),
         ("page usable, first analysis drawn", usable, "page"),
         ("slider moved, figures redrawn (server time)", f"{slider:.0f} ms", "interactivity"),
         ("slider moved, both new answers", answers, "page"),

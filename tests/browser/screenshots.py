@@ -169,12 +169,7 @@ def main() -> None:
                     page.wait_for_timeout(700)
                     page.screenshot(path=options.folder / f"{look}-{number:02}-{step}.png")
                     if step == "first" and options.readme and look == "light-1440":
-                        page.set_viewport_size(
-                            {"width": width, "height": 990}
-                        )  # the examples whole, above the dock
-                        page.wait_for_timeout(700)
                         page.screenshot(path=README)
-                        page.set_viewport_size({"width": width, "height": height})
                 page.evaluate(
                     "document.getElementById('dock').style.position = 'static'; scrollTo(0, 0)"
                 )  # a whole page has no edge to stick to
