@@ -182,6 +182,7 @@
       if (!group || group.children.length !== value.ids.length) {
         group = make("div", { class: "cells", role: "group", "aria-label": "Decoder layers, index 0 first" });
         value.ids.forEach((_, k) => group.append(make("button", { type: "button", "data-k": k })));
+        group.classList.toggle("dense", value.ids.length > 48);
         group.style.setProperty("--columns", Math.ceil(value.ids.length / Math.ceil(value.ids.length / 24)));  // rows of at most 24
         const bar = make("div", { class: "tools", role: "group", "aria-label": "Plan" });
         for (const [name, [sign, said]] of Object.entries(tools)) bar.append(make("button", { type: "button", "data-tool": name, "aria-label": said, title: said }, sign));
