@@ -39,7 +39,7 @@ def restore(page: Page, taken: Mapping, state: Mapping | None) -> Update:
         if examples.from_origin(taken["origin"] or ""):
             update |= scene_update(taken["origin"])
         else:
-            update |= photo_update(page, taken["model"])
+            update |= photo_update(page, taken["model"], taken["prompt"], None)
             update["image"] = taken["path"]
     return {
         **update,
