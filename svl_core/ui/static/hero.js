@@ -183,6 +183,14 @@
     Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(knob, count);
     knob.dispatchEvent(new Event("input", { bubbles: true }));
   };
+  // A slider that was moved before the first analysis was there: its plan is made then.
+  let wished = null;
+  const wish = event => { if (event.target.closest?.("#drop")) wished = +event.target.value; };
+  document.addEventListener("input", wish);
+  document.addEventListener("svl-analysed", () => {
+    document.removeEventListener("input", wish);
+    setTimeout(() => { if (wished !== null && +knobOf()?.value !== wished) slideTo(wished); }, 400);
+  }, { once: true });
   const TOUCHES = ["pointerdown", "keydown", "wheel", "touchstart"];
   const play = () => {
     const knob = knobOf(), home = prepared.count;
