@@ -164,7 +164,8 @@ def _check_plan(lvlm: Described, result: Mapping[str, Any]) -> None:
     theirs = result.get("plan")
     if not isinstance(theirs, Mapping):
         return
-    ours = lvlm.provenance["plan"]["drop"], lvlm.provenance["compensation"]["name"]
+    record = lvlm.provenance
+    ours = record.get("plan", {}).get("drop"), _fitted(record)["name"]
     found = theirs.get("drop"), theirs.get("compensation")
     if found != ours:
         raise InputError(
@@ -236,10 +237,15 @@ def _in_words(source: str, metadata: Mapping[str, Any]) -> str:
     return f"`{Path(source).name}`"
 
 
+def _fitted(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was compensated; nothing in a view that was made without a plan."""
+    return record.get("compensation", {"name": "none"})
+
+
 def _done(lvlm: Described, dropped: Sequence[int]) -> str:
     record = lvlm.provenance
-    plan, recipe = record["plan"], record["recipe"]
-    fitted = record["compensation"]
+    recipe, fitted = record.get("recipe", {}), _fitted(record)
+    criterion = record.get("plan", {}).get("criterion", "manual")
     settings = [
         f"{name} {_plain(value)}"
         for name, value in fitted.items()
@@ -247,13 +253,13 @@ def _done(lvlm: Described, dropped: Sequence[int]) -> str:
     ]
     rows = [
         ("layers dropped (0-based, of the unpruned model)", _plain(dropped) or "none"),
-        ("ranked by", plan["criterion"]),
+        ("ranked by", criterion),
         ("compensation", ", ".join([fitted["name"], *settings])),
     ]
     samples = len(fitted.get("samples", ()))
     if samples:
         rows.append(("fitted on", f"{samples} samples of '{Path(recipe['calibration']).name}'"))
-    if recipe["visual_share"] != 1:
+    if recipe.get("visual_share", 1) != 1:
         share = f"{recipe['visual_share']:.0%}, which a checkpoint cannot hold"
         rows.append(("visual tokens read in the plan", share))
     full = record.get("parameters", {}).get("full")

@@ -526,7 +526,7 @@ def test_share_copies_the_link_to_what_is_shown(page):
     idle(page)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#hero-answers .svl-share").click()
-    page.locator(".svl-said", has_text="Link copied").wait_for()
+    page.locator(".svl-toast", has_text="Link copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == page.url
     assert f"drop={'%2C'.join(map(str, dropped(page)))}" in page.url
 

@@ -47,6 +47,7 @@ def test_every_byte_counts(tiny, tiny_sample):
     )
     numbers += (
         2 * 4 * layers * (2 * visual + 3 * textual)
+        + 2 * 4 * layers * visual  # what attention that is even would give
         + kept.logits_last.nbytes
         + 4 * layers * (visual + textual)
     )

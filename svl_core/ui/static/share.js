@@ -3,7 +3,7 @@
   "use strict";
   const SHOWN = 2500;  // ms that a word of success stays
   const UNSEEN = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)";
-  const said = svl.make("p", { class: "svl-said", role: "status" });  // the buttons are drawn anew with the answers
+  const said = svl.make("p", { class: "svl-toast", role: "status" });  // the buttons are drawn anew with the answers
   const put = () => document.body.append(said);
   document.body ? put() : document.addEventListener("DOMContentLoaded", put);
 
