@@ -17,6 +17,7 @@ from svl_core.files import weights_hash
 from svl_core.lvlm.catalogue import DEMO_PLACES
 from svl_core.ui import card, examples, views
 from svl_core.ui.state import seal
+from svl_core.ui.state.settings import DEFAULTS, Settings
 
 NAME = "prepared.json"
 MODEL = "demo"  # the model that all of it was computed with
@@ -97,6 +98,10 @@ class Prepared:
             )
         )
 
+    def at_once(self, count: int) -> dict[str, str]:
+        """What the hero and the dock show of both answers, by the names of the components."""
+        return {"hero-answers": self.answers(count), "glance": self.glance(count)}
+
     def for_browser(self, head: str) -> dict:
         """What the browser draws the first screen from. head: markup of the page's head."""
         counts = range(len(self.pruned))
@@ -155,6 +160,17 @@ def _read(example: examples.Shipped, row: Mapping) -> Prepared:
         pruned=tuple(row["pruned"]),
         saved=tuple(row["saved"]),
     )
+
+
+def known(state: Mapping, strip: Mapping, settings: Settings) -> Prepared | None:
+    """What was prepared of just this question, plan and settings; None where nothing was."""
+    found = prepared().get(state.get("origin") or "")
+    if found is None or state["model"] != MODEL or state["prompt"] != found.example.question:
+        return None
+    usual = settings.recipe == DEFAULTS.recipe
+    usual = usual and settings.max_new_tokens == DEFAULTS.max_new_tokens
+    ranked = sorted(found.strip["ranking"][: len(strip["drop"])])
+    return found if usual and list(strip["drop"]) == ranked else None
 
 
 def opening() -> Prepared | None:

@@ -1,11 +1,11 @@
 """The result as a picture, and what a posted link shows: nothing is computed for it."""
 
-import asyncio
 import io
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image, ImageColor
+from tiny import awaited
 from updates import last
 
 from svl_core.errors import InputError
@@ -133,7 +133,7 @@ def asked(picture, path, method="GET"):
 
     scope = {"type": "http", "method": method, "path": path, "headers": []}
     middleware = front_page.FrontPage(app, lambda app: "", lambda app, address: "", picture)
-    asyncio.run(middleware(scope, None, send))
+    awaited(middleware(scope, None, send))
     return sent, passed
 
 

@@ -189,7 +189,8 @@
   document.addEventListener("input", wish);
   document.addEventListener("svl-analysed", () => {
     document.removeEventListener("input", wish);
-    setTimeout(() => { if (wished !== null && +knobOf()?.value !== wished) slideTo(wished); }, 400);
+    const planned = () => +knobOf()?.value === wished && svl.plan?.drop.length === wished;
+    setTimeout(() => { if (wished !== null && !planned()) slideTo(wished); }, 400);
   }, { once: true });
   const TOUCHES = ["pointerdown", "keydown", "wheel", "touchstart"];
   const play = () => {

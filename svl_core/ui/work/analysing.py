@@ -10,7 +10,7 @@ import gradio as gr
 import svl_core as svl
 from svl_core.service.presets import contest_key
 from svl_core.service.stores import Analysis
-from svl_core.ui import photo
+from svl_core.ui import photo, prepared
 from svl_core.ui.drawing import Update
 from svl_core.ui.figure import ANALYSED, ANSWERS, LOOK, PLAN
 from svl_core.ui.state.settings import Settings
@@ -58,6 +58,7 @@ def analyse(
             "detail": analysis.detail,
         }
         view = page.view(analysed, settings, strip, at_hand=analysis)
+        ready = prepared.known(analysed, strip, settings)
         task.emit(
             {
                 "state": analysed,
@@ -68,6 +69,7 @@ def analyse(
                 **page.redraw(ANSWERS, replace(view, answered=False), late=False),
                 **page.redraw(LOOK, view),
                 **page.redraw(PLAN, view, late=False),
+                **(ready.at_once(len(strip["drop"])) if ready else {}),
             }
         )
         late = page.redraw(PLAN, view, late=True)

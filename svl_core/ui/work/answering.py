@@ -10,7 +10,7 @@ import gradio as gr
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.service.stores import Analysis
-from svl_core.ui import views
+from svl_core.ui import prepared, views
 from svl_core.ui.drawing import Update
 from svl_core.ui.figure import ANSWERS
 from svl_core.ui.state.settings import Settings
@@ -52,8 +52,11 @@ def compare(
 
         status = views.status(ANSWERING if _is_read(analysis) else READING_ANEW)
 
+        ready = prepared.known(state, strip, settings)
+        at_once = ready.at_once(len(plan.drop)) if ready else {}
+
         def show(answers: Sequence, live: Sequence[int]) -> None:
-            task.emit({STATUS: status, **growing(answers, sides, live, *counts)})
+            task.emit({STATUS: status, **growing(answers, sides, live, *counts), **at_once})
 
         compared = workspace.compare(analysis, plan, settings, task, show)
         workspace.keep_comparison(analysis, strip, settings, compared)
