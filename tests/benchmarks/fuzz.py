@@ -3,8 +3,8 @@ results/fuzz.json and results/public_server.md.
 
 Damaged pictures of every format that Pillow writes, and files that begin like those it only reads,
 go through the project's only way of opening one; prompts go through the bundled model's encoder.
-Each must end as a picture (a sample) or as one sentence. The short version, with the page's
-requests, is tests/space/test_hostile.py.
+Each must end as a picture (a sample) or as one sentence; lists of messages and addresses of the
+page likewise. The short version, with the page's requests, is tests/space/test_hostile.py.
 """
 
 import argparse
@@ -18,10 +18,11 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (1, 2)] + [
     str(Path(__file__).resolve().parents[1] / "space")
 ]
 
-from hostile import PROMPTS, damaged_pictures  # noqa: E402
+from hostile import PROMPTS, chats, damaged_pictures, links  # noqa: E402
 from marks import PAGES, between  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results") / "fuzz.json"
+CHATS, LINKS = 1000, 2000
 HANG_S = 20.0  # of processor time for one file
 PAGE = PAGES / "public_server.md"
 BEGIN, END = "<!-- fuzz: tests/benchmarks/fuzz.py -->", "<!-- end of fuzz -->"
@@ -34,6 +35,7 @@ def measure(pictures: int, seed: int) -> dict:
     import svl_core as svl
     from svl_core.errors import InputError
     from svl_core.service.limits import PUBLIC
+    from svl_core.ui.state.exports import read_query, refused_in
 
     outcomes, formats, failures, slowest = Counter(), set(), [], 0.0
     for name, content in damaged_pictures(pictures, seed):
@@ -72,6 +74,20 @@ def measure(pictures: int, seed: int) -> dict:
             outcomes["prompts refused"] += 1
         except BaseException as error:
             failures.append(f"prompt {name}: {type(error).__name__}")
+    for messages in chats(CHATS, seed):
+        try:
+            lvlm.encode(white, messages)
+            outcomes["chats read"] += 1
+        except InputError:
+            outcomes["chats refused"] += 1
+        except BaseException as error:
+            failures.append(f"chat {messages!r:.80}: {type(error).__name__}")
+    for query in links(LINKS, seed):
+        try:
+            read_query(query), refused_in(query)
+            outcomes["links"] += 1
+        except BaseException as error:
+            failures.append(f"link {query[:80]}: {type(error).__name__}")
     return {
         "pictures": pictures,
         "formats": sorted(formats),
@@ -88,6 +104,8 @@ def with_figures(text: str, made: dict) -> str:
         f"{made['pictures']:,} damaged pictures of {len(made['formats'])} formats:"
         f" {made['opened']:,} opened, {made['refused']:,} refused in a sentence, slowest"
         f" {made['slowest_s']} s; {made['prompts_read'] + made['prompts_refused']} hostile prompts;"
+        f" {made['chats_read'] + made['chats_refused']:,} lists of messages, of which"
+        f" {made['chats_read']} are chats; {made['links']:,} odd addresses;"
         f" {len(made['failures'])} crashes, hangs or marks let through."
     )
     return between(text, BEGIN, END, line)

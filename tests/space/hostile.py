@@ -5,6 +5,7 @@ for the page's parts.
 import functools
 import io
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import numpy as np
 from PIL import Image
@@ -197,3 +198,66 @@ QUERIES = (
     "?%00=%00&%ff=%fe",
     "?prompt=" + "x" * 20_000,
 )
+
+
+NAMES = (
+    "model prompt image drop criterion compensation rank strength top_p visual_share layer opacity"
+    " calibration calibration_size seed detail map own token_set max_new_tokens nonsense"
+).split()
+VALUES = (
+    "",
+    "none",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e308",
+    "9" * 5000,
+    "3,3,99",
+    "../../etc/passwd",
+    "<script>alert(1)</script>",
+    "\u202e\x00",
+    "draw:" + "9" * 400,
+    "compose:noto:0=cat,x=y",
+    "true",
+    "[]",
+)
+
+
+def links(count: int, seed: int = 0) -> Iterator[str]:
+    """Queries of the page's address with values that no page would write."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        names = rng.choice(NAMES, size=rng.integers(1, 7))
+        yield urlencode([(name, VALUES[rng.integers(len(VALUES))]) for name in names])
+
+
+PARTS = (
+    *["what is there?"] * 6,
+    "",
+    None,
+    7,
+    [],
+    {},
+    [{"type": "text", "text": "what?"}],
+    [{"type": "image"}, {"type": "text", "text": "what?"}],
+    [{"type": "video", "video": "a.mp4"}],
+    [{"type": "image", "image": "/etc/passwd"}],
+    [{"type": "text"}],
+    "<image>" * 9,
+)
+SIDES = (*["user"] * 8, "assistant", "system", "human", "gpt", "tool", "", None, 3)
+
+
+def chats(count: int, seed: int = 0) -> Iterator[list[object]]:
+    """Lists of messages, few of which are chats."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        turns: list[object] = [
+            {
+                "role": SIDES[rng.integers(len(SIDES))],
+                "content": PARTS[rng.integers(len(PARTS))],
+            }
+            for _ in range(rng.integers(0, 4))
+        ]
+        yield [*turns, None] if rng.random() < 0.1 else turns
