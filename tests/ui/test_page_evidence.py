@@ -493,17 +493,6 @@ def test_evidence_runs_beside_the_answers(page, analysed, own):
     )
 
 
-def test_the_rest_of_a_sweep_is_estimated_by_its_rows():
-    """What comes before the first new row does not count."""
-    pace = sweep.Pace(total=12)
-    assert pace.left_s(2, 100.0) is None and pace.left_s(2, 130.0) is None
-    assert pace.left_s(3, 134.0) == 4 * 9
-    assert pace.left_s(7, 140.0) == 2 * 5
-    assert pace.left_s(12, 150.0) == 0
-    assert sweep.in_words_s(None) == "" and sweep.in_words_s(36.4) == "; about 36 s left"
-    assert sweep.in_words_s(150) == "; about 2 min left"
-
-
 def test_rows_are_kept_in_the_order_asked_for():
     row = SweepRow("svl", "none", 1, (2,), 0.1, 0.9, 0.5, None, 1.1, 1.1, 1.1, 10)
     from svl_core.comparison.sweep import Sweep

@@ -5,9 +5,8 @@ measured, with its cliff and its best trades.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import gradio as gr
@@ -288,13 +287,10 @@ def run(
             workspace.sweeps.put(key, swept)
             task.emit({"sweep": dict(shown), **drawn(page, shown, measure)})
 
-        pace = Pace(total)
-
         def count(share: float | None, what: str) -> None:
             rows = shown_rows(page, shown)
             done = len(rows.rows) if rows else 0
-            left = in_words_s(pace.left_s(done, time.monotonic()))
-            task.report(done / total, f"{done} of {total}: {what}{left}")
+            task.report(done / total, f"{done} of {total}: {what}")
 
         if known:
             task.emit({"sweep": dict(shown), **drawn(page, shown, measure)})
@@ -321,37 +317,6 @@ def run(
         yield _ended(page, shown, measure)
         raise
     yield _ended(page, shown, measure)
-
-
-@dataclass
-class Pace:
-    """How long the rest of a sweep takes, by what its rows took so far.
-
-    total: the rows that are wanted.
-    first, begun_s: the rows that were there, and the time, when the first new one was begun.
-    """
-
-    total: int
-    first: int | None = None
-    begun_s: float = 0.0
-
-    def left_s(self, done: int, now_s: float) -> float | None:
-        """Seconds that the missing rows take; None before a first one is made, for what comes
-        before it is done once.
-        """
-        if self.first is None or done <= self.first:
-            self.first, self.begun_s = done, now_s
-            return None
-        return (now_s - self.begun_s) / (done - self.first) * (self.total - done)
-
-
-def in_words_s(seconds: float | None) -> str:
-    """What follows on the work that is done now; nothing where nobody knows."""
-    if seconds is None:
-        return ""
-    return (
-        f"; about {seconds:.0f} s left" if seconds < 100 else f"; about {seconds / 60:.0f} min left"
-    )
 
 
 def _key(model: str, fit: Sequence, measured: Sequence, settings: Settings) -> tuple:
