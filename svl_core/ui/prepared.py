@@ -169,8 +169,8 @@ def known(state: Mapping, strip: Mapping, settings: Settings) -> Prepared | None
         return None
     usual = settings.recipe == DEFAULTS.recipe
     usual = usual and settings.max_new_tokens == DEFAULTS.max_new_tokens
-    ranked = sorted(found.strip["ranking"][: len(strip["drop"])])
-    return found if usual and list(strip["drop"]) == ranked else None
+    planned = found.plan(len(strip["drop"]))
+    return found if usual and list(strip["drop"]) == planned else None
 
 
 def opening() -> Prepared | None:

@@ -44,28 +44,13 @@ def preview_of(query: str) -> Preview:
     count = _count_of(asked, ready)
     if count is not None:
         shown = ready[asked["image"]]
-        said = shown.verdict(count)
-        title = f"“{shown.example.question}” {said}"
-        return Preview(
-            _name(shown, count),
-            title,
-            texts.LEDE,
-            _alt(shown, count),
-        )
-    opening = prepared.opening()
-    if opening is None:
-        return Preview(
-            "",
-            texts.TITLE,
-            texts.LEDE,
-        )
-    count = opening.example.count
-    return Preview(
-        _name(opening, count),
-        texts.TITLE,
-        texts.LEDE,
-        _alt(opening, count),
-    )
+        title = f"“{shown.example.question}” {shown.verdict(count)}"
+    else:
+        shown, title = prepared.opening(), texts.TITLE
+        if shown is None:
+            return PLAIN
+        count = shown.example.count
+    return Preview(_name(shown, count), title, texts.LEDE, _alt(shown, count))
 
 
 def _count_of(
