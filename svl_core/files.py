@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from svl_core.errors import InputError
 
@@ -138,3 +140,14 @@ def weights_hash(folder: str | Path) -> str:
     for file in sorted(Path(folder).glob("*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def stored_beside(folder: str | Path, name: str) -> dict[str, Any] | None:
+    """What a JSON file beside a checkpoint holds; None where none can be read, or it names other
+    weights than those that are there now.
+    """
+    try:
+        data = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+        return data if data["weights"] == weights_hash(folder) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

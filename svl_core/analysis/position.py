@@ -7,7 +7,6 @@ its attention among, so scores fall along the sequence whatever the image shows.
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from svl_core.errors import InputError
-from svl_core.files import weights_hash
+from svl_core.files import stored_beside
 from svl_core.lvlm.catalogue import DEMO, DEMO_PLACES
 
 if TYPE_CHECKING:
@@ -116,13 +115,13 @@ def stored_baseline(
     """The baseline beside a checkpoint; None where there is none or the weights are others by
     now.
     """
+    data = stored_beside(folder, STORED)
+    if data is None:
+        return None
+    name = "causally corrected" if causal_correction else "as published"
     try:
-        data = json.loads((Path(folder) / STORED).read_text(encoding="utf-8"))
-        if data["weights"] != weights_hash(folder):
-            return None
-        name = "causally corrected" if causal_correction else "as published"
         return PositionBaseline(np.array(data["mean"][name], np.float32), int(data["samples"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -8,7 +8,6 @@ alike, and no answer is generated twice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from svl_core.comparison.evaluation import (
     is_right,
 )
 from svl_core.errors import InputError
-from svl_core.files import weights_hash
+from svl_core.files import stored_beside
 from svl_core.lvlm.encoding import printable
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.reference import Fidelity, Reference
@@ -355,12 +354,10 @@ def stored_map(folder: str | Path) -> AblationMap | None:
     """The map in `ablation.json` beside a checkpoint; None where there is none or the weights are
     others by now.
     """
+    data = stored_beside(folder, "ablation.json")
     try:
-        data = json.loads((Path(folder) / "ablation.json").read_text(encoding="utf-8"))
-        if data["weights"] != weights_hash(folder):
-            return None
-        return AblationMap.from_json(data)
-    except (OSError, ValueError, KeyError, TypeError):
+        return None if data is None else AblationMap.from_json(data)
+    except (ValueError, KeyError, TypeError):
         return None
 
 

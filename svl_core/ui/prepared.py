@@ -7,13 +7,12 @@ weights only.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svl_core.files import weights_hash
+from svl_core.files import stored_beside
 from svl_core.lvlm.catalogue import DEMO_PLACES
 from svl_core.ui import card, examples, views
 from svl_core.ui.state import seal
@@ -130,18 +129,17 @@ def demo_folder() -> Path:
 @functools.cache
 def prepared() -> dict[str, Prepared]:
     """{origin: example} of the file; empty where it is missing, or of other weights or examples."""
-    folder = demo_folder()
+    stored = stored_beside(demo_folder(), NAME)
+    if stored is None:
+        return {}
     try:
-        stored = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        if stored["weights"] != weights_hash(folder):
-            return {}
         known = {example.origin: example for example in examples.SHIPPED}
         return {
             row["origin"]: _read(known[row["origin"]], row)
             for row in stored["examples"]
             if row["origin"] in known and _is_of(known[row["origin"]], row)
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 
