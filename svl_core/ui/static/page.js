@@ -133,7 +133,7 @@
   parts.strip = (box, state, trigger) => {
     let focus = 0, past = [], future = [], shown = null, ground = null;
     const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
-    const put = drop => { state.value = dropping(state.value, [...drop].sort((a, b) => a - b)); draw(); trigger("toggle", {}); };
+    const put = drop => { state.value = dropping(state.value, [...drop].sort((a, b) => a - b)); draw(); if (analysed) trigger("toggle", {}); };
     const toggle = k => {
       const gone = new Set(state.value.drop);
       if (state.value.protected.includes(k)) return;
@@ -337,7 +337,7 @@
         const id = ids.find(name => event.target.closest?.(`#${name}`));
         if (!id || (event.type === "click" && !event.target.closest("button"))) return;
         clearTimeout(timers[id]);
-        timers[id] = setTimeout(() => trigger(`settle_${id.replaceAll("-", "_")}`, {}), REST);
+        timers[id] = setTimeout(() => { if (analysed) trigger(`settle_${id.replaceAll("-", "_")}`, {}); }, REST);  // earlier it would end the first analysis
       };
       document.addEventListener("input", moved);
       document.addEventListener("click", moved);

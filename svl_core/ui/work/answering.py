@@ -145,7 +145,7 @@ def compare_live(
     page: Page, live: bool, *values, request: gr.Request | None = None
 ) -> Iterator[Update]:
     """`compare` where the page's checkbox says so."""
-    if live:
+    if live and values[0]:  # before the first analysis there is nothing to compare
         yield from compare(page, *values, request=request)
 
 
