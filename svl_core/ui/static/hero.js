@@ -50,7 +50,7 @@
     const press = layer => document.querySelector(`#strip .cells button[data-k="${layer}"]`)?.click();
     layers.addEventListener("click", event => {
       const cell = event.target.closest("button");
-      if (cell) { focus = +cell.dataset.layer; (box.press ?? press)(focus); }
+      if (cell) { focus = +cell.dataset.layer; press(focus); }
     });
     layers.addEventListener("keydown", event => {
       const last = layers.children.length - 1;
@@ -103,11 +103,10 @@
 
   const planFor = count => svl.dropping(prepared.strip, svl.chosen(prepared.strip, count));
   // the count that an address asks for where it is the prepared example's own, null where it asks for anything else
-  const DISPLAYED = ["__theme", "view", "type", "lesson", "present"];
   const countAsked = () => {
     if (!prepared) return null;
     for (const [name, value] of query) {
-      if (DISPLAYED.includes(name) || name === "drop") continue;
+      if (svl.displayed.includes(name) || name === "drop") continue;
       if (prepared.address[name] !== value) return null;
     }
     if (!query.has("drop")) return prepared.count;
@@ -152,7 +151,7 @@
     knob.addEventListener("input", () => { svl.hero.moved = true; show(+knob.value); });
     drawAsked();
     show(count);
-    svl.hero.first = { page, count: () => count };
+    svl.hero.count = () => count;
     return page;
   };
 
@@ -167,7 +166,7 @@
       if (!here()) return;
       look.disconnect();
       requestAnimationFrame(() => {
-        const count = svl.hero.first.count(), moved = svl.hero.moved;
+        const count = svl.hero.count(), moved = svl.hero.moved;
         page.remove();
         document.documentElement.classList.add("svl-taken");
         if (moved) slideTo(count); else if (!still) play();
@@ -210,7 +209,6 @@
       ended = true;
       clearTimeout(timer);
       TOUCHES.forEach(name => document.removeEventListener(name, end, true));
-      document.removeEventListener("svl-analysed", end);
       knob.value = home;
       knob.style.setProperty("--range_progress", percent(home / +knob.max));
       svl.showPlan();

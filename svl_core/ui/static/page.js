@@ -237,9 +237,10 @@
 
   // ---------------------------------------------------------------- the link to this very state
   // the address holds what is shown, with what the page's own scripts keep in it
+  const DISPLAYED = ["__theme", "view", "type", "lesson", "present"];
   const keepAddress = text => {
     const kept = new URLSearchParams(location.search), query = new URLSearchParams(text);
-    for (const name of ["__theme", "view", "type", "lesson", "present"]) if (kept.has(name)) query.set(name, kept.get(name));
+    for (const name of DISPLAYED) if (kept.has(name)) query.set(name, kept.get(name));
     history.replaceState(history.state, "", `${location.pathname}?${query}`);
   };
   parts.address = (_, state) => () => { if (state.value) keepAddress(state.value); };
@@ -330,7 +331,7 @@
   const REST = 250;  // ms without movement after which a slider counts as set
 
   window.svl = {
-    parts, make, chosen, dropping, scale: 1, redraw: retheme,  // other scripts add parts of their own
+    parts, make, chosen, dropping, displayed: DISPLAYED, scale: 1, redraw: retheme,  // other scripts add parts of their own
     settle(ids, trigger) {
       const timers = {};
       const moved = event => {
