@@ -63,10 +63,10 @@ class Page:
         self.opening = prepared.opening() if first == prepared.MODEL else None
         self.sections: dict[str, gr.Column] = {}  # steps that are built when they come near
         self.settling: list[str] = []  # sliders that tell when they came to rest, by elem_id
-        self.heavy = {
-            "concurrency_id": "model",
-            "concurrency_limit": workspace.limits.heavy_jobs,
-        }
+        # options of events that run a model; those of the second kind wait for one another only
+        limit = {"concurrency_limit": workspace.limits.heavy_jobs}
+        self.heavy = {"concurrency_id": "model", **limit}
+        self.evidence = {"concurrency_id": "evidence", **limit}
 
     # -------------------------------------------------------------------------- layout
     def __getitem__(self, name: str) -> Component:
@@ -236,6 +236,19 @@ class Page:
         """Ends this session's running work of a lane, so that new work need not wait for it."""
         handler = partial(stop, lane=lane, replaced=replaced)
         return self.on(trigger, handler, [], [STATUS], queue=False)
+
+    def add_file(self, name: str, label: str) -> None:
+        """Lays out the hidden button `<name>-file`, by which the browser fetches what the button
+        `name` writes.
+        """
+        file = f"{name}-file"
+        self.add(file, gr.DownloadButton(label, visible="hidden", elem_id=file))
+
+    def writes_file(self, name: str, handler: Callable, inputs: Sequence[str]) -> None:
+        """A click on the button `name` writes its file, which the browser then fetches."""
+        file, options = f"{name}-file", {**QUICK, "show_progress": "full"}
+        written = self.on(self[name].click, handler, inputs, [file], **options)
+        self.download(written, file)
 
     def download(self, event, name: str) -> None:
         """After `event`, has the browser fetch the file of the hidden button `name`."""

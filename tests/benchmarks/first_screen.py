@@ -19,10 +19,13 @@ import time
 import urllib.request
 from pathlib import Path
 
-from marks import between
-from page import free_port
-
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from marks import between  # noqa: E402
+from page import free_port  # noqa: E402
+from traffic import Traffic  # noqa: E402
+
 ROOT = HERE.parents[1]
 BEGIN, END = (
     "<!-- first screen: tests/benchmarks/first_screen.py -->",
@@ -71,23 +74,7 @@ def visit(context, url: str) -> dict[str, float]:
     """One visit: seconds until content and until the first figure, requests and bytes."""
     page = context.new_page()
     page.set_default_timeout(300_000)
-    network = context.new_cdp_session(page)
-    network.send("Network.enable")
-    asked: dict[str, str] = {}
-    cached: set[str] = set()
-    size: dict[str, float] = {}
-    network.on(
-        "Network.requestWillBeSent", lambda e: asked.update({e["requestId"]: e["request"]["url"]})
-    )
-    network.on("Network.requestServedFromCache", lambda e: cached.add(e["requestId"]))
-    network.on(
-        "Network.responseReceived",
-        lambda e: e["response"].get("fromDiskCache") and cached.add(e["requestId"]),
-    )
-    network.on(
-        "Network.loadingFinished",
-        lambda e: size.update({e["requestId"]: e["encodedDataLength"]}),
-    )
+    traffic = Traffic(page)
     began = time.perf_counter()
     page.goto(url, wait_until="commit")
     page.wait_for_function(CONTENT)
@@ -96,14 +83,14 @@ def visit(context, url: str) -> dict[str, float]:
     figure = time.perf_counter() - began
     page.locator("#metrics .facts").wait_for()
     page.wait_for_timeout(1500)
-    sent = [one for one in asked if one not in cached and asked[one].startswith("http")]
-    page.close()
-    return {
+    found = {
         "content_s": content,
         "figure_s": figure,
-        "requests": len(sent),
-        "kB": sum(size.get(one, 0) for one in sent) / 1000,
+        "requests": traffic.requests,
+        "kB": traffic.bytes / 1000,
     }
+    page.close()
+    return found
 
 
 def measured(pages: dict[str, Page], turns: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -12,6 +12,8 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (1, 2)] + [
@@ -61,33 +63,30 @@ def measure(pictures: int, seed: int) -> dict:
     plain = lvlm.encode(white, "what?")
     special = set(lvlm.tokenizer.all_special_ids)
     marks = sum(int(each) in special for each in plain.inputs["input_ids"][0])
+
+    def tried(name: str, kind: str, work: Callable[[], object]) -> object:
+        """What the work gives, None where it was refused or failed; counts which of them."""
+        try:
+            found = work()
+            outcomes[f"{kind} read"] += 1
+            return found
+        except InputError:
+            outcomes[f"{kind} refused"] += 1
+        except BaseException as error:
+            failures.append(f"{kind} {name}: {type(error).__name__}")
+        return None
+
     for name, prompt in PROMPTS.items():
-        try:
-            sample = lvlm.encode(white, prompt)
-            outcomes["prompts read"] += 1
-            if (
-                sample.visual.tolist() != plain.visual.tolist()
-                or sum(int(each) in special for each in sample.inputs["input_ids"][0]) != marks
-            ):
-                failures.append(f"prompt {name}: became a mark")
-        except InputError:
-            outcomes["prompts refused"] += 1
-        except BaseException as error:
-            failures.append(f"prompt {name}: {type(error).__name__}")
+        sample = tried(name, "prompts", partial(lvlm.encode, white, prompt))
+        if sample is not None and (
+            sample.visual.tolist() != plain.visual.tolist()
+            or sum(int(each) in special for each in sample.inputs["input_ids"][0]) != marks
+        ):
+            failures.append(f"prompt {name}: became a mark")
     for messages in chats(CHATS, seed):
-        try:
-            lvlm.encode(white, messages)
-            outcomes["chats read"] += 1
-        except InputError:
-            outcomes["chats refused"] += 1
-        except BaseException as error:
-            failures.append(f"chat {messages!r:.80}: {type(error).__name__}")
+        tried(f"{messages!r:.80}", "chats", partial(lvlm.encode, white, messages))
     for query in links(LINKS, seed):
-        try:
-            read_query(query), refused_in(query)
-            outcomes["links"] += 1
-        except BaseException as error:
-            failures.append(f"link {query[:80]}: {type(error).__name__}")
+        tried(query[:80], "links", lambda query=query: (read_query(query), refused_in(query)))
     return {
         "pictures": pictures,
         "formats": sorted(formats),
@@ -105,7 +104,7 @@ def with_figures(text: str, made: dict) -> str:
         f" {made['opened']:,} opened, {made['refused']:,} refused in a sentence, slowest"
         f" {made['slowest_s']} s; {made['prompts_read'] + made['prompts_refused']} hostile prompts;"
         f" {made['chats_read'] + made['chats_refused']:,} lists of messages, of which"
-        f" {made['chats_read']} are chats; {made['links']:,} odd addresses;"
+        f" {made['chats_read']} are chats; {made['links_read']:,} odd addresses;"
         f" {len(made['failures'])} crashes, hangs or marks let through."
     )
     return between(text, BEGIN, END, line)

@@ -25,10 +25,11 @@ from batched_match import batched_exact_match  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import svl_core as svl  # noqa: E402
-from svl_core.comparison.ablation import ablate_questions, weights_hash  # noqa: E402
+from svl_core.comparison.ablation import ablate_questions  # noqa: E402
 from svl_core.comparison.evaluation import answer_batch, normalise  # noqa: E402
 from svl_core.demo.evaluation import questions  # noqa: E402
 from svl_core.demo.questions import calibration  # noqa: E402
+from svl_core.files import weights_hash  # noqa: E402
 from svl_core.lvlm.catalogue import DEMO_PLACES  # noqa: E402
 from svl_core.ui import examples  # noqa: E402
 from svl_core.ui.state.settings import DEFAULTS  # noqa: E402

@@ -1,6 +1,7 @@
 """The first screen: drawn before anything is loaded, taken over without a jump, and played once."""
 
 import pytest
+from traffic import Traffic
 
 pytestmark = pytest.mark.slow
 
@@ -130,22 +131,9 @@ def test_a_second_visit_costs_little(visit):
     page.locator("#metrics .facts").wait_for()
     again = page.context.new_page()
     again.set_default_timeout(120_000)
-    network = again.context.new_cdp_session(again)
-    network.send("Network.enable")
-    asked, cached, size = {}, set(), {}
-    network.on("Network.requestWillBeSent", lambda e: asked.update({e["requestId"]: e["request"]}))
-    network.on("Network.requestServedFromCache", lambda e: cached.add(e["requestId"]))
-    network.on(
-        "Network.responseReceived",
-        lambda e: e["response"].get("fromDiskCache") and cached.add(e["requestId"]),
-    )
-    network.on(
-        "Network.loadingFinished",
-        lambda e: size.update({e["requestId"]: e["encodedDataLength"]}),
-    )
+    traffic = Traffic(again)
     again.goto(address, wait_until="commit")
     again.locator("#metrics .facts").wait_for()
     again.wait_for_timeout(1000)
-    sent = [one for one in asked if one not in cached and asked[one]["url"].startswith("http")]
-    assert 0 < len(sent) < 60
-    assert sum(size.get(one, 0) for one in sent) < 120_000
+    assert 0 < traffic.requests < 60
+    assert traffic.bytes < 120_000

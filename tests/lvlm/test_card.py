@@ -49,7 +49,7 @@ def described(lvlm, figures=()):
 
 def test_what_the_hub_reads(pruned):
     data = described(pruned).data
-    assert data.base_model == "someone/tiny-vl" and data.library_name == "transformers"
+    assert (data["base_model"], data["library_name"]) == ("someone/tiny-vl", "transformers")
     assert (data.license, data.license_name, data.license_link) == (
         "other",
         "tiny-licence",

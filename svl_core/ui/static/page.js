@@ -249,8 +249,8 @@
     const field = make("input", { type: "text", readonly: "", "aria-label": "Link to this analysis" }), copy = make("button", { type: "button" }, "Copy link"), hint = make("p", { class: "read", role: "status" });
     box.append(make("div", { class: "link-row" }, field, copy), hint);
     copy.addEventListener("click", async () => {
+      await svl.copied(field.value);
       field.select();
-      try { await navigator.clipboard.writeText(field.value); } catch { document.execCommand("copy"); }
       hint.textContent = "Copied.";
     });
     return () => {

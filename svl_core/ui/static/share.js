@@ -13,7 +13,7 @@
     clearTimeout(timer);
     timer = setTimeout(() => { said.textContent = ""; }, SHOWN);
   };
-  const copied = async text => {
+  svl.copied = async text => {
     try { await navigator.clipboard.writeText(text); return true; } catch { /* no such right, or no secure address */ }
     const field = svl.make("textarea", { style: UNSEEN, "aria-hidden": "true" });
     field.value = text;
@@ -29,6 +29,6 @@
       try { await navigator.share({ title: document.title, url: location.href }); return tell("Shared"); }
       catch (error) { if (error.name === "AbortError") return; }
     }
-    tell(await copied(location.href) ? "Link copied" : "This browser did not copy; take the page's address");
+    tell(await svl.copied(location.href) ? "Link copied" : "This browser did not copy; take the page's address");
   });
 })();

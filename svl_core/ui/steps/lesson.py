@@ -139,9 +139,8 @@ def wire(page: Page) -> None:
         ask_skills,
         ["state", "strip", SETTINGS],
         ["status", "lesson"],
-        concurrency_id="evidence",
-        concurrency_limit=page.workspace.limits.heavy_jobs,
         trigger_mode="multiple",
+        **page.evidence,
     )
 
 

@@ -81,9 +81,8 @@ def wire(page: Page) -> None:
         run,
         inputs,
         outputs,
-        concurrency_id="evidence",
-        concurrency_limit=page.workspace.limits.heavy_jobs,
         trigger_mode="multiple",
+        **page.evidence,
     )
     page.halt(page["ablation-stop"].click, EVIDENCE)
     for event in (page["ablation"].expand, page["ablation-source"].input):

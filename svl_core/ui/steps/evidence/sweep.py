@@ -173,9 +173,8 @@ def wire(page: Page) -> None:
         run,
         [*ASKED, *PLAN_IN],
         [STATUS, "sweep", *DRAWN],
-        concurrency_id="evidence",
-        concurrency_limit=page.workspace.limits.heavy_jobs,
         trigger_mode="multiple",
+        **page.evidence,
     )
     page.halt(page["sweep-stop"].click, EVIDENCE)
     measure = page["sweep-measure"].input

@@ -8,7 +8,7 @@ from svl_core.errors import InputError
 from svl_core.ui import card, photo, views
 from svl_core.ui.drawing import Update, View, visual_kept
 from svl_core.ui.state.settings import Settings
-from svl_core.ui.wiring import QUICK, Page
+from svl_core.ui.wiring import Page
 from svl_core.ui.work.answering import NOT_ANALYSED
 from svl_core.ui.work.ranking import PLAN_IN
 
@@ -16,25 +16,12 @@ from svl_core.ui.work.ranking import PLAN_IN
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
     page.add("card", gr.Button("Download the result card (PNG)", elem_id="card"))
-    file = gr.DownloadButton(
-        "Card",
-        visible="hidden",
-        elem_id="card-file",
-    )
-    page.add("card-file", file)
+    page.add_file("card", "Card")
 
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
-    options = {**QUICK, "show_progress": "full"}
-    written = page.on(
-        page["card"].click,
-        write,
-        PLAN_IN,
-        ["card-file"],
-        **options,
-    )
-    page.download(written, "card-file")
+    page.writes_file("card", write, PLAN_IN)
 
 
 # -------------------------------------------------------------------------------- handlers
@@ -48,20 +35,8 @@ def write(
     """The card as a file. Raises InputError before both models answered."""
     if not state or not strip:
         raise InputError(NOT_ANALYSED)
-    content = card.png(
-        result_of(
-            page.view(
-                state,
-                settings,
-                strip,
-            )
-        )
-    )
-    path = page.new_file(
-        "short-lvlm-result.png",
-        content,
-        request,
-    )
+    content = card.png(result_of(page.view(state, settings, strip)))
+    path = page.new_file("short-lvlm-result.png", content, request)
     return {"card-file": str(path)}
 
 

@@ -35,8 +35,7 @@ def layout(page: Page) -> None:
     title = "Download the pruned checkpoint (zip)"
     page.add("checkpoint", gr.Button(title, visible=allowed, elem_id="checkpoint"))
     page.add("packed", gr.State(None))
-    file = gr.DownloadButton("Checkpoint", visible="hidden", elem_id="checkpoint-file")
-    page.add("checkpoint-file", file)
+    page.add_file("checkpoint", "Checkpoint")
     page.add(NOTE, parts.view(NOTE))
 
 

@@ -16,7 +16,7 @@ from svl_core.ui.state.settings import Settings
 from svl_core.ui.steps import evidence
 from svl_core.ui.steps.answers import draw_full, draw_metrics, draw_pruned, sources_in_words
 from svl_core.ui.steps.answers.variants import section
-from svl_core.ui.wiring import QUICK, SETTINGS, Page
+from svl_core.ui.wiring import SETTINGS, Page
 from svl_core.ui.work.answering import NOT_ANALYSED
 
 STYLES = parts.STATIC / "report.css"
@@ -25,34 +25,13 @@ STYLES = parts.STATIC / "report.css"
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
     page.add("report", gr.Button("Download the report (HTML)", elem_id="report"))
-    file = gr.DownloadButton(
-        "Report",
-        visible="hidden",
-        elem_id="report-file",
-    )
-    page.add("report-file", file)
+    page.add_file("report", "Report")
 
 
 # ---------------------------------------------------------------------------------- events
 def wire(page: Page) -> None:
-    inputs = [
-        "cards",
-        "truth",
-        "state",
-        "strip",
-        SETTINGS,
-        *evidence.EVIDENCE,
-    ]
-    options = {**QUICK, "show_progress": "full"}
-    clicked = page["report"].click
-    written = page.on(
-        clicked,
-        write,
-        inputs,
-        ["report-file"],
-        **options,
-    )
-    page.download(written, "report-file")
+    inputs = ["cards", "truth", "state", "strip", SETTINGS, *evidence.EVIDENCE]
+    page.writes_file("report", write, inputs)
 
 
 # -------------------------------------------------------------------------------- handlers
