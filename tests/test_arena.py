@@ -1,27 +1,31 @@
-"""The arena's bookkeeping: who is measured once, how the work is shared out, the statistics against
-scipy, the table from saved parts. The committed table is guarded by test_documents.py.
+"""The arena's bookkeeping: who is measured once, how the work is shared out, the intervals against
+hand-made cases and a plain bootstrap, the tables from saved parts. The committed table is guarded
+by test_documents.py.
 """
 
 import json
 
 import numpy as np
 import pytest
-from scipy import stats
 from test_documents import script
 
 arena = script("arena")
+statistics = script("arena_statistics")
+page = script("arena_page")
+
+LAYERS = 16
 
 
 @pytest.fixture
 def ranked():
     """Two seeds: the same layers by every criterion for seed 0, others by svl for seed 1."""
-    names = sorted(
-        {c for c, _ in arena.recipes() if c != arena.PRESET}
-        | {f"{arena.PRESET}:{k}" for c, k in arena.recipes() if c == arena.PRESET}
-    )
-    drops = list(arena.drop_counts(16))
-    same = {name: {d: list(range(1, 1 + d)) for d in drops} for name in names}
-    return {0: same, 1: same | {"svl": {d: list(range(2, 2 + d)) for d in drops}}}
+    drops = list(arena.drop_counts(LAYERS))
+    same = {
+        recipe.source: {drop: list(range(1, 1 + drop)) for drop in drops}
+        for recipe in arena.recipes()
+    }
+    others = {drop: list(range(2, 2 + drop)) for drop in drops}
+    return {0: same, 1: same | {"svl": others}}
 
 
 def test_drop_counts():
@@ -29,45 +33,107 @@ def test_drop_counts():
 
 
 def test_equal_models_are_measured_once(ranked):
-    entrants = arena.entrants(ranked)
-    assert sorted(row for rows in entrants.values() for row in rows) == sorted(
-        (c, k, d, s) for c, k in arena.recipes() for d in arena.drop_counts(16) for s in (0, 1)
+    entrants = arena.entrants(ranked, LAYERS)
+    rows = [row for found in entrants.values() for row in found]
+    wanted = [
+        (recipe, drop, seed)
+        for recipe in arena.recipes()
+        for drop in arena.counts_of(recipe, LAYERS)
+        for seed in (0, 1)
+    ]
+    assert len(rows) == len(set(rows)) == len(wanted) and set(rows) == set(wanted)
+    # without a fit the seeds share their models
+    assert sum(1 for model in entrants if model.how == "none") == 12
+    few = arena.FEW
+    assert arena.Model((1, 2), "scp", few, 0) in entrants
+    assert arena.Model((2, 3), "scp", few, 1) in entrants
+    assert arena.Model((2, 3), "scp", few, 0) not in entrants
+
+
+def test_work_is_shared_out_once_and_what_is_fitted_alike_stays_together(ranked):
+    models = list(arena.entrants(ranked, LAYERS))
+    shares = arena.shared_out(models, 2)
+    assert sorted(model.key for share in shares for model in share) == sorted(
+        model.key for model in models
     )
-    assert (
-        sum(1 for _, how, _ in entrants if how == "none") == 12
-    )  # without a fit the seeds share their models
-    assert (
-        ((1, 2), "scp", 0) in entrants
-        and ((1, 2), "scp", 1) in entrants
-        and ((2, 3), "scp", 0) not in entrants
-    )
+    groups = [{(model.seed, model.size) for model in share} for share in shares]
+    assert not groups[0] & groups[1]
 
 
-def test_work_is_shared_out_once_and_evenly(ranked):
-    keys = list(arena.entrants(ranked))
-    shares = arena.shared_out(keys, 2)
-    assert sorted(i for share in shares for i in share) == list(range(len(keys)))
-    assert abs(len(shares[0]) - len(shares[1])) <= max(
-        sum(1 for _, how, seed in keys if (how, seed) == group)
-        for group in {key[1:] for key in keys}
-    )
+def test_only_what_lacks_is_answered(tmp_path):
+    old, new = arena.Model((1,), "none", 0, None), arena.Model((2,), "none", 0, None)
+    for first in (0, 100):
+        arena._keep(tmp_path, "scenes", first, {old.key: np.ones(3, bool)})
+    parts = [(0, "scenes"), (100, "scenes"), (200, "scenes")]
+    assert arena._lacking([old, new], parts, tmp_path) == [
+        ([old], [parts[2]]),
+        ([new], parts),
+    ]
 
 
-def test_statistics_against_scipy():
-    for correct, n in ((0, 10), (7, 10), (1990, 2000)):
-        assert arena.wilson(correct / n, n) == pytest.approx(
-            stats.binomtest(correct, n).proportion_ci(method="wilson"), abs=1e-12
-        )
+def test_questions_of_easy_vqa_stand_on_pictures_of_their_own():
+    asked = arena.asked_of("easy-vqa", 40)
+    assert len({one.open.args for one in asked}) == len(asked) == 40
+    again = arena.asked_of("easy-vqa", 20)
+    assert [one.question for one in again] == [one.question for one in asked[:20]]
+
+
+def table(marks, clusters=None):
+    marks = np.atleast_2d(marks)
+    return statistics.Table(marks, np.arange(marks.shape[1]) if clusters is None else clusters)
+
+
+def test_what_is_kept_by_hand():
+    full = table([1, 1, 1, 0])
+    own = table([[1, 1, 1, 0], [1, 0, 0, 0]])
+    found = statistics.kept([own], [full])
+    assert found.by_seed == pytest.approx((1.0, 1 / 3)) and found.value == pytest.approx(2 / 3)
+    both = statistics.kept([own, own], [full, full])
+    assert both.value == found.value
+    gap = statistics.difference([own], [table([[1, 1, 0, 0], [1, 0, 0, 0]])])
+    assert gap.by_seed == pytest.approx((0.25, 0.0)) and gap.value == pytest.approx(0.125)
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not():
     rng = np.random.default_rng(0)
-    full, marks = rng.random(500) < 0.9, rng.random((3, 500)) < 0.8
-    difference, half = arena.paired(marks, full)
-    gap = marks.mean(0) - full
-    assert difference == pytest.approx(marks.mean() - full.mean()) and half == pytest.approx(
-        stats.norm.ppf(0.975) * stats.sem(gap)
-    )
+    full = table(np.ones(4000))
+    right = rng.random(4000)
+    alike = table(np.stack([right < 0.9] * 8))
+    spread = table(np.stack([right < share for share in np.linspace(0.8, 1.0, 8)]))
+    narrow, wide = (statistics.kept([each], [full]) for each in (alike, spread))
+    # of questions alone: 1.96 sqrt(0.9 x 0.1 / 4000)
+    assert narrow.high - narrow.low == pytest.approx(2 * 1.96 * np.sqrt(0.09 / 4000), rel=0.1)
+    # of seeds alone: 1.96 standard deviations of eight, over the root of eight
+    of_seeds = 2 * 1.96 * np.std(np.linspace(0.8, 1.0, 8)) / np.sqrt(8)
+    assert wide.high - wide.low == pytest.approx(of_seeds, rel=0.15)
 
 
-def test_the_table_from_saved_parts(ranked, tmp_path):
+def test_questions_about_one_picture_are_drawn_together():
+    """A thousand questions on ten pictures, each right or wrong as a whole, are ten answers."""
+    clusters = np.repeat(np.arange(10), 100)
+    marks = (clusters < 5).astype(float)
+    full = table(np.ones(1000), clusters)
+    together = statistics.kept([table([marks], clusters)], [full])
+    alone = statistics.kept([table([marks])], [table(np.ones(1000))])
+    assert together.value == alone.value == 0.5
+    assert (together.high - together.low) == pytest.approx(10 * (alone.high - alone.low), rel=0.2)
+
+
+def test_the_interval_against_a_plain_bootstrap():
+    rng = np.random.default_rng(1)
+    full = rng.random(300) < 0.95
+    own = (rng.random((8, 300)) < rng.uniform(0.7, 0.95, (8, 1))) & full
+    found = statistics.kept([table(own)], [table(full)])
+    drawn = []
+    for _ in range(2000):
+        seeds, questions = rng.integers(8, size=8), rng.integers(300, size=300)
+        drawn.append(own[seeds][:, questions].mean() / full[questions].mean())
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    assert found.low == pytest.approx(low, abs=0.01)
+    assert found.high == pytest.approx(high, abs=0.01)
+
+
+def test_the_tables_from_saved_parts(ranked, tmp_path):
     settings = {
         "weights": "w",
         "questions": 150,
@@ -77,53 +143,38 @@ def test_the_table_from_saved_parts(ranked, tmp_path):
         "question_seed": 1,
         "part": arena.PART,
     }
-    entrants, rng = list(arena.entrants(ranked)), np.random.default_rng(1)
+    models, rng = list(arena.entrants(ranked, LAYERS)), np.random.default_rng(1)
+    names = [arena.FULL, *(model.key for model in models)]
     truth = {}
-    for name in settings["data"]:
-        truth[name] = rng.random((len(entrants) + 1, 150)) < 0.8
+    for data in settings["data"]:
+        truth[data] = rng.random((len(names), 150)) < 0.8
         for first in (0, 100):
-            arena._keep(
-                tmp_path,
-                name,
-                first,
-                dict(
-                    zip(
-                        [arena.FULL, *map(arena.key_of, entrants)],
-                        truth[name][:, first : first + 100],
-                    )
-                ),
-            )
-    made = arena.summary(settings, ranked, tmp_path)
-    assert (
-        made["complete"]
-        and made["n"] == {"scenes": [150, 150], "easy-vqa": [150, 150]}
-        and made["models"] == len(entrants)
-    )
+            part = truth[data][:, first : first + 100]
+            arena._keep(tmp_path, data, first, dict(zip(names, part, strict=True)))
+    made = arena.summary(settings, ranked, tmp_path, LAYERS)
+    assert made["complete"] and made["models"] == len(models)
     row = next(
-        r
-        for r in made["rows"]
-        if (r["criterion"], r["compensation"], r["drop"]) == ("svl", "scp", 3)
+        row
+        for row in made["rows"]
+        if (row["criterion"], row["compensation"], row["size"], row["drop"])
+        == ("svl", "scp", arena.FEW, 3)
     )
-    at = [1 + entrants.index(((1, 2, 3), "scp", 0)), 1 + entrants.index(((2, 3, 4), "scp", 1))]
+    at = [
+        names.index(arena.Model((1, 2, 3), "scp", arena.FEW, 0).key),
+        names.index(arena.Model((2, 3, 4), "scp", arena.FEW, 1).key),
+    ]
     assert row["data"]["scenes"]["accuracy"] == pytest.approx(truth["scenes"][at].mean())
     assert row["kept"] == pytest.approx(
         np.mean([truth[n][at].mean() / truth[n][0].mean() for n in settings["data"]])
     )
+    assert {found["baseline"] for found in made["published"] if found["svl"]} == {
+        name for name in arena.criteria() if name.startswith("svl")
+    }
     arena._save(tmp_path / "arena.json", made)
     again = json.loads((tmp_path / "arena.json").read_text(encoding="utf-8"))
     assert again == json.loads(json.dumps(made))
-    text = arena.with_figures(f"a\n{arena.BEGIN}\n{arena.END}\nb", again)
-    assert (
-        arena.with_figures(text, again) == text
-        and "as-published" in text
-        and f"{row['kept']:.1%}" in text
-    )
+    text = page.figures(again)
+    assert "| as-published | both |" in text and f"{row['kept']:.1%}"[:-1] in text
+    assert "Not all rows" not in text
     (tmp_path / "easy-vqa-00100.npz").unlink()
-    assert not arena.summary(settings, ranked, tmp_path)["complete"]
-    fewer = {
-        seed: {name: plans for name, plans in found.items() if not name.startswith(arena.PRESET)}
-        for seed, found in ranked.items()
-    }
-    assert {row["criterion"] for row in arena.summary(settings, fewer, tmp_path)["rows"]} == {
-        criterion for criterion, _ in arena.recipes()
-    } - {arena.PRESET}
+    assert not arena.summary(settings, ranked, tmp_path, LAYERS)["complete"]

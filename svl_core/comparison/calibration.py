@@ -143,6 +143,44 @@ def encode_all(
     return samples
 
 
+def with_answers(
+    lvlm: LVLM,
+    samples: Sequence[Sample],
+    run: Run = QUIET,
+) -> list[Sample]:
+    """The samples with the model's own greedy answers behind the prompts, as more textual tokens:
+    least squares that sees where the answer is written.
+
+    lvlm: the full model.
+
+    The last token of an answer is left out, for nothing is predicted behind it. Raises InputError
+    for inputs that an answer cannot lengthen, Cancelled.
+    """
+    from svl_core.analysis.skipping import own_answers
+    from svl_core.pruning.refit import lengthened
+
+    answers = own_answers(
+        lvlm,
+        len(samples),
+        samples.__getitem__,
+        run,
+    )
+    longer = []
+    for sample, ids in zip(samples, answers, strict=True):
+        words = [lvlm.tokenizer.decode([token]) for token in ids[:-1]]
+        positions = sample.length + np.arange(len(words))
+        longer.append(
+            dataclasses.replace(
+                sample,
+                inputs=lengthened(sample, ids),
+                textual=np.concatenate([sample.textual, positions]),
+                tokens=(*sample.tokens, *words),
+                key=f"{sample.key}+answer",
+            )
+        )
+    return longer
+
+
 def disjoint(fit: Sequence[Sample], measured: Sequence[Sample]) -> Sequence[Sample]:
     """The `fit` samples that are not measured: what is fitted and what is measured never share a
     sample.

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from svl_core.analysis.importance import TokenImportance
+from svl_core.analysis.memo import Memo
 from svl_core.analysis.redundancy import CRITERIA, LayerScores
 from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
@@ -42,7 +43,7 @@ class Preset:
     recipe: the fields in `sets` are the preset's; others are left as they are.
     sized: whether it sets the recipe's calibration size too.
     rivals: criteria whose layers compete with those of the recipe's criterion, each compensated,
-        for the lowest held-out KL.
+        for most held-out answers kept.
     ranked_on: samples at most on which criteria that run the model rank, for each costs many passes
         over them.
     """
@@ -163,19 +164,28 @@ class Fitted:
         seed: int = 0,
         run: Run = QUIET,
     ) -> DropPlan:
-        """The best of the criterion's and the rivals' plans, see `choose_plan`."""
-        from svl_core.comparison.selection import choose_plan
+        """The best of the criterion's and the rivals' plans, see `choose_plan`.
 
-        return choose_plan(
-            self.lvlm,
-            plans,
-            self.preset.recipe,
-            self.samples,
-            seed=seed,
-            traced=self.trace,
-            spool=self.trace.spool,
-            run=run,
-        )
+        What they are tried on is made once for all numbers of dropped layers.
+        """
+        from svl_core.comparison.selection import Contest
+
+        if len({chosen.drop for chosen in plans}) == 1:
+            return plans[0]
+
+        def contest() -> Contest:
+            return Contest.of(
+                self.lvlm,
+                self.samples,
+                needs_mlp=COMPENSATIONS[self.preset.recipe.compensation].needs_mlp,
+                seed=seed,
+                traced=self.trace,
+                spool=self.trace.spool,
+                run=run.silent(),
+            )
+
+        made = _CONTESTS.of(self, seed, contest)
+        return made.choose(plans, self.preset.recipe, run)
 
     def plan(
         self,
@@ -216,6 +226,9 @@ class Fitted:
         )
 
 
+_CONTESTS = Memo(1)
+"""Of a fitted preset: the contest of its criteria, by seed."""
+
 _ROWS = (
     Preset(
         "as-published",
@@ -226,11 +239,17 @@ _ROWS = (
     Preset(
         "best",
         "Best found",
-        "The layers of SVL or of greedy KL, whichever leave the answers' distribution"
-        " nearest once every later layer is refitted in closed form.",
-        Recipe(criterion="svl", compensation="refit", calibration_size=512),
+        "The layers of SVL, of greedy KL or of ShortGPT, whichever keep most answers once both"
+        " output projections of every later layer are refitted in closed form.",
+        Recipe(
+            criterion="svl",
+            compensation="refit",
+            targets=("mlp", "attention"),
+            answer_weight=5.0,
+            calibration_size=640,
+        ),
         sized=True,
-        rivals=("greedy-kl",),
+        rivals=("greedy-kl", "shortgpt"),
     ),
 )
 PRESETS: Mapping[str, Preset] = MappingProxyType({row.name: row for row in _ROWS})

@@ -44,6 +44,23 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What one option does on n samples that it was not fitted on.
+
+    exact: share 0..1 of the full model's greedy answers that it gives word for word.
+    kl: mean KL(full || pruned) over the answers' tokens, nats/token.
+    """
+
+    exact: float
+    kl: float
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """The best trial is the first by this: most exact answers, then the lowest KL."""
+        return -self.exact, self.kl
+
+
+@dataclass(frozen=True)
 class RankChoice:
     """A rank that was chosen by what it is for.
 
@@ -102,7 +119,7 @@ def choose_rank(
     options = [
         Option(f"rank {rank}", plan, recipe.changed(rank=rank, energy=None)) for rank in tried
     ]
-    kl, left_out = held_out(
+    trials, left_out = held_out(
         lvlm,
         options,
         samples,
@@ -113,6 +130,7 @@ def choose_rank(
         spool=spool,
         run=run,
     )
+    kl = [trial.kl for trial in trials]
     return RankChoice(
         tried[int(np.argmin(kl))],
         tuple(tried),
@@ -133,21 +151,28 @@ def choose_plan(
     spool: str | Path | None = None,
     run: Run = QUIET,
 ) -> DropPlan:
-    """The plan of lowest held-out KL once compensated: selection under compensation, among the
-    plans of several criteria.
+    """The plan that keeps most held-out answers word for word once compensated: selection under
+    compensation, among the plans of several criteria.
 
-    Ties go to the earlier plan; plans that drop the same layers are tried once. The other
-    parameters are those of `choose_rank`. Raises InputError as `split` does; Cancelled.
+    Ties go to the lower KL, then to the earlier plan. Mean KL alone misjudges sets of layers: on
+    the bundled model a set with KL 1.49 kept more answers than one with 0.33. Plans that drop the
+    same layers are tried once. The other parameters are those of `choose_rank`. Raises InputError
+    as `split` does; Cancelled.
     """
     recipe = recipe_from(compensation, {})
-    different = list({chosen.drop: chosen for chosen in reversed(plans)}.values())[::-1]
-    if len(different) == 1:
-        return different[0]
-    options = [Option(f"the layers of {plan.criterion}", plan, recipe) for plan in different]
-    kl, _ = held_out(
-        lvlm, options, samples, share=share, seed=seed, traced=traced, spool=spool, run=run
+    if len(_different(plans)) == 1:
+        return plans[0]
+    contest = Contest.of(
+        lvlm,
+        samples,
+        needs_mlp=COMPENSATIONS[recipe.compensation].needs_mlp,
+        share=share,
+        seed=seed,
+        traced=traced,
+        spool=spool,
+        run=run.silent(),
     )
-    return different[int(np.argmin(kl))]
+    return contest.choose(plans, recipe, run)
 
 
 def held_out(
@@ -161,52 +186,130 @@ def held_out(
     traced: Trace | None = None,
     spool: str | Path | None = None,
     run: Run = QUIET,
-) -> tuple[list[float], int]:
-    """For each option its mean KL(full || pruned), nats/token, on the samples left out of the fit;
-    and how many those are.
+) -> tuple[list[Trial], int]:
+    """For each option what it does on the samples left out of the fit, and how many those are.
 
     Raises InputError as `split` does; Cancelled.
     """
     options = list(options)
     needs_mlp = any(COMPENSATIONS[option.recipe.compensation].needs_mlp for option in options)
-    fit, left_out = split(samples, share, seed)
-    calibration = _traced(
+    contest = Contest.of(
         lvlm,
-        fit,
-        traced,
-        needs_mlp,
-        spool,
-        run.silent(),
-    )
-    answers = answer_batch(
-        lvlm,
-        left_out,
+        samples,
+        needs_mlp=needs_mlp,
+        share=share,
+        seed=seed,
         max_new_tokens=max_new_tokens,
-        run=run.silent(),
-    )
-    reference = Reference.of(
-        lvlm,
-        left_out,
-        answers,
+        traced=traced,
         spool=spool,
         run=run.silent(),
     )
-    kl = []
-    for number, option in enumerate(options):
-        run.check("Stopped before all choices were tried.")
-        trial = run.part(
-            number / len(options), (number + 1) / len(options), f"trying {option.what}"
-        )
-        trial.report(0.0)
-        pruned = prune(
+    return contest.trials(options, run), contest.count
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """What options are fitted on and tried on; made once for any number of them.
+
+    calibration: a trace of the samples that are fitted on.
+    reference: the full model's answers to the others.
+    """
+
+    lvlm: LVLM
+    calibration: Trace
+    reference: Reference
+
+    @classmethod
+    def of(
+        cls,
+        lvlm: LVLM,
+        samples: Sequence[Sample],
+        *,
+        needs_mlp: bool = False,
+        share: float = 0.5,
+        seed: int = 0,
+        max_new_tokens: int = 64,
+        traced: Trace | None = None,
+        spool: str | Path | None = None,
+        run: Run = QUIET,
+    ) -> Contest:
+        """Splits the samples, traces one part and answers the other.
+
+        needs_mlp: whether an option needs the MLPs' outputs. The other parameters are those of
+        `choose_rank`. Raises InputError as `split` does; Cancelled.
+        """
+        fit, left_out = split(samples, share, seed)
+        calibration = _traced(
             lvlm,
-            option.plan,
-            option.recipe,
-            calibration,
-            run=trial,
+            fit,
+            traced,
+            needs_mlp,
+            spool,
+            run,
         )
-        kl.append(float(reference.mean_kl(pruned, run.silent()).mean()))
-    return kl, len(left_out)
+        answers = answer_batch(
+            lvlm,
+            left_out,
+            max_new_tokens=max_new_tokens,
+            run=run,
+        )
+        reference = Reference.of(
+            lvlm,
+            left_out,
+            answers,
+            spool=spool,
+            run=run,
+        )
+        return cls(lvlm, calibration, reference)
+
+    @property
+    def count(self) -> int:
+        """The number of samples that options are tried on."""
+        return len(self.reference.samples)
+
+    def trials(
+        self,
+        options: Sequence[Option],
+        run: Run = QUIET,
+    ) -> list[Trial]:
+        """What each option does. Raises InputError as `prune` does; Cancelled."""
+        made = []
+        for number, option in enumerate(options):
+            run.check("Stopped before all choices were tried.")
+            trying = run.part(
+                number / len(options), (number + 1) / len(options), f"trying {option.what}"
+            )
+            trying.report(0.0)
+            pruned = prune(
+                self.lvlm,
+                option.plan,
+                option.recipe,
+                self.calibration,
+                run=trying,
+            )
+            measured = self.reference.measure(pruned, run.silent())
+            exact = float((measured.agreement == 1).mean())
+            made.append(Trial(exact, float(measured.kl.mean())))
+        return made
+
+    def choose(
+        self,
+        plans: Sequence[DropPlan],
+        recipe: Recipe,
+        run: Run = QUIET,
+    ) -> DropPlan:
+        """The plan that does best once compensated, see `choose_plan`."""
+        different = _different(plans)
+        if len(different) == 1:
+            return different[0]
+        options = [Option(f"the layers of {plan.criterion}", plan, recipe) for plan in different]
+        orders = [trial.order for trial in self.trials(options, run)]
+        return different[orders.index(min(orders))]
+
+
+def _different(plans: Sequence[DropPlan]) -> list[DropPlan]:
+    """The plans in order, of those that drop the same layers the first."""
+    return list({chosen.drop: chosen for chosen in reversed(plans)}.values())[::-1]
 
 
 def _traced(

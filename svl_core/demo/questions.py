@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
-from svl_core.demo import art
+from svl_core.demo import art, shapes
+from svl_core.demo.labelled import Labelled
 from svl_core.demo.scenes import (
     PLACES,
     SHAPES,
@@ -407,25 +407,6 @@ def ask(
     return None
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """One labelled question of a data set; `image` is drawn or opened when asked for, so thousands
-    cost no memory. Taken apart, it is an (image, question) pair.
-    """
-
-    open: Callable[[], Image.Image]
-    question: str
-    answer: str
-    kind: str
-
-    @property
-    def image(self) -> Image.Image:
-        return self.open()
-
-    def __iter__(self) -> Iterator:
-        return iter((self.image, self.question))
-
-
 def labelled(
     n: int,
     seed: int,
@@ -462,14 +443,32 @@ def labelled(
 MEASURED_SEED = 1_000_000  # a stream that no calibration seed of ordinary size draws from
 
 
+SCENES_FIRST = 128
+"""Calibration samples up to which all are scenes."""
+
+SHAPE_EVERY = 5
+"""Of the calibration samples beyond, every so manieth is a picture of one shape."""
+
+
 def calibration(
     n: int = 32,
     seed: int = 7,
 ) -> list[Labelled]:
-    """`n` (image, question) pairs on fresh scenes: what the bundled model's layers are ranked and
-    compensated on.
+    """`n` (image, question) pairs: what the bundled model's layers are ranked and compensated on.
+
+    The first `SCENES_FIRST` are fresh scenes, on which rankings need no more. A larger set is there
+    for fits with many degrees of freedom and covers all that the model was trained for: beyond,
+    every fifth is a picture of one shape (see `shapes`). A smaller set is the beginning of a larger
+    one.
     """
-    return labelled(n, 1_000_000 + seed)
+    scenes = iter(labelled(n, 1_000_000 + seed))
+    beyond = max(n - SCENES_FIRST, 0)
+    of_shapes = iter(shapes.labelled_shapes(beyond // SHAPE_EVERY, 1_000_000 + seed))
+    chosen = []
+    for number in range(n):
+        is_shape = number >= SCENES_FIRST and (number - SCENES_FIRST + 1) % SHAPE_EVERY == 0
+        chosen.append(next(of_shapes if is_shape else scenes))
+    return chosen
 
 
 def measured_questions(n: int) -> list[Labelled]:

@@ -96,6 +96,7 @@ def _refit(
         fit.trace,
         ridge=fit.ridge,
         answer_weight=fit.recipe.answer_weight,
+        targets=fit.recipe.targets,
         run=run,
     )
 
@@ -133,9 +134,10 @@ _ROWS = (
         "refit",
         "refit (all later layers)",
         "this project",
-        "W_down <- W_down + D^T for every layer from the first gap on, in order; D = argmin"
-        " |A D - (H_full - H_pruned)|^2 + ridge |D|^2, answers included",
-        settings=("ridge", "answer_weight"),
+        "W <- W + D^T for the target projections (the MLP's first) of every layer from the first"
+        " gap on, in order; D = argmin |A D - (H_full - H_pruned)|^2 + ridge |D|^2, answers"
+        " included",
+        settings=("ridge", "answer_weight", "targets"),
         ridge=0.1,
         edit_model=_refit,
     ),

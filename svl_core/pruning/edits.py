@@ -13,9 +13,8 @@ import torch
 
 from svl_core.analysis.gap import gap_rows, gram_of_difference
 from svl_core.analysis.memo import Memo
-from svl_core.analysis.trace import SampleTrace, down_projection
+from svl_core.analysis.trace import SampleTrace
 from svl_core.errors import InputError
-from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
 from svl_core.lvlm.hooks import bridge_output
 from svl_core.lvlm.skeleton import assign, materialized, running_device
 from svl_core.pruning.fit import Edit, Fit
@@ -388,16 +387,6 @@ def attach(layer: torch.nn.Module, bridge: torch.nn.Module) -> None:
 
 
 # Weights
-
-
-def projection(
-    layer: torch.nn.Module,
-    target: str,
-) -> torch.nn.Module:
-    """The linear map whose output `target` ("mlp" or "attention") adds to the residual stream."""
-    if target == "mlp":
-        return down_projection(layer)
-    return linear_map(layer, OUT_PROJECTIONS)
 
 
 def apply(module: torch.nn.Module, edit: torch.Tensor) -> None:

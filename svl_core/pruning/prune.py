@@ -19,9 +19,10 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.spool import store_values
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import Compensation, EditRun, compensation_of
-from svl_core.pruning.edits import apply, attach, projection
+from svl_core.pruning.edits import apply, attach
 from svl_core.pruning.fit import Fit
 from svl_core.pruning.plan import DropPlan
+from svl_core.pruning.refit import projection
 from svl_core.pruning.view import pruned_view
 from svl_core.recipe import AUTO, Recipe
 

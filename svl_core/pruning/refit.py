@@ -1,10 +1,14 @@
-"""Refit: from the first dropped run on, every retained layer's down-projection is fitted anew, in
-closed form and in order.
+"""Refit: from the first dropped run on, every retained layer's output projections are fitted anew,
+in closed form and in order: the MLP's alone, or the MLP's and then the attention's.
 
 Least squares per run bridges each gap with the full model's features before it, which the pruned
 model no longer has after the first gap. Here each layer is fitted on what the pruned model, edited
 so far, really feeds it, toward what the full model has at that depth, on the prompts and the
 model's own answers to them, with weight on the positions that predict the answers. No gradient.
+
+A fit of the attention's output leaves out that the layer's MLP reads it. Where both are fitted the
+MLP's therefore goes first and takes the larger part of what lacks; measured on the bundled model,
+8 of 16 layers dropped, this keeps about a point more of the answers than the other order.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from svl_core.analysis.skipping import own_answers
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import unpadded
+from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
 from svl_core.lvlm.hooks import captured_calls
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.replay import Recording, record
@@ -33,6 +38,9 @@ LENGTHENED = ("input_ids", "attention_mask")
 
 ANSWERING = 0.7
 """The share of refit's progress that the full model's answers take."""
+
+ORDER = ("mlp", "attention")
+"""A layer's projections in the order in which they are fitted."""
 
 BATCH = 16
 """Samples in one pass at most; they are of equal length, so that nothing is padded."""
@@ -77,6 +85,40 @@ def lengthened(
             answer = prompt.new_tensor([more])
             inputs[name] = torch.cat([prompt, answer], dim=1)
     return inputs
+
+
+def projection(
+    layer: torch.nn.Module,
+    target: str,
+) -> torch.nn.Module:
+    """The linear map whose output `target` ("mlp" or "attention") adds to the residual stream.
+
+    Raises InputError where there is no single one.
+    """
+    if target == "mlp":
+        return down_projection(layer)
+    return linear_map(layer, OUT_PROJECTIONS)
+
+
+def projections(
+    layer: torch.nn.Module,
+    targets: Sequence[str],
+) -> list[torch.nn.Module]:
+    """The target projections that a layer has, in the order in which they are fitted.
+
+    Layers of hybrid decoders lack one of both: there the other is fitted alone. Raises InputError
+    where there is none.
+    """
+    found = []
+    lacking: InputError | None = None
+    for target in (name for name in ORDER if name in targets):
+        try:
+            found.append(projection(layer, target))
+        except InputError as error:
+            lacking = error
+    if lacking is not None and not found:
+        raise lacking
+    return found
 
 
 def check_floating(module: torch.nn.Module) -> None:
@@ -157,15 +199,18 @@ def refit(
     *,
     ridge: float,
     answer_weight: float,
+    targets: Sequence[str] = ("mlp",),
     run: Run = QUIET,
 ) -> list[int]:
-    """Gives a pruned view new down-projections from the layer before the first dropped run on;
+    """Gives a pruned view new output projections from the layer before the first dropped run on;
     returns those layers' ids.
 
     full: the model that `pruned` is a view of.
     calibration: a trace of `full` with its samples.
     ridge: lambda below in units of the mean diagonal, 0 or more.
     answer_weight: what an answer's positions count together beside 1 each, 0 or more.
+    targets: the projections that are fitted, "mlp", "attention" or both; the attention's is fitted
+        on what the layer gives after the MLP's. A layer that lacks one is fitted with the other.
 
     W <- W + D^T, D = argmin sum_t w_t |a_t D - r_t|^2 + lambda |D|^2 with a (f) what enters the
     projection, r what then still lacks to the full model's feature at the depth reached (behind the
@@ -197,17 +242,18 @@ def refit(
         if any(batch.recording.calls[layer] is None for batch in batches):
             # the model passes over this layer: it learns nothing
             continue
-        projection = down_projection(module)
-        check_floating(projection)
-        gram, cross = _moments(
-            module,
-            layer,
-            after,
-            batches,
-            states,
-            answer_weight,
-        )
-        _add_to_weight(projection, solved(gram, cross, ridge))
+        for linear in projections(module, targets):
+            check_floating(linear)
+            gram, cross = _moments(
+                linear,
+                module,
+                layer,
+                after,
+                batches,
+                states,
+                answer_weight,
+            )
+            _add_to_weight(linear, solved(gram, cross, ridge))
         leaving = (
             batch.recording.step(module, layer, state)
             for batch, state in zip(batches, states, strict=True)
@@ -217,14 +263,14 @@ def refit(
 
 
 def _add_to_weight(
-    projection: torch.nn.Module,
+    linear: torch.nn.Module,
     change: torch.Tensor,
 ) -> None:
     """W <- W + change, in float64; a new Parameter in the weight's dtype is assigned."""
-    weight = materialized(projection, "weight")
+    weight = materialized(linear, "weight")
     if weight is not None:
         edited = weight.double().cpu() + change
-        assign(projection, weight=edited.to(weight))
+        assign(linear, weight=edited.to(weight))
 
 
 def _first_fitted(
@@ -257,6 +303,7 @@ def _position_weights(
 
 
 def _moments(
+    linear: torch.nn.Module,
     module: torch.nn.Module,
     layer: int,
     after: int,
@@ -264,9 +311,12 @@ def _moments(
     states: Sequence[torch.Tensor],
     answer_weight: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A^T A (f, f) and A^T R (f, d), weighted, over all samples, float64."""
+    """A^T A (f, f) and A^T R (f, d), weighted, over all samples, float64.
+
+    linear: the projection of `module` whose inputs are A. R is what the layer's output lacks.
+    """
     gram = cross = torch.zeros((), dtype=torch.float64)
-    with captured_calls(down_projection(module)) as calls:
+    with captured_calls(linear) as calls:
         for batch, state in zip(batches, states, strict=True):
             recording = batch.recording
             weight = _position_weights(

@@ -1,53 +1,203 @@
-"""The arena: every criterion with every compensation at every drop count, on the bundled model:
+"""The arena: criteria, compensations and presets at every drop count, on the bundled model:
 `python tests/benchmarks/arena.py`.
 
-Layers are ranked and compensations fitted on calibration scenes (one set a seed), and every pruned
-model answers the same labelled questions, which share no scene with them. All models answer a part
-of the questions before the next part begins, so a stopped run leaves a smaller but whole table, and
-the same command goes on where it stopped. Results go to results/arena.json and
-results/arena.md.
+Layers are ranked and compensations fitted on calibration samples (one set a seed), and every pruned
+model answers the same labelled questions, which share no picture with them. All models answer a
+part of the questions before the next part begins, so a stopped run leaves a smaller but whole
+table, and the same command goes on where it stopped; a model that is new answers what the others
+have. Results go to results/arena.json and results/arena.md.
+
+Three kinds of rows: every criterion without compensation; every compensation on the layers of some
+criteria, fitted on few samples and at its best calibration; every preset.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import gc
 import hashlib
 import json
-import math
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import arena_page
 import numpy as np
+from arena_statistics import Table, difference, kept
 from marks import PAGES, between, rewrite
 
 HERE = Path(__file__).parent
 RESULTS, ROOT = HERE / "results" / "arena.json", HERE.parents[1]
 PAGE = PAGES / "arena.md"
+BEGIN, END = arena_page.BEGIN, arena_page.END
 WEIGHTS = ROOT / "assets" / "demo_lvlm" / "model.safetensors"
-BEGIN, END = "<!-- arena: tests/benchmarks/arena.py -->", "<!-- end of arena -->"
-SHARES = (0.10, 0.20, 0.25, 0.30, 0.40, 0.50)  # of the layers, dropped
-BARS = {
-    0.20: 0.99,
-    0.30: 0.976,
-    0.40: 0.964,
-}  # share dropped -> accuracy kept that the best recipe should reach
-QUESTION_SEED = 4_004  # of the scenes asked about: neither training nor calibration draws from it
-PART = 100  # questions between two savings
-Z_95 = 1.959963984540054
-PRESET = "preset"  # stands for the criterion of a row that a preset made
-PUBLISHED = (PRESET, "as-published")
-FULL = "full"  # the full model among a part's models
+
+SHARES = (0.10, 0.20, 0.25, 0.30, 0.40, 0.50)
+"""Of the layers, dropped."""
+
+FEWER = (0.20, 0.30, 0.50)
+"""Of the layers, dropped where a compensation has its best calibration."""
+
+FEW, MANY = 32, 512
+"""Samples that rankings and compensations see; those of a compensation's best calibration."""
+
+LAYERS_OF = ("svl", "greedy-kl")
+"""Criteria whose layers every compensation is tried on at its best calibration; of the first, with
+few samples too.
+"""
+
+ON_ANSWERS = ("lstsq", "bridge")
+"""Compensations whose best calibration holds all tokens and the model's own answers."""
+
+QUESTION_SEED = 4_004
+"""Of the questions: neither training nor calibration draws from it."""
+
+PART = 100
+"""Questions between two savings."""
+
+PRESET = "preset"
+"""Stands for the criterion of a row that a preset made."""
+
+PUBLISHED = "as-published"
+FULL = "full"
+"""The full model among a part's models."""
+
+Plans = dict[int, list[int]]
+"""By the number of dropped layers: which."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the rows of one line of the tables have in common.
+
+    criterion: its name, or `PRESET`.
+    compensation: its name, or the preset's.
+    size: calibration samples of the compensation; 0 where nothing is fitted.
+    """
+
+    criterion: str
+    compensation: str
+    size: int = 0
+
+    @property
+    def source(self) -> str:
+        """Under which name its layers are planned."""
+        return f"{PRESET}:{self.compensation}" if self.criterion == PRESET else self.criterion
+
+
+@dataclass(frozen=True)
+class Model:
+    """One pruned model; equal ones are made and asked once.
+
+    layers: those dropped.
+    how: a compensation, or "preset:NAME".
+    size: calibration samples; 0 where nothing is fitted.
+    seed: of the calibration samples; None where nothing is fitted.
+    """
+
+    layers: tuple[int, ...]
+    how: str
+    size: int
+    seed: int | None
+
+    @property
+    def key(self) -> str:
+        """Its name in the files of parts; a preset's settings are part of it."""
+        layers = ",".join(map(str, self.layers))
+        seed = "" if self.seed is None else self.seed
+        return f"{layers}|{self.how}{_mark(self.how)}|{self.size}|{seed}"
+
+
+def _mark(how: str) -> str:
+    """Of a preset: a hash of what it is."""
+    from svl_core.comparison.presets import PRESETS
+
+    if not how.startswith(PRESET):
+        return ""
+    preset = PRESETS[how.partition(":")[2]]
+    return hashlib.sha256(repr(preset).encode()).hexdigest()[:8]
+
+
+# Who takes part
+
+
+def drop_counts(layers: int, shares: Sequence[float] = SHARES) -> dict[int, float]:
+    """{layers dropped: share} of `shares`, rounded to whole layers."""
+    return {round(share * layers): share for share in shares}
+
+
+def criteria() -> list[str]:
+    """Every criterion but the one that takes a person's layers."""
+    import svl_core as svl
+
+    return [name for name, row in svl.CRITERIA.items() if row.needs != "layers"]
+
+
+def recipes() -> list[Recipe]:
+    """Every line of the tables."""
+    import svl_core as svl
+    from svl_core.comparison.presets import PRESETS
+
+    fitted = [name for name, row in svl.COMPENSATIONS.items() if row.fitted]
+    found = [Recipe(name, "none") for name in criteria()]
+    found += [Recipe(LAYERS_OF[0], name, FEW) for name in fitted]
+    found += [Recipe(criterion, name, MANY) for criterion in LAYERS_OF for name in fitted]
+    for name, preset in PRESETS.items():
+        found.append(Recipe(PRESET, name, preset.samples or FEW))
+    return found
+
+
+def counts_of(recipe: Recipe, layers: int) -> list[int]:
+    """The numbers of dropped layers at which a line is measured."""
+    best_calibration = recipe.size == MANY and recipe.criterion != PRESET
+    return list(drop_counts(layers, FEWER if best_calibration else SHARES))
+
+
+def entrants(
+    ranked: Mapping[int, Mapping[str, Plans]],
+    layers: int,
+) -> dict[Model, list[tuple[Recipe, int, int]]]:
+    """Different pruned models, each with its rows (recipe, drop, seed).
+
+    ranked: by seed and name the plans. A line whose plans are not there is left out.
+    """
+    made: dict[Model, list] = {}
+    for seed, found in ranked.items():
+        for recipe in recipes():
+            plans = found.get(recipe.source, {})
+            for drop in counts_of(recipe, layers):
+                if drop in plans:
+                    model = _model(recipe, plans[drop], seed)
+                    made.setdefault(model, []).append((recipe, drop, seed))
+    return made
+
+
+def _model(recipe: Recipe, gone: Sequence[int], seed: int) -> Model:
+    how = recipe.source if recipe.criterion == PRESET else recipe.compensation
+    fitted = recipe.compensation != "none"
+    return Model(tuple(gone), how, recipe.size, seed if fitted else None)
+
+
+def shared_out(models: Sequence[Model], jobs: int) -> list[list[Model]]:
+    """The different models for each process, about as many for each; what is fitted on the same
+    samples stays together.
+    """
+    groups: dict[tuple, list[Model]] = {}
+    for model in models:
+        groups.setdefault((model.seed, model.size), []).append(model)
+    shares: list[list[Model]] = [[] for _ in range(jobs)]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(shares, key=len).extend(group)
+    return shares
 
 
 # The work: rankings, pruned models, marks (in worker processes)
-
-
-def drop_counts(layers: int) -> dict[int, float]:
-    """{layers dropped: share} of `SHARES`, rounded to whole layers."""
-    return {round(share * layers): share for share in SHARES}
 
 
 def start():
@@ -66,19 +216,17 @@ def calibration_samples(lvlm, size: int, seed: int) -> list:
     return [lvlm.encode(*pair) for pair in calibration(size, seed)]
 
 
-def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
+def rankings(seed: int, names: Sequence[str]) -> dict[str, Plans]:
     """For each criterion and drop count the layers that go, from one seed's calibration scenes."""
     import svl_core as svl
 
     lvlm = start()
-    samples = calibration_samples(lvlm, size, seed)
+    samples = calibration_samples(lvlm, FEW, seed)
     trace = svl.trace(lvlm, samples)
     importance = svl.importance(trace)
     drops = drop_counts(lvlm.num_layers)
     plans = {}
-    for name, row in svl.CRITERIA.items():
-        if row.needs == "layers":
-            continue
+    for name in names:
         scores = svl.redundancy(
             trace, importance, name, seed=seed, lvlm=lvlm, samples=samples, rounds=max(drops)
         )
@@ -86,9 +234,7 @@ def rankings(seed: int, size: int) -> dict[str, dict[int, list[int]]]:
     return plans
 
 
-def preset_plans(
-    seed: int, found: dict[str, dict[int, list[int]]], name: str, size: int
-) -> dict[int, list[int]]:
+def preset_plans(seed: int, found: Mapping[str, Plans], name: str) -> Plans:
     """For each drop count the layers that a preset drops; criteria that run the model chose theirs
     before, on the same seed (`found`).
     """
@@ -98,8 +244,8 @@ def preset_plans(
 
     lvlm = start()
     preset = PRESETS[name]
-    drops = drop_counts(layers_of_model())
-    fitted = preset.fit(lvlm, calibration_samples(lvlm, preset.samples or size, seed))
+    drops = drop_counts(lvlm.num_layers)
+    fitted = preset.fit(lvlm, calibration_samples(lvlm, preset.samples or FEW, seed))
     plans: dict[int, list] = {drop: [] for drop in drops}
     for criterion in preset.criteria:
         layers = found[criterion]
@@ -111,112 +257,112 @@ def preset_plans(
     return {drop: list(fitted.choose(plans[drop], seed=seed).drop) for drop in drops}
 
 
-def recipes() -> list[tuple[str, str]]:
-    """(criterion, compensation) of every row of the table; presets as ("preset", name)."""
-    import svl_core as svl
-    from svl_core.comparison.presets import PRESETS
+class Fits:
+    """What models are fitted on, of one seed and size, made when it is first asked for."""
 
-    criteria = [name for name, row in svl.CRITERIA.items() if row.needs != "layers"]
-    return [
-        (criterion, compensation) for compensation in svl.COMPENSATIONS for criterion in criteria
-    ] + [(PRESET, name) for name in PRESETS]
+    def __init__(self, lvlm, seed: int | None, size: int):
+        self.lvlm, self.seed, self.size = lvlm, seed, size
 
+    def pruned(self, model: Model):
+        """The model, pruned and compensated."""
+        import svl_core as svl
+        from svl_core.pruning.plan import manual_plan
 
-def entrants(ranked: dict[int, dict]) -> dict[tuple, list[tuple[str, str, int, int]]]:
-    """Different pruned models {(layers, compensation or preset, seed that it is fitted on): its
-    rows (criterion, compensation, drop, seed)}.
+        plan = manual_plan(model.layers, self.lvlm.num_layers)
+        if model.how.startswith(PRESET):
+            return self._preset(model.how.partition(":")[2]).prune(plan)
+        if model.how == "none":
+            return svl.prune(self.lvlm, plan)
+        if self.size == MANY and model.how in ON_ANSWERS:
+            trace, importance = self._with_answers
+            return svl.prune(self.lvlm, plan, model.how, trace, importance, tokens="all")
+        return svl.prune(self.lvlm, plan, model.how, *self._plain)
 
-    A preset chooses among the criteria's layers, and fits, on as many scenes of the same seed as it
-    asks for; it is left out where `ranked` has none of its plans.
-    """
-    made: dict[tuple, list] = {}
-    for seed, found in ranked.items():
-        for criterion, compensation in recipes():
-            for drop, gone in found.get(
-                f"{PRESET}:{compensation}" if criterion == PRESET else criterion, {}
-            ).items():
-                how = f"{PRESET}:{compensation}" if criterion == PRESET else compensation
-                key = (tuple(gone), how, None if how == "none" else seed)
-                made.setdefault(key, []).append((criterion, compensation, drop, seed))
-    return made
+    @functools.cached_property
+    def _samples(self) -> list:
+        return calibration_samples(self.lvlm, self.size, self.seed)
 
+    @functools.cached_property
+    def _plain(self) -> tuple:
+        return self._traced(self._samples)
 
-def shared_out(keys: list[tuple], jobs: int) -> list[list[int]]:
-    """Indices of the different models for each process, about as many for each; what one
-    compensation fits on one seed stays together, for it begins alike.
-    """
-    groups: dict[tuple, list[int]] = {}
-    for i, (_, how, seed) in enumerate(keys):
-        groups.setdefault((how, seed), []).append(i)
-    shares: list[list[int]] = [[] for _ in range(jobs)]
-    for group in sorted(groups.values(), key=len, reverse=True):
-        min(shares, key=len).extend(group)
-    return shares
+    @functools.cached_property
+    def _with_answers(self) -> tuple:
+        from svl_core.comparison.calibration import with_answers
+
+        return self._traced(with_answers(self.lvlm, self._samples))
+
+    def _traced(self, samples: list) -> tuple:
+        import svl_core as svl
+
+        trace = svl.trace(self.lvlm, samples, mlp=True)
+        return trace, svl.importance(trace)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - it lives as long as its models are made
+    def _preset(self, name: str):
+        from svl_core.comparison.presets import PRESETS
+
+        return PRESETS[name].fit(self.lvlm, self._samples)
 
 
 class Worker:
     """One process's share of the different models, made once, and what it answers with them."""
 
-    def __init__(self, size: int, mine: list[tuple]):
-        import svl_core as svl
-        from svl_core.comparison.presets import PRESETS
-        from svl_core.pruning.plan import manual_plan
-
+    def __init__(self, mine: Sequence[Model]):
         self.lvlm = start()
-        seeds = {seed for _, how, seed in mine if seed is not None and not how.startswith(PRESET)}
-        traces = {
-            seed: svl.trace(self.lvlm, calibration_samples(self.lvlm, size, seed), mlp=True)
-            for seed in seeds
-        }
-        fits = {seed: (trace, svl.importance(trace)) for seed, trace in traces.items()}
-        wanted = {(how.partition(":")[2], seed) for _, how, seed in mine if how.startswith(PRESET)}
-        presets = {
-            (name, seed): PRESETS[name].fit(
-                self.lvlm,
-                calibration_samples(self.lvlm, PRESETS[name].samples or size, seed),
-            )
-            for name, seed in wanted
-        }
         self.models = [self.lvlm]
-        for layers, how, seed in mine:
-            plan = manual_plan(layers, self.lvlm.num_layers)
-            if how.startswith(PRESET):
-                self.models.append(presets[how.partition(":")[2], seed].prune(plan))
-            else:
-                self.models.append(
-                    svl.prune(self.lvlm, plan, how, *(fits[seed] if seed is not None else ()))
-                )
+        fits = Fits(self.lvlm, None, 0)
+        for model in mine:
+            if (model.seed, model.size) != (fits.seed, fits.size):
+                fits = Fits(self.lvlm, model.seed, model.size)
+                Fits._preset.cache_clear()
+                gc.collect()
+            self.models.append(fits.pruned(model))
 
     def marks(self, data: str, first: int, n: int) -> np.ndarray:
         """(models, up to `PART`) marks on the questions from `first` on; the full model first."""
         from batched_match import batched_exact_match
 
-        from svl_core.demo.evaluation import questions
-
-        asked = questions(data, n, QUESTION_SEED)[first : first + PART]
+        asked = asked_of(data, n)[first : first + PART]
         samples = [self.lvlm.encode(one.image, one.question) for one in asked]
-        return batched_exact_match(
-            self.lvlm, self.models, samples, [answer_ids(self.lvlm, one.answer) for one in asked]
-        )
+        answers = [answer_ids(self.lvlm, one.answer) for one in asked]
+        return batched_exact_match(self.lvlm, self.models, samples, answers)
+
+
+def asked_of(data: str, n: int) -> list:
+    """The n questions of a data set; of easy-VQA, whose pictures have many, one of each picture."""
+    from svl_core.demo import easy_vqa
+    from svl_core.demo.evaluation import questions
+    from svl_core.demo.labelled import Labelled
+
+    if data != "easy-vqa":
+        return questions(data, n, QUESTION_SEED)
+    rng = np.random.default_rng(QUESTION_SEED)
+    groups = easy_vqa.grouped("test")
+    chosen = []
+    for number in rng.permutation(len(groups))[:n]:
+        open_image, pairs = groups[number]
+        question, answer = pairs[rng.integers(len(pairs))]
+        chosen.append(Labelled(open_image, question, answer, data))
+    return chosen
 
 
 def answer_ids(lvlm, answer: str) -> list[int]:
     """The bundled model's tokens of an answer, with the end token."""
-    return [
-        *lvlm.tokenizer(f" {answer}", add_special_tokens=False).input_ids,
-        lvlm.tokenizer.eos_token_id,
-    ]
+    words = lvlm.tokenizer(f" {answer}", add_special_tokens=False)
+    return [*words.input_ids, lvlm.tokenizer.eos_token_id]
 
 
 _worker: Worker | None = None
 
 
-def _prepare(size: int, mine: list[tuple]) -> None:
+def _prepare(mine: Sequence[Model]) -> None:
     global _worker
-    _worker = Worker(size, mine)
+    _worker = Worker(mine)
 
 
 def _marks(data: str, first: int, n: int) -> np.ndarray:
+    assert _worker is not None
     return _worker.marks(data, first, n)
 
 
@@ -227,127 +373,116 @@ def run(args: argparse.Namespace) -> dict:
     """Ranks, answers and saves, `args.jobs` processes at a time; whatever was saved before with the
     same settings is not done again.
     """
-    data = args.data.split(",")
     settings = {
         "weights": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16],
         "questions": args.questions,
-        "data": data,
+        "data": args.data.split(","),
         "seeds": list(range(args.seeds)),
-        "calibration_samples": args.calibration_size,
+        "calibration_samples": FEW,
         "question_seed": QUESTION_SEED,
         "part": PART,
     }
     saved = args.out.with_suffix(".parts")
     _fresh(saved, settings)
+    layers = layers_of_model()
     ranked = _ranked(args, settings, saved)
-    wanted = [
-        key
-        for key in entrants(ranked)
-        if key[1].startswith(PRESET) or key[1] in args.compensations.split(",")
-    ]
-    parts = [(first, name) for first in range(0, args.questions, PART) for name in data]
-    lacking = {
-        part: {FULL, *map(key_of, wanted)} - set(_answered(saved, part[1], part[0]))
-        for part in parts
-    }
-    parts = [part for part in parts if lacking[part]]
-    models = [key for key in wanted if any(key_of(key) in lacking[part] for part in parts)]
-    _say(
-        f"{len(wanted)} different models for {sum(map(len, entrants(ranked).values()))} rows,"
-        f" {len(models)} of them for {len(parts)} parts to answer"
-    )
+    wanted = list(entrants(ranked, layers))
+    parts = [(first, name) for first in range(0, args.questions, PART) for name in settings["data"]]
     began = time.monotonic()
-    if parts:
-        shares = [[models[i] for i in share] for share in shared_out(models, args.jobs)]
-        pools = [
-            (
-                ProcessPoolExecutor(
-                    1, get_context("spawn"), _prepare, (args.calibration_size, share)
-                ),
-                share,
-            )
-            for share in shares
-            if share or len(shares) == 1
-        ]
-        for first, name in parts:
-            if args.minutes and time.monotonic() - began > 60 * args.minutes:
-                break
-            found = _answered(saved, name, first)
-            for share, one in [
-                (share, pool.submit(_marks, name, first, args.questions)) for pool, share in pools
-            ]:
-                found |= dict(zip([FULL, *map(key_of, share)], one.result()))
-            _keep(saved, name, first, found)
-            made = summary(settings, ranked, saved)
-            _save(args.out, made)
-            _say(f"{time.monotonic() - began:5.0f} s, questions {made['n']}")
-        for pool, _ in pools:
-            pool.shutdown()
+    for group in _lacking(wanted, parts, saved):
+        models, open_parts = group
+        _say(f"{len(models)} models for {len(open_parts)} parts to answer")
+        with _Pools(models, args.jobs) as pools:
+            for first, name in open_parts:
+                if args.minutes and time.monotonic() - began > 60 * args.minutes:
+                    break
+                found = _answered(saved, name, first)
+                found |= pools.marks(name, first, args.questions)
+                _keep(saved, name, first, found)
+                _say(f"{time.monotonic() - began:5.0f} s, {name} from {first}")
     if not any(saved.glob("*.npz")):
         raise SystemExit("Nothing was measured.")
-    made = summary(settings, ranked, saved)
+    made = summary(settings, ranked, saved, layers)
     _save(args.out, made)
     return made
 
 
-def _ranked(args: argparse.Namespace, settings: dict, saved: Path) -> dict[int, dict]:
-    """Each seed's plans by every criterion and, unless only criteria are asked for, by every
-    preset; kept in files. A changed preset plans anew.
+def _lacking(
+    wanted: Sequence[Model],
+    parts: Sequence[tuple[int, str]],
+    saved: Path,
+) -> Iterable[tuple[list[Model], list[tuple[int, str]]]]:
+    """Models with the parts that they have not answered, those of equal parts together."""
+    answered = {part: set(_answered(saved, part[1], part[0])) for part in parts}
+    groups: dict[tuple, list[Model]] = {}
+    for model in wanted:
+        lacks = tuple(part for part in parts if model.key not in answered[part])
+        if lacks:
+            groups.setdefault(lacks, []).append(model)
+    return [(models, list(lacks)) for lacks, models in groups.items()]
+
+
+class _Pools:
+    """Processes with a share of the models each."""
+
+    def __init__(self, models: Sequence[Model], jobs: int):
+        shares = shared_out(models, jobs)
+        self._shares = [share for share in shares if share]
+        self._pools = [
+            ProcessPoolExecutor(1, get_context("spawn"), _prepare, (share,))
+            for share in self._shares
+        ]
+
+    def __enter__(self) -> _Pools:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pool in self._pools:
+            pool.shutdown()
+
+    def marks(self, data: str, first: int, n: int) -> dict[str, np.ndarray]:
+        """Every model's marks on a part of the questions, by its key."""
+        asked = [pool.submit(_marks, data, first, n) for pool in self._pools]
+        found: dict[str, np.ndarray] = {}
+        for share, one in zip(self._shares, asked):
+            names = [FULL, *(model.key for model in share)]
+            found |= dict(zip(names, one.result(), strict=True))
+        return found
+
+
+def _ranked(args: argparse.Namespace, settings: dict, saved: Path) -> dict[int, dict[str, Plans]]:
+    """Each seed's plans by every criterion and every preset, kept in files. A criterion that is new
+    is ranked alone; a changed preset plans anew.
     """
     from svl_core.comparison.presets import PRESETS
 
-    pool, seeds = ProcessPoolExecutor(args.jobs, get_context("spawn")), settings["seeds"]
+    seeds = settings["seeds"]
+    ranked: dict[int, dict[str, Plans]] = {seed: {} for seed in seeds}
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
 
-    def kept(file: Path, function, *inputs) -> dict[int, dict[int, list[int]]]:
-        if not file.exists():
-            _say(f"planning: {file.stem}")
-            file.write_text(
-                json.dumps(dict(zip(seeds, pool.map(function, seeds, *inputs)))), encoding="utf-8"
-            )
-        return {
-            int(seed): found for seed, found in json.loads(file.read_text(encoding="utf-8")).items()
-        }
+        def kept_in(file: Path, name: str, work: Callable, *inputs: Any) -> dict[int, Any]:
+            if not file.exists():
+                _say(f"planning: {name}")
+                found = dict(zip(seeds, pool.map(work, seeds, *inputs)))
+                file.write_text(json.dumps(found), encoding="utf-8")
+            return {int(k): v for k, v in json.loads(file.read_text(encoding="utf-8")).items()}
 
-    whole = {
-        seed: {name: _numbered(plans) for name, plans in found.items()}
-        for seed, found in kept(
-            saved / "rankings.json", rankings, [args.calibration_size] * len(seeds)
-        ).items()
-    }
-    ranked = {seed: dict(found) for seed, found in whole.items()}
-    for name, preset in {} if args.criteria_only else PRESETS.items():
-        mark = hashlib.sha256(repr(preset).encode()).hexdigest()[:8]
-        plans = kept(
-            saved / f"{PRESET}-{name}-{mark}.json",
-            preset_plans,
-            [whole[seed] for seed in seeds],
-            [name] * len(seeds),
-            [args.calibration_size] * len(seeds),
-        )
-        for seed in seeds:
-            ranked[seed][f"{PRESET}:{name}"] = _numbered(plans[seed])
-    pool.shutdown()
+        for names in (["svl"], *([name] for name in criteria() if name != "svl")):
+            name = names[0]
+            file = saved / f"rankings-{name}.json"
+            for seed, plans in kept_in(file, name, rankings, [names] * len(seeds)).items():
+                ranked[seed][name] = _numbered(plans[name])
+        for name in [] if args.criteria_only else PRESETS:
+            source = f"{PRESET}:{name}"
+            file = saved / f"{PRESET}-{name}-{_mark(source)}.json"
+            inputs = [dict(ranked[seed]) for seed in seeds], [name] * len(seeds)
+            for seed, plans in kept_in(file, source, preset_plans, *inputs).items():
+                ranked[seed][source] = _numbered(plans)
     return ranked
 
 
-def _numbered(plans: dict) -> dict[int, list[int]]:
+def _numbered(plans: Mapping) -> Plans:
     return {int(drop): layers for drop, layers in plans.items()}
-
-
-def key_of(entrant: tuple) -> str:
-    """A model's name in the files of parts: its dropped layers, what compensates, the seed.
-
-    A preset's settings are part of it.
-    """
-    from svl_core.comparison.presets import PRESETS
-
-    layers, how, seed = entrant
-    mark = (
-        hashlib.sha256(repr(PRESETS[how.partition(":")[2]]).encode()).hexdigest()[:8]
-        if how.startswith(PRESET)
-        else ""
-    )
-    return f"{','.join(map(str, layers))}|{how}{mark}|{'' if seed is None else seed}"
 
 
 def _fresh(folder: Path, settings: dict) -> None:
@@ -368,13 +503,9 @@ def _answered(folder: Path, data: str, first: int) -> dict[str, np.ndarray]:
     """Marks of a part by model, (questions of the part,) bool; the full model's under `FULL`."""
     if not _part(folder, data, first).exists():
         return {}
-    with np.load(_part(folder, data, first)) as kept:
-        return dict(
-            zip(
-                kept["models"].tolist(),
-                np.unpackbits(kept["marks"], axis=1, count=int(kept["questions"])).astype(bool),
-            )
-        )
+    with np.load(_part(folder, data, first)) as saved:
+        marks = np.unpackbits(saved["marks"], axis=1, count=int(saved["questions"]))
+        return dict(zip(saved["models"].tolist(), marks.astype(bool)))
 
 
 def _keep(folder: Path, data: str, first: int, found: dict[str, np.ndarray]) -> None:
@@ -392,9 +523,8 @@ def _keep(folder: Path, data: str, first: int, found: dict[str, np.ndarray]) -> 
 def _save(file: Path, made: dict) -> None:
     lines = ",\n".join(json.dumps(row) for row in made["rows"])
     head = json.dumps(made | {"rows": []}, indent=1)
-    file.with_suffix(".tmp").write_text(
-        head.replace('"rows": []', '"rows": [\n' + lines + "\n]") + "\n", encoding="utf-8"
-    )
+    text = head.replace('"rows": []', '"rows": [\n' + lines + "\n]") + "\n"
+    file.with_suffix(".tmp").write_text(text, encoding="utf-8")
     file.with_suffix(".tmp").replace(file)
 
 
@@ -402,291 +532,138 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-# The statistics
+# The summary
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson 95 % interval of a share of n questions."""
-    z2 = Z_95**2 / n
-    centre, half = (
-        (share + z2 / 2) / (1 + z2),
-        Z_95 / (1 + z2) * math.sqrt(share * (1 - share) / n + z2 / (4 * n)),
-    )
-    return max(0.0, centre - half), min(1.0, centre + half)
+class Marks:
+    """The saved marks, and who they belong to.
 
-
-def paired(marks: np.ndarray, full: np.ndarray) -> tuple[float, float]:
-    """Difference of accuracy and the half width of its 95 % interval. marks: (seeds, n), full: (n,)
-    or (seeds, n), the same n questions.
-
-    The seeds are averaged question by question, so that the questions are what is drawn at random:
-    1.96 standard errors of that mean.
+    settings: of the run. ranked: by seed the plans. saved: the folder of parts.
     """
-    gap = np.atleast_2d(marks).astype(float).mean(0) - np.atleast_2d(full).astype(float).mean(0)
-    return float(gap.mean()), (
-        float(Z_95 * gap.std(ddof=1) / math.sqrt(len(gap))) if len(gap) > 1 else 0.0
-    )
 
+    def __init__(self, settings: dict, ranked: Mapping, saved: Path, layers: int):
+        self.data, self.seeds = settings["data"], settings["seeds"]
+        self.model_of = {
+            row: model for model, rows in entrants(ranked, layers).items() for row in rows
+        }
+        firsts = range(0, settings["questions"], PART)
+        self.parts = {
+            name: [part for first in firsts if (part := _answered(saved, name, first))]
+            for name in self.data
+        }
 
-def summary(settings: dict, ranked: dict, saved: Path) -> dict:
-    """All rows of the table from the parts that every model has answered so far."""
-    parts = {
-        name: [
-            part
-            for first in range(0, settings["questions"], PART)
-            if (part := _answered(saved, name, first))
-        ]
-        for name in settings["data"]
-    }
-    whole = {row: key for key, rows in entrants(ranked).items() for row in rows}
-    counts, rows = sorted({row[2] for row in whole}), []
+    def models(self, recipe: Recipe, drop: int) -> list[Model] | None:
+        """A line's model of each seed; None where one of them is not there."""
+        keys = [(recipe, drop, seed) for seed in self.seeds]
+        if not set(keys) <= set(self.model_of):
+            return None
+        return [self.model_of[key] for key in keys]
 
-    def marks(name: str, wanted: list[tuple]) -> np.ndarray:
-        """(1 + wanted, n): the full model's and the wanted rows' marks on the questions that all of
-        them answered.
+    def tables(self, *groups: Sequence[str]) -> list[list[Table]] | None:
+        """For each data set the marks of each group of keys, on the questions that all of them
+        answered; None where there are no such questions.
         """
-        names = [FULL, *(key_of(whole[row]) for row in wanted)]
-        tables = [
-            np.stack([part[model] for model in names])
-            for part in parts[name]
-            if set(names) <= set(part)
-        ]
-        return np.concatenate(tables, axis=1) if tables else np.zeros((len(names), 0), bool)
-
-    for criterion, compensation in recipes():
-        for drop in counts:
-            keys = [(criterion, compensation, drop, seed) for seed in settings["seeds"]]
-            if not set(keys) <= set(whole):
-                continue
-            row = {
-                "criterion": criterion,
-                "compensation": compensation,
-                "drop": drop,
-                "layers": [list(whole[key][0]) for key in keys],
-                "data": {},
-            }
-            for name in settings["data"]:
-                full, *own = marks(name, keys)
-                if not len(full):
-                    continue
-                own = np.array(own)
-                accuracy, (difference, half) = float(own.mean()), paired(own, full)
-                row["data"][name] = {
-                    "n": len(full),
-                    "accuracy": accuracy,
-                    "interval": wilson(accuracy, len(full)),
-                    "by_seed": own.mean(1).tolist(),
-                    "difference": difference,
-                    "half_width": half,
-                    "kept": accuracy / float(full.mean()),
-                    "kept_half_width": half / float(full.mean()),
-                }
-            if len(row["data"]) == len(settings["data"]):
-                kept = [each["kept"] for each in row["data"].values()]
-                rows.append(
-                    row
-                    | {
-                        "kept": float(np.mean(kept)),
-                        "kept_half_width": (
-                            math.sqrt(
-                                sum(each["kept_half_width"] ** 2 for each in row["data"].values())
-                            )
-                            / len(kept)
-                        ),
-                    }
-                )
-    n = {
-        name: (
-            [
-                min(row["data"][name]["n"] for row in rows),
-                max(row["data"][name]["n"] for row in rows),
+        names = [name for group in groups for name in group]
+        found = []
+        for data in self.data:
+            whole = [part for part in self.parts[data] if set(names) <= set(part)]
+            if not whole:
+                return None
+            marks = [
+                np.concatenate([np.stack([part[name] for name in group]) for part in whole], axis=1)
+                for group in groups
             ]
-            if rows
-            else [0, 0]
-        )
-        for name in settings["data"]
-    }
-    full = {name: marks(name, [])[0] for name in settings["data"]}
+            # every question has a picture of its own, see `asked_of`
+            clusters = np.arange(marks[0].shape[1])
+            found.append([Table(rows, clusters) for rows in marks])
+        return found
+
+
+def summary(settings: dict, ranked: Mapping, saved: Path, layers: int) -> dict:
+    """All rows of the tables from the parts that their models have answered so far."""
+    marks = Marks(settings, ranked, saved, layers)
+    rows = []
+    for recipe in recipes():
+        for drop in counts_of(recipe, layers):
+            models = marks.models(recipe, drop)
+            tables = models and marks.tables([FULL], [model.key for model in models])
+            if tables:
+                rows.append(_row(recipe, drop, models, marks.data, tables))
+    full = marks.tables([FULL]) or []
+    expected = sum(len(counts_of(recipe, layers)) for recipe in recipes())
+    asked = [each["n"] for row in rows for each in row["data"].values()]
     return {
         "settings": settings,
-        "n": n,
-        "complete": (
-            len(rows) == len(recipes()) * len(counts)
-            and all(least == settings["questions"] for least, _ in n.values())
-        ),
-        "layers": layers_of_model(),
-        "shares": {str(drop): share for drop, share in drop_counts(layers_of_model()).items()},
-        "models": len(set(whole.values())),
+        "complete": len(rows) == expected and min(asked) == settings["questions"],
+        "layers": layers,
+        "shares": {str(drop): share for drop, share in drop_counts(layers).items()},
+        "models": len(set(marks.model_of.values())),
         "full": {
-            name: {
-                "accuracy": float(each.mean()),
-                "interval": wilson(float(each.mean()), len(each)),
-            }
-            for name, each in full.items()
-            if len(each)
+            name: {"accuracy": float(table.marks.mean()), "n": table.marks.shape[1]}
+            for name, (table,) in zip(marks.data, full)
         },
-        "published": published(marks, rows, counts, settings),
+        "published": [found for drop in drop_counts(layers) for found in _published(marks, drop)],
         "rows": rows,
     }
 
 
-def layers_of_model() -> int:
-    return json.loads((WEIGHTS.parent / "config.json").read_text(encoding="utf-8"))["text_config"][
-        "num_hidden_layers"
-    ]
+def _row(
+    recipe: Recipe,
+    drop: int,
+    models: Sequence[Model],
+    data: Sequence[str],
+    tables: Sequence[Sequence[Table]],
+) -> dict:
+    """One line at one count. tables: for each data set (the full model's, its own)."""
+    by_data = {}
+    for name, (full, own) in zip(data, tables):
+        by_data[name] = {
+            "n": own.marks.shape[1],
+            "accuracy": float(own.marks.mean()),
+            "kept": kept([own], [full]).to_json(),
+        }
+    whole = kept([own for _, own in tables], [full for full, _ in tables])
+    return {
+        "criterion": recipe.criterion,
+        "compensation": recipe.compensation,
+        "size": recipe.size,
+        "drop": drop,
+        "layers": [list(model.layers) for model in models],
+        "kept": whole.value,
+        "interval": [whole.low, whole.high],
+        "by_seed": list(whole.by_seed),
+        "data": by_data,
+    }
 
 
-def published(marks, rows: list[dict], counts: list[int], settings: dict) -> list[dict]:
-    """SVL as published against each uncompensated baseline on the questions that both answered:
-    paired difference of accuracy, the data sets averaged.
-    """
-    made, found = [], {(row["criterion"], row["compensation"], row["drop"]) for row in rows}
-    for drop in counts:
-        for criterion, compensation in recipes():
-            if (
-                compensation != "none"
-                or not {(criterion, compensation, drop), (*PUBLISHED, drop)} <= found
-            ):
-                continue
-            gaps = []
-            for name in settings["data"]:
-                table = marks(
-                    name,
-                    [
-                        (*one, drop, seed)
-                        for one in (PUBLISHED, (criterion, compensation))
-                        for seed in settings["seeds"]
-                    ],
-                )[1:]
-                gaps.append(paired(*np.split(table, 2)))
-            made.append(
-                {
-                    "drop": drop,
-                    "baseline": criterion,
-                    "difference": float(np.mean([g for g, _ in gaps])),
-                    "half_width": math.sqrt(sum(h * h for _, h in gaps)) / len(gaps),
-                }
-            )
-    return made
+def is_svl(criterion: str) -> bool:
+    """Whether a criterion is SVL or one of its own ablations."""
+    return criterion == "svl" or criterion.startswith("svl-")
 
 
-# The report
-
-
-def _span(least: int, most: int) -> str:
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
-
-
-def _asked_for() -> str:
-    from svl_core.comparison.presets import PRESETS
-
-    return "".join(
-        f" (preset `{name}`: {preset.samples})"
-        for name, preset in PRESETS.items()
-        if preset.samples
-    )
-
-
-def percent(row: dict) -> str:
-    return f"{row['kept']:.1%}"
-
-
-def table(made: dict) -> str:
-    """The page's figures as Markdown."""
-    counts = sorted({row["drop"] for row in made["rows"]})
-    find = {(row["criterion"], row["compensation"], row["drop"]): row for row in made["rows"]}
-    names = list(dict.fromkeys((row["criterion"], row["compensation"]) for row in made["rows"]))
-    n = " and ".join(f"{_span(*counts_of)} {name}" for name, counts_of in made["n"].items())
-    full = ", ".join(
-        f"{name} {each['accuracy']:.1%} ({each['interval'][0]:.1%} to {each['interval'][1]:.1%})"
-        for name, each in made["full"].items()
-    )
-    settings = made["settings"]
-    lines = [
-        f"Accuracy kept against the full model ({full}), mean of the data sets ({n} questions,"
-        f" exact match) and of {len(settings['seeds'])} calibration seeds of"
-        f" {settings['calibration_samples']} scenes each{_asked_for()}; {made['layers']} layers,"
-        f" question seed {settings['question_seed']}, weights `{settings['weights']}`; ± is half"
-        " the 95 % interval of the paired difference."
-        + (
-            ""
-            if made["complete"]
-            else (
-                " Rows answered different numbers of questions, first to last named; the presets"
-                " and the rows without compensation the most (`rows` in the results file)."
-            )
-        ),
-        "",
-    ]
-    heading = (
-        "| " + " | ".join(f"{drop} ({made['shares'][str(drop)]:.0%})" for drop in counts) + " |"
-    )
-    lines += ["| preset " + heading, "| --- |" + " --- |" * len(counts)]
-    for criterion, name in names:
-        if criterion == PRESET:
-            lines.append(
-                f"| {name} | "
-                + " | ".join(
-                    f"{percent(find[criterion, name, d])} ±"
-                    f" {find[criterion, name, d]['kept_half_width']:.1%}"
-                    for d in counts
-                )
-                + " |"
-            )
-    bars = {d: BARS.get(made["shares"][str(d)]) for d in counts}
-    lines.append(
-        "| *aim* | " + " | ".join(f"{bars[d]:.1%}" if bars[d] else "-" for d in counts) + " |"
-    )
-    if made["published"]:
-        lines += _published_lines(made["published"], counts)
-    lines += [
-        "",
-        "<details><summary>All criteria with all compensations</summary>",
-        "",
-        "| criterion | compensation " + heading,
-        "| --- | --- |" + " --- |" * len(counts),
-    ]
-    best = {d: max(find[c, k, d]["kept"] for c, k in names if c != PRESET) for d in counts}
-    for criterion, compensation in names:
-        if criterion != PRESET:
-            cells = [find[criterion, compensation, d] for d in counts]
-            lines.append(
-                f"| {criterion} | {compensation} | "
-                + " | ".join(
-                    f"**{percent(row)}**" if row["kept"] == best[row["drop"]] else percent(row)
-                    for row in cells
-                )
-                + " |"
-            )
-    return "\n".join([*lines, "", "</details>"])
-
-
-def _published_lines(rows: list[dict], counts: list[int]) -> list[str]:
-    """The table of SVL as published against the best uncompensated baseline at each drop count."""
-    lines = [
-        "",
-        (
-            "SVL as published (`svl` + `scp`, the preset) minus the best uncompensated baseline, in"
-            " points of accuracy (positive: SVL is better):"
-        ),
-        "",
-        "| dropped | best baseline | difference (95 % interval) |",
-        "| --- | --- | --- |",
-    ]
-    for drop in counts:
-        against = [row for row in rows if row["drop"] == drop]
-        worst = min(against, key=lambda row: row["difference"])
-        low, high = (100 * (worst["difference"] + sign * worst["half_width"]) for sign in (-1, 1))
-        lines.append(
-            f"| {drop} | {worst['baseline']} | {100 * worst['difference']:+.1f} ({low:+.1f} to"
-            f" {high:+.1f}) |"
-        )
-    return lines
+def _published(marks: Marks, drop: int) -> list[dict]:
+    """SVL as published minus every uncompensated criterion at one count."""
+    ours = marks.models(Recipe(PRESET, PUBLISHED, FEW), drop)
+    found = []
+    for name in criteria() if ours else []:
+        theirs = marks.models(Recipe(name, "none"), drop)
+        groups = [[model.key for model in models] for models in (ours, theirs or [])]
+        tables = marks.tables(*groups) if theirs else None
+        if tables:
+            estimate = difference([own for own, _ in tables], [other for _, other in tables])
+            found.append({"drop": drop, "baseline": name, "svl": is_svl(name)} | estimate.to_json())
+    return found
 
 
 def with_figures(text: str, made: dict) -> str:
     """`text` with the part between the marks replaced."""
-    return between(text, BEGIN, END, table(made))
+    return between(text, BEGIN, END, arena_page.figures(made))
+
+
+def layers_of_model() -> int:
+    """L of the bundled model, from its config."""
+    config = json.loads((WEIGHTS.parent / "config.json").read_text(encoding="utf-8"))
+    return config["text_config"]["num_hidden_layers"]
 
 
 def main() -> None:
@@ -694,14 +671,14 @@ def main() -> None:
     parser.add_argument(
         "--questions",
         type=int,
-        default=2000,
+        default=1000,
         metavar="N",
-        help="questions of each data set (default: %(default)s)",
+        help="questions of each data set, at most 1,000 of easy-VQA (default: %(default)s)",
     )
     parser.add_argument(
         "--seeds",
         type=int,
-        default=3,
+        default=8,
         metavar="K",
         help="calibration seeds 0..K-1 (default: %(default)s)",
     )
@@ -714,19 +691,6 @@ def main() -> None:
         default=2,
         metavar="J",
         help="processes of one thread each (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--calibration-size",
-        type=int,
-        default=32,
-        metavar="N",
-        help="calibration scenes a seed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--compensations",
-        default=",".join(dict.fromkeys(name for _, name in recipes() if _ != PRESET)),
-        metavar="LIST",
-        help="answer only with these; presets are answered too (default: all)",
     )
     parser.add_argument(
         "--criteria-only",
@@ -745,9 +709,10 @@ def main() -> None:
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     made = run(args)
+    figures = arena_page.figures(made)
     if args.out == RESULTS:
-        rewrite(PAGE, BEGIN, END, table(made))
-    print(table(made))
+        rewrite(PAGE, BEGIN, END, figures)
+    print(figures)
 
 
 if __name__ == "__main__":

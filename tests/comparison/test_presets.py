@@ -7,8 +7,9 @@ import pytest
 from tiny import picture
 
 import svl_core as svl
+from svl_core.comparison.calibration import split
 from svl_core.comparison.presets import PRESETS, Preset, preset_of
-from svl_core.comparison.selection import Option, choose_plan, held_out
+from svl_core.comparison.selection import Contest, Option, Trial, choose_plan, held_out
 from svl_core.errors import InputError
 from svl_core.pruning.plan import manual_plan
 from svl_core.recipe import Recipe
@@ -48,13 +49,24 @@ def test_criteria_that_run_the_model_rank_on_a_few_samples(tiny, samples):
     )
 
 
-def test_the_contest_takes_the_lowest_kl_left_out(tiny, samples):
-    plans = [manual_plan(layers, tiny.num_layers) for layers in ((1, 2), (3, 4), (2, 1), (1, 4))]
-    kl, n = held_out(
-        tiny, [Option("", plan, Recipe(compensation="refit")) for plan in plans], samples
-    )
-    assert n == 2 and kl[0] == kl[2] and len(set(kl)) == 3
-    assert choose_plan(tiny, plans, "refit", samples).drop == plans[int(np.argmin(kl))].drop
+def test_the_contest_is_won_by_exact_answers_then_by_kl(tiny, samples, monkeypatch):
+    plans = [manual_plan(layers, tiny.num_layers) for layers in ((1, 2), (3, 4), (2, 4), (1, 4))]
+    found = [Trial(0.90, 0.33), Trial(0.95, 1.49), Trial(0.95, 1.20), Trial(0.95, 1.20)]
+    monkeypatch.setattr(Contest, "trials", lambda *_: found)
+    assert choose_plan(tiny, plans, "refit", samples) is plans[2]
+
+
+def test_a_trial_counts_what_was_left_out_of_the_fit(tiny, samples):
+    """Exact answers and KL as they are found by hand, on the samples that `split` leaves out."""
+    recipe = Recipe(compensation="refit")
+    plans = [manual_plan(layers, tiny.num_layers) for layers in ((1, 2), (3, 4), (2, 1))]
+    trials, n = held_out(tiny, [Option("", plan, recipe) for plan in plans], samples)
+    fit, left_out = split(samples, 0.5, 0)
+    assert n == len(left_out) == 2 and trials[0] == trials[2] != trials[1]
+    pruned = svl.prune(tiny, plans[1], recipe, svl.trace(tiny, fit))
+    alone = [svl.compare(tiny, pruned, sample, max_new_tokens=64) for sample in left_out]
+    assert trials[1].exact == np.mean([one.agreement == 1 for one in alone])
+    assert trials[1].kl == pytest.approx(np.mean([one.kl for one in alone]), rel=1e-4)
 
 
 def test_what_was_traced_serves_the_contest(tiny, samples, monkeypatch):

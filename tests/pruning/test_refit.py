@@ -13,6 +13,7 @@ import svl_core as svl
 from svl_core.analysis.trace import trace
 from svl_core.errors import InputError
 from svl_core.lvlm.replay import record
+from svl_core.lvlm.vision import forward
 from svl_core.progress import Run
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
@@ -129,6 +130,76 @@ def test_only_the_layers_named_differ_and_the_full_model_is_untouched(tiny, cali
         for name, value in module.named_parameters():
             same = value.data_ptr() == dict(tiny.layers[ident].named_parameters())[name].data_ptr()
             assert same == (ident < 2 or name != "mlp.down_proj.weight")
+
+
+def entering_and_lacking(lvlm, module, layer, reached_by, sample):
+    """What enters `module` in the full model's `layer`, and what that layer's output lacks to the
+    features behind layer `reached_by`; float64 rows, by plain torch hooks.
+    """
+    inputs, _ = answered(lvlm, sample)
+    seen = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args: seen.update(entering=args[0])),
+        *(
+            lvlm.layers[number].register_forward_hook(
+                lambda _, args, out, number=number: seen.update(
+                    {number: out[0] if isinstance(out, tuple) else out}
+                )
+            )
+            for number in (layer, reached_by)
+        ),
+    ]
+    forward(lvlm, inputs, sample.features, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    lacking = seen[reached_by] - seen[layer]
+    return seen["entering"][0].double().numpy(), lacking[0].double().numpy()
+
+
+def test_the_attention_projection_equals_a_ridge_regression(tiny, calibration):
+    from sklearn.linear_model import Ridge
+
+    output = tiny.layers[2].self_attn.o_proj
+    rows = [
+        entering_and_lacking(tiny, output, 2, 3, one.sample) for one in calibration.samples
+    ]  # layer 3 goes: layer 2 is to reach what layer 3 gave
+    entering, lacking = (np.concatenate(part) for part in zip(*rows, strict=True))
+    ridge = 0.2 * (entering**2).sum(0).mean()
+    fitted = Ridge(alpha=ridge, fit_intercept=False).fit(entering, lacking)
+    pruned = prune(
+        tiny,
+        manual_plan((3,), tiny.num_layers),
+        "refit",
+        calibration,
+        ridge=0.2,
+        answer_weight=0.0,
+        targets=("attention",),
+    )
+    change = pruned.layers[2].self_attn.o_proj.weight - output.weight
+    assert np.allclose(change.detach().numpy(), fitted.coef_, atol=1e-5)
+    assert np.abs(fitted.coef_).max() > 1e-3
+    assert pruned.layers[2].mlp.down_proj.weight is tiny.layers[2].mlp.down_proj.weight
+
+
+def test_the_attention_is_fitted_on_what_the_mlp_leaves(tiny, calibration):
+    plan = manual_plan((2, 4), tiny.num_layers)
+
+    def fitted(*targets):
+        return prune(
+            tiny, plan, "refit", calibration, answer_weight=0.0, ridge=0.01, targets=targets
+        )
+
+    def error(pruned):
+        gaps = [features(tiny, pruned, one.sample, tiny.num_layers) for one in calibration.samples]
+        return float(np.mean([float((own - full).pow(2).mean()) for own, full in gaps]))
+
+    both, mlp = fitted("mlp", "attention"), fitted("mlp")
+    first = [pruned.layers[1].mlp.down_proj.weight for pruned in (both, mlp)]
+    assert torch.equal(*first)
+    assert error(both) < error(mlp) and error(both) < error(fitted("attention"))
+    again = fitted("attention", "mlp")  # the order of naming is no order of work
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, both.model.state_dict()[name])
 
 
 def test_a_run_at_the_start_is_mended_by_what_follows(tiny, calibration):
