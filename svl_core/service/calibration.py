@@ -14,6 +14,7 @@ from pathlib import Path
 import svl_core as svl
 from svl_core.comparison.calibration import DEFAULT_PROMPT, IMAGE_SUFFIXES, Pair
 from svl_core.comparison.jsonl import read_entries
+from svl_core.demo.questions import SCENES_FIRST
 from svl_core.errors import InputError
 from svl_core.recipe import AUTO, DEMO, OWN, THIS
 from svl_core.service.settings import VisitorSettings
@@ -63,9 +64,10 @@ def choices(name: str, scene_models: Collection[str]) -> list[tuple[str, str]]:
 
 def words(source: str, count: int) -> str:
     """What a source of `count` samples is called in a sentence."""
+    bundled = "scenes" if count <= SCENES_FIRST else "scenes and shapes"
     return {
         THIS: "this very image and prompt",
-        DEMO: f"the bundled set ({count} scenes)",
+        DEMO: f"the bundled set ({count} {bundled})",
         OWN: f"your set ({count} samples)",
     }[source]
 

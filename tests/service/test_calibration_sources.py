@@ -73,3 +73,7 @@ def test_sets_are_named_by_what_they_hold_and_asked_in_words():
         calibration.CalibrationSources("this", "this"), lambda source: 1, "none"
     )
     assert "nothing is fitted" in none
+
+
+def test_a_large_bundled_set_is_called_what_it_is():
+    assert calibration.words("demo", 256) == "the bundled set (256 scenes and shapes)"

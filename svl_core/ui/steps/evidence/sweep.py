@@ -17,6 +17,7 @@ from svl_core.comparison.calibration import encode_all, split
 from svl_core.errors import InputError
 from svl_core.progress import Run
 from svl_core.recipe import DEMO, OWN, THIS
+from svl_core.service import calibration
 from svl_core.service.derived import scores_key
 from svl_core.service.tasks import in_percent
 from svl_core.service.workspace import EVIDENCE, RANKING
@@ -216,7 +217,7 @@ def samples_for(
     fit = workspace.samples(model, DEMO, analysis, settings, task)
     measured, questions = _scenes(page, model, analysis.detail, size, task)
     sentence = (
-        f"Ranked and fitted on the bundled set ({len(fit)} scenes), measured on"
+        f"Ranked and fitted on {calibration.words(DEMO, len(fit))}, measured on"
         f" {len(measured)} other scenes."
     )
     return fit, measured, questions, sentence
