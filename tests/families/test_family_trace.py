@@ -10,6 +10,8 @@ import torch
 from tiny import picture
 
 import svl_core as svl
+from svl_core.errors import InputError
+from svl_core.pruning.plan import manual_plan
 
 
 @pytest.fixture
@@ -92,3 +94,28 @@ def test_the_line_runs_to_a_comparison(family, sample):
         svl.trace(pruned, [pruned.encode(picture(120, 80), "a cat")]).num_layers
         == family.num_layers - 1
     )
+
+
+def test_refit_reaches_both_projections_or_says_why(family, sample):
+    """With a large ridge nothing changes but by rounding; without, the fitted layer's output comes
+    nearer to what the dropped layer gave, or one sentence says what cannot be edited.
+    """
+    trace = svl.trace(family, [sample])
+    droppable = [layer for layer in range(1, family.num_layers - 1) if layer not in family.protected]
+    plan = manual_plan(droppable[:1], family.num_layers)
+    both = {"targets": ("mlp", "attention"), "answer_weight": 0.0}
+    try:
+        held, free = (
+            svl.prune(family, plan, "refit", trace, ridge=ridge, **both) for ridge in (1e12, 1e-3)
+        )
+    except InputError as error:
+        assert "expected" in str(error)
+        return
+    plain = svl.prune(family, plan, "none")
+
+    def last_state(pruned):
+        return svl.trace(pruned, [sample]).samples[0].features[-1].double()
+
+    target = trace.samples[0].features[-1].double()
+    assert torch.allclose(last_state(held), last_state(plain), atol=1e-4)
+    assert (last_state(free) - target).norm() < (last_state(plain) - target).norm()

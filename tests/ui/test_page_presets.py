@@ -71,6 +71,10 @@ def test_as_published_is_the_page_s_start(page, analysed):
     )
 
 
+FITTED = {name: getattr(svl.PRESETS["best"].recipe, name) for name in ("targets", "answer_weight")}
+"""What the preset sets beside criterion and compensation, other than the default."""
+
+
 def test_best_lets_criteria_compete(page, analysed, own, tiny):
     """The same plan as the library's preset on the same samples."""
     strip = {**analysed["strip"], "drop": [1, 2]}
@@ -84,7 +88,7 @@ def test_best_lets_criteria_compete(page, analysed, own, tiny):
         and out["preset"] == "best"
     )
     assert svl.CRITERIA[plan.criterion].title in out["preset-note"]
-    now = replace(Settings(**own), criterion=out["criterion"], compensation="refit")
+    now = replace(Settings(**own), criterion=out["criterion"], compensation="refit", **FITTED)
     assert presets.current("tiny", frozenset(), now, out["strip"]) == "best"
     assert (
         presets.current(
@@ -102,7 +106,7 @@ def test_best_lets_criteria_compete(page, analysed, own, tiny):
     )  # its link, its card and the next image find the ranking, and that it won
     page.workspace.backend.rank = lambda *args: ran.append(args) or rank(*args)
     state = analysed["state"]
-    asked = Settings(**own, criterion=out["criterion"], compensation="refit")
+    asked = Settings(**own, criterion=out["criterion"], compensation="refit", **FITTED)
     again = last(
         analyse(
             page,
@@ -127,7 +131,7 @@ def test_best_lets_criteria_compete(page, analysed, own, tiny):
             2,
             "",
             None,
-            Settings(**own, criterion="greedy-kl", compensation="refit"),
+            Settings(**own, criterion="greedy-kl", compensation="refit", **FITTED),
         )
     )
     assert later["strip"]["rounds"] == 2 and not ran
