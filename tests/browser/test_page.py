@@ -506,6 +506,49 @@ def test_a_server_that_comes_back_opens_the_page_again(page):
     assert page.locator("#svl-away").is_hidden()
 
 
+def test_a_full_queue_is_waited_for(page):
+    """Refused because others wait: it joins when there is room, and no error is shown."""
+    idle(page)
+    before, refused = dropped(page), []
+
+    def full(route):
+        if len(refused) < 2:
+            refused.append(route.request.url)
+            sentence = "Found 64 requests that wait already; expected fewer; try again in a minute."
+            route.fulfill(status=503 - 74 * (len(refused) % 2), json={"detail": sentence})
+        else:
+            route.continue_()
+
+    page.route("**/queue/join*", full)
+    page.locator("#strip button.kept").first.click()
+    for _ in range(200):
+        page.wait_for_timeout(100)
+        if len(refused) == 2 and dropped(page) != before:
+            break
+    idle(page)
+    page.unroute("**/queue/join*")
+    assert len(refused) == 2 and len(dropped(page)) == len(before) + 1
+    assert not page.locator(".toast-body").count()
+
+
+def test_one_who_waits_already_is_told_at_once(page):
+    idle(page)
+    asked = []
+    sentence = "Found 8 requests of yours that wait already; expected fewer at a time."
+
+    def own(route):
+        asked.append(route.request.url)
+        route.fulfill(status=429, json={"detail": sentence})
+
+    page.route("**/queue/join*", own)
+    page.locator("#strip button.kept").first.click()
+    page.locator(".toast-body").first.wait_for()
+    told_after = len(asked)
+    page.wait_for_timeout(2500)  # longer than the first pause of one that waits
+    page.unroute("**/queue/join*")
+    assert told_after and len(asked) == told_after
+
+
 def test_the_slider_is_a_few_stops_of_the_tab_key_away(page):
     stops = []
     while "range" not in stops[-1:] and len(stops) < 12:
