@@ -227,7 +227,8 @@ ROWS = (
         name="shortv",
         title="ShortV (layer contribution)",
         source="ShortV, arXiv 2504.00502 (ranking only)",
-        formula="KL(full || the layer's update of visual tokens undone) at the last token",
+        formula="KL(frozen || full) at the last token; frozen: the layer's update of visual tokens"
+        " undone",
         direction=LOW,
         cost_forward_passes="L + 1",
         needs="model",
