@@ -49,6 +49,13 @@ def _running_the_model(measure: str) -> Callable[[Request], Measured]:
     return measured
 
 
+def _rescored(request: Request) -> Measured:
+    """1 - cosine of every layer, measured anew on the model without those that went before."""
+    from svl_core.analysis.rescoring import rescored_distances
+
+    return rescored_distances(request)
+
+
 def _by_mean(
     mean: np.ndarray,
     request: Request,
@@ -170,6 +177,19 @@ ROWS = (
         cost_forward_passes=ONE_PASS,
         measure=_over_tokens("last", "cosine_sums"),
         select=_by_mean,
+    ),
+    Criterion(
+        name="svl-iterated",
+        title="SVL, re-scored after each drop",
+        source=SVL + " (ablation)",
+        formula="1 - mean over important tokens of cos(H[l], H[l+1]) of the model without the"
+        " layers that went before; greedy, re-scored",
+        direction=LOW,
+        cost_forward_passes="up to L",
+        needs="model",
+        weighs=True,
+        measure=_rescored,
+        select=follow,
     ),
     Criterion(
         name="shortgpt",

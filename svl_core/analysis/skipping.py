@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from svl_core.analysis.criterion import Measured, Request
-from svl_core.analysis.greedy import lowest
+from svl_core.analysis.greedy import lowest, rounds_of
 from svl_core.errors import InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
@@ -149,8 +149,7 @@ def _greedy(
     depth = lvlm.num_layers
     count = len(request.samples)
     free = [layer for layer in range(depth) if layer not in request.protected]
-    most = min(len(free), depth - 1)
-    rounds = max(1, most if request.rounds is None else min(request.rounds, most))
+    rounds = rounds_of(request, depth)
     first_round = sorted({*free, *request.protected} - {*request.fixed})
     tries = sum(len(free) - number for number in range(rounds))
     tries += len(first_round) - len(free)

@@ -289,6 +289,15 @@ def test_shortv_without_an_image_knows_nothing(tiny):
     assert np.isnan(scores).all()
 
 
+def test_a_mean_whose_samples_count_differently_in_each_round():
+    """Two samples, two rounds of two layers: (1 + 5) / (1 + 2) = 2, (4 + 6) / (2 + 3) = 2."""
+    sums = np.array([[[1.0, 2.0], [4.0, np.nan]], [[5.0, 4.0], [6.0, np.nan]]])
+    measured = Measured(sums, np.array([[[1.0], [2.0]], [[2.0], [3.0]]]))
+    np.testing.assert_allclose(measured.mean(), [[2.0, 2.0], [2.0, np.nan]])
+    twice_the_first = measured.mean(np.array([2.0, 0.0]))
+    np.testing.assert_allclose(twice_the_first, [[1.0, 2.0], [2.0, np.nan]])
+
+
 # Contiguous blocks
 
 
