@@ -277,7 +277,7 @@ def _lay_out_readings(page: Page) -> None:
     )
     page.control(
         "gap_span",
-        choices=[("all dropped layers of a run", "run"), ("the first of them", "layer")],
+        choices=[("the dropped run", "run"), ("its first layer", "layer")],
         label="SCP: difference across",
         min_width=240,
         moves=PLANS,
