@@ -39,6 +39,9 @@ FULL, BALANCED, QUICK = "full", "balanced", "quick"
 
 TARGETS = ("mlp", "attention")
 TOKEN_SETS = ("important", "all", "visual", "textual", "last")
+TEXT_ENDS = ("scored", "sink-aware")
+GAP_ROWS = ("tokens", "samples")
+GAP_SPANS = ("run", "layer")
 
 
 @dataclass(frozen=True)
@@ -316,6 +319,14 @@ class Recipe(Shown):
         RANKING,
         low=0,
     )
+    text_ends: str = _field(
+        "scored",
+        "text ends",
+        "first and last text token: 'scored' as all others, or 'sink-aware': the first, on which"
+        " attention rests whatever it says, never counts, the last always does",
+        RANKING,
+        choices=TEXT_ENDS,
+    )
     drop: int | None = _field(
         None,
         "number of layers to drop",
@@ -410,6 +421,28 @@ class Recipe(Shown):
         "tokens to fit on",
         COMPENSATION,
         choices=TOKEN_SETS,
+    )
+    gap_rows: str = _field(
+        "tokens",
+        "rows of the gap",
+        "SCP: the feature difference has a row for each of the 'tokens', or for each of the"
+        " 'samples' the mean over its tokens",
+        COMPENSATION,
+        choices=GAP_ROWS,
+    )
+    gap_centred: bool = _field(
+        False,
+        "centring of the gap",
+        "SCP: take the mean row out of the feature difference",
+        COMPENSATION,
+    )
+    gap_span: str = _field(
+        "run",
+        "span of the gap",
+        "SCP: what the feature difference goes across, the whole dropped 'run' or its first"
+        " 'layer' alone",
+        COMPENSATION,
+        choices=GAP_SPANS,
     )
     calibration: str = _field(
         AUTO,

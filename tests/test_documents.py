@@ -66,6 +66,7 @@ def test_figures_are_those_of_the_results_file(name, documents):
     [
         ("arena", "arena.md"),
         ("visual_tokens", "visual_tokens.md"),
+        ("readings", "readings.md"),
         ("load", "public_server.md"),
         ("soak", "public_server.md"),
         ("real_size", "real_size.md"),
@@ -99,6 +100,25 @@ def test_figures_of_speed_and_memory(name, part):
     made = stored(name)
     figures = script(name).table(made[part] if part else made)
     assert f"\n{figures}\n" in text, f"speed.md is stale: run python tests/benchmarks/{name}.py"
+
+
+def test_what_the_readme_and_the_guide_say_of_the_readings():
+    """Figures are made by the benchmark; what is said to be worse or level is held against them."""
+    readings, made = script("readings"), stored("readings")
+    guide = (ROOT / "svl_core" / "GUIDE.md").read_text(encoding="utf-8")
+    assert readings.with_words(guide, made) == guide, (
+        "GUIDE.md is stale: run python tests/benchmarks/readings.py"
+    )
+    assert made["ends"]["received"] == {"first": 1.0, "last": 0.0}
+    half = made["of_layers"] // 2
+    usual = readings.marks_of(made, "received", "", half)
+
+    def interval(ranking):
+        return readings.difference(made, readings.marks_of(made, ranking, "", half), usual)[1:]
+
+    assert max(interval("given")) < 0  # keeps fewer answers at 50 %
+    low, high = interval("received, sink-aware")
+    assert low < 0 < high  # is level
 
 
 def test_headline_figures_are_those_of_the_results_files():

@@ -23,6 +23,7 @@ OPTIONS = Namespace(tiny=True, device="cpu", dtype=None, cache=None, every_point
     [  # as their publishers count them
         ("smolvlm", 256_484_928),
         ("qwen2vl", 2_208_985_600),
+        ("qwen2vl7b", 8_291_375_616),
         ("llava7b", 7_063_427_072),
     ],
 )
@@ -102,7 +103,7 @@ def test_every_step_once():
     assert "-" not in cells and RELEASED[name].title in cells[0]
 
 
-@pytest.mark.parametrize("name", ["onevision", "qwen2vl", "llava7b"])
+@pytest.mark.parametrize("name", ["onevision", "qwen2vl", "qwen2vl7b", "llava7b"])
 def test_every_model_answers_the_plain_way_and_the_page_reads_it_alike(name, tmp_path):
     lvlm = build(name, ONE, CPU, torch.float32, tiny=True)
     path = photograph_file(tmp_path, 120, 90, 1)

@@ -19,6 +19,7 @@ OTHER = {  # for every field a value that is not its default, and the text that 
     "rounds": (2, "2"),
     "protect_ends": (False, "0"),
     "seed": (3, "3"),
+    "text_ends": ("sink-aware", "sink-aware"),
     "drop": (2, "2"),
     "layers": ((1, 3), "1,3"),
     "preset": ("as-published", "as-published"),
@@ -31,6 +32,9 @@ OTHER = {  # for every field a value that is not its default, and the text that 
     "answer_weight": (5.0, "5"),
     "weighted": (True, "1"),
     "tokens": ("all", "all"),
+    "gap_rows": ("samples", "samples"),
+    "gap_centred": (True, "1"),
+    "gap_span": ("layer", "layer"),
     "calibration": ("this", "this"),
     "calibration_size": (8, "8"),
     "detail": ("quick", "quick"),
@@ -84,6 +88,9 @@ def test_a_field_goes_through_text_and_json_and_back(name):
         ("max_visual_tokens", 0, "from 1, or none"),
         ("visual_share", 0.0, "above 0 and at most 1"),
         ("tokens", "every", "important, all, visual, textual, last"),
+        ("text_ends", "first", "scored, sink-aware"),
+        ("gap_rows", "words", "tokens, samples"),
+        ("gap_span", "model", "run, layer"),
     ],
 )
 def test_what_a_field_refuses_is_one_sentence(name, value, expected):

@@ -49,6 +49,13 @@ def _running_the_model(measure: str) -> Callable[[Request], Measured]:
     return measured
 
 
+def _rescored(request: Request) -> Measured:
+    """1 - cosine of every layer, measured anew on the model without those that went before."""
+    from svl_core.analysis.rescoring import rescored_distances
+
+    return rescored_distances(request)
+
+
 def _by_mean(
     mean: np.ndarray,
     request: Request,
@@ -172,6 +179,19 @@ ROWS = (
         select=_by_mean,
     ),
     Criterion(
+        name="svl-iterated",
+        title="SVL, re-scored after each drop",
+        source=SVL + " (ablation)",
+        formula="1 - mean over important tokens of cos(H[l], H[l+1]) of the model without the"
+        " layers that went before; greedy, re-scored",
+        direction=LOW,
+        cost_forward_passes="up to L",
+        needs="model",
+        weighs=True,
+        measure=_rescored,
+        select=follow,
+    ),
+    Criterion(
         name="shortgpt",
         title="ShortGPT (Block Influence)",
         source="ShortGPT, arXiv 2403.03853",
@@ -227,7 +247,8 @@ ROWS = (
         name="shortv",
         title="ShortV (layer contribution)",
         source="ShortV, arXiv 2504.00502 (ranking only)",
-        formula="KL(full || the layer's update of visual tokens undone) at the last token",
+        formula="KL(frozen || full) at the last token; frozen: the layer's update of visual tokens"
+        " undone",
         direction=LOW,
         cost_forward_passes="L + 1",
         needs="model",

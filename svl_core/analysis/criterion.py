@@ -80,7 +80,8 @@ class Measured:
     any resample of them follows without running the model again.
 
     sums: (n, ...) each sample's sum of the measured values, over its tokens for example.
-    counts: (n,) how many values are in each sum.
+    counts: (n,) how many values are in each sum; (n, ...) in shapes that fit the sums' where that
+        is not the same for all of a sample's sums.
     """
 
     sums: np.ndarray
@@ -91,15 +92,17 @@ class Measured:
 
         times: (n,) how often each sample is taken (None: each once).
         """
-        if times is None:
-            total = float(self.counts.sum())
-            summed = self.sums
-        else:
-            total = float(times @ self.counts)
-            summed = times.reshape(-1, *[1] * (self.sums.ndim - 1)) * self.sums
-        if not total:
-            return np.full(self.sums.shape[1:], np.nan)
-        return summed.sum(0) / total
+        total = _taken(self.counts, times).sum(0)
+        summed = _taken(self.sums, times).sum(0)
+        unknown = np.full(summed.shape, np.nan)
+        return np.divide(summed, total, out=unknown, where=total > 0)
+
+
+def _taken(values: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+    """(n, ...) each sample's values as often as it is taken."""
+    if times is None:
+        return values
+    return times.reshape(-1, *[1] * (values.ndim - 1)) * values
 
 
 def _no_mean(*arguments: Any) -> Any:
@@ -120,6 +123,7 @@ class Criterion:
     direction: which end of the measure is redundant.
     cost_forward_passes: forward passes for each calibration sample.
     needs: the "trace" only, the "model" with its samples too, or the user's "layers".
+    weighs: of one that runs the model, whether it chooses important tokens too.
     measure: request -> the samples' shares of the mean.
     select: (mean, request) -> scores and ranking that follow from it.
     score: request -> scores and ranking, for a criterion that is no mean.
@@ -132,6 +136,7 @@ class Criterion:
     direction: str
     cost_forward_passes: str
     needs: Literal["trace", "model", "layers"] = "trace"
+    weighs: bool = False
     measure: Callable[[Request], Measured] = field(default=_no_mean, repr=False)
     select: Callable[[np.ndarray, Request], Scored] = field(default=_no_mean, repr=False)
     score: Callable[[Request], Scored] | None = field(default=None, repr=False)

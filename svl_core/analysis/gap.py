@@ -96,7 +96,7 @@ def runs_of(drop: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((first, last) for first, last in runs)
 
 
-def _difference(
+def difference(
     sample: SampleTrace,
     chosen: np.ndarray,
     first: int,
@@ -126,8 +126,8 @@ def gram_of_difference(
         dtype=torch.float64,
     )
     for sample, chosen in zip(trace.samples, positions, strict=True):
-        difference = _difference(sample, chosen, first, last)
-        gram += difference.T @ difference
+        rows = difference(sample, chosen, first, last)
+        gram += rows.T @ rows
     return gram.numpy()
 
 
@@ -142,7 +142,7 @@ def gap_rows(
     For fewer tokens than dimensions, where this is smaller than the Gram matrix.
     """
     rows = [
-        _difference(sample, chosen, first, last)
+        difference(sample, chosen, first, last)
         for sample, chosen in zip(trace.samples, positions, strict=True)
     ]
     return torch.cat(rows)

@@ -19,6 +19,14 @@ def lowest(
     return sorted(layers, key=lambda layer: (row[layer], -layer))
 
 
+def rounds_of(request: Request, depth: int) -> int:
+    """How many layers of `depth` go one by one, at least one round and at most all that may go."""
+    free = depth - len(request.protected)
+    most = min(free, depth - 1)
+    asked = most if request.rounds is None else min(request.rounds, most)
+    return max(1, asked)
+
+
 def choices(
     mean: np.ndarray,
     free: Collection[int],

@@ -15,11 +15,13 @@ import numpy as np
 from svl_core.errors import InputError
 from svl_core.lvlm.spool import value_store
 from svl_core.notebook import Shown
+from svl_core.recipe import TEXT_ENDS
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import SampleTrace, Trace
 
 TEXT_SELF = ("received", "given")
+SCORED, SINK_AWARE = TEXT_ENDS
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,16 @@ class TopP:
     p: share, above 0 and at most 1.
     mode: "fraction", the best ceil(p n) tokens; "mass", the fewest tokens that hold a share p of
         the summed score.
+    text_ends: the first and the last text token of a prompt: "scored", as every other one;
+        "sink-aware", the first, on which attention rests whatever it says, never counts, and the
+        last, from which the answer is predicted, always does.
 
     Raises InputError for a value out of range.
     """
 
     p: float = 0.5
     mode: str = "fraction"
+    text_ends: str = SCORED
 
     def __post_init__(self):
         if not 0 < self.p <= 1:
@@ -46,6 +52,11 @@ class TopP:
         if self.mode not in ("fraction", "mass"):
             raise InputError(
                 f"Found the top-p mode {self.mode!r}; expected 'fraction' or 'mass'; change it."
+            )
+        if self.text_ends not in TEXT_ENDS:
+            raise InputError(
+                f"Found the text ends {self.text_ends!r}; expected one of {', '.join(TEXT_ENDS)};"
+                " change it."
             )
 
     def select(self, scores: np.ndarray) -> np.ndarray:
@@ -65,6 +76,19 @@ class TopP:
         chosen[order[:count]] = True
         return chosen
 
+    def select_text(self, scores: np.ndarray) -> np.ndarray:
+        """Which text tokens of one prompt count: (T,) scores >= 0, first token first -> (T,) bool.
+
+        Sink-aware, p is a share of the tokens behind the first one, and the last one counts beside
+        them where its score is too low. The only token of a prompt counts.
+        """
+        if self.text_ends == SCORED or len(scores) < 2:
+            return self.select(scores)
+        chosen = np.zeros(len(scores), bool)
+        chosen[1:] = self.select(scores[1:])
+        chosen[-1] = True
+        return chosen
+
 
 DEFAULT_TOP_P = TopP()
 
@@ -76,10 +100,13 @@ class TokenImportance(Shown):
     visual: for each sample (L, V), non-negative.
     text: for each sample (L, T), non-negative.
     Both are in memory or in files, as the trace is.
+    causal_correction, text_self: how attention was read, as for `importance`.
     """
 
     visual: Sequence[np.ndarray]
     text: Sequence[np.ndarray]
+    causal_correction: bool = False
+    text_self: str = "received"
 
     def __post_init__(self):
         for array in chain(self.visual, self.text):
@@ -154,9 +181,10 @@ def importance(
         scores = _SampleImportance(sample, causal_correction)
         visual[number] = scores.visual()
         text[number] = scores.text(text_self)
+    reading = causal_correction, text_self
     if trace.spool is None:
-        return TokenImportance(tuple(visual), tuple(text))
-    return TokenImportance(visual, text)
+        return TokenImportance(tuple(visual), tuple(text), *reading)
+    return TokenImportance(visual, text, *reading)
 
 
 class _SampleImportance:

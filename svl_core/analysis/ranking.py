@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def top_p_of(recipe: Recipe) -> TopP:
     """Which tokens count as important."""
-    return TopP(recipe.top_p, recipe.top_p_mode)
+    return TopP(recipe.top_p, recipe.top_p_mode, recipe.text_ends)
 
 
 def importance_of(trace: Trace, recipe: Recipe) -> TokenImportance:

@@ -195,6 +195,7 @@ def settings_of(
     return {
         "top_p": request.top_p.p,
         "top_p_mode": request.top_p.mode,
+        "text_ends": request.top_p.text_ends,
         "protect_ends": protect_ends,
         "seed": request.seed,
         "samples": samples,

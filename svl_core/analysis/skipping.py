@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from svl_core.analysis.criterion import Measured, Request
-from svl_core.analysis.greedy import lowest
+from svl_core.analysis.greedy import lowest, rounds_of
 from svl_core.errors import InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
@@ -149,8 +149,7 @@ def _greedy(
     depth = lvlm.num_layers
     count = len(request.samples)
     free = [layer for layer in range(depth) if layer not in request.protected]
-    most = min(len(free), depth - 1)
-    rounds = max(1, most if request.rounds is None else min(request.rounds, most))
+    rounds = rounds_of(request, depth)
     first_round = sorted({*free, *request.protected} - {*request.fixed})
     tries = sum(len(free) - number for number in range(rounds))
     tries += len(first_round) - len(free)
@@ -178,8 +177,13 @@ def _greedy(
 
 @torch.inference_mode()
 def frozen_divergence(request: Request) -> Measured:
-    """ShortV's layer contribution: KL(full || frozen) in nats at the last prompt position, with one
+    """ShortV's layer contribution: KL(frozen || full) in nats at the last prompt position, with one
     layer's update of the visual tokens undone (arXiv 2504.00502).
+
+    The direction is that of the authors' code, where the frozen model's probabilities are the
+    target of the divergence and the full model's log-probabilities its input (repository
+    icip-cas/ShortV, commit 9cc78e8, llava/model/language_model/llava_llama.py). Everywhere else in
+    this project the full model comes first.
 
     Returns sums (n, L). A sample without visual tokens does not count.
     """
@@ -201,7 +205,7 @@ def frozen_divergence(request: Request) -> Measured:
             run.check()
             with _frozen(layers[layer], visual):
                 frozen = _last_logits(lvlm, sample, full, layer)
-            divergence[layer] = float(kl_per_token(full.logits, frozen))
+            divergence[layer] = float(kl_per_token(frozen, full.logits))
             share = (number + (layer + 1) / depth) / count
             run.report(share, f"sample {number + 1}, layer {layer}")
         return divergence

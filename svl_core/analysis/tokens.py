@@ -72,5 +72,5 @@ def _important(
     for number, sample in enumerate(trace.samples):
         visual_scores, text_scores = importance.averaged(number)
         visual = sample.visual[top_p.select(visual_scores)]
-        textual = sample.textual[top_p.select(text_scores)]
+        textual = sample.textual[top_p.select_text(text_scores)]
         yield np.sort(np.concatenate([visual, textual]))

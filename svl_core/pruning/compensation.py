@@ -107,8 +107,9 @@ _ROWS = (
         "scp",
         "SCP (as published)",
         "Short-LVLM, arXiv 2507.23362",
-        "W <- (I + strength V_k V_k^T) W, V_k from the SVD of H[b+1] - H[a]",
-        settings=(*SUBSPACE, "targets"),
+        "W <- (I + strength V_k V_k^T) W, V_k from the SVD of D = H[b+1] - H[a] (or H[a+1] -"
+        " H[a]), rows = tokens or sample means",
+        settings=(*SUBSPACE, "targets", "gap_rows", "gap_centred", "gap_span"),
         edit_run=_edit("scp"),
     ),
     Compensation(

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from svl_core.analysis.gap import gap_rows, gram_of_difference
 from svl_core.analysis.memo import Memo
 from svl_core.analysis.trace import SampleTrace
 from svl_core.errors import InputError
 from svl_core.lvlm.hooks import bridge_output
 from svl_core.lvlm.skeleton import assign, materialized, running_device
+from svl_core.pruning.difference import difference_gram, difference_rows, row_count
 from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.refit import check_floating
 
@@ -79,7 +79,7 @@ def gap_subspace(
     first: int,
     last: int,
 ) -> torch.Tensor:
-    """V_k of the run's difference over the fit's tokens, (d, k) float64; found once for a trace
+    """V_k of the run's difference, as `difference` reads it, (d, k) float64; found once for a trace
     that is in memory, for plans share runs.
     """
     if fit.trace.spool is not None:
@@ -88,7 +88,9 @@ def gap_subspace(
     for positions in fit.positions:
         chosen.update(f"{len(positions)} ".encode())
         chosen.update(np.ascontiguousarray(positions).tobytes())
-    key = first, last, fit.rank, fit.recipe.energy, chosen.digest()
+    recipe = fit.recipe
+    reading = recipe.gap_rows, recipe.gap_centred, recipe.gap_span
+    key = first, last, fit.rank, recipe.energy, reading, chosen.digest()
     return _SUBSPACES.of(
         fit.trace,
         key,
@@ -110,11 +112,10 @@ def _gap_subspace(
     """`gap_subspace` through the smaller of the two Gram matrices: never more than d x d numbers
     are in memory.
     """
-    tokens = sum(map(len, fit.positions))
-    if 2 * tokens > fit.trace.hidden_size:
-        gram = gram_of_difference(fit.trace, fit.positions, first, last)
+    if 2 * row_count(fit) > fit.trace.hidden_size:
+        gram = difference_gram(fit, first, last)
         return subspace(gram, fit.rank, fit.recipe.energy)
-    rows = gap_rows(fit.trace, fit.positions, first, last)
+    rows = difference_rows(fit, first, last)
     outer = (rows @ rows.T).numpy()
     vectors = subspace(outer, fit.rank, fit.recipe.energy)
     return torch.linalg.qr(rows.T @ vectors).Q

@@ -105,7 +105,8 @@ def recipe_from(
     """
     top_p = settings.get("top_p")
     if isinstance(top_p, TopP):
-        settings = {**settings, "top_p": top_p.p, "top_p_mode": top_p.mode}
+        parts = {"top_p": top_p.p, "top_p_mode": top_p.mode, "text_ends": top_p.text_ends}
+        settings = parts | {name: settings[name] for name in settings if name != "top_p"}
     if isinstance(compensation, Recipe):
         return compensation.changed(**settings)
     name = compensation_of(compensation).name
@@ -222,7 +223,7 @@ def _settings_record(
     if not row.fitted:
         return record
     values = recipe.to_json()
-    names = (*row.settings, "top_p", "top_p_mode")
+    names = (*row.settings, "top_p", "top_p_mode", "text_ends")
     record |= {name: values[name] for name in names}
     if "ridge" in row.settings and recipe.ridge is None:
         record["ridge"] = row.ridge

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import svl_core as svl
-from svl_core.analysis.ranking import importance_of
+from svl_core.analysis.ranking import importance_of, rank_layers
 from svl_core.lvlm.stopping import stoppable
 from svl_core.progress import QUIET, Run
 from svl_core.recipe import FULL, Recipe
@@ -115,15 +115,11 @@ class LocalBackend:
         """
         lvlm = self._lvlm(name)
         with self._turn(run, lvlm):
-            return svl.redundancy(
+            return rank_layers(
+                recipe,
                 trace,
-                None,
-                recipe.criterion,
-                protect_ends=recipe.protect_ends,
-                seed=recipe.seed,
                 lvlm=lvlm,
                 samples=_all_on_device(lvlm, samples),
-                rounds=recipe.rounds,
                 run=in_percent(run, svl.CRITERIA[recipe.criterion].title),
             )
 

@@ -16,7 +16,8 @@ WEIGHING = tuple(
     name
     for name, option in OPTIONS.items()
     if option.group == RANKING
-    and name not in ("criterion", "top_p", "top_p_mode", "rounds", "protect_ends", "seed")
+    and name
+    not in ("criterion", "top_p", "top_p_mode", "text_ends", "rounds", "protect_ends", "seed")
 )
 """Fields of a recipe that say how attention becomes importance; a new field of the ranking counts
 among them until it is named apart.
@@ -30,7 +31,7 @@ def importance_key(recipe: Recipe) -> tuple:
 
 def tokens_key(recipe: Recipe) -> tuple:
     """The settings that the choice of important tokens depends on."""
-    return *importance_key(recipe), recipe.top_p, recipe.top_p_mode
+    return *importance_key(recipe), ranking.top_p_of(recipe)
 
 
 def importance_of(analysis: Analysis, recipe: Recipe) -> svl.TokenImportance:
@@ -64,9 +65,12 @@ def patches_of(analysis: Analysis, recipe: Recipe, corrected: bool) -> np.ndarra
 
 
 def scores_key(criterion: str, recipe: Recipe) -> tuple:
-    """Under which a ranking is stored; criteria that run the model take no account of tokens."""
-    from_trace = svl.CRITERIA[criterion].needs == "trace"
-    tokens = tokens_key(recipe) if from_trace else ()
+    """Under which a ranking is stored; most criteria that run the model take no account of
+    tokens.
+    """
+    row = svl.CRITERIA[criterion]
+    chooses = row.needs == "trace" or row.weighs
+    tokens = tokens_key(recipe) if chooses else ()
     drawn = (recipe.seed,) if criterion == "random" else ()
     return "scores", criterion, tokens, recipe.protect_ends, *drawn
 

@@ -4,6 +4,7 @@ greedy ones against brute force.
 
 import copy
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_importance import A, traced
 from tiny import picture, tiny_llava
 
 import svl_core as svl
+from svl_core.analysis import skipping
 from svl_core.analysis.blocks import best_blocks
 from svl_core.analysis.criterion import Measured
 from svl_core.analysis.skipping import own_answers
@@ -234,9 +236,66 @@ def test_shortv_finds_the_layer_that_leaves_visual_tokens_alone():
     assert not lvlm.layers[2]._forward_hooks
 
 
+def divergence(p, q):
+    """KL(p || q) of two vectors of logits, in nats, with numpy alone."""
+    p, q = (np.exp(logits - logits.max()) for logits in (p, q))
+    p, q = p / p.sum(), q / q.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+def test_shortv_is_how_far_the_frozen_model_is_from_the_full_one(monkeypatch):
+    """The direction of its authors' code, on two tokens. Frozen (0.8, 0.2), full (0.5, 0.5):
+    KL(frozen || full) = 0.8 ln 1.6 + 0.2 ln 0.4 = 0.19274; the other way round it were 0.22314.
+    """
+    lvlm = lvlm_of(3)
+    full = SimpleNamespace(logits=torch.log(torch.tensor([[0.5, 0.5]])))
+    frozen = torch.log(torch.tensor([[0.8, 0.2]]))
+    monkeypatch.setattr(skipping, "_read", lambda *_: full)
+    monkeypatch.setattr(skipping, "_last_logits", lambda *_: frozen)
+    scores = scored(lvlm, "shortv", samples_of(lvlm, 1))
+    np.testing.assert_allclose(scores.scores, -0.192745, atol=1e-6)
+
+
+def test_shortv_against_a_pass_with_hooks_of_its_own():
+    lvlm = lvlm_of(4, seed=3)
+    (sample,) = samples_of(lvlm, 1)
+    visual = torch.as_tensor(np.array(sample.visual))
+
+    def logits(layer=None):
+        def freeze(module, args, kwargs, output):
+            output = output.clone()
+            output[:, visual] = (args[0] if args else kwargs["hidden_states"])[:, visual]
+            return output
+
+        hooked = [] if layer is None else [lvlm.layers[layer]]
+        handles = [each.register_forward_hook(freeze, with_kwargs=True) for each in hooked]
+        try:
+            with torch.no_grad():
+                return lvlm.model(**sample.inputs).logits[0, -1].double().numpy()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    scores = scored(lvlm, "shortv", [sample]).scores
+    own = [-divergence(logits(layer), logits()) for layer in range(3)]
+    other_way = [-divergence(logits(), logits(layer)) for layer in range(3)]
+    np.testing.assert_allclose(scores[:3], own, rtol=1e-4)
+    assert (abs(scores[:3] - other_way) > 1e-3 * abs(scores[:3])).all()
+    assert "KL(frozen || full)" in svl.CRITERIA["shortv"].formula
+
+
 def test_shortv_without_an_image_knows_nothing(tiny):
     scores = Measured(np.zeros((1, 3)), np.zeros(1)).mean()
     assert np.isnan(scores).all()
+
+
+def test_a_mean_whose_samples_count_differently_in_each_round():
+    """Two samples, two rounds of two layers: (1 + 5) / (1 + 2) = 2, (4 + 6) / (2 + 3) = 2."""
+    sums = np.array([[[1.0, 2.0], [4.0, np.nan]], [[5.0, 4.0], [6.0, np.nan]]])
+    measured = Measured(sums, np.array([[[1.0], [2.0]], [[2.0], [3.0]]]))
+    np.testing.assert_allclose(measured.mean(), [[2.0, 2.0], [2.0, np.nan]])
+    twice_the_first = measured.mean(np.array([2.0, 0.0]))
+    np.testing.assert_allclose(twice_the_first, [[1.0, 2.0], [2.0, np.nan]])
 
 
 # Contiguous blocks

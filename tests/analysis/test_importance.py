@@ -8,9 +8,13 @@ import svl_core as svl
 from svl_core.analysis import attention
 from svl_core.analysis.attention import SUMS, Collector
 from svl_core.analysis.importance import TokenImportance, TopP, importance
+from svl_core.analysis.ranking import importance_of, top_p_of
 from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import SampleTrace, Trace
 from svl_core.errors import InputError
+from svl_core.recipe import Recipe
+
+BLOCKED = torch.finfo(torch.float32).min  # of a pair that the mask takes away
 
 # A 4 x 4 causal attention matrix; positions 0, 2 are visual, 1, 3 textual.
 A = np.array([[1.0, 0, 0, 0], [0.6, 0.4, 0, 0], [0.5, 0.2, 0.3, 0], [0.1, 0.2, 0.3, 0.4]])
@@ -210,6 +214,94 @@ def test_top_p_edges():
     for p, mode in ((0, "fraction"), (1.1, "fraction"), (float("nan"), "mass"), (0.5, "best")):
         with pytest.raises(InputError, match="Found"):
             TopP(p, mode)
+
+
+@pytest.mark.parametrize(
+    "p, mode, scores, expected",
+    [  # the first never; of the others the best by p; the last always
+        (0.5, "fraction", [9, 1, 4, 3, 2], [0, 0, 1, 1, 1]),  # 2 of 4, and the last
+        (0.5, "fraction", [9, 1, 2, 3, 4], [0, 0, 0, 1, 1]),  # the last is among them
+        (1.0, "fraction", [9, 1, 4], [0, 1, 1]),
+        (0.4, "mass", [9, 1, 4, 3, 2], [0, 0, 1, 0, 1]),  # 4 of 10 hold 0.4
+        (0.5, "fraction", [9, 0], [0, 1]),
+        (0.5, "fraction", [9], [1]),
+        (0.5, "fraction", [], []),
+    ],
+)
+def test_sink_aware_choice_on_paper(p, mode, scores, expected):
+    scores = np.array(scores, float)
+    chosen = TopP(p, mode, "sink-aware").select_text(scores)
+    np.testing.assert_array_equal(chosen, np.array(expected, bool))
+    plain = TopP(p, mode)
+    np.testing.assert_array_equal(plain.select_text(scores), plain.select(scores))
+
+
+def test_text_ends_are_refused_in_a_sentence():
+    with pytest.raises(InputError, match="'both'; expected one of scored, sink-aware; change it"):
+        TopP(text_ends="both")
+
+
+def attentions(layers, size, seed):
+    """(L, S, S) causal attention, rows = queries, the first key drawing most of it."""
+    scores = np.random.default_rng(seed).normal(size=(layers, size, size))
+    scores[:, :, 0] += 2
+    weights = np.exp(scores) * np.tri(size)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def important_by_numpy(maps, visual, textual, given, corrected, aware, share):
+    """Every reading written anew: which positions count, from whole attention matrices."""
+    size = maps.shape[1]
+
+    def block(queries, keys, along):
+        """Mean over queries (0) or keys (1), over the pairs that the mask leaves if corrected."""
+        part = maps[:, queries][:, :, keys]
+        seen = np.tri(size)[queries][:, keys]
+        pairs = seen.sum(along) if corrected else np.full(seen.sum(along).shape, seen.shape[along])
+        return part.sum(1 + along) / np.maximum(pairs, 1)
+
+    of_visual = (block(visual, visual, 0) + block(textual, visual, 0)) / 2
+    own = block(textual, textual, 1 if given else 0)
+    of_text = ((block(textual, visual, 1) + own) / 2).mean(0)
+
+    def best(scores, positions):
+        count = int(np.ceil(share * len(scores)))
+        return set(positions[np.argsort(-scores, kind="stable")[:count]].tolist())
+
+    text = best(of_text, textual)
+    if aware:
+        text = best(of_text[1:], textual[1:]) | {int(textual[-1])}
+    return sorted(best(of_visual.mean(0), visual) | text)
+
+
+@pytest.mark.parametrize("text_ends", ["scored", "sink-aware"])
+@pytest.mark.parametrize("causal_correction", [False, True])
+@pytest.mark.parametrize("text_self", ["received", "given"])
+def test_every_reading_against_whole_attention_matrices(text_self, causal_correction, text_ends):
+    maps = attentions(3, 11, seed=4)
+    visual, textual = np.arange(1, 6), np.array([0, 6, 7, 8, 9, 10])
+    collector = Collector(3, visual, textual)
+    for layer, rows in enumerate(maps):
+        with np.errstate(divide="ignore"):
+            mask = torch.from_numpy(np.log(rows)).float()[None, None].clamp_min(BLOCKED)
+        collector.add(layer, *[torch.zeros(1, 1, 11, 3)] * 2, mask, 1.0, None)
+    features = torch.ones(4, 11, 5)
+    sample = SampleTrace(features, visual, textual, collector.statistics(), np.zeros(3), "reading")
+    trace = Trace((sample,), "paper", (0, 1, 2), (), 0.0)
+    recipe = Recipe(
+        top_p=0.4,
+        text_self=text_self,
+        causal_correction=causal_correction,
+        text_ends=text_ends,
+    )
+    weighed = importance_of(trace, recipe)
+    found = token_positions(trace, weighed, "important", top_p_of(recipe))[0]
+    given, aware = text_self == "given", text_ends == "sink-aware"
+    expected = important_by_numpy(maps, visual, textual, given, causal_correction, aware, 0.4)
+    assert found.tolist() == expected
+    assert (weighed.text_self, weighed.causal_correction) == (text_self, causal_correction)
+    if aware:
+        assert 0 not in found and 10 in found
 
 
 def test_token_sets():

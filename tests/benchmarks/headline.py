@@ -17,7 +17,15 @@ DROPS = (3, 5, 6)  # of the bundled model's layers: about 20, 30 and 40 %
 
 def results() -> dict[str, dict]:
     """What each results file holds that the table reads, by its name."""
-    names = ("demo_model", "arena", "page", "first_screen", "analysis_pass", "interactivity")
+    names = (
+        "demo_model",
+        "arena",
+        "readings",
+        "page",
+        "first_screen",
+        "analysis_pass",
+        "interactivity",
+    )
     return {
         name: json.loads((PAGES / f"{name}.json").read_text(encoding="utf-8")) for name in names
     }
@@ -37,6 +45,12 @@ def kept(arena: dict, preset: str) -> str:
         if (row["criterion"], row["compensation"]) == ("preset", preset)
     }
     return ", ".join(f"{rows[drop]:.1%}" for drop in DROPS)
+
+
+def counted_ends(readings: dict) -> str:
+    """How often the first and the last text token count, by the default reading of TIS."""
+    ends = readings["ends"]["received"]
+    return f"{ends['first']:.0%} and {ends['last']:.0%} of {readings['prompts']} prompts"
 
 
 def pass_ratio(rows: list[dict]) -> str:
@@ -62,6 +76,11 @@ def table(made: dict[str, dict]) -> str:
         ("bundled model, exact answers", accuracy(demo["full"]), "demo_model"),
         (f"{pruned}, preset `as-published`", kept(arena, "as-published"), "arena"),
         (f"{pruned}, preset `best`", kept(arena, "best"), "arena"),
+        (
+            "first and last text token among the important ones, TIS by default",
+            counted_ends(made["readings"]),
+            "readings",
+        ),
         ("page of a running server, first screen with both answers", opened, "first_screen"),
         ("page usable, first analysis drawn", usable, "page"),
         ("slider moved, figures redrawn (server time)", f"{slider:.0f} ms", "interactivity"),

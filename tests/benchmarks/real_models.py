@@ -39,6 +39,7 @@ class Shape:
     vocabulary: tokens, of the tokenizer and of the head.
     side, patch: of a tile and of a patch, in pixels.
     context: positions, at most.
+    tied: whether the head is the embedding, where sizes of a family differ in that.
     """
 
     text: Mapping[str, Any]
@@ -47,6 +48,7 @@ class Shape:
     side: int
     patch: int
     context: int
+    tied: bool = True
 
 
 def text_of(hidden: int, inner: int, layers: int, heads: int, pairs: int) -> dict[str, int]:
@@ -183,7 +185,7 @@ def qwen2vl(shape: Shape, detail: str):
         video_token_id=words.convert_tokens_to_ids("<|video_pad|>"),
         vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tied,
     )
     return config, processor
 
@@ -267,6 +269,22 @@ RELEASED = {
         qwen2vl,
         Shape(text_of(1536, 8960, 28, 12, 2), TOWER_QWEN, 151_936, 0, 14, 32768),
         Shape(TINY_TEXT, TINY_QWEN, 1024, 0, 4, 4096),
+        "visual",
+        "bfloat16",
+    ),
+    "qwen2vl7b": Released(
+        "Qwen2-VL-7B",
+        qwen2vl,
+        Shape(
+            text_of(3584, 18944, 28, 28, 4),
+            {**TOWER_QWEN, "hidden_size": 3584},
+            152_064,
+            0,
+            14,
+            32768,
+            tied=False,
+        ),
+        Shape(TINY_TEXT, TINY_QWEN, 1024, 0, 4, 4096, tied=False),
         "visual",
         "bfloat16",
     ),

@@ -533,7 +533,7 @@ def measured_commit() -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--model", nargs="+", choices=RELEASED, help="default: all, the largest on a GPU only"
+        "--model", nargs="+", choices=RELEASED, help="default: all, the largest two on a GPU only"
     )
     parser.add_argument(
         "--detail",

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import parse_qsl, urlencode
 
 import svl_core as svl
+from svl_core.analysis.importance import SINK_AWARE
 from svl_core.errors import InputError
 from svl_core.figures.still import still
 from svl_core.pruning.mergekit import recipe as mergekit_recipe
@@ -306,6 +307,8 @@ def in_words(state: Mapping, strip: Mapping, settings: Settings, sources: str) -
     ranked = ranked_by(strip)
     shares = "tokens" if settings.top_p_mode == "fraction" else "score"
     corrected = ", corrected for causal masking" if settings.causal_correction else ""
+    aware = settings.text_ends == SINK_AWARE
+    ends = "; the first text token never, the last always" if aware else ""
     looked_at = "mean of all layers" if settings.all_layers else f"layer {settings.layer}"
     dropped = ", ".join(str(strip["ids"][layer]) for layer in strip["drop"])
     by_hand = "nothing: the layers are chosen by hand"
@@ -318,7 +321,7 @@ def in_words(state: Mapping, strip: Mapping, settings: Settings, sources: str) -
         "Samples": sources,
         "Visual detail": settings.at(state).detail,
         "Important tokens": (
-            f"top-p {settings.top_p:g}, a share of the {shares}; visual and text tokens apart"
+            f"top-p {settings.top_p:g}, a share of the {shares}; visual and text tokens apart{ends}"
         ),
         "Attention of text tokens": f"{settings.text_self}{corrected}",
         "First and last layer": "protected" if settings.protect_ends else "droppable",

@@ -36,7 +36,7 @@ def draw_asked(shown: View) -> dict:
         "src": _picture(shown) if sample.images else "",
         "alt": "The image that is asked about",
         "patches": _patches(shown) if sample.images else [],
-        "words": _words(sample, text, top_p.select(text), own),
+        "words": _words(sample, text, top_p.select_text(text), own),
     }
 
 

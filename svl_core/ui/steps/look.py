@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 
 from svl_core import figures
+from svl_core.analysis.importance import SCORED, SINK_AWARE
 from svl_core.analysis.ranking import top_p_of
 from svl_core.service.derived import baseline_of, importance_of, patches_of, tokens_key
 from svl_core.ui import headings, parts, texts, views
@@ -59,7 +60,7 @@ def _counting(shown: View) -> tuple[np.ndarray, np.ndarray]:
     """(V,) and (T,): whether a patch and a word count as important."""
     visual, text = importance_of(shown.analysis, shown.settings).averaged(0)
     top_p = top_p_of(shown.settings)
-    return top_p.select(visual), top_p.select(text)
+    return top_p.select(visual), top_p.select_text(text)
 
 
 def _layer(shown: View) -> int:
@@ -246,6 +247,17 @@ def layout(page: Page) -> None:
                     label="Top-p",
                     info="Share of the patches, and of the words, that count",
                     minimum=0.05,
+                    moves=RANKS,
+                )
+                page.control(
+                    "text_ends",
+                    label="First and last word",
+                    info="Attention rests on the first whatever it says; the answer begins at the"
+                    " last",
+                    choices=[
+                        ("count by their scores", SCORED),
+                        ("first never, last always", SINK_AWARE),
+                    ],
                     moves=RANKS,
                 )
                 page.control("opacity", label="Overlay opacity", moves=LOOKS)

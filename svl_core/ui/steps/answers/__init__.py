@@ -262,6 +262,33 @@ def _lay_out_method(page: Page) -> None:
             reads=lambda ticked: TARGETS if ticked else TARGETS[:1],
             moves=PLANS,
         )
+    with gr.Row():
+        _lay_out_readings(page)
+
+
+def _lay_out_readings(page: Page) -> None:
+    """How SCP's feature difference is read, of which the paper's figure leaves much open."""
+    page.control(
+        "gap_rows",
+        choices=[("the tokens", "tokens"), ("each sample's mean", "samples")],
+        label="SCP: rows of the feature difference",
+        min_width=240,
+        moves=PLANS,
+    )
+    page.control(
+        "gap_span",
+        choices=[("the dropped run", "run"), ("its first layer", "layer")],
+        label="SCP: difference across",
+        min_width=240,
+        moves=PLANS,
+    )
+    page.control(
+        "gap_centred",
+        label="SCP: take the mean out of the difference",
+        info="Off: the difference as it is",
+        min_width=240,
+        moves=PLANS,
+    )
 
 
 # ---------------------------------------------------------------------------------- events
