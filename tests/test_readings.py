@@ -100,7 +100,7 @@ def test_no_two_questions_share_a_picture():
 
 @pytest.mark.slow
 def test_a_run_at_small_size_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    for name, value in {"SCENES": 2, "PROMPTS": 4, "GROUP": 40, "DRAWS": 20}.items():
+    for name, value in {"SCENES": 2, "PROMPTS": 4, "GROUP": 40}.items():
         monkeypatch.setattr(readings, name, value)
     out = tmp_path / "readings.json"
     made = readings.measure(out, 4, 2)

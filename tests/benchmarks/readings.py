@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
+from arena_statistics import TAILS, draws
 from batched_match import batched_exact_match
 from marks import PAGES, between, rewrite
 
@@ -50,7 +51,6 @@ SCENES = 32  # of each
 PROMPTS = 96  # on which the first and the last token are counted: the first sets' scenes
 QUESTION_SEED = 6_006  # of the scenes asked about; no calibration set draws from it
 DATA = ("scenes", "easy-vqa")
-DRAWS = 2_000  # bootstrap resamples, of seeds and questions together
 FULL = "full"
 GROUP = 24  # models measured between two savings
 
@@ -323,23 +323,18 @@ def kept_of(made: dict, marks: dict[str, np.ndarray]) -> np.ndarray:
 
 def difference(made: dict, row: dict, usual: dict) -> tuple[float, float, float]:
     """Accuracy kept of a row minus that of the default one, with its 95 % bootstrap interval over
-    calibration seeds and questions, drawn together.
+    calibration seeds and questions, drawn together; both data sets share their seeds.
     """
     gaps = []
     for name in DATA:
         full = unpacked(made["marks"][FULL][name], made["questions"]).mean()
         gaps.append((row[name].astype(float) - usual[name]) / full)
     rng = np.random.default_rng(0)
-    drawn = np.empty(DRAWS)
-    for number in range(DRAWS):
-        means = []
-        for gap in gaps:
-            seeds, questions = gap.shape
-            times_of_seeds = rng.multinomial(seeds, [1 / seeds] * seeds) / seeds
-            times = rng.multinomial(questions, [1 / questions] * questions) / questions
-            means.append(times_of_seeds @ gap @ times)
-        drawn[number] = np.mean(means)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    seeds, pictures = draws(len(gaps[0]), [gap.shape[1] for gap in gaps], rng)
+    drawn = [
+        ((seeds @ gap) * times).sum(1) / gap.size for gap, times in zip(gaps, pictures, strict=True)
+    ]
+    low, high = np.percentile(np.mean(drawn, axis=0), TAILS)
     return float(np.mean([gap.mean() for gap in gaps])), float(low), float(high)
 
 
