@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -67,16 +68,20 @@ class Compensation:
         return "rank" in self.settings
 
 
-def _edit(name: str) -> EditRun:
-    """An edit by its name in `edits`, which brings torch: the registry alone is read without it."""
+def _edit(
+    name: str,
+    module: str = "edits",
+) -> EditRun:
+    """An edit by its name in a file of this room, which brings torch: the registry alone is read
+    without it.
+    """
 
     def edit_run(
         fit: Fit,
         first: int,
         last: int,
     ) -> Edit:
-        from svl_core.pruning import edits
-
+        edits = import_module(f"svl_core.pruning.{module}")
         return getattr(edits, name)(fit, first, last)
 
     return edit_run
@@ -140,6 +145,15 @@ _ROWS = (
         settings=("ridge", "answer_weight", "targets"),
         ridge=0.1,
         edit_model=_refit,
+    ),
+    Compensation(
+        "linearpatch",
+        "LinearPatch (adds a module)",
+        "LinearPatch, arXiv 2505.24680 (without its training)",
+        "H <- H Q diag(s) Q^T behind the layer, Q a Hadamard matrix, s = mean over samples of"
+        " mean |H[b+1] Q| / mean |H[a] Q| over all tokens",
+        exportable=False,
+        edit_run=_edit("linearpatch", "scaling"),
     ),
 )
 COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for row in _ROWS})
