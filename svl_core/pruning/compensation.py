@@ -106,6 +106,17 @@ def _refit(
     )
 
 
+def _magnitude(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    run: Run,
+) -> list[int]:
+    from svl_core.pruning.scaling import scale_gaps
+
+    return scale_gaps(full, pruned, fit.trace)
+
+
 _ROWS = (
     Compensation("none", "none", "-", "W unchanged"),
     Compensation(
@@ -154,6 +165,14 @@ _ROWS = (
         " mean |H[b+1] Q| / mean |H[a] Q| over all tokens",
         exportable=False,
         edit_run=_edit("linearpatch", "scaling"),
+    ),
+    Compensation(
+        "magnitude",
+        "magnitude (Prune&Comp)",
+        "Prune&Comp, arXiv 2507.18212 (without its loop)",
+        "W_out <- W_out / a in attention and MLP of every later layer, for each gap; a = mean over"
+        " channels and samples of mean |H[b+1]| / mean |H[a]| over all tokens",
+        edit_model=_magnitude,
     ),
 )
 COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for row in _ROWS})

@@ -1,15 +1,22 @@
 """Compensations by magnitude: behind a dropped run the residual stream is larger than before it,
 and what follows expects that. LinearPatch scales the stream at the gap channel by channel in a
-rotated basis, by scales from the full model's features on all tokens of the calibration samples.
+rotated basis; Prune&Comp scales it by one number, in the weights.
+
+Both take their scales from the full model's features on all tokens of the calibration samples.
 """
 
 from __future__ import annotations
 
 import torch
 
-from svl_core.analysis.trace import Trace
+from svl_core.analysis.gap import runs_of
+from svl_core.analysis.trace import Trace, down_projection
+from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
+from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.hadamard import hadamard
+from svl_core.pruning.refit import check_floating
 
 
 def channel_scales(
@@ -25,8 +32,8 @@ def channel_scales(
 
     rotation: Q (d, d) float64, the basis of the channels (default: the model's own).
 
-    Source: LinearPatch, arXiv 2505.24680, as the authors' public code has it: ratios of each
-    sample, then their mean.
+    Source: LinearPatch, arXiv 2505.24680, and Prune&Comp, arXiv 2507.18212, as the authors' public
+    code has it: ratios of each sample, then their mean.
     """
     total = torch.zeros(
         trace.hidden_size,
@@ -107,3 +114,77 @@ def linearpatch(
     turned = rotation * (scales - 1)
     patch = Patch(turned @ rotation.T)
     return Edit(bridge=patch)
+
+
+# Prune&Comp
+
+
+def gap_scale(
+    trace: Trace,
+    first: int,
+    last: int,
+) -> float:
+    """The magnitude gap of the run first..last: the mean over channels of `channel_scales`.
+
+    Source: Prune&Comp, arXiv 2507.18212.
+    """
+    return float(channel_scales(trace, first, last).mean())
+
+
+def scale_gaps(
+    full: LVLM,
+    pruned: LVLM,
+    trace: Trace,
+) -> list[int]:
+    """Rescales a pruned view's weights by the magnitude gaps of its dropped runs; returns the ids
+    of the layers edited.
+
+    Taken from the paper's description and the authors' code: one scale a for each gap, put into
+    the weights. The authors multiply by a all that the stream before the gap is made of: the
+    embedding and the output projections of all earlier layers. This project's reading is the same
+    function in other weights: the attention's and MLP's output projections of all later layers are
+    divided by a. Every sublayer and the head begin with a norm, which takes the stream's size out
+    (but for its epsilon), so that both give the same answers; the embedding, a head tied to it and
+    the visual side stay as they are. Left out: the loop that drops one layer, compensates and ranks
+    again, for the plan is given here.
+
+    full: the model that `pruned` is a view of.
+    trace: its passes over the calibration samples.
+
+    Source: Prune&Comp, arXiv 2507.18212. A run at the start has no layer before it and stays
+    uncompensated. Raises InputError where a layer has no single output projections and for
+    quantised weights.
+    """
+    ids = full.layer_ids
+    keep = [ids.index(ident) for ident in pruned.layer_ids]
+    gone = [layer for layer in range(len(ids)) if layer not in keep]
+    factors = dict.fromkeys(keep, 1.0)
+    for first, last in runs_of(gone):
+        later = [layer for layer in keep if layer > last]
+        if first == 0 or not later:
+            continue
+        scale = gap_scale(trace, first, last)
+        for layer in later:
+            factors[layer] /= scale
+    edited = []
+    for layer, module in zip(keep, pruned.layers, strict=True):
+        factor = factors[layer]
+        if factor == 1:
+            continue
+        attention = linear_map(module, OUT_PROJECTIONS)
+        _multiply(attention, factor)
+        _multiply(down_projection(module), factor)
+        edited.append(ids[layer])
+    return edited
+
+
+def _multiply(module: torch.nn.Module, factor: float) -> None:
+    """W <- factor W, and b <- factor b; new Parameters are assigned."""
+    check_floating(module)
+    edited = {}
+    for name in ("weight", "bias"):
+        parameter = materialized(module, name)
+        if parameter is not None:
+            scaled = factor * parameter.detach().double()
+            edited[name] = scaled.to(parameter.dtype)
+    assign(module, **edited)

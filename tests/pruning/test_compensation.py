@@ -153,6 +153,11 @@ def test_the_full_model_is_untouched_and_only_named_weights_differ(
             "lstsq": mlp,
             "bridge": added,
             "refit": mlp | {"2.mlp.down_proj.weight"},
+            "magnitude": {
+                f"{k}.{name}.weight"
+                for k in (1, 2)
+                for name in ("self_attn.o_proj", "mlp.down_proj")
+            },
             "linearpatch": {"0.svl_bridge.change", "1.svl_bridge.change"},
         }[compensation]
     )  # kept layers 0, 2 precede the runs 1..1 and 3..4

@@ -7,7 +7,8 @@ from tiny import picture
 
 import svl_core as svl
 from svl_core.errors import InputError
-from svl_core.pruning.scaling import channel_scales
+from svl_core.lvlm.hooks import ThreadHooks, hidden_of, with_hidden
+from svl_core.pruning.scaling import channel_scales, gap_scale
 
 PROMPT = "what is in the top left of this picture ?"
 PLAN = svl.manual_plan([3, 4], 6)
@@ -101,3 +102,64 @@ def test_a_patched_model_answers_alike_with_and_without_a_cache_and_is_not_saved
     assert logits.argmax(-1).tolist() == list(ids)
     with pytest.raises(InputError, match="cannot hold them"):
         pruned.save(tmp_path / "out")
+
+
+def test_the_gap_is_one_number_on_paper():
+    one = [[[1.0, -2.0], [-1.0, 2.0]], [[9.0, 9.0], [9.0, 9.0]], [[-2.0, 6.0], [4.0, 0.0]]]
+    assert gap_scale(Features(one), 0, 1) == pytest.approx((3 + 1.5) / 2)
+
+
+def test_magnitude_computes_the_published_function(tiny, tiny_sample, calibration):
+    """The stream times a at each gap, as the authors have it, by hooks on an uncompensated model:
+    the same logits, although here later weights are divided instead. Only the norms' epsilon parts
+    them.
+    """
+    plan = svl.manual_plan([1, 3, 4], 6)
+    plain = svl.prune(tiny, plan)
+    pruned = svl.prune(tiny, plan, "magnitude", calibration)
+    scales = {
+        kept: scales_by_numpy(calibration, first, last, np.eye(64)).mean()
+        for kept, first, last in ((0, 1, 1), (1, 3, 4))
+    }
+    assert max(abs(scale - 1) for scale in scales.values()) > 0.1
+    with ThreadHooks() as hooks, torch.no_grad():
+        for kept, scale in scales.items():
+            hooks.on_output(
+                plain.layers[kept],
+                lambda args, kwargs, output, scale=scale: with_hidden(
+                    output, hidden_of(output) * scale
+                ),
+            )
+        wanted = plain.model(**tiny_sample.inputs).logits
+    with torch.no_grad():
+        found = pruned.model(**tiny_sample.inputs).logits
+        before = svl.prune(tiny, plan).model(**tiny_sample.inputs).logits
+    assert (found - wanted).abs().max() < 0.01 * (before - wanted).abs().max()
+
+
+def test_later_layers_are_divided_by_every_gap_before_them(tiny, calibration):
+    pruned = svl.prune(tiny, svl.manual_plan([0, 2, 4], 6), "magnitude", calibration)
+    first, second = gap_scale(calibration, 2, 2), gap_scale(calibration, 4, 4)
+    for place, layer, scale in ((0, 1, 1), (1, 3, first), (2, 5, first * second)):
+        for name in ("self_attn.o_proj", "mlp.down_proj"):
+            own = tiny.layers[layer].get_submodule(name).weight
+            found = pruned.layers[place].get_submodule(name).weight
+            torch.testing.assert_close(found, own / scale)
+    record = pruned.provenance["compensation"]
+    assert record["layers"] == [3, 5] and record["uncompensated_runs"] == [[0, 0]]
+    # behind the last gap no layer is left to divide
+    assert (
+        svl.prune(tiny, svl.manual_plan([5], 6), "magnitude", calibration).provenance[
+            "compensation"
+        ]["layers"]
+        == []
+    )
+
+
+def test_magnitude_is_exported(tiny, tiny_sample, calibration, tmp_path):
+    pruned = svl.prune(tiny, PLAN, "magnitude", calibration)
+    again = svl.load(str(pruned.save(tmp_path / "out")))
+    with torch.no_grad():
+        assert torch.equal(
+            again.model(**tiny_sample.inputs).logits, pruned.model(**tiny_sample.inputs).logits
+        )
