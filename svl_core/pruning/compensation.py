@@ -30,6 +30,9 @@ EditRun = Callable[[Fit, int, int], Edit]
 EditModel = Callable[["LVLM", "LVLM", Fit, "Run"], list[int]]
 """Called with the full model, its pruned view, the fit and the run; see `Compensation`."""
 
+EditWeights = Callable[["LVLM", "LVLM"], list[int]]
+"""Called with the full model and its pruned view; see `Compensation`."""
+
 
 @dataclass(frozen=True)
 class Compensation:
@@ -44,6 +47,7 @@ class Compensation:
         first..last.
     edit_model: `edit_model(full, pruned, fit, run)` edits a pruned view as a whole and gives the
         ids of the layers edited.
+    edit_weights: `edit_weights(full, pruned)` does the same from the weights alone.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Compensation:
     ridge: float = 0.01
     edit_run: EditRun | None = field(default=None, repr=False)
     edit_model: EditModel | None = field(default=None, repr=False)
+    edit_weights: EditWeights | None = field(default=None, repr=False)
 
     @property
     def fitted(self) -> bool:
@@ -117,6 +122,12 @@ def _magnitude(
     return scale_gaps(full, pruned, fit.trace)
 
 
+def _collapse(full: LVLM, pruned: LVLM) -> list[int]:
+    from svl_core.pruning.merging import collapse
+
+    return collapse(full, pruned)
+
+
 _ROWS = (
     Compensation("none", "none", "-", "W unchanged"),
     Compensation(
@@ -173,6 +184,14 @@ _ROWS = (
         "W_out <- W_out / a in attention and MLP of every later layer, for each gap; a = mean over"
         " channels and samples of mean |H[b+1]| / mean |H[a]| over all tokens",
         edit_model=_magnitude,
+    ),
+    Compensation(
+        "laco",
+        "LaCo (layers merged)",
+        "LaCo, arXiv 2402.11187 (merging only)",
+        "W_r <- W_r + sum over the dropped layers k of (W_k - W_r), for all projections of the"
+        " layer r before them; no samples",
+        edit_weights=_collapse,
     ),
 )
 COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for row in _ROWS})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 
-from svl_core.analysis.gap import runs_of
 from svl_core.analysis.trace import Trace, down_projection
 from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
 from svl_core.lvlm.model import LVLM
@@ -17,6 +16,7 @@ from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.hadamard import hadamard
 from svl_core.pruning.refit import check_floating
+from svl_core.pruning.view import gaps_of, places_of
 
 
 def channel_scales(
@@ -155,17 +155,13 @@ def scale_gaps(
     uncompensated. Raises InputError where a layer has no single output projections and for
     quantised weights.
     """
-    ids = full.layer_ids
-    keep = [ids.index(ident) for ident in pruned.layer_ids]
-    gone = [layer for layer in range(len(ids)) if layer not in keep]
+    keep = places_of(full, pruned)
     factors = dict.fromkeys(keep, 1.0)
-    for first, last in runs_of(gone):
-        later = [layer for layer in keep if layer > last]
-        if first == 0 or not later:
-            continue
+    for first, last in gaps_of(full, pruned):
         scale = gap_scale(trace, first, last)
-        for layer in later:
-            factors[layer] /= scale
+        for layer in keep:
+            if layer > last:
+                factors[layer] /= scale
     edited = []
     for layer, module in zip(keep, pruned.layers, strict=True):
         factor = factors[layer]
@@ -174,7 +170,7 @@ def scale_gaps(
         attention = linear_map(module, OUT_PROJECTIONS)
         _multiply(attention, factor)
         _multiply(down_projection(module), factor)
-        edited.append(ids[layer])
+        edited.append(full.layer_ids[layer])
     return edited
 
 
