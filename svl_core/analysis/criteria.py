@@ -15,6 +15,7 @@ from svl_core.analysis.blocks import best_blocks
 from svl_core.analysis.criterion import Criterion, Measured, Request, Scored
 from svl_core.analysis.greedy import follow
 from svl_core.analysis.tokens import token_positions
+from svl_core.analysis.triplets import interleaved
 from svl_core.errors import InputError
 
 
@@ -233,6 +234,17 @@ ROWS = (
         needs="model",
         measure=_running_the_model("frozen_divergence"),
         select=_by_negated_mean,
+    ),
+    Criterion(
+        name="interlace",
+        title="INTERLACE (triplets)",
+        source="INTERLACE, arXiv 2511.19676 (selection only)",
+        formula="triplets by mean over all tokens of cos(H[l], H[l+3]), no layer twice; of each the"
+        " first or second layer, whichever has the higher cos(H[l], H[l+1])",
+        direction=HIGH,
+        cost_forward_passes=ONE_PASS,
+        measure=_over_tokens("all", "matrix_sums"),
+        select=interleaved,
     ),
     Criterion(
         name="random",
