@@ -7,6 +7,7 @@ it, by the command's help and by the page before the first model is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from types import MappingProxyType
 
 import numpy as np
@@ -39,13 +40,15 @@ def _over_tokens(
     return measured
 
 
-def _running_the_model(measure: str) -> Callable[[Request], Measured]:
-    """A function of `analysis.skipping`, by its name."""
+def _running_the_model(
+    measure: str,
+    module: str = "skipping",
+) -> Callable[[Request], Measured]:
+    """A function by its name in a file of this room, `analysis.skipping` by default."""
 
     def measured(request: Request) -> Measured:
-        from svl_core.analysis import skipping
-
-        return getattr(skipping, measure)(request)
+        running = import_module(f"svl_core.analysis.{module}")
+        return getattr(running, measure)(request)
 
     return measured
 
@@ -233,6 +236,18 @@ ROWS = (
         cost_forward_passes="L + 1",
         needs="model",
         measure=_running_the_model("frozen_divergence"),
+        select=_by_negated_mean,
+    ),
+    Criterion(
+        name="gradient",
+        title="Gradient magnitude",
+        source="after GradMAP, arXiv 2602.14649 (this project's reading)",
+        formula="mean over the layer's weights of |d loss / d w|, the loss that of the answers'"
+        " tokens",
+        direction=LOW,
+        cost_forward_passes="1 and a backward pass",
+        needs="model",
+        measure=_running_the_model("gradient_magnitude", "gradients"),
         select=_by_negated_mean,
     ),
     Criterion(
