@@ -122,6 +122,17 @@ def _magnitude(
     return scale_gaps(full, pruned, fit.trace)
 
 
+def _light_layers(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    run: Run,
+) -> list[int]:
+    from svl_core.pruning.light import light_layers
+
+    return light_layers(full, pruned, fit, run)
+
+
 def _collapse(full: LVLM, pruned: LVLM) -> list[int]:
     from svl_core.pruning.merging import collapse
 
@@ -192,6 +203,17 @@ _ROWS = (
         "W_r <- W_r + sum over the dropped layers k of (W_k - W_r), for all projections of the"
         " layer r before them; no samples",
         edit_weights=_collapse,
+    ),
+    Compensation(
+        "light-layer",
+        "light layer (adds a module)",
+        "after LLM-Streamline, arXiv 2403.19135 (in closed form)",
+        "H <- H + F W behind the layer, F what enters the down-projection of the first dropped"
+        " layer's MLP on H, W = argmin |F W - (H[b+1] - H[a])|^2 + ridge |W|^2",
+        exportable=False,
+        settings=("ridge", "weighted", "tokens"),
+        ridge=1.0,
+        edit_model=_light_layers,
     ),
 )
 COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for row in _ROWS})

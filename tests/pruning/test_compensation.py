@@ -163,6 +163,7 @@ def test_the_full_model_is_untouched_and_only_named_weights_differ(
                 for k in (1, 2)
                 for name in ("self_attn.o_proj", "mlp.down_proj")
             },
+            "light-layer": {f"{k}.svl_bridge.mlp.down_proj.weight" for k in (0, 1)},
             "laco": {f"{k}.{name}.weight" for k in (0, 1) for name in PROJECTIONS},
             "linearpatch": {"0.svl_bridge.change", "1.svl_bridge.change"},
         }[compensation]
