@@ -15,6 +15,7 @@ import numpy as np
 from svl_core.analysis.blocks import best_blocks
 from svl_core.analysis.criterion import Criterion, Measured, Request, Scored
 from svl_core.analysis.greedy import follow
+from svl_core.analysis.spacing import spaced
 from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.triplets import interleaved
 from svl_core.errors import InputError
@@ -174,6 +175,17 @@ ROWS = (
         cost_forward_passes=ONE_PASS,
         measure=_over_tokens("last", "cosine_sums"),
         select=_by_mean,
+    ),
+    Criterion(
+        name="svl-spaced",
+        title="SVL, spaced",
+        source="this project, after a finding of arXiv 2603.20275",
+        formula="SVL's cosine; of the layers whose drop leaves the shortest run of dropped ones the"
+        " most redundant, again and again",
+        direction=HIGH,
+        cost_forward_passes=ONE_PASS,
+        measure=_over_tokens("important", "cosine_sums"),
+        select=spaced,
     ),
     Criterion(
         name="shortgpt",
