@@ -1,8 +1,8 @@
 """Compensations: training-free edits that bridge the gap which dropped layers leave, as a registry.
 
-Merged ones edit output weights, so the pruned model keeps its shape and its cost. The bridge adds a
-small module behind a layer instead: its parameters are counted, and a plain checkpoint cannot hold
-it.
+Merged ones edit weights, so the pruned model keeps its shape and its cost. The bridge, LinearPatch
+and the light layer add a module behind a layer instead: its parameters are counted, and a plain
+checkpoint cannot hold it.
 """
 
 from __future__ import annotations

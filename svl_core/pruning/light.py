@@ -37,7 +37,8 @@ class LightLayer(Module):
         self.mlp = _own(mlp)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        added = self.mlp(self.norm(hidden))
+        normed = self.norm(hidden)
+        added = self.mlp(normed)
         return hidden + added
 
 
@@ -74,9 +75,8 @@ def light_layers(
     block, which learns the block's output from its input, begun with the weights of the first
     dropped layer. This project's reading: an MLP (a SwiGLU where the model has one), of which the
     last matrix alone is fitted, in closed form, and one for every run; the authors learn from all
-    tokens, which is tokens="all" here. Left out: all training. With
-    a whole decoder layer as the light network, which the authors prefer, the closed form is what
-    'refit' does with one layer fewer dropped.
+    tokens, which is tokens="all" here. Left out: all training, and a whole decoder layer as the
+    light network, which the authors prefer: to keep one layer more and 'refit' is its closed form.
 
     full: the model that `pruned` is a view of.
     fit: the tokens, their weights, and lambda in units of the mean diagonal of F^T F.
@@ -91,7 +91,12 @@ def light_layers(
     for first, last in gaps_of(full, pruned):
         run.check("Stopped before the model was compensated.")
         light = _light(full.layers[first])
-        weight = _fitted(light, fit, first, last)
+        weight = _fitted(
+            light,
+            fit,
+            first,
+            last,
+        )
         down = light.mlp.get_submodule(DOWN)
         own = down.get_parameter("weight")
         assign(down, weight=weight.to(own))
@@ -128,11 +133,18 @@ def _fitted(
     down = light.mlp.get_submodule(DOWN)
     device = running_device(down)
     weight = down.get_parameter("weight")
-    gram = cross = torch.zeros((), dtype=torch.float64)
+    gram = torch.zeros((), dtype=torch.float64)
+    cross = gram
     with captured_calls(down) as calls:
         for sample, at, weights in fitted_tokens(fit):
-            entering, step = entering_and_step(sample, at, first, last)
-            light(entering.to(device, weight.dtype))
+            entering, step = entering_and_step(
+                sample,
+                at,
+                first,
+                last,
+            )
+            hidden = entering.to(device)
+            light(hidden.to(weight.dtype))
             (inner,), _ = calls.pop()
             features = inner.double().cpu()
             weighted = features.T * weights.T
