@@ -7,6 +7,7 @@ it, by the command's help and by the page before the first model is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from types import MappingProxyType
 
 import numpy as np
@@ -14,7 +15,9 @@ import numpy as np
 from svl_core.analysis.blocks import best_blocks
 from svl_core.analysis.criterion import Criterion, Measured, Request, Scored
 from svl_core.analysis.greedy import follow
+from svl_core.analysis.spacing import spaced
 from svl_core.analysis.tokens import token_positions
+from svl_core.analysis.triplets import interleaved
 from svl_core.errors import InputError
 
 
@@ -38,13 +41,15 @@ def _over_tokens(
     return measured
 
 
-def _running_the_model(measure: str) -> Callable[[Request], Measured]:
-    """A function of `analysis.skipping`, by its name."""
+def _running_the_model(
+    measure: str,
+    module: str = "skipping",
+) -> Callable[[Request], Measured]:
+    """A function by its name in a file of this room, `analysis.skipping` by default."""
 
     def measured(request: Request) -> Measured:
-        from svl_core.analysis import skipping
-
-        return getattr(skipping, measure)(request)
+        running = import_module(f"svl_core.analysis.{module}")
+        return getattr(running, measure)(request)
 
     return measured
 
@@ -192,6 +197,17 @@ ROWS = (
         select=follow,
     ),
     Criterion(
+        name="svl-spaced",
+        title="SVL, spaced",
+        source="this project, after a finding of arXiv 2603.20275",
+        formula="SVL's cosine; of the layers whose drop leaves the shortest run of dropped ones the"
+        " most redundant, again and again",
+        direction=HIGH,
+        cost_forward_passes=ONE_PASS,
+        measure=_over_tokens("important", "cosine_sums"),
+        select=spaced,
+    ),
+    Criterion(
         name="shortgpt",
         title="ShortGPT (Block Influence)",
         source="ShortGPT, arXiv 2403.03853",
@@ -254,6 +270,29 @@ ROWS = (
         needs="model",
         measure=_running_the_model("frozen_divergence"),
         select=_by_negated_mean,
+    ),
+    Criterion(
+        name="gradient",
+        title="Gradient magnitude",
+        source="after GradMAP, arXiv 2602.14649 (this project's reading)",
+        formula="mean over the layer's weights of |d loss / d w|, the loss that of the answers'"
+        " tokens",
+        direction=LOW,
+        cost_forward_passes="1 and a backward pass",
+        needs="model",
+        measure=_running_the_model("gradient_magnitude", "gradients"),
+        select=_by_negated_mean,
+    ),
+    Criterion(
+        name="interlace",
+        title="INTERLACE (triplets)",
+        source="INTERLACE, arXiv 2511.19676 (selection only)",
+        formula="triplets by mean over all tokens of cos(H[l], H[l+3]), no layer twice; of each the"
+        " first or second layer, whichever has the higher cos(H[l], H[l+1])",
+        direction=HIGH,
+        cost_forward_passes=ONE_PASS,
+        measure=_over_tokens("all", "matrix_sums"),
+        select=interleaved,
     ),
     Criterion(
         name="random",

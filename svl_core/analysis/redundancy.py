@@ -142,7 +142,7 @@ def redundancy(
     protect_ends: keep the first and the last layer.
     seed: of "random".
     lvlm, samples: the traced model and samples, for criteria that run the model ("sleb",
-        "greedy-kl", "shortv").
+        "greedy-kl", "shortv", "gradient").
     answers: for each sample the token ids that the greedy criteria are measured on (default: the
         model's own greedy answers).
     layers: the order of "manual".

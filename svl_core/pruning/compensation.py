@@ -1,14 +1,15 @@
 """Compensations: training-free edits that bridge the gap which dropped layers leave, as a registry.
 
-Merged ones edit output weights, so the pruned model keeps its shape and its cost. The bridge adds a
-small module behind a layer instead: its parameters are counted, and a plain checkpoint cannot hold
-it.
+Merged ones edit weights, so the pruned model keeps its shape and its cost. The bridge, LinearPatch
+and the light layer add a module behind a layer instead: its parameters are counted, and a plain
+checkpoint cannot hold it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ EditRun = Callable[[Fit, int, int], Edit]
 EditModel = Callable[["LVLM", "LVLM", Fit, "Run"], list[int]]
 """Called with the full model, its pruned view, the fit and the run; see `Compensation`."""
 
+EditWeights = Callable[["LVLM", "LVLM"], list[int]]
+"""Called with the full model and its pruned view; see `Compensation`."""
+
 
 @dataclass(frozen=True)
 class Compensation:
@@ -43,6 +47,7 @@ class Compensation:
         first..last.
     edit_model: `edit_model(full, pruned, fit, run)` edits a pruned view as a whole and gives the
         ids of the layers edited.
+    edit_weights: `edit_weights(full, pruned)` does the same from the weights alone.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Compensation:
     ridge: float = 0.01
     edit_run: EditRun | None = field(default=None, repr=False)
     edit_model: EditModel | None = field(default=None, repr=False)
+    edit_weights: EditWeights | None = field(default=None, repr=False)
 
     @property
     def fitted(self) -> bool:
@@ -67,16 +73,20 @@ class Compensation:
         return "rank" in self.settings
 
 
-def _edit(name: str) -> EditRun:
-    """An edit by its name in `edits`, which brings torch: the registry alone is read without it."""
+def _edit(
+    name: str,
+    module: str = "edits",
+) -> EditRun:
+    """An edit by its name in a file of this room, which brings torch: the registry alone is read
+    without it.
+    """
 
     def edit_run(
         fit: Fit,
         first: int,
         last: int,
     ) -> Edit:
-        from svl_core.pruning import edits
-
+        edits = import_module(f"svl_core.pruning.{module}")
         return getattr(edits, name)(fit, first, last)
 
     return edit_run
@@ -99,6 +109,34 @@ def _refit(
         targets=fit.recipe.targets,
         run=run,
     )
+
+
+def _magnitude(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    run: Run,
+) -> list[int]:
+    from svl_core.pruning.scaling import scale_gaps
+
+    return scale_gaps(full, pruned, fit.trace)
+
+
+def _light_layers(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    run: Run,
+) -> list[int]:
+    from svl_core.pruning.light import light_layers
+
+    return light_layers(full, pruned, fit, run)
+
+
+def _collapse(full: LVLM, pruned: LVLM) -> list[int]:
+    from svl_core.pruning.merging import collapse
+
+    return collapse(full, pruned)
 
 
 _ROWS = (
@@ -141,6 +179,42 @@ _ROWS = (
         settings=("ridge", "answer_weight", "targets"),
         ridge=0.1,
         edit_model=_refit,
+    ),
+    Compensation(
+        "linearpatch",
+        "LinearPatch (adds a module)",
+        "LinearPatch, arXiv 2505.24680 (without its training)",
+        "H <- H Q diag(s) Q^T behind the layer, Q a Hadamard matrix, s = mean over samples of"
+        " mean |H[b+1] Q| / mean |H[a] Q| over all tokens",
+        exportable=False,
+        edit_run=_edit("linearpatch", "scaling"),
+    ),
+    Compensation(
+        "magnitude",
+        "magnitude (Prune&Comp)",
+        "Prune&Comp, arXiv 2507.18212 (without its loop)",
+        "W_out <- W_out / a in attention and MLP of every later layer, for each gap; a = mean over"
+        " channels and samples of mean |H[b+1]| / mean |H[a]| over all tokens",
+        edit_model=_magnitude,
+    ),
+    Compensation(
+        "laco",
+        "LaCo (layers merged)",
+        "LaCo, arXiv 2402.11187 (merging only)",
+        "W_r <- W_r + sum over the dropped layers k of (W_k - W_r), for all projections of the"
+        " layer r before them; no samples",
+        edit_weights=_collapse,
+    ),
+    Compensation(
+        "light-layer",
+        "light layer (adds a module)",
+        "after LLM-Streamline, arXiv 2403.19135 (in closed form)",
+        "H <- H + F W behind the layer, F what enters the down-projection of the first dropped"
+        " layer's MLP on H, W = argmin |F W - (H[b+1] - H[a])|^2 + ridge |W|^2",
+        exportable=False,
+        settings=("ridge", "weighted", "tokens"),
+        ridge=1.0,
+        edit_model=_light_layers,
     ),
 )
 COMPENSATIONS: Mapping[str, Compensation] = MappingProxyType({row.name: row for row in _ROWS})

@@ -198,13 +198,13 @@ def lstsq(
     size = fit.trace.hidden_size
     gram = _zeros(size)
     cross = _zeros(size)
-    for sample, at, weights in _tokens(fit):
+    for sample, at, weights in fitted_tokens(fit):
         if sample.mlp is None:
             raise InputError(
                 "Found a calibration trace without MLP outputs; expected them for compensation"
                 " 'lstsq'; trace with mlp=True."
             )
-        _, step = _entering_and_step(sample, at, first, last)
+        _, step = entering_and_step(sample, at, first, last)
         output = sample.mlp[first - 1, at].double()
         wanted = step + output
         gram += output.T @ (weights * output)
@@ -215,7 +215,7 @@ def lstsq(
     return Edit({"mlp": unedited + strength * fitted})
 
 
-def _tokens(fit: Fit) -> Iterator[tuple[SampleTrace, torch.Tensor, torch.Tensor]]:
+def fitted_tokens(fit: Fit) -> Iterator[tuple[SampleTrace, torch.Tensor, torch.Tensor]]:
     """Each sample with its n fitted positions (n,) and their weights (n, 1) float64."""
     pairs = zip(fit.trace.samples, fit.positions, strict=True)
     for number, (sample, at) in enumerate(pairs):
@@ -226,7 +226,7 @@ def _tokens(fit: Fit) -> Iterator[tuple[SampleTrace, torch.Tensor, torch.Tensor]
         yield sample, torch.as_tensor(np.array(at)), column
 
 
-def _entering_and_step(
+def entering_and_step(
     sample: SampleTrace,
     at: torch.Tensor,
     first: int,
@@ -357,8 +357,8 @@ def bridge(
 ) -> Edit:
     """The bridge from what enters the run to what leaves it."""
     moments = Moments(fit.trace.hidden_size)
-    for sample, at, weights in _tokens(fit):
-        entering, step = _entering_and_step(sample, at, first, last)
+    for sample, at, weights in fitted_tokens(fit):
+        entering, step = entering_and_step(sample, at, first, last)
         moments.add(entering, step, weights[:, 0].numpy())
     fitted = bridge_map(
         moments,

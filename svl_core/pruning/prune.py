@@ -67,6 +67,9 @@ def prune(
         checked = _checked_calibration(lvlm, row, calibration)
         fit = _fit(recipe, row, checked, importance)
         fitted = _edit(lvlm, pruned, plan, row, fit, run)
+    if row.edit_weights is not None and plan.drop:
+        layers = row.edit_weights(lvlm, pruned)
+        fitted = {"layers": layers} | _uncompensated(plan)
     count = len(plan.drop)
     applied = recipe.changed(
         layers=plan.drop,
@@ -183,12 +186,18 @@ def _edit(
         record["layers"] = row.edit_model(lvlm, pruned, fit, run)
     if row.edit_run is not None:
         ranks = _edit_runs(pruned, plan, row.edit_run, fit)
-    return record | {
+    record |= {
         "exportable": row.exportable,
         "ranks": ranks,
         "samples": [sample.key for sample in fit.trace.samples],
-        "uncompensated_runs": [list(run) for run in plan.runs if run[0] == 0],
     }
+    return record | _uncompensated(plan)
+
+
+def _uncompensated(plan: DropPlan) -> dict[str, Any]:
+    """What is recorded of dropped runs that have no layer before them."""
+    runs = [list(run) for run in plan.runs if run[0] == 0]
+    return {"uncompensated_runs": runs}
 
 
 def _edit_runs(

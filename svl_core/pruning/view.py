@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from svl_core.analysis.gap import runs_of
 from svl_core.lvlm import families, skeleton
 from svl_core.lvlm.model import LVLM
 
@@ -32,3 +33,24 @@ def pruned_view(lvlm: LVLM, keep: Sequence[int]) -> LVLM:
         provenance = {**provenance, "dropped": dropped}
     model = skeleton.with_layers(lvlm.model, keep)
     return lvlm.with_model(model, ids, provenance)
+
+
+def places_of(
+    full: LVLM,
+    pruned: LVLM,
+) -> list[int]:
+    """Where the layers of a pruned view lie in the model that it is a view of, 0-based."""
+    ids = full.layer_ids
+    return [ids.index(ident) for ident in pruned.layer_ids]
+
+
+def gaps_of(
+    full: LVLM,
+    pruned: LVLM,
+) -> list[tuple[int, int]]:
+    """The runs (first, last) of layers of `full` that its view `pruned` lacks, without one that has
+    no layer before it.
+    """
+    everything = set(range(full.num_layers))
+    gone = everything.difference(places_of(full, pruned))
+    return [run for run in runs_of(list(gone)) if run[0] > 0]

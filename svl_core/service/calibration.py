@@ -98,7 +98,7 @@ def describe_sources(
     ranking = "The layers to drop are your own choice"
     if ranked:
         ranking = f"Layers are ranked on {words(sources.rank, counts(sources.rank))}"
-    if compensation == "none":
+    if not svl.COMPENSATIONS[compensation].fitted:
         return (
             f"{ranking}; nothing is fitted. The answers and their distance are measured on this"
             " image."

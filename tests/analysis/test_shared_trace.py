@@ -20,7 +20,7 @@ def samples(tiny):
     return [tiny.encode(*pair) for pair in asked]
 
 
-RUNNING = {"greedy-kl": {"rounds": 1}, "sleb": {"rounds": 1}, "shortv": {}}
+RUNNING = {"greedy-kl": {"rounds": 1}, "sleb": {"rounds": 1}, "shortv": {}, "gradient": {}}
 
 
 def found(lvlm, traced, samples, run):

@@ -101,7 +101,9 @@ def test_refit_reaches_both_projections_or_says_why(family, sample):
     nearer to what the dropped layer gave, or one sentence says what cannot be edited.
     """
     trace = svl.trace(family, [sample])
-    droppable = [layer for layer in range(1, family.num_layers - 1) if layer not in family.protected]
+    droppable = [
+        layer for layer in range(1, family.num_layers - 1) if layer not in family.protected
+    ]
     plan = manual_plan(droppable[:1], family.num_layers)
     both = {"targets": ("mlp", "attention"), "answer_weight": 0.0}
     try:

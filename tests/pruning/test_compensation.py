@@ -15,6 +15,11 @@ from svl_core.pruning.edits import apply, lstsq_map, scp_map
 from svl_core.pruning.fit import Fit
 from svl_core.recipe import Recipe
 
+PROJECTIONS = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
 
 def test_scp_on_paper():
     """A 4 x 3 difference whose right singular vectors are the axes z, x, y (values 5, 2, 1); W is 3
@@ -153,6 +158,14 @@ def test_the_full_model_is_untouched_and_only_named_weights_differ(
             "lstsq": mlp,
             "bridge": added,
             "refit": mlp | {"2.mlp.down_proj.weight"},
+            "magnitude": {
+                f"{k}.{name}.weight"
+                for k in (1, 2)
+                for name in ("self_attn.o_proj", "mlp.down_proj")
+            },
+            "light-layer": {f"{k}.svl_bridge.mlp.down_proj.weight" for k in (0, 1)},
+            "laco": {f"{k}.{name}.weight" for k in (0, 1) for name in PROJECTIONS},
+            "linearpatch": {"0.svl_bridge.change", "1.svl_bridge.change"},
         }[compensation]
     )  # kept layers 0, 2 precede the runs 1..1 and 3..4
 

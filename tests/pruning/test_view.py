@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 import svl_core as svl
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm.families import cut_config, cut_text_config
-from svl_core.pruning.view import pruned_view
+from svl_core.pruning.view import gaps_of, places_of, pruned_view
 
 KEEPS = [(0, 1, 2, 3, 4, 5), (0, 2, 4, 5), (0, 5), (1, 2, 3), (3,)]
 
@@ -216,3 +216,10 @@ def test_known_lists_are_cut():
     text.layer_types = ["full_attention"]
     with pytest.raises(SVLError, match="layer_types"):
         cut_text_config(text, (0,), 2)
+
+
+def test_what_a_view_lacks(tiny):
+    """Layers 0, 2, 3 and 5 gone: 1 and 4 stay, and the run at the start has no layer before it."""
+    view = svl.pruned_view(tiny, (1, 4))
+    assert places_of(tiny, view) == [1, 4] and gaps_of(tiny, view) == [(2, 3), (5, 5)]
+    assert gaps_of(view, svl.pruned_view(view, (0,))) == [(1, 1)]
