@@ -86,7 +86,7 @@ def test_random_is_seeded(tiny, tiny_sample):
         draws[3] == svl.redundancy(trace, criterion="random", seed=3).ranking
         and len(set(draws)) > 5
     )
-    with pytest.raises(InputError, match="svl-last, svl-iterated, shortgpt, angular"):
+    with pytest.raises(InputError, match="svl-last, svl-iterated, svl-spaced, shortgpt, angular"):
         svl.redundancy(trace, criterion="best")
 
 

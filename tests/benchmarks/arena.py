@@ -144,8 +144,10 @@ def recipes() -> list[Recipe]:
     import svl_core as svl
     from svl_core.comparison.presets import PRESETS
 
-    fitted = [name for name, row in svl.COMPENSATIONS.items() if row.fitted]
+    rows = svl.COMPENSATIONS.items()
+    fitted = [name for name, row in rows if row.fitted]
     found = [Recipe(name, "none") for name in criteria()]
+    found += [Recipe(LAYERS_OF[0], name) for name, row in rows if not row.fitted and name != "none"]
     found += [Recipe(LAYERS_OF[0], name, FEW) for name in fitted]
     found += [Recipe(criterion, name, MANY) for criterion in LAYERS_OF for name in fitted]
     for name, preset in PRESETS.items():
@@ -180,8 +182,7 @@ def entrants(
 
 def _model(recipe: Recipe, gone: Sequence[int], seed: int) -> Model:
     how = recipe.source if recipe.criterion == PRESET else recipe.compensation
-    fitted = recipe.compensation != "none"
-    return Model(tuple(gone), how, recipe.size, seed if fitted else None)
+    return Model(tuple(gone), how, recipe.size, seed if recipe.size else None)
 
 
 def shared_out(models: Sequence[Model], jobs: int) -> list[list[Model]]:
@@ -271,8 +272,8 @@ class Fits:
         plan = manual_plan(model.layers, self.lvlm.num_layers)
         if model.how.startswith(PRESET):
             return self._preset(model.how.partition(":")[2]).prune(plan)
-        if model.how == "none":
-            return svl.prune(self.lvlm, plan)
+        if not model.size:
+            return svl.prune(self.lvlm, plan, model.how)
         if self.size == MANY and model.how in ON_ANSWERS:
             trace, importance = self._with_answers
             return svl.prune(self.lvlm, plan, model.how, trace, importance, tokens="all")
