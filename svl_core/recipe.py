@@ -447,12 +447,34 @@ class Recipe(Shown):
     visual_share: float = _field(
         1.0,
         "visual share",
-        "the pruned model sees only this share of the visual tokens, by importance",
+        "the pruned model sees only this share of the visual tokens, by --visual-tokens",
         READING,
         low=0,
         above=True,
         high=1,
         metavar="P",
+    )
+    visual_tokens: str = _field(
+        "tis",
+        "token selector",
+        "which visual tokens stay, or how layers skip them, by name; `svl models` lists them",
+        READING,
+        metavar="NAME",
+    )
+    visual_from: int = _field(
+        0,
+        "layer of leaving",
+        "layer (0-based) from which on visual tokens are gone or skipped; 0: gone at the input",
+        READING,
+        low=0,
+        metavar="N",
+    )
+    visual_layers: tuple[int, ...] | None = _field(
+        None,
+        "skipping layers",
+        "only these layers skip visual tokens (0-based, such as 3,5-7)",
+        READING,
+        metavar="LIST",
     )
 
     def __post_init__(self) -> None:

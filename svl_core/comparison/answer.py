@@ -139,7 +139,12 @@ def stream(
     return grow(
         lvlm,
         sample,
-        lambda: Decoding(lvlm, sample.inputs, features=sample.features),
+        lambda: Decoding(
+            lvlm,
+            sample.inputs,
+            features=sample.features,
+            thinning=sample.thinning,
+        ),
         max_new_tokens=max_new_tokens,
         run=run,
     )

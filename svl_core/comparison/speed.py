@@ -283,7 +283,13 @@ class Stopwatch:
             resume = self._prefill, depth
         spent, _ = _timed(
             self.tokens,
-            lambda: Decoding(pruned, read.inputs, features=read.features, resume=resume),
+            lambda: Decoding(
+                pruned,
+                read.inputs,
+                features=read.features,
+                resume=resume,
+                thinning=read.thinning,
+            ),
         )
         return spent
 
