@@ -26,6 +26,8 @@ PIXELS = "pixel_values"
 """The input whose shape says how many patches there are."""
 UNUSED_MARKS = ("audio",)
 """What modules are called that no image goes through."""
+SKIPPED_BY_ATTENTION = ("self_attn.q_proj", *families.OUT_PROJECTIONS)
+"""Maps of a layer that tokens do not meet which do not look at others, though they are looked at."""
 
 
 @dataclass(frozen=True)
@@ -53,49 +55,119 @@ class Matrix(NamedTuple):
     part: TOWER, PROJECTOR, DECODER or HEAD.
     size: how many numbers of it one position meets: all, or of experts the share that is active.
     size_bytes: the memory that they take.
+    layer: the decoder layer that it belongs to; None for none.
+    place: its module's name within that layer, such as "mlp.down_proj".
     """
 
     part: str
     size: float
     size_bytes: float
+    layer: int | None = None
+    place: str = ""
 
 
 def count_work(lvlm: LVLM, sample: Sample) -> Work:
-    """Counts what `lvlm` does to answer `sample`; no weight is read and nothing is run."""
-    positions = sample.length
-    patches = vision_patches(lvlm, sample)
+    """Counts what `lvlm` does to answer `sample`; no weight is read and nothing is run.
+
+    A sample whose visual tokens are thinned costs what its layers still read. The pass that ranked
+    them is not in it: it is the full model's, see `comparison.speed.possible`.
+    """
+    patches = _unseen_patches(lvlm, sample)
     meeting = {
         TOWER: patches,
-        PROJECTOR: (len(sample.visual) or patches) if patches else 0,
-        DECODER: positions,
+        PROJECTOR: (_visual_tokens(sample) or patches) if patches else 0,
         HEAD: 1,
     }
-    queries, keys = attention_widths(lvlm)
-    # two products of queries with the keys before them: half of the square each
-    attention = queries * positions**2
-    cache = 2 * keys * positions
     found = list(matrices(lvlm))
+    products = 0.0
+    for matrix in found:
+        met = _rows(lvlm, sample, matrix) if matrix.part == DECODER else meeting[matrix.part]
+        products += matrix.size * met
+    attention = 0.0
+    cache = 0
+    for layer, (queries, keys) in enumerate(layer_widths(lvlm)):
+        # two products of queries with the keys before them: half of the square each
+        attention += queries * _pairs(lvlm, sample, layer)
+        cache += 2 * keys * _length(lvlm, sample, layer)
     decoding = [matrix for matrix in found if matrix.part in (DECODER, HEAD)]
     return Work(
-        prefill=attention + sum(matrix.size * meeting[matrix.part] for matrix in found),
+        prefill=attention + products,
         decode=cache * lvlm.dtype.itemsize + sum(matrix.size_bytes for matrix in decoding),
-        prefill_products=sum(meeting[matrix.part] > 0 for matrix in found),
+        prefill_products=sum(matrix.part == DECODER or meeting[matrix.part] > 0 for matrix in found),
         decode_products=len(decoding),
     )
 
 
+def _length(lvlm: LVLM, sample: Sample, layer: int) -> int:
+    """How many positions a layer reads."""
+    thinning = sample.thinning
+    return sample.length - (thinning.gone(lvlm, layer) if thinning else 0)
+
+
+def _skipped(lvlm: LVLM, sample: Sample, layer: int, part: str) -> int:
+    """How many positions a layer leaves out of a part of its work."""
+    thinning = sample.thinning
+    if thinning is None or not thinning.skips(lvlm, layer, part):
+        return 0
+    return len(sample.visual)
+
+
+def _rows(lvlm: LVLM, sample: Sample, matrix: Matrix) -> int:
+    """How many positions meet a matrix of the decoder."""
+    if matrix.layer is None:
+        return sample.length
+    skipped = 0
+    if matrix.place.startswith("mlp."):
+        skipped = _skipped(lvlm, sample, matrix.layer, "mlp")
+    elif matrix.place in SKIPPED_BY_ATTENTION:
+        skipped = _skipped(lvlm, sample, matrix.layer, "attention")
+    return _length(lvlm, sample, matrix.layer) - skipped
+
+
+def _pairs(lvlm: LVLM, sample: Sample, layer: int) -> int:
+    """Twice the pairs of a query and a key that it sees, in one layer."""
+    skipped = _skipped(lvlm, sample, layer, "attention")
+    return _length(lvlm, sample, layer) ** 2 - skipped**2
+
+
 def attention_widths(lvlm: LVLM) -> tuple[int, int]:
     """How many numbers of queries, and of keys, one position has in all layers together."""
-    queries = keys = 0
+    queries, keys = zip(*layer_widths(lvlm), strict=True)
+    return sum(queries), sum(keys)
+
+
+def layer_widths(lvlm: LVLM) -> list[tuple[int, int]]:
+    """How many numbers of queries, and of keys, one position has in each layer."""
+    widths = []
     text = lvlm.text_config
     by_layer = getattr(text, "per_layer_config", None)
     for layer in range(lvlm.num_layers):
         config = text if by_layer is None else by_layer[layer]
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        queries += heads * size
-        keys += (getattr(config, "num_key_value_heads", None) or heads) * size
-    return queries, keys
+        shared = getattr(config, "num_key_value_heads", None) or heads
+        widths.append((heads * size, shared * size))
+    return widths
+
+
+def _visual_tokens(sample: Sample) -> int:
+    """How many visual tokens there were before any left."""
+    thinning = sample.thinning
+    if thinning is None or thinning.stay is None:
+        return len(sample.visual)
+    return len(thinning.stay)
+
+
+def _unseen_patches(lvlm: LVLM, sample: Sample) -> int:
+    """How many patches the vision tower reads for an answer; 0 where the pass that ranked visual
+    tokens has read them.
+    """
+    thinning = sample.thinning
+    if thinning is None:
+        return vision_patches(lvlm, sample)
+    if thinning.ranked:
+        return 0
+    return vision_patches(lvlm, sample) if thinning.patches is None else thinning.patches
 
 
 def vision_patches(lvlm: LVLM, sample: Sample) -> int:
@@ -134,6 +206,7 @@ def matrices(lvlm: LVLM) -> Iterator[Matrix]:
     head = lvlm.model.get_output_embeddings()
     inside = set(lvlm.decoder.modules())
     share = active_share(lvlm.text_config)
+    prefix = families.layers_prefix(lvlm.model)
     for path, module in lvlm.model.named_modules():
         if isinstance(module, torch.nn.Embedding) or any(mark in path for mark in UNUSED_MARKS):
             continue
@@ -144,7 +217,15 @@ def matrices(lvlm: LVLM) -> Iterator[Matrix]:
                 continue
             size = families.true_size(weight)
             stored = weight.numel() * weight.element_size()
-            yield Matrix(part, active * size, active * stored)
+            yield Matrix(part, active * size, active * stored, *_home(path, prefix))
+
+
+def _home(path: str, prefix: str) -> tuple[int | None, str]:
+    """The decoder layer that a module belongs to, and its name there."""
+    if not path.startswith(prefix):
+        return None, ""
+    layer, _, place = path[len(prefix) :].partition(".")
+    return int(layer), place
 
 
 def _part(path: str, is_head: bool, in_decoder: bool) -> str:
