@@ -29,6 +29,9 @@ READING = "what the pruned model reads"
 AUTO, THIS, DEMO, OWN = "auto", "this", "demo", "own"
 """Calibration sets by name; anything else is a file or a folder. OWN: a page visitor's files."""
 
+THINNING = ("visual_share", "visual_tokens", "visual_from", "visual_layers")
+"""Fields of which visual tokens the pruned model's layers read."""
+
 MANUAL = "manual"
 """What a plan calls the criterion of layers that were chosen by hand; no recipe ranks by it."""
 
@@ -556,6 +559,11 @@ OPTIONS: Mapping[str, Option] = types.MappingProxyType(_options())
 
 DEFAULT = Recipe()
 
+UNTHINNED: Mapping[str, Any] = types.MappingProxyType(
+    {name: OPTIONS[name].default for name in THINNING}
+)
+"""The fields of visual tokens where each layer reads them all."""
+
 OF_A_ROW = (
     "criterion",
     "compensation",
@@ -567,6 +575,6 @@ OF_A_ROW = (
     "rounds",
     "detail",
     "max_visual_tokens",
-    "visual_share",
+    *THINNING,
 )
 """Fields in which the rows of a sweep differ, that its samples tell, or that do nothing in it."""

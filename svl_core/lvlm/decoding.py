@@ -27,7 +27,8 @@ from svl_core.lvlm.prefill import (
     resumed,
 )
 from svl_core.lvlm.sample import Sample
-from svl_core.lvlm.thinning import Thinning, ThinPass
+from svl_core.lvlm.thin_pass import ThinPass
+from svl_core.lvlm.thinning import Thinning
 from svl_core.lvlm.vision import Watched, prepared, together, without_pixels
 from svl_core.progress import QUIET, Run
 

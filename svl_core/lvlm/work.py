@@ -27,7 +27,7 @@ PIXELS = "pixel_values"
 UNUSED_MARKS = ("audio",)
 """What modules are called that no image goes through."""
 SKIPPED_BY_ATTENTION = ("self_attn.q_proj", *families.OUT_PROJECTIONS)
-"""Maps of a layer that tokens do not meet which do not look at others, though they are looked at."""
+"""Maps of a layer that a token does not meet which looks at no other, though others look at it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def count_work(lvlm: LVLM, sample: Sample) -> Work:
     return Work(
         prefill=attention + products,
         decode=cache * lvlm.dtype.itemsize + sum(matrix.size_bytes for matrix in decoding),
-        prefill_products=sum(matrix.part == DECODER or meeting[matrix.part] > 0 for matrix in found),
+        prefill_products=sum(
+            matrix.part == DECODER or meeting[matrix.part] > 0 for matrix in found
+        ),
         decode_products=len(decoding),
     )
 
@@ -101,13 +103,13 @@ def count_work(lvlm: LVLM, sample: Sample) -> Work:
 def _length(lvlm: LVLM, sample: Sample, layer: int) -> int:
     """How many positions a layer reads."""
     thinning = sample.thinning
-    return sample.length - (thinning.gone(lvlm, layer) if thinning else 0)
+    return sample.length - (thinning.gone(lvlm.layer_ids, layer) if thinning else 0)
 
 
 def _skipped(lvlm: LVLM, sample: Sample, layer: int, part: str) -> int:
     """How many positions a layer leaves out of a part of its work."""
     thinning = sample.thinning
-    if thinning is None or not thinning.skips(lvlm, layer, part):
+    if thinning is None or not thinning.skips(lvlm.layer_ids[layer], part):
         return 0
     return len(sample.visual)
 

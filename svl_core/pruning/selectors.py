@@ -81,9 +81,12 @@ class Selector:
 
 
 def _by_importance(question: Question) -> np.ndarray:
-    from svl_core.pruning.tokens import visual_scores
+    from svl_core.analysis.importance import importance
+    from svl_core.analysis.trace import trace
 
-    return visual_scores(question.lvlm, question.sample)
+    traced = trace(question.lvlm, question.sample)
+    visual, _ = importance(traced).averaged(0)
+    return visual
 
 
 def _drawn(question: Question) -> np.ndarray:
@@ -102,12 +105,12 @@ def _evenly(question: Question) -> np.ndarray:
 
 
 def _within(name: str) -> Choose:
-    """A choice by its name in `thinning`, which brings torch: the registry is read without it."""
+    """A choice by its name in `thin_pass`, which brings torch: the registry is read without it."""
 
     def choose(seen: Any) -> Any:
-        from svl_core.lvlm import thinning
+        from svl_core.lvlm import thin_pass
 
-        return getattr(thinning, name)(seen)
+        return getattr(thin_pass, name)(seen)
 
     return choose
 

@@ -16,7 +16,8 @@ from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import PatchGeometry, Sample
 from svl_core.lvlm.stopping import reaching
-from svl_core.lvlm.thinning import Thinning, check
+from svl_core.lvlm.thin_pass import check
+from svl_core.lvlm.thinning import Thinning
 from svl_core.lvlm.vision import see
 from svl_core.lvlm.work import vision_patches
 from svl_core.pruning.selectors import Question, Selector, selector_of

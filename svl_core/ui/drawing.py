@@ -128,11 +128,12 @@ def gap_of(shown: View) -> svl.GapCurve:
 
 
 def visual_kept(analysis: Analysis, settings: Settings) -> tuple[int, int] | None:
-    """How many visual tokens there are and how many the pruned model reads; None where it reads
-    all.
+    """How many visual tokens there are and how many stay to the pruned model's last layer; None
+    where all do.
     """
     count = len(analysis.sample.visual)
-    if settings.visual_share >= 1 or not count:
+    leaves = not svl.SELECTORS[settings.visual_tokens].parts
+    if settings.visual_share >= 1 or not count or not leaves:
         return None
     kept = svl.TopP(settings.visual_share).select(np.arange(count))
     return count, int(kept.sum())

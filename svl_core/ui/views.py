@@ -634,7 +634,7 @@ def _size_rows(comparison, dropped: int, layers: int, visual: tuple[int, int] | 
     ]
     if visual:
         every, read = visual
-        small = "the pruned model's first token does not count reading and ranking them"
+        small = "the pruned model's first token counts what chose them"
         fewer = f"{100 * (read / every - 1):+.0f} %"
         rows.append(("Visual tokens", small, str(every), str(read), fewer))
     return rows
