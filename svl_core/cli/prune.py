@@ -47,8 +47,8 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
     )
     if acts(recipe):
         text += (
-            f"\nthe plan also thins visual tokens ({in_words(recipe)}), which a checkpoint cannot"
-            f" hold; ask the checkpoint with {_thinning_options(recipe)} --drop 0"
+            f"\nthe plan also reads {in_words(recipe)}, which a checkpoint cannot hold;"
+            f" ask the checkpoint with {_thinning_options(recipe)} --drop 0"
         )
     result = {
         "model": lvlm.name,

@@ -64,7 +64,7 @@ class Pruned:
             if recipe.calibration == THIS:
                 text += " (the very sample asked about)"
         thinned = in_words(recipe)
-        return f"{text}; visual tokens: {thinned}" if thinned else text
+        return f"{text}; reads {thinned}" if thinned else text
 
 
 @dataclass(frozen=True, eq=False)

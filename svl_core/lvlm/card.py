@@ -263,7 +263,9 @@ def _done(lvlm: Described, dropped: Sequence[int]) -> str:
     if not reading and recipe.get("visual_share", 1) != 1:
         reading = f"{recipe['visual_share']:.0%}"
     if reading:
-        rows.append(("visual tokens read in the plan", f"{reading}; a checkpoint cannot hold it"))
+        rows.append(
+            ("visual tokens read in the plan", f"{reading}, which a checkpoint cannot hold")
+        )
     full = record.get("parameters", {}).get("full")
     if full:
         rows.append(("parameters", f"{lvlm.num_parameters:,} of {full:,}"))

@@ -398,8 +398,9 @@ class _Watched(_Thin):
         hidden = hidden_input(args, kwargs)
         options = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         filled: Any = _cache_in(options).layers[self.place]
-        if type(filled) is not DynamicLayer:
-            raise _refusal(f"a cache of {type(filled).__name__}", "one that holds every key")
+        kind = type(filled).__name__
+        if kind != DynamicLayer.__name__:
+            raise _refusal(f"a cache of {kind}", "one that holds every key")
         last = torch.tensor([hidden.shape[1] - 1], device=hidden.device)
         self.thin.seen = Seen(
             self.layer,

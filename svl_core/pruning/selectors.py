@@ -212,6 +212,8 @@ def in_words(recipe: Recipe) -> str:
         where = f"from layer {recipe.visual_from} on"
         if recipe.visual_layers is not None:
             where = f"in layers {', '.join(map(str, recipe.visual_layers))}"
-        return f"{row.title}, {where}"
-    where = f"from layer {recipe.visual_from} on" if recipe.visual_from else "at the input"
-    return f"{recipe.visual_share:.0%} of the visual tokens stay by {row.title}, {where}"
+        return f"visual tokens {row.title}, {where}"
+    kept = f"{recipe.visual_share:.0%} of the visual tokens"
+    if row.name != "tis":
+        kept += f", chosen by {row.title}"
+    return f"{kept}, from layer {recipe.visual_from} on" if recipe.visual_from else kept
