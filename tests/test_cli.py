@@ -1192,7 +1192,7 @@ def test_several_processes_serve_no_page(monkeypatch, capsys):
 
 
 def test_visual_tokens_by_selector_and_layer(svl, tmp_path):
-    """From the options to the plan, from the plan to the same answer, and to a checkpoint's words."""
+    """From the options to the plan, from it to the same answer, and to a checkpoint's words."""
     options = ("--visual-tokens", "fastv", "--visual-share", "0.25", "--visual-from", "3")
     short = ("--max-new-tokens", "3", "--json")
     first = tmp_path / "first.json"
