@@ -573,8 +573,8 @@ def metrics(
     """The table of size, speed and fidelity, under a verdict in one sentence.
 
     correct: the right answer, where it is known.
-    visual: tokens of the image that each model read, where they differ; as many of both where layers
-        of the pruned one skip them.
+    visual: tokens of the image that each model read, where they differ; as many of both where
+        layers of the pruned one skip them.
     outside: whether the picture is none of the model's world.
     asked: what the numbers belong to, by name; the page's scripts find it in the table's data.
     """

@@ -20,10 +20,11 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,8 +55,7 @@ WHOLE = "none"  # every layer reads every token
 UNMEASURED = "not measured yet"
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """What is done with visual tokens. layers: how many skip them, where some do."""
 
     selector: str
@@ -94,11 +94,18 @@ def ways() -> list[Way]:
 
 IN_8BIT = (
     Way(WHOLE),
-    Way("tis", 0.5),
+    Way("random", 0.5),
     Way("fastv", 0.5, MIDDLE),
-    Way("vitcop", 0.25, MIDDLE),
-    Way("shortv", layers=SKIPPING[-1]),
+    Way("shortv", layers=SKIPPING[0]),
 )
+FIRST = (
+    *IN_8BIT,
+    Way("tis", 0.5),
+    Way("vitcop", 0.5, MIDDLE),
+    Way("skip-attention", layers=SKIPPING[0]),
+    Way("skip-mlp", layers=SKIPPING[0]),
+)
+"""What is measured first, for a run that is stopped early."""
 
 
 class Bench:
@@ -239,8 +246,6 @@ def at_real_size(way: Way, drop: int, dropped: list[int], ranked: list[int]) -> 
 
 def shape_thinned(sample: svl.Sample, way: Way, ranked: list[int]) -> svl.Sample:
     """The sample as `svl.thin` makes it, without a model that has weights."""
-    from dataclasses import replace
-
     if way.selector == WHOLE:
         return sample
     row = svl.SELECTORS[way.selector]
@@ -291,6 +296,7 @@ def measure(args: argparse.Namespace) -> dict:
     wanted = [("rows", way, drop) for drop in DROPS for way in ways()]
     if importlib.util.find_spec("bitsandbytes"):
         wanted += [("rows_8bit", way, drop) for drop in DROPS for way in IN_8BIT]
+    wanted.sort(key=lambda cell: cell[1] not in FIRST)
     for block, way, drop in wanted:
         cells = made.setdefault(block, {})
         key = f"{way.name}; {drop} dropped"

@@ -8,6 +8,7 @@ import torch
 from llama_by_hand import predictions
 from tiny import tiny_llava
 
+from svl_core.analysis.trace import trace
 from svl_core.comparison.answer import answer
 from svl_core.comparison.evaluation import answer_batch
 from svl_core.comparison.fidelity import compare
@@ -16,6 +17,7 @@ from svl_core.lvlm.decoding import Decoding
 from svl_core.lvlm.families import family_of
 from svl_core.lvlm.forcing import forced_logits
 from svl_core.lvlm.hooks import captured_calls
+from svl_core.lvlm.loading import load
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.stopping import reaching
 from svl_core.pruning.plan import manual_plan
@@ -207,6 +209,45 @@ def test_batches_answers_and_comparisons_take_it(tiny, tiny_sample, monkeypatch)
         assert report.pruned.token_ids == one_by_one[0]
         [forced] = forced_logits(pruned, samples[:1], [one_by_one[0]])
         assert tuple(forced.argmax(-1).tolist()) == one_by_one[0]
+
+
+@pytest.mark.parametrize("compensation", ["scp", "lstsq"])
+def test_with_a_compensation_it_is_the_edited_model_thinned(tiny, tiny_sample, compensation):
+    traced = trace(tiny, tiny_sample, mlp=True)
+    pruned = prune(tiny, manual_plan([2, 3], 6), compensation, traced)
+    wanted = recipe("cluster", visual_share=0.25, visual_from=4)
+    thinned = thin(tiny, tiny_sample, wanted)
+    going = tiny_sample.visual[~thinned.thinning.stay]
+    gone = {"positions": torch.tensor(going), "length": tiny_sample.length + len(IDS)}
+    embeds = embedded(tiny, tiny_sample)
+    expected, _ = predictions(pruned, embeds, seen_in=hidden_keys(gone, 2), ids=IDS)
+    assert torch.allclose(along(pruned, thinned), expected, atol=1e-5)
+
+
+def test_with_weights_of_8_bits(tiny, tiny_sample, tmp_path):
+    """The rounding moves the answers no further than it moves those of the whole sequence."""
+    pytest.importorskip("bitsandbytes")
+    tiny.save(tmp_path / "model")
+    small = load(tmp_path / "model", quantize="8bit", device="cpu")
+
+    def moved(sample):
+        exact, rounded = (decoded(model, sample) for model in (tiny, small))
+        return float((exact - rounded).abs().mean())
+
+    def decoded(model, sample):
+        decoding = read(model, sample)
+        return torch.cat([decoding.logits, decoding.feed(torch.tensor([IDS]))[0]])
+
+    whole = moved(tiny_sample)
+    for name in (*CHOSEN, *SKIPPED, "cluster"):
+        settings = {"visual_share": 0.25, "visual_from": 2}
+        assert moved(thin(small, tiny_sample, recipe(name, **settings))) < 2 * whole, name
+
+
+def test_a_thinned_sample_is_not_traced_as_a_whole_one(tiny, tiny_sample):
+    thinned = thin(tiny, tiny_sample, recipe("shortv", visual_layers=(2,)))
+    with pytest.raises(InputError, match="trace the sample that it was made of"):
+        trace(tiny, thinned)
 
 
 def test_evenly_spaced_tokens_and_draws(tiny, tiny_sample):
