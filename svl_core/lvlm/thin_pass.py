@@ -53,7 +53,10 @@ class Seen:
 # What can be thinned
 
 
-def check(lvlm: LVLM, thinning: Thinning) -> None:
+def check(
+    lvlm: LVLM,
+    thinning: Thinning,
+) -> None:
     """Raises InputError where a pass of the model cannot deal so with its visual tokens."""
     least = families.shared_from(lvlm.family, lvlm.model.config)
     layer_types = getattr(lvlm.text_config, "layer_types", None) or ()
@@ -83,25 +86,34 @@ def check(lvlm: LVLM, thinning: Thinning) -> None:
         raise _refusal(f"layers of {lvlm.name} that are spread over devices", "one device")
 
 
-def _original_layers(lvlm: LVLM) -> int:
+def _original_layers(
+    lvlm: LVLM,
+) -> int:
     """Layers of the model that it all began with."""
     ever = {*lvlm.provenance.get("dropped", ()), *lvlm.layer_ids}
     return max(ever) + 1
 
 
-def implementation_of(lvlm: LVLM) -> str:
+def implementation_of(
+    lvlm: LVLM,
+) -> str:
     """What transformers calls the way in which the decoder computes attention."""
     return lvlm.text_config._attn_implementation
 
 
-def _refusal(found: str, expected: str) -> InputError:
+def _refusal(
+    found: str,
+    expected: str,
+) -> InputError:
     return InputError(f"Found {found}; expected {expected} to thin visual tokens; {REMEDY}.")
 
 
 # Scores of the pass itself
 
 
-def key_norms(seen: Seen) -> torch.Tensor:
+def key_norms(
+    seen: Seen,
+) -> torch.Tensor:
     """(V,) minus the L2 norm of each visual token's key, mean of the heads (ViTCoP, arXiv
     2601.17818: the smaller, the more salient).
     """
@@ -109,7 +121,9 @@ def key_norms(seen: Seen) -> torch.Tensor:
     return -mean[seen.visual].norm(dim=-1)
 
 
-def attention_of_last(seen: Seen) -> torch.Tensor:
+def attention_of_last(
+    seen: Seen,
+) -> torch.Tensor:
     """(V,) the attention that each visual token receives from the last position, mean of the heads
     (FastV, arXiv 2403.06764).
 
@@ -129,12 +143,17 @@ def attention_of_last(seen: Seen) -> torch.Tensor:
 class _Ended(Exception):
     """Ends a layer's call with what was wanted of it."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(
+        self,
+        value: Any,
+    ) -> None:
         super().__init__()
         self.value = value
 
 
-def _ending(call: Callable[[], Any]) -> Any:
+def _ending(
+    call: Callable[[], Any],
+) -> Any:
     """The value with which a call ended."""
     try:
         call()
@@ -148,22 +167,37 @@ class _Weighing(torch.nn.Module):
 
     attention: Callable
 
-    def __init__(self, attention: torch.nn.Module) -> None:
+    def __init__(
+        self,
+        attention: torch.nn.Module,
+    ) -> None:
         super().__init__()
         self.__dict__["attention"] = attention
 
-    def forward(self, *args: Any, **kwargs: Any) -> None:
+    def forward(
+        self,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         raise _Ended(self.attention(*args, **kwargs)[1])
 
 
 class _Filled(DynamicCache):
     """A cache that holds what it is given already."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> None:
         super().__init__()
         self.held = keys, values
 
-    def update(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return self.held
 
 
@@ -183,18 +217,29 @@ class _Catching(DynamicCache):
 class _NoQueries(torch.nn.Module):
     """Stands for a projection whose product nobody needs: (B, n, d) -> zeros (B, n, width)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(
+        self,
+        width: int,
+    ) -> None:
         super().__init__()
         self.width = width
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
         return hidden.new_zeros(*hidden.shape[:-1], self.width)
 
 
 class _NoAttention(torch.nn.Module):
     """Attention that adds nothing."""
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple:
         return torch.zeros_like(hidden_states), None
 
 
@@ -204,21 +249,33 @@ class _OnRows(torch.nn.Module):
     mlp: Callable
     rows: torch.Tensor
 
-    def __init__(self, mlp: torch.nn.Module, rows: torch.Tensor) -> None:
+    def __init__(
+        self,
+        mlp: torch.nn.Module,
+        rows: torch.Tensor,
+    ) -> None:
         super().__init__()
         self.__dict__.update(mlp=mlp, rows=rows)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
         added = torch.zeros_like(hidden)
         added[:, self.rows] = self.mlp(hidden[:, self.rows])
         return added
 
 
-def _attention(layer: torch.nn.Module) -> torch.nn.Module:
+def _attention(
+    layer: torch.nn.Module,
+) -> torch.nn.Module:
     return _part(layer, "self_attn")
 
 
-def _part(layer: torch.nn.Module, name: str) -> torch.nn.Module:
+def _part(
+    layer: torch.nn.Module,
+    name: str,
+) -> torch.nn.Module:
     """A layer's submodule. Raises InputError where it has none of that name."""
     part = layer._modules.get(name)
     if part is None:
@@ -240,11 +297,16 @@ def _with_module(
 # Arguments of a layer's call
 
 
-def _cache_in(options: Mapping[str, Any]) -> Cache:
+def _cache_in(
+    options: Mapping[str, Any],
+) -> Cache:
     return next(value for value in options.values() if isinstance(value, Cache))
 
 
-def _with_cache(options: Mapping[str, Any], cache: Cache) -> dict[str, Any]:
+def _with_cache(
+    options: Mapping[str, Any],
+    cache: Cache,
+) -> dict[str, Any]:
     """The same arguments with another cache, and without a mask."""
     changed = {
         name: cache if isinstance(value, Cache) else value for name, value in options.items()
@@ -252,7 +314,10 @@ def _with_cache(options: Mapping[str, Any], cache: Cache) -> dict[str, Any]:
     return {**changed, "attention_mask": None}
 
 
-def _at(options: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+def _at(
+    options: Mapping[str, Any],
+    rows: torch.Tensor,
+) -> dict[str, Any]:
     """The arguments of a call with fewer positions, all but the mask.
 
     rows: the positions that are left.
@@ -262,7 +327,11 @@ def _at(options: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
     return {name: _argument_at(name, value, rows) for name, value in options.items()}
 
 
-def _argument_at(name: str, value: Any, rows: torch.Tensor) -> Any:
+def _argument_at(
+    name: str,
+    value: Any,
+    rows: torch.Tensor,
+) -> Any:
     if name == "attention_mask" or not _holds_tensors(value):
         return value
     if name in ("position_ids", "cache_position"):
@@ -272,7 +341,9 @@ def _argument_at(name: str, value: Any, rows: torch.Tensor) -> Any:
     raise _refusal(f"{name!r} handed to every layer", "masks and positions alone")
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(
+    value: Any,
+) -> bool:
     if isinstance(value, (tuple, list)):
         return any(map(_holds_tensors, value))
     return isinstance(value, torch.Tensor)
@@ -316,7 +387,11 @@ class ThinPass:
     Raises InputError where the model cannot.
     """
 
-    def __init__(self, lvlm: LVLM, thinning: Thinning) -> None:
+    def __init__(
+        self,
+        lvlm: LVLM,
+        thinning: Thinning,
+    ) -> None:
         check(lvlm, thinning)
         self.lvlm = lvlm
         self.thinning = thinning
@@ -327,11 +402,17 @@ class ThinPass:
         self.staying: torch.Tensor | None = None
         self.seen: Seen | None = None
 
-    def reading(self, model: torch.nn.Module) -> torch.nn.Module:
+    def reading(
+        self,
+        model: torch.nn.Module,
+    ) -> torch.nn.Module:
         """What runs in the place of `model` to read the prompt."""
         return with_stand_ins(self.lvlm, model, self._stand_ins())
 
-    def decoding(self, model: torch.nn.Module) -> torch.nn.Module:
+    def decoding(
+        self,
+        model: torch.nn.Module,
+    ) -> torch.nn.Module:
         """What runs in the place of `model` on tokens behind the prompt: caches of later layers
         hold fewer keys than its masks say.
         """
@@ -354,13 +435,19 @@ class ThinPass:
             layers[self.first :] = [_Leaving(later[0], self), *(_Fewer(x, self) for x in later[1:])]
         return layers
 
-    def others(self, hidden: torch.Tensor) -> torch.Tensor:
+    def others(
+        self,
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
         """(T,) the positions of hidden states (1, S, d) that are not visual."""
         textual = torch.ones(hidden.shape[1], dtype=torch.bool, device=hidden.device)
         textual[self.visual] = False
         return textual.nonzero()[:, 0]
 
-    def choose(self, hidden: torch.Tensor) -> torch.Tensor:
+    def choose(
+        self,
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
         """(S',) the positions of hidden states (1, S, d) that stay."""
         thinning = self.thinning
         stay = torch.zeros(len(self.visual), dtype=torch.bool, device=hidden.device)
@@ -379,7 +466,11 @@ class ThinPass:
 class _Thin(StandIn):
     """A layer of such a pass."""
 
-    def __init__(self, layer: torch.nn.Module, thin: ThinPass) -> None:
+    def __init__(
+        self,
+        layer: torch.nn.Module,
+        thin: ThinPass,
+    ) -> None:
         super().__init__(layer)
         self.__dict__["thin"] = thin
 
@@ -387,11 +478,20 @@ class _Thin(StandIn):
 class _Watched(_Thin):
     """The last layer that all visual tokens reach."""
 
-    def __init__(self, layer: torch.nn.Module, thin: ThinPass, place: int) -> None:
+    def __init__(
+        self,
+        layer: torch.nn.Module,
+        thin: ThinPass,
+        place: int,
+    ) -> None:
         super().__init__(layer, thin)
         self.__dict__["place"] = place
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         output = self.layer(*args, **kwargs)
         if self.thin.thinning.choose is None:
             return output
@@ -416,7 +516,11 @@ class _Watched(_Thin):
 class _Fewer(_Thin):
     """A layer behind the one where tokens left: what enters it has fewer positions already."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         staying = self.thin.staying
         hidden = kwargs.pop("hidden_states", None)
         hidden = args[0] if hidden is None else hidden
@@ -424,7 +528,10 @@ class _Fewer(_Thin):
         options["attention_mask"] = _mask_at(kwargs.get("attention_mask"), staying, staying)
         return self.layer(self.entering(hidden), *args[1:], **options)
 
-    def entering(self, hidden: torch.Tensor) -> torch.Tensor:
+    def entering(
+        self,
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
         """What enters the layer."""
         return hidden
 
@@ -432,20 +539,31 @@ class _Fewer(_Thin):
 class _Leaving(_Fewer):
     """The layer before which tokens leave."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         hidden = hidden_input(args, kwargs)
         self.thin.length = hidden.shape[1]
         self.thin.staying = self.thin.choose(hidden)
         return super().forward(*args, **kwargs)
 
-    def entering(self, hidden: torch.Tensor) -> torch.Tensor:
+    def entering(
+        self,
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
         return hidden[:, self.thin.staying]
 
 
 class _Shorter(_Thin):
     """Such a layer in the decode: the new positions are all there, of the keys fewer."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         mask = kwargs.get("attention_mask")
         if mask is not None:
             new = torch.arange(self.thin.length, mask.shape[-1], device=mask.device)
@@ -471,7 +589,11 @@ class _Skipping(_Thin):
         super().__init__(layer, thin)
         self.__dict__.update(place=place, parts=parts)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         hidden = hidden_input(args, kwargs)
         options = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         textual = self.thin.others(hidden)
@@ -487,7 +609,11 @@ class _Skipping(_Thin):
             merged[:, visual] = self._without_attention(hidden[:, visual], options)
         return with_hidden(output, merged)
 
-    def _fill(self, hidden: torch.Tensor, options: Mapping[str, Any]) -> None:
+    def _fill(
+        self,
+        hidden: torch.Tensor,
+        options: Mapping[str, Any],
+    ) -> None:
         """Puts the visual tokens' keys and values into the layer's cache. hidden: (1, V, d)."""
         attention = shallow_copy(_attention(self.layer))
         queries: Any = _part(attention, "q_proj")

@@ -66,7 +66,10 @@ class Matrix(NamedTuple):
     place: str = ""
 
 
-def count_work(lvlm: LVLM, sample: Sample) -> Work:
+def count_work(
+    lvlm: LVLM,
+    sample: Sample,
+) -> Work:
     """Counts what `lvlm` does to answer `sample`; no weight is read and nothing is run.
 
     A sample whose visual tokens are thinned costs what its layers still read. The pass that ranked
@@ -100,13 +103,22 @@ def count_work(lvlm: LVLM, sample: Sample) -> Work:
     )
 
 
-def _length(lvlm: LVLM, sample: Sample, layer: int) -> int:
+def _length(
+    lvlm: LVLM,
+    sample: Sample,
+    layer: int,
+) -> int:
     """How many positions a layer reads."""
     thinning = sample.thinning
     return sample.length - (thinning.gone(lvlm.layer_ids, layer) if thinning else 0)
 
 
-def _skipped(lvlm: LVLM, sample: Sample, layer: int, part: str) -> int:
+def _skipped(
+    lvlm: LVLM,
+    sample: Sample,
+    layer: int,
+    part: str,
+) -> int:
     """How many positions a layer leaves out of a part of its work."""
     thinning = sample.thinning
     if thinning is None or not thinning.skips(lvlm.layer_ids[layer], part):
@@ -114,7 +126,11 @@ def _skipped(lvlm: LVLM, sample: Sample, layer: int, part: str) -> int:
     return len(sample.visual)
 
 
-def _rows(lvlm: LVLM, sample: Sample, matrix: Matrix) -> int:
+def _rows(
+    lvlm: LVLM,
+    sample: Sample,
+    matrix: Matrix,
+) -> int:
     """How many positions meet a matrix of the decoder."""
     if matrix.layer is None:
         return sample.length
@@ -126,19 +142,27 @@ def _rows(lvlm: LVLM, sample: Sample, matrix: Matrix) -> int:
     return _length(lvlm, sample, matrix.layer) - skipped
 
 
-def _pairs(lvlm: LVLM, sample: Sample, layer: int) -> int:
+def _pairs(
+    lvlm: LVLM,
+    sample: Sample,
+    layer: int,
+) -> int:
     """Twice the pairs of a query and a key that it sees, in one layer."""
     skipped = _skipped(lvlm, sample, layer, "attention")
     return _length(lvlm, sample, layer) ** 2 - skipped**2
 
 
-def attention_widths(lvlm: LVLM) -> tuple[int, int]:
+def attention_widths(
+    lvlm: LVLM,
+) -> tuple[int, int]:
     """How many numbers of queries, and of keys, one position has in all layers together."""
     queries, keys = zip(*layer_widths(lvlm), strict=True)
     return sum(queries), sum(keys)
 
 
-def layer_widths(lvlm: LVLM) -> list[tuple[int, int]]:
+def layer_widths(
+    lvlm: LVLM,
+) -> list[tuple[int, int]]:
     """How many numbers of queries, and of keys, one position has in each layer."""
     widths = []
     text = lvlm.text_config
@@ -152,7 +176,9 @@ def layer_widths(lvlm: LVLM) -> list[tuple[int, int]]:
     return widths
 
 
-def _visual_tokens(sample: Sample) -> int:
+def _visual_tokens(
+    sample: Sample,
+) -> int:
     """How many visual tokens there were before any left."""
     thinning = sample.thinning
     if thinning is None or thinning.stay is None:
@@ -160,7 +186,10 @@ def _visual_tokens(sample: Sample) -> int:
     return len(thinning.stay)
 
 
-def _unseen_patches(lvlm: LVLM, sample: Sample) -> int:
+def _unseen_patches(
+    lvlm: LVLM,
+    sample: Sample,
+) -> int:
     """How many patches the vision tower reads for an answer; 0 where the pass that ranked visual
     tokens has read them.
     """
@@ -172,7 +201,10 @@ def _unseen_patches(lvlm: LVLM, sample: Sample) -> int:
     return vision_patches(lvlm, sample) if thinning.patches is None else thinning.patches
 
 
-def vision_patches(lvlm: LVLM, sample: Sample) -> int:
+def vision_patches(
+    lvlm: LVLM,
+    sample: Sample,
+) -> int:
     """How many patches the vision tower reads of a sample, those of padding included; 0 where there
     is no image, or it is embedded already.
 
@@ -193,7 +225,9 @@ def vision_patches(lvlm: LVLM, sample: Sample) -> int:
     return math.prod(tiles) * (rows // height) * (columns // width)
 
 
-def _pixels_shape(sample: Sample) -> Sequence[int] | None:
+def _pixels_shape(
+    sample: Sample,
+) -> Sequence[int] | None:
     """The shape of the pixels, also of images that have been seen; None where there are none."""
     if sample.features is not None:
         return sample.features.pixels.get(PIXELS, (None, None))[0]
@@ -201,7 +235,9 @@ def _pixels_shape(sample: Sample) -> Sequence[int] | None:
     return None if pixels is None else pixels.shape
 
 
-def matrices(lvlm: LVLM) -> Iterator[Matrix]:
+def matrices(
+    lvlm: LVLM,
+) -> Iterator[Matrix]:
     """Every weight of two or more dimensions that inputs are multiplied by: no look-up tables, no
     norms and biases, and nothing that no image goes through.
     """
@@ -222,7 +258,10 @@ def matrices(lvlm: LVLM) -> Iterator[Matrix]:
             yield Matrix(part, active * size, active * stored, *_home(path, prefix))
 
 
-def _home(path: str, prefix: str) -> tuple[int | None, str]:
+def _home(
+    path: str,
+    prefix: str,
+) -> tuple[int | None, str]:
     """The decoder layer that a module belongs to, and its name there."""
     if not path.startswith(prefix):
         return None, ""
@@ -230,7 +269,11 @@ def _home(path: str, prefix: str) -> tuple[int | None, str]:
     return int(layer), place
 
 
-def _part(path: str, is_head: bool, in_decoder: bool) -> str:
+def _part(
+    path: str,
+    is_head: bool,
+    in_decoder: bool,
+) -> str:
     if is_head:
         return HEAD
     if in_decoder:
@@ -239,14 +282,19 @@ def _part(path: str, is_head: bool, in_decoder: bool) -> str:
     return PROJECTOR if between else TOWER
 
 
-def active_share(text) -> float:
+def active_share(
+    text,
+) -> float:
     """The share 0..1 of a mixture's experts that one position goes through; 1 without experts."""
     every = _first(text, "num_experts", "num_local_experts", "n_routed_experts")
     active = _first(text, "num_experts_per_tok", "top_k_experts")
     return min(1.0, active / every) if every and active else 1.0
 
 
-def _first(text, *names: str) -> int | None:
+def _first(
+    text,
+    *names: str,
+) -> int | None:
     """The first of a config's settings that it has."""
     values = (getattr(text, name, None) for name in names)
     return next((value for value in values if value), None)
