@@ -401,6 +401,7 @@ class ThinPass:
         self.length = 0
         self.staying: torch.Tensor | None = None
         self.seen: Seen | None = None
+        self._behind: torch.nn.Module | None = None
 
     def reading(
         self,
@@ -418,9 +419,12 @@ class ThinPass:
         """
         if self.first is None or self.staying is None:
             return model
-        layers = list(self.lvlm.layers)
-        shorter = [_Shorter(layer, self) for layer in layers[self.first :]]
-        return with_stand_ins(self.lvlm, model, [*layers[: self.first], *shorter])
+        if self._behind is None:
+            layers = list(self.lvlm.layers)
+            shorter = [_Shorter(layer, self) for layer in layers[self.first :]]
+            stand_ins = [*layers[: self.first], *shorter]
+            self._behind = with_stand_ins(self.lvlm, model, stand_ins)
+        return self._behind
 
     def _stand_ins(self) -> list[torch.nn.Module]:
         layers: list[torch.nn.Module] = list(self.lvlm.layers)

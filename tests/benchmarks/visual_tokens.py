@@ -280,6 +280,95 @@ def shape_thinned(sample: svl.Sample, way: Way, ranked: list[int]) -> svl.Sample
     )
 
 
+LARGER = (
+    Way("tis", 0.5),
+    Way("random", 0.5),
+    Way("fastv", 0.5, EARLY),
+    Way("fastv", 0.5, MIDDLE),
+    Way("vitcop", 0.5, MIDDLE),
+    Way("shortv", layers=8),
+    Way("skip-attention", layers=8),
+    Way("skip-mlp", layers=8),
+)
+"""What is timed where 576 visual tokens make the work."""
+
+
+def larger_model() -> svl.LVLM:
+    """16 layers, 256 wide, random weights, with a small tower of 576 patches."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=336,
+        patch_size=14,
+    )
+    text = LlamaConfig(
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=16,
+        num_attention_heads=4,
+        vocab_size=1000,
+    )
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=999,
+        vision_feature_layer=-1,
+    )
+    model = LlavaForConditionalGeneration(config).float().eval().requires_grad_(False)
+    return svl.LVLM(model, None, family_of(model.config), "larger")
+
+
+def larger_sample() -> svl.Sample:
+    """576 visual tokens among 64 of text."""
+    visual = np.arange(32, 32 + 576)
+    textual = np.setdiff1d(np.arange(640), visual)
+    ids = torch.ones(1, 640, dtype=torch.long)
+    ids[:, 32 : 32 + 576] = 999
+    return svl.Sample(
+        inputs={"input_ids": ids, "pixel_values": torch.randn(1, 3, 336, 336)},
+        visual=visual,
+        textual=textual,
+        prompt_positions=textual[:0],
+        tokens=("",) * 640,
+        geometry=svl.PatchGeometry(np.zeros((576, 4)) + [0, 0, 1, 1], np.zeros(576)),
+        images=(),
+        prompt="",
+        key="larger",
+    )
+
+
+@torch.inference_mode()
+def timed_larger(way: Way, repeats: int) -> dict:
+    """Processor time of the prefill, full over pruned, ranking and image included, in turn."""
+    lvlm = larger_model()
+    sample = larger_sample()
+    recipe = way.recipe(list(range(4, 16)))
+
+    def spent(make) -> float:
+        began = time.process_time()
+        read = make()
+        Decoding(lvlm, read.inputs, features=read.features, thinning=read.thinning)
+        return time.process_time() - began
+
+    def thinned() -> svl.Sample:
+        return svl.thin(lvlm, sample, recipe)
+
+    pairs = [(spent(lambda: sample), spent(thinned)) for _ in range(repeats + 1)]
+    full, less = zip(*pairs[1:], strict=True)
+    work, _ = possible((lvlm, sample), (lvlm, thinned()))
+    return {"speedup": median(full) / median(less), "work": work.expected, "repeats": repeats}
+
+
 def measure(args: argparse.Namespace) -> dict:
     bench = Bench(args.limit, args.preset, args.repeats)
     header = {
@@ -293,6 +382,11 @@ def measure(args: argparse.Namespace) -> dict:
     }
     made = resumed(args.out, header)
     made.setdefault("full", bench.full.overall.to_json())
+    larger = made.setdefault("larger", {})
+    for way in LARGER:
+        if way.name not in larger:
+            larger[way.name] = timed_larger(way, args.repeats)
+            write(args.out, made)
     wanted = [("rows", way, drop) for drop in DROPS for way in ways()]
     if importlib.util.find_spec("bitsandbytes"):
         wanted += [("rows_8bit", way, drop) for drop in DROPS for way in IN_8BIT]
@@ -351,11 +445,15 @@ def table(made: dict) -> str:
     ]
     for way in ways():
         cells = [made["rows"].get(f"{way.name}; {drop} dropped") for drop in DROPS]
+        if not any(cells):
+            continue
         shown = [f"{percent(c)}, {c['speedup']:.2f}x" if c else UNMEASURED for c in cells]
         whole = cells[0]
         work = f"{whole['work']:.2f}x, {whole['work_7b']:.2f}x" if whole else UNMEASURED
         lines.append(f"| {in_words(way)} | " + " | ".join([*shown, work]) + " |")
     lines += ["", layers_in_words(made)]
+    if made.get("larger"):
+        lines += ["", *table_larger(made)]
     if made.get("rows_8bit"):
         lines += ["", *table_8bit(made)]
     return "\n".join(lines)
@@ -363,11 +461,36 @@ def table(made: dict) -> str:
 
 def layers_in_words(made: dict) -> str:
     few, many = (made["skipping"][:count] for count in SKIPPING)
-    dropped = made["dropped"].get(str(DROPS[-1]), [])
-    return (
-        f"Dropped: {', '.join(map(str, dropped))}. Skipping: {', '.join(map(str, sorted(few)))}, or"
+    dropped = made.get("dropped", {}).get(str(DROPS[-1]), [])
+    told = (
+        f"Layers that skip: {', '.join(map(str, sorted(few)))}, or"
         f" {', '.join(map(str, sorted(many)))} (0-based)."
     )
+    if dropped:
+        told = f"Dropped: {', '.join(map(str, dropped))}. {told}"
+    done = len(made["rows"]) + len(made.get("rows_8bit", {}))
+    every = len(DROPS) * (len(ways()) + len(IN_8BIT))
+    if done < every:
+        told += f" {done} of {every} cells are measured; the command below goes on with the others."
+    return told
+
+
+def table_larger(made: dict) -> list[str]:
+    lines = [
+        (
+            "Speed where visual tokens make the work: the prefill of a model with random weights"
+            " (16 layers, 256 wide, 576 visual tokens, 64 of text), in processor time and by"
+            " counted work, image and ranking included. Layers that skip: 4 to 11."
+        ),
+        "",
+        "| visual tokens | processor time | counted work |",
+        "| --- | --- | --- |",
+    ]
+    for way in LARGER:
+        cell = made["larger"].get(way.name)
+        if cell:
+            lines.append(f"| {in_words(way)} | {cell['speedup']:.2f}x | {cell['work']:.2f}x |")
+    return lines
 
 
 def table_8bit(made: dict) -> list[str]:
@@ -382,6 +505,8 @@ def table_8bit(made: dict) -> list[str]:
     ]
     for way in IN_8BIT:
         cells = [made["rows_8bit"].get(f"{way.name}; {drop} dropped") for drop in DROPS]
+        if not any(cells):
+            continue
         shown = [f"{percent(c)}, {c['megabytes']:.1f} MB" if c else UNMEASURED for c in cells]
         lines.append(f"| {in_words(way)} | " + " | ".join(shown) + " |")
     return lines
