@@ -29,6 +29,9 @@ READING = "what the pruned model reads"
 AUTO, THIS, DEMO, OWN = "auto", "this", "demo", "own"
 """Calibration sets by name; anything else is a file or a folder. OWN: a page visitor's files."""
 
+THINNING = ("visual_share", "visual_tokens", "visual_from", "visual_layers")
+"""Fields of which visual tokens the pruned model's layers read."""
+
 MANUAL = "manual"
 """What a plan calls the criterion of layers that were chosen by hand; no recipe ranks by it."""
 
@@ -480,12 +483,34 @@ class Recipe(Shown):
     visual_share: float = _field(
         1.0,
         "visual share",
-        "the pruned model sees only this share of the visual tokens, by importance",
+        "the pruned model sees only this share of the visual tokens, by --visual-tokens",
         READING,
         low=0,
         above=True,
         high=1,
         metavar="P",
+    )
+    visual_tokens: str = _field(
+        "tis",
+        "token selector",
+        "which visual tokens stay, or how layers skip them, by name; `svl models` lists them",
+        READING,
+        metavar="NAME",
+    )
+    visual_from: int = _field(
+        0,
+        "layer of leaving",
+        "layer (0-based) from which on visual tokens are gone or skipped; 0: gone at the input",
+        READING,
+        low=0,
+        metavar="N",
+    )
+    visual_layers: tuple[int, ...] | None = _field(
+        None,
+        "skipping layers",
+        "only these layers skip visual tokens (0-based, such as 3,5-7)",
+        READING,
+        metavar="LIST",
     )
 
     def __post_init__(self) -> None:
@@ -567,6 +592,11 @@ OPTIONS: Mapping[str, Option] = types.MappingProxyType(_options())
 
 DEFAULT = Recipe()
 
+UNTHINNED: Mapping[str, Any] = types.MappingProxyType(
+    {name: OPTIONS[name].default for name in THINNING}
+)
+"""The fields of visual tokens where each layer reads them all."""
+
 OF_A_ROW = (
     "criterion",
     "compensation",
@@ -578,6 +608,6 @@ OF_A_ROW = (
     "rounds",
     "detail",
     "max_visual_tokens",
-    "visual_share",
+    *THINNING,
 )
 """Fields in which the rows of a sweep differ, that its samples tell, or that do nothing in it."""

@@ -1189,3 +1189,45 @@ def test_several_processes_serve_no_page(monkeypatch, capsys):
     monkeypatch.setattr(command, "_team", lambda: nullcontext(replace(ALONE, count=2)))
     assert main(["page"]) == 2
     assert "Found 2 processes for `svl page`; expected one" in capsys.readouterr().err
+
+
+def test_visual_tokens_by_selector_and_layer(svl, tmp_path):
+    """From the options to the plan, from it to the same answer, and to a checkpoint's words."""
+    options = ("--visual-tokens", "fastv", "--visual-share", "0.25", "--visual-from", "3")
+    short = ("--max-new-tokens", "3", "--json")
+    first = tmp_path / "first.json"
+    code, out, err = svl("compare", *ASK, *SET, "--drop", "1", *options, *short, first)
+    assert code == 0, err
+    assert "reads 25% of the visual tokens, chosen by attention of the last token" in out
+    found = json.loads(first.read_text())
+    recipe = found["plan"]["recipe"]
+    assert (recipe["visual_tokens"], recipe["visual_from"]) == ("fastv", 3)
+    again = result(svl("compare", *ASK, *SET, "--from", first, *short, "-"))
+    assert (again["kl"], again["pruned"]["text"]) == (found["kl"], found["pruned"]["text"])
+    assert found["kl"] > 0
+    saved = tmp_path / "saved"
+    code, out, err = svl("prune", "--model", "model", "--from", first, *SET, "--out", saved)
+    assert code == 0, err
+    typed = "--visual-share 0.25 --visual-tokens fastv --visual-from 3 --drop 0"
+    assert f"which a checkpoint cannot hold; ask the checkpoint with {typed}" in out
+    thinned = result(svl("compare", *ASK, "--drop", "0", *options, *short, "-"))
+    asked = ("compare", "--model", saved, *ASK[2:], "--drop", "0", *options, *short, "-")
+    of_checkpoint = result(svl(*asked))
+    assert of_checkpoint["pruned"]["text"] == found["pruned"]["text"]
+    assert thinned["speedup"]["expected"]["prefill"] > 1
+
+
+def test_layers_that_skip_visual_tokens_on_the_command(svl):
+    options = ("--visual-tokens", "shortv", "--visual-layers", "1,3-4")
+    evaluated = ("evaluate", "--model", "model", "--data", "q.jsonl", "--max-new-tokens", "3")
+    found = result(svl(*evaluated, *options, "--json", "-"))
+    assert found["plan"]["recipe"]["visual_layers"] == [1, 3, 4] and found["full"]["n"] == 4
+    swept = ("sweep", *ASK, *SET, "--drop", "0,1", "--max-new-tokens", "3", "--json", "-")
+    rows = result(svl(*swept, *options))["rows"]
+    plain = result(svl(*swept))["rows"]
+    assert rows[0]["kl"] > 0 == plain[0]["kl"] and rows[1]["kl"] != plain[1]["kl"]
+    assert rows[0]["expected"] > plain[0]["expected"] == 1
+    for command in ("compare", "sweep"):
+        drop = ("--drop", "1", "--visual-tokens", "best", "--visual-share", "0.5")
+        code, _, err = svl(command, *ASK, *SET, *drop)
+        assert code == 2 and "the token selector 'best'; expected one of tis, random" in err

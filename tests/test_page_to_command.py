@@ -50,6 +50,9 @@ CHANGES = {  # a field, what it is changed to, and a compensation that reads it
     "detail": ("quick", "scp"),
     "max_visual_tokens": (100, "scp"),
     "visual_share": (0.5, "scp"),
+    "visual_tokens": ("random", "scp"),
+    "visual_from": (2, "scp"),
+    "visual_layers": ((1, 4), "scp"),
 }
 OF_THE_PLAN = ("drop", "layers", "preset", "calibration")  # tried apart
 

@@ -40,6 +40,9 @@ OTHER = {  # for every field a value that is not its default, and the text that 
     "detail": ("quick", "quick"),
     "max_visual_tokens": (100, "100"),
     "visual_share": (0.5, "0.5"),
+    "visual_tokens": ("fastv", "fastv"),
+    "visual_from": (2, "2"),
+    "visual_layers": ((1, 3, 4), "1,3-4"),
 }
 
 

@@ -387,7 +387,15 @@ def _pass(
     new_tensor: Callable[..., torch.Tensor],
     keep_prompt: bool,
 ) -> SampleTrace:
-    """One sample's pass. new_tensor: makes an empty tensor of a shape and `dtype`."""
+    """One sample's pass. new_tensor: makes an empty tensor of a shape and `dtype`.
+
+    Raises InputError for a sample whose visual tokens are thinned within the layers.
+    """
+    if sample.thinning is not None and sample.thinning.inside:
+        raise InputError(
+            "Found a sample whose visual tokens leave or are skipped within the layers; expected"
+            " layers that read it whole; trace the sample that it was made of."
+        )
     if keep_prompt and shared_from(lvlm.family, lvlm.model.config) is not None:
         return _traced_prompt(lvlm, sample, mlp=mlp, new_tensor=new_tensor)[0]
 

@@ -14,11 +14,13 @@ from svl_core.comparison.fidelity import Comparison, compare_known
 from svl_core.comparison.pair import Known
 from svl_core.comparison.speed import Speed
 from svl_core.lvlm.vision import see
+from svl_core.pruning.selectors import selector_of
 from svl_core.recipe import Recipe
 
 
 def compare(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
     lvlm, sample = asked_question(args, recipe)
+    selector_of(recipe.visual_tokens)
     sample = see(lvlm, sample)
     read = trace(lvlm, sample, keep_prompt=True, run=watched(args))
     pruned = prune_by(args, recipe, lvlm, [sample], read)
@@ -28,7 +30,7 @@ def compare(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         sample,
         known=Known(read),
         max_new_tokens=args.max_new_tokens,
-        pruned_sample=thinner(recipe, lvlm)(sample),
+        pruned_sample=thinner(recipe, lvlm, read)(sample),
     ).comparison
     result = {
         "model": lvlm.name,

@@ -12,6 +12,7 @@ from svl_core.cli.pruned import prune_by, thinner
 from svl_core.comparison.evaluation import Evaluation, LabelledQuestion, PairedEvaluation
 from svl_core.comparison.evaluation import evaluate as evaluate_model
 from svl_core.lvlm.features import FeatureStore
+from svl_core.pruning.selectors import acts
 from svl_core.recipe import Recipe
 
 
@@ -26,7 +27,7 @@ def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], 
         "run": watched(args),
     }
     drops = recipe.drop is not None or recipe.layers is not None
-    if not drops and recipe.visual_share == 1:
+    if not drops and not acts(recipe):
         alone = evaluate_model(lvlm, questions, **options)
         full = alone.to_json()
         result = {"model": lvlm.name, **full, "answers": _answers(questions, alone)}

@@ -38,7 +38,7 @@ def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
         " serves as control; on a processor, a model stored in bfloat16 computes in it where its"
         " own products, timed as it loads, are clearly faster so, and every other in float32"
     )
-    for title in ("criteria", "compensations"):
+    for title in ("criteria", "compensations", "selectors"):
         listed = [(row["name"], row["title"], row["source"]) for row in result[title]]
         text += f"\n\n{title}\n{table(listed, left=3)}"
     presets = [

@@ -13,7 +13,15 @@ from collections.abc import Callable
 
 from svl_core.cli.options import add_option, add_recipe_options
 from svl_core.errors import InputError
-from svl_core.recipe import CALIBRATION, CHOICE, COMPENSATION, DETAIL, OPTIONS, RANKING
+from svl_core.recipe import (
+    CALIBRATION,
+    CHOICE,
+    COMPENSATION,
+    DETAIL,
+    OPTIONS,
+    RANKING,
+    THINNING,
+)
 
 PAGE = "page"
 """The command that takes the options of the page's start, see `svl_core/page.py`."""
@@ -147,6 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
         _asking(required=False),
         _labelled(None, None, "also measure accuracy on"),
         _sweeping,
+        _thinning,
         _ranking(without="criterion"),
         _compensating,
         _calibrating(),
@@ -345,7 +354,7 @@ def _pruning(required: bool) -> Add:
 
 
 def _thinning(parser: argparse.ArgumentParser) -> None:
-    add_recipe_options(parser, ["visual_share"], {"visual_share": "all"})
+    add_recipe_options(parser, THINNING, {"visual_share": "all"})
 
 
 def _analyzing(parser: argparse.ArgumentParser) -> None:

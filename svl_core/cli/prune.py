@@ -14,7 +14,8 @@ from svl_core.errors import InputError
 from svl_core.files import expanded
 from svl_core.lvlm.hub import check_push, push
 from svl_core.pruning.compensation import COMPENSATIONS, compensation_of
-from svl_core.recipe import Recipe
+from svl_core.pruning.selectors import acts, in_words
+from svl_core.recipe import OPTIONS, THINNING, Recipe
 
 
 def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
@@ -44,11 +45,10 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         f"{pruned.describe()}\nwrote {written}: {remaining / 1e6:.2f} of"
         f" {full / 1e6:.2f} M parameters ({1 - remaining / full:.1%} fewer)"
     )
-    if recipe.visual_share != 1:
+    if acts(recipe):
         text += (
-            f"\nthe plan also keeps {recipe.visual_share:.0%} of the visual tokens, which a"
-            " checkpoint cannot hold; ask the checkpoint with --visual-share"
-            f" {recipe.visual_share:g} --drop 0"
+            f"\nthe plan also reads {in_words(recipe)}, which a checkpoint cannot hold;"
+            f" ask the checkpoint with {_thinning_options(recipe)} --drop 0"
         )
     result = {
         "model": lvlm.name,
@@ -59,6 +59,18 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         "parameters": {"full": full, "pruned": remaining},
     }
     return result, text
+
+
+def _thinning_options(recipe: Recipe) -> str:
+    """What is typed for the visual tokens of a recipe."""
+    unusual = recipe.unusual()
+    typed = []
+    for name in THINNING:
+        if name in unusual:
+            value = unusual[name]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+            typed.append(f"{OPTIONS[name].option} {text}")
+    return " ".join(typed)
 
 
 def _check_places(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, manual_plan, plan
 from svl_core.pruning.plan_file import saved_plan
 from svl_core.pruning.prune import prune
-from svl_core.pruning.tokens import keep_visual
+from svl_core.pruning.selectors import in_words, selector_of
+from svl_core.pruning.tokens import thin
 from svl_core.recipe import AUTO, THIS, Recipe
 
 
@@ -62,7 +63,8 @@ class Pruned:
             text += f", calibrated on {self.samples} sample(s) of '{recipe.calibration}'"
             if recipe.calibration == THIS:
                 text += " (the very sample asked about)"
-        return text
+        thinned = in_words(recipe)
+        return f"{text}; reads {thinned}" if thinned else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +121,19 @@ def prune_by(
     )
 
 
-def thinner(recipe: Recipe, lvlm: LVLM) -> Callable[[Sample], Sample]:
-    """What makes of a sample the one that the pruned model reads."""
-    if recipe.visual_share == 1:
-        return lambda sample: sample
-    return lambda sample: keep_visual(lvlm, sample, recipe.visual_share)
+def thinner(
+    recipe: Recipe,
+    lvlm: LVLM,
+    read: Trace | None = None,
+) -> Callable[[Sample], Sample]:
+    """What makes of a sample the one that the pruned model reads.
+
+    read: the sample's trace, where there is one sample and its trace is there already.
+
+    Raises InputError for an unknown selector.
+    """
+    selector_of(recipe.visual_tokens)
+    return lambda sample: thin(lvlm, sample, recipe, read)
 
 
 def _calibrated(

@@ -38,9 +38,9 @@ class Answer(Shown):
     token_ms: each later token.
     total_ms: all tokens.
     stopped: why the answer ended; None while it grows.
-    shared_ms: the part of `prefill_ms` that had been spent already, on the image, by the analysis
-        or by another model's answer to the same sample (see `compare`), so that nobody waited for
-        it twice.
+    shared_ms: the part of `prefill_ms` that had been spent already, on the image, by what ranked
+        its visual tokens, by the analysis or by another model's answer to the same sample (see
+        `compare`), so that nobody waited for it twice.
     """
 
     text: str
@@ -139,7 +139,12 @@ def stream(
     return grow(
         lvlm,
         sample,
-        lambda: Decoding(lvlm, sample.inputs, features=sample.features),
+        lambda: Decoding(
+            lvlm,
+            sample.inputs,
+            features=sample.features,
+            thinning=sample.thinning,
+        ),
         max_new_tokens=max_new_tokens,
         run=run,
     )

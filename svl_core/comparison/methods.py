@@ -1,4 +1,4 @@
-"""The methods on offer as plain values: criteria, compensations and presets."""
+"""The methods on offer as plain values: criteria, compensations, token selectors and presets."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import Any
 from svl_core.analysis.redundancy import CRITERIA
 from svl_core.comparison.presets import PRESETS, Preset
 from svl_core.pruning.compensation import COMPENSATIONS
+from svl_core.pruning.selectors import SELECTORS
 
 CRITERION_FIELDS = ("name", "title", "source", "formula", "direction", "cost_forward_passes")
+SELECTOR_FIELDS = ("name", "title", "source", "formula", "cost")
 COMPENSATION_FIELDS = ("name", "title", "source", "formula", "exportable")
 
 
 def methods() -> dict[str, list[dict[str, Any]]]:
-    """{"criteria", "compensations", "presets"}: each method by its name, with its source."""
+    """{"criteria", "compensations", "selectors", "presets"}: each method by its name, with its
+    source.
+    """
     return {
         "criteria": _entries(CRITERIA, CRITERION_FIELDS),
         "compensations": _entries(COMPENSATIONS, COMPENSATION_FIELDS),
+        "selectors": _entries(SELECTORS, SELECTOR_FIELDS),
         "presets": [_preset(preset) for preset in PRESETS.values()],
     }
 

@@ -112,7 +112,12 @@ class Pair:
         prefill = self._prefill if prompt is None else prompt.prefill
         self._prefill = None
         if prefill is None or self.depth is None:
-            return Decoding(pruned, sample.inputs, features=sample.features)
+            return Decoding(
+                pruned,
+                sample.inputs,
+                features=sample.features,
+                thinning=sample.thinning,
+            )
         if self._watched and prompt is not None and traced is not None:
             self.pruned_trace, decoding = trace_behind(pruned, sample, traced, self.depth)
             return decoding

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, quantiles
 from typing import Any
 
@@ -78,15 +78,23 @@ class Possible:
 
 
 def possible(full: Asked, pruned: Asked) -> tuple[Possible, Possible]:
-    """What the prefill's speed-up can be, and that of each later token."""
+    """What the prefill's speed-up can be, and that of each later token.
+
+    Where the full model read the prompt to rank its visual tokens, that pass is the pruned model's
+    to pay.
+    """
     more = count_work(*full)
     less = count_work(*pruned)
+    thinning = pruned[1].thinning
+    before = 1 if thinning is not None and thinning.ranked else 0
+    prefill = less.prefill + before * more.prefill
+    prefill_products = less.prefill_products + before * more.prefill_products
 
     def allowed(work: float, products: float) -> Possible:
         return Possible(work, max(work, products))
 
     return (
-        allowed(more.prefill / less.prefill, more.prefill_products / less.prefill_products),
+        allowed(more.prefill / prefill, more.prefill_products / prefill_products),
         allowed(more.decode / less.decode, more.decode_products / less.decode_products),
     )
 
@@ -143,10 +151,11 @@ def answer_speeds(
     answers: (full, pruned).
 
     A first token is timed once, so that nothing is known of its spread; later ones need FEWEST of
-    each model.
+    each model. What ranked visual tokens belongs to the first.
     """
     prefill, decode = possible(full, pruned)
     first = compared([answers[0].prefill_ms], [answers[1].prefill_ms], prefill)
+    first = _with_ranking(first, pruned[1])
     later = compared(answers[0].token_ms, answers[1].token_ms, decode)
     fewest = min(len(answer.token_ms) for answer in answers)
     if later.measured is not None and fewest < FEWEST:
@@ -154,6 +163,16 @@ def answer_speeds(
         short = f"only {fewest} {tokens} after the first, too few to measure"
         later = Speed(later.measured, later.expected, short)
     return first, later
+
+
+def _with_ranking(speed: Speed, read: Sample) -> Speed:
+    """A speed-up that says nothing where what ranked the pruned model's visual tokens was not
+    timed.
+    """
+    thinning = read.thinning
+    if speed.measured is None or thinning is None or thinning.before_ms is not None:
+        return speed
+    return Speed(speed.measured, speed.expected, "what ranked the visual tokens was not timed")
 
 
 def speeds_to_json(prefill: Speed, decode: Speed) -> dict[str, Any]:
@@ -236,14 +255,20 @@ class Stopwatch:
     def measure(self, pruned: LVLM, pruned_sample: Sample | None = None) -> Speedup:
         """The speed-up of one pruned model.
 
-        pruned_sample: what it reads instead (fewer visual tokens).
+        pruned_sample: what it reads instead (fewer visual tokens), with the time that was spent to
+            choose them.
         """
         read = pruned_sample or self.sample
         full_rounds, pruned_rounds = self._rounds(pruned, read)
-        return _speedup(
+        speedup = _speedup(
             full_rounds,
             pruned_rounds,
             possible((self.full, self.sample), (pruned, read)),
+        )
+        return replace(
+            speedup,
+            prefill=_with_ranking(speedup.prefill, read),
+            total=_with_ranking(speedup.total, read),
         )
 
     def _rounds(self, pruned: LVLM, read: Sample) -> tuple[list[Round], list[Round]]:
@@ -283,7 +308,13 @@ class Stopwatch:
             resume = self._prefill, depth
         spent, _ = _timed(
             self.tokens,
-            lambda: Decoding(pruned, read.inputs, features=read.features, resume=resume),
+            lambda: Decoding(
+                pruned,
+                read.inputs,
+                features=read.features,
+                resume=resume,
+                thinning=read.thinning,
+            ),
         )
         return spent
 

@@ -38,7 +38,9 @@ from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
 from svl_core.pruning.prune import prune
-from svl_core.recipe import OF_A_ROW, Recipe
+from svl_core.pruning.selectors import acts, selector_of
+from svl_core.pruning.tokens import thin
+from svl_core.recipe import OF_A_ROW, THINNING, Recipe
 
 RANDOM = "random"
 """The one criterion that is drawn several times and averaged."""
@@ -264,7 +266,8 @@ def sweep(
     measured: the samples that fidelity is measured on.
     fit: the samples that layers are ranked and compensations fitted on; those that are also
         measured are left out, unless `allow_shared` (the header then says so).
-    recipe: the settings that all rows share.
+    recipe: the settings that all rows share. Where it thins visual tokens, every pruned model reads
+        them so, that without a dropped layer too.
     criteria, compensations: names (default: the recipe's one).
     drops: numbers of layers to drop (default: 0 .. all droppable layers).
     questions: labelled questions, whose accuracy is measured too.
@@ -285,6 +288,7 @@ def sweep(
     criteria = (recipe.criterion,) if criteria is None else tuple(criteria)
     compensations = (recipe.compensation,) if compensations is None else tuple(compensations)
     _check_names(measured, criteria, compensations)
+    selector_of(recipe.visual_tokens)
     if draws < 1 or repeats < 1:
         raise InputError(
             f"Found {draws} draws and {repeats} repeats; expected at least 1 of each; raise them."
@@ -520,6 +524,14 @@ class Meter:
         self._times: dict[tuple[int, int], Mapping[str, Any]] = {}
         self._agreed: set[tuple[int, int]] = set()
         self._stopwatch = Stopwatch(self.lvlm, measure_set.samples[0], repeats=self.repeats)
+        # what pruned models read, where that is not what the full one does
+        self._read: list[Sample] | None = None
+        if acts(self.calibration.recipe):
+            self._read = [self._thinned(sample) for sample in measure_set.samples]
+
+    def _thinned(self, sample: Sample) -> Sample:
+        """A sample as the pruned models read it."""
+        return thin(self.lvlm, sample, self.calibration.recipe)
 
     def row(
         self,
@@ -555,7 +567,7 @@ class Meter:
             self.calibration.trace,
             self.calibration.weights,
         )
-        fidelity = self.reference.measure(pruned, run)
+        fidelity = self.reference.measure(pruned, run, self._read)
         return SweepRow(
             criterion=chosen.criterion,
             compensation=compensation,
@@ -588,6 +600,7 @@ class Meter:
             self.measure_set.questions,
             batch_size=self.measure_set.batch_size,
             max_new_tokens=self.measure_set.max_new_tokens,
+            prepare=None if self._read is None else self._thinned,
             known=self.measure_set.images,
             run=run,
         ).accuracy
@@ -599,7 +612,9 @@ class Meter:
         size = (pruned.num_layers, pruned.num_parameters)
         if size not in self._times:
             itself = size == (self.lvlm.num_layers, self.lvlm.num_parameters)
-            speed = SAME if itself else self._stopwatch.measure(pruned)
+            read = None if self._read is None else self._read[0]
+            same = itself and read is None
+            speed = SAME if same else self._stopwatch.measure(pruned, read)
             self._times[size] = speed.of_a_row()
         return self._times[size]
 
@@ -650,6 +665,8 @@ def _header(
     ]
     recipe = calibration.recipe.to_json()
     shared = {name: value for name, value in recipe.items() if name not in OF_A_ROW}
+    if acts(calibration.recipe):
+        shared |= {name: recipe[name] for name in THINNING}
     return {
         "model": lvlm.name,
         "revision": lvlm.revision,

@@ -13,9 +13,12 @@ from svl_core.lvlm.sample import Sample
 
 def shape_key(sample: Sample) -> tuple:
     """Samples with equal keys fit into one batch: same inputs, same shapes apart from the batch and
-    the positions; all of them have seen their images, or none.
+    the positions; all of them have seen their images, or none. One whose visual tokens are thinned
+    within the decoder fits with no other.
     """
-    parts = []
+    parts: list[tuple] = []
+    if sample.thinning is not None and sample.thinning.inside:
+        parts.append(("alone", id(sample)))
     if sample.features is not None:
         for name, (shape, _) in sorted(sample.features.pixels.items()):
             parts.append((name, "seen", *shape[1:]))

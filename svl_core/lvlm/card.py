@@ -259,9 +259,13 @@ def _done(lvlm: Described, dropped: Sequence[int]) -> str:
     samples = len(fitted.get("samples", ()))
     if samples:
         rows.append(("fitted on", f"{samples} samples of '{Path(recipe['calibration']).name}'"))
-    if recipe.get("visual_share", 1) != 1:
-        share = f"{recipe['visual_share']:.0%}, which a checkpoint cannot hold"
-        rows.append(("visual tokens read in the plan", share))
+    reading = record.get("reading", "")
+    if not reading and recipe.get("visual_share", 1) != 1:
+        reading = f"{recipe['visual_share']:.0%}"
+    if reading:
+        rows.append(
+            ("visual tokens read in the plan", f"{reading}, which a checkpoint cannot hold")
+        )
     full = record.get("parameters", {}).get("full")
     if full:
         rows.append(("parameters", f"{lvlm.num_parameters:,} of {full:,}"))

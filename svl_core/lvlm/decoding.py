@@ -27,6 +27,8 @@ from svl_core.lvlm.prefill import (
     resumed,
 )
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.thin_pass import ThinPass
+from svl_core.lvlm.thinning import Thinning
 from svl_core.lvlm.vision import Watched, prepared, together, without_pixels
 from svl_core.progress import QUIET, Run
 
@@ -86,6 +88,7 @@ class Decoding:
     resume: (prefill, depth) of another model's decode of the same inputs: the pass starts at layer
         `depth` (see `prefill`).
     watch: keeps the features of the prompt's images, a batch of one, as the pass makes them.
+    thinning: what happens to visual tokens in the layers, of a batch of one.
 
     `shared_ms` is the time that belongs to the prompt and was spent before: on its images, or by
     the other pass until there. `observing_ms` is what was spent within on something else.
@@ -101,16 +104,18 @@ class Decoding:
         keep: Collection[int] = (),
         resume: tuple[PrefillState, int] | None = None,
         watch: Watched | None = None,
+        thinning: Thinning | None = None,
     ):
         self.lvlm = lvlm
         self.depth = 0
-        self.shared_ms = 0.0 if features is None else features.ms
+        self.shared_ms = _spent_before(features, thinning)
         self.observing_ms = 0.0
         model: torch.nn.Module = lvlm.model
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         parameters = inspect.signature(model.forward).parameters
         self._slot = _cache_slot(lvlm)
+        self._thin = ThinPass(lvlm, thinning) if thinning and thinning.inside else None
         tensors = inputs
         options: dict[str, Any] = {"use_cache": True}
         if "logits_to_keep" in parameters:
@@ -124,6 +129,8 @@ class Decoding:
                 tensors = without_pixels(inputs)
             else:
                 model, tensors = prepared(lvlm, inputs, features, watch)
+            if self._thin is not None:
+                model = self._thin.reading(model)
             out = model(**tensors, **options)
         self._take_over(out, states, entered_ms)
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
@@ -137,6 +144,7 @@ class Decoding:
         decoding.depth = 0
         decoding.shared_ms = prompt.ms
         decoding.observing_ms = 0.0
+        decoding._thin = None
         decoding.logits = prompt.logits
         decoding.prefill = prompt.prefill
         decoding._growing = dict(prompt.growing)
@@ -239,6 +247,8 @@ class Decoding:
             new = value[:, -1:].expand(-1, count, *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
         model = self.lvlm.model if resume is None else resumed(self.lvlm, *resume)
+        if self._thin is not None:
+            model = self._thin.decoding(model)
         with recording(self.lvlm, keep) as (states, entered_ms):
             out = model(
                 input_ids=ids,
@@ -265,6 +275,13 @@ class Decoding:
             self._next = self._next + count
             return places
         return {}
+
+
+def _spent_before(features: ImageFeatures | None, thinning: Thinning | None) -> float:
+    """Milliseconds that belong to a prompt's pass and were spent before it."""
+    if thinning is not None:
+        return thinning.before_ms or 0.0
+    return 0.0 if features is None else features.ms
 
 
 def _length_of(inputs: Mapping[str, torch.Tensor]) -> int:
@@ -338,7 +355,12 @@ def answers_together(
     if pad is None:
         pad = ends[0] if ends else 0
     forbidden = image_token_ids(lvlm)
-    decoding = Decoding(lvlm, collate(samples, pad), features=together(samples))
+    decoding = Decoding(
+        lvlm,
+        collate(samples, pad),
+        features=together(samples),
+        thinning=samples[0].thinning,
+    )
     device = decoding.logits.device
     stop = torch.tensor(ends, dtype=torch.long, device=device)
     finished = torch.zeros(

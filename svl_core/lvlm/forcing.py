@@ -194,7 +194,8 @@ def _batch_logits(
     inputs = collate(batch, lvlm.tokenizer.pad_token_id or 0)
     features = together(batch)
     if prefills is None:
-        decoding = Decoding(lvlm, inputs, features=features)
+        thinning = batch[0].thinning
+        decoding = Decoding(lvlm, inputs, features=features, thinning=thinning)
     else:
         decoding = prefills.decode(lvlm, members, inputs, features)
     first = decoding.logits[:, None]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -163,8 +163,8 @@ def fork_caches(caches: Collection) -> tuple | None:
     return tuple(copy.copy(cache) for cache in caches)
 
 
-class _StandIn(torch.nn.Module):
-    """Takes the place of a decoder layer and has its attributes."""
+class StandIn(torch.nn.Module):
+    """Takes the place of a decoder layer in one pass, and has its attributes."""
 
     def __init__(self, layer: torch.nn.Module):
         super().__init__()
@@ -174,7 +174,7 @@ class _StandIn(torch.nn.Module):
         return getattr(self.__dict__["layer"], name)
 
 
-class _Skipped(_StandIn):
+class _Skipped(StandIn):
     """A layer that need not run: it hands the hidden states on and puts its filled cache into the
     pass's.
     """
@@ -194,7 +194,7 @@ class _Skipped(_StandIn):
         return hidden_input(args, kwargs)
 
 
-class _First(_StandIn):
+class _First(StandIn):
     """The first layer that runs: on what entered it in the full model's pass."""
 
     def __init__(
@@ -211,25 +211,38 @@ class _First(_StandIn):
         return self.layer(state, *args[1:], **kwargs)
 
 
-def resumed(lvlm: LVLM, prefill: PrefillState, depth: int):
+def resumed(lvlm: LVLM, prefill: PrefillState, depth: int) -> torch.nn.Module:
     """A model for one pass over the prompt of `prefill`, without its image: `lvlm`'s own modules,
     its first `depth` layers skipped.
-
-    Only the modules on the way to the layers are copied, shallowly, so that other threads may use
-    the model meanwhile.
     """
-    root = shallow_copy(lvlm.model)
-    parent = root
-    *path, layers, _ = families.layers_prefix(lvlm.model).split(".")
-    for name in path:
-        child = shallow_copy(parent.get_submodule(name))
-        parent._modules[name] = child
-        parent = child
     skipped = [
         _Skipped(layer, number, prefill.caches[number])
         for number, layer in enumerate(lvlm.layers[:depth])
     ]
     first = _First(lvlm.layers[depth], prefill.states[depth])
     rest = lvlm.layers[depth + 1 :]
-    parent._modules[layers] = torch.nn.ModuleList([*skipped, first, *rest])
+    return with_stand_ins(lvlm, lvlm.model, [*skipped, first, *rest])
+
+
+def with_stand_ins(
+    lvlm: LVLM,
+    model: torch.nn.Module,
+    layers: Sequence[torch.nn.Module],
+) -> torch.nn.Module:
+    """A model for one pass, with others in the place of its decoder layers.
+
+    model: `lvlm`'s own, or a shallow copy of it.
+    layers: as many as there are.
+
+    Only the modules on the way to the layers are copied, shallowly, so that other threads may use
+    the model meanwhile.
+    """
+    root = shallow_copy(model)
+    parent = root
+    *path, name_of_layers, _ = families.layers_prefix(lvlm.model).split(".")
+    for name in path:
+        child = shallow_copy(parent.get_submodule(name))
+        parent._modules[name] = child
+        parent = child
+    parent._modules[name_of_layers] = torch.nn.ModuleList(layers)
     return root

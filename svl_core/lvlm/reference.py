@@ -94,15 +94,19 @@ class Reference:
         self,
         model: LVLM,
         run: Run = QUIET,
+        samples: Sequence[Sample] | None = None,
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """(sample's index, (n, vocabulary) logits of `model` along its answer), batch by batch."""
+        """(sample's index, (n, vocabulary) logits of `model` along its answer), batch by batch.
+
+        samples: what the model reads instead (fewer visual tokens).
+        """
         return iterate_forced(
             model,
-            self.samples,
+            self.samples if samples is None else samples,
             self.answers,
             batch_size=self.batch_size,
             run=run,
-            prefills=self.prefills,
+            prefills=self.prefills if samples is None else None,
         )
 
     def predictions(self, index: int) -> torch.Tensor:
@@ -141,13 +145,14 @@ class Reference:
         self,
         model: LVLM,
         run: Run = QUIET,
+        samples: Sequence[Sample] | None = None,
     ) -> Fidelity:
-        """KL, agreement and losses of `model`, from one reading of it."""
+        """KL, agreement and losses of `model`, from one reading of it. samples: see `read`."""
         forbidden = image_token_ids(self.full)
         kl = np.zeros(len(self.samples))
         agreement = np.zeros(len(self.samples))
         losses: list[tuple[float, ...]] = [()] * len(self.samples)
-        for i, logits in self.read(model, run):
+        for i, logits in self.read(model, run, samples):
             kl[i] = float(kl_per_token(self.predictions(i), logits).mean())
             same = greedy(self.predictions(i), forbidden) == greedy(logits, forbidden)
             agreement[i] = float(same.double().mean())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from svl_core.lvlm.features import ImageFeatures
+    from svl_core.lvlm.thinning import Thinning
 
 
 def _frozen_array(values, dtype) -> np.ndarray:
@@ -88,6 +89,7 @@ class Sample(Shown):
         `inputs`, where they have been seen already (see `lvlm/vision.py`).
     image_sizes: (width, height) of the images as they were given, in pixels.
     detail: how closely they are looked at, see `detail.Level`.
+    thinning: what becomes of its visual tokens in the decoder; None: each layer reads them all.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -103,6 +105,7 @@ class Sample(Shown):
     features: ImageFeatures | None = None
     image_sizes: tuple[tuple[int, int], ...] = ()
     detail: str = FULL
+    thinning: Thinning | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))

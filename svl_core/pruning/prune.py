@@ -23,6 +23,7 @@ from svl_core.pruning.edits import apply, attach
 from svl_core.pruning.fit import Fit
 from svl_core.pruning.plan import DropPlan
 from svl_core.pruning.refit import projection
+from svl_core.pruning.selectors import in_words
 from svl_core.pruning.view import pruned_view
 from svl_core.recipe import AUTO, Recipe
 
@@ -52,6 +53,7 @@ def prune(
     """
     recipe = recipe_from(compensation, settings)
     row = compensation_of(recipe.compensation)
+    reading = in_words(recipe)
     if plan.num_layers != lvlm.num_layers:
         raise InputError(
             f"Found a plan for {plan.num_layers} layers; expected one for this model's"
@@ -86,6 +88,8 @@ def prune(
             "pruned": pruned.num_parameters,
         },
     }
+    if reading:
+        provenance["reading"] = reading
     return dataclasses.replace(pruned, provenance=provenance)
 
 

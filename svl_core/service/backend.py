@@ -17,6 +17,7 @@ import svl_core as svl
 from svl_core.analysis.ranking import importance_of, rank_layers
 from svl_core.lvlm.stopping import stoppable
 from svl_core.progress import QUIET, Run
+from svl_core.pruning.selectors import acts
 from svl_core.recipe import FULL, Recipe
 from svl_core.service import calibration
 from svl_core.service.limits import HOME, Limits
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 Show = Callable[[Sequence, Sequence[int]], None]
 """Called with the answers of (full, pruned) and the indices of those that still grow."""
+
+Prepare = Callable[[svl.Sample], svl.Sample]
+"""Makes of a sample the one that a pruned model reads."""
 
 SET_TRACES = 4  # traces of sets of samples that are stored
 YIELD_S = 0.001  # a lock let go and taken again at once reaches nobody else
@@ -221,7 +225,7 @@ class LocalBackend:
             sample = _on_device(lvlm, sample)
             pruned = self._pruned(name, lvlm, fit, plan, recipe, run, fitted)
             traced = None if known is None else known.traced
-            thinned = svl.keep_visual(lvlm, sample, recipe.visual_share, traced=traced)
+            thinned = svl.thin(lvlm, sample, recipe, traced)
 
             def shown(answers: Sequence, growing: Sequence[int]) -> None:
                 show(answers, growing)
@@ -256,20 +260,21 @@ class LocalBackend:
         run: Run = QUIET,
         alone: bool = False,
     ):
-        """Marks of labelled questions: the full model's where nothing is dropped, else full and
-        pruned, paired.
+        """Marks of labelled questions: the full model's where nothing is dropped and no visual
+        token thinned, else full and pruned, paired.
 
         alone: the marks of the one model that the plan makes, whatever it drops.
         """
         from svl_core.comparison.evaluation import PairedEvaluation
         from svl_core.lvlm.features import FeatureStore
 
-        def marks(model: svl.LVLM, what: str):
+        def marks(model: svl.LVLM, what: str, prepare: Prepare | None = None):
             return svl.evaluate(
                 model,
                 questions,
                 data="scenes",
                 max_new_tokens=max_new_tokens,
+                prepare=prepare,
                 known=seen,
                 run=in_percent(run, what),
             )
@@ -278,13 +283,18 @@ class LocalBackend:
         lvlm = self._lvlm(name).reading(recipe.detail, recipe.max_visual_tokens)
         with self._turn(run, lvlm):
             full = None
-            if not alone or not plan.drop:
+            changed = bool(plan.drop) or acts(recipe)
+            if not alone or not changed:
                 full = marks(lvlm, "Asking the full model")
-            if full is not None and not plan.drop:
+            if full is not None and not changed:
                 return full
             pruned = self._pruned(name, lvlm, fit, plan, recipe, run)
             with stoppable(pruned, run):
-                asked = marks(pruned, "Asking the pruned model")
+                asked = marks(
+                    pruned,
+                    "Asking the pruned model",
+                    lambda sample: svl.thin(lvlm, sample, recipe),
+                )
             return asked if full is None else PairedEvaluation(full, asked)
 
     def save(

@@ -26,7 +26,7 @@ import svl_core as svl
 from svl_core.comparison.methods import methods
 from svl_core.comparison.presets import preset_of
 from svl_core.errors import Cancelled, InputError
-from svl_core.recipe import DEMO, OPTIONS
+from svl_core.recipe import DEMO, OPTIONS, THINNING
 from svl_core.service import tasks
 from svl_core.service.derived import importance_of, scores_of
 from svl_core.service.errors import out_of_memory
@@ -93,6 +93,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         *LOOKS,
         of_recipe("preset", None),
         BRIEF,
+        *THINNING[1:],
     ),
     "sweep": more(
         [
@@ -121,6 +122,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         ],
         *(name for name in (*RANKS, *FITS, *LOOKS) if name not in IN_SWEEPS),
         BRIEF,
+        *THINNING,
     ),
     "evaluate": more(
         [
@@ -138,6 +140,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         of_recipe("preset", None),
         of_recipe("layers", None, "these layers instead (0-based)"),
         BRIEF,
+        *THINNING[1:],
     ),
     "models": [BRIEF],
 }
@@ -301,12 +304,13 @@ class Service:
         yield from self._run(work, request)
 
     def models(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
-        """Which models this page offers, and the criteria, compensations and presets by name, with
-        their sources.
+        """Which models this page offers, and the criteria, compensations, selectors of visual
+        tokens and presets by name, with their sources.
 
         Returns:
             first (the page's own model), any (whether other ids of the Hub are taken too), models
-            (id, size, licence, what they are good for), loaded, criteria, compensations, presets
+            (id, size, licence, what they are good for), loaded, criteria, compensations, selectors
+            (of visual tokens), presets
         """
         models, limits = self.workspace.models, self.workspace.limits
         listed = [asdict(entry) for entry in limits.offered()]

@@ -22,6 +22,7 @@ NAMES: Mapping[str, Collection[str]] = {
     "criterion": [name for name, row in svl.CRITERIA.items() if row.needs != "layers"],
     "compensation": list(svl.COMPENSATIONS),
     "preset": list(svl.PRESETS),
+    "visual_tokens": list(svl.SELECTORS),
     "calibration": [AUTO, THIS, DEMO],  # nothing is read from the server's disk
 }
 """What is accepted for a name, and offered as an enumeration."""
@@ -52,6 +53,15 @@ HELP: Mapping[str, str] = {
         "how closely pictures are looked at: 'full', with fewer visual tokens 'balanced' or"
         " 'quick', or 'auto' (without a GPU what keeps one pass within a few seconds)"
     ),
+    "visual_share": "share of the visual tokens that the pruned model reads, by visual_tokens",
+    "visual_tokens": (
+        "which visual tokens stay (tis, random, fastv, vitcop, cluster), or how layers skip them"
+        " (shortv, skip-attention, skip-mlp)"
+    ),
+    "visual_from": (
+        "layer (0-based) from which on visual tokens are gone or skipped; 0: gone at the input"
+    ),
+    "visual_layers": "only these layers (0-based) skip visual tokens",
     "max_visual_tokens": "the highest detail up to that one which keeps within so many",
 }
 """For programs, where a field's own help is worded for the command line."""

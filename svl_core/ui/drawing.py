@@ -14,6 +14,7 @@ import numpy as np
 
 import svl_core as svl
 from svl_core.analysis.ranking import top_p_of
+from svl_core.pruning.selectors import acts
 from svl_core.service.calibration import CalibrationSources
 from svl_core.service.derived import importance_of, tokens_key
 from svl_core.service.stores import Analysis, PrunedTrace
@@ -128,12 +129,14 @@ def gap_of(shown: View) -> svl.GapCurve:
 
 
 def visual_kept(analysis: Analysis, settings: Settings) -> tuple[int, int] | None:
-    """How many visual tokens there are and how many the pruned model reads; None where it reads
-    all.
+    """How many visual tokens there are and how many stay to the pruned model's last layer, which
+    are all where layers only skip them; None where it reads them as the full model does.
     """
     count = len(analysis.sample.visual)
-    if settings.visual_share >= 1 or not count:
+    if not acts(settings) or not count:
         return None
+    if svl.SELECTORS[settings.visual_tokens].parts:
+        return count, count
     kept = svl.TopP(settings.visual_share).select(np.arange(count))
     return count, int(kept.sum())
 

@@ -192,6 +192,7 @@ RESULTS: Mapping[str, Schema] = {
             "loaded": _list(TEXT, "names of models that are loaded already"),
             "criteria": ROWS,
             "compensations": ROWS,
+            "selectors": ROWS,
             "presets": ROWS,
         }
     ),
@@ -228,7 +229,7 @@ def _brief_evaluation(found: dict) -> dict:
 
 
 def _brief_models(found: dict) -> dict:
-    registries = ("criteria", "compensations", "presets")
+    registries = ("criteria", "compensations", "selectors", "presets")
     told = {name: [_only(row, "name", "title") for row in found[name]] for name in registries}
     models = [_only(row, "id", "memory_gb", "good_for") for row in found["models"]]
     return {**found, **told, "models": models}

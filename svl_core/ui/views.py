@@ -541,7 +541,9 @@ def verdict_of(
     if not dropped and not visual:
         return "Nothing is dropped: both are the same model."
     gone = f"{dropped} of {layers} layers gone, {100 * saved:.0f} % fewer parameters"
-    if visual:
+    if visual and visual[1] == visual[0]:
+        gone += ", layers skip visual tokens"
+    elif visual:
         gone += f", {visual[1]} of {visual[0]} visual tokens read"
     if outside:
         return (
@@ -571,7 +573,8 @@ def metrics(
     """The table of size, speed and fidelity, under a verdict in one sentence.
 
     correct: the right answer, where it is known.
-    visual: tokens of the image that each model read, where they differ.
+    visual: tokens of the image that each model read, where they differ; as many of both where
+        layers of the pruned one skip them.
     outside: whether the picture is none of the model's world.
     asked: what the numbers belong to, by name; the page's scripts find it in the table's data.
     """
@@ -634,8 +637,10 @@ def _size_rows(comparison, dropped: int, layers: int, visual: tuple[int, int] | 
     ]
     if visual:
         every, read = visual
-        small = "the pruned model's first token does not count reading and ranking them"
+        small = "the pruned model's first token counts what chose them"
         fewer = f"{100 * (read / every - 1):+.0f} %"
+        if read == every:
+            small, fewer = "some layers of the pruned model do not update them", "0"
         rows.append(("Visual tokens", small, str(every), str(read), fewer))
     return rows
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from svl_core.analysis.trace import trace
 from svl_core.comparison import speed
 from svl_core.comparison.answer import answer
 from svl_core.comparison.speed import (
@@ -21,7 +22,9 @@ from svl_core.comparison.speed import (
     together,
 )
 from svl_core.lvlm.work import count_work
+from svl_core.pruning.tokens import keep_visual, thin
 from svl_core.pruning.view import pruned_view
+from svl_core.recipe import Recipe
 
 FIVE_OF_SIXTEEN = Possible(16 / 11, 16 / 11)
 
@@ -149,3 +152,47 @@ def test_json_keeps_its_keys():
 def test_speeds_are_positive(values):
     with pytest.raises(ValueError, match="expected positive"):
         Speed(*values)
+
+
+def thinned(tiny, sample, name, **settings):
+    return thin(tiny, sample, Recipe(visual_tokens=name, visual_share=0.25, **settings))
+
+
+def test_the_pass_that_ranks_is_the_pruned_models_to_pay(tiny, tiny_sample):
+    """TIS reads the whole prompt first, however few tokens are left for the model's own pass."""
+    full = count_work(tiny, tiny_sample)
+    for settings in ({}, {"visual_from": 2}):
+        ranked = thinned(tiny, tiny_sample, "tis", **settings)
+        own = count_work(tiny, ranked)
+        prefill, decode = possible((tiny, tiny_sample), (tiny, ranked))
+        assert prefill.expected == full.prefill / (full.prefill + own.prefill)
+        assert prefill.expected < 1 < decode.expected
+        free = thinned(tiny, tiny_sample, "cluster", **settings)
+        [first, _] = possible((tiny, tiny_sample), (tiny, free))
+        assert first.expected == full.prefill / count_work(tiny, free).prefill > 1
+        assert ranked.thinning.before_ms > free.thinning.before_ms > 0
+
+
+def test_time_before_the_pass_counts_as_the_answers(tiny, tiny_sample):
+    for name, settings in (("tis", {}), ("random", {}), ("tis", {"visual_from": 2})):
+        sample = thinned(tiny, tiny_sample, name, **settings)
+        waited = dataclasses.replace(sample.thinning, before_ms=5000.0)
+        found = answer(tiny, dataclasses.replace(sample, thinning=waited), max_new_tokens=2)
+        assert found.prefill_ms > found.shared_ms == 5000.0
+        stopwatch = speed.Stopwatch(tiny, tiny_sample, tokens=2, repeats=1)
+        slow = stopwatch.measure(tiny, dataclasses.replace(sample, thinning=waited))
+        assert slow.prefill.measured < 0.1
+
+
+def test_a_ranking_that_nobody_timed_says_so(tiny, tiny_sample):
+    """Scores from elsewhere, and a trace that did not keep its prompt."""
+    read = trace(tiny, tiny_sample)
+    given = keep_visual(tiny, tiny_sample, 0.5, range(36))
+    for sample in (given, keep_visual(tiny, tiny_sample, 0.5, traced=read)):
+        answers = answer(tiny, tiny_sample), answer(tiny, sample)
+        prefill, _ = answer_speeds((tiny, tiny_sample), (tiny, sample), answers)
+        assert prefill.noise == "what ranked the visual tokens was not timed"
+        assert prefill.likely == prefill.expected < 1
+    kept = trace(tiny, tiny_sample, keep_prompt=True)
+    timed = keep_visual(tiny, tiny_sample, 0.5, traced=kept)
+    assert timed.thinning.before_ms == kept.samples[0].prompt.ms > 0

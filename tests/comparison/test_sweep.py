@@ -20,6 +20,7 @@ from svl_core.errors import Cancelled, InputError
 from svl_core.progress import Run
 from svl_core.pruning.plan import plan
 from svl_core.pruning.prune import prune
+from svl_core.pruning.tokens import thin
 from svl_core.recipe import Recipe
 
 QUICK = {"max_new_tokens": 4, "repeats": 1, "batch_size": 2}
@@ -316,3 +317,25 @@ def test_csv(tiny, sets):
         and len(lines[1]["layers"].split()) == 2
     )
     assert lines[0]["accuracy"] == "" and float(lines[0]["kl"]) == 0
+
+
+def test_rows_read_fewer_visual_tokens(tiny, sets):
+    """A row equals `compare` of the pruned model on the thinned samples, nothing dropped too."""
+    measured, fit = sets
+    recipe = Recipe(visual_tokens="vitcop", visual_share=0.25, visual_from=2)
+    found = sweep(tiny, measured, fit, recipe, drops=[0, 1], **QUICK)
+    traced = trace(tiny, fit)
+    scores = redundancy(traced, importance(traced))
+    for row in found.rows:
+        pruned = prune(tiny, plan(scores, row.drop))
+        reports = [
+            compare(tiny, pruned, x, max_new_tokens=4, pruned_sample=thin(tiny, x, recipe))
+            for x in measured
+        ]
+        assert row.kl == pytest.approx(np.mean([report.kl for report in reports]), rel=1e-4)
+        assert row.kl > 0 and row.expected > 1
+    plain = sweep(tiny, measured, fit, Recipe(), drops=[0], **QUICK)
+    assert plain.rows[0].kl == 0
+    assert "visual_tokens" not in plain.header["settings"]["recipe"]
+    with pytest.raises(InputError, match="other settings"):
+        sweep(tiny, measured, fit, recipe, drops=[0], resume=plain, **QUICK)

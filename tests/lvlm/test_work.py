@@ -16,7 +16,7 @@ from svl_core.lvlm.vision import see
 from svl_core.lvlm.work import count_work, matrices, vision_patches
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
-from svl_core.pruning.tokens import keep_visual
+from svl_core.pruning.tokens import keep_visual, thin
 from svl_core.pruning.view import pruned_view
 from svl_core.recipe import Recipe
 
@@ -137,3 +137,37 @@ def test_patches_of_tiles(name, patches, image):
     sample = lvlm.encode(image, "what is this ?")
     assert vision_patches(lvlm, sample) == patches
     assert len(sample.visual) != patches or name == "llava-next"
+
+
+def thinned(tiny, sample, name, **settings):
+    return thin(tiny, sample, Recipe(visual_tokens=name, **settings))
+
+
+def test_work_of_layers_that_read_fewer_tokens(tiny, tiny_sample):
+    """Two layers of all positions, four of 27 fewer; caches likewise."""
+    whole, length = count_work(tiny, tiny_sample), tiny_sample.length
+    fewer = length - 27
+    sample = thinned(tiny, tiny_sample, "fastv", visual_share=0.25, visual_from=2)
+    found = count_work(tiny, sample)
+    attention = 4 * 64 * (length**2 - fewer**2)
+    assert whole.prefill - found.prefill == 4 * LAYER * 27 + attention
+    assert whole.decode - found.decode == 4 * (2 * 32 * 27) * 4
+    assert whole.prefill_products == found.prefill_products
+    beside = count_work(pruned_view(tiny, [0, 1, 2]), sample)
+    one = count_work(pruned_view(tiny, [0, 1, 2]), tiny_sample)
+    assert one.prefill - beside.prefill == LAYER * 27 + 64 * (length**2 - fewer**2)
+
+
+def test_work_of_layers_that_skip_visual_tokens(tiny, tiny_sample):
+    """Queries and outputs of two squares of 64, and an MLP of three maps of 64 x 128."""
+    whole, visual = count_work(tiny, tiny_sample), len(tiny_sample.visual)
+    attention = 2 * 64 * 64 * visual + 64 * visual**2
+    mlp = 3 * 64 * 128 * visual
+    for name, saved in (
+        ("shortv", attention + mlp),
+        ("skip-attention", attention),
+        ("skip-mlp", mlp),
+    ):
+        found = count_work(tiny, thinned(tiny, tiny_sample, name, visual_layers=(1, 4)))
+        assert whole.prefill - found.prefill == 2 * saved, name
+        assert found.decode == whole.decode

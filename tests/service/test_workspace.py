@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import svl_core as svl
+from svl_core.demo.questions import labelled
 from svl_core.errors import Cancelled, InputError
 from svl_core.progress import Run
 from svl_core.recipe import DEMO, OWN, THIS, Recipe
@@ -314,3 +315,15 @@ def test_relief_keeps_the_first_model_alone(workspace, analysis, own):
     stores = workspace.analyses, workspace.traced_sets, workspace.encoded_sets
     assert not any(map(len, stores)) and workspace.models.ready("tiny")
     assert isinstance(workspace.analyse("tiny", None, PROMPT), Analysis)
+
+
+def test_marks_are_of_what_the_recipe_reads(workspace, tiny):
+    """Thinned visual tokens count in an evaluation, also where no layer goes."""
+    asked = labelled(13, 5)
+    recipe = Recipe(visual_tokens="cluster", visual_share=0.1)
+    plan = svl.manual_plan([], 6)
+    found = workspace.backend.evaluate("tiny", asked, plan, recipe, (), 4)
+    alone = svl.evaluate(tiny, asked, max_new_tokens=4, prepare=lambda x: svl.thin(tiny, x, recipe))
+    assert found.pruned.answers == alone.answers
+    assert found.full.answers == svl.evaluate(tiny, asked, max_new_tokens=4).answers
+    assert found.full.answers != found.pruned.answers

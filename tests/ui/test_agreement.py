@@ -42,6 +42,9 @@ OTHER = {
     "detail": "quick",
     "max_visual_tokens": 100,
     "visual_share": 0.5,
+    "visual_tokens": "shortv",
+    "visual_from": 2,
+    "visual_layers": (1, 4),
 }
 """A value of each field that is not the page's default."""
 STATE = {"model": "demo", "path": "image.png", "prompt": "what & <where>?", "origin": "example:0"}

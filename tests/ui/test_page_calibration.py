@@ -180,6 +180,28 @@ def test_fewer_visual_tokens_for_the_pruned_model(page, analysed, tiny):
     )
 
 
+def test_selectors_of_visual_tokens_on_the_page(page, analysed, tiny):
+    """Its comparison is the library's, its sentence says what is skipped, and its link keeps it."""
+    sample = page.workspace.analysis_of(analysed["state"]).sample
+    strip = {**analysed["strip"], "drop": []}
+    for changes, said in (
+        ({"visual_tokens": "vitcop", "visual_share": 0.25, "visual_from": 2}, "9 of 36 visual"),
+        ({"visual_tokens": "shortv", "visual_from": 1}, "layers skip visual tokens"),
+    ):
+        now = Settings(max_new_tokens=4, compensation="none", **changes)
+        out = last(compare(page, analysed["state"], strip, None, now))
+        thinned = svl.thin(tiny, sample, now.recipe)
+        result = svl.compare(tiny, tiny, sample, max_new_tokens=4, pruned_sample=thinned)
+        assert f"{result.kl:.3f}" in out["metrics"] and said in out["metrics"]
+        link = exports.query(analysed["state"], strip, now)
+        assert exports.read_query(link)["settings"] == {"max_new_tokens": 4, **changes} | {
+            "compensation": "none"
+        }
+    words = exports.in_words(analysed["state"], strip, now, "")
+    read = words["Visual tokens that the pruned model reads"]
+    assert read == "visual tokens frozen in layers (ShortV), from layer 1 on"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -189,6 +211,8 @@ def test_fewer_visual_tokens_for_the_pruned_model(page, analysed, tiny):
         {"compensation": "bridge"},
         {"compensation": "none"},
         {"visual_share": 0.5},
+        {"visual_tokens": "fastv", "visual_share": 0.5, "visual_from": 2},
+        {"visual_tokens": "shortv", "visual_from": 3},
     ],
 )
 def test_the_code_runs(page, analysed, tiny, image, monkeypatch, capsys, changes):

@@ -19,6 +19,8 @@ from svl_core.errors import InputError
 from svl_core.figures.still import still
 from svl_core.pruning.mergekit import recipe as mergekit_recipe
 from svl_core.pruning.plan_file import RENAMED, SOURCES, saved_plan
+from svl_core.pruning.selectors import acts
+from svl_core.pruning.selectors import in_words as in_words_of_tokens
 from svl_core.recipe import AUTO, DEMO, FULL, OPTIONS, OWN, TARGETS, THIS, Recipe
 from svl_core.service.calibration import CalibrationSources
 from svl_core.ui.state.settings import ACCEPTED, DEFAULTS, PLAN, Settings
@@ -29,6 +31,7 @@ LINKED_SOURCES = (THIS, DEMO)  # besides the default; a visitor's files stay beh
 OFFERED = {
     "criterion": svl.CRITERIA,
     "compensation": svl.COMPENSATIONS,
+    "visual_tokens": svl.SELECTORS,
     "calibration": LINKED_SOURCES,
 }
 """Names that a link may ask for, by the setting."""
@@ -234,10 +237,13 @@ def _prune_code(
 
 def _answer_code(settings: Settings) -> list[str]:
     asked, lines = "sample", []
-    if settings.visual_share < 1:
+    if acts(settings):
         asked = "thinned"
-        thinned = f"svl.keep_visual(lvlm, sample, {settings.visual_share})"
-        lines.append(f"{asked} = {thinned}  # its most important visual tokens")
+        thinned, comment = "svl.thin(lvlm, sample, recipe)", in_words_of_tokens(settings)
+        if (settings.visual_tokens, settings.visual_from) == ("tis", 0):
+            thinned = f"svl.keep_visual(lvlm, sample, {settings.visual_share})"
+            comment = "its most important visual tokens"
+        lines.append(f"{asked} = {thinned}  # {comment}")
     usual = settings.max_new_tokens == DEFAULTS.max_new_tokens
     length = "" if usual else f", max_new_tokens={settings.max_new_tokens}"
     return [*lines, f"print(svl.answer(pruned, {asked}{length}).text)"]
@@ -325,10 +331,19 @@ def in_words(state: Mapping, strip: Mapping, settings: Settings, sources: str) -
         ),
         "Attention of text tokens": f"{settings.text_self}{corrected}",
         "First and last layer": "protected" if settings.protect_ends else "droppable",
-        "Visual tokens that the pruned model reads": f"{100 * settings.visual_share:g} %",
+        "Visual tokens that the pruned model reads": _tokens_in_words(settings),
         "Answer length": f"at most {settings.max_new_tokens} tokens",
         "Importance drawn": looked_at,
     }
+
+
+def _tokens_in_words(settings: Settings) -> str:
+    """The share of them, or what else is done with them."""
+    usual = (settings.visual_tokens, settings.visual_from) == ("tis", 0)
+    if usual or not acts(settings):
+        share = settings.visual_share if acts(settings) else 1.0
+        return f"{100 * share:g} %"
+    return in_words_of_tokens(settings)
 
 
 def _compensation_in_words(settings: Settings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import svl_core as svl
+from svl_core.pruning.selectors import acts
 from svl_core.service.calibration import MOST_SCENES
 from svl_core.service.presets import matches, preset_values
 from svl_core.ui.state.settings import Settings
@@ -26,7 +27,7 @@ def current(
     What competed is a preset only for the layers that won. scene_models: models that know the
     bundled scenes. most: calibration samples allowed.
     """
-    if settings.visual_share != 1:
+    if acts(settings):
         return CUSTOM
     for preset in svl.PRESETS.values():
         wanted = preset_values(preset, model, scene_models, settings, most)

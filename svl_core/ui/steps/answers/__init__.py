@@ -214,6 +214,27 @@ def _lay_out_plan(page: Page) -> None:
         min_width=180,
         moves=PLANS,
     )
+    page.control(
+        "visual_tokens",
+        choices=[(row.title, name) for name, row in svl.SELECTORS.items()],
+        label="Which visual tokens",
+        info="What chooses those that stay, or how layers skip them",
+        min_width=220,
+        moves=PLANS,
+    )
+    page.control(
+        "visual_from",
+        label="From layer",
+        info="There they leave or are skipped; 0: they leave at the input",
+        maximum=63,
+        min_width=180,
+        moves=PLANS,
+        bounded=_bound_from,
+    )
+
+
+def _bound_from(shown: View) -> object:
+    return gr.update(maximum=int(max(shown.layer_ids)))
 
 
 def _bound_rank(shown: View) -> object:

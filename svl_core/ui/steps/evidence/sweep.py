@@ -16,7 +16,7 @@ from svl_core import figures
 from svl_core.comparison.calibration import encode_all, split
 from svl_core.errors import InputError
 from svl_core.progress import Run
-from svl_core.recipe import DEMO, OWN, THIS
+from svl_core.recipe import DEMO, OWN, THIS, UNTHINNED
 from svl_core.service import calibration
 from svl_core.service.derived import scores_key
 from svl_core.service.tasks import in_percent
@@ -305,7 +305,7 @@ def run(
         }
         counting = Run(count, task.cancel)
         swept = workspace.backend.sweep(
-            model, measured, fit, settings.recipe, options, show, counting
+            model, measured, fit, settings.recipe.changed(**UNTHINNED), options, show, counting
         )
         if not known or len(swept.rows) > len(known.rows):
             workspace.sweeps.put(key, _joined(known, swept))
@@ -339,7 +339,7 @@ def _recipe_of_rows(page: Page, model: str, settings: Settings) -> dict[str, obj
     values = {name: getattr(settings, name) for name in page.recipe_controls}
     return {
         **values,
-        "visual_share": 1.0,
+        **UNTHINNED,
         "calibration": settings.calibration if same else sources.fit,
     }
 
