@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -169,6 +170,12 @@ def _may_be_left_out(argument: Argument) -> bool:
     return argument.default is None or argument.name not in ACCEPTED and _is_text(argument)
 
 
+def _parts(kind: Any) -> set[Any]:
+    """A type's parts and their parts: of `list[int] | None` list, int and None's type."""
+    inner = [_parts(part) for part in get_args(kind) if isinstance(part, type) or get_args(part)]
+    return {get_origin(kind) or kind, *chain.from_iterable(inner)}
+
+
 def _is_text(argument: Argument) -> bool:
     """Whether it takes a text, or words that are texts, and nothing else."""
     united = get_origin(argument.kind) in (Union, UnionType)
@@ -192,7 +199,7 @@ def _checked(argument: Argument, value: Any) -> Any:
     lists = kind is list or any(get_origin(part) is list for part in get_args(argument.kind))
     if lists and not isinstance(value, list):
         raise _refusal(argument, value, "a list")
-    numbers = lists and "int" in str(argument.kind)
+    numbers = lists and int in _parts(argument.kind)
     if numbers and any(isinstance(part, bool) or not isinstance(part, int) for part in value):
         raise _refusal(argument, value, "a list of whole numbers")
     return value
