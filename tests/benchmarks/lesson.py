@@ -141,7 +141,12 @@ def arena() -> dict:
     """What the lesson tells of the arena's results: accuracy on scenes against dropped layers."""
     found = json.loads((Path(__file__).parent / "results" / "arena.json").read_text())
     settings = found["settings"]
-    rows = {(row["criterion"], row["compensation"], row["drop"]): row for row in found["rows"]}
+    few = (0, settings["calibration_samples"])  # 0: nothing is fitted
+    rows = {
+        (row["criterion"], row["compensation"], row["drop"]): row
+        for row in found["rows"]
+        if row["criterion"] == "preset" or row["size"] in few
+    }
     drops = sorted({drop for _, _, drop in rows})
 
     def curve(data: str, recipe: tuple[str, str]) -> list[float]:
