@@ -7,6 +7,7 @@ an interval holds what another draw of either would change.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,16 +62,20 @@ class Table:
         return sums
 
 
+@functools.lru_cache(maxsize=8)
 def draws(
     seeds: int,
-    clusters: Sequence[int],
-    rng: np.random.Generator,
+    clusters: tuple[int, ...],
+    seed: int = 0,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """How often each seed and each picture is in each of `DRAWS` drawn-again sets.
+    """How often each seed and each picture is in each of `DRAWS` drawn-again sets; the same for all
+    rows of a table.
 
     clusters: the number of pictures of each data set. The data sets share their seeds.
+    seed: of the draws.
     Returns (DRAWS, K) and for each data set (DRAWS, C).
     """
+    rng = np.random.default_rng(seed)
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
     of_pictures = [rng.multinomial(count, np.full(count, 1 / count), DRAWS) for count in clusters]
     return of_seeds, of_pictures
@@ -128,11 +133,10 @@ def _mean_of(parts: Sequence[tuple], seed: int, ratio: bool) -> Estimate:
 
     parts: `_shares` of each data set.
     """
-    rng = np.random.default_rng(seed)
     seeds, pictures = draws(
         len(parts[0][0]),
-        [len(sizes) for _, _, sizes in parts],
-        rng,
+        tuple(len(sizes) for _, _, sizes in parts),
+        seed,
     )
     drawn, value, by_seed = [], [], []
     for (own, beside, sizes), drawn_pictures in zip(parts, pictures):

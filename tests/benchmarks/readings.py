@@ -329,8 +329,7 @@ def difference(made: dict, row: dict, usual: dict) -> tuple[float, float, float]
     for name in DATA:
         full = unpacked(made["marks"][FULL][name], made["questions"]).mean()
         gaps.append((row[name].astype(float) - usual[name]) / full)
-    rng = np.random.default_rng(0)
-    seeds, pictures = draws(len(gaps[0]), [gap.shape[1] for gap in gaps], rng)
+    seeds, pictures = draws(len(gaps[0]), tuple(gap.shape[1] for gap in gaps))
     drawn = [
         ((seeds @ gap) * times).sum(1) / gap.size for gap, times in zip(gaps, pictures, strict=True)
     ]
