@@ -592,7 +592,7 @@ def _repair(data: Mapping) -> dict:
     scenes, many, at = arena["scenes"], arena["many"], len(arena["drops"]) - 1
     curves = {"none": found["important tokens"]}
     curves |= {title: found[title] for title in list(REPAIRS.values())[1:]}
-    best = f"best found ({many} scenes)"
+    best = f"best found ({many} samples)"
     curves[best] = found["best found"]
     right = {title: _percent(curve[at]) for title, curve in curves.items()}
     shares = ", ".join(f"{name} {share}" for name, share in right.items())
@@ -623,8 +623,8 @@ def _repair(data: Mapping) -> dict:
         "after": (
             f"Here {here}. One picture proves little. Over {_asked_of(arena)}, with"
             f" {arena['drops'][at]} dropped, right answers are: {shares}. Strong repairs fitted on"
-            f" {scenes} scenes learn these scenes; “best found” fits the refit on {many}, and tries"
-            " a second choice of layers. Judge a repair by answers on pictures it has not seen."
+            f" {scenes} scenes learn these scenes; “best found” fits the refit on {many} samples,"
+            " and tries three choices of layers. Judge a repair by answers on pictures it has not seen."
         ),
         "line": (f"Here {here}; over all questions: refit {right['refit']}, none {right['none']}"),
     }
