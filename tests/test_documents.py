@@ -121,6 +121,39 @@ def test_what_the_readme_and_the_guide_say_of_the_readings():
     assert low <= 0 < high  # is not clearly better
 
 
+def test_what_the_arena_page_says():
+    """Every claim of the page and of the README, held against the results file."""
+    made = stored("arena")
+    rows = {(r["criterion"], r["compensation"], r["size"], r["drop"]): r for r in made["rows"]}
+    published = {(row["drop"], row["baseline"]): row["interval"] for row in made["published"]}
+    counts = {share: int(drop) for drop, share in made["shares"].items()}
+    best = {drop: rows["preset", "best", 640, drop] for drop in counts.values()}
+    for share, aim in {0.2: 0.995, 0.3: 0.99, 0.4: 0.985, 0.5: 0.96}.items():
+        assert best[counts[share]]["kept"] >= aim
+    late, half = [counts[share] for share in (0.3, 0.4, 0.5)], counts[0.5]
+    for drop in late:
+        plain = rows["svl", "none", 0, drop]
+        assert min(best[drop]["by_seed"]) > max(plain["by_seed"])
+        for baseline in ("sleb", "greedy-kl"):
+            low, high = published[drop, baseline]
+            assert low <= 0 <= high
+    for drop in counts.values():
+        others = [row for row in made["published"] if row["drop"] == drop and not row["svl"]]
+        assert abs(min(row["value"] for row in others)) < 0.01
+        scp = rows["svl", "scp", 32, drop]["kept"] - rows["svl", "none", 0, drop]["kept"]
+        assert abs(scp) < 0.005
+        loses = drop >= counts[0.2]
+        assert all(published[drop, name][0] > 0 for name in ("angular", "streamline")) or not loses
+        assert published[drop, "svl-visual"][0] > 0 or drop < counts[0.25]
+        low, _ = published[drop, "shortgpt"]
+        assert (low >= 0.04) == (drop == half)
+    plain = rows["svl", "none", 0, half]["kept"]
+    for name in ("lstsq", "bridge", "refit"):
+        assert rows["svl", name, 32, half]["interval"][1] < plain
+    assert all(rows["svl", name, 512, half]["kept"] < plain for name in ("lstsq", "bridge"))
+    assert rows["svl", "refit", 512, half]["interval"][0] > plain
+
+
 def test_headline_figures_are_those_of_the_results_files():
     headline, text = script("headline"), README.read_text(encoding="utf-8")
     assert headline.with_figures(text, headline.results()) == text, (
