@@ -29,6 +29,7 @@ _HOMES = {
     "lvlm.sample": ("PatchGeometry", "Sample"),
     "analysis.gap": ("feature_gap", "pca_view", "GapCurve", "GapProjection"),
     "analysis.importance": ("importance", "TokenImportance", "TopP"),
+    "analysis.lens": ("lens", "decided_share", "DecidedCurve", "Lens"),
     "analysis.position": ("position_baseline", "PositionBaseline"),
     "analysis.redundancy": ("redundancy", "similarity", "CRITERIA", "Criterion", "LayerScores"),
     "analysis.stability": ("stability", "overlap_curve", "Stability"),

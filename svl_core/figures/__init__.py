@@ -24,15 +24,18 @@ from svl_core.figures.evidence import (
 )
 from svl_core.figures.lesson import kept_curves, skipped_heatmap
 from svl_core.figures.overlay import overlay, sized
+from svl_core.figures.words import decided_curve, lens
 
 __all__ = [
     "LOST",
     "MEASURES",
     "ablation_map",
     "block_heatmap",
+    "decided_curve",
     "gap_curve",
     "importance_bars",
     "kept_curves",
+    "lens",
     "overlap_figure",
     "overlay",
     "pareto_figure",

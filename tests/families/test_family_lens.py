@@ -1,0 +1,89 @@
+"""What each layer says, in every family: at the last layer it is what the model predicts."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import picture
+
+import svl_core as svl
+from svl_core.lvlm.decoding import image_token_ids
+from svl_core.lvlm.head import logits_of
+from svl_core.pruning.view import pruned_view
+
+ANSWER = (9, 30, 41, 12)  # any words: they are read as given
+
+
+@pytest.fixture
+def sample(family):
+    return family.encode(picture(120, 80), "what is in the top left ?")
+
+
+def plain_pass(lvlm, sample):
+    """The logits (S + n - 1, vocab) of prompt and answer in one uncached pass, and what each layer
+    hands on there, by hooks of the test's own.
+    """
+    seen = {}
+    handles = [
+        layer.register_forward_hook(
+            lambda module, args, output, number=number: seen.__setitem__(number, output)
+        )
+        for number, layer in enumerate(lvlm.layers)
+    ]
+    inputs = dict(sample.inputs)
+    fed = torch.tensor([ANSWER[:-1]])
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], fed], 1)
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask"):
+        if name in inputs:
+            last = inputs[name][:, -1:].expand(-1, 3, *inputs[name].shape[2:])
+            if lvlm.family.name == "PaliGemma" and name == "token_type_ids":
+                last = torch.ones_like(last)  # 0 would be a prefix, whose words see each other
+            inputs[name] = torch.cat([inputs[name], last], 1)
+    with torch.inference_mode():
+        logits = lvlm.model(**inputs, use_cache=False).logits[0]
+    for handle in handles:
+        handle.remove()
+    return logits, seen
+
+
+def test_the_head_s_logits_are_the_model_s(family, sample):
+    """To the bit: norm, head, scaling, soft cap and streams are the model's own."""
+    logits, seen = plain_pass(family, sample)
+    last = seen[max(seen)][..., 0, :, :]
+    assert torch.equal(logits_of(family, last), logits)
+    view = pruned_view(family, family.protected or (0, 3))
+    logits, seen = plain_pass(view, sample)
+    words = seen[max(seen)][..., 0, sample.textual, :]
+    assert torch.allclose(logits_of(view, words), logits[sample.textual], atol=1e-5)
+
+
+def test_the_last_layer_says_what_the_model_predicts(family, sample):
+    logits, _ = plain_pass(family, sample)
+    shares = logits[-len(ANSWER) :].double().softmax(-1).numpy()
+    found = svl.lens(family, sample, ANSWER, top=3)
+    said = shares[range(len(ANSWER)), ANSWER]
+    assert np.allclose(found.probability[-1], said, atol=1e-5)
+    words = np.delete(shares, image_token_ids(family), axis=1)  # a placeholder is no word
+    assert np.array_equal(found.rank[-1], (words > said[:, None]).sum(1))
+    assert np.allclose(found.entropy[-1], -(shares * np.log(shares)).sum(1), atol=1e-4)
+    assert np.allclose(found.shares[-1], np.sort(words, 1)[:, :-4:-1], atol=1e-5)
+
+
+def test_every_layer_is_read_from_what_it_hands_on(family, sample):
+    """Each layer's row against the test's own hooks in an uncached pass; a layer that the model
+    passes over says what the one before it does.
+    """
+    _, seen = plain_pass(family, sample)
+    found = svl.lens(family, sample, ANSWER, top=1)
+    for number in range(family.num_layers):
+        hidden = seen[max(layer for layer in seen if layer <= number)][..., 0, -len(ANSWER) :, :]
+        shares = logits_of(family, hidden).softmax(-1).numpy()
+        said = shares[range(len(ANSWER)), ANSWER]
+        assert np.allclose(found.probability[number], said, atol=1e-5), number
+
+
+def test_a_kept_prompt_is_not_read_again(family, sample):
+    read = svl.trace(family, sample, keep_prompt=True)
+    anew = svl.lens(family, sample, ANSWER)
+    behind = svl.lens(family, sample, ANSWER, traced=read)
+    assert np.allclose(behind.probability, anew.probability, atol=1e-5)
+    assert np.array_equal(behind.rank, anew.rank)

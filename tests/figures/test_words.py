@@ -1,0 +1,113 @@
+"""Figures of an answer's words, on hand-made numbers."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import plotly.graph_objects as go
+
+from svl_core import figures
+from svl_core.analysis.lens import DecidedCurve, Lens
+from svl_core.figures.still import still
+
+SPACE = "{http://www.w3.org/2000/svg}"
+
+
+def made(layer_ids, rank, probability, words, tokens=(" cat", "</s>")):
+    rank = np.array(rank)
+    numbers = np.array(probability, np.float32)
+    return Lens(
+        layer_ids=layer_ids,
+        token_ids=tuple(range(len(tokens))),
+        tokens=tokens,
+        words=np.array(words, dtype=object)[:, :, None],
+        shares=numbers[:, :, None],
+        probability=numbers,
+        rank=rank,
+        entropy=numbers.copy(),
+    )
+
+
+FULL = made(
+    (0, 1, 2),
+    [[4, 9], [0, 3], [0, 0]],
+    [[0.125, 0.0], [0.5, 0.25], [0.75, 1.0]],
+    [[" dog", "<b>"], [" cat", " cat"], [" cat", "</s>"]],
+)
+PRUNED = made(
+    (0, 2),
+    [[4, 9], [1, 0]],
+    [[0.125, 0.0], [0.25, 0.5]],
+    [[" dog", "<b>"], [" dog", "</s>"]],
+)
+
+
+def drawn(figure):
+    """What plotly would take, having checked it."""
+    written = json.loads(figure.to_json())
+    go.Figure(written)
+    return figure.data
+
+
+def test_a_cell_holds_the_word_and_the_probability_of_its_layer():
+    cells, bars = drawn(figures.lens(FULL))
+    assert np.array(cells.z).tolist() == FULL.probability.tolist()
+    assert cells.text[0] == ["dog", "&lt;b&gt;"] and cells.text[2] == ["cat", "&lt;/s&gt;"]
+    assert cells.customdata[1] == [1, 4]  # counted from one
+    assert list(bars.x) == [-0.46, 0.46, None, 0.54, 1.46, None]
+    assert list(bars.y) == [0.54, 0.54, None, 1.54, 1.54, None]  # decided at layers 1 and 2
+
+
+def test_dropped_layers_are_blank_and_the_others_stand_beside_the_full_model_s():
+    """Two columns, an empty one, two columns; layer 1 is gone on the right, where the first word
+    is never decided.
+    """
+    figure = figures.lens(FULL, PRUNED)
+    cells, bars = drawn(figure)
+    z = np.array(cells.z, dtype=float)
+    assert z.shape == (3, 5)
+    assert np.isnan(z[:, 2]).all() and np.isnan(z[1, 3:]).all()
+    assert z[[0, 2], 3].tolist() == [0.125, 0.25]
+    assert [row[3] for row in cells.text] == ["dog", "", "dog"]
+    assert list(bars.x)[6:] == [3.54, 4.46, None]
+    assert list(figure.layout.xaxis.tickvals) == [0, 1, 3, 4]
+    assert figure.layout.xaxis.title.text.endswith("full model left, pruned model right")
+
+
+def test_words_are_written_while_there_is_room():
+    wide = made((0,), [[0] * 30], [[1.0] * 30], [["w"] * 30], tokens=("w",) * 30)
+    assert figures.lens(wide).data[0].texttemplate is None
+    assert figures.lens(FULL).data[0].texttemplate == "%{text}"
+
+
+def test_the_still_picture_writes_the_words_too():
+    tree = ElementTree.fromstring(still(figures.lens(FULL, PRUNED).to_json(), "what it shows"))
+    written = [node.text for node in tree.iter(SPACE + "text") if node.get("pointer-events")]
+    assert sorted(written) == sorted(
+        ["dog", "<b>", "cat", "cat", "cat", "</s>", "dog", "<b>", "dog", "</s>"]
+    )
+    told = [node.text for node in tree.iter(SPACE + "title")]
+    assert "layer 1: ‘cat’; the word below is number 4 with a probability of 0.250" in told
+
+
+def test_a_long_answer_s_lens_is_small_enough_to_be_sent():
+    """32 layers, 64 tokens, both models: at most 300 kB."""
+    words = [["character"] * 64] * 32
+    long = made(
+        tuple(range(32)),
+        np.arange(2048).reshape(32, 64),
+        np.random.default_rng(0).random((32, 64)),
+        words,
+        tokens=("character",) * 64,
+    )
+    assert len(figures.lens(long, long).to_json()) < 300_000
+
+
+def test_the_curve_of_decided_answers_marks_what_a_plan_drops():
+    full = DecidedCurve((0, 1, 2, 3), np.array([0, 0.25, 0.5, 1]), np.ones(4), 8)
+    pruned = DecidedCurve((0, 3), np.array([0, 0.75]), np.ones(2), 8)
+    curves = {"full model": full, "pruned <b>": pruned}
+    first, second, crosses = drawn(figures.decided_curve(curves, drop=[2, 1]))
+    assert list(first.y) == [0, 25, 50, 100] and list(second.x) == [0, 3]
+    assert second.name == "pruned &lt;b&gt;" and first.line.dash != second.line.dash
+    assert list(crosses.x) == [1, 2] and list(crosses.y) == [25, 50]
