@@ -35,6 +35,7 @@ _HOMES = {
     "analysis.stability": ("stability", "overlap_curve", "Stability"),
     "analysis.tokens": ("token_positions",),
     "analysis.trace": ("trace", "AttentionStatistics", "SampleTrace", "Trace"),
+    "analysis.visual_lens": ("named_patches", "visual_lens", "NamedPatches", "VisualLens"),
     "pruning.compensation": ("COMPENSATIONS", "Compensation"),
     "pruning.plan": ("manual_plan", "plan", "DropPlan"),
     "pruning.prune": ("prune",),

@@ -19,7 +19,7 @@ from svl_core.analysis.reading import read, words_of
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.decoding import Decoding, answers_together
-from svl_core.lvlm.hooks import OutputAction, ThreadHooks, hidden_of
+from svl_core.lvlm.leaving import Leaving
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.notebook import Shown
@@ -332,7 +332,7 @@ def answer_states(
 
     Raises InputError for a trace of another model or sample.
     """
-    watched = _Leaving(lvlm)
+    watched = Leaving(lvlm)
     prompt = None
     if traced is not None:
         check_same(lvlm, sample, traced)
@@ -342,7 +342,7 @@ def answer_states(
         features = traced.samples[0].features
         places = [features[1:, -1:].to(lvlm.device)]
     else:
-        with watched.watching(1):
+        with watched.watching(slice(-1, None)):
             decoding = Decoding(
                 lvlm,
                 sample.inputs,
@@ -354,7 +354,12 @@ def answer_states(
             [said[:-1]],
             device=decoding.logits.device,
         )
-        with watched.watching(len(said) - 1):
+        with watched.watching(
+            slice(
+                1 - len(said),
+                None,
+            )
+        ):
             decoding.feed(fed)
         places.append(watched.stacked())
     return torch.cat(places, dim=-2)
@@ -373,57 +378,3 @@ def check_same(
             f" question or model; expected one of {lvlm.name} with {lvlm.num_layers} layers and of"
             " this very sample; trace it anew."
         )
-
-
-class _Leaving:
-    """What every layer hands on at the last positions of the passes within `watching`."""
-
-    def __init__(self, lvlm: LVLM):
-        self._lvlm = lvlm
-        self._states: dict[int, torch.Tensor] = {}
-
-    def watching(
-        self,
-        count: int,
-    ) -> ThreadHooks:
-        """Hooks that keep the states of the last `count` positions of the pass within this
-        block.
-        """
-        self._states = {}
-        hooks = ThreadHooks()
-        for number, layer in enumerate(self._lvlm.layers):
-            hooks.on_output(
-                layer,
-                self._keeping(
-                    number,
-                    count,
-                ),
-            )
-        return hooks
-
-    def stacked(self) -> torch.Tensor:
-        """(L, count, d), or (N, L, count, d) where layers hand on N streams.
-
-        A layer that the model passes over (cross-attention without an image) hands its input on.
-        """
-        rows: list[torch.Tensor] = []
-        for number in range(self._lvlm.num_layers):
-            before = rows[-1] if rows else None
-            state = self._states.get(number, before)
-            assert state is not None, "the first layer always runs"
-            rows.append(state)
-        return torch.stack(rows, dim=-3)
-
-    def _keeping(
-        self,
-        number: int,
-        count: int,
-    ) -> OutputAction:
-        def action(args, kwargs, output):
-            hidden = hidden_of(output)[..., 0, -count:, :]  # a batch of one
-            self._states[number] = hidden.to(
-                self._lvlm.device,
-                copy=True,
-            )
-
-        return action

@@ -24,7 +24,7 @@ from svl_core.figures.evidence import (
 )
 from svl_core.figures.lesson import kept_curves, skipped_heatmap
 from svl_core.figures.overlay import overlay, sized
-from svl_core.figures.words import decided_curve, lens
+from svl_core.figures.words import decided_curve, lens, named_overlay, patch_words
 
 __all__ = [
     "LOST",
@@ -36,9 +36,11 @@ __all__ = [
     "importance_bars",
     "kept_curves",
     "lens",
+    "named_overlay",
     "overlap_figure",
     "overlay",
     "pareto_figure",
+    "patch_words",
     "pca_scatter",
     "redundancy_curve",
     "runs_of",

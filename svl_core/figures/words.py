@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
+from svl_core.figures.overlay import overlay
 from svl_core.figures.plot import Plot
 from svl_core.figures.style import (
     COLOUR_BAR,
@@ -21,6 +23,7 @@ from svl_core.figures.style import (
 
 if TYPE_CHECKING:
     from svl_core.analysis.lens import DecidedCurve, Lens
+    from svl_core.analysis.visual_lens import NamedPatches, VisualLens
 
 DECIDED = "#D55E00"  # Okabe-Ito vermilion: from here on the word stays first
 MOST_WRITTEN = 24  # columns up to which the words stand in their cells
@@ -219,6 +222,96 @@ def _cut(words: np.ndarray) -> np.ndarray:
         _word,
         otypes=[object],
     )(words)
+
+
+def patch_words(
+    seen: VisualLens,
+    patch: int,
+    *,
+    height: int | None = None,
+) -> Plot:
+    """What one image patch reads as, layer by layer, layer 0 at the foot.
+
+    seen: what the patches of an image read as.
+    patch: which of the sample's visual positions. Raises InputError for one that was not read.
+    height: pixels; by default enough for the words.
+    """
+    words, shares = seen.of_patch(patch)
+    rows, count = words.shape
+    ordinals = [str(place + 1) for place in range(count)]
+    cells = {
+        "type": "heatmap",
+        "z": shares.astype(float),
+        "x": list(range(count)),
+        "y": list(range(rows)),
+        "text": _cut(words).tolist(),
+        "texttemplate": "%{text}",
+        "textfont": {"size": 11},
+        "customdata": [[layer] * count for layer in seen.layer_ids],
+        "meta": {"x": ordinals, "y": [f"layer {layer}" for layer in seen.layer_ids]},
+        "colorscale": SEQUENTIAL,
+        "zmin": 0.0,
+        "zmax": 1.0,
+        "xgap": 1,
+        "ygap": 1,
+        "hovertemplate": "layer %{customdata}: ‘%{text}’, %{z:.3f}<extra></extra>",
+        "colorbar": COLOUR_BAR,
+    }
+    step = max(1, rows // 12)
+    ticks = list(range(0, rows, step))
+    return drawn(
+        [cells],
+        x="likeliest words",
+        y="layer",
+        height=height or 120 + ROW * rows,
+        colours="probability",
+        xaxis={
+            "tickmode": "array",
+            "tickvals": list(range(count)),
+            "ticktext": ordinals,
+            "showgrid": False,
+        },
+        yaxis={
+            "tickmode": "array",
+            "tickvals": ticks,
+            "ticktext": [str(seen.layer_ids[row]) for row in ticks],
+            "range": [-0.5, rows - 0.5],
+            "showgrid": False,
+        },
+    )
+
+
+def named_overlay(
+    image: Image.Image,
+    rects: np.ndarray,
+    named: NamedPatches,
+    layers: int,
+    *,
+    opacity: float = 0.6,
+    width: int = 640,
+) -> Image.Image:
+    """The image with every patch tinted that ever names an object, the brighter the earlier the
+    layer behind which it first does; others are left as they are.
+
+    image: the whole picture.
+    rects: (V, 4) of the sample's visual positions, see `overlay`.
+    named: which patches name an object, and from which layer on.
+    layers: how many the original model has.
+    opacity, width: see `overlay`.
+    """
+    places = np.array(
+        rects,
+        np.float64,
+    )[named.patches]
+    places[np.isnan(named.layer)] = np.nan
+    return overlay(
+        image,
+        places,
+        layers - 1 - np.nan_to_num(named.layer),
+        opacity=opacity,
+        scale=(0, layers - 1),
+        width=width,
+    )
 
 
 def decided_curve(

@@ -272,6 +272,13 @@ def residual(
     return hidden[text.altup_active_idx] if hidden.dim() == 4 else hidden
 
 
+def stacks_streams(text) -> bool:
+    """Whether decoder layers hand on several streams, which the model joins behind the last one
+    (Gemma3n).
+    """
+    return getattr(text, "altup_active_idx", None) is not None
+
+
 def layers_prefix(model) -> str:
     """Dotted name of the decoder's layer list inside the model, with the closing dot:
     "model.language_model.layers.".

@@ -87,3 +87,19 @@ def test_a_kept_prompt_is_not_read_again(family, sample):
     behind = svl.lens(family, sample, ANSWER, traced=read)
     assert np.allclose(behind.probability, anew.probability, atol=1e-5)
     assert np.array_equal(behind.rank, anew.rank)
+
+
+def test_patches_are_read_as_they_leave_each_layer(family, sample):
+    """The last layer's reading of every patch is the model's own prediction there."""
+    if not len(sample.visual):
+        with pytest.raises(svl.InputError, match="Found no visual positions"):
+            svl.visual_lens(family, sample)
+        return
+    seen = svl.visual_lens(family, sample, traced=svl.trace(family, sample), top=1)
+    with torch.inference_mode():
+        logits = family.model(**sample.inputs, use_cache=False).logits[0, sample.visual]
+    shares = logits.softmax(-1).numpy()
+    likeliest = np.take_along_axis(shares, seen.ids[-1], 1)
+    assert np.allclose(seen.shares[-1], likeliest, atol=1e-5)
+    words = np.delete(shares, image_token_ids(family), axis=1)
+    assert np.allclose(likeliest[:, 0], words.max(1), atol=1e-5)

@@ -5,9 +5,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import plotly.graph_objects as go
+from PIL import Image
 
 from svl_core import figures
 from svl_core.analysis.lens import DecidedCurve, Lens
+from svl_core.analysis.visual_lens import NamedPatches, VisualLens
 from svl_core.figures.still import still
 
 SPACE = "{http://www.w3.org/2000/svg}"
@@ -111,3 +113,34 @@ def test_the_curve_of_decided_answers_marks_what_a_plan_drops():
     assert list(first.y) == [0, 25, 50, 100] and list(second.x) == [0, 3]
     assert second.name == "pruned &lt;b&gt;" and first.line.dash != second.line.dash
     assert list(crosses.x) == [1, 2] and list(crosses.y) == [25, 50]
+
+
+SEEN = VisualLens(
+    (0, 2),
+    np.array([4, 7]),
+    np.zeros((2, 2, 2), int),
+    np.array([[["a", "b"], ["c", "d"]], [["e", "f"], [" cat", "<h>"]]], dtype=object),
+    np.arange(8, dtype=np.float32).reshape(2, 2, 2) / 8,
+    np.zeros((2, 2), np.float32),
+)
+
+
+def test_a_patch_s_words_stand_layer_by_layer():
+    figure = figures.patch_words(SEEN, 7)
+    (cells,) = drawn(figure)
+    assert cells.text == (["c", "d"], ["cat", "&lt;h&gt;"])
+    assert np.array(cells.z).tolist() == [[0.25, 0.375], [0.75, 0.875]]
+    assert list(figure.layout.yaxis.ticktext) == ["0", "2"]
+
+
+def test_patches_that_name_an_object_are_tinted_the_brighter_the_earlier():
+    """Three patches side by side: named behind the first layer, behind the last, never."""
+    rects = np.array([[k / 3, 0, (k + 1) / 3, 1] for k in range(3)])
+    named = NamedPatches(
+        np.arange(3), ("cat",), (), np.array([0.0, 3.0, np.nan]), np.array([0, 0, -1])
+    )
+    ground = Image.new("RGB", (30, 10), (9, 99, 9))
+    picture = figures.named_overlay(ground, rects, named, 4, opacity=1, width=30)
+    first, last, never = [picture.getpixel((x, 5)) for x in (5, 15, 25)]
+    assert sum(first) > sum(last)
+    assert never == (9, 99, 9)
