@@ -1,9 +1,9 @@
 """The logit lens on the image: what each patch reads as, layer by layer.
 
 The model's head reads the hidden states at the visual positions, as it does those of the answer
-(`analysis/lens.py`). No model is trained to predict anything there: the words show in which
-direction of the vocabulary a patch's features lie, which from the middle layers on often is the
-name of what the patch shows (Neo et al., "Towards Interpreting Visual Information Processing in
+(`analysis/lens.py`). As a rule a model is not trained to predict anything there: the words show in
+which direction of the vocabulary a patch's features lie, which from the middle layers on often is
+the name of what the patch shows (Neo et al., "Towards Interpreting Visual Information Processing in
 Vision-Language Models", arXiv 2410.07149).
 """
 
