@@ -36,6 +36,7 @@ _HOMES = {
     "analysis.tokens": ("token_positions",),
     "analysis.trace": ("trace", "AttentionStatistics", "SampleTrace", "Trace"),
     "analysis.visual_lens": ("named_patches", "visual_lens", "NamedPatches", "VisualLens"),
+    "analysis.word_attention": ("word_attention", "WordAttention"),
     "pruning.compensation": ("COMPENSATIONS", "Compensation"),
     "pruning.plan": ("manual_plan", "plan", "DropPlan"),
     "pruning.prune": ("prune",),

@@ -210,7 +210,7 @@ def lens(
             MAX_ANSWER,
             run.silent(),
         )
-    said = _checked(answer)
+    said = checked_answer(answer)
     states = answer_states(lvlm, sample, said, traced)
     layers, count = lvlm.num_layers, len(said)
     flat = states.flatten(-3, -2)
@@ -310,7 +310,7 @@ def _last_of(places: np.ndarray) -> int:
     return int(_never_last(places).max())
 
 
-def _checked(answer: Sequence[int]) -> tuple[int, ...]:
+def checked_answer(answer: Sequence[int]) -> tuple[int, ...]:
     said = tuple(int(token) for token in answer)
     if not said:
         raise InputError(

@@ -20,11 +20,11 @@ from svl_core.analysis.lens import check_same
 from svl_core.analysis.reading import read, words_of
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
-from svl_core.lvlm.decoding import Decoding
 from svl_core.lvlm.families import stacks_streams
 from svl_core.lvlm.leaving import Leaving
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.lvlm.vision import forward
 from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 
@@ -307,10 +307,17 @@ def _states(
         if not stacks_streams(lvlm.text_config):
             return traced.samples[0].features[1:, positions]
     watched = Leaving(lvlm)
+    # A number instead of the tensor would let Gemma4 skip positions in its last layers.
+    last = torch.tensor(
+        [sample.length - 1],
+        device=lvlm.device,
+    )
     with watched.watching(positions):
-        Decoding(
+        forward(
             lvlm,
             sample.inputs,
-            features=sample.features,
+            sample.features,
+            use_cache=False,
+            logits_to_keep=last,
         )
     return watched.stacked()

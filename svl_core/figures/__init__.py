@@ -24,12 +24,21 @@ from svl_core.figures.evidence import (
 )
 from svl_core.figures.lesson import kept_curves, skipped_heatmap
 from svl_core.figures.overlay import overlay, sized
-from svl_core.figures.words import decided_curve, lens, named_overlay, patch_words
+from svl_core.figures.words import (
+    attention_grid,
+    attention_split,
+    decided_curve,
+    lens,
+    named_overlay,
+    patch_words,
+)
 
 __all__ = [
     "LOST",
     "MEASURES",
     "ablation_map",
+    "attention_grid",
+    "attention_split",
     "block_heatmap",
     "decided_curve",
     "gap_curve",

@@ -24,8 +24,16 @@ from svl_core.figures.style import (
 if TYPE_CHECKING:
     from svl_core.analysis.lens import DecidedCurve, Lens
     from svl_core.analysis.visual_lens import NamedPatches, VisualLens
+    from svl_core.analysis.word_attention import WordAttention
 
 DECIDED = "#D55E00"  # Okabe-Ito vermilion: from here on the word stays first
+KIND_LOOKS: Mapping[str, Mapping[str, str]] = {
+    "image": {"colour": "#009E73", "dash": "solid", "symbol": "diamond"},
+    "prompt": {"colour": "#CC79A7", "dash": "dashdot", "symbol": "triangle-up"},
+    "earlier answer": {"colour": "#0072B2", "dash": "dash", "symbol": "square"},
+    "first token": {"colour": "#7A7F87", "dash": "dot", "symbol": "circle"},
+}
+"""What a word's attention goes to, in the order of `WordAttention.shares`."""
 MOST_WRITTEN = 24  # columns up to which the words stand in their cells
 MOST_LETTERS = 12  # of a word in its cell
 ROW = 22  # pixels of a row whose words are written
@@ -311,6 +319,127 @@ def named_overlay(
         opacity=opacity,
         scale=(0, layers - 1),
         width=width,
+    )
+
+
+def attention_grid(
+    full: WordAttention,
+    pruned: WordAttention | None = None,
+    *,
+    height: int | None = None,
+) -> Plot:
+    """How much of each head's attention goes to the image while one word is written, layer 0 at
+    the foot.
+
+    full: of the full model.
+    pruned: of a pruned one, drawn to its right by the original model's layers and on the same
+        scale; dropped ones stay blank.
+    height: pixels.
+    """
+    sides = [full] if pruned is None else [full, pruned]
+    layers = 1 + max(max(side.layer_ids) for side in sides)
+    parts = []
+    named: list[str] = []
+    for side in sides:
+        if parts:
+            parts.append(
+                np.full(
+                    (layers, 1),
+                    np.nan,
+                )
+            )
+            named.append("")
+        share = np.full(
+            (layers, side.rows.shape[1]),
+            np.nan,
+        )
+        share[list(side.layer_ids)] = side.image_share
+        parts.append(share)
+        named += [str(head) for head in range(share.shape[1])]
+    shares = np.concatenate(parts, axis=1)
+    rows, columns = shares.shape
+    heads = [[f"layer {layer}, head {name}" for name in named] for layer in range(rows)]
+    step = max(1, columns // 16)
+    ticks = [
+        column
+        for column in range(
+            0,
+            columns,
+            step,
+        )
+        if named[column]
+    ]
+    cells = {
+        "type": "heatmap",
+        "z": shares,
+        "x": list(range(columns)),
+        "y": list(range(rows)),
+        "meta": {"x": named, "y": [f"layer {layer}" for layer in range(rows)]},
+        "customdata": heads,
+        "colorscale": SEQUENTIAL,
+        "zmin": 0.0,
+        "zmax": float(np.nanmax(shares)) if np.isfinite(shares).any() else 1.0,
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+        "hovertemplate": "%{customdata}: %{z:.3f}<extra></extra>",
+        "colorbar": COLOUR_BAR,
+    }
+    both = "" if pruned is None else ": full model left, pruned model right"
+    return drawn(
+        [cells],
+        x=f"head{both}",
+        y="layer",
+        height=height or 140 + 14 * layers,
+        colours=f"attention to the image, writing ‘{_word(full.token)}’",
+        xaxis={
+            "tickmode": "array",
+            "tickvals": ticks,
+            "ticktext": [named[column] for column in ticks],
+            "range": [-0.5, columns - 0.5],
+            "showgrid": False,
+        },
+        yaxis={
+            "range": [-0.5, layers - 0.5],
+            "showgrid": False,
+            "dtick": max(1, layers // 12),
+        },
+    )
+
+
+def attention_split(
+    attention: WordAttention,
+    *,
+    height: int = 300,
+) -> Plot:
+    """How the attention of one word splits over image, prompt, earlier answer and first token,
+    layer by layer, mean of the heads.
+
+    attention: of the full model, or of a pruned one, by the original model's layers.
+    """
+    percent = 100 * attention.shares.mean(1)
+    traces = []
+    for number, (name, look) in enumerate(KIND_LOOKS.items()):
+        traces.append(
+            {
+                "type": "scatter",
+                "x": list(attention.layer_ids),
+                "y": percent[:, number].astype(float),
+                "name": name,
+                "mode": "lines+markers",
+                "line": {"color": look["colour"], "dash": look["dash"], "width": 2.5},
+                "marker": {"symbol": look["symbol"], "size": 7},
+                "hovertemplate": f"layer %{{x}}: %{{y:.1f}} %<extra>{name}</extra>",
+            }
+        )
+    return drawn(
+        traces,
+        x="layer",
+        y=f"attention (%), writing ‘{_word(attention.token)}’",
+        height=height,
+        legend=True,
+        xaxis=layer_axis(range(1 + max(attention.layer_ids))),
+        yaxis={"range": [-3, 103]},
     )
 
 

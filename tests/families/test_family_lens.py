@@ -1,5 +1,7 @@
 """What each layer says, in every family: at the last layer it is what the model predicts."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,20 @@ def sample(family):
     return family.encode(picture(120, 80), "what is in the top left ?")
 
 
+def with_answer(lvlm, sample):
+    """The inputs of prompt and answer, but for its last token, in one uncached pass."""
+    inputs = dict(sample.inputs)
+    fed = torch.tensor([ANSWER[:-1]])
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], fed], 1)
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask"):
+        if name in inputs:
+            last = inputs[name][:, -1:].expand(-1, 3, *inputs[name].shape[2:])
+            if lvlm.family.name == "PaliGemma" and name == "token_type_ids":
+                last = torch.ones_like(last)  # 0 would be a prefix, whose words see each other
+            inputs[name] = torch.cat([inputs[name], last], 1)
+    return inputs
+
+
 def plain_pass(lvlm, sample):
     """The logits (S + n - 1, vocab) of prompt and answer in one uncached pass, and what each layer
     hands on there, by hooks of the test's own.
@@ -29,15 +45,7 @@ def plain_pass(lvlm, sample):
         )
         for number, layer in enumerate(lvlm.layers)
     ]
-    inputs = dict(sample.inputs)
-    fed = torch.tensor([ANSWER[:-1]])
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], fed], 1)
-    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask"):
-        if name in inputs:
-            last = inputs[name][:, -1:].expand(-1, 3, *inputs[name].shape[2:])
-            if lvlm.family.name == "PaliGemma" and name == "token_type_ids":
-                last = torch.ones_like(last)  # 0 would be a prefix, whose words see each other
-            inputs[name] = torch.cat([inputs[name], last], 1)
+    inputs = with_answer(lvlm, sample)
     with torch.inference_mode():
         logits = lvlm.model(**inputs, use_cache=False).logits[0]
     for handle in handles:
@@ -103,3 +111,30 @@ def test_patches_are_read_as_they_leave_each_layer(family, sample):
     assert np.allclose(seen.shares[-1], likeliest, atol=1e-5)
     words = np.delete(shares, image_token_ids(family), axis=1)
     assert np.allclose(likeliest[:, 0], words.max(1), atol=1e-5)
+    anew = svl.visual_lens(family, sample, top=1)  # without the trace
+    assert np.allclose(anew.shares, seen.shares, atol=1e-5)
+
+
+def test_a_word_s_attention_is_eager_attention_s_row(family, sample):
+    """Of every head, for the first word and for a later one, against whole maps of a copy."""
+    model = copy.deepcopy(family.model)
+    model.set_attn_implementation("eager")
+    maps = {}
+    for index, layer in enumerate(model.get_decoder().layers):
+        attention = getattr(layer, "self_attn", None)
+        if attention is not None:
+            attention.register_forward_hook(
+                lambda module, args, output, index=index: maps.__setitem__(index, output[1])
+            )
+    with torch.inference_mode():
+        model(**with_answer(family, sample), use_cache=False, output_attentions=True)
+    read = svl.trace(family, sample, keep_prompt=True)
+    for place in (0, 1, 3):
+        found = svl.word_attention(family, sample, ANSWER, place, traced=read)
+        query = sample.length - 1 + place
+        for index in range(family.num_layers):
+            if index not in maps:
+                assert np.isnan(found.rows[index]).all(), index
+                continue
+            row = maps[index][0, :, query, : query + 1].float().numpy()
+            assert np.abs(found.rows[index] - row).max() < 1e-5, (place, index)

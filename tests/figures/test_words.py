@@ -10,19 +10,21 @@ from PIL import Image
 from svl_core import figures
 from svl_core.analysis.lens import DecidedCurve, Lens
 from svl_core.analysis.visual_lens import NamedPatches, VisualLens
+from svl_core.analysis.word_attention import KINDS, WordAttention
+from svl_core.figures import words
 from svl_core.figures.still import still
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
 
-def made(layer_ids, rank, probability, words, tokens=(" cat", "</s>")):
+def made(layer_ids, rank, probability, spelt, tokens=(" cat", "</s>")):
     rank = np.array(rank)
     numbers = np.array(probability, np.float32)
     return Lens(
         layer_ids=layer_ids,
         token_ids=tuple(range(len(tokens))),
         tokens=tokens,
-        words=np.array(words, dtype=object)[:, :, None],
+        words=np.array(spelt, dtype=object)[:, :, None],
         shares=numbers[:, :, None],
         probability=numbers,
         rank=rank,
@@ -94,15 +96,43 @@ def test_the_still_picture_writes_the_words_too():
 
 def test_a_long_answer_s_lens_is_small_enough_to_be_sent():
     """32 layers, 64 tokens, both models: at most 300 kB."""
-    words = [["character"] * 64] * 32
+    spelt = [["character"] * 64] * 32
     long = made(
         tuple(range(32)),
         np.arange(2048).reshape(32, 64),
         np.random.default_rng(0).random((32, 64)),
-        words,
+        spelt,
         tokens=("character",) * 64,
     )
     assert len(figures.lens(long, long).to_json()) < 300_000
+
+
+def attention(layer_ids, share):
+    """Heads that look at the image with `share` (L, H), and at the first token otherwise."""
+    share = np.array(share, np.float32)
+    rows = np.stack([1 - share, share, 0 * share], axis=2)
+    return WordAttention(layer_ids, " <cat>", 0, 3, np.array([1]), rows)
+
+
+def test_the_grid_shows_each_head_s_look_at_the_image_on_one_scale():
+    full = attention((0, 1, 2), [[0.0, 0.25], [0.5, 0.125], [0.5, 0.25]])
+    pruned = attention((0, 2), [[0.0, 0.25], [0.75, 1.0]])
+    figure = figures.attention_grid(full, pruned)
+    (cells,) = drawn(figure)
+    z = np.array(cells.z, dtype=float)
+    assert z[:, :2].tolist() == full.image_share.tolist()
+    assert np.isnan(z[:, 2]).all() and np.isnan(z[1, 3:]).all()
+    assert z[2, 3:].tolist() == [0.75, 1.0] and cells.zmax == 1.0
+    assert list(figure.layout.xaxis.ticktext) == ["0", "1", "0", "1"]
+    assert cells.customdata[2][4] == "layer 2, head 1"
+
+
+def test_a_split_names_the_kinds_in_their_order():
+    assert tuple(words.KIND_LOOKS) == KINDS
+    lines = drawn(figures.attention_split(attention((0, 4), [[0.0, 0.5], [0.5, 1.0]])))
+    image, prompt, answer, first = lines
+    assert list(image.y) == [25, 75] and list(first.y) == [75, 25]
+    assert list(prompt.y) == list(answer.y) == [0, 0] and list(image.x) == [0, 4]
 
 
 def test_the_curve_of_decided_answers_marks_what_a_plan_drops():
