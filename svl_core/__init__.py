@@ -32,6 +32,7 @@ _HOMES = {
     "analysis.lens": ("lens", "decided_share", "DecidedCurve", "Lens"),
     "analysis.position": ("position_baseline", "PositionBaseline"),
     "analysis.redundancy": ("redundancy", "similarity", "CRITERIA", "Criterion", "LayerScores"),
+    "analysis.relevance": ("occlusion", "relevance", "Occlusion", "Relevance"),
     "analysis.stability": ("stability", "overlap_curve", "Stability"),
     "analysis.tokens": ("token_positions",),
     "analysis.trace": ("trace", "AttentionStatistics", "SampleTrace", "Trace"),

@@ -310,12 +310,21 @@ def _last_of(places: np.ndarray) -> int:
     return int(_never_last(places).max())
 
 
-def checked_answer(answer: Sequence[int]) -> tuple[int, ...]:
+def checked_answer(
+    answer: Sequence[int],
+    place: int = 0,
+) -> tuple[int, ...]:
+    """An answer's token ids. Raises InputError for an empty one, and a place that it lacks."""
     said = tuple(int(token) for token in answer)
     if not said:
         raise InputError(
             "Found an empty answer; expected at least one token to look at; let the model answer"
             " first."
+        )
+    if not 0 <= place < len(said):
+        raise InputError(
+            f"Found place {place} of an answer of {len(said)} tokens; expected 0 to"
+            f" {len(said) - 1}; choose one of them."
         )
     return said
 

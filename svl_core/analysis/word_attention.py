@@ -133,12 +133,7 @@ def word_attention(
     Raises InputError for an empty answer, a place beyond it, a trace of another model or sample,
     and a model whose attention cannot be watched; Cancelled.
     """
-    said = checked_answer(answer)
-    if not 0 <= place < len(said):
-        raise InputError(
-            f"Found place {place} of an answer of {len(said)} tokens; expected 0 to"
-            f" {len(said) - 1}; choose one of them."
-        )
+    said = checked_answer(answer, place)
     prompt = None
     if traced is not None:
         check_same(lvlm, sample, traced)

@@ -31,6 +31,7 @@ from svl_core.figures.words import (
     lens,
     named_overlay,
     patch_words,
+    relevance_overlay,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "patch_words",
     "pca_scatter",
     "redundancy_curve",
+    "relevance_overlay",
     "runs_of",
     "similarity_heatmap",
     "sized",

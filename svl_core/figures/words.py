@@ -443,6 +443,38 @@ def attention_split(
     )
 
 
+def relevance_overlay(
+    image: Image.Image,
+    rects: np.ndarray,
+    values: Sequence[float],
+    *,
+    scale: float | None = None,
+    opacity: float = 0.6,
+    width: int = 640,
+) -> Image.Image:
+    """The image with every patch tinted by how much it speaks for a word, blue and "+", or against
+    it, orange and "-".
+
+    image: the whole picture.
+    rects: (V, 4) of the sample's visual positions, see `overlay`.
+    values: (V,) of a `Relevance`, or the difference of two models' ones.
+    scale: the value of the strongest colours; by default the largest value there is. The same for
+        both models, where they stand side by side.
+    opacity, width: see `overlay`.
+    """
+    numbers = np.asarray(values, np.float64)
+    strongest = float(np.abs(numbers).max(initial=0)) if scale is None else scale
+    return overlay(
+        image,
+        rects,
+        numbers,
+        opacity=opacity,
+        scale=(-strongest, strongest),
+        width=width,
+        diverging=True,
+    )
+
+
 def decided_curve(
     curves: Mapping[str, DecidedCurve],
     drop: Sequence[int] = (),

@@ -138,3 +138,25 @@ def test_a_word_s_attention_is_eager_attention_s_row(family, sample):
                 continue
             row = maps[index][0, :, query, : query + 1].float().numpy()
             assert np.abs(found.rows[index] - row).max() < 1e-5, (place, index)
+
+
+def test_relevance_is_autograd_s_in_every_family(family, sample):
+    """Against a plain uncached pass of the test's own, differentiated at what enters layer 0."""
+    if not len(sample.visual):
+        with pytest.raises(svl.InputError, match="Found no visual positions"):
+            svl.relevance(family, sample, ANSWER)
+        return
+    entered = []
+    handle = family.layers[0].register_forward_pre_hook(
+        lambda module, args: entered.append(args[0].requires_grad_())
+    )
+    logits = family.model(**with_answer(family, sample), use_cache=False).logits[0]
+    handle.remove()
+    for place in (0, 2):
+        found = svl.relevance(family, sample, ANSWER, place)
+        logit = logits[sample.length - 1 + place, ANSWER[place]]
+        [gradient] = torch.autograd.grad(logit, entered, retain_graph=True)
+        products = (gradient * entered[0]).detach().sum(-1)
+        expected = products.reshape(-1, products.shape[-1]).sum(0)[sample.visual].numpy()
+        assert found.logit == pytest.approx(float(logit), abs=1e-4)
+        assert np.allclose(found.values, expected, atol=1e-4 * np.abs(expected).max())

@@ -107,6 +107,17 @@ def test_a_long_answer_s_lens_is_small_enough_to_be_sent():
     assert len(figures.lens(long, long).to_json()) < 300_000
 
 
+def test_what_speaks_for_a_word_is_blue_and_what_speaks_against_it_orange():
+    rects = np.array([[k / 3, 0, (k + 1) / 3, 1] for k in range(3)])
+    ground = Image.new("RGB", (90, 30), (9, 99, 9))
+    picture = figures.relevance_overlay(ground, rects, [0.5, 0.0, -0.5], opacity=1, width=90)
+    corners = [picture.getpixel((x, 2)) for x in (3, 33, 63)]
+    assert corners[0] == (0, 114, 178) and corners[2] == (230, 159, 0)
+    assert min(corners[1]) > 230  # neither
+    faint = figures.relevance_overlay(ground, rects, [0.5, 0.0, -0.5], scale=5, opacity=1, width=90)
+    assert min(faint.getpixel((3, 2))) > 200  # on the scale of a stronger map
+
+
 def attention(layer_ids, share):
     """Heads that look at the image with `share` (L, H), and at the first token otherwise."""
     share = np.array(share, np.float32)
