@@ -34,6 +34,7 @@ _HOMES = {
     "analysis.redundancy": ("redundancy", "similarity", "CRITERIA", "Criterion", "LayerScores"),
     "analysis.relevance": ("occlusion", "relevance", "Occlusion", "Relevance"),
     "analysis.stability": ("stability", "overlap_curve", "Stability"),
+    "analysis.sublayers": ("sublayers", "SublayerScores"),
     "analysis.tokens": ("token_positions",),
     "analysis.trace": ("trace", "AttentionStatistics", "SampleTrace", "Trace"),
     "analysis.visual_lens": ("named_patches", "visual_lens", "NamedPatches", "VisualLens"),

@@ -146,7 +146,7 @@ def test_the_calls_that_the_guide_shows_draw_their_figures(line, tiny):
     listed = guide.partition("## From Python and in a notebook")[2].partition("\n## ")[0]
     rows = [row for row in listed.splitlines() if row.startswith("| ") and "`figures." in row]
     calls = [call for row in rows for call in re.findall(r"`(figures\..+?\))`", row)]
-    assert len(calls) == 13
+    assert len(calls) == 14
     names = {"svl": svl, "figures": figures, "sample": line["Sample"], "trace": line["Trace"]}
     names |= {"lvlm": tiny, "scores": line["LayerScores"], "plan": line["DropPlan"]}
     for call in calls:

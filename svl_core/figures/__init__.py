@@ -32,6 +32,7 @@ from svl_core.figures.words import (
     named_overlay,
     patch_words,
     relevance_overlay,
+    sublayer_curves,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "sized",
     "skipped_heatmap",
     "stability_curve",
+    "sublayer_curves",
     "sweep_curves",
     "token_curve",
     "widest_run",

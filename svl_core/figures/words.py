@@ -23,6 +23,7 @@ from svl_core.figures.style import (
 
 if TYPE_CHECKING:
     from svl_core.analysis.lens import DecidedCurve, Lens
+    from svl_core.analysis.sublayers import SublayerScores
     from svl_core.analysis.visual_lens import NamedPatches, VisualLens
     from svl_core.analysis.word_attention import WordAttention
 
@@ -34,6 +35,11 @@ KIND_LOOKS: Mapping[str, Mapping[str, str]] = {
     "first token": {"colour": "#7A7F87", "dash": "dot", "symbol": "circle"},
 }
 """What a word's attention goes to, in the order of `WordAttention.shares`."""
+HALF_LOOKS: Mapping[str, Mapping[str, str]] = {
+    "attention": {"colour": "#0072B2", "dash": "solid", "symbol": "circle"},
+    "MLP": {"colour": "#D55E00", "dash": "dash", "symbol": "square"},
+}
+"""The halves of a layer, in the order of `SublayerScores.cosine`."""
 MOST_WRITTEN = 24  # columns up to which the words stand in their cells
 MOST_LETTERS = 12  # of a word in its cell
 ROW = 22  # pixels of a row whose words are written
@@ -472,6 +478,60 @@ def relevance_overlay(
         scale=(-strongest, strongest),
         width=width,
         diverging=True,
+    )
+
+
+def sublayer_curves(
+    scores: SublayerScores,
+    drop: Sequence[int] = (),
+    *,
+    height: int = 300,
+) -> Plot:
+    """How redundant the attention and the MLP of each layer are, one line each.
+
+    scores: of the full model, or of a pruned one, by the original model's layers.
+    drop: layers of the original model that a plan drops, marked on both lines.
+    """
+    traces: list[dict[str, Any]] = []
+    layers = list(scores.layer_ids)
+    for number, (name, look) in enumerate(HALF_LOOKS.items()):
+        values = scores.cosine[:, number]
+        gone = [layer in drop for layer in layers]
+        traces.append(
+            {
+                "type": "scatter",
+                "x": layers,
+                "y": values,
+                "name": name,
+                "mode": "lines+markers",
+                "line": {"color": look["colour"], "dash": look["dash"], "width": 2.5},
+                "marker": {
+                    "symbol": ["x" if one else look["symbol"] for one in gone],
+                    "size": [13 if one else 7 for one in gone],
+                    "color": [DROPPED if one else look["colour"] for one in gone],
+                },
+                "customdata": [
+                    [f"{step:.3f}", ", dropped" if one else ""]
+                    for step, one in zip(
+                        scores.step[:, number],
+                        gone,
+                        strict=True,
+                    )
+                ],
+                "hovertemplate": (
+                    "layer %{x}: %{y:.4f}, adds %{customdata[0]} of what leaves"
+                    f" it%{{customdata[1]}}<extra>{name}</extra>"
+                ),
+            }
+        )
+    return drawn(
+        traces,
+        x="layer",
+        y="cosine of what enters and leaves",
+        height=height,
+        legend=True,
+        hovermode="closest",
+        xaxis=layer_axis(range(1 + max(layers))),
     )
 
 

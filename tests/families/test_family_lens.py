@@ -1,6 +1,7 @@
 """What each layer says, in every family: at the last layer it is what the model predicts."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,3 +161,28 @@ def test_relevance_is_autograd_s_in_every_family(family, sample):
         expected = products.reshape(-1, products.shape[-1]).sum(0)[sample.visual].numpy()
         assert found.logit == pytest.approx(float(logit), abs=1e-4)
         assert np.allclose(found.values, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_half_without_weights_adds_nothing_in_every_family(family, sample):
+    """Of a copy whose third layer's attention writes nothing, and whose fourth layer's MLP does
+    not; streams of several kinds are refused.
+    """
+    if family.family.name == "Gemma3n":
+        with pytest.raises(svl.InputError, match="attention and MLP cannot be told apart"):
+            svl.sublayers(family, svl.trace(family, sample))
+        return
+    model = copy.deepcopy(family.model)
+    layers = model.get_decoder().layers
+    attention = getattr(layers[2], "self_attn", None)
+    attention.o_proj.weight.zero_()
+    layers[3].mlp.down_proj.weight.zero_()
+    lvlm = replace(family, model=model)
+    found = svl.sublayers(lvlm, svl.trace(lvlm, sample), tokens="textual")
+    assert found.parallel == (family.family.name == "Aya Vision")
+    assert found.cosine[2, 0] == pytest.approx(1, abs=1e-6)
+    assert found.step[2, 0] == pytest.approx(0, abs=1e-6)
+    others = np.delete(found.step.ravel(), [4, 7])
+    assert (others > 0.01).all()
+    if family.family.name != "Gemma4":  # whose layers end with more than the MLP
+        assert found.cosine[3, 1] == pytest.approx(1, abs=1e-6)
+        assert found.step[3, 1] == pytest.approx(0, abs=1e-6)

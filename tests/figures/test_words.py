@@ -9,6 +9,7 @@ from PIL import Image
 
 from svl_core import figures
 from svl_core.analysis.lens import DecidedCurve, Lens
+from svl_core.analysis.sublayers import HALVES, SublayerScores
 from svl_core.analysis.visual_lens import NamedPatches, VisualLens
 from svl_core.analysis.word_attention import KINDS, WordAttention
 from svl_core.figures import words
@@ -144,6 +145,22 @@ def test_a_split_names_the_kinds_in_their_order():
     image, prompt, answer, first = lines
     assert list(image.y) == [25, 75] and list(first.y) == [75, 25]
     assert list(prompt.y) == list(answer.y) == [0, 0] and list(image.x) == [0, 4]
+
+
+def test_the_halves_of_layers_are_told_apart_and_dropped_ones_marked():
+    scores = SublayerScores(
+        (0, 1, 3),
+        np.array([[0.5, 0.75], [0.875, 0.25], [1.0, 0.125]]),
+        np.array([[0.5, 0.25], [0.125, 1.0], [0.0, 2.0]]),
+        "all",
+        False,
+    )
+    assert tuple(words.HALF_LOOKS) == HALVES
+    attention, mlp = drawn(figures.sublayer_curves(scores, drop=[1]))
+    assert list(attention.y) == [0.5, 0.875, 1.0] and list(mlp.y) == [0.75, 0.25, 0.125]
+    assert list(attention.x) == [0, 1, 3] and attention.line.dash != mlp.line.dash
+    assert list(mlp.marker.symbol) == ["square", "x", "square"]
+    assert mlp.customdata[1] == ["1.000", ", dropped"]
 
 
 def test_the_curve_of_decided_answers_marks_what_a_plan_drops():
