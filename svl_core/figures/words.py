@@ -492,36 +492,42 @@ def sublayer_curves(
     scores: of the full model, or of a pruned one, by the original model's layers.
     drop: layers of the original model that a plan drops, marked on both lines.
     """
-    traces: list[dict[str, Any]] = []
     layers = list(scores.layer_ids)
+    traces: list[dict[str, Any]] = []
     for number, (name, look) in enumerate(HALF_LOOKS.items()):
-        values = scores.cosine[:, number]
-        gone = [layer in drop for layer in layers]
         traces.append(
             {
                 "type": "scatter",
                 "x": layers,
-                "y": values,
+                "y": scores.cosine[:, number],
                 "name": name,
                 "mode": "lines+markers",
                 "line": {"color": look["colour"], "dash": look["dash"], "width": 2.5},
-                "marker": {
-                    "symbol": ["x" if one else look["symbol"] for one in gone],
-                    "size": [13 if one else 7 for one in gone],
-                    "color": [DROPPED if one else look["colour"] for one in gone],
-                },
-                "customdata": [
-                    [f"{step:.3f}", ", dropped" if one else ""]
-                    for step, one in zip(
-                        scores.step[:, number],
-                        gone,
-                        strict=True,
-                    )
-                ],
+                "marker": {"symbol": look["symbol"], "size": 7},
+                "customdata": [f"{step:.3f}" for step in scores.step[:, number]],
                 "hovertemplate": (
-                    "layer %{x}: %{y:.4f}, adds %{customdata[0]} of what leaves"
-                    f" it%{{customdata[1]}}<extra>{name}</extra>"
+                    "layer %{x}: %{y:.4f}, adds %{customdata} of what leaves"
+                    f" it<extra>{name}</extra>"
                 ),
+            }
+        )
+    gone = [place for place, layer in enumerate(layers) if layer in drop]
+    if gone:
+        across = [layers[place] for place in gone]
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [*across, *across],
+                "y": scores.cosine[gone].T.ravel(),
+                "name": "dropped",
+                "mode": "markers",
+                "marker": {
+                    "symbol": "x",
+                    "size": 13,
+                    "color": DROPPED,
+                    "line": {"width": 1.5, "color": EDGE},
+                },
+                "hovertemplate": "layer %{x}, dropped: %{y:.4f}<extra></extra>",
             }
         )
     return drawn(

@@ -156,11 +156,14 @@ def test_the_halves_of_layers_are_told_apart_and_dropped_ones_marked():
         False,
     )
     assert tuple(words.HALF_LOOKS) == HALVES
-    attention, mlp = drawn(figures.sublayer_curves(scores, drop=[1]))
+    figure = figures.sublayer_curves(scores, drop=[1, 2])
+    attention, mlp, crosses = drawn(figure)
+    ElementTree.fromstring(still(figure.to_json(), "what it shows"))
     assert list(attention.y) == [0.5, 0.875, 1.0] and list(mlp.y) == [0.75, 0.25, 0.125]
     assert list(attention.x) == [0, 1, 3] and attention.line.dash != mlp.line.dash
-    assert list(mlp.marker.symbol) == ["square", "x", "square"]
-    assert mlp.customdata[1] == ["1.000", ", dropped"]
+    assert list(crosses.x) == [1, 1] and list(crosses.y) == [0.875, 0.25]
+    assert list(mlp.customdata) == ["0.250", "1.000", "2.000"]
+    assert len(figures.sublayer_curves(scores).data) == 2
 
 
 def test_the_curve_of_decided_answers_marks_what_a_plan_drops():
