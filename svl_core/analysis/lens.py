@@ -341,6 +341,7 @@ def answer_states(
 
     Raises InputError for a trace of another model or sample.
     """
+    check_whole(sample)
     watched = Leaving(lvlm)
     prompt = None
     if traced is not None:
@@ -372,6 +373,17 @@ def answer_states(
             decoding.feed(fed)
         places.append(watched.stacked())
     return torch.cat(places, dim=-2)
+
+
+def check_whole(sample: Sample) -> None:
+    """Raises InputError for a sample whose visual tokens leave, or are skipped, within the layers:
+    what each layer hands on has then no common length.
+    """
+    if sample.thinning is not None and sample.thinning.inside:
+        raise InputError(
+            "Found a sample whose visual tokens leave within the layers; expected one that every"
+            " layer reads whole; give the sample as it was encoded."
+        )
 
 
 def check_same(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from svl_core.analysis.lens import checked_answer
+from svl_core.analysis.lens import check_whole, checked_answer
 from svl_core.analysis.reading import words_of
 from svl_core.errors import InputError
 from svl_core.lvlm.decoding import Decoding
@@ -297,6 +297,7 @@ def _checked(
 ) -> tuple[int, ...]:
     """The answer's tokens. Raises InputError."""
     said = checked_answer(answer, place)
+    check_whole(sample)
     if not len(sample.visual):
         raise InputError(
             "Found no visual positions; expected an image that enters the sequence; ask about a"

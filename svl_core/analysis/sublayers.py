@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from svl_core.analysis.importance import DEFAULT_TOP_P, TokenImportance, TopP
+from svl_core.analysis.lens import check_whole
 from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
@@ -134,6 +135,7 @@ def sublayers(
                 "Found a trace without its samples; expected one as `trace` gives it; trace the"
                 " samples anew."
             )
+        check_whole(sample)
         at = torch.from_numpy(np.array(positions[number]))
         for layer, sums in _measured(
             lvlm,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from svl_core.analysis.lens import check_same
+from svl_core.analysis.lens import check_same, check_whole
 from svl_core.analysis.reading import read, words_of
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
@@ -277,6 +277,7 @@ def _chosen(
     patches: Sequence[int] | None,
 ) -> np.ndarray:
     """(P,) int64 indices among the sample's visual positions. Raises InputError."""
+    check_whole(sample)
     count = len(sample.visual)
     if not count:
         raise InputError(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from svl_core.analysis.attention import collecting
-from svl_core.analysis.lens import check_same, checked_answer
+from svl_core.analysis.lens import check_same, check_whole, checked_answer
 from svl_core.analysis.reading import words_of
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
@@ -134,6 +134,7 @@ def word_attention(
     and a model whose attention cannot be watched; Cancelled.
     """
     said = checked_answer(answer, place)
+    check_whole(sample)
     prompt = None
     if traced is not None:
         check_same(lvlm, sample, traced)

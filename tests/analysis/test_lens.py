@@ -2,6 +2,9 @@
 `tests/families/test_family_lens.py`.
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -179,6 +182,22 @@ def test_it_says_what_is_wrong(tiny, tiny_sample, image):
         svl.decided_share(tiny, [])
     with pytest.raises(svl.InputError, match="Found 1 answers for 2 questions; expected one each"):
         svl.decided_share(tiny, [tiny_sample] * 2, [[9]])
+
+
+def test_tokens_that_leave_within_the_layers_are_refused(tiny, tiny_sample):
+    """By every reading of layers, for what a layer hands on has then no common length."""
+    thinned = replace(tiny_sample, thinning=SimpleNamespace(inside=True))
+    read = svl.trace(tiny, tiny_sample)
+    traced = replace(read, samples=(replace(read.samples[0], sample=thinned),))
+    for look in (
+        lambda: svl.lens(tiny, thinned, [9]),
+        lambda: svl.visual_lens(tiny, thinned),
+        lambda: svl.word_attention(tiny, thinned, [9]),
+        lambda: svl.relevance(tiny, thinned, [9]),
+        lambda: svl.sublayers(tiny, traced),
+    ):
+        with pytest.raises(svl.InputError, match="leave within the layers; expected one that"):
+            look()
 
 
 def test_it_can_be_cancelled(tiny, tiny_sample):
