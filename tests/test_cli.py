@@ -96,6 +96,34 @@ def test_analyze(svl, tiny_sample):
     assert found["timing_ms"] > 0 and found["calibration"] == {"set": "this", "samples": 1}
 
 
+def test_lens(svl, tiny, tiny_sample):
+    """Both models are asked about the full model's words; a dropped layer has no row."""
+    from svl_core.analysis.lens import lens
+
+    drop = ("--layers", "2,3", "--compensation", "none", "--max-new-tokens", "3")
+    found = result(svl("lens", *ASK, *SET, *drop, "--top", "2", "--json", "-"))
+    full, pruned = found["full"], found["pruned"]
+    expected = lens(tiny, tiny_sample, full["token_ids"], top=2)
+    assert full["rank"] == expected.rank.tolist() and len(full["tokens"]) == 3
+    assert full["decided"] == list(expected.decided)
+    assert full["words"][5][0][0] == full["tokens"][0]
+    assert pruned["layer_ids"] == [0, 1, 4, 5] and pruned["token_ids"] == full["token_ids"]
+    assert found["plan"]["drop"] == [2, 3] and "decided_share" not in found
+
+
+def test_lens_for_people_and_over_a_set(svl):
+    set_of_three = ("--measure", "calibration", "--measure-size", "3")
+    ask = ("lens", *ASK, *SET, "--layers", "2", "--compensation", "none", *set_of_three)
+    code, out, err = svl(*ask)
+    assert code == 0 and err == "", err
+    assert "the full model's answers to 3 questions" in out and "decided" in out
+    share = result(svl(*ask, "--json", "-"))["decided_share"]
+    assert share["full"]["answers"][-1] == 1 and share["samples"] == 3
+    assert share["pruned"]["layer_ids"] == [0, 1, 3, 4, 5]
+    code, out, err = svl("lens", *ASK, "--top", "0")
+    assert code == 2 and "Found 0 words a place; expected at least 1; raise it." in err
+
+
 def test_fewer_visual_tokens(svl, tmp_path):
     """The same question in three sizes; one-size models answer as ever."""
     builders.build("smolvlm").save(tmp_path / "model")

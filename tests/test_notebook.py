@@ -140,15 +140,15 @@ def test_the_example_notebook_runs_and_shows_what_it_made(tmp_path, monkeypatch,
     assert said.startswith("pruned\n") and "delete that one first" in said
 
 
-def test_the_calls_that_the_guide_shows_draw_their_figures(line):
+def test_the_calls_that_the_guide_shows_draw_their_figures(line, tiny):
     """Each row of its table, on the values of the line."""
     guide = (Path(svl.__file__).parent / "GUIDE.md").read_text(encoding="utf-8")
     listed = guide.partition("## From Python and in a notebook")[2].partition("\n## ")[0]
     rows = [row for row in listed.splitlines() if row.startswith("| ") and "`figures." in row]
     calls = [call for row in rows for call in re.findall(r"`(figures\..+?\))`", row)]
-    assert len(calls) == 7
+    assert len(calls) == 14
     names = {"svl": svl, "figures": figures, "sample": line["Sample"], "trace": line["Trace"]}
-    names |= {"scores": line["LayerScores"], "plan": line["DropPlan"]}
+    names |= {"lvlm": tiny, "scores": line["LayerScores"], "plan": line["DropPlan"]}
     for call in calls:
         drawn = eval(call, names | {"importance": line["TokenImportance"]})
         assert type(drawn).__name__ in ("Plot", "Image"), call

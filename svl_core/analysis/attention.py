@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -81,6 +81,29 @@ class AttentionStatistics(Shown):
 
 STATISTICS = tuple(field.name for field in fields(AttentionStatistics))
 SUMS = tuple(name for name in STATISTICS if not name.endswith(("_seen", "_even")))
+
+
+class Watcher(Protocol):
+    """What sees the queries and keys of every attention of a pass.
+
+    watching: what is done within this block is no work of the model's.
+    """
+
+    watching: Callable[[], contextlib.AbstractContextManager]
+
+    def add(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        softcap: float | None,
+        sinks: torch.Tensor | None = None,
+        totals: torch.Tensor | None = None,
+    ) -> None:
+        """Sees one layer's attention; parameters as of `Collector.add`."""
+        ...
 
 
 class Collector:
@@ -406,7 +429,7 @@ def _of_heads(
     return part if len(part) == 1 else part[some]
 
 
-_COLLECTOR: ContextVar[Collector | None] = ContextVar("svl_collector", default=None)
+_COLLECTOR: ContextVar[Watcher | None] = ContextVar("svl_collector", default=None)
 
 
 class _Totals(TorchDispatchMode):
@@ -494,7 +517,7 @@ _USERS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
-def collecting(decoder: torch.nn.Module, collector: Collector):
+def collecting(decoder: torch.nn.Module, collector: Watcher):
     """While open, this thread's forward passes through `decoder` feed `collector`; other threads'
     passes do not.
 

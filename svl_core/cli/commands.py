@@ -13,6 +13,7 @@ from svl_core.cli.ablate import ablate
 from svl_core.cli.analyze import analyze
 from svl_core.cli.compare import compare
 from svl_core.cli.evaluate import evaluate
+from svl_core.cli.lens import lens
 from svl_core.cli.models import models
 from svl_core.cli.options import recipe_of
 from svl_core.cli.output import check_files, write_result
@@ -26,6 +27,7 @@ Command = Callable[[argparse.Namespace, Recipe], tuple[dict[str, Any], str]]
 COMMANDS: dict[str, Command] = {
     "analyze": analyze,
     "compare": compare,
+    "lens": lens,
     "sweep": sweep,
     "evaluate": evaluate,
     "ablate": ablate,

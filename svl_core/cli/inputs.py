@@ -86,13 +86,26 @@ def measured_samples(args: argparse.Namespace, recipe: Recipe) -> tuple[LVLM, Se
     if asks(args):
         lvlm, sample = asked_question(args, recipe)
         return lvlm, [see(lvlm, sample)]
+    pairs = _measured_pairs(args)
+    lvlm = load_model(args, recipe)
+    return lvlm, _encoded(args, lvlm, pairs)
+
+
+def measured_set(args: argparse.Namespace, lvlm: LVLM) -> Sequence[Sample]:
+    """The samples of `--measure`, whatever else was asked. Raises InputError."""
+    return _encoded(args, lvlm, _measured_pairs(args))
+
+
+def _measured_pairs(args: argparse.Namespace) -> list[Pair]:
     from svl_core.demo.questions import MEASURED_SEED
 
-    pairs = _pairs(args.measure, args.measure_size, MEASURED_SEED, None)
-    lvlm = load_model(args, recipe)
+    return _pairs(args.measure, args.measure_size, MEASURED_SEED, None)
+
+
+def _encoded(args: argparse.Namespace, lvlm: LVLM, pairs: list[Pair]) -> Sequence[Sample]:
     readable = _readable(lvlm, args.measure, pairs)
     spool = getattr(args, "spool", None)
-    return lvlm, encode_all(lvlm, readable, spool=spool, run=watched(args))
+    return encode_all(lvlm, readable, spool=spool, run=watched(args))
 
 
 def labelled_questions(args: argparse.Namespace, seed: int) -> Sequence[LabelledQuestion]:

@@ -25,7 +25,7 @@ from svl_core.recipe import (
 
 PAGE = "page"
 """The command that takes the options of the page's start, see `svl_core/page.py`."""
-COMMANDS = ("analyze", "compare", "sweep", "evaluate", "ablate", "prune", "models", PAGE)
+COMMANDS = ("analyze", "compare", "lens", "sweep", "evaluate", "ablate", "prune", "models", PAGE)
 DESCRIPTION = (
     "Layer pruning of vision-language models: see which decoder layers are redundant, drop them,"
     " compare the answers."
@@ -148,6 +148,17 @@ def build_parser() -> argparse.ArgumentParser:
         _ranking(),
         _calibrating(),
         _answering(None),
+    )
+    command(
+        "lens",
+        "what each layer would say in the place of each word of the answer",
+        _asking(required=True),
+        _pruning(required=False),
+        _ranking(),
+        _calibrating(),
+        _answering(None),
+        _measuring(None, "also tell by which layer the answers to these are decided"),
+        _reading,
     )
     command(
         "sweep",
@@ -376,6 +387,16 @@ def _analyzing(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="bootstrap over the calibration set: how sure the order is when N layers are dropped",
+    )
+
+
+def _reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=5,
+        metavar="N",
+        help="the likeliest words that are written for each layer and token (default: %(default)s)",
     )
 
 

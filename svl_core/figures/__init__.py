@@ -24,25 +24,43 @@ from svl_core.figures.evidence import (
 )
 from svl_core.figures.lesson import kept_curves, skipped_heatmap
 from svl_core.figures.overlay import overlay, sized
+from svl_core.figures.words import (
+    attention_grid,
+    attention_split,
+    decided_curve,
+    lens,
+    named_overlay,
+    patch_words,
+    relevance_overlay,
+    sublayer_curves,
+)
 
 __all__ = [
     "LOST",
     "MEASURES",
     "ablation_map",
+    "attention_grid",
+    "attention_split",
     "block_heatmap",
+    "decided_curve",
     "gap_curve",
     "importance_bars",
     "kept_curves",
+    "lens",
+    "named_overlay",
     "overlap_figure",
     "overlay",
     "pareto_figure",
+    "patch_words",
     "pca_scatter",
     "redundancy_curve",
+    "relevance_overlay",
     "runs_of",
     "similarity_heatmap",
     "sized",
     "skipped_heatmap",
     "stability_curve",
+    "sublayer_curves",
     "sweep_curves",
     "token_curve",
     "widest_run",

@@ -24,6 +24,7 @@ FAINT = 'opacity=".14"'  # of grid lines
 LETTER = 0.56  # of the type size, the width of an average letter
 TICKS = 6
 MOST_TOLD = 2500  # cells of a heatmap that say their value under the pointer
+BRIGHT = 0.55  # share of the scale from which on dark words are read better than white ones
 CIVIDIS = (
     "#00224e",
     "#2a3f6d",
@@ -618,13 +619,14 @@ def _cells(
     low, high = _limits(trace)
     rows, columns = _places(trace, "y"), _places(trace, "x")
     told = len(rows) * len(columns) <= MOST_TOLD
-    parts = []
+    parts, words = [], []
     for j, line in enumerate(trace["z"]):
         for i, value in enumerate(line):
             if not _is_number(value):
                 continue
             row, column = rows[j], columns[i]
-            colour = colour_of((value - low) / (high - low) if high > low else 1.0)
+            share = (value - low) / (high - low) if high > low else 1.0
+            colour = colour_of(share)
             place = (j, i) if told else None
             box = _box(
                 x.at(column - 0.5),
@@ -640,7 +642,19 @@ def _cells(
                     place,
                 )
             )
-    return f'<g shape-rendering="crispEdges">{"".join(parts)}</g>'
+            if "texttemplate" in trace:
+                ink = "#fff" if share < BRIGHT else "#111"
+                words.append(
+                    _text(
+                        _esc(trace["text"][j][i]),
+                        x.at(column),
+                        y.at(row) + 4,
+                        "middle",
+                        11,
+                        f' fill="{ink}" pointer-events="none"',
+                    )
+                )
+    return f'<g shape-rendering="crispEdges">{"".join(parts)}</g>{"".join(words)}'
 
 
 def _bars(

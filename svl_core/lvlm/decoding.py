@@ -89,12 +89,14 @@ class Decoding:
         `depth` (see `prefill`).
     watch: keeps the features of the prompt's images, a batch of one, as the pass makes them.
     thinning: what happens to visual tokens in the layers, of a batch of one.
+    differentiable: gradients can flow from the logits to what a hook lets require them.
 
     `shared_ms` is the time that belongs to the prompt and was spent before: on its images, or by
     the other pass until there. `observing_ms` is what was spent within on something else.
     """
 
-    @torch.inference_mode()
+    _differentiable = False
+
     def __init__(
         self,
         lvlm: LVLM,
@@ -105,11 +107,34 @@ class Decoding:
         resume: tuple[PrefillState, int] | None = None,
         watch: Watched | None = None,
         thinning: Thinning | None = None,
+        differentiable: bool = False,
     ):
         self.lvlm = lvlm
         self.depth = 0
         self.shared_ms = _spent_before(features, thinning)
         self.observing_ms = 0.0
+        self._differentiable = differentiable
+        with torch.inference_mode(not differentiable):
+            self._read(
+                inputs,
+                features,
+                keep,
+                resume,
+                watch,
+                thinning,
+            )
+
+    def _read(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        features: ImageFeatures | None,
+        keep: Collection[int],
+        resume: tuple[PrefillState, int] | None,
+        watch: Watched | None,
+        thinning: Thinning | None,
+    ) -> None:
+        """The pass over the prompts."""
+        lvlm = self.lvlm
         model: torch.nn.Module = lvlm.model
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
@@ -227,7 +252,6 @@ class Decoding:
         if caches is not None:
             self.prefill = PrefillState(states, caches, entered_ms)
 
-    @torch.inference_mode()
     def feed(
         self,
         ids: torch.Tensor,
@@ -241,6 +265,15 @@ class Decoding:
         keep, resume: as for the prompt, of the same ids behind it.
         Returns the n predictions after each of them, (B, n, vocab).
         """
+        with torch.inference_mode(not self._differentiable):
+            return self._fed(ids, keep, resume)
+
+    def _fed(
+        self,
+        ids: torch.Tensor,
+        keep: Collection[int],
+        resume: tuple[PrefillState, int] | None,
+    ) -> torch.Tensor:
         count = ids.shape[1]
         places = self._next_positions(count, ids.device)
         for name, value in self._growing.items():  # a new position sees what the last one saw

@@ -205,6 +205,11 @@ OUT_PROJECTIONS = (
 )
 
 
+# The norm in front of a layer's MLP. Gemma norms what the attention gives too, under the name that
+# others have for this one, so that its own name is looked for first.
+MLP_NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm")
+
+
 def find_decoder(model) -> torch.nn.Module:
     """The module that holds the decoder layers: `get_decoder()`, or `.model` where that leads no
     further (Llama4), repeated until one does. Raises SVLError when there is none.
@@ -262,6 +267,14 @@ def linear_map(
     )
 
 
+def mlp_norm(layer: torch.nn.Module) -> torch.nn.Module | None:
+    """The norm between a decoder layer's attention and its MLP; None where both stand beside each
+    other (Cohere), or names are unknown.
+    """
+    found = (getattr(layer, name, None) for name in MLP_NORMS)
+    return next((norm for norm in found if norm is not None), None)
+
+
 def residual(
     hidden: torch.Tensor,
     text,
@@ -270,6 +283,13 @@ def residual(
     (N, B, S, d) the active one (Gemma3n).
     """
     return hidden[text.altup_active_idx] if hidden.dim() == 4 else hidden
+
+
+def stacks_streams(text) -> bool:
+    """Whether decoder layers hand on several streams, which the model joins behind the last one
+    (Gemma3n).
+    """
+    return getattr(text, "altup_active_idx", None) is not None
 
 
 def layers_prefix(model) -> str:
