@@ -41,7 +41,7 @@ def test_settings_are_recognised_by_every_field_but_the_criterion():
     best = replace(Settings(), **preset_values(BEST, "knows", KNOWS, Settings()))
     for criterion in BEST.criteria:
         assert contested_preset("knows", KNOWS, replace(best, criterion=criterion)) is BEST
-    assert contested_preset("knows", KNOWS, replace(best, criterion="shortgpt")) is None
+    assert contested_preset("knows", KNOWS, replace(best, criterion="svl-last")) is None
     assert contested_preset("knows", KNOWS, replace(best, top_p=0.3)) is None
     assert contested_preset("knows", KNOWS, replace(best, calibration=AUTO)) is None
     assert contested_preset("knows", KNOWS, Settings()) is None  # as published: no rivals

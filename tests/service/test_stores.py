@@ -73,6 +73,7 @@ def test_every_byte_counts(tiny, tiny_sample):
                 seen.detail,
                 analysis.detail,
                 trace.model_name,
+                analysis.importance.text_self,
             )
         }.values()
     )

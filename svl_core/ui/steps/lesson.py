@@ -624,7 +624,8 @@ def _repair(data: Mapping) -> dict:
             f"Here {here}. One picture proves little. Over {_asked_of(arena)}, with"
             f" {arena['drops'][at]} dropped, right answers are: {shares}. Strong repairs fitted on"
             f" {scenes} scenes learn these scenes; “best found” fits the refit on {many} samples,"
-            " and tries three choices of layers. Judge a repair by answers on pictures it has not seen."
+            " and tries three choices of layers. Judge a repair by answers on pictures it has not"
+            " seen."
         ),
         "line": (f"Here {here}; over all questions: refit {right['refit']}, none {right['none']}"),
     }
