@@ -19,7 +19,7 @@ import torch
 
 from svl_core.errors import InputError
 from svl_core.files import expanded, new_folder
-from svl_core.lvlm import checkpoint, families, hub, skeleton
+from svl_core.lvlm import checkpoint, families, hub, protection, skeleton
 from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
 from svl_core.lvlm.card import write_card
 from svl_core.lvlm.chat import Chat
@@ -164,8 +164,13 @@ class LVLM(Shown):
 
     @property
     def protected(self) -> tuple[int, ...]:
-        """Indices (into the layers present) of layers that this family cannot lose."""
-        return families.protected_layers(self.family, self.model.config)
+        """Indices (into the layers present) of layers that this model cannot lose."""
+        return tuple(self.protection)
+
+    @property
+    def protection(self) -> dict[int, str]:
+        """Why each protected layer stays, by its index."""
+        return protection.reasons(self.model.config)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import decoding, families, skeleton, vision
+from svl_core.lvlm import cutting, decoding, families, skeleton, vision
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
@@ -248,11 +248,19 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
         raise SVLError("an attention of the model's own, which cannot be watched")
 
 
+def _droppable(lvlm: LVLM) -> list[int]:
+    """The layers that may go, but for the first and the last. Raises SVLError without any."""
+    free = [layer for layer in range(1, lvlm.num_layers - 1) if layer not in lvlm.protected]
+    if not free:
+        raise SVLError("every layer between the first and the last has to stay")
+    return free
+
+
 def _cuts(lvlm: LVLM) -> list[tuple[int, ...]]:
     """The layers to drop: one in the middle, and more (two of four layers, from five on three)."""
-    last = lvlm.num_layers - 1
-    middle = last // 2
-    more = tuple(sorted({1, middle, last - 1}))
+    free = _droppable(lvlm)
+    middle = free[(len(free) - 1) // 2]
+    more = tuple(sorted({free[0], middle, free[-1]}))
     return [(middle,)] if more == (middle,) else [(middle,), more]
 
 
@@ -271,12 +279,13 @@ def _cache(
     sample: Sample,
     seen: Sample,
 ) -> None:
-    """Three ordinary tokens, whole and with the last layer but one dropped: predictions with the
+    """Three ordinary tokens, whole and without the last layer that may go: predictions with the
     cache equal those of a whole pass each.
 
     seen: the sample with its image seen, for those with the cache.
     """
-    keep = [layer for layer in range(lvlm.num_layers) if layer != lvlm.num_layers - 2]
+    dropped = _droppable(lvlm)[-1]
+    keep = [layer for layer in range(lvlm.num_layers) if layer != dropped]
     for model in (lvlm, _with_layers(lvlm, keep)):
         banned = sorted({*control_ids(model.reader), *decoding.image_token_ids(model)})
         generate: Any = model.model.generate
@@ -449,11 +458,11 @@ def _kind(lvlm: LVLM, number: int) -> tuple:
         shapes = [(name, *weight.shape) for name, weight in module.named_parameters(recurse=False)]
         parts.append((path, type(module), *settings, *shapes))
     config = lvlm.text_config
-    for name in families.PER_LAYER:
+    for name in cutting.PER_LAYER:
         values = getattr(config, name, None)
         if isinstance(values, (list, tuple)) and len(values) == lvlm.num_layers:
             parts.append((name, str(values[number])))
-    for name in families.LAYER_INDICES:
+    for name in cutting.LAYER_INDICES:
         values = getattr(config, name, None)
         if isinstance(values, (list, tuple)):
             parts.append((name, number in values))
