@@ -131,12 +131,13 @@ def load(
     folder, commit = locate(name, revision)
     run.report(0.02, "reading the config")
     config, model_class, supports_images = _known_config(folder, name, text_only)
+    replaced = arithmetic.usable_attention(config)
     on_processor = place is not None and place.type == "cpu"
     if on_processor:
         arithmetic.limit_threads()
     blank = empty(model_class, config)
     refuse_without_layers(blank, name)
-    chosen = arithmetic.choose(blank, config, place, asked)
+    chosen = arithmetic.choose(blank, config, place, asked).without(replaced)
     if not quantize or place is not None:
         parameters = families.count_parameters(blank)
         needed = memory.needed_bytes(parameters, chosen.dtype, quantize)
@@ -146,6 +147,8 @@ def load(
     run.report(0.85, "loading")
     processor = load_processor(folder, config, text_only=not supports_images)
     options: dict[str, Any] = {"dtype": chosen.dtype}
+    if replaced:
+        options["config"] = config
     if not pickle_weights:
         options["use_safetensors"] = True
     if device_map or quantize:

@@ -288,10 +288,12 @@ class LVLM(Shown):
         figures: for the card: `to_json()` of evaluations and comparisons of this model.
 
         Raises InputError when `folder` is a file, cannot be written or is not empty, for an unknown
-        dtype, for figures of another plan, for weights that are not finite, and for a model with a
-        compensation that adds modules. After an error, or a stop, nothing is left.
+        dtype, for figures of another plan, for weights that are not finite or in a quantised format
+        that cannot be written, and for a model with a compensation that adds modules. After an
+        error, or a stop, nothing is left.
         """
         asked = known_dtype(dtype)
+        checkpoint.check_writable(self.model)
         if not self.provenance.get("compensation", {}).get("exportable", True):
             raise InputError(
                 "Found modules that the compensation added; expected a plain model, for a"
@@ -313,6 +315,14 @@ class LVLM(Shown):
             raise InputError(
                 f"Found that {str(folder)!r} cannot be written ({error.strerror or error});"
                 " expected a folder of yours with room; choose another name."
+            ) from error
+        except (ValueError, NotImplementedError, RuntimeError) as error:
+            if not self.quantized or isinstance(error, InputError):
+                raise
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise InputError(
+                f"Found quantised weights that cannot be written ({reason}); expected a format that"
+                " transformers saves; prune the unquantised model."
             ) from error
         return folder
 
