@@ -19,7 +19,7 @@ import torch
 
 from svl_core.errors import Cancelled, InputError, Unreachable
 from svl_core.files import expanded
-from svl_core.lvlm import arithmetic, catalogue, families, memory
+from svl_core.lvlm import arithmetic, catalogue, families, memory, packages
 from svl_core.lvlm.card import CARD, NOTICES
 from svl_core.lvlm.catalogue import DEMO
 from svl_core.lvlm.checkpoint import (
@@ -135,7 +135,7 @@ def load(
     on_processor = place is not None and place.type == "cpu"
     if on_processor:
         arithmetic.limit_threads()
-    blank = empty(model_class, config)
+    blank = _skeleton(model_class, config, name)
     refuse_without_layers(blank, name)
     chosen = arithmetic.choose(blank, config, place, asked).without(replaced)
     if not quantize or place is not None:
@@ -182,6 +182,23 @@ def load(
     return lvlm.reading(**reading)
 
 
+def _skeleton(model_class: Any, config, name: str):
+    """The model without weights.
+
+    Raises InputError where a package is missing that it needs, and for a config of which no model
+    can be made.
+    """
+    try:
+        return empty(model_class, config)
+    except Exception as error:  # whatever a model's constructor may raise
+        packages.refuse_missing(repr(name), error)
+        raise InputError(
+            f"Found {name!r}, of whose config no {config.model_type} model can be made"
+            f" ({_short(error)}); expected a complete config that the installed transformers"
+            " library takes; get the model's folder again, or choose one of `svl models`."
+        ) from error
+
+
 def _check_device_map(device_map: str | dict | None) -> None:
     """Raises InputError for an unknown device map and where accelerate is missing."""
     if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
@@ -222,6 +239,7 @@ def _with_all_weights(
         with quiet():
             model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # unreadable files, wrong shapes, packages that are missing
+        packages.refuse_missing(repr(name), error)
         raise InputError(
             f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a"
             " complete checkpoint; get it again."
@@ -271,7 +289,8 @@ def foresee(
     asked = arithmetic.known_dtype(dtype)
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
-    skeleton = empty(model_class, config)
+    arithmetic.usable_attention(config)
+    skeleton = _skeleton(model_class, config, name)
     chosen = arithmetic.choose(skeleton, config, place, asked)
     speeds = measured_speeds(chosen.dtype, place)
 
@@ -554,6 +573,7 @@ def _known_config(folder: Path, name: str, text_only: bool):
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
+        packages.refuse_missing(repr(name), error)
         raise InputError(
             f"Found no readable model config at {name!r} ({_short(error)}); expected a model that"
             " the installed transformers library knows; choose one of `svl models`."
