@@ -26,6 +26,7 @@ from svl_core.lvlm.prefill import (
     recording,
     resumed,
 )
+from svl_core.lvlm.refusals import picture_read
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.thin_pass import ThinPass
 from svl_core.lvlm.thinning import Thinning
@@ -156,7 +157,8 @@ class Decoding:
                 model, tensors = prepared(lvlm, inputs, features, watch)
             if self._thin is not None:
                 model = self._thin.reading(model)
-            out = model(**tensors, **options)
+            with picture_read(lvlm, tensors if features is None else {}):
+                out = model(**tensors, **options)
         self._take_over(out, states, entered_ms)
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
         self._deltas = self._position_deltas(before, _rope_deltas(model))
