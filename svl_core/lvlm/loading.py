@@ -91,6 +91,7 @@ def load(
     pickle_weights: bool = True,
     detail: str = FULL,
     max_visual_tokens: int | None = None,
+    plain: bool = False,
     run: Run = QUIET,
 ) -> LVLM:
     """Loads a vision-language model in evaluation mode, without gradients.
@@ -111,6 +112,7 @@ def load(
     pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without
         running their code).
     detail, max_visual_tokens: how closely it looks at pictures, see `LVLM.encode`.
+    plain: whether answers leave the model's generation settings out, see `LVLM`.
     run: progress; cancelling it stops a download.
 
     Raises InputError for a name that leads to no model, a gated model, one without image input, one
@@ -174,11 +176,12 @@ def load(
         stored=stored_dtypes(folder) or StoredDtypes(arithmetic.stored_dtype(config)),
         arithmetic=chosen,
         folder=folder,
+        plain=plain,
     )
     if lvlm.family is families.GENERIC:
         run.report(0.95, "probing a model of no known family")
         lvlm = probe(lvlm)
-    run.report(1.0, f"loaded: {chosen}")
+    run.report(1.0, f"loaded: {lvlm.computes_in}")
     return lvlm.reading(**reading)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from svl_core.errors import InputError
 from svl_core.files import expanded, new_folder
-from svl_core.lvlm import checkpoint, families, hub, protection, skeleton
+from svl_core.lvlm import checkpoint, families, generation, hub, protection, skeleton
 from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
 from svl_core.lvlm.card import write_card
 from svl_core.lvlm.chat import Chat
@@ -71,6 +71,9 @@ class LVLM(Shown):
         they have.
     arithmetic: what it computes in, and why; None where `load` did not choose it.
     folder: where `load` found its files; None for a model made in memory.
+    plain: whether answers are the plain arg max; else they follow those of the model's generation
+        settings that change greedy decoding (a repetition penalty and the like), as
+        `generate(do_sample=False)` does.
     """
 
     model: PreTrainedModel
@@ -85,6 +88,7 @@ class LVLM(Shown):
     stored: StoredDtypes | None = None
     arithmetic: Arithmetic | None = None
     folder: Path | None = None
+    plain: bool = False
 
     def __post_init__(self):
         ids = tuple(int(i) for i in self.layer_ids) or tuple(range(self.num_layers))
@@ -144,8 +148,12 @@ class LVLM(Shown):
 
     @property
     def computes_in(self) -> str:
-        """The dtype in words, with the reason for it where `load` chose it."""
-        return str(self.arithmetic or name_of(self.dtype))
+        """The dtype in words, with the reason for it where `load` chose it, and what its generation
+        settings do to its answers.
+        """
+        config = self.model.generation_config
+        settings = generation.told(config, self.eos_token_ids, self.plain)
+        return "; ".join(filter(None, (str(self.arithmetic or name_of(self.dtype)), settings)))
 
     @property
     def quantized(self) -> bool:
@@ -180,6 +188,17 @@ class LVLM(Shown):
         if getattr(self.tokenizer, "eos_token_id", None) is not None:
             ids.append(self.tokenizer.eos_token_id)
         return tuple(dict.fromkeys(int(i) for i in ids))
+
+    def steering(self, sample: Sample, limit: int) -> generation.Steering | None:
+        """What the model's generation settings do to the answer to a sample; None for nothing.
+
+        limit: the most tokens of the answer.
+        """
+        if self.plain:
+            return None
+        place = generation.Place(sample.length, limit, self.eos_token_ids, self.device)
+        prompt = sample.inputs.get("input_ids")
+        return generation.steering(self.model.generation_config, place, prompt)
 
     @property
     def reader(self) -> Reader:
