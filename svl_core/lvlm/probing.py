@@ -51,6 +51,7 @@ TOLERANCE = {
     torch.float16: 5e-2,
     torch.bfloat16: 2e-1,
 }
+MASKED = -1e4  # logits from here down stand for tokens that a model rules out
 QUESTION = "What is this?"
 # The pictures that models are asked about, in pixels: the one that gives fewer positions counts
 # (those cut into tiles by their shape have few tiles of a strip); the last where no other is taken.
@@ -59,11 +60,20 @@ PICTURES = (
     (512, 64),
 )
 ORDINARY = (224, 224)
-# The pictures that places are tried on, in pixels: crops, paddings and tiles differ most there.
+# The pictures that places are tried on, in pixels: tall and wide, where crops, paddings and tiles
+# differ most; and where the model takes them tiny and flat ones, where a rim is a large part. They
+# are multiples of no patch's side.
 SHAPES = (
-    (168, 392),
-    (392, 168),
+    (167, 389),
+    (389, 167),
 )
+RIMS = (
+    (45, 37),
+    (211, 31),
+    (33, 197),
+)
+FEWEST = 4  # positions that tell a rule from chance
+LEAST_PIXELS = 2  # of a rectangle's side, for its pixels to be its own
 TRIED = 8  # positions tried in each picture
 HIT_SHARE = 0.7  # the share of them that must answer to their own rectangle
 # Of a stand-in: decoder layers at least, and blocks from which on a stack of them hands on.
@@ -367,10 +377,18 @@ def _equal(
     logits: torch.Tensor,
     expected: torch.Tensor,
 ) -> None:
-    """Raises SVLError for logits that differ by more than the dtype's tolerance."""
+    """Raises SVLError for logits that differ by more than the dtype's tolerance; those that a model
+    masks (Chameleon's of image tokens) must be the same ones, and count no further.
+    """
     expected = expected.float().to(logits.device)
-    difference = (logits.float() - expected).abs().max()
-    share = float(difference / expected.std())
+    logits = logits.float()
+    masked = expected <= MASKED
+    if not torch.equal(logits <= MASKED, masked):
+        raise SVLError("other logits are masked")
+    if bool(masked.all()):
+        raise SVLError("all logits are masked")
+    difference = (logits - expected)[~masked].abs().max()
+    share = float(difference / expected[~masked].std())
     if not share <= TOLERANCE.get(lvlm.dtype, 1e-3):
         raise SVLError(f"logits differ by {share:.2g} of their spread")
 
@@ -551,17 +569,32 @@ def _placed(lvlm: LVLM, at_once: int) -> LVLM:
     """The model with the first way of cutting images whose places hold on every test picture, or
     with none. at_once: see `places_hold`.
     """
+    pictures = [noise(*shape) for shape in SHAPES]
+    rims = [noise(*shape) for shape in RIMS]
+    rims = [picture for picture in rims if _taken(lvlm, picture)]
     for name, rule in GEOMETRIES.items():
         if rule is unplaced:
             continue
         family = dataclasses.replace(lvlm.family, geometry=name)
         candidate = dataclasses.replace(lvlm, family=family)
         try:
-            if all(places_hold(candidate, noise(*shape), at_once) for shape in SHAPES):
+            held = all(places_hold(candidate, picture, at_once) for picture in pictures)
+            if held and all(_not_contradicted(candidate, picture, at_once) for picture in rims):
                 return candidate
         except Exception:  # made for other processors and configs: it may miss anything
             continue
     return lvlm
+
+
+def _taken(lvlm: LVLM, picture: Image.Image) -> bool:
+    """Whether a model takes a picture, places aside."""
+    family = dataclasses.replace(lvlm.family, geometry=unplaced.__name__)
+    reader = dataclasses.replace(lvlm, family=family)
+    try:
+        entering(reader, reader.encode(picture, QUESTION))
+    except Exception:  # processors and vision towers refuse pictures in many ways
+        return False
+    return True
 
 
 def places_hold(
@@ -570,19 +603,42 @@ def places_hold(
     at_once: int = 1,
 ) -> bool:
     """Whether changing the pixels of a position's rectangle changes that position more than any of
-    like size whose own pixels stay.
+    like size whose own pixels stay. False where the picture cannot tell.
 
     at_once: rectangles that are changed in one pass; more than one where positions hardly mix.
+    """
+    share = _answering_share(lvlm, image, at_once)
+    return share is not None and share >= HIT_SHARE
+
+
+def _not_contradicted(lvlm: LVLM, image: Image.Image, at_once: int) -> bool:
+    """The same, but for a picture that cannot tell, which says nothing against a rule."""
+    share = _answering_share(lvlm, image, at_once)
+    return share is None or share >= HIT_SHARE
+
+
+def _answering_share(
+    lvlm: LVLM,
+    image: Image.Image,
+    at_once: int,
+) -> float | None:
+    """The share of the positions tried that answer to their own rectangle, see `places_hold`; None
+    where there are too few positions, or their rectangles are hardly a pixel.
     """
     sample = lvlm.encode(image, QUESTION)
     visual = torch.tensor(sample.visual)
     rects = sample.geometry.rects
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     placed = np.flatnonzero(~np.isnan(areas))
-    if len(placed) < max(4, len(visual) / 4):  # too few to tell a rule from chance
-        return False
+    if len(placed) < max(FEWEST, len(visual) / 4):
+        return None
+    pixels = (rects * (*image.size, *image.size)).round()
     # Not the slivers at the border of a crop.
-    whole = placed[areas[placed] > 0.6 * np.median(areas[placed])]
+    large = areas[placed] > 0.6 * np.median(areas[placed])
+    sides = (pixels[:, 2:] - pixels[:, :2])[placed].min(axis=1)
+    whole = placed[large & (sides >= LEAST_PIXELS)]
+    if not len(whole):
+        return None
     spread = np.linspace(0, len(whole) - 1, TRIED).astype(int)
     chosen = whole[np.unique(spread)]
     # Most stay as they are, for the others to be told from.
@@ -592,7 +648,7 @@ def places_hold(
     for number in range(groups):
         group = chosen[number::groups]
         changed = image
-        for x0, y0, x1, y1 in (rects[group] * (*image.size, *image.size)).round().astype(int):
+        for x0, y0, x1, y1 in pixels[group].astype(int):
             changed = _inverted(changed, (x0, y0, x1, y1))
         difference = entering(lvlm, lvlm.encode(changed, QUESTION))[visual] - before
         moved = torch.linalg.vector_norm(difference, dim=1).numpy()
@@ -600,7 +656,7 @@ def places_hold(
             alike = placed[np.abs(areas[placed] / areas[index] - 1) < 0.3]
             others = [other for other in alike if not _touches(rects[other], rects[group])]
             hits += int(moved[index] > moved[others].max(initial=0))
-    return hits >= HIT_SHARE * len(chosen)
+    return hits / len(chosen)
 
 
 def _touches(rect: np.ndarray, others: np.ndarray) -> bool:
