@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm.protection import INJECTED, layer_kinds
+from svl_core.lvlm.protection import INJECTED, TARGETS, layer_kinds
 
 # Lists with one entry a layer.
 PER_LAYER = (
@@ -236,9 +236,10 @@ def copied(config, keep: Sequence[int], layers: int):
     """
     cut = copy.deepcopy(config)
     cut_text_config(cut.get_text_config(decoder=True), keep, layers)
-    pairs = getattr(cut, INJECTED, None)
-    if pairs:
-        position = Choice(tuple(keep), layers).position
+    position = Choice(tuple(keep), layers).position
+    if pairs := getattr(cut, INJECTED, None):
         moved = [(seen, position[layer]) for seen, layer in pairs if layer in position]
         setattr(cut, INJECTED, moved)
+    if targets := getattr(cut, TARGETS, None):
+        setattr(cut, TARGETS, [position[layer] for layer in targets if layer in position])
     return cut

@@ -47,6 +47,7 @@ class Family:
     shares: name of the rule in `SHARED_FROM` for the layer from which on a pass may begin with
         another pass's states and caches.
     sees_once: whether the features of an image serve for every further pass.
+    batched: whether several samples may share a pass, the shorter ones padded on their left.
     detail: the sizes in which it reads pictures.
     """
 
@@ -61,6 +62,7 @@ class Family:
     mark: str = "image"
     shares: str = "any"
     sees_once: bool = True
+    batched: bool = True
     detail: Detail = Detail()
 
 
@@ -273,8 +275,19 @@ def residual(
 ) -> torch.Tensor:
     """The residual stream (B, S, d) in what enters or leaves a decoder layer: of stacked streams
     (N, B, S, d) the active one (Gemma3n).
+
+    Raises SVLError for several streams of which none is the active one: layers that mix them
+    (hyper-connections) have no one input to compare an output with.
     """
-    return hidden[text.altup_active_idx] if hidden.dim() == 4 else hidden
+    if hidden.dim() != 4:
+        return hidden
+    active = getattr(text, "altup_active_idx", None)
+    if active is None:
+        raise SVLError(
+            f"its layers pass on {hidden.shape[-2]} residual streams that they mix"
+            " (hyper-connections), where one is needed to measure a layer by"
+        )
+    return hidden[active]
 
 
 def stacks_streams(text) -> bool:

@@ -581,6 +581,12 @@ def _known_config(folder: Path, name: str, text_only: bool):
             f"Found no readable model config at {name!r} ({_short(error)}); expected a model that"
             " the installed transformers library knows; choose one of `svl models`."
         ) from error
+    if _encodes_text(config):
+        raise InputError(
+            f"Found {name!r}, a {config.model_type} model, which is an encoder-decoder; expected a"
+            " decoder that reads image and question itself, for only its layers are pruned here;"
+            " choose one of `svl models`."
+        )
     takes_images = any(getattr(config, name, None) is not None for name in IMAGE_SETTINGS)
     if takes_images and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
@@ -592,6 +598,12 @@ def _known_config(folder: Path, name: str, text_only: bool):
         f"Found {name!r}, a {config.model_type} model without image input; expected one that takes"
         " images; choose one of `svl models`."
     )
+
+
+def _encodes_text(config) -> bool:
+    """Whether an encoder reads the question, in the whole model or in its part for text."""
+    parts = (config, config.get_text_config(), getattr(config, "text_config", None))
+    return any(getattr(part, "is_encoder_decoder", False) for part in parts)
 
 
 def read_record(folder: Path) -> dict:

@@ -180,6 +180,10 @@ class LVLM(Shown):
         """Why each protected layer stays, by its index."""
         return protection.reasons(self.model.config)
 
+    def most_together(self, batch_size: int) -> int:
+        """How many samples may share a pass, of `batch_size` at most."""
+        return batch_size if self.family.batched else 1
+
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer."""

@@ -53,6 +53,7 @@ TOLERANCE = {
 }
 MASKED = -1e4  # logits from here down stand for tokens that a model rules out
 QUESTION = "What is this?"
+REACHING = "reaching the decoder"  # the first probe of what a model makes of a sample
 # The pictures that models are asked about, in pixels: the one that gives fewer positions counts
 # (those cut into tiles by their shape have few tiles of a strip); the last where no other is taken.
 PICTURES = (
@@ -85,18 +86,36 @@ def probe(lvlm: LVLM) -> LVLM:
     """Tries whether everything here works on a model of no known family.
 
     Looks for decoder layers, encodes a test picture (a text-only model gets the question alone),
-    looks for visual positions that follow the picture and for attention that can be watched, and
-    checks whether features kept of an image serve as well as its pixels, that a pruned forward pass
-    equals one with the layers skipped, that generation with the cache equals generation without,
-    and that left padding changes nothing.
+    looks for one residual stream that enters them, for visual positions that follow the picture and
+    for attention that can be watched, and checks whether features kept of an image serve as well as
+    its pixels, that a pruned forward pass equals one with the layers skipped, and that generation
+    with the cache equals generation without.
 
-    Returns the model with the places of its visual positions, where they could be found.
+    Returns the model with the places of its visual positions, where they could be found; as one
+    that reads samples one by one, where left padding changes something.
     Raises InputError naming the probe that failed.
     """
     with _probe(lvlm, "decoder layers"):
         _decoder(lvlm.model)
     with _probe(lvlm, "picture and question" if lvlm.supports_images else "question"):
-        sample = _shortest(lvlm) if lvlm.supports_images else lvlm.encode(None, QUESTION)
+        samples = _samples(lvlm)
+        sample = next(samples)
+    while True:
+        try:
+            return _tried(lvlm, sample)
+        except Unreached:  # the model does not read this picture: perhaps another one
+            following = next(samples, None)
+            if following is None:
+                raise
+            sample = following
+
+
+class Unreached(InputError):
+    """A pass over a sample that does not reach the decoder."""
+
+
+def _tried(lvlm: LVLM, sample: Sample) -> LVLM:
+    """The probes on the lightest stand-in that passes them, at last on the model itself."""
     for light in _stand_ins(lvlm, sample):
         with contextlib.suppress(InputError):
             return dataclasses.replace(lvlm, family=_probed(light, sample, TRIED).family)
@@ -110,6 +129,8 @@ def _probed(
 ) -> LVLM:
     """The probes of what a model makes of a sample, see `probe`. at_once: see `places_hold`."""
     seen = sample
+    with _probe(lvlm, REACHING):
+        entering(lvlm, sample)
     if lvlm.supports_images:
         with _probe(lvlm, "visual positions"):
             _visual(lvlm, sample)
@@ -121,8 +142,7 @@ def _probed(
         _pruning(lvlm, seen)
     with _probe(lvlm, "generation with a cache"):
         _cache(lvlm, sample, seen)
-    with _probe(lvlm, "left padding"):
-        _padding(lvlm, seen)
+    lvlm = _together(lvlm, seen)
     return _placed(lvlm, at_once) if lvlm.supports_images else lvlm
 
 
@@ -132,7 +152,8 @@ def _probe(lvlm: LVLM, step: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # an unknown model may fail in any way
-        raise _refusal(lvlm.name, lvlm.model, step, error) from error
+        refusal = _refusal(lvlm.name, lvlm.model, step, error)
+        raise (Unreached(str(refusal)) if step == REACHING else refusal) from error
 
 
 def noise(
@@ -149,15 +170,19 @@ def noise(
     return Image.fromarray(pixels)
 
 
-def _shortest(lvlm: LVLM) -> Sample:
-    """The question about the one of `PICTURES` that gives fewer positions."""
+def _samples(lvlm: LVLM) -> Iterator[Sample]:
+    """The question about each of `PICTURES`, the fewest positions first, and about an ordinary one;
+    of a text-only model the question alone.
+    """
+    if not lvlm.supports_images:
+        yield lvlm.encode(None, QUESTION)
+        return
     samples = []
     for size in PICTURES:
         with contextlib.suppress(InputError):
             samples.append(lvlm.encode(noise(*size), QUESTION))
-    if not samples:
-        return lvlm.encode(noise(*ORDINARY), QUESTION)
-    return min(samples, key=lambda sample: sample.length)
+    yield from sorted(samples, key=lambda sample: sample.length)
+    yield lvlm.encode(noise(*ORDINARY), QUESTION)
 
 
 def _refusal(
@@ -231,6 +256,10 @@ def _watched(
 ):
     watching = _WATCHING.get()
     if watching is not None:
+        if any("bias" in name and value is not None for name, value in options.items()):
+            raise SVLError("an attention with a bias of its own, whose statistics would be wrong")
+        if not hasattr(module, "layer_idx"):
+            raise SVLError("an attention that does not know the number of its layer")
         watching.add(module.layer_idx)
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
 
@@ -318,6 +347,17 @@ def _cache(
         for step, expected in enumerate(uncached.logits):
             _equal(lvlm, cached.logits, expected)
             cached.feed(uncached.sequences[:, sample.length + step, None])
+
+
+def _together(lvlm: LVLM, sample: Sample) -> LVLM:
+    """The model, as one that reads samples one by one where a padded batch does not give what they
+    give alone: pixels that are packed by picture, positions that count the padding.
+    """
+    try:
+        _padding(lvlm, sample)
+    except Exception:  # an unknown model may fail in any way
+        return dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, batched=False))
+    return lvlm
 
 
 def _padding(lvlm: LVLM, sample: Sample) -> None:
@@ -446,12 +486,12 @@ def _check_layers(
 
 
 def _two_of_each_kind(lvlm: LVLM) -> list[int]:
-    """The first two decoder layers of each kind and the last layer, with more of the first ones up
-    to `LEAST_LAYERS`.
+    """The first two decoder layers of each kind, the last layer and those that must stay, with more
+    of the first ones up to `LEAST_LAYERS`.
     """
     layers = range(lvlm.num_layers)
     kinds: Counter[tuple] = Counter()
-    keep = {lvlm.num_layers - 1}
+    keep = {lvlm.num_layers - 1, *lvlm.protected}
     for number in layers:
         kind = _kind(lvlm, number)
         kinds[kind] += 1

@@ -22,7 +22,8 @@ WITHOUT_POSITIONS = frozenset(
 WHOLE = ("full_attention", "hybrid")  # kinds that see every position
 WINDOWED = ("sliding", "chunked")  # parts of the names of kinds that see the last ones
 DEEPSTACK = "deepstack_visual_indexes"
-INJECTED = "deepstack_layer_map"
+INJECTED = "deepstack_layer_map"  # pairs of a vision layer and the decoder's layer
+TARGETS = "spatial_target_layers"  # and the decoder's layers alone
 
 
 def layer_kinds(text) -> tuple[str, ...]:
@@ -62,7 +63,8 @@ def _deepstack(text, config) -> Iterable[int]:
 def _injected(text, config) -> Iterable[int]:
     """Layers that the config names as those which visual features are added to (Granite Vision)."""
     pairs = getattr(config, INJECTED, None) or ()
-    return [int(layer) for _, layer in pairs]
+    targets = getattr(config, TARGETS, None) or ()
+    return [int(layer) for layer in (*(layer for _, layer in pairs), *targets)]
 
 
 def _storing(text, config) -> Iterable[int]:

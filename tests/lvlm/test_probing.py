@@ -89,7 +89,7 @@ def test_the_whole_model_gives_the_same(calls):
     lvlm = deep(8)
     light = probing.probe(lvlm)
     seen = dict(calls)
-    whole = probing._probed(lvlm, probing._shortest(lvlm), 1)
+    whole = probing._probed(lvlm, next(probing._samples(lvlm)), 1)
     assert light.family == whole.family and light.model is lvlm.model
     assert calls[CLIPEncoderLayer] > 100 * seen[CLIPEncoderLayer]
 
@@ -97,7 +97,7 @@ def test_the_whole_model_gives_the_same(calls):
 def test_a_picture_of_few_positions_is_asked_about():
     """Of a strip and a square, the shorter; tiles follow the shape."""
     smol = dataclasses.replace(builders.build("smolvlm"), family=families.GENERIC)
-    chosen = probing._shortest(smol)
+    chosen = next(probing._samples(smol))
     lengths = [
         smol.encode(probing.noise(*size), probing.QUESTION).length for size in probing.PICTURES
     ]
@@ -154,14 +154,16 @@ def test_a_cache_that_forgets_is_caught(model, monkeypatch):
     refused(model, "generation with a cache")
 
 
-def test_padding_that_is_looked_at_is_caught(model, monkeypatch):
+def test_padding_that_is_looked_at_makes_batches_of_one(model, monkeypatch):
     forward = modeling_llama.LlamaModel.forward
 
     def heedless(self, *args, attention_mask=None, **kwargs):
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(modeling_llama.LlamaModel, "forward", heedless)
-    refused(model, "left padding")
+    found = probing.probe(model)
+    assert not found.family.batched and found.most_together(8) == 1
+    assert model.most_together(8) == 8
 
 
 def test_features_that_do_not_stand_for_the_picture_are_not_kept(model, monkeypatch):
@@ -284,3 +286,40 @@ def test_masked_logits_are_left_out_of_a_comparison(model):
     unmasked[0, 3] = 1.0
     with pytest.raises(SVLError, match="other logits are masked"):
         probing._equal(model, unmasked, expected)
+
+
+def test_several_streams_are_refused(model, monkeypatch):
+    """Hyper-connections: a layer gets (B, S, n, d), and none of the n is the stream."""
+    reached = probing.reaching
+
+    def streams(lvlm, layer, sample):
+        (hidden, *args), kwargs = reached(lvlm, layer, sample)
+        return (hidden[:, :, None].expand(-1, -1, 4, -1), *args), kwargs
+
+    monkeypatch.setattr(probing, "reaching", streams)
+    with pytest.raises(InputError, match=r"reaching the decoder.*4 residual streams that they mix"):
+        probing.probe(model)
+
+
+def test_an_attention_that_cannot_be_watched_rightly(model):
+    """Its statistics would leave the bias out, or have no layer."""
+    attention = model.layers[0].self_attn
+    tensors = [torch.zeros(1, 2, 3, 4)] * 3
+    token = probing._WATCHING.set(set())
+    try:
+        with pytest.raises(SVLError, match="a bias of its own"):
+            probing._watched(attention, *tensors, None, position_bias=torch.zeros(1))
+        with pytest.raises(SVLError, match="does not know the number of its layer"):
+            probing._watched(torch.nn.Identity(), *tensors, None)
+    finally:
+        probing._WATCHING.reset(token)
+
+
+def test_another_picture_is_tried_where_the_model_does_not_read_the_first():
+    """Mistral3's vision side wants two rows of patches, and its processor gives a strip one."""
+    lvlm = builders.build("mistral3")
+    nobody = dataclasses.replace(lvlm, family=families.GENERIC)
+    strip = next(probing._samples(nobody))
+    with pytest.raises(InputError, match="the model itself does not"):
+        probing.entering(nobody, strip)
+    assert probing.probe(nobody).family.geometry == "row_breaks"

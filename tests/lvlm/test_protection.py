@@ -36,7 +36,8 @@ def test_the_last_layer_that_counts_positions(kinds, stays):
 
 def test_each_rule_names_its_reason():
     vision = SimpleNamespace(deepstack_visual_indexes=[5, 8])
-    whole = {"vision_config": vision, "deepstack_layer_map": [(-1, 3), (-4, 5)]}
+    whole = {"vision_config": vision, "deepstack_layer_map": [(-1, 3)]}
+    whole["spatial_target_layers"] = [5]
     text = {
         "kv_sharing_modes": [None, None, None, "store", "store", "reuse", "reuse", "reuse"],
         "cross_attention_layers": [2],
