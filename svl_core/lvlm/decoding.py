@@ -410,8 +410,8 @@ def answers_together(
         run.check("Stopped before all questions were answered.")
         logits = decoding.logits
         if any(steered):
-            rows = zip(steered, logits, strict=True)
-            logits = torch.stack([row if each is None else each(row) for each, row in rows])
+            pairs = zip(steered, logits, strict=True)
+            logits = torch.stack([row if each is None else each(row) for each, row in pairs])
         token = greedy(logits, forbidden).masked_fill(finished, pad)
         columns.append(token)
         for each, said in zip(steered, token.tolist(), strict=True):

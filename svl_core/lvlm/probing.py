@@ -608,22 +608,28 @@ def _inverted(
 def _placed(lvlm: LVLM, at_once: int) -> LVLM:
     """The model with the first way of cutting images whose places hold on every test picture, or
     with none. at_once: see `places_hold`.
+
+    Among ways that hold on the large pictures the small ones decide; where they speak against each
+    of them, the first stays, for hardly a pixel of a small picture may be a position's own.
     """
     pictures = [noise(*shape) for shape in SHAPES]
     rims = [noise(*shape) for shape in RIMS]
     rims = [picture for picture in rims if _taken(lvlm, picture)]
+    doubtful = lvlm
     for name, rule in GEOMETRIES.items():
         if rule is unplaced:
             continue
         family = dataclasses.replace(lvlm.family, geometry=name)
         candidate = dataclasses.replace(lvlm, family=family)
         try:
-            held = all(places_hold(candidate, picture, at_once) for picture in pictures)
-            if held and all(_not_contradicted(candidate, picture, at_once) for picture in rims):
+            if not all(places_hold(candidate, picture, at_once) for picture in pictures):
+                continue
+            if all(_not_contradicted(candidate, picture, at_once) for picture in rims):
                 return candidate
         except Exception:  # made for other processors and configs: it may miss anything
             continue
-    return lvlm
+        doubtful = candidate if doubtful is lvlm else doubtful
+    return doubtful
 
 
 def _taken(lvlm: LVLM, picture: Image.Image) -> bool:

@@ -316,10 +316,11 @@ def test_an_attention_that_cannot_be_watched_rightly(model):
 
 
 def test_another_picture_is_tried_where_the_model_does_not_read_the_first():
-    """Mistral3's vision side wants two rows of patches, and its processor gives a strip one."""
-    lvlm = builders.build("mistral3")
-    nobody = dataclasses.replace(lvlm, family=families.GENERIC)
-    strip = next(probing._samples(nobody))
+    """LightOnOCR's vision side wants two rows of patches, and its processor gives a strip one."""
+    from zoo import lighton_ocr
+
+    config, processor = lighton_ocr()
+    nobody = unknown(builders.weighted(config).eval(), processor)
     with pytest.raises(InputError, match="the model itself does not"):
-        probing.entering(nobody, strip)
+        probing.entering(nobody, next(probing._samples(nobody)))
     assert probing.probe(nobody).family.geometry == "row_breaks"
