@@ -6,11 +6,15 @@ import json
 
 import pytest
 import state_table
+import transformers
 import zoo
 
 STORED = json.loads(state_table.RESULTS.read_text(encoding="utf-8"))
 
 
+@pytest.mark.skipif(
+    not transformers.__version__.startswith("5.24."), reason="another version's mapping"
+)
 def test_every_entry_of_the_mapping_is_in_a_state():
     assert set(STORED) == set(state_table.MAPPING)
     assert {state for state, _ in STORED.values()} <= set(state_table.STATES)
