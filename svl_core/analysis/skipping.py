@@ -78,7 +78,8 @@ def own_answers(
     Raises Cancelled.
     """
     answers: dict[int, tuple[int, ...]] = {}
-    groups = unpadded((sample(index).inputs for index in range(count)), BATCH)
+    inputs = (sample(index).inputs for index in range(count))
+    groups = unpadded(inputs, lvlm.most_together(BATCH))
 
     def answered(members: list[int], alone: Run) -> list[tuple[int, ...]]:
         alone.report(len(answers) / count, "the full model answers")

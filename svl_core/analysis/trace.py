@@ -33,6 +33,7 @@ from svl_core.lvlm.decoding import Decoding, Prompt
 from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual, shared_from
 from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.refusals import picture_read
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import Spooled, value_store
 from svl_core.lvlm.vision import Watched, prepared, seen
@@ -403,8 +404,10 @@ def _pass(
         model, tensors = prepared(lvlm, sample.inputs, sample.features, watch)
         # A number instead of the tensor would let Gemma4 skip positions in its last layers.
         last = torch.tensor([sample.length - 1], device=lvlm.device)
-        logits = model(**tensors, use_cache=False, logits_to_keep=last).logits[:, -1]
-        return None, logits
+        pixels = tensors if sample.features is None else {}
+        with picture_read(lvlm, pixels, sample.image_sizes):
+            output = model(**tensors, use_cache=False, logits_to_keep=last)
+        return None, output.logits[:, -1]
 
     return _observed(lvlm, sample, run, mlp=mlp, new_tensor=new_tensor)[0]
 

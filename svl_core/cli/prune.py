@@ -12,6 +12,7 @@ from svl_core.cli.inputs import asked_question, asks, load_model
 from svl_core.cli.pruned import prune_by
 from svl_core.errors import InputError
 from svl_core.files import expanded
+from svl_core.lvlm.checkpoint import check_writable
 from svl_core.lvlm.hub import check_push, push
 from svl_core.pruning.compensation import COMPENSATIONS, compensation_of
 from svl_core.pruning.selectors import acts, in_words
@@ -23,9 +24,11 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
     _check_exportable(recipe)
     if asks(args):
         lvlm, sample = asked_question(args, recipe)
+        check_writable(lvlm.model)
         pruned = prune_by(args, recipe, lvlm, [sample])
     else:
         lvlm = load_model(args, recipe)
+        check_writable(lvlm.model)
         pruned = prune_by(args, recipe, lvlm)
     address = None
     if args.out:

@@ -169,6 +169,7 @@ def grow(
     limit = room_for_answer(lvlm, sample.length, max_new_tokens)
     ends = set(lvlm.eos_token_ids)
     forbidden = image_token_ids(lvlm)
+    steered = lvlm.steering(sample, limit)
     detokeniser = Detokeniser(lvlm.tokenizer)
     times_ms: list[float] = []
     decoding: Decoding | None = None
@@ -187,12 +188,15 @@ def grow(
                 )
                 decoding.feed(last)
             # reading the number waits for the device, so that the time is whole
-            token = int(greedy(decoding.logits, forbidden))
+            logits = decoding.logits if steered is None else steered(decoding.logits[0])
+            token = int(greedy(logits, forbidden))
             elapsed_ms = 1000 * (time.perf_counter() - start)
             if not times_ms:
                 elapsed_ms += decoding.shared_ms - decoding.observing_ms
             times_ms.append(elapsed_ms)
             detokeniser.push(token)
+            if steered is not None:
+                steered.push(token)
             if token in ends:
                 stopped = "eos"
             elif len(times_ms) == limit:

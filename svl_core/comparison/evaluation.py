@@ -287,7 +287,7 @@ def answer_batch(
 
     Raises InputError for a sample that leaves no room in the context; Cancelled.
     """
-    groups = batches(samples, batch_size)
+    groups = batches(samples, lvlm.most_together(batch_size))
 
     def answered(members: list[int], alone: Run) -> list[tuple[int, ...]]:
         group = [samples[number] for number in members]

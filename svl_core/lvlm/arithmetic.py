@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,30 @@ class Arithmetic:
 
     def __str__(self) -> str:
         return f"{name_of(self.dtype)}, {self.reason}"
+
+    def without(self, attention: str | None) -> Arithmetic:
+        """The same, which says that the attention of this name is not used; None says nothing."""
+        if attention is None:
+            return self
+        told = f"{self.reason}; with transformers' own attention in the place of {attention}"
+        return replace(self, reason=told)
+
+
+ATTENTIONS = ("sdpa", "eager")  # those in which attention can be watched, anywhere
+
+
+def usable_attention(config) -> str | None:
+    """Lets a config that asks for another attention than `ATTENTIONS`, in the whole or a part, take
+    the model's default one. Returns the name of the one that it asked for.
+    """
+    parts = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
+    asked = None
+    for part in (config, *parts):
+        named = getattr(part, "_attn_implementation", None)
+        if named is not None and named not in ATTENTIONS:
+            asked = asked or str(named)
+            part._attn_implementation = None
+    return asked
 
 
 @dataclass(frozen=True)

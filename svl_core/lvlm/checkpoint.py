@@ -118,6 +118,41 @@ def stored_dtypes(folder: Path) -> StoredDtypes | None:
     return StoredDtypes(usual, {name: dtype for name, dtype in widest.items() if dtype != usual})
 
 
+# Formats that can be written
+
+
+LAYER_NUMBER = re.compile(r"layers\.\d")
+
+
+def check_writable(model) -> None:
+    """Raises InputError for a model whose weights are in a quantised format that transformers
+    cannot write, or in one whose settings name layers by their numbers, which pruning changes.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return
+    settings = quantizer.quantization_config
+    method = getattr(settings, "quant_method", None)
+    name = str(getattr(method, "value", method) or type(quantizer).__name__)
+    reason = None
+    if not _writable(quantizer):
+        reason = "transformers cannot write"
+    elif LAYER_NUMBER.search(json.dumps(settings.to_dict(), default=str)):
+        reason = "names layers by their numbers"
+    if reason is not None:
+        raise InputError(
+            f"Found weights in the quantised format {name}, which {reason}; expected weights that"
+            " can be saved after pruning; analyse and compare this model, and prune its unquantised"
+            " original."
+        )
+
+
+def _writable(quantizer) -> bool:
+    """Whether transformers says that it can write what a quantiser made."""
+    answer = quantizer.is_serializable
+    return bool(answer() if callable(answer) else answer)
+
+
 # Files
 
 

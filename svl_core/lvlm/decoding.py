@@ -1,8 +1,9 @@
 """The decode loop under every answer: one prefill, then tokens fed on top of the key/value cache.
 
-The loop is our own rather than `generate()`: it is a plain arg max whatever the model's generation
-settings say, it can be stopped at any token, it is timed without overhead, and the same code scores
-a given answer (teacher forcing).
+The loop is our own rather than `generate()`: it can be stopped at any token, it is timed without
+overhead, and the same code scores a given answer (teacher forcing). An answer is greedy: the arg
+max of the predictions as the model's generation settings change them (`generation.py`). What is
+scored are the predictions themselves.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from svl_core.lvlm.prefill import (
     recording,
     resumed,
 )
+from svl_core.lvlm.refusals import picture_read
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.thin_pass import ThinPass
 from svl_core.lvlm.thinning import Thinning
@@ -156,7 +158,8 @@ class Decoding:
                 model, tensors = prepared(lvlm, inputs, features, watch)
             if self._thin is not None:
                 model = self._thin.reading(model)
-            out = model(**tensors, **options)
+            with picture_read(lvlm, tensors if features is None else {}):
+                out = model(**tensors, **options)
         self._take_over(out, states, entered_ms)
         self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
         self._deltas = self._position_deltas(before, _rope_deltas(model))
@@ -402,10 +405,18 @@ def answers_together(
         device=device,
     )
     columns: list[torch.Tensor] = []
+    steered = [lvlm.steering(sample, limit) for sample in samples]
     while True:
         run.check("Stopped before all questions were answered.")
-        token = greedy(decoding.logits, forbidden).masked_fill(finished, pad)
+        logits = decoding.logits
+        if any(steered):
+            pairs = zip(steered, logits, strict=True)
+            logits = torch.stack([row if each is None else each(row) for each, row in pairs])
+        token = greedy(logits, forbidden).masked_fill(finished, pad)
         columns.append(token)
+        for each, said in zip(steered, token.tolist(), strict=True):
+            if each is not None:
+                each.push(said)
         finished |= torch.isin(token, stop)
         if len(columns) >= limit or bool(finished.all()):
             break

@@ -311,6 +311,7 @@ def _templated(
         **options,
     )
     asked_alone = chat.without_system()
+    of_its_own = None
     for in_parts in FORMS:
         messages = _messages(reader, chat, in_parts)
         try:
@@ -324,9 +325,34 @@ def _templated(
             continue
         written = asked_alone if left_out else chat
         shows = not chat.images or text.count(_image_mark(reader)) == chat.images
-        if text.count(STAND_IN) == len(written.turns) and shows:
+        if text.count(STAND_IN) != len(written.turns):
+            continue
+        if shows:
             return text
-    return None
+        if (
+            of_its_own is None
+            and in_parts(chat.turns[-1])
+            and _marks(write, reader, chat, in_parts)
+        ):
+            of_its_own = text
+    return of_its_own
+
+
+def _marks(
+    write: Callable[[list], str],
+    reader: Reader,
+    chat: Chat,
+    in_parts: Callable[[Turn], bool],
+) -> bool:
+    """Whether a template writes something for images, though not the processor's own mark: a mark
+    that its processor reads.
+    """
+    bare = replace(chat, turns=tuple(replace(turn, images=0) for turn in chat.turns))
+    try:
+        with_images = write(_messages(reader, chat, in_parts))
+        return with_images != write(_messages(reader, bare, in_parts))
+    except Exception:  # a template that wants an image
+        return True
 
 
 def _simple(chat: Chat) -> bool:

@@ -1,5 +1,5 @@
-"""Model families as rows of data, and the rules they share: where the decoder is, which layers must
-stay, how a config is cut.
+"""Model families as rows of data, and the rules they share: where the decoder is, what it is made
+of.
 
 Everything that differs between families is named here; code elsewhere asks a row and never compares
 family names.
@@ -7,7 +7,6 @@ family names.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +40,6 @@ class Family:
     plain_prompt: the text when the processor brings no chat template; {images} stands for one image
         token per image.
     template_options: variables for the chat template, passed where the template names them.
-    protect: name of the rule in `PROTECTION` for the layers that cannot go.
     mark: which of the processor's tokens the template writes for an image: its image token, or
         "boi", the one that opens an image.
     in_sequence: False when images enter through cross-attention, so that no position of the
@@ -49,6 +47,7 @@ class Family:
     shares: name of the rule in `SHARED_FROM` for the layer from which on a pass may begin with
         another pass's states and caches.
     sees_once: whether the features of an image serve for every further pass.
+    batched: whether several samples may share a pass, the shorter ones padded on their left.
     detail: the sizes in which it reads pictures.
     """
 
@@ -58,12 +57,12 @@ class Family:
     vision_types: tuple[str, ...] = ()
     plain_prompt: str = "{images}\n{prompt}"
     template_options: Mapping[str, Any] = field(default_factory=dict)
-    protect: str = "none"
     image_required: bool = False
     in_sequence: bool = True
     mark: str = "image"
     shares: str = "any"
     sees_once: bool = True
+    batched: bool = True
     detail: Detail = Detail()
 
 
@@ -108,7 +107,6 @@ FAMILIES: tuple[Family, ...] = (
         "Qwen3-VL",
         ("qwen3_vl", "qwen3_vl_moe"),
         "merged_grid",
-        protect="deepstack",
         shares="deepstack",
         template_options=NO_THINKING,
         detail=PIXELS,
@@ -117,7 +115,6 @@ FAMILIES: tuple[Family, ...] = (
         "Qwen3.5",
         ("qwen3_5", "qwen3_5_moe"),
         "merged_grid",
-        protect="last_full_attention",
         shares="never",
         template_options=NO_THINKING,
         detail=PIXELS,
@@ -138,14 +135,12 @@ FAMILIES: tuple[Family, ...] = (
         "Gemma3n",
         ("gemma3n",),
         "square",
-        protect="shared_keys",
         shares="never",
     ),
     Family(
         "Gemma4",
         ("gemma4",),
         "pooled_grid",
-        protect="shared_keys",
         shares="never",
         template_options=NO_THINKING,
         detail=Detail("budget", balanced=140, quick=70),
@@ -162,7 +157,6 @@ FAMILIES: tuple[Family, ...] = (
         ("mllama",),
         "square",
         in_sequence=False,
-        protect="first",
         shares="never",
         plain_prompt="{images}<|begin_of_text|>{prompt}",
     ),
@@ -281,8 +275,19 @@ def residual(
 ) -> torch.Tensor:
     """The residual stream (B, S, d) in what enters or leaves a decoder layer: of stacked streams
     (N, B, S, d) the active one (Gemma3n).
+
+    Raises SVLError for several streams of which none is the active one: layers that mix them
+    (hyper-connections) have no one input to compare an output with.
     """
-    return hidden[text.altup_active_idx] if hidden.dim() == 4 else hidden
+    if hidden.dim() != 4:
+        return hidden
+    active = getattr(text, "altup_active_idx", None)
+    if active is None:
+        raise SVLError(
+            f"its layers pass on {hidden.shape[-2]} residual streams that they mix"
+            " (hyper-connections), where one is needed to measure a layer by"
+        )
+    return hidden[active]
 
 
 def stacks_streams(text) -> bool:
@@ -323,53 +328,7 @@ def count_parameters(model) -> int:
     return sum(true_size(parameter) for parameter in model.parameters())
 
 
-# Layers that cannot go
-
-
-def _deepstack(text, config) -> range:
-    """The first layers, each followed by visual features of its own (Qwen3-VL)."""
-    return range(len(config.vision_config.deepstack_visual_indexes))
-
-
-def _first(text, config) -> tuple[int]:
-    """The first layer: its cache counts positions, which a cross-attention layer's would not
-    (Mllama).
-    """
-    return (0,)
-
-
-def _last_full_attention(text, config) -> list[int]:
-    """The last full-attention layer of a hybrid: without one there is no cache that counts
-    positions (Qwen3.5).
-    """
-    full = [layer for layer, kind in enumerate(text.layer_types) if kind == "full_attention"]
-    return full[-1:]
-
-
-def _shared_keys(text, config) -> list[int]:
-    """Layers whose keys and values later layers use, and the last layer, whose kind is fixed
-    (Gemma3n, Gemma4).
-    """
-    storing = [layer for layer, mode in enumerate(text.kv_sharing_modes) if mode == "store"]
-    return [*storing, text.num_hidden_layers - 1]
-
-
-PROTECTION = {
-    "none": lambda text, config: (),
-    "deepstack": _deepstack,
-    "first": _first,
-    "last_full_attention": _last_full_attention,
-    "shared_keys": _shared_keys,
-}
-
-
-def protected_layers(
-    family: Family,
-    config,
-) -> tuple[int, ...]:
-    """Indices of the layers present that must stay for this family to work."""
-    rule = PROTECTION[family.protect]
-    return tuple(sorted(set(rule(config.get_text_config(decoder=True), config))))
+# Beginning a pass within the decoder
 
 
 SHARED_FROM = {
@@ -386,123 +345,11 @@ def shared_from(family: Family, config) -> int | None:
     return SHARED_FROM[family.shares](config)
 
 
-# Cutting a config down to the kept layers
-
-# Lists with one entry a layer.
-PER_LAYER = (
-    "layer_types",
-    "mlp_layer_types",
-    "intermediate_size",
-    "activation_sparsity_pattern",
-    "no_rope_layers",
-    "indexer_types",
-    "kv_source_layers",
-    "layer_rope_theta",
-)
-# Lists of layer indices.
-LAYER_INDICES = (
-    "cross_attention_layers",
-    "full_attn_idxs",
-    "mlp_only_layers",
-    "moe_layers",
-)
-KEYED_BY_LAYER = ("per_layer_config",)  # dicts from layer index
-COUNTED_FROM_THE_END = ("num_kv_shared_layers",)  # how many of the last layers
 # Tensors with one block a layer along this dimension.
 SLICED = {
     "embed_tokens_per_layer.weight": 1,
     "per_layer_model_projection.weight": 0,
 }
-NOT_PER_LAYER = (
-    "architectures",
-    "eos_token_id",
-    "bos_token_id",
-    "pad_token_id",
-    "keys_to_ignore_at_inference",
-    "mrope_section",
-    "id2label",
-    "label2id",
-    "deepstack_visual_indexes",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "attribute_map",
-    "base_model_tp_plan",
-    "base_model_pp_plan",
-)
-
-
-def cut_text_config(
-    text,
-    keep: Sequence[int],
-    layers: int,
-) -> None:
-    """Edits a text config in place so that it describes only the layers `keep` (increasing indices
-    out of `layers`).
-
-    Raises SVLError for a list or a dict that looks like one entry a layer but is not known here:
-    guessing would give a checkpoint that loads and answers wrongly.
-    """
-    position = {old: new for new, old in enumerate(keep)}
-    written = text.to_dict()
-    keyed = {name: written[name] for name in KEYED_BY_LAYER if written.get(name)}
-    for name in keyed:
-        setattr(text, name, None)
-    for name, value in list(vars(text).items()):
-        if name in PER_LAYER and isinstance(value, (list, tuple)):
-            if len(value) != layers:
-                raise SVLError(
-                    f"Found {len(value)} entries in the config's {name}; expected one for each of"
-                    f" {layers} layers; this model cannot be pruned."
-                )
-            setattr(text, name, [value[old] for old in keep])
-        elif name in LAYER_INDICES and isinstance(value, (list, tuple)):
-            setattr(
-                text,
-                name,
-                [position[old] for old in value if old in position],
-            )
-        elif name in COUNTED_FROM_THE_END and isinstance(value, int):
-            setattr(
-                text,
-                name,
-                sum(old >= layers - value for old in keep),
-            )
-        elif name not in NOT_PER_LAYER + KEYED_BY_LAYER and not name.startswith("_"):
-            by_layer = isinstance(value, (list, tuple)) and len(value) == layers > 1
-            by_layer |= (
-                isinstance(value, Mapping)
-                and len(value) > 0
-                and {str(key) for key in value} == {str(i) for i in range(layers)}
-            )
-            if by_layer:
-                raise SVLError(
-                    f"Found an unknown setting {name!r} with {layers} entries, as many as decoder"
-                    " layers; expected only known ones; this model cannot be pruned."
-                )
-    text.num_hidden_layers = len(keep)
-    for name, value in keyed.items():
-        setattr(
-            text,
-            name,
-            {
-                type(old)(position[int(old)]): entry
-                for old, entry in value.items()
-                if int(old) in position
-            },
-        )
-
-
-def cut_config(config, keep: Sequence[int], layers: int):
-    """A copy of a model's config for the layers `keep`; checked to survive writing and reading."""
-    cut = copy.deepcopy(config)
-    cut_text_config(cut.get_text_config(decoder=True), keep, layers)
-    written = cut.to_dict()
-    if type(cut).from_dict(copy.deepcopy(written)).to_dict() != written:
-        raise SVLError(
-            f"The config of {config.model_type} cut to layers {list(keep)} does not survive writing"
-            " and reading; this model cannot be pruned so."
-        )
-    return cut
 
 
 def check_keep(

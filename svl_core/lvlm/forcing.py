@@ -171,7 +171,7 @@ def iterate_forced(
             "Found an empty answer; expected at least one token to compare on; let the full model"
             " answer first."
         )
-    for members in batches(samples, batch_size):
+    for members in batches(samples, lvlm.most_together(batch_size)):
         run.check("Stopped before the comparison was complete.")
         batch = [samples[index] for index in members]
         ids = [list(answers[index]) for index in members]

@@ -424,6 +424,40 @@ def merged_grid(view: View) -> list[Places]:
     return [_full_grid(height // merge, width // merge) for _, height, width in shapes]
 
 
+def padded_grid(view: View) -> list[Places]:
+    """One grid an image of merged patches, row by row; the image is never enlarged, and padded on
+    its right and at its foot to whole patches (Kimi-K2.5).
+    """
+    settings = view.image_processor
+    merge = settings.merge_size
+    cell = settings.patch_size * merge
+    places = []
+    for image, shape in zip(view.images, view.inputs["image_grid_thw"].tolist(), strict=True):
+        rows, columns = shape[1] // merge, shape[2] // merge
+        height, width = _fitted(settings, image)
+        box = (0.0, 0.0, columns * cell / width, rows * cell / height)
+        places.append(Places(grid_rects(rows, columns, box), (rows, columns)))
+    return places
+
+
+def _fitted(settings, image: Sized) -> tuple[int, int]:
+    """(height, width) of an image that is made smaller where it has more than `max_patches` or is
+    longer than the setting of its size allows, before it is padded.
+    """
+    patch = settings.patch_size
+    longest = dict(settings.size)["max_height"] * patch
+    patches = max(1, image.height // patch) * max(1, image.width // patch)
+    scale = min(
+        1.0,
+        math.sqrt(settings.max_patches / patches),
+        longest / image.height,
+        longest / image.width,
+    )
+    height = min(max(1, int(image.height * scale)), longest)
+    width = min(max(1, int(image.width * scale)), longest)
+    return height, width
+
+
 def row_breaks(view: View) -> list[Places]:
     """One grid an image of (merged) patches, row by row, from the resized image's size (Pixtral,
     Mistral3).
@@ -466,6 +500,7 @@ GEOMETRIES: dict[str, Callable[[View], list[Places]]] = {
         canvas_tiles,
         first_then_tiles,
         merged_grid,
+        padded_grid,
         row_breaks,
         pooled_grid,
         unplaced,

@@ -19,7 +19,7 @@ import torch
 
 from svl_core.errors import Cancelled, InputError, Unreachable
 from svl_core.files import expanded
-from svl_core.lvlm import arithmetic, catalogue, families, memory
+from svl_core.lvlm import arithmetic, catalogue, families, memory, packages
 from svl_core.lvlm.card import CARD, NOTICES
 from svl_core.lvlm.catalogue import DEMO
 from svl_core.lvlm.checkpoint import (
@@ -91,6 +91,7 @@ def load(
     pickle_weights: bool = True,
     detail: str = FULL,
     max_visual_tokens: int | None = None,
+    plain: bool = False,
     run: Run = QUIET,
 ) -> LVLM:
     """Loads a vision-language model in evaluation mode, without gradients.
@@ -111,6 +112,7 @@ def load(
     pickle_weights: allow a checkpoint without safetensors, whose weights are pickles (read without
         running their code).
     detail, max_visual_tokens: how closely it looks at pictures, see `LVLM.encode`.
+    plain: whether answers leave the model's generation settings out, see `LVLM`.
     run: progress; cancelling it stops a download.
 
     Raises InputError for a name that leads to no model, a gated model, one without image input, one
@@ -131,12 +133,13 @@ def load(
     folder, commit = locate(name, revision)
     run.report(0.02, "reading the config")
     config, model_class, supports_images = _known_config(folder, name, text_only)
+    replaced = arithmetic.usable_attention(config)
     on_processor = place is not None and place.type == "cpu"
     if on_processor:
         arithmetic.limit_threads()
-    blank = empty(model_class, config)
+    blank = _skeleton(model_class, config, name)
     refuse_without_layers(blank, name)
-    chosen = arithmetic.choose(blank, config, place, asked)
+    chosen = arithmetic.choose(blank, config, place, asked).without(replaced)
     if not quantize or place is not None:
         parameters = families.count_parameters(blank)
         needed = memory.needed_bytes(parameters, chosen.dtype, quantize)
@@ -146,6 +149,8 @@ def load(
     run.report(0.85, "loading")
     processor = load_processor(folder, config, text_only=not supports_images)
     options: dict[str, Any] = {"dtype": chosen.dtype}
+    if replaced:
+        options["config"] = config
     if not pickle_weights:
         options["use_safetensors"] = True
     if device_map or quantize:
@@ -171,12 +176,30 @@ def load(
         stored=stored_dtypes(folder) or StoredDtypes(arithmetic.stored_dtype(config)),
         arithmetic=chosen,
         folder=folder,
+        plain=plain,
     )
     if lvlm.family is families.GENERIC:
         run.report(0.95, "probing a model of no known family")
         lvlm = probe(lvlm)
-    run.report(1.0, f"loaded: {chosen}")
+    run.report(1.0, f"loaded: {lvlm.computes_in}")
     return lvlm.reading(**reading)
+
+
+def _skeleton(model_class: Any, config, name: str):
+    """The model without weights.
+
+    Raises InputError where a package is missing that it needs, and for a config of which no model
+    can be made.
+    """
+    try:
+        return empty(model_class, config)
+    except Exception as error:  # whatever a model's constructor may raise
+        packages.refuse_missing(repr(name), error)
+        raise InputError(
+            f"Found {name!r}, of whose config no {config.model_type} model can be made"
+            f" ({_short(error)}); expected a complete config that the installed transformers"
+            " library takes; get the model's folder again, or choose one of `svl models`."
+        ) from error
 
 
 def _check_device_map(device_map: str | dict | None) -> None:
@@ -219,6 +242,7 @@ def _with_all_weights(
         with quiet():
             model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # unreadable files, wrong shapes, packages that are missing
+        packages.refuse_missing(repr(name), error)
         raise InputError(
             f"Found {name!r}, but its weights cannot be loaded ({_short(error)}); expected a"
             " complete checkpoint; get it again."
@@ -268,7 +292,8 @@ def foresee(
     asked = arithmetic.known_dtype(dtype)
     folder, _ = locate(name, revision)
     config, model_class, _ = _known_config(folder, name, True)
-    skeleton = empty(model_class, config)
+    arithmetic.usable_attention(config)
+    skeleton = _skeleton(model_class, config, name)
     chosen = arithmetic.choose(skeleton, config, place, asked)
     speeds = measured_speeds(chosen.dtype, place)
 
@@ -551,10 +576,17 @@ def _known_config(folder: Path, name: str, text_only: bool):
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
+        packages.refuse_missing(repr(name), error)
         raise InputError(
             f"Found no readable model config at {name!r} ({_short(error)}); expected a model that"
             " the installed transformers library knows; choose one of `svl models`."
         ) from error
+    if _encodes_text(config):
+        raise InputError(
+            f"Found {name!r}, a {config.model_type} model, which is an encoder-decoder; expected a"
+            " decoder that reads image and question itself, for only its layers are pruned here;"
+            " choose one of `svl models`."
+        )
     takes_images = any(getattr(config, name, None) is not None for name in IMAGE_SETTINGS)
     if takes_images and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
@@ -566,6 +598,12 @@ def _known_config(folder: Path, name: str, text_only: bool):
         f"Found {name!r}, a {config.model_type} model without image input; expected one that takes"
         " images; choose one of `svl models`."
     )
+
+
+def _encodes_text(config) -> bool:
+    """Whether an encoder reads the question, in the whole model or in its part for text."""
+    parts = (config, config.get_text_config(), getattr(config, "text_config", None))
+    return any(getattr(part, "is_encoder_decoder", False) for part in parts)
 
 
 def read_record(folder: Path) -> dict:

@@ -19,7 +19,7 @@ import torch
 
 from svl_core.errors import InputError
 from svl_core.files import expanded, new_folder
-from svl_core.lvlm import checkpoint, families, hub, skeleton
+from svl_core.lvlm import checkpoint, families, generation, hub, protection, skeleton
 from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
 from svl_core.lvlm.card import write_card
 from svl_core.lvlm.chat import Chat
@@ -71,6 +71,9 @@ class LVLM(Shown):
         they have.
     arithmetic: what it computes in, and why; None where `load` did not choose it.
     folder: where `load` found its files; None for a model made in memory.
+    plain: whether answers are the plain arg max; else they follow those of the model's generation
+        settings that change greedy decoding (a repetition penalty and the like), as
+        `generate(do_sample=False)` does.
     """
 
     model: PreTrainedModel
@@ -85,6 +88,7 @@ class LVLM(Shown):
     stored: StoredDtypes | None = None
     arithmetic: Arithmetic | None = None
     folder: Path | None = None
+    plain: bool = False
 
     def __post_init__(self):
         ids = tuple(int(i) for i in self.layer_ids) or tuple(range(self.num_layers))
@@ -144,8 +148,12 @@ class LVLM(Shown):
 
     @property
     def computes_in(self) -> str:
-        """The dtype in words, with the reason for it where `load` chose it."""
-        return str(self.arithmetic or name_of(self.dtype))
+        """The dtype in words, with the reason for it where `load` chose it, and what its generation
+        settings do to its answers.
+        """
+        config = self.model.generation_config
+        settings = generation.told(config, self.eos_token_ids, self.plain)
+        return "; ".join(filter(None, (str(self.arithmetic or name_of(self.dtype)), settings)))
 
     @property
     def quantized(self) -> bool:
@@ -164,8 +172,17 @@ class LVLM(Shown):
 
     @property
     def protected(self) -> tuple[int, ...]:
-        """Indices (into the layers present) of layers that this family cannot lose."""
-        return families.protected_layers(self.family, self.model.config)
+        """Indices (into the layers present) of layers that this model cannot lose."""
+        return tuple(self.protection)
+
+    @property
+    def protection(self) -> dict[int, str]:
+        """Why each protected layer stays, by its index."""
+        return protection.reasons(self.model.config)
+
+    def most_together(self, batch_size: int) -> int:
+        """How many samples may share a pass, of `batch_size` at most."""
+        return batch_size if self.family.batched else 1
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -175,6 +192,17 @@ class LVLM(Shown):
         if getattr(self.tokenizer, "eos_token_id", None) is not None:
             ids.append(self.tokenizer.eos_token_id)
         return tuple(dict.fromkeys(int(i) for i in ids))
+
+    def steering(self, sample: Sample, limit: int) -> generation.Steering | None:
+        """What the model's generation settings do to the answer to a sample; None for nothing.
+
+        limit: the most tokens of the answer.
+        """
+        if self.plain:
+            return None
+        place = generation.Place(sample.length, limit, self.eos_token_ids, self.device)
+        prompt = sample.inputs.get("input_ids")
+        return generation.steering(self.model.generation_config, place, prompt)
 
     @property
     def reader(self) -> Reader:
@@ -283,10 +311,12 @@ class LVLM(Shown):
         figures: for the card: `to_json()` of evaluations and comparisons of this model.
 
         Raises InputError when `folder` is a file, cannot be written or is not empty, for an unknown
-        dtype, for figures of another plan, for weights that are not finite, and for a model with a
-        compensation that adds modules. After an error, or a stop, nothing is left.
+        dtype, for figures of another plan, for weights that are not finite or in a quantised format
+        that cannot be written, and for a model with a compensation that adds modules. After an
+        error, or a stop, nothing is left.
         """
         asked = known_dtype(dtype)
+        checkpoint.check_writable(self.model)
         if not self.provenance.get("compensation", {}).get("exportable", True):
             raise InputError(
                 "Found modules that the compensation added; expected a plain model, for a"
@@ -308,6 +338,14 @@ class LVLM(Shown):
             raise InputError(
                 f"Found that {str(folder)!r} cannot be written ({error.strerror or error});"
                 " expected a folder of yours with room; choose another name."
+            ) from error
+        except (ValueError, NotImplementedError, RuntimeError) as error:
+            if not self.quantized or isinstance(error, InputError):
+                raise
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise InputError(
+                f"Found quantised weights that cannot be written ({reason}); expected a format that"
+                " transformers saves; prune the unquantised model."
             ) from error
         return folder
 

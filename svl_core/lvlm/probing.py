@@ -30,7 +30,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import decoding, families, skeleton, vision
+from svl_core.lvlm import cutting, decoding, families, skeleton, vision
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
@@ -51,7 +51,9 @@ TOLERANCE = {
     torch.float16: 5e-2,
     torch.bfloat16: 2e-1,
 }
+MASKED = -1e4  # logits from here down stand for tokens that a model rules out
 QUESTION = "What is this?"
+REACHING = "reaching the decoder"  # the first probe of what a model makes of a sample
 # The pictures that models are asked about, in pixels: the one that gives fewer positions counts
 # (those cut into tiles by their shape have few tiles of a strip); the last where no other is taken.
 PICTURES = (
@@ -59,11 +61,20 @@ PICTURES = (
     (512, 64),
 )
 ORDINARY = (224, 224)
-# The pictures that places are tried on, in pixels: crops, paddings and tiles differ most there.
+# The pictures that places are tried on, in pixels: tall and wide, where crops, paddings and tiles
+# differ most; and where the model takes them tiny and flat ones, where a rim is a large part. They
+# are multiples of no patch's side.
 SHAPES = (
-    (168, 392),
-    (392, 168),
+    (167, 389),
+    (389, 167),
 )
+RIMS = (
+    (45, 37),
+    (211, 31),
+    (33, 197),
+)
+FEWEST = 4  # positions that tell a rule from chance
+LEAST_PIXELS = 2  # of a rectangle's side, for its pixels to be its own
 TRIED = 8  # positions tried in each picture
 HIT_SHARE = 0.7  # the share of them that must answer to their own rectangle
 # Of a stand-in: decoder layers at least, and blocks from which on a stack of them hands on.
@@ -75,18 +86,36 @@ def probe(lvlm: LVLM) -> LVLM:
     """Tries whether everything here works on a model of no known family.
 
     Looks for decoder layers, encodes a test picture (a text-only model gets the question alone),
-    looks for visual positions that follow the picture and for attention that can be watched, and
-    checks whether features kept of an image serve as well as its pixels, that a pruned forward pass
-    equals one with the layers skipped, that generation with the cache equals generation without,
-    and that left padding changes nothing.
+    looks for one residual stream that enters them, for visual positions that follow the picture and
+    for attention that can be watched, and checks whether features kept of an image serve as well as
+    its pixels, that a pruned forward pass equals one with the layers skipped, and that generation
+    with the cache equals generation without.
 
-    Returns the model with the places of its visual positions, where they could be found.
+    Returns the model with the places of its visual positions, where they could be found; as one
+    that reads samples one by one, where left padding changes something.
     Raises InputError naming the probe that failed.
     """
     with _probe(lvlm, "decoder layers"):
         _decoder(lvlm.model)
     with _probe(lvlm, "picture and question" if lvlm.supports_images else "question"):
-        sample = _shortest(lvlm) if lvlm.supports_images else lvlm.encode(None, QUESTION)
+        samples = _samples(lvlm)
+        sample = next(samples)
+    while True:
+        try:
+            return _tried(lvlm, sample)
+        except Unreached:  # the model does not read this picture: perhaps another one
+            following = next(samples, None)
+            if following is None:
+                raise
+            sample = following
+
+
+class Unreached(InputError):
+    """A pass over a sample that does not reach the decoder."""
+
+
+def _tried(lvlm: LVLM, sample: Sample) -> LVLM:
+    """The probes on the lightest stand-in that passes them, at last on the model itself."""
     for light in _stand_ins(lvlm, sample):
         with contextlib.suppress(InputError):
             return dataclasses.replace(lvlm, family=_probed(light, sample, TRIED).family)
@@ -100,6 +129,8 @@ def _probed(
 ) -> LVLM:
     """The probes of what a model makes of a sample, see `probe`. at_once: see `places_hold`."""
     seen = sample
+    with _probe(lvlm, REACHING):
+        entering(lvlm, sample)
     if lvlm.supports_images:
         with _probe(lvlm, "visual positions"):
             _visual(lvlm, sample)
@@ -111,8 +142,7 @@ def _probed(
         _pruning(lvlm, seen)
     with _probe(lvlm, "generation with a cache"):
         _cache(lvlm, sample, seen)
-    with _probe(lvlm, "left padding"):
-        _padding(lvlm, seen)
+    lvlm = _together(lvlm, seen)
     return _placed(lvlm, at_once) if lvlm.supports_images else lvlm
 
 
@@ -122,7 +152,8 @@ def _probe(lvlm: LVLM, step: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # an unknown model may fail in any way
-        raise _refusal(lvlm.name, lvlm.model, step, error) from error
+        refusal = _refusal(lvlm.name, lvlm.model, step, error)
+        raise (Unreached(str(refusal)) if step == REACHING else refusal) from error
 
 
 def noise(
@@ -139,15 +170,19 @@ def noise(
     return Image.fromarray(pixels)
 
 
-def _shortest(lvlm: LVLM) -> Sample:
-    """The question about the one of `PICTURES` that gives fewer positions."""
+def _samples(lvlm: LVLM) -> Iterator[Sample]:
+    """The question about each of `PICTURES`, the fewest positions first, and about an ordinary one;
+    of a text-only model the question alone.
+    """
+    if not lvlm.supports_images:
+        yield lvlm.encode(None, QUESTION)
+        return
     samples = []
     for size in PICTURES:
         with contextlib.suppress(InputError):
             samples.append(lvlm.encode(noise(*size), QUESTION))
-    if not samples:
-        return lvlm.encode(noise(*ORDINARY), QUESTION)
-    return min(samples, key=lambda sample: sample.length)
+    yield from sorted(samples, key=lambda sample: sample.length)
+    yield lvlm.encode(noise(*ORDINARY), QUESTION)
 
 
 def _refusal(
@@ -221,6 +256,10 @@ def _watched(
 ):
     watching = _WATCHING.get()
     if watching is not None:
+        if any("bias" in name and value is not None for name, value in options.items()):
+            raise SVLError("an attention with a bias of its own, whose statistics would be wrong")
+        if not hasattr(module, "layer_idx"):
+            raise SVLError("an attention that does not know the number of its layer")
         watching.add(module.layer_idx)
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
 
@@ -248,11 +287,19 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
         raise SVLError("an attention of the model's own, which cannot be watched")
 
 
+def _droppable(lvlm: LVLM) -> list[int]:
+    """The layers that may go, but for the first and the last. Raises SVLError without any."""
+    free = [layer for layer in range(1, lvlm.num_layers - 1) if layer not in lvlm.protected]
+    if not free:
+        raise SVLError("every layer between the first and the last has to stay")
+    return free
+
+
 def _cuts(lvlm: LVLM) -> list[tuple[int, ...]]:
     """The layers to drop: one in the middle, and more (two of four layers, from five on three)."""
-    last = lvlm.num_layers - 1
-    middle = last // 2
-    more = tuple(sorted({1, middle, last - 1}))
+    free = _droppable(lvlm)
+    middle = free[(len(free) - 1) // 2]
+    more = tuple(sorted({free[0], middle, free[-1]}))
     return [(middle,)] if more == (middle,) else [(middle,), more]
 
 
@@ -271,12 +318,13 @@ def _cache(
     sample: Sample,
     seen: Sample,
 ) -> None:
-    """Three ordinary tokens, whole and with the last layer but one dropped: predictions with the
+    """Three ordinary tokens, whole and without the last layer that may go: predictions with the
     cache equal those of a whole pass each.
 
     seen: the sample with its image seen, for those with the cache.
     """
-    keep = [layer for layer in range(lvlm.num_layers) if layer != lvlm.num_layers - 2]
+    dropped = _droppable(lvlm)[-1]
+    keep = [layer for layer in range(lvlm.num_layers) if layer != dropped]
     for model in (lvlm, _with_layers(lvlm, keep)):
         banned = sorted({*control_ids(model.reader), *decoding.image_token_ids(model)})
         generate: Any = model.model.generate
@@ -299,6 +347,17 @@ def _cache(
         for step, expected in enumerate(uncached.logits):
             _equal(lvlm, cached.logits, expected)
             cached.feed(uncached.sequences[:, sample.length + step, None])
+
+
+def _together(lvlm: LVLM, sample: Sample) -> LVLM:
+    """The model, as one that reads samples one by one where a padded batch does not give what they
+    give alone: pixels that are packed by picture, positions that count the padding.
+    """
+    try:
+        _padding(lvlm, sample)
+    except Exception:  # an unknown model may fail in any way
+        return dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, batched=False))
+    return lvlm
 
 
 def _padding(lvlm: LVLM, sample: Sample) -> None:
@@ -358,10 +417,18 @@ def _equal(
     logits: torch.Tensor,
     expected: torch.Tensor,
 ) -> None:
-    """Raises SVLError for logits that differ by more than the dtype's tolerance."""
+    """Raises SVLError for logits that differ by more than the dtype's tolerance; those that a model
+    masks (Chameleon's of image tokens) must be the same ones, and count no further.
+    """
     expected = expected.float().to(logits.device)
-    difference = (logits.float() - expected).abs().max()
-    share = float(difference / expected.std())
+    logits = logits.float()
+    masked = expected <= MASKED
+    if not torch.equal(logits <= MASKED, masked):
+        raise SVLError("other logits are masked")
+    if bool(masked.all()):
+        raise SVLError("all logits are masked")
+    difference = (logits - expected)[~masked].abs().max()
+    share = float(difference / expected[~masked].std())
     if not share <= TOLERANCE.get(lvlm.dtype, 1e-3):
         raise SVLError(f"logits differ by {share:.2g} of their spread")
 
@@ -419,12 +486,12 @@ def _check_layers(
 
 
 def _two_of_each_kind(lvlm: LVLM) -> list[int]:
-    """The first two decoder layers of each kind and the last layer, with more of the first ones up
-    to `LEAST_LAYERS`.
+    """The first two decoder layers of each kind, the last layer and those that must stay, with more
+    of the first ones up to `LEAST_LAYERS`.
     """
     layers = range(lvlm.num_layers)
     kinds: Counter[tuple] = Counter()
-    keep = {lvlm.num_layers - 1}
+    keep = {lvlm.num_layers - 1, *lvlm.protected}
     for number in layers:
         kind = _kind(lvlm, number)
         kinds[kind] += 1
@@ -449,11 +516,11 @@ def _kind(lvlm: LVLM, number: int) -> tuple:
         shapes = [(name, *weight.shape) for name, weight in module.named_parameters(recurse=False)]
         parts.append((path, type(module), *settings, *shapes))
     config = lvlm.text_config
-    for name in families.PER_LAYER:
+    for name in cutting.PER_LAYER:
         values = getattr(config, name, None)
         if isinstance(values, (list, tuple)) and len(values) == lvlm.num_layers:
             parts.append((name, str(values[number])))
-    for name in families.LAYER_INDICES:
+    for name in cutting.LAYER_INDICES:
         values = getattr(config, name, None)
         if isinstance(values, (list, tuple)):
             parts.append((name, number in values))
@@ -541,18 +608,39 @@ def _inverted(
 def _placed(lvlm: LVLM, at_once: int) -> LVLM:
     """The model with the first way of cutting images whose places hold on every test picture, or
     with none. at_once: see `places_hold`.
+
+    Among ways that hold on the large pictures the small ones decide; where they speak against each
+    of them, the first stays, for hardly a pixel of a small picture may be a position's own.
     """
+    pictures = [noise(*shape) for shape in SHAPES]
+    rims = [noise(*shape) for shape in RIMS]
+    rims = [picture for picture in rims if _taken(lvlm, picture)]
+    doubtful = lvlm
     for name, rule in GEOMETRIES.items():
         if rule is unplaced:
             continue
         family = dataclasses.replace(lvlm.family, geometry=name)
         candidate = dataclasses.replace(lvlm, family=family)
         try:
-            if all(places_hold(candidate, noise(*shape), at_once) for shape in SHAPES):
+            if not all(places_hold(candidate, picture, at_once) for picture in pictures):
+                continue
+            if all(_not_contradicted(candidate, picture, at_once) for picture in rims):
                 return candidate
         except Exception:  # made for other processors and configs: it may miss anything
             continue
-    return lvlm
+        doubtful = candidate if doubtful is lvlm else doubtful
+    return doubtful
+
+
+def _taken(lvlm: LVLM, picture: Image.Image) -> bool:
+    """Whether a model takes a picture, places aside."""
+    family = dataclasses.replace(lvlm.family, geometry=unplaced.__name__)
+    reader = dataclasses.replace(lvlm, family=family)
+    try:
+        entering(reader, reader.encode(picture, QUESTION))
+    except Exception:  # processors and vision towers refuse pictures in many ways
+        return False
+    return True
 
 
 def places_hold(
@@ -561,19 +649,42 @@ def places_hold(
     at_once: int = 1,
 ) -> bool:
     """Whether changing the pixels of a position's rectangle changes that position more than any of
-    like size whose own pixels stay.
+    like size whose own pixels stay. False where the picture cannot tell.
 
     at_once: rectangles that are changed in one pass; more than one where positions hardly mix.
+    """
+    share = _answering_share(lvlm, image, at_once)
+    return share is not None and share >= HIT_SHARE
+
+
+def _not_contradicted(lvlm: LVLM, image: Image.Image, at_once: int) -> bool:
+    """The same, but for a picture that cannot tell, which says nothing against a rule."""
+    share = _answering_share(lvlm, image, at_once)
+    return share is None or share >= HIT_SHARE
+
+
+def _answering_share(
+    lvlm: LVLM,
+    image: Image.Image,
+    at_once: int,
+) -> float | None:
+    """The share of the positions tried that answer to their own rectangle, see `places_hold`; None
+    where there are too few positions, or their rectangles are hardly a pixel.
     """
     sample = lvlm.encode(image, QUESTION)
     visual = torch.tensor(sample.visual)
     rects = sample.geometry.rects
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     placed = np.flatnonzero(~np.isnan(areas))
-    if len(placed) < max(4, len(visual) / 4):  # too few to tell a rule from chance
-        return False
+    if len(placed) < max(FEWEST, len(visual) / 4):
+        return None
+    pixels = (rects * (*image.size, *image.size)).round()
     # Not the slivers at the border of a crop.
-    whole = placed[areas[placed] > 0.6 * np.median(areas[placed])]
+    large = areas[placed] > 0.6 * np.median(areas[placed])
+    sides = (pixels[:, 2:] - pixels[:, :2])[placed].min(axis=1)
+    whole = placed[large & (sides >= LEAST_PIXELS)]
+    if not len(whole):
+        return None
     spread = np.linspace(0, len(whole) - 1, TRIED).astype(int)
     chosen = whole[np.unique(spread)]
     # Most stay as they are, for the others to be told from.
@@ -583,7 +694,7 @@ def places_hold(
     for number in range(groups):
         group = chosen[number::groups]
         changed = image
-        for x0, y0, x1, y1 in (rects[group] * (*image.size, *image.size)).round().astype(int):
+        for x0, y0, x1, y1 in pixels[group].astype(int):
             changed = _inverted(changed, (x0, y0, x1, y1))
         difference = entering(lvlm, lvlm.encode(changed, QUESTION))[visual] - before
         moved = torch.linalg.vector_norm(difference, dim=1).numpy()
@@ -591,7 +702,7 @@ def places_hold(
             alike = placed[np.abs(areas[placed] / areas[index] - 1) < 0.3]
             others = [other for other in alike if not _touches(rects[other], rects[group])]
             hits += int(moved[index] > moved[others].max(initial=0))
-    return hits >= HIT_SHARE * len(chosen)
+    return hits / len(chosen)
 
 
 def _touches(rect: np.ndarray, others: np.ndarray) -> bool:

@@ -25,6 +25,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 
 from svl_core.errors import InputError
+from svl_core.lvlm import packages
 
 # Stock class -> the class of the same form that reads no videos.
 WITHOUT_VIDEO = {"SmolVLMProcessor": "Idefics3Processor"}
@@ -34,6 +35,7 @@ LEFT_OUT = (
     "feature_extractor",
     "audio_processor",
 )
+HALVES = "a processor beside the model"
 PROCESSOR_FILE = "processor_config.json"
 VIDEO_FILE = "video_preprocessor_config.json"
 
@@ -49,6 +51,8 @@ def load_processor(
     Raises InputError when it cannot be built.
     """
     folder = Path(folder)
+    older = [*folder.glob("*.model"), *folder.glob("*.tiktoken")]
+    beside = () if older else packages.FOR_TOKENIZERS
     try:
         if text_only:
             return AutoTokenizer.from_pretrained(folder)
@@ -57,9 +61,14 @@ def load_processor(
         except Exception as stock:  # processors fail in as many ways as there are classes
             try:
                 return _still(folder, config)
-            except Exception:
-                raise stock from None
+            except Exception as still:
+                packages.refuse_missing(HALVES, still, beside)
+                files_lack = isinstance(still, (OSError, ValueError)) and packages.missing(
+                    stock, beside
+                )
+                raise (still if files_lack else stock) from None
     except Exception as error:
+        packages.refuse_missing(HALVES, error, beside)
         reason = " ".join(str(error).split()).split(". ")[0][:300]
         remedy = (
             "install what it asks for"

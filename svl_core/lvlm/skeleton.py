@@ -14,7 +14,7 @@ import torch
 from transformers import initialization
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import blanks, families
+from svl_core.lvlm import blanks, cutting, families
 
 # Attributes of a quantised model that its view has too.
 QUANTIZATION = (
@@ -52,11 +52,10 @@ def with_layers(model, keep: Sequence[int]):
     layers = len(families.decoder_layers(model))
 
     def made():
-        checked = families.cut_config(model.config, keep, layers)
+        checked = cutting.cut_config(model.config, keep, layers)
         return empty(type(model), checked).train(model.training)
 
-    config = copy.deepcopy(model.config)
-    families.cut_text_config(config.get_text_config(decoder=True), keep, layers)
+    config = cutting.copied(model.config, keep, layers)
     view = blanks.blank(model, config, made)
     _share_special_modules(model, view, prefix, keep)
     for slot in ("_parameters", "_buffers"):
@@ -205,7 +204,13 @@ def _share_special_modules(
     """
     full = dict(model.named_modules(remove_duplicate=False))
     for name, placeholder in list(view.named_modules()):
-        source = full[_full_name(name, prefix, keep)]
+        known = _full_name(name, prefix, keep)
+        source = full.get(known)
+        if source is None:
+            raise SVLError(
+                f"Found no part {known} in {type(model).__name__}; expected it for {name} of the"
+                " pruned model, for its config tells it so; these layers cannot go alone."
+            )
         if name and type(source) is not type(placeholder) and not any(source.children()):
             module = copy.copy(source)
             module._parameters = dict(source._parameters)

@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from svl_core.lvlm.features import FeatureStore, ImageFeatures, KnownFeatures, joined, renewed
 from svl_core.lvlm.hooks import ended_at, shallow_copy
+from svl_core.lvlm.refusals import picture_read
 
 if TYPE_CHECKING:
     from svl_core.lvlm.model import LVLM
@@ -74,7 +75,8 @@ def forward(
     options: for the model's `forward`.
     """
     model, tensors = prepared(lvlm, inputs, features)
-    return model(**tensors, **options)
+    with picture_read(lvlm, tensors if features is None else {}):
+        return model(**tensors, **options)
 
 
 class Watched:
@@ -204,7 +206,8 @@ def seen_all(
 def _features_of(lvlm: LVLM, sample: Sample) -> ImageFeatures | None:
     """What a pass makes of the sample's images; it ends before the first decoder layer."""
     watched = Watched(lvlm)
-    with ended_at(lvlm.layers[0]):
+    reading = picture_read(lvlm, sample.inputs, sample.image_sizes)
+    with ended_at(lvlm.layers[0]), reading:
         watched.model(sample.inputs)(**sample.inputs, use_cache=False)
     return watched.features
 

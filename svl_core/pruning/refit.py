@@ -180,7 +180,7 @@ def _answered_batches(full: LVLM, calibration: Trace, run: Run) -> Sequence[Answ
         run,
     )
     inputs_of = (lengthened(sample_of(number), ids) for number, ids in enumerate(answers))
-    groups = unpadded(inputs_of, BATCH)
+    groups = unpadded(inputs_of, full.most_together(BATCH))
     batches = value_store(len(groups), calibration.spool)
     for place, members in enumerate(groups):
         inputs = [lengthened(sample_of(number), answers[number]) for number in members]

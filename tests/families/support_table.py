@@ -74,7 +74,7 @@ def table(found: dict[str, dict[str, list[str]]]) -> str:
             f"| {lvlm.family.name} (`{lvlm.model.config.model_type}` on"
             f" `{lvlm.model.config.get_text_config().model_type}`) | "
             + " | ".join(cells)
-            + f" | {lvlm.family.protect.replace('_', ' ')} |"
+            + f" | {'; '.join(dict.fromkeys(lvlm.protection.values())) or 'none'} |"
         )
     return "\n".join(lines)
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny import tiny_llava
 
-from svl_core.lvlm import blanks, families, skeleton
+from svl_core.lvlm import blanks, cutting, families, skeleton
 from svl_core.lvlm.model import LVLM
 from svl_core.pruning.view import pruned_view
 
 
 def cut(model, keep):
-    return families.cut_config(model.config, keep, len(families.decoder_layers(model)))
+    return cutting.cut_config(model.config, keep, len(families.decoder_layers(model)))
 
 
 @pytest.fixture

@@ -155,3 +155,26 @@ def test_control_ids_hold_special_tokens_and_the_images_mark(tiny):
     assert tiny.tokenizer.convert_tokens_to_ids("<image>") in ids
     ordinary = tiny.tokenizer("cat", add_special_tokens=False)["input_ids"]
     assert not ids & set(ordinary)
+
+
+def test_a_template_that_writes_a_mark_of_its_own(tiny, image):
+    """Which the processor reads; one that writes nothing for an image is passed over."""
+    import copy
+    import dataclasses
+
+    from svl_core.lvlm.chat import USER, Chat, Turn
+    from svl_core.lvlm.encoding import STAND_IN, _rendered
+
+    chat = Chat((Turn(USER, "a cat", 1),))
+
+    def written(template):
+        processor = copy.copy(tiny.processor)
+        processor.chat_template = template
+        reader = dataclasses.replace(tiny.reader, processor=processor)
+        return _rendered(reader, chat)[0]
+
+    parts = "{% for m in messages %}{% for p in m.content %}PART{% endfor %}{% endfor %}"
+    own = parts.replace("PART", "{% if p.type == 'image' %}[here]{% else %}{{ p.text }}{% endif %}")
+    assert written(own) == f"[here]{STAND_IN}"
+    silent = parts.replace("PART", "{{ p.text }}")
+    assert "<image>" in written(silent)

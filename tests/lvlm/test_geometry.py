@@ -93,3 +93,32 @@ def test_changing_a_rectangle_changes_its_own_feature_most(tiny, size, crop):
             embed(tiny.encode(Image.fromarray(changed), "x").inputs["pixel_values"]).flatten(2)[0].T
         )
         assert int(torch.linalg.vector_norm(after - before, dim=1).argmax()) == index
+
+
+def test_padding_on_the_right_and_at_the_foot():
+    """A picture of 300 x 30 pixels, cells of 28: two rows, the second of 2 pixels; and one that is
+    halved first, for its 200 patches are four times too many.
+    """
+    from types import SimpleNamespace
+
+    from svl_core.lvlm.geometry import View, padded_grid
+
+    def boxes(width, height, grid, max_patches):
+        settings = SimpleNamespace(
+            patch_size=14,
+            merge_size=2,
+            max_patches=max_patches,
+            size={"max_height": 512, "max_width": 512},
+        )
+        inputs = {"image_grid_thw": torch.tensor([[1, *grid]])}
+        (places,) = padded_grid(
+            View(None, settings, inputs, [Image.new("RGB", (width, height))], {}, 0)
+        )
+        assert places.grid == (grid[0] // 2, grid[1] // 2)
+        return places.rects
+
+    rects = boxes(300, 30, (4, 22), 400)
+    assert rects[0] == pytest.approx([0, 0, 28 / 300, 28 / 30])
+    assert rects[-1] == pytest.approx([280 / 300, 28 / 30, 1, 1])
+    halved = boxes(280, 140, (6, 10), 50)  # 140 x 70, padded to 140 x 84
+    assert halved[0] == pytest.approx([0, 0, 0.2, 0.4]) and halved[-1][1] == pytest.approx(0.8)

@@ -349,3 +349,12 @@ def test_eight_bits(tiny, saved, tiny_sample, tmp_path):
         .logits,
         pruned,
     )
+
+
+@pytest.mark.parametrize("name", ["Florence2Config", "T5Gemma2Config", "Pix2StructConfig"])
+def test_an_encoder_decoder_is_called_one(name, tmp_path):
+    import transformers
+
+    getattr(transformers, name)().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="is an encoder-decoder; expected a decoder"):
+        svl.load(tmp_path)

@@ -2,19 +2,21 @@
 with the model.
 """
 
+import copy
 import dataclasses
 
 import builders
 import numpy as np
 import pytest
 import torch
+from perturbation import hits
 from tiny import picture, tiny_llava
 from transformers import AttentionInterface
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
-from svl_core.errors import InputError
+from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families, features, geometry, probing, vision
 from svl_core.lvlm.model import LVLM
 
@@ -87,7 +89,7 @@ def test_the_whole_model_gives_the_same(calls):
     lvlm = deep(8)
     light = probing.probe(lvlm)
     seen = dict(calls)
-    whole = probing._probed(lvlm, probing._shortest(lvlm), 1)
+    whole = probing._probed(lvlm, next(probing._samples(lvlm)), 1)
     assert light.family == whole.family and light.model is lvlm.model
     assert calls[CLIPEncoderLayer] > 100 * seen[CLIPEncoderLayer]
 
@@ -95,7 +97,7 @@ def test_the_whole_model_gives_the_same(calls):
 def test_a_picture_of_few_positions_is_asked_about():
     """Of a strip and a square, the shorter; tiles follow the shape."""
     smol = dataclasses.replace(builders.build("smolvlm"), family=families.GENERIC)
-    chosen = probing._shortest(smol)
+    chosen = next(probing._samples(smol))
     lengths = [
         smol.encode(probing.noise(*size), probing.QUESTION).length for size in probing.PICTURES
     ]
@@ -152,14 +154,16 @@ def test_a_cache_that_forgets_is_caught(model, monkeypatch):
     refused(model, "generation with a cache")
 
 
-def test_padding_that_is_looked_at_is_caught(model, monkeypatch):
+def test_padding_that_is_looked_at_makes_batches_of_one(model, monkeypatch):
     forward = modeling_llama.LlamaModel.forward
 
     def heedless(self, *args, attention_mask=None, **kwargs):
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(modeling_llama.LlamaModel, "forward", heedless)
-    refused(model, "left padding")
+    found = probing.probe(model)
+    assert not found.family.batched and found.most_together(8) == 1
+    assert model.most_together(8) == 8
 
 
 def test_features_that_do_not_stand_for_the_picture_are_not_kept(model, monkeypatch):
@@ -221,3 +225,102 @@ def test_right_places_hold_and_mirrored_ones_do_not(name, at_once, monkeypatch):
     for image in (picture(168, 392), picture(392, 168)):
         assert probing.places_hold(lvlm, image, at_once)
         assert not probing.places_hold(wrong, image, at_once)
+
+
+@pytest.fixture
+def padding():
+    """A Qwen2-VL that nobody knows, whose processor pads pictures where the stock one stretches
+    them.
+    """
+    from PIL import ImageOps
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    class Padding(Qwen2VLImageProcessorPil):
+        max_patches = 400
+
+        def __call__(self, images, **options):
+            flat = [image for each in images for image in each]
+            return super().__call__([self.fitted(image) for image in flat], **options)
+
+        def fitted(self, image):
+            scale = min(1, (400 / ((image.width // 8) * (image.height // 8))) ** 0.5)
+            small = image.resize((int(image.width * scale), int(image.height * scale)))
+            width, height = (-(-edge // 16) * 16 for edge in small.size)
+            return ImageOps.expand(small, (0, 0, width - small.width, height - small.height))
+
+    known = builders.build("qwen2-vl")
+    processor = copy.copy(known.processor)
+    stock = processor.image_processor
+    processor.image_processor = Padding(
+        patch_size=8, merge_size=2, temporal_patch_size=2, do_resize=False
+    )
+    processor.image_processor.size = {"max_height": 512, "max_width": 512}
+    assert type(stock) is not Padding
+    return unknown(known.model, processor)
+
+
+@pytest.mark.parametrize("at_once", [1, probing.TRIED])
+def test_padding_is_told_from_stretching(padding, at_once):
+    """On flat and tiny pictures the rim is a large part (Kimi-K2.5); and the other way round."""
+    assert probing._placed(padding, at_once).family.geometry == "padded_grid"
+    stretching = dataclasses.replace(builders.build("qwen2-vl"), family=families.GENERIC)
+    assert probing._placed(stretching, at_once).family.geometry == "merged_grid"
+
+
+def test_padded_places_hold_on_every_shape(padding):
+    family = dataclasses.replace(padding.family, geometry="padded_grid")
+    placed = dataclasses.replace(padding, family=family)
+    shapes = [(300, 30), (31, 211), (45, 37), (389, 167)]
+    assert all(all(hits(placed, [picture(*shape)], positions=5)) for shape in shapes)
+
+
+def test_masked_logits_are_left_out_of_a_comparison(model):
+    """With the lowest number of all among them, any spread is infinite and any difference none."""
+    expected = torch.tensor([[1.0, 2.0, 4.0, torch.finfo(torch.float32).min]])
+    probing._equal(model, expected.clone(), expected)
+    other = expected.clone()
+    other[0, 1] = 2.5
+    with pytest.raises(SVLError, match="logits differ by 0.33 of their spread"):
+        probing._equal(model, other, expected)  # 0.5 of the deviation of 1, 2 and 4: 1.53
+    unmasked = expected.clone()
+    unmasked[0, 3] = 1.0
+    with pytest.raises(SVLError, match="other logits are masked"):
+        probing._equal(model, unmasked, expected)
+
+
+def test_several_streams_are_refused(model, monkeypatch):
+    """Hyper-connections: a layer gets (B, S, n, d), and none of the n is the stream."""
+    reached = probing.reaching
+
+    def streams(lvlm, layer, sample):
+        (hidden, *args), kwargs = reached(lvlm, layer, sample)
+        return (hidden[:, :, None].expand(-1, -1, 4, -1), *args), kwargs
+
+    monkeypatch.setattr(probing, "reaching", streams)
+    with pytest.raises(InputError, match=r"reaching the decoder.*4 residual streams that they mix"):
+        probing.probe(model)
+
+
+def test_an_attention_that_cannot_be_watched_rightly(model):
+    """Its statistics would leave the bias out, or have no layer."""
+    attention = model.layers[0].self_attn
+    tensors = [torch.zeros(1, 2, 3, 4)] * 3
+    token = probing._WATCHING.set(set())
+    try:
+        with pytest.raises(SVLError, match="a bias of its own"):
+            probing._watched(attention, *tensors, None, position_bias=torch.zeros(1))
+        with pytest.raises(SVLError, match="does not know the number of its layer"):
+            probing._watched(torch.nn.Identity(), *tensors, None)
+    finally:
+        probing._WATCHING.reset(token)
+
+
+def test_another_picture_is_tried_where_the_model_does_not_read_the_first():
+    """LightOnOCR's vision side wants two rows of patches, and its processor gives a strip one."""
+    from zoo import lighton_ocr
+
+    config, processor = lighton_ocr()
+    nobody = unknown(builders.weighted(config).eval(), processor)
+    with pytest.raises(InputError, match="the model itself does not"):
+        probing.entering(nobody, next(probing._samples(nobody)))
+    assert probing.probe(nobody).family.geometry == "row_breaks"

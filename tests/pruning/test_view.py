@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 import svl_core as svl
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm.families import cut_config, cut_text_config
+from svl_core.lvlm.cutting import cut_config, cut_text_config
 from svl_core.pruning.view import gaps_of, places_of, pruned_view
 
 KEEPS = [(0, 1, 2, 3, 4, 5), (0, 2, 4, 5), (0, 5), (1, 2, 3), (3,)]
