@@ -86,7 +86,7 @@ def probe(lvlm: LVLM) -> LVLM:
     with _probe(lvlm, "decoder layers"):
         _decoder(lvlm.model)
     with _probe(lvlm, "picture and question" if lvlm.supports_images else "question"):
-        sample = _shortest(lvlm) if lvlm.supports_images else lvlm.encode(None, QUESTION)
+        sample = question_of(lvlm)
     for light in _stand_ins(lvlm, sample):
         with contextlib.suppress(InputError):
             return dataclasses.replace(lvlm, family=_probed(light, sample, TRIED).family)
@@ -137,6 +137,11 @@ def noise(
         dtype=np.uint8,
     )
     return Image.fromarray(pixels)
+
+
+def question_of(lvlm: LVLM) -> Sample:
+    """What the probes ask a model: about a small picture, where it takes any."""
+    return _shortest(lvlm) if lvlm.supports_images else lvlm.encode(None, QUESTION)
 
 
 def _shortest(lvlm: LVLM) -> Sample:

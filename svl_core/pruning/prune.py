@@ -140,18 +140,29 @@ def _checked_calibration(
             f"Found a calibration trace of {calibration.num_layers} layers of"
             f" {calibration.model_name!r}; expected one of this very model; trace it again."
         )
+    refusal = unfit(lvlm, row)
+    if refusal is not None:
+        raise InputError(refusal)
+    return calibration
+
+
+def unfit(lvlm: LVLM, row: Compensation) -> str | None:
+    """Why a compensation cannot be fitted to a model, whatever the calibration; None where it can.
+
+    row: the compensation.
+    """
     edits_mlp = row.needs_mlp or row.edit_model is not None
     if edits_mlp and any(hasattr(layer, "post_feedforward_layernorm") for layer in lvlm.layers):
-        raise InputError(
+        return (
             "Found a norm behind the MLP of this model; expected its output to reach the"
             f" residual stream as it is for {row.name!r}; choose 'scp' or 'none'."
         )
     if not row.exportable and hasattr(lvlm.text_config, "altup_active_idx"):
-        raise InputError(
+        return (
             f"Found a model with several residual streams; expected one for {row.name!r};"
             " choose 'scp', 'lstsq' or 'none'."
         )
-    return calibration
+    return None
 
 
 def _fit(
