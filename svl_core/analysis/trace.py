@@ -27,6 +27,7 @@ from svl_core.analysis.attention import (
     Collector,
     collecting,
 )
+from svl_core.analysis.plain_attention import collecting_plain
 from svl_core.errors import InputError
 from svl_core.lvlm.arithmetic import name_of
 from svl_core.lvlm.decoding import Decoding, Prompt
@@ -466,6 +467,16 @@ def _check_finite(lvlm: LVLM, features: torch.Tensor) -> None:
     )
 
 
+def _attention_of(
+    lvlm: LVLM,
+    collector: Collector,
+) -> contextlib.AbstractContextManager[None]:
+    """While open, this thread's passes through the model feed `collector`."""
+    if lvlm.brought:
+        return collecting_plain(lvlm.layers, collector)
+    return collecting(lvlm.decoder, collector)
+
+
 @torch.inference_mode()
 def _observed(
     lvlm: LVLM,
@@ -494,7 +505,7 @@ def _observed(
     collector.watching = clock.watching
     watched = _Features(lvlm, new_tensor, clock, before)
     seeing = Watched(lvlm)
-    with ThreadHooks() as hooks, collecting(lvlm.decoder, collector):
+    with ThreadHooks() as hooks, _attention_of(lvlm, collector):
         watched.watch(hooks, mlp)
         decoding, logits = run(seeing)
         ms = clock.ms()

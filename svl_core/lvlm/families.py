@@ -212,8 +212,12 @@ MLP_NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm")
 
 def find_decoder(model) -> torch.nn.Module:
     """The module that holds the decoder layers: `get_decoder()`, or `.model` where that leads no
-    further (Llama4), repeated until one does. Raises SVLError when there is none.
+    further (Llama4), repeated until one does; of a model that a person brought, the one found or
+    named (`wrapping`). Raises SVLError when there is none.
     """
+    known = getattr(model, "brought_decoder", None)
+    if known is not None:
+        return known
     module = model
     for _ in range(5):
         if _layers(module) is not None:
@@ -241,6 +245,9 @@ def _layers(module) -> torch.nn.ModuleList | None:
 
 def decoder_layers(model) -> torch.nn.ModuleList:
     """The decoder's layers. Raises SVLError when there are none."""
+    known = getattr(model, "brought_layers", None)
+    if known is not None:
+        return known
     layers = _layers(find_decoder(model))
     assert layers is not None, "find_decoder gives a module that has layers"
     return layers

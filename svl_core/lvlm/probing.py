@@ -187,7 +187,7 @@ def _decoder(model) -> None:
 def _visual(lvlm: LVLM, sample: Sample) -> None:
     if not len(sample.visual):
         raise SVLError("no position of the sequence holds the image token")
-    other = lvlm.encode(_inverted(sample.images[0]), QUESTION)
+    other = lvlm.encode(inverted(sample.images[0]), QUESTION)
     moved = (entering(lvlm, other) != entering(lvlm, sample)).any(dim=1)
     if not moved[torch.tensor(sample.visual)].any():
         raise SVLError("another picture changes nothing at the positions of the image token")
@@ -329,7 +329,7 @@ def _seeing(lvlm: LVLM, sample: Sample) -> LVLM:
     """
     again = dataclasses.replace(lvlm.family, sees_once=False)
     try:
-        other = lvlm.encode(_inverted(sample.images[0]), QUESTION)
+        other = lvlm.encode(inverted(sample.images[0]), QUESTION)
         pair = [sample, other]
         seen = [vision.see(lvlm, one) for one in pair]
         if vision.together(seen) is None:
@@ -530,7 +530,7 @@ def entering(
     return stream[0].float().cpu()
 
 
-def _inverted(
+def inverted(
     image: Image.Image,
     box: tuple[int, int, int, int] | None = None,
 ) -> Image.Image:
@@ -541,6 +541,11 @@ def _inverted(
     pixels = np.array(image)
     pixels[y0:y1, x0:x1] = 255 * (pixels[y0:y1, x0:x1] < 128)
     return Image.fromarray(pixels)
+
+
+def placed(lvlm: LVLM) -> LVLM:
+    """The model with the first way of cutting images whose places hold, or with none."""
+    return _placed(lvlm, TRIED)
 
 
 def _placed(lvlm: LVLM, at_once: int) -> LVLM:
@@ -589,7 +594,7 @@ def places_hold(
         group = chosen[number::groups]
         changed = image
         for x0, y0, x1, y1 in (rects[group] * (*image.size, *image.size)).round().astype(int):
-            changed = _inverted(changed, (x0, y0, x1, y1))
+            changed = inverted(changed, (x0, y0, x1, y1))
         difference = entering(lvlm, lvlm.encode(changed, QUESTION))[visual] - before
         moved = torch.linalg.vector_norm(difference, dim=1).numpy()
         for index in group:

@@ -252,7 +252,7 @@ def findings_of(lvlm: LVLM) -> Findings:
         "protected": _protected(lvlm),
         "images": lvlm.supports_images,
         "sees_once": lvlm.family.sees_once if lvlm.supports_images else None,
-        "attention": getattr(lvlm.decoder.config, "_attn_implementation", None),
+        "attention": _attention(lvlm),
         "edits": edits,
         "versions": _versions(),
     }
@@ -262,6 +262,14 @@ def findings_of(lvlm: LVLM) -> Findings:
     if lvlm.supports_images:
         found |= _seen(lvlm, sample)
     return Findings(**found)
+
+
+def _attention(lvlm: LVLM) -> str:
+    """The attention that is watched."""
+    if lvlm.brought:
+        return "the model's own"
+    config: Any = lvlm.decoder.config
+    return config._attn_implementation
 
 
 def _protected(lvlm: LVLM) -> dict[int, str]:
