@@ -63,6 +63,10 @@ class Memory:
     cache: Any = None
 
 
+Read = tuple[torch.Tensor, Memory]
+"""Logits (1, n, vocabulary), and what further tokens go on from."""
+
+
 @dataclass(eq=False)
 class Memories:
     """Those of a batch's rows."""
@@ -95,7 +99,8 @@ class BroughtModel(torch.nn.Module):
         self.inner = inner
         self.parts = parts
         self.config = config
-        self.generation_config = SimpleNamespace(eos_token_id=list(ends))
+        stops = list(ends)
+        self.generation_config = SimpleNamespace(eos_token_id=stops)
         self._known = _accepted(inner)
         self.training = inner.training
 
@@ -120,12 +125,16 @@ class BroughtModel(torch.nn.Module):
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """Its first table of embeddings, or the whole of it without one."""
-        tables = (m for m in self.inner.modules() if isinstance(m, torch.nn.Embedding))
-        return next(tables, self.inner)
+        for module in self.inner.modules():
+            if isinstance(module, torch.nn.Embedding):
+                return module
+        return self.inner
 
     def get_output_embeddings(self) -> torch.nn.Module | None:
         """The module that gives the logits."""
-        return self.inner.get_submodule(self.parts.head) if self.parts.head else None
+        if not self.parts.head:
+            return None
+        return self.inner.get_submodule(self.parts.head)
 
     def with_parts(self, **changes: Any) -> BroughtModel:
         """The same model with other knowledge of its parts."""
@@ -150,26 +159,33 @@ class BroughtModel(torch.nn.Module):
         keep = inputs.pop("logits_to_keep", None)
         if not self.parts.masked:
             inputs.pop(MASK, None)
-        rows: list[tuple[torch.Tensor, Memory]] = []
+        rows: list[Read] = []
         if past_key_values is None:
             rows = [self._read(row) for row in _rows(inputs)]
         else:
             pairs = zip(past_key_values.rows, inputs[IDS], strict=True)
             rows = [self._go_on(memory, ids[None]) for memory, ids in pairs]
         logits = torch.cat([one for one, _ in rows])
-        if isinstance(keep, torch.Tensor) or keep:
-            count = 1 if isinstance(keep, torch.Tensor) else keep
-            logits = logits[:, -count:]
-        memories = Memories([memory for _, memory in rows]) if use_cache else None
+        if isinstance(keep, torch.Tensor):
+            keep = 1  # every caller means the last position
+        if keep:
+            logits = logits[:, -keep:]
+        memories = None
+        if use_cache:
+            memories = Memories([memory for _, memory in rows])
         return SimpleNamespace(logits=logits, past_key_values=memories)
 
-    def _read(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, Memory]:
+    def _read(
+        self,
+        inputs: Mapping[str, torch.Tensor],
+    ) -> Read:
         """A whole pass over one row: its logits, and what further tokens go on from."""
         given = dict(inputs)
         options = {}
         if self.parts.cache and "use_cache" in self._known:
             options["use_cache"] = True
-        out, logits = self._called({**given, **options})
+        given_all = {**given, **options}
+        out, logits = self._called(given_all)
         cache = _field(out, CACHES) if self.parts.cache else None
         return logits, Memory(given, logits.shape[1], cache)
 
@@ -177,7 +193,7 @@ class BroughtModel(torch.nn.Module):
         self,
         memory: Memory,
         ids: torch.Tensor,
-    ) -> tuple[torch.Tensor, Memory]:
+    ) -> Read:
         """Further tokens of one row, ids (1, n): their n logits, and the memory behind them."""
         inputs = _lengthened(memory.inputs, ids)
         count = ids.shape[1]
@@ -189,9 +205,11 @@ class BroughtModel(torch.nn.Module):
         steps = []
         for token in ids[0]:  # one at a time: not every model reads several behind a cache
             length += 1
-            logits, cache = self._step(token.view(1, 1), cache, length)
+            alone = token.view(1, 1)
+            logits, cache = self._step(alone, cache, length)
             steps.append(logits[:, -1:])
-        return torch.cat(steps, dim=1), Memory(inputs, length, cache)
+        together = torch.cat(steps, dim=1)
+        return together, Memory(inputs, length, cache)
 
     def _step(
         self,
@@ -246,9 +264,11 @@ class BroughtModel(torch.nn.Module):
         _renumber(layers, keep)
         kept = [layers[number] for number in keep]
         owner, _, leaf = self.parts.layers.rpartition(".")
-        setattr(inner.get_submodule(owner), leaf, _listed(type(layers), kept))
+        holder = inner.get_submodule(owner)
+        setattr(holder, leaf, _listed(layers, kept))
         _recount(inner, owner, count, len(keep))
-        text = SimpleNamespace(**vars(self.config.text))
+        settings = vars(self.config.text)
+        text = SimpleNamespace(**settings)
         text.num_hidden_layers = len(keep)
         config = dataclasses.replace(self.config, text=text)
         ends = self.generation_config.eos_token_id
@@ -260,7 +280,8 @@ def _accepted(model: torch.nn.Module) -> frozenset[str]:
     everything.
     """
     parameters = inspect.signature(model.forward).parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    kinds = {parameter.kind for parameter in parameters.values()}
+    takes_all = inspect.Parameter.VAR_KEYWORD in kinds
     usual = {IDS, MASK, "use_cache", *CACHES} if takes_all else set()
     return frozenset({*parameters, *usual})
 
@@ -286,7 +307,10 @@ def logits_of(out: Any) -> torch.Tensor:
 def _field(out: Any, names: Sequence[str]) -> Any:
     """The first of some fields that an output has and that is not None."""
     for name in names:
-        value = out.get(name) if isinstance(out, Mapping) else getattr(out, name, None)
+        if isinstance(out, Mapping):
+            value = out.get(name)
+        else:
+            value = getattr(out, name, None)
         if value is not None:
             return value
     return None
@@ -297,8 +321,11 @@ def _rows(inputs: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     count = len(inputs[IDS])
     if count == 1:
         return [dict(inputs)]
-    parts = {name: value.chunk(count) for name, value in inputs.items()}
-    return [{name: part[row] for name, part in parts.items()} for row in range(count)]
+    rows: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
+    for name, value in inputs.items():
+        for row, part in zip(rows, value.chunk(count), strict=True):
+            row[name] = part
+    return rows
 
 
 def _lengthened(
@@ -318,18 +345,26 @@ def _lengthened(
             longer[name] = value
             continue
         last = value[:, -1:]
-        more = last.expand(-1, count, *value.shape[2:])
+        rest = value.shape[2:]
+        more = last.expand(-1, count, *rest)
         if name == IDS:
             more = ids.to(value)
         elif name == "position_ids":
-            more = last + 1 + torch.arange(count, device=value.device)
+            steps = torch.arange(count, device=value.device)
+            more = last + 1 + steps
         longer[name] = torch.cat([value, more], dim=1)
     return longer
 
 
-def _listed(kind: type, layers: Sequence[torch.nn.Module]) -> torch.nn.Module:
-    """A list of layers of its own kind: `Sequential` takes them one by one."""
-    return kind(*layers) if issubclass(kind, torch.nn.Sequential) else kind(layers)
+def _listed(
+    before: torch.nn.Module,
+    layers: Sequence[torch.nn.Module],
+) -> torch.nn.Module:
+    """A list of layers of the kind that they were in: `Sequential` takes them one by one."""
+    kind: Any = type(before)
+    if isinstance(before, torch.nn.Sequential):
+        return kind(*layers)
+    return kind(layers)
 
 
 def _renumber(layers: Any, keep: Sequence[int]) -> None:
@@ -338,7 +373,8 @@ def _renumber(layers: Any, keep: Sequence[int]) -> None:
     """
     for path, name, first in _numbers(layers):
         for new, old in enumerate(keep):
-            setattr(layers[old].get_submodule(path), name, new + first)
+            part = layers[old].get_submodule(path)
+            setattr(part, name, new + first)
 
 
 def _numbers(layers: Any) -> list[tuple[str, str, int]]:
@@ -347,7 +383,9 @@ def _numbers(layers: Any) -> list[tuple[str, str, int]]:
     for path, module in layers[0].named_modules():
         for name, first in vars(module).items():
             marked = any(mark in name for mark in NUMBER_MARKS)
-            if marked and type(first) is int and _counts(layers, path, name, first):
+            if not marked or type(first) is not int:
+                continue
+            if _counts(layers, path, name, first):
                 found.append((path, name, first))
     return found
 
@@ -359,9 +397,13 @@ def _counts(
     first: int,
 ) -> bool:
     """Whether an attribute counts the layers, from `first` on."""
-    parts = (dict(layer.named_modules()).get(path) for layer in layers)
-    values = [getattr(part, name, None) for part in parts]
-    return len(values) > 1 and values == list(range(first, first + len(values)))
+    values = []
+    for layer in layers:
+        modules = dict(layer.named_modules())
+        part = modules.get(path)
+        values.append(getattr(part, name, None))
+    last = first + len(values)
+    return len(values) > 1 and values == list(range(first, last))
 
 
 def _recount(
@@ -376,15 +418,23 @@ def _recount(
     before, count: how many there were, and are.
     """
     path = owner.split(".") if owner else []
-    on_the_way = [inner.get_submodule(".".join(path[:depth])) for depth in range(len(path) + 1)]
-    holders: list[Any] = [*on_the_way]
-    for module in on_the_way:
-        config = getattr(module, "config", None)
-        holders += [config, *(getattr(config, name, None) for name in TEXT_CONFIGS)]
+    module = inner
+    holders = [*_holders(module)]
+    for name in path:
+        module = module.get_submodule(name)
+        holders += _holders(module)
     for holder in holders:
+        known = getattr(holder, "__dict__", {})
         for name in COUNTS:
-            if getattr(holder, "__dict__", {}).get(name) == before:
+            if known.get(name) == before:
                 setattr(holder, name, count)
+
+
+def _holders(module: torch.nn.Module) -> list[Any]:
+    """A module and its configs."""
+    config = getattr(module, "config", None)
+    parts = (getattr(config, name, None) for name in TEXT_CONFIGS)
+    return [module, config, *parts]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ from svl_core.lvlm.sample import Sample
 
 BROUGHT = dataclasses.replace(families.GENERIC, name="brought", sees_once=False)
 """The family of models that are wrapped."""
+LISTS = (torch.nn.ModuleList, torch.nn.Sequential)
+"""Kinds of lists that layers are in."""
 FEWEST = 3
 """Decoder layers that a model must have."""
 STEPS = 3
@@ -133,7 +135,9 @@ class BroughtLVLM(LVLM):
             )
         inputs = self._inputs(images, chat.question)
         entered = self._entering(inputs)
-        visual = self._visual(images, chat.question, inputs, entered) if images else []
+        visual: list[int] = []
+        if images:
+            visual = self._visual(images, chat.question, inputs, entered)
         length = len(entered)
         if self.max_positions is not None and length >= self.max_positions:
             raise InputError(
@@ -146,7 +150,8 @@ class BroughtLVLM(LVLM):
         ids = inputs[IDS][0].tolist()
         at = _places_of_ids(ids, textual, length, self.processor.visual)
         view = _view(self.model.config, inputs, images, len(positions))
-        image_key = _digest(self.name, *(part for one in images for part in (one.size, one)))
+        sizes = [one.size for one in images]
+        image_key = _digest(self.name, sizes, *images)
         return Sample(
             inputs=inputs,
             visual=positions,
@@ -158,7 +163,7 @@ class BroughtLVLM(LVLM):
             prompt=chat.question,
             key=_digest(image_key, chat.question),
             image_key=image_key if images else "",
-            image_sizes=tuple(one.size for one in images),
+            image_sizes=tuple(sizes),
             pads=False,
         )
 
@@ -169,18 +174,16 @@ class BroughtLVLM(LVLM):
     ) -> dict[str, torch.Tensor]:
         """The person's inputs, on the model's device and in its dtype. Raises InputError."""
         encoded = self.processor.encode(images, question)
-        inputs = {name: value for name, value in dict(encoded).items() if value is not None}
-        wrong = [name for name, value in inputs.items() if not isinstance(value, torch.Tensor)]
-        if wrong or IDS not in inputs or inputs[IDS].shape[:1] != (1,):
-            kinds = {name: type(value).__name__ for name, value in inputs.items()}
+        given = dict(encoded)
+        inputs = {name: value for name, value in given.items() if value is not None}
+        kinds = {name: type(value).__name__ for name, value in inputs.items()}
+        tensors = [isinstance(value, torch.Tensor) for value in inputs.values()]
+        if not all(tensors) or IDS not in inputs or len(inputs[IDS]) != 1:
             raise InputError(
                 f"Found inputs {kinds} for {self.name}; expected tensors by name, among them"
                 f" {IDS} (1, n), a batch of one; mend what `encode` returns."
             )
-        return {
-            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
-            for name, value in inputs.items()
-        }
+        return _placed_like(self.model, inputs)
 
     @torch.inference_mode()
     def _entering(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -211,7 +214,8 @@ class BroughtLVLM(LVLM):
                 f"Found {len(entered)} and {len(other)} positions for two pictures of one size in"
                 f" {self.name}; expected as many; name the image's id with visual=..."
             )
-        moved = (other != entered).any(dim=1).nonzero()[:, 0].tolist()
+        differ = (other != entered).any(dim=1)
+        moved = differ.nonzero().flatten().tolist()
         if not moved or len(moved) == len(entered):
             what = "every position" if moved else "no position"
             raise InputError(
@@ -398,12 +402,15 @@ def _placed_like(
     example: Mapping[str, Any],
 ) -> dict[str, torch.Tensor]:
     """Inputs on the model's device and in its dtype."""
-    weight = next(one for one in model.parameters() if one.is_floating_point())
-    return {
-        name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
-        for name, value in example.items()
-        if isinstance(value, torch.Tensor)
-    }
+    floating = (weight for weight in model.parameters() if weight.is_floating_point())
+    like = next(floating)
+    placed = {}
+    for name, value in example.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        value = value.to(like.device)
+        placed[name] = value.to(like.dtype) if value.is_floating_point() else value
+    return placed
 
 
 def _check_stack(
@@ -418,7 +425,7 @@ def _check_stack(
     length: S.
     """
     layers = model.get_submodule(path)
-    listed = isinstance(layers, (torch.nn.ModuleList, torch.nn.Sequential))
+    listed = isinstance(layers, LISTS)
     count = len(layers) if listed else 0
     if count < FEWEST:
         raise InputError(
@@ -431,6 +438,11 @@ def _check_stack(
             " each module to the next; expected decoder layers, each called once; correct"
             " layers=..."
         )
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...]:
+    """The shape of a tensor by its name, () where there is none."""
+    return tuple(tensors[name].shape) if name in tensors else ()
 
 
 class _Watched:
@@ -476,7 +488,8 @@ class _Watched:
         """
         found: dict[int, str] = {}
         for path in self._lists():
-            if len(self._names[path]) >= FEWEST and self.hands_on(path, length):
+            members = len(self._names[path])
+            if members >= FEWEST and self.hands_on(path, length):
                 last = f"{path}.{self._last(path)}".lstrip(".")
                 found[self._calls.index(last)] = path
         return found[max(found)] if found else None
@@ -486,7 +499,7 @@ class _Watched:
         outer: list[str] = []
         for name, module in self._names.items():
             inside = any(name.startswith(f"{path}.") for path in outer)
-            if not inside and isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
+            if not inside and isinstance(module, LISTS):
                 outer.append(name)
                 yield name
 
@@ -506,16 +519,14 @@ class _Watched:
         called = [name for name in self._calls if name in set(members)]
         if called != members:
             return False
-        shapes = {tuple(self._shape(self._entered, name)) for name in members}
-        shapes |= {tuple(self._shape(self.outputs, name)) for name in members}
+        shapes: set[tuple[int, ...]] = set()
+        for name in members:
+            shapes.add(_shape(self._entered, name))
+            shapes.add(_shape(self.outputs, name))
         [shape, *others] = shapes
         if others or len(shape) != 3 or shape[0] != 1:
             return False
         return length in (1, shape[1])
-
-    @staticmethod
-    def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> Sequence[int]:
-        return tensors[name].shape if name in tensors else ()
 
     def giving(self, logits: torch.Tensor) -> str | None:
         """The last module without parts of its own whose output are the logits."""
@@ -589,7 +600,8 @@ def _probed(lvlm: BroughtLVLM, places: str | None) -> LVLM:
                 f"Found the places {places!r}; expected {AUTO_PLACES!r}, None or one of"
                 f" {', '.join(geometry.GEOMETRIES)}; correct places=..."
             )
-        return dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, geometry=places))
+        family = dataclasses.replace(lvlm.family, geometry=places)
+        return dataclasses.replace(lvlm, family=family)
     return probing.placed(lvlm)
 
 
@@ -602,7 +614,8 @@ def _without(lvlm: LVLM, dropped: Sequence[int]) -> LVLM:
 
 def _middle(lvlm: LVLM) -> list[int]:
     """The layers between the first and the last that may go. Raises SVLError without any."""
-    free = [layer for layer in range(1, lvlm.num_layers - 1) if layer not in lvlm.protected]
+    between = range(1, lvlm.num_layers - 1)
+    free = [layer for layer in between if layer not in lvlm.protected]
     if not free:
         raise SVLError("every layer between the first and the last has to stay")
     return free
@@ -618,8 +631,9 @@ def _check_pruning(lvlm: LVLM, sample: Sample) -> None:
             for layer in dropped:
                 hooks.on_output(lvlm.layers[layer], pass_over)
             expected = lvlm.model(**sample.inputs).logits
-        pruned = _without(lvlm, sorted(dropped)).model(**sample.inputs).logits
-        if not _close(lvlm, pruned, expected):
+        pruned = _without(lvlm, sorted(dropped))
+        logits = pruned.model(**sample.inputs).logits
+        if not _close(lvlm, logits, expected):
             raise SVLError(f"other logits without layers {sorted(dropped)} than with them skipped")
 
 
@@ -630,8 +644,9 @@ def _close(
 ) -> bool:
     """Whether two logits are the same but for what the dtype leaves."""
     spread = expected.float().std().clamp_min(1e-6)
-    difference = (logits.float() - expected.float()).abs().max() / spread
-    return bool(difference < probing.TOLERANCE[lvlm.dtype])
+    difference = logits.float() - expected.float()
+    largest = difference.abs().max() / spread
+    return bool(largest < probing.TOLERANCE[lvlm.dtype])
 
 
 def _decoding(lvlm: BroughtLVLM, sample: Sample) -> BroughtLVLM:
@@ -642,7 +657,8 @@ def _decoding(lvlm: BroughtLVLM, sample: Sample) -> BroughtLVLM:
     name = cache_name(model.inner)
     if name is None:
         return lvlm
-    cached = dataclasses.replace(lvlm, model=model.with_parts(cache=name))
+    caching = model.with_parts(cache=name)
+    cached = dataclasses.replace(lvlm, model=caching)
     dropped = _middle(lvlm)[-1:]
     try:
         holds = all(
@@ -690,7 +706,15 @@ def _view(
     if pixels:
         known["pixel_values"] = pixels[0]
         size["height"], size["width"] = pixels[0].shape[-2:]
-    return geometry.View(config, SimpleNamespace(size=size), known, images, {}, count)
+    stretching = SimpleNamespace(size=size)
+    return geometry.View(
+        config,
+        stretching,
+        known,
+        images,
+        {},
+        count,
+    )
 
 
 def _expanded(
@@ -743,11 +767,14 @@ def _places_of_ids(
         return {int(at): ids[at] for at in textual}
     known = [token for token in ids if token != mark and token >= 0]
     if len(known) == len(textual):
-        return {int(at): token for at, token in zip(textual, known, strict=True)}
+        pairs = zip(textual, known, strict=True)
+        return {int(at): token for at, token in pairs}
     found = {}
+    first, behind = length, 0
     inside = np.setdiff1d(np.arange(length), textual)
-    first = int(inside[0]) if len(inside) else length
-    behind = length - 1 - int(inside[-1]) if len(inside) else 0
+    if len(inside):
+        first = int(inside[0])
+        behind = length - 1 - int(inside[-1])
     for at, token in enumerate(ids[:first]):
         found[at] = token
     for back in range(1, behind + 1):
@@ -762,7 +789,10 @@ def _written(
     length: int,
 ) -> tuple[str, ...]:
     """S printable strings, "" where the id is not known."""
-    return tuple(tokenizer.decode([ids[at]]) if at in ids else "" for at in range(length))
+    strings = [""] * length
+    for at, token in ids.items():
+        strings[at] = tokenizer.decode([token])
+    return tuple(strings)
 
 
 def _own_words(
@@ -777,7 +807,9 @@ def _own_words(
     places = sorted(ids)
     for start in range(len(places)):
         for stop in range(start + 1, len(places) + 1):
-            text = "".join(tokenizer.decode([ids[at] for at in places[start:stop]]).split())
+            chosen = [ids[at] for at in places[start:stop]]
+            words = tokenizer.decode(chosen).split()
+            text = "".join(words)
             if text == said:
                 run = places[start:stop]
             if len(text) > len(said):
@@ -789,6 +821,8 @@ def _digest(*parts: Any) -> str:
     """sha256 of texts, sizes and pictures."""
     digest = hashlib.sha256()
     for part in parts:
-        content = part.tobytes() if isinstance(part, Image.Image) else repr(part).encode()
-        digest.update(content)
+        if isinstance(part, Image.Image):
+            digest.update(part.tobytes())
+        else:
+            digest.update(repr(part).encode())
     return digest.hexdigest()
