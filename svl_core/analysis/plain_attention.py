@@ -65,34 +65,46 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         out = function(*args, **kwargs)
         name = getattr(function, "__name__", "")
-        if self._layer is None or name not in (SOFTMAX, FUSED):
+        layer = self._layer
+        if layer is None or name not in (SOFTMAX, FUSED):
             return out
         with self._collector.watching():
-            watched = self._of_map(args, out) if name == SOFTMAX else self._fused(args, kwargs)
+            if name == SOFTMAX:
+                watched = self._of_map(layer, args, out)
+            else:
+                given = dict(zip(FUSED_ARGUMENTS, args, strict=False))
+                watched = self._fused(layer, {**given, **kwargs})
         if watched:
             self._layer = None  # what follows within the layer is no attention of its own
         return out
 
-    def _of_map(self, args: tuple, attention: torch.Tensor) -> bool:
+    def _of_map(
+        self,
+        layer: int,
+        args: tuple,
+        attention: torch.Tensor,
+    ) -> bool:
         """Takes a softmax whose result is a map over the sequence; whether it is one."""
         length = self._collector.length
         if attention.ndim < 3 or attention.shape[-2:] != (length, length):
             return False
         scores = args[0].reshape(-1, length, length)
         maps = attention.reshape(-1, length, length)
-        self._collector.add_map(self._layer, scores, maps)
+        self._collector.add_map(layer, scores, maps)
         return True
 
-    def _fused(self, args: tuple, kwargs: Mapping[str, Any]) -> bool:
-        """Takes a call of PyTorch's attention; whether it is one over the sequence."""
-        given = dict(zip(FUSED_ARGUMENTS, args, strict=False)) | kwargs
+    def _fused(self, layer: int, given: Mapping[str, Any]) -> bool:
+        """Takes a call of PyTorch's attention; whether it is one over the sequence.
+
+        given: its arguments by name.
+        """
         query = given["query"]
         key = given["key"]
         length = self._collector.length
         if query.ndim != 4 or query.shape[2] != length or key.shape[2] != length:
             return False
         self._collector.add(
-            layer=self._layer,
+            layer=layer,
             query=query,
             key=key,
             mask=_mask(given, length),

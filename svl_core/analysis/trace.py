@@ -31,9 +31,10 @@ from svl_core.analysis.plain_attention import collecting_plain
 from svl_core.errors import InputError
 from svl_core.lvlm.arithmetic import name_of
 from svl_core.lvlm.decoding import Decoding, Prompt
-from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual, shared_from
+from svl_core.lvlm.families import residual, shared_from
 from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.roles import feed_forward_end
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import Spooled, value_store
 from svl_core.lvlm.vision import Watched, prepared, seen
@@ -168,14 +169,6 @@ class Trace(Shown):
     @property
     def hidden_size(self) -> int:
         return self.samples[0].features.shape[2]
-
-
-def down_projection(layer: torch.nn.Module) -> torch.nn.Module:
-    """The linear map that ends a decoder layer's MLP.
-
-    Raises InputError where there is no single one (mixtures of experts).
-    """
-    return linear_map(layer, DOWN_PROJECTIONS)
 
 
 def trace(
@@ -319,7 +312,7 @@ class _Features:
             hooks.on_input(layer, partial(self._entering, number))
             hooks.on_output(layer, partial(self._leaving, number))
             if mlp:
-                hooks.on_output(down_projection(layer), partial(self._mapped, number))
+                hooks.on_output(feed_forward_end(layer), partial(self._mapped, number))
 
     def hand_on_skipped(self) -> None:
         """A layer that the model passes over (cross-attention without an image) hands its input

@@ -259,7 +259,7 @@ class BroughtModel(torch.nn.Module):
                 f"Found parts of {type(self.inner).__name__} that cannot be copied ({reason});"
                 " expected modules, tensors and plain values; this model cannot be pruned."
             ) from error
-        layers = inner.get_submodule(self.parts.layers)
+        layers: Any = inner.get_submodule(self.parts.layers)
         count = len(layers)
         _renumber(layers, keep)
         kept = [layers[number] for number in keep]
@@ -357,14 +357,13 @@ def _lengthened(
 
 
 def _listed(
-    before: torch.nn.Module,
+    before: Any,
     layers: Sequence[torch.nn.Module],
 ) -> torch.nn.Module:
     """A list of layers of the kind that they were in: `Sequential` takes them one by one."""
-    kind: Any = type(before)
     if isinstance(before, torch.nn.Sequential):
-        return kind(*layers)
-    return kind(layers)
+        return torch.nn.Sequential(*layers)
+    return torch.nn.ModuleList(layers)
 
 
 def _renumber(layers: Any, keep: Sequence[int]) -> None:

@@ -202,6 +202,9 @@ OUT_PROJECTIONS = (
     "self_attn.out_proj",
     "attention.dense",
     "self_attention.dense",
+    "self_attn.dense",
+    "attn.c_proj",
+    "mixer.o_proj",
 )
 
 
@@ -253,14 +256,11 @@ def decoder_layers(model) -> torch.nn.ModuleList:
     return layers
 
 
-def linear_map(
+def named_map(
     layer: torch.nn.Module,
     names: Sequence[str],
-) -> torch.nn.Module:
-    """The first of the dotted `names` that a decoder layer has as a linear map.
-
-    Raises InputError where it has none (mixtures of experts, GPT-2).
-    """
+) -> torch.nn.Module | None:
+    """The first of the dotted `names` that a decoder layer has as a linear map; None without."""
     for name in names:
         owner, _, leaf = name.rpartition(".")
         holder = getattr(layer, owner, None) if owner else layer
@@ -268,10 +268,7 @@ def linear_map(
         has_weight = getattr(module, "weight", None) is not None
         if isinstance(module, torch.nn.Module) and has_weight and hasattr(module, "in_features"):
             return module
-    raise InputError(
-        f"Found no {names[0]} in {type(layer).__name__}; expected a linear map to edit; choose"
-        " compensation 'none' or other targets for this model."
-    )
+    return None
 
 
 def mlp_norm(layer: torch.nn.Module) -> torch.nn.Module | None:

@@ -149,7 +149,8 @@ class BroughtLVLM(LVLM):
         textual = np.setdiff1d(np.arange(length), positions)
         ids = inputs[IDS][0].tolist()
         at = _places_of_ids(ids, textual, length, self.processor.visual)
-        view = _view(self.model.config, inputs, images, len(positions))
+        config: Any = self.model.config
+        view = _view(config, inputs, images, len(positions))
         sizes = [one.size for one in images]
         image_key = _digest(self.name, sizes, *images)
         return Sample(
@@ -299,7 +300,7 @@ def wrap(
     parts = _parts(model, example, layers, head, name)
     config = _config(model, parts, example, visual)
     brought = BroughtModel(model, parts, config, ends)
-    lvlm = BroughtLVLM(brought, own, BROUGHT, name)
+    lvlm = BroughtLVLM(brought, own, BROUGHT, name)  # type: ignore[arg-type]  # has its interface
     return _probed(lvlm, places)
 
 
@@ -424,7 +425,7 @@ def _check_stack(
 
     length: S.
     """
-    layers = model.get_submodule(path)
+    layers: Any = model.get_submodule(path)
     listed = isinstance(layers, LISTS)
     count = len(layers) if listed else 0
     if count < FEWEST:
@@ -453,7 +454,7 @@ class _Watched:
 
     def __init__(self, model: torch.nn.Module):
         self._model = model
-        self._names = dict(model.named_modules())
+        self._names: dict[str, Any] = dict(model.named_modules())
         self.outputs: dict[str, torch.Tensor] = {}
         self._entered: dict[str, torch.Tensor] = {}
         self._calls: list[str] = []  # in the order in which they ended
@@ -547,7 +548,7 @@ def _config(
     visual: int | None,
 ) -> BroughtConfig:
     """The settings of a model under the names that this project asks for."""
-    layers = model.get_submodule(parts.layers)
+    layers: Any = model.get_submodule(parts.layers)
     with torch.inference_mode(), ended_at(layers[0]) as calls:
         model(**_placed_like(model, example))
     args, kwargs = calls[0]
@@ -609,7 +610,8 @@ def _without(lvlm: LVLM, dropped: Sequence[int]) -> LVLM:
     """The model without some of its layers."""
     keep = [layer for layer in range(lvlm.num_layers) if layer not in dropped]
     ids = [lvlm.layer_ids[layer] for layer in keep]
-    return lvlm.with_model(lvlm.model.with_layers(keep), ids, {})
+    model: Any = lvlm.model
+    return lvlm.with_model(model.with_layers(keep), ids, {})
 
 
 def _middle(lvlm: LVLM) -> list[int]:
@@ -740,7 +742,7 @@ def _expanded(
             " expected some, each for as many positions; correct visual=..., or leave it out."
         )
     each = more // marks + 1
-    visual = []
+    visual: list[int] = []
     at = 0
     for token in ids:
         count = each if token == mark else 1

@@ -20,16 +20,26 @@ from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families, loading, probing, skeleton
 from svl_core.lvlm.families import GENERIC
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.roles import Ending
 from svl_core.lvlm.sample import Sample
 from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS, Compensation
 from svl_core.pruning.prune import unfit
-from svl_core.pruning.refit import ORDER, check_floating, lengthened, projection
+from svl_core.pruning.refit import ORDER, check_floating, endings, lengthened, projection
 from svl_core.recipe import OPTIONS
 
 LAYER_KINDS = "layer_types"
 """The setting of a text config that names the kind of each layer."""
+NEEDS: Mapping[str, tuple[tuple[str, ...], bool]] = {
+    "none": ((), False),
+    "scp": (OPTIONS["targets"].default, False),
+    "lstsq": (("mlp",), True),
+    "bridge": ((), False),
+    "linearpatch": ((), False),
+    "refit": (OPTIONS["targets"].default, True),
+}
+"""The compensations that are reported -> the parts that they edit, and whether these are fitted."""
 UNTOLD = "it cannot run without it"
 """Why a layer stays where no rule says more."""
 
@@ -38,14 +48,17 @@ UNTOLD = "it cannot run without it"
 class Editable:
     """What can be edited of one part of the layers, "mlp" or "attention".
 
-    maps: the linear maps' names within a layer.
-    layers: those that have one.
+    maps: the linear maps' names within a layer; of experts, the weights' names.
+    layers: those that have one, and can be fitted.
+    spread: those where several weights end the part, every expert's, which are edited alike but
+        not fitted.
     lacking: the layers that have none.
-    why: the sentence that an edit of them ends in; None where nothing is lacking.
+    why: the sentence that an edit of these, or a fit of those, ends in; None where none is left.
     """
 
     maps: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    spread: tuple[int, ...] = ()
     lacking: tuple[int, ...] = ()
     why: str | None = None
 
@@ -185,7 +198,7 @@ def examine(
     """
     name = str(name)
     folder, revision = loading.locate(name, options.get("revision"))
-    read = {"name": name, "revision": revision, "versions": _versions()}
+    read: dict[str, Any] = {"name": name, "revision": revision, "versions": _versions()}
     try:
         read |= _outline(folder, name)
         lvlm = loading.load(name, text_only=True, run=run, **options)
@@ -257,7 +270,7 @@ def findings_of(lvlm: LVLM) -> Findings:
         "versions": _versions(),
     }
     found["compensations"] = {
-        row.name: _hindrance(lvlm, row, edits, sample) for row in COMPENSATIONS.values()
+        name: _hindrance(lvlm, COMPENSATIONS[name], edits, sample) for name in NEEDS
     }
     if lvlm.supports_images:
         found |= _seen(lvlm, sample)
@@ -314,25 +327,38 @@ def editable(lvlm: LVLM, target: str) -> Editable:
     target: "mlp" or "attention".
     """
     names: dict[str, None] = {}
-    having: list[int] = []
-    lacking: list[int] = []
+    layers: dict[str, list[int]] = {"layers": [], "spread": [], "lacking": []}
     why = None
     for number, layer in enumerate(lvlm.layers):
         try:
-            module = projection(layer, target)
-            check_floating(module)
+            ends = endings(layer, target)
+            for end in ends:
+                check_floating(end.module, end.weight)
+                names[_name_in(layer, end)] = None
         except InputError as error:
-            lacking.append(number)
+            layers["lacking"].append(number)
             why = str(error)
-        else:
-            having.append(number)
-            names[_name_in(layer, module)] = None
-    return Editable(tuple(names), tuple(having), tuple(lacking), why)
+            continue
+        kind = "layers" if len(ends) == 1 and end.weight == "weight" else "spread"
+        layers[kind].append(number)
+        if kind == "spread":
+            why = why or _unfitted(layer, target)
+    return Editable(tuple(names), **{kind: tuple(at) for kind, at in layers.items()}, why=why)
 
 
-def _name_in(layer: torch.nn.Module, part: torch.nn.Module) -> str:
-    """The dotted name of a module within a layer."""
-    return next(name for name, module in layer.named_modules() if module is part)
+def _unfitted(layer: torch.nn.Module, target: str) -> str | None:
+    """The sentence that a fit of a layer's part ends in."""
+    try:
+        projection(layer, target)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _name_in(layer: torch.nn.Module, end: Ending) -> str:
+    """The dotted name of a linear map, or of a weight of experts, within a layer."""
+    path = next(name for name, module in layer.named_modules() if module is end.module)
+    return path if end.weight == "weight" else f"{path}.{end.weight}"
 
 
 def _hindrance(
@@ -342,7 +368,7 @@ def _hindrance(
     sample: Sample,
 ) -> str | None:
     """Why a compensation cannot be used on a model with its usual targets; None where it can."""
-    refusal = unfit(lvlm, row)
+    refusal = unfit(lvlm, row, sample)
     if refusal is not None:
         return refusal
     if row.edit_model is not None:
@@ -350,26 +376,31 @@ def _hindrance(
             lengthened(sample, (0,))
         except InputError as error:
             return str(error)
-    targets = OPTIONS["targets"].default if "targets" in row.settings else ()
-    if row.needs_mlp:
-        targets = ("mlp",)
+    targets, fits = NEEDS[row.name]
     for target in targets:
         edit = edits[target]
-        if not edit.layers:
+        can = {*edit.layers} if fits else {*edit.layers, *edit.spread}
+        cannot = [layer for layer in range(lvlm.num_layers) if layer not in can]
+        if not can:
             return edit.why
-        if edit.lacking:
-            return f"not before layers {_numbers(edit.lacking)}: {edit.why}"
+        if cannot:
+            return f"not at layers {_numbers(cannot)}: {edit.why}"
     return None
 
 
 def _edit_row(edit: Editable) -> str:
     """One part of the layers, for people."""
-    if not edit.layers:
-        return f"none: {edit.why}"
     names = ", ".join(edit.maps)
-    if not edit.lacking:
-        return f"{names} of every layer"
-    return f"{names}, but not of layers {_numbers(edit.lacking)}: {edit.why}"
+    if not edit.layers and not edit.spread:
+        return f"none: {edit.why}"
+    said = names
+    if edit.spread:
+        said += f"; of every expert of layers {_numbers(edit.spread)} alike"
+    if edit.lacking:
+        said += f"; not of layers {_numbers(edit.lacking)}: {edit.why}"
+    elif not edit.spread:
+        said += " of every layer"
+    return said
 
 
 # Words
