@@ -250,7 +250,14 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
         config._attn_implementation = implementation
         _WATCHING.reset(token)
     if not seen:
+        if not any(_is_attention(path) for path, _ in lvlm.layers.named_modules()):
+            raise SVLError("no attention in its layers, which token importance is measured on")
         raise SVLError("an attention of the model's own, which cannot be watched")
+
+
+def _is_attention(path: str) -> bool:
+    """Whether a module's name says that it is an attention."""
+    return "attn" in path.lower() or "attention" in path.lower()
 
 
 def _cuts(lvlm: LVLM) -> list[tuple[int, ...]]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 
 from svl_core.analysis.trace import Trace
-from svl_core.lvlm.roles import attention_end, feed_forward_end
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.roles import attention_end, feed_forward_end
 from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.hadamard import hadamard
