@@ -26,6 +26,7 @@ _HOMES = {
     "lvlm.images": ("open_image",),
     "lvlm.loading": ("foresee", "load"),
     "lvlm.model": ("LVLM",),
+    "lvlm.wrapping": ("wrap",),
     "lvlm.sample": ("PatchGeometry", "Sample"),
     "analysis.gap": ("feature_gap", "pca_view", "GapCurve", "GapProjection"),
     "analysis.importance": ("importance", "TokenImportance", "TopP"),

@@ -687,6 +687,16 @@ def test_models(svl):
     assert code == 0 and "shortgpt" in out
 
 
+def test_a_model_is_probed(svl):
+    found = result(svl("models", "--probe", "model", "--json", "-"))
+    assert (found["family"], found["layers"], found["visual"]) == ("LLaVA", 6, 36)
+    assert found["refused"] is None and found["edits"]["mlp"]["maps"] == ["mlp.down_proj"]
+    code, out, _ = svl("models", "--probe", "text")
+    assert code == 0 and "none: it takes no images" in out
+    code, out, err = svl("models", "--probe", "calibration")
+    assert code == 2 and not out and "without config.json" in err
+
+
 @pytest.fixture(scope="module")
 def broken(world):
     (world / "corrupt.png").write_bytes((world / "a.png").read_bytes()[:300])

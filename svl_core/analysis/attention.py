@@ -38,6 +38,8 @@ SWITCHES = {
 
 
 LOG2E = 1 / math.log(2)
+UNSEEN = 1000.0
+"""A score so far below its row's highest is a masked one: its share is 0 in every dtype."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -168,10 +170,7 @@ class Collector:
         if query.shape[0] != 1 or length != self.length or key.shape[2] != length:
             return  # a decoding step, or cross-attention
         device = query.device
-        is_visual = torch.zeros(length, dtype=torch.bool)
-        is_visual[self.visual] = True
-        is_visual = is_visual.to(device)
-        kinds = torch.stack([is_visual, ~is_visual]).float()  # (2, S): visual, textual
+        kinds = self._kinds(device)
         if mask is None:  # causal: token j is seen by itself and all later ones
             received_seen = kinds.flip(1).cumsum(1).flip(1)
             given_seen = kinds.cumsum(1)
@@ -197,6 +196,50 @@ class Collector:
                 softcap,
                 sinks,
             )
+        self._put_all(layer, received, given, (received_seen, given_seen, even))
+
+    def add_map(
+        self,
+        layer: int,
+        scores: torch.Tensor,
+        attention: torch.Tensor,
+    ) -> None:
+        """Adds one layer's attention that lies there as maps of H heads over S positions.
+
+        layer: its number.
+        scores: (H, S, S), what went into the softmax, masks added.
+        attention: (H, S, S), what came out of it.
+        """
+        kinds = self._kinds(attention.device)
+        mean = attention.float().mean(0)
+        raised = scores.float()
+        highest = raised.amax(-1, keepdim=True)
+        mask = raised > highest - UNSEEN
+        seen = mask.any(0, keepdim=True)
+        received = kinds @ mean
+        given = kinds @ mean.T
+        self._put_all(layer, received, given, _pairs_seen(seen, kinds))
+
+    def _kinds(self, device: torch.device) -> torch.Tensor:
+        """(2, S) ones at the visual and at the textual positions."""
+        is_visual = torch.zeros(self.length, dtype=torch.bool)
+        is_visual[self.visual] = True
+        is_visual = is_visual.to(device)
+        return torch.stack([is_visual, ~is_visual]).float()
+
+    def _put_all(
+        self,
+        layer: int,
+        received: torch.Tensor,
+        given: torch.Tensor,
+        seen: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    ) -> None:
+        """Takes one layer's sums.
+
+        received, given: (2, S), the rows visual and textual.
+        seen: the pairs in each of both, and what keys receive of even attention; (2, S) each.
+        """
+        received_seen, given_seen, even = seen
         self._put(layer, "", received, given)
         self._put(layer, "_seen", received_seen, given_seen)
         received_even = even.cpu().numpy()

@@ -27,13 +27,15 @@ from svl_core.analysis.attention import (
     Collector,
     collecting,
 )
+from svl_core.analysis.plain_attention import collecting_plain
 from svl_core.errors import InputError
 from svl_core.lvlm.arithmetic import name_of
 from svl_core.lvlm.decoding import Decoding, Prompt
-from svl_core.lvlm.families import DOWN_PROJECTIONS, linear_map, residual, shared_from
+from svl_core.lvlm.families import residual, shared_from
 from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.refusals import picture_read
+from svl_core.lvlm.roles import feed_forward_end
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import Spooled, value_store
 from svl_core.lvlm.vision import Watched, prepared, seen
@@ -168,14 +170,6 @@ class Trace(Shown):
     @property
     def hidden_size(self) -> int:
         return self.samples[0].features.shape[2]
-
-
-def down_projection(layer: torch.nn.Module) -> torch.nn.Module:
-    """The linear map that ends a decoder layer's MLP.
-
-    Raises InputError where there is no single one (mixtures of experts).
-    """
-    return linear_map(layer, DOWN_PROJECTIONS)
 
 
 def trace(
@@ -319,7 +313,7 @@ class _Features:
             hooks.on_input(layer, partial(self._entering, number))
             hooks.on_output(layer, partial(self._leaving, number))
             if mlp:
-                hooks.on_output(down_projection(layer), partial(self._mapped, number))
+                hooks.on_output(feed_forward_end(layer), partial(self._mapped, number))
 
     def hand_on_skipped(self) -> None:
         """A layer that the model passes over (cross-attention without an image) hands its input
@@ -469,6 +463,16 @@ def _check_finite(lvlm: LVLM, features: torch.Tensor) -> None:
     )
 
 
+def _attention_of(
+    lvlm: LVLM,
+    collector: Collector,
+) -> contextlib.AbstractContextManager[None]:
+    """While open, this thread's passes through the model feed `collector`."""
+    if lvlm.brought:
+        return collecting_plain(lvlm.layers, collector)
+    return collecting(lvlm.decoder, collector)
+
+
 @torch.inference_mode()
 def _observed(
     lvlm: LVLM,
@@ -497,7 +501,7 @@ def _observed(
     collector.watching = clock.watching
     watched = _Features(lvlm, new_tensor, clock, before)
     seeing = Watched(lvlm)
-    with ThreadHooks() as hooks, collecting(lvlm.decoder, collector):
+    with ThreadHooks() as hooks, _attention_of(lvlm, collector):
         watched.watch(hooks, mlp)
         decoding, logits = run(seeing)
         ms = clock.ms()

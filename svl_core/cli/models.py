@@ -1,4 +1,6 @@
-"""`svl models`: the models known to work, and the methods on offer."""
+"""`svl models`: the models known to work, and the methods on offer; with `--probe`, what is found
+about one model.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from svl_core.cli.output import table
+from svl_core.cli.output import table, watched
 from svl_core.comparison.methods import methods
 from svl_core.lvlm.catalogue import catalogue
 from svl_core.lvlm.families import FAMILIES
+from svl_core.pruning.report import examine
 from svl_core.recipe import Recipe
 
 HEADING = (
@@ -25,6 +28,8 @@ HEADING = (
 
 
 def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str]:
+    if args.probe is not None:
+        return _probed(args)
     result: dict[str, Any] = {
         "models": [asdict(entry) for entry in catalogue()],
         "families": [family.name for family in FAMILIES],
@@ -46,6 +51,21 @@ def models(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], st
         for row in result["presets"]
     ]
     return result, f"{text}\n\npresets\n{table(presets, left=3)}"
+
+
+def _probed(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """What is found about the model that `--probe` names; a refusal is a finding too."""
+    found = examine(
+        args.probe,
+        revision=args.revision,
+        device=args.device,
+        dtype=args.dtype,
+        device_map=args.device_map,
+        quantize=args.quantize,
+        run=watched(args),
+    )
+    rows = [(what, str(said)) for what, said in found.table()]
+    return found.to_json(), table(rows, left=2)
 
 
 def _model_row(model: Mapping[str, Any]) -> tuple[str, ...]:

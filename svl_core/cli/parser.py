@@ -201,7 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
         _asking(required=False, why="with --calibration this: "),
         _exporting,
     )
-    command("models", "the models known to work and the methods on offer")
+    command("models", "the models known to work and the methods on offer", _probing)
     commands.add_parser(PAGE, help="serve the page; `svl page --help` lists its options")
     return parser
 
@@ -457,6 +457,15 @@ def _ablating(parser: argparse.ArgumentParser) -> None:
         default="1-4",
         metavar="LIST",
         help="layers skipped together, such as 1 or 1-4 (default: %(default)s)",
+    )
+
+
+def _probing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--probe",
+        metavar="FOLDER",
+        help="what is found about the model in FOLDER (or a Hub id) instead: decoder, layers that"
+        " stay, visual positions, places, edits, and what is refused and why",
     )
 
 

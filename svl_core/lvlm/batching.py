@@ -14,11 +14,14 @@ from svl_core.lvlm.sample import Sample
 def shape_key(sample: Sample) -> tuple:
     """Samples with equal keys fit into one batch: same inputs, same shapes apart from the batch and
     the positions; all of them have seen their images, or none. One whose visual tokens are thinned
-    within the decoder fits with no other.
+    within the decoder fits with no other; those that may not be padded need the very same shapes.
     """
     parts: list[tuple] = []
     if sample.thinning is not None and sample.thinning.inside:
         parts.append(("alone", id(sample)))
+    if not sample.pads:
+        shapes = ((name, *value.shape) for name, value in sorted(sample.inputs.items()))
+        return ("alike", sample.length, *parts, *shapes)
     if sample.features is not None:
         for name, (shape, _) in sorted(sample.features.pixels.items()):
             parts.append((name, "seen", *shape[1:]))

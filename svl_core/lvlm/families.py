@@ -196,6 +196,9 @@ OUT_PROJECTIONS = (
     "self_attn.out_proj",
     "attention.dense",
     "self_attention.dense",
+    "self_attn.dense",
+    "attn.c_proj",
+    "mixer.o_proj",
 )
 
 
@@ -206,8 +209,12 @@ MLP_NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm")
 
 def find_decoder(model) -> torch.nn.Module:
     """The module that holds the decoder layers: `get_decoder()`, or `.model` where that leads no
-    further (Llama4), repeated until one does. Raises SVLError when there is none.
+    further (Llama4), repeated until one does; of a model that a person brought, the one found or
+    named (`wrapping`). Raises SVLError when there is none.
     """
+    known = getattr(model, "brought_decoder", None)
+    if known is not None:
+        return known
     module = model
     for _ in range(5):
         if _layers(module) is not None:
@@ -235,19 +242,19 @@ def _layers(module) -> torch.nn.ModuleList | None:
 
 def decoder_layers(model) -> torch.nn.ModuleList:
     """The decoder's layers. Raises SVLError when there are none."""
+    known = getattr(model, "brought_layers", None)
+    if known is not None:
+        return known
     layers = _layers(find_decoder(model))
     assert layers is not None, "find_decoder gives a module that has layers"
     return layers
 
 
-def linear_map(
+def named_map(
     layer: torch.nn.Module,
     names: Sequence[str],
-) -> torch.nn.Module:
-    """The first of the dotted `names` that a decoder layer has as a linear map.
-
-    Raises InputError where it has none (mixtures of experts, GPT-2).
-    """
+) -> torch.nn.Module | None:
+    """The first of the dotted `names` that a decoder layer has as a linear map; None without."""
     for name in names:
         owner, _, leaf = name.rpartition(".")
         holder = getattr(layer, owner, None) if owner else layer
@@ -255,10 +262,7 @@ def linear_map(
         has_weight = getattr(module, "weight", None) is not None
         if isinstance(module, torch.nn.Module) and has_weight and hasattr(module, "in_features"):
             return module
-    raise InputError(
-        f"Found no {names[0]} in {type(layer).__name__}; expected a linear map to edit; choose"
-        " compensation 'none' or other targets for this model."
-    )
+    return None
 
 
 def mlp_norm(layer: torch.nn.Module) -> torch.nn.Module | None:

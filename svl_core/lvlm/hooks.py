@@ -34,8 +34,14 @@ def hidden_input(
     args: tuple,
     kwargs: Mapping[str, Any],
 ) -> torch.Tensor:
-    """The hidden states (B, S, d) in the arguments of a decoder layer's call."""
-    return args[0] if args else kwargs["hidden_states"]
+    """The hidden states (B, S, d) in the arguments of a decoder layer's call: the first one, or the
+    one of that name, or the first by name that has their form.
+    """
+    if args:
+        return args[0]
+    if "hidden_states" in kwargs:
+        return kwargs["hidden_states"]
+    return next(value for value in kwargs.values() if getattr(value, "ndim", 0) == 3)
 
 
 def hidden_of(output: Any) -> torch.Tensor:

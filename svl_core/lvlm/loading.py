@@ -562,6 +562,14 @@ def _bar(run: Run) -> type:
 # What a model is
 
 
+def blueprint(folder: Path, name: str) -> tuple[Any, type, bool]:
+    """The config of the model in a folder, its class, and whether it takes images.
+
+    name: as the person gave it. Raises InputError for anything that is no usable model.
+    """
+    return _known_config(folder, name, text_only=True)
+
+
 def _known_config(folder: Path, name: str, text_only: bool):
     """(config, model class, whether it takes images).
 

@@ -124,6 +124,11 @@ class LVLM(Shown):
         return families.decoder_layers(self.model)
 
     @property
+    def brought(self) -> bool:
+        """Whether a person loaded the model themselves (`svl.wrap`), in code of its own."""
+        return hasattr(self.model, "brought_layers")
+
+    @property
     def text_config(self):
         return self.model.config.get_text_config(decoder=True)
 

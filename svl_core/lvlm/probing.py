@@ -170,6 +170,11 @@ def noise(
     return Image.fromarray(pixels)
 
 
+def question_of(lvlm: LVLM) -> Sample:
+    """What the probes ask a model: about a small picture, where it takes any."""
+    return next(_samples(lvlm))
+
+
 def _samples(lvlm: LVLM) -> Iterator[Sample]:
     """The question about each of `PICTURES`, the fewest positions first, and about an ordinary one;
     of a text-only model the question alone.
@@ -217,7 +222,7 @@ def _decoder(model) -> None:
 def _visual(lvlm: LVLM, sample: Sample) -> None:
     if not len(sample.visual):
         raise SVLError("no position of the sequence holds the image token")
-    other = lvlm.encode(_inverted(sample.images[0]), QUESTION)
+    other = lvlm.encode(inverted(sample.images[0]), QUESTION)
     moved = (entering(lvlm, other) != entering(lvlm, sample)).any(dim=1)
     if not moved[torch.tensor(sample.visual)].any():
         raise SVLError("another picture changes nothing at the positions of the image token")
@@ -284,6 +289,8 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
         config._attn_implementation = implementation
         _WATCHING.reset(token)
     if not seen:
+        if not any(_is_attention(path) for path, _ in lvlm.layers.named_modules()):
+            raise SVLError("no attention in its layers, which token importance is measured on")
         raise SVLError("an attention of the model's own, which cannot be watched")
 
 
@@ -293,6 +300,11 @@ def _droppable(lvlm: LVLM) -> list[int]:
     if not free:
         raise SVLError("every layer between the first and the last has to stay")
     return free
+
+
+def _is_attention(path: str) -> bool:
+    """Whether a module's name says that it is an attention."""
+    return "attn" in path.lower() or "attention" in path.lower()
 
 
 def _cuts(lvlm: LVLM) -> list[tuple[int, ...]]:
@@ -383,7 +395,7 @@ def _seeing(lvlm: LVLM, sample: Sample) -> LVLM:
     """
     again = dataclasses.replace(lvlm.family, sees_once=False)
     try:
-        other = lvlm.encode(_inverted(sample.images[0]), QUESTION)
+        other = lvlm.encode(inverted(sample.images[0]), QUESTION)
         pair = [sample, other]
         seen = [vision.see(lvlm, one) for one in pair]
         if vision.together(seen) is None:
@@ -592,7 +604,7 @@ def entering(
     return stream[0].float().cpu()
 
 
-def _inverted(
+def inverted(
     image: Image.Image,
     box: tuple[int, int, int, int] | None = None,
 ) -> Image.Image:
@@ -603,6 +615,11 @@ def _inverted(
     pixels = np.array(image)
     pixels[y0:y1, x0:x1] = 255 * (pixels[y0:y1, x0:x1] < 128)
     return Image.fromarray(pixels)
+
+
+def placed(lvlm: LVLM) -> LVLM:
+    """The model with the first way of cutting images whose places hold, or with none."""
+    return _placed(lvlm, TRIED)
 
 
 def _placed(lvlm: LVLM, at_once: int) -> LVLM:
@@ -695,7 +712,7 @@ def _answering_share(
         group = chosen[number::groups]
         changed = image
         for x0, y0, x1, y1 in pixels[group].astype(int):
-            changed = _inverted(changed, (x0, y0, x1, y1))
+            changed = inverted(changed, (x0, y0, x1, y1))
         difference = entering(lvlm, lvlm.encode(changed, QUESTION))[visual] - before
         moved = torch.linalg.vector_norm(difference, dim=1).numpy()
         for index in group:

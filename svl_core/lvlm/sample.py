@@ -90,6 +90,7 @@ class Sample(Shown):
     image_sizes: (width, height) of the images as they were given, in pixels.
     detail: how closely they are looked at, see `detail.Level`.
     thinning: what becomes of its visual tokens in the decoder; None: each layer reads them all.
+    pads: whether it may be padded to go with longer samples in one batch.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -106,6 +107,7 @@ class Sample(Shown):
     image_sizes: tuple[tuple[int, int], ...] = ()
     detail: str = FULL
     thinning: Thinning | None = None
+    pads: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", MappingProxyType(dict(self.inputs)))

@@ -48,6 +48,8 @@ def with_layers(model, keep: Sequence[int]):
     Raises SVLError for a config or a tensor whose meaning per layer is not known, InputError for
     layers that something was added to.
     """
+    if hasattr(model, "brought_layers"):
+        return model.with_layers(keep)
     prefix = families.layers_prefix(model)
     layers = len(families.decoder_layers(model))
 

@@ -15,6 +15,7 @@ from svl_core.analysis.memo import Memo
 from svl_core.analysis.trace import SampleTrace
 from svl_core.errors import InputError
 from svl_core.lvlm.hooks import bridge_output
+from svl_core.lvlm.roles import Ending
 from svl_core.lvlm.skeleton import assign, materialized, running_device
 from svl_core.pruning.difference import difference_gram, difference_rows, row_count
 from svl_core.pruning.fit import Edit, Fit
@@ -391,17 +392,42 @@ def attach(layer: torch.nn.Module, bridge: torch.nn.Module) -> None:
 
 
 def apply(module: torch.nn.Module, edit: torch.Tensor) -> None:
-    """W <- edit W, and b <- edit b.
+    """W <- edit W, and b <- edit b, of a linear map; see `apply_to`."""
+    apply_to(Ending(module), edit)
+
+
+def apply_to(ending: Ending, edit: torch.Tensor) -> None:
+    """W <- edit W, and b <- edit b, on the output side of a weight; of experts, of each.
 
     edit: (d, d) float64. New Parameters are assigned: the tensors that a full model shares stay as
     they are.
     """
-    check_floating(module)
+    module = ending.module
+    check_floating(module, ending.weight)
     edited = {}
-    for name in ("weight", "bias"):
+    for name in (ending.weight, ending.bias):
         parameter = materialized(module, name)
-        if parameter is not None:
-            edit = edit.to(parameter.device)
-            product = edit @ parameter.detach().double()
-            edited[name] = product.to(parameter.dtype)
+        if parameter is None:
+            continue
+        edit = edit.to(parameter.device)
+        is_weight = name == ending.weight
+        from_right = ending.transposed if is_weight else parameter.dim() > 1
+        edited[name] = _mapped(parameter.detach(), edit, from_right)
     assign(module, **edited)
+
+
+def _mapped(
+    tensor: torch.Tensor,
+    edit: torch.Tensor,
+    from_right: bool,
+) -> torch.Tensor:
+    """edit X, or X edit^T, in float64, of one matrix or vector at a time of a stack of them.
+
+    tensor: (d,), (d, f), (f, d), or a stack of matrices along its first dimension.
+    """
+    if tensor.dim() == 3:
+        parts = [_mapped(part, edit, from_right) for part in tensor]
+        return torch.stack(parts)
+    wide = tensor.double()
+    product = wide @ edit.T if from_right else edit @ wide
+    return product.to(tensor.dtype)

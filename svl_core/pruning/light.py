@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from svl_core.analysis.trace import down_projection
 from svl_core.errors import InputError
 from svl_core.lvlm.hooks import captured_calls, shallow_copy
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.roles import feed_forward_end
 from svl_core.lvlm.skeleton import assign, running_device
 from svl_core.progress import Run
 from svl_core.pruning.edits import attach, entering_and_step, fitted_tokens
@@ -108,7 +108,7 @@ def light_layers(
 
 def _light(layer: Module) -> LightLayer:
     """The light layer that begins with a dropped layer's weights."""
-    down = down_projection(layer)
+    down = feed_forward_end(layer)
     parts = layer._modules
     norm = parts.get(NORM)
     mlp = parts.get("mlp")

@@ -16,13 +16,15 @@ from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import SampleTrace, Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import store_values
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import Compensation, EditRun, compensation_of
-from svl_core.pruning.edits import apply, attach
+from svl_core.pruning.edits import apply_to, attach
 from svl_core.pruning.fit import Fit
 from svl_core.pruning.plan import DropPlan
-from svl_core.pruning.refit import projection
+from svl_core.pruning.reach import reaches_the_stream
+from svl_core.pruning.refit import endings
 from svl_core.pruning.selectors import in_words
 from svl_core.pruning.view import pruned_view
 from svl_core.recipe import AUTO, Recipe
@@ -140,18 +142,40 @@ def _checked_calibration(
             f"Found a calibration trace of {calibration.num_layers} layers of"
             f" {calibration.model_name!r}; expected one of this very model; trace it again."
         )
+    refusal = unfit(lvlm, row, calibration.samples[0].sample)
+    if refusal is not None:
+        raise InputError(refusal)
+    return calibration
+
+
+def unfit(
+    lvlm: LVLM,
+    row: Compensation,
+    sample: Sample | None,
+) -> str | None:
+    """Why a compensation cannot be fitted to a model, whatever the calibration; None where it can.
+
+    row: the compensation.
+    sample: a question, to try what the model's MLP adds; None: it is not tried.
+    """
     edits_mlp = row.needs_mlp or row.edit_model is not None
     if edits_mlp and any(hasattr(layer, "post_feedforward_layernorm") for layer in lvlm.layers):
-        raise InputError(
+        return (
             "Found a norm behind the MLP of this model; expected its output to reach the"
             f" residual stream as it is for {row.name!r}; choose 'scp' or 'none'."
         )
+    if edits_mlp and sample is not None and not reaches_the_stream(lvlm, sample):
+        return (
+            "Found that the MLP's output of this model is changed on its way to the residual stream"
+            f" (a norm, or a factor); expected it to reach it as it is for {row.name!r}; choose"
+            " 'scp' or 'none'."
+        )
     if not row.exportable and hasattr(lvlm.text_config, "altup_active_idx"):
-        raise InputError(
+        return (
             f"Found a model with several residual streams; expected one for {row.name!r};"
             " choose 'scp', 'lstsq' or 'none'."
         )
-    return calibration
+    return None
 
 
 def _fit(
@@ -219,7 +243,8 @@ def _edit_runs(
         layer = pruned.layers[place]
         edit = edit_run(fit, first, last)
         for target, matrix in edit.maps.items():
-            apply(projection(layer, target), matrix)
+            for ending in endings(layer, target):
+                apply_to(ending, matrix)
         if edit.bridge is not None:
             attach(layer, edit.bridge)
         if edit.rank is not None:

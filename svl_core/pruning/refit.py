@@ -20,13 +20,13 @@ import torch
 
 from svl_core.analysis.memo import Memo
 from svl_core.analysis.skipping import own_answers
-from svl_core.analysis.trace import Trace, down_projection
+from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import unpadded
-from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
 from svl_core.lvlm.hooks import captured_calls
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.replay import Recording, record
+from svl_core.lvlm.roles import Ending, attention_end, feed_forward_end, feed_forward_endings
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.lvlm.spool import store_values, value_store
@@ -96,8 +96,8 @@ def projection(
     Raises InputError where there is no single one.
     """
     if target == "mlp":
-        return down_projection(layer)
-    return linear_map(layer, OUT_PROJECTIONS)
+        return feed_forward_end(layer)
+    return attention_end(layer)
 
 
 def projections(
@@ -121,9 +121,26 @@ def projections(
     return found
 
 
-def check_floating(module: torch.nn.Module) -> None:
-    """Raises InputError for a projection whose weights cannot be edited."""
-    weight = module.get_parameter("weight")
+def endings(
+    layer: torch.nn.Module,
+    target: str,
+) -> list[Ending]:
+    """All weights whose outputs together are what `target` adds to the residual stream: those of
+    every expert too.
+
+    Raises InputError where they are not known.
+    """
+    if target == "mlp":
+        return feed_forward_endings(layer)
+    return [Ending(attention_end(layer))]
+
+
+def check_floating(
+    module: torch.nn.Module,
+    name: str = "weight",
+) -> None:
+    """Raises InputError for a projection whose weights cannot be edited. name: of the weight."""
+    weight = module.get_parameter(name)
     if not weight.is_floating_point() or hasattr(weight, "quant_state"):
         raise InputError(
             "Found quantised weights; expected floating-point ones to compensate; load the model"

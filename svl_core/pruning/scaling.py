@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from svl_core.analysis.trace import Trace, down_projection
-from svl_core.lvlm.families import OUT_PROJECTIONS, linear_map
+from svl_core.analysis.trace import Trace
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.roles import attention_end, feed_forward_end
 from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.pruning.fit import Edit, Fit
 from svl_core.pruning.hadamard import hadamard
@@ -167,9 +167,9 @@ def scale_gaps(
         factor = factors[layer]
         if factor == 1:
             continue
-        attention = linear_map(module, OUT_PROJECTIONS)
+        attention = attention_end(module)
         _multiply(attention, factor)
-        _multiply(down_projection(module), factor)
+        _multiply(feed_forward_end(module), factor)
         edited.append(full.layer_ids[layer])
     return edited
 

@@ -136,6 +136,7 @@ def _check_share(share: float) -> None:
 def _check_counted(lvlm: LVLM, sample: Sample) -> None:
     """Raises InputError where tokens cannot leave at the input."""
     counted = not set(sample.inputs) - COUNTED_INPUTS
+    counted = counted and not lvlm.brought
     if not counted or hasattr(lvlm.text_config, "layer_types") or not len(sample.visual):
         raise InputError(
             f"Found no plainly counted visual tokens for {lvlm.name}; expected an image and a model"
