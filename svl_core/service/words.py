@@ -160,20 +160,42 @@ class Words:
     # ------------------------------------------------------------------ what is read
     def lenses(self, run: Run = QUIET) -> Lenses:
         """Raises InputError for an empty answer; Cancelled."""
-        return self._kept(self._lenses, run, "lens")
+        return self._kept(
+            self._lenses,
+            run,
+            "lens",
+        )
 
-    def looks(self, word: Word, run: Run = QUIET) -> Looks:
+    def looks(
+        self,
+        word: Word,
+        run: Run = QUIET,
+    ) -> Looks:
         """Raises InputError for a word that its answer lacks; Cancelled."""
         self.said(word)
-        return self._kept(self._looks, run, "looks", word)
+        return self._kept(
+            self._looks,
+            run,
+            "looks",
+            word,
+        )
 
-    def dependences(self, word: Word, run: Run = QUIET) -> Dependences:
+    def dependences(
+        self,
+        word: Word,
+        run: Run = QUIET,
+    ) -> Dependences:
         """One backward pass and 22 forward ones of each model; both read all visual tokens.
 
         Raises InputError as `relevance` does; Cancelled.
         """
         self.said(word)
-        return self._kept(self._dependences, run, "dependences", word)
+        return self._kept(
+            self._dependences,
+            run,
+            "dependences",
+            word,
+        )
 
     def reads_patches_unasked(self, lvlm: svl.LVLM) -> bool:
         """Whether all patches are read in a moment."""
@@ -185,7 +207,11 @@ class Words:
         """All of them. Raises InputError for a sample without; Cancelled."""
         return self._patches(None, run)
 
-    def patch(self, patch: int, run: Run = QUIET) -> Patches:
+    def patch(
+        self,
+        patch: int,
+        run: Run = QUIET,
+    ) -> Patches:
         """One of them, or all where they were read already. Raises InputError; Cancelled."""
         return self.known_patches() or self._patches(patch, run)
 
@@ -202,7 +228,11 @@ class Words:
         """What was read, or is read now, of these answers."""
         found = self._known(*what)
         if found is None:
-            found = self._read(read, run, *what[1:])
+            found = self._read(
+                read,
+                run,
+                *what[1:],
+            )
             self.workspace.words.put((*self.key, *what), found)
         return found
 
@@ -217,7 +247,11 @@ class Words:
         workspace.load_model(analysis.model, run)
         samples: Sequence[svl.Sample] = ()
         if settings.fits and self.plan.drop:
-            samples = workspace.fit_samples(analysis, settings, run)
+            samples = workspace.fit_samples(
+                analysis,
+                settings,
+                run,
+            )
         own = samples is analysis.samples
         return workspace.backend.read_words(
             analysis.model,
@@ -225,13 +259,21 @@ class Words:
             self.plan,
             settings.recipe,
             samples,
-            lambda both, watched: read(both, watched, *of),
+            lambda both, watched: read(
+                both,
+                watched,
+                *of,
+            ),
             run=run,
             traced=analysis.trace,
             fitted=analysis.trace if own else None,
         )
 
-    def _lenses(self, both: Both, run: Run) -> Lenses:
+    def _lenses(
+        self,
+        both: Both,
+        run: Run,
+    ) -> Lenses:
         answer = self.answers[0]
         full = svl.lens(
             both.full,
@@ -252,7 +294,12 @@ class Words:
         )
         return Lenses(full, pruned)
 
-    def _looks(self, both: Both, run: Run, word: Word) -> Looks:
+    def _looks(
+        self,
+        both: Both,
+        run: Run,
+        word: Word,
+    ) -> Looks:
         answer = self.said(word)
         full = svl.word_attention(
             both.full,
@@ -264,7 +311,11 @@ class Words:
         )
         places = both.sample.geometry, both.pruned_sample.geometry
         if both.pruned is None:
-            return Looks(full, None, places)
+            return Looks(
+                full,
+                None,
+                places,
+            )
         pruned = svl.word_attention(
             both.pruned,
             both.pruned_sample,
@@ -272,14 +323,33 @@ class Words:
             word.place,
             run=run,
         )
-        return Looks(full, pruned, places)
+        return Looks(
+            full,
+            pruned,
+            places,
+        )
 
-    def _dependences(self, both: Both, run: Run, word: Word) -> Dependences:
+    def _dependences(
+        self,
+        both: Both,
+        run: Run,
+        word: Word,
+    ) -> Dependences:
         first = run if both.pruned is None else run.part(0, 0.5)
-        full = self._dependence(both.full, both.sample, word, first)
+        full = self._dependence(
+            both.full,
+            both.sample,
+            word,
+            first,
+        )
         if both.pruned is None:
             return Dependences(full, None)
-        pruned = self._dependence(both.pruned, both.sample, word, run.part(0.5))
+        pruned = self._dependence(
+            both.pruned,
+            both.sample,
+            word,
+            run.part(0.5),
+        )
         return Dependences(full, pruned)
 
     def _dependence(
@@ -291,15 +361,31 @@ class Words:
     ) -> Dependence:
         answer = self.said(word)
         run.step(0.0, "one step backwards")
-        found = svl.relevance(lvlm, sample, answer, word.place, run=run)
-        check = svl.occlusion(lvlm, sample, answer, found, run=run)
+        found = svl.relevance(
+            lvlm,
+            sample,
+            answer,
+            word.place,
+            run=run,
+        )
+        check = svl.occlusion(
+            lvlm,
+            sample,
+            answer,
+            found,
+            run=run,
+        )
         return Dependence(found, check)
 
     def _patch_key(self, patch: int | None) -> tuple:
         """Patches are read of the full model alone, whatever the plan."""
         return self.analysis.model, self.analysis.sample.key, "patch", patch
 
-    def _patches(self, patch: int | None, run: Run) -> Patches:
+    def _patches(
+        self,
+        patch: int | None,
+        run: Run,
+    ) -> Patches:
         key = self._patch_key(patch)
         found = self.workspace.words.get(key)
         if found is None:
@@ -309,14 +395,23 @@ class Words:
                 None,
                 self.settings.recipe,
                 (),
-                lambda both, watched: self._seen(both, watched, patch),
+                lambda both, watched: self._seen(
+                    both,
+                    watched,
+                    patch,
+                ),
                 run=run,
                 traced=self.analysis.trace,
             )
             self.workspace.words.put(key, found)
         return found
 
-    def _seen(self, both: Both, run: Run, patch: int | None) -> Patches:
+    def _seen(
+        self,
+        both: Both,
+        run: Run,
+        patch: int | None,
+    ) -> Patches:
         seen = svl.visual_lens(
             both.full,
             both.sample,
@@ -329,7 +424,14 @@ class Words:
         if patch is not None or not names:
             return Patches(seen, None)
         try:
-            return Patches(seen, svl.named_patches(both.full, seen, names))
+            return Patches(
+                seen,
+                svl.named_patches(
+                    both.full,
+                    seen,
+                    names,
+                ),
+            )
         except InputError:  # no token of this model begins one of the names
             return Patches(seen, None)
 
