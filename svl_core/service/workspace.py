@@ -497,8 +497,13 @@ class Workspace:
         return tasks.run(work, self.jobs, session + lane, limit_s, show, pace_s)
 
     def stop(self, session: str, lane: str = "", replaced: bool = False) -> None:
-        """Ends a session's work of one lane. replaced: other work of that lane follows at once."""
+        """Ends a session's work of one lane; what is read of answers ends with the answers' own.
+
+        replaced: other work of that lane follows at once.
+        """
         self.jobs.cancel(session + lane, replaced)
+        if not lane:
+            self.jobs.cancel(session + READING)
 
     def stop_all(self, session: str) -> None:
         """Ends all of a session's work."""

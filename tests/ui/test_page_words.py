@@ -207,6 +207,15 @@ def test_new_answers_end_what_is_read_of_old_ones(page, asked, monkeypatch):
     assert ended == [(READING, {"replaced": True})]
 
 
+def test_what_is_read_of_answers_ends_with_their_own_work(page):
+    """A new analysis, or Stop, need not wait for what is read of the answers before."""
+    jobs = page.workspace.jobs
+    reading, ranking = jobs.open("visitor" + READING), jobs.open("visitor/ranking")
+    other = jobs.open("another" + READING)
+    page.workspace.stop("visitor")
+    assert reading.is_set() and not ranking.is_set() and not other.is_set()
+
+
 def test_a_patch_is_read_without_a_pass(page, asked, monkeypatch):
     read(page, asked)
     monkeypatch.setattr(page.workspace.backend, "read_words", lambda *a, **k: pytest.fail("read"))

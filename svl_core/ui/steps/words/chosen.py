@@ -21,14 +21,16 @@ def chosen(shown: View) -> Word | None:
     None as long as nothing is read.
     """
     words = shown.words
-    lenses = words.known_lenses() if words else None
-    if words is None or lenses is None:
+    if words is None:
         return None
     asked = Word.of(shown.settings.word)
     if asked is not None:
         answer = words.answers[SIDES.index(asked.side)]
         if asked.place < len(answer):
             return asked
+    lenses = words.known_lenses()
+    if lenses is None:
+        return None
     pieces, _ = pieces_of(shown)
     place = telling(lenses, pieces)
     return Word(FULL, place)
