@@ -291,8 +291,8 @@ class LocalBackend:
             sample = _on_device(lvlm, sample)
             giving_way = self._giving_way(run)
             pruned, thinned = None, sample
-            if plan is not None and recipe.visual_share < 1:
-                thinned = svl.keep_visual(lvlm, sample, recipe.visual_share, traced=traced)
+            if plan is not None:
+                thinned = svl.thin(lvlm, sample, recipe, traced)
             if plan is not None and (plan.drop or thinned is not sample):
                 pruned = self._view(name, lvlm, fit, plan, recipe, run, fitted)
             both = Both(lvlm, pruned, sample, thinned)

@@ -120,9 +120,13 @@ class Words:
         return *question, tuple(self.plan.drop), self.settings.key_prune, self.answers
 
     @property
-    def prunes(self) -> bool:
-        """Whether the second model is another one, or reads less."""
-        return bool(self.plan.drop) or self.settings.visual_share < 1
+    def thins_within(self) -> bool:
+        """Whether visual tokens leave the pruned model within its layers, or are skipped there:
+        what its layers hand on has no common length then, so that it is not read.
+        """
+        row = svl.SELECTORS[self.settings.visual_tokens]
+        within = bool(row.parts) or row.choose is not None
+        return row.acts(self.settings) and (within or self.settings.visual_from > 0)
 
     def said(self, word: Word) -> tuple[int, ...]:
         """The answer that a word is of. Raises InputError for a word that it lacks."""

@@ -263,7 +263,7 @@ def test_without_a_drop_one_model_stands_alone(page, asked):
 
 
 def test_figures_stay_small_on_large_models():
-    """80 layers of 48 heads and an answer of 512 tokens: what is drawn is cut, and said so."""
+    """48 layers of 40 heads and an answer of 512 tokens: so many words are drawn as fit."""
     from svl_core import figures
     from svl_core.analysis.lens import Lens
     from svl_core.analysis.word_attention import WordAttention
@@ -363,6 +363,24 @@ def test_a_borrowed_gpu_is_not_asked(page, asked, monkeypatch):
     monkeypatch.setattr(page.workspace.backend, "computes_here", lambda name: False, raising=False)
     update = read(page, asked)
     assert set(update) == {"words-note"} and "borrows its GPU" in update["words-note"]
+
+
+@pytest.mark.parametrize(
+    "values, within",
+    [
+        ({}, False),
+        ({"visual_share": 0.5}, False),
+        ({"visual_share": 0.5, "visual_from": 2}, True),
+        ({"visual_from": 2}, False),
+    ],
+)
+def test_tokens_that_leave_within_the_layers_are_told(page, asked, values, within):
+    state, strip = asked
+    settings = PLAIN.changed(**values)
+    last(compare(page, state, strip, None, settings))
+    update = read(page, asked, settings)
+    assert ("within its layers" in update["words-note"]) == within
+    assert bool(update.get("plot-lens")) != within
 
 
 def test_before_there_is_anything_nothing_happens(page, analysed):

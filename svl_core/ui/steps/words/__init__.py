@@ -37,6 +37,10 @@ PICKED = "words-picked"
 WORDS_IN = ["state", "strip", PICKED, SETTINGS]
 END = "(end)"  # the sign that ends an answer, as a word to choose
 MOST_CELLS = 5_000  # of the figure of layers and words
+WITHIN = (
+    "Visual tokens leave the pruned model within its layers, so what these hand on has no common"
+    " length, and its words are not read; keep all visual tokens, or let them leave at the input."
+)
 LENT = (
     "This model borrows its GPU for a question at a time, so its words are not read here; the"
     " bundled model's are."
@@ -322,6 +326,9 @@ def read(
         return
     if not page.workspace.backend.computes_here(state["model"]):
         yield {NOTE: views.note(LENT)}
+        return
+    if words.thins_within:
+        yield {NOTE: views.note(WITHIN)}
         return
 
     def work(task) -> Update:
