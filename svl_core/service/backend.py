@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import svl_core as svl
 from svl_core.analysis.ranking import importance_of, rank_layers
@@ -37,11 +37,27 @@ Prepare = Callable[[svl.Sample], svl.Sample]
 """Makes of a sample the one that a pruned model reads."""
 
 SET_TRACES = 4  # traces of sets of samples that are stored
+VIEWS, VIEW_BYTES = 4, 256 * 2**20  # pruned models that are kept, by what they hold of their own
+Found = TypeVar("Found")
 YIELD_S = 0.001  # a lock let go and taken again at once reaches nobody else
 
 
 def show_nothing(answers: Sequence, growing: Sequence[int]) -> None:
     """Nobody watches the answers grow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """The full and the pruned model, each with what it reads.
+
+    pruned: None where nothing is pruned.
+    pruned_sample: what the pruned model reads, the same as `sample` but for fewer visual tokens.
+    """
+
+    full: svl.LVLM
+    pruned: svl.LVLM | None
+    sample: svl.Sample
+    pruned_sample: svl.Sample
 
 
 class LocalBackend:
@@ -57,6 +73,8 @@ class LocalBackend:
     def __init__(self, models: Models, limits: Limits = HOME) -> None:
         self.models, self.limits = models, limits
         self.set_traces = BoundedStore(SET_TRACES, 2 * calibration.MOST_BYTES)
+        self.views = BoundedStore(VIEWS, VIEW_BYTES)
+        """Pruned views of the first model, for one word after the other is asked about."""
 
     def computes_here(self, name: str) -> bool:
         """Whether a model computes on the device where its weights lie."""
@@ -249,6 +267,40 @@ class LocalBackend:
                     compared = replace(compared, pruned_trace=traced)
         return compared
 
+    def read_words(
+        self,
+        name: str,
+        sample: svl.Sample,
+        plan: svl.DropPlan | None,
+        recipe: Recipe,
+        fit: Sequence[svl.Sample],
+        read: Callable[[Both, Run], Found],
+        run: Run = QUIET,
+        traced: svl.Trace | None = None,
+        fitted: svl.Trace | None = None,
+    ) -> Found:
+        """What `read` finds of the full model and the pruned one; others may use the models each
+        time it reports.
+
+        plan: None where the full model alone is read.
+        fit, fitted: see `compare`.
+        traced: the full model's trace of the sample.
+        """
+        lvlm = self._lvlm(name)
+        with self._turn(run, lvlm):
+            sample = _on_device(lvlm, sample)
+            giving_way = self._giving_way(run)
+            pruned, thinned = None, sample
+            if plan is not None:
+                thinned = svl.thin(lvlm, sample, recipe, traced)
+            if plan is not None and (plan.drop or thinned is not sample):
+                pruned = self._view(name, lvlm, fit, plan, recipe, run, fitted)
+            both = Both(lvlm, pruned, sample, thinned)
+            if pruned is None:
+                return read(both, giving_way)
+            with stoppable(pruned, run):
+                return read(both, giving_way)
+
     def evaluate(
         self,
         name: str,
@@ -316,6 +368,7 @@ class LocalBackend:
     def relieve(self) -> None:
         """Forgets everything that can be computed or loaded again."""
         self.set_traces.clear()
+        self.views.clear()
         self.models.shed()
 
     # ------------------------------------------------------------------ the parts
@@ -368,6 +421,29 @@ class LocalBackend:
         self.set_traces.put(key, trace)
         return trace
 
+    def _view(
+        self,
+        name: str,
+        lvlm: svl.LVLM,
+        fit: Sequence[svl.Sample],
+        plan: svl.DropPlan,
+        recipe: Recipe,
+        run: Run,
+        fitted: svl.Trace | None,
+    ) -> svl.LVLM:
+        """`_pruned`, kept for the next who asks; of the first model alone, for a view keeps its
+        model in memory.
+        """
+        key = tuple(plan.drop), recipe, set_key(name, fit)
+        kept = self.views.get(key)
+        if kept is not None:
+            return kept
+        pruned = self._pruned(name, lvlm, fit, plan, recipe, run, fitted)
+        size = _own_bytes(lvlm, pruned)
+        if name == self.models.first and size <= VIEW_BYTES:
+            self.views.put(key, pruned, size)
+        return pruned
+
     def _pruned(
         self,
         name: str,
@@ -391,6 +467,13 @@ class LocalBackend:
         importance = importance_of(trace, recipe)
         fitting = in_percent(run, "Fitting the compensation")
         return svl.prune(lvlm, plan, recipe, trace, importance, run=fitting)
+
+
+def _own_bytes(full: svl.LVLM, pruned: svl.LVLM) -> int:
+    """Of the pruned model's weights, those that the full one has not got."""
+    shared = {weights.data_ptr() for weights in full.model.parameters()}
+    own = (weights for weights in pruned.model.parameters() if weights.data_ptr() not in shared)
+    return sum(weights.nbytes for weights in own)
 
 
 def _on_device(lvlm: svl.LVLM, sample: svl.Sample) -> svl.Sample:

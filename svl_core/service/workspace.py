@@ -38,9 +38,10 @@ ANALYSES, ANALYSIS_BYTES = 48, 768 * 2**20  # stored for all sessions together
 SWEEPS = 16
 SETS = 4  # calibration sets, as encoded and as traced
 SKILLS = 64  # pruned models whose skills were measured
-RANKING, EVIDENCE, LESSON = "/ranking", "/evidence", "/lesson"
+WORDS, WORD_BYTES = 256, 128 * 2**20  # things that were read of answers' words
+RANKING, EVIDENCE, LESSON, READING = "/ranking", "/evidence", "/lesson", "/words"
 """Lanes beside that of analysis and answers ("")."""
-LANES = ("", RANKING, EVIDENCE, LESSON)
+LANES = ("", RANKING, EVIDENCE, LESSON, READING)
 POLL_S = 0.5  # how often the share of a load is told
 Settled = TypeVar("Settled", bound=VisitorSettings)
 SHOWN_PIXELS = 640  # of a kept picture's longer side, as large as figures show it
@@ -71,6 +72,8 @@ class Workspace:
         self.sweeps = BoundedStore(SWEEPS)
         self.skills = BoundedStore(SKILLS)
         """Of the lesson, by model and layers: the same few plans for every visitor."""
+        self.words = BoundedStore(WORDS, WORD_BYTES)
+        """What was read of answers' words, see `service/words.py`."""
         self.traced_sets = BoundedStore(SETS, 4 * calibration.MOST_BYTES)
         self.encoded_sets = BoundedStore(SETS, 2 * calibration.MOST_BYTES)
         self.own_sets: dict[str, calibration.Pairs] = {}
@@ -494,8 +497,13 @@ class Workspace:
         return tasks.run(work, self.jobs, session + lane, limit_s, show, pace_s)
 
     def stop(self, session: str, lane: str = "", replaced: bool = False) -> None:
-        """Ends a session's work of one lane. replaced: other work of that lane follows at once."""
+        """Ends a session's work of one lane; what is read of answers ends with the answers' own.
+
+        replaced: other work of that lane follows at once.
+        """
         self.jobs.cancel(session + lane, replaced)
+        if not lane:
+            self.jobs.cancel(session + READING)
 
     def stop_all(self, session: str) -> None:
         """Ends all of a session's work."""
@@ -509,7 +517,7 @@ class Workspace:
 
     def relieve(self) -> None:
         """Forgets everything that can be computed or loaded again."""
-        for store in (self.analyses, self.traced_sets, self.encoded_sets):
+        for store in (self.analyses, self.traced_sets, self.encoded_sets, self.words):
             store.clear()
         self.backend.relieve()
         errors.free_memory()

@@ -174,6 +174,14 @@ class ZeroGpuBackend(LocalBackend):
         self._check_local(name)
         return super().ablate(name, *rest, **options)
 
+    def read_words(self, name: str, *rest, **options) -> Any:
+        if name not in self.local_models:
+            raise InputError(
+                "Found words to be read of a model that borrows its GPU; expected one that computes"
+                " here; choose the bundled model, or run the project on your own machine."
+            )
+        return super().read_words(name, *rest, **options)
+
     def evaluate(self, name: str, *rest, **options):
         self._check_local(name)
         return super().evaluate(name, *rest, **options)

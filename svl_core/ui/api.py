@@ -32,6 +32,7 @@ from svl_core.service.derived import importance_of, scores_of
 from svl_core.service.errors import out_of_memory
 from svl_core.service.presets import preset_values
 from svl_core.service.stores import Analysis
+from svl_core.service.words import Dependence, Word, Words, strongest
 from svl_core.service.workspace import Workspace
 from svl_core.ui import arguments, examples, results
 from svl_core.ui.arguments import FITS, IN_SWEEPS, LOOKS, RANKS, Argument, more, of_recipe
@@ -69,32 +70,43 @@ REGISTRIES: Mapping[str, Collection[str]] = {
 }
 """Where the names of a recipe's fields are looked up."""
 
+OF_TWO_MODELS = more(
+    [
+        PICTURE,
+        PROMPT,
+        of_recipe("drop", 4, "how many layers to drop, the most redundant first"),
+        of_recipe("layers", None, "these layers instead (0-based)"),
+        MODEL,
+        of_recipe("criterion"),
+        of_recipe("compensation", "none", "what repairs the gap"),
+        of_recipe("rank"),
+        of_recipe("strength"),
+        LENGTH,
+    ],
+    *RANKS,
+    *FITS,
+    "visual_share",
+    *LOOKS,
+    of_recipe("preset", None),
+    BRIEF,
+    *THINNING[1:],
+)
+"""Of what asks a full and a pruned model the same."""
+WHOSE = Argument("answer", Literal["full", "pruned"], "whose answer the word is of", "full")
+PLACE = Argument("place", int, "which of its tokens, from 0", 0)
+DEPENDS = Argument(
+    "relevance",
+    bool,
+    "which patches the word depends on too, with its check: a backward pass and 22 passes a model",
+    False,
+)
+
 # Those of the first version come first, in its order: programs may pass them by place.
 ARGUMENTS: Mapping[str, list[Argument]] = {
     "analyse": more(
         [PICTURE, PROMPT, MODEL, of_recipe("criterion"), of_recipe("top_p")], *RANKS, *LOOKS, BRIEF
     ),
-    "compare": more(
-        [
-            PICTURE,
-            PROMPT,
-            of_recipe("drop", 4, "how many layers to drop, the most redundant first"),
-            of_recipe("layers", None, "these layers instead (0-based)"),
-            MODEL,
-            of_recipe("criterion"),
-            of_recipe("compensation", "none", "what repairs the gap"),
-            of_recipe("rank"),
-            of_recipe("strength"),
-            LENGTH,
-        ],
-        *RANKS,
-        *FITS,
-        "visual_share",
-        *LOOKS,
-        of_recipe("preset", None),
-        BRIEF,
-        *THINNING[1:],
-    ),
+    "compare": OF_TWO_MODELS,
     "sweep": more(
         [
             PICTURE,
@@ -142,6 +154,8 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         BRIEF,
         *THINNING[1:],
     ),
+    "lens": OF_TWO_MODELS,
+    "word": [*OF_TWO_MODELS[:2], WHOSE, PLACE, *OF_TWO_MODELS[2:], DEPENDS],
     "models": [BRIEF],
 }
 NAMES = tuple(ARGUMENTS)
@@ -303,6 +317,62 @@ class Service:
 
         yield from self._run(work, request)
 
+    def lens(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
+        """When an answer is decided: what each layer of the full and of the pruned model would say
+        in the place of each token of the full model's answer.
+
+        Returns:
+            model, plan, answer (the full model's text), full and pruned (null where nothing is
+            dropped), each with layer_ids (0-based, of the original model), tokens, decided (layer
+            from which on each token stays first, null for never), words and shares (layers x tokens
+            x 3, the likeliest), probability and rank (layers x tokens, of the token), entropy
+            (nats)
+        """
+        settings = self._settings(given, "lens")
+
+        def work(task: tasks.Task) -> dict:
+            words, told = self._words(given, settings, request, task)
+            found = words.lenses(task)
+            return {
+                **told,
+                "full": found.full.to_json(),
+                "pruned": found.pruned and found.pruned.to_json(),
+            }
+
+        yield from self._run(work, request)
+
+    def word(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
+        """Where the full and the pruned model look while they predict one word of an answer, and
+        which patches of the image it depends on.
+
+        Returns:
+            model, plan, answer (the full model's text), word, place, kinds, full and pruned (null
+            where nothing is dropped), each with layer_ids, shares (layers x heads x 4, of the
+            attention on each of the kinds), strongest (the head that looks at the image most:
+            layer, head, patches) and relevance (null where it is not asked for: values of the
+            patches, covered, whole, without_relevant, without_random: probabilities of the word
+            with patches covered, holds, place_bias)
+        """
+        settings = self._settings(given, "word")
+
+        def work(task: tasks.Task) -> dict:
+            from svl_core.analysis.word_attention import KINDS
+
+            words, told = self._words(given, settings, request, task)
+            word = Word(given["answer"], given["place"])
+            looks = words.looks(word, task)
+            depends = words.dependences(word, task) if given["relevance"] else (None, None)
+            return {
+                **told,
+                "word": looks.full.token,
+                "place": looks.full.place,
+                "kinds": list(KINDS),
+                "full": _word_json(looks.full, depends[0]),
+                "pruned": looks.pruned and _word_json(looks.pruned, depends[1]),
+            }
+
+        yield from self._run(work, request)
+
     def models(self, given: dict, request: gr.Request | None) -> Iterator[dict]:
         """Which models this page offers, and the criteria, compensations, selectors of visual
         tokens and presets by name, with their sources.
@@ -422,6 +492,25 @@ class Service:
         if given["layers"] is not None:
             return svl.manual_plan(given["layers"], analysis.trace.num_layers)
         return svl.plan(self._ranking(analysis, settings, given, task), given["drop"])
+
+    def _words(
+        self,
+        given: Mapping[str, Any],
+        settings: Settings,
+        request: gr.Request | None,
+        task: tasks.Task,
+    ) -> tuple[Words, dict]:
+        """Both answers' words, once both models gave them, and what they are of."""
+        analysis = self._analysis(given, settings, request, task)
+        plan = self._plan(analysis, settings, given, task)
+        found = self.workspace.compare(analysis, plan, settings, task).comparison
+        answers = found.full.token_ids, found.pruned.token_ids
+        told = {
+            "model": analysis.model,
+            "plan": _plan_json(plan, settings),
+            "answer": found.full.text,
+        }
+        return Words(self.workspace, analysis, plan, settings, answers), told
 
     def _run(self, work: Callable, request: gr.Request | None) -> Iterator[dict]:
         """Progress while `work` runs, its result last; errors as one sentence."""
@@ -577,6 +666,33 @@ def _progress(update: dict | None, before: dict, pace: tasks.Pace) -> dict:
 
 def _floats(values) -> list:
     return [None if value != value else round(float(value), 6) for value in values]
+
+
+def _word_json(attention: svl.WordAttention, depends: Dependence | None) -> dict:
+    """What one model looks at while it predicts a word, and what the word depends on."""
+    layer, head = strongest(attention)
+    found = {
+        "layer_ids": list(attention.layer_ids),
+        "shares": [[_floats(head) for head in heads] for heads in attention.shares],
+        "strongest": {
+            "layer": layer,
+            "head": head,
+            "patches": _floats(attention.on_image(layer, head)),
+        },
+        "relevance": None,
+    }
+    if depends is not None:
+        check, relevance = depends.check, depends.relevance
+        found["relevance"] = {
+            "values": _floats(relevance.values),
+            "place_bias": _floats([relevance.place_bias])[0],
+            "covered": check.covered,
+            "whole": check.whole,
+            "without_relevant": check.without_relevant,
+            "without_random": _floats(check.without_random),
+            "holds": check.holds,
+        }
+    return found
 
 
 def _plan_json(plan: svl.DropPlan, settings: Settings) -> dict:

@@ -18,6 +18,7 @@ from svl_core.pruning.selectors import acts
 from svl_core.service.calibration import CalibrationSources
 from svl_core.service.derived import importance_of, tokens_key
 from svl_core.service.stores import Analysis, PrunedTrace
+from svl_core.service.words import Words
 from svl_core.service.workspace import Workspace
 from svl_core.ui.state.settings import Settings
 
@@ -36,6 +37,7 @@ class View:
     focus: the patch or the word that was picked, if any.
     truth: right answers by question.
     answered: whether answers are shown.
+    picked: the "head" (layer and head) and the "patch" that were picked for a word, if any.
     at_hand: the analysis, for work that holds it; else the stored one, made anew where the store
         has dropped it, and then without the answers.
     """
@@ -47,6 +49,7 @@ class View:
     focus: Mapping | None = None
     truth: Mapping | None = None
     answered: bool = True
+    picked: Mapping | None = None
     at_hand: Analysis | None = None
 
     @cached_property
@@ -77,6 +80,16 @@ class View:
         if not self.answered or not self.strip:
             return None
         return self.workspace.pruned_trace_of(self.analysis, self.strip, self.settings)
+
+    @cached_property
+    def words(self) -> Words | None:
+        """What is read of both answers' words, None until both models answered."""
+        comparison, strip = self.comparison, self.strip
+        if comparison is None or strip is None:
+            return None
+        plan = svl.manual_plan(strip["drop"], len(strip["ids"]), strip["protected"])
+        answers = comparison.full.token_ids, comparison.pruned.token_ids
+        return Words(self.workspace, self.analysis, plan, self.settings, answers)
 
     @property
     def correct(self) -> str | None:
@@ -143,8 +156,29 @@ def visual_kept(analysis: Analysis, settings: Settings) -> tuple[int, int] | Non
 
 def places_of(sample: svl.Sample) -> np.ndarray:
     """(V, 4) the patches' rectangles in the first image, 0..1, NaN for those of other images."""
-    first = (sample.geometry.image_index == 0)[:, None]
-    return np.where(first, sample.geometry.rects, np.nan)
+    return places_in(sample.geometry)
+
+
+def places_in(geometry: svl.PatchGeometry) -> np.ndarray:
+    """(V, 4) the same of a geometry."""
+    first = (geometry.image_index == 0)[:, None]
+    return np.where(first, geometry.rects, np.nan)
+
+
+def patch_at(rects: np.ndarray, x: float, y: float) -> int | None:
+    """The smallest of the patches at a place of the image, None where there is none.
+
+    rects: (V, 4), see `places_of`.
+    x, y: 0..1 of the image.
+    """
+    left, top, right, bottom = rects.T
+    across = (left <= x) & (x < right)
+    down = (top <= y) & (y < bottom)
+    inside = np.flatnonzero(across & down)
+    if not len(inside):
+        return None
+    areas = ((right - left) * (bottom - top))[inside]
+    return int(inside[np.argmin(areas)])
 
 
 def range_of(scores: np.ndarray) -> tuple[float, float]:

@@ -12,12 +12,12 @@ from svl_core.service.workspace import Workspace
 from svl_core.ui import api, parts, texts
 from svl_core.ui.gradio_patches import begun_uploads, environment, undecoded_images, unplotted
 from svl_core.ui.serving import launch_options, serve
-from svl_core.ui.steps import answers, ask, evidence, gap, head, hero, layers, look, share
+from svl_core.ui.steps import answers, ask, evidence, gap, head, hero, layers, look, share, words
 from svl_core.ui.wiring import Page
 
 __all__ = ["build", "launch_options"]
 
-STEPS = (head, hero, ask, look, layers, gap, answers, evidence, share)
+STEPS = (head, hero, ask, look, layers, gap, answers, words, evidence, share)
 
 FIRST = (head, hero)
 """What is built at once; the other steps are built when they come near, or when there is time."""

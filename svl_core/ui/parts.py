@@ -102,8 +102,8 @@ def sheet(elem_id: str) -> gr.HTML:
 
 
 def picture(elem_id: str) -> gr.HTML:
-    """An image with a place to pick: the value is {"src", "alt", "rows", "columns"}; `pick` gives
-    x, y in 0..1.
+    """An image with a place to pick: the value is {"src", "alt", "rows", "columns"}, and "hint"
+    for what a pick does; `pick` gives x, y in 0..1.
     """
     return _part("picture", None, elem_id, classes="card")
 
@@ -111,6 +111,13 @@ def picture(elem_id: str) -> gr.HTML:
 def address(elem_id: str) -> gr.HTML:
     """Nothing to be seen: the page's address keeps what is shown. The value is its query."""
     return _part("address", "", elem_id)
+
+
+def sight(elem_id: str) -> gr.HTML:
+    """Nothing to be seen: raises `pick` once its section is in sight and whenever the value is
+    another one then. The value names what there is to read, "" for nothing.
+    """
+    return _part("sight", "", elem_id, wait="")
 
 
 def link(elem_id: str) -> gr.HTML:

@@ -49,6 +49,54 @@ SPEED = _object(
         "noise": {"type": "object", "description": "why a measured one says nothing, or null"},
     }
 )
+GRID = _list(_list(NUMBER), "layers x tokens")
+LENS = _object(
+    {
+        "layer_ids": LAYERS,
+        "tokens": _list(TEXT, "of the full model's answer"),
+        "token_ids": _list(WHOLE),
+        "decided": _list(
+            _kind("integer", nullable=True), "layer from which on a token stays first"
+        ),
+        "words": _list(_list(_list(TEXT)), "layers x tokens x 3, the likeliest first"),
+        "shares": _list(_list(_list(NUMBER)), "their probabilities"),
+        "probability": GRID,
+        "rank": GRID,
+        "entropy": GRID,
+    },
+    "token_ids",
+    "words",
+    "shares",
+    "probability",
+    "rank",
+    "entropy",
+)
+RELEVANCE = _object(
+    {
+        "values": _list(NUMBER, "of each patch; above 0 it speaks for the word"),
+        "place_bias": _kind("number", "rank correlation with the patches' order", nullable=True),
+        "covered": _kind("integer", "patches that were covered for the check"),
+        "whole": _kind("number", "probability of the word on the whole image"),
+        "without_relevant": _kind("number", "with the most relevant patches covered"),
+        "without_random": _list(NUMBER, "with as many random ones covered"),
+        "holds": _kind("boolean", "whether the map may be believed"),
+    },
+    "values",
+    "without_random",
+)
+LOOK = _object(
+    {
+        "layer_ids": LAYERS,
+        "shares": _list(_list(_list(PERHAPS)), "layers x heads x kinds"),
+        "strongest": _object(
+            {"layer": WHOLE, "head": WHOLE, "patches": _list(PERHAPS, "of its attention")},
+            "patches",
+        ),
+        "relevance": {"anyOf": [RELEVANCE, {"type": "null"}]},
+    },
+    "shares",
+)
+ASKED = {"model": TEXT, "plan": PLAN, "answer": _kind("string", "the full model's")}
 TALLY = {
     "n": WHOLE,
     "correct": WHOLE,
@@ -162,6 +210,17 @@ RESULTS: Mapping[str, Schema] = {
         "lost",
         "gained",
     ),
+    "lens": _object({**ASKED, "full": LENS, "pruned": {"anyOf": [LENS, {"type": "null"}]}}),
+    "word": _object(
+        {
+            **ASKED,
+            "word": TEXT,
+            "place": WHOLE,
+            "kinds": _list(TEXT, "what attention goes to"),
+            "full": LOOK,
+            "pruned": {"anyOf": [LOOK, {"type": "null"}]},
+        }
+    ),
     "models": _object(
         {
             "first": _kind("string", "the page's own model, which an empty name means"),
@@ -228,6 +287,24 @@ def _brief_evaluation(found: dict) -> dict:
     return {**short, "full": _without(found["full"], "by_kind")} if "full" in found else short
 
 
+def _brief_lens(found: dict) -> dict:
+    kept = LENS["required"]
+    sides = {name: found[name] and _only(found[name], *kept) for name in ("full", "pruned")}
+    return {**found, **sides}
+
+
+def _brief_word(found: dict) -> dict:
+    return {**found, **{name: _brief_look(found[name]) for name in ("full", "pruned")}}
+
+
+def _brief_look(found: dict | None) -> dict | None:
+    if found is None:
+        return None
+    relevance = found["relevance"] and _without(found["relevance"], "values", "without_random")
+    strongest = _without(found["strongest"], "patches")
+    return {**_without(found, "shares"), "strongest": strongest, "relevance": relevance}
+
+
 def _brief_models(found: dict) -> dict:
     registries = ("criteria", "compensations", "selectors", "presets")
     told = {name: [_only(row, "name", "title") for row in found[name]] for name in registries}
@@ -244,6 +321,8 @@ BRIEF: Mapping[str, Callable[[dict], dict]] = {
     "compare": _brief_comparison,
     "sweep": _brief_sweep,
     "evaluate": _brief_evaluation,
+    "lens": _brief_lens,
+    "word": _brief_word,
     "models": _brief_models,
 }
 """What is left of each endpoint's result where a program asked for a brief one."""

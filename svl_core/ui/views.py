@@ -86,6 +86,29 @@ def visit(session: str) -> str:
     return f'<i data-session="{esc(session)}"></i>'
 
 
+def choices(title: str, picks: Sequence[tuple[str, str, str]], pressed: str) -> str:
+    """Buttons in a row, one of them pressed, that raise `pick` with their value.
+
+    picks: (value, text, what is said of it).
+    """
+    buttons = "".join(
+        f'<button type="button" data-pick="{esc(value)}"'
+        f' aria-pressed="{str(value == pressed).lower()}" title="{esc(said)}">{esc(text)}</button>'
+        for value, text, said in picks
+    )
+    label = f'<p class="small-title">{esc(title)}</p>'
+    return f'{label}<div class="chips" role="group" aria-label="{esc(title)}">{buttons}</div>'
+
+
+def picture(title: str, image: Image.Image, alt: str) -> str:
+    """A picture under its title."""
+    source = data_url(image)
+    return (
+        f'<figure><figcaption>{esc(title)}</figcaption><img src="{source}"'
+        f' alt="{esc(alt)}"></figure>'
+    )
+
+
 def note(text: str) -> str:
     return f'<p class="note">{esc(text)}</p>' if text else ""
 

@@ -123,9 +123,19 @@ class Page:
         focus: Mapping | None = None,
         truth: Mapping | None = None,
         at_hand: Analysis | None = None,
+        picked: Mapping | None = None,
     ) -> View:
         """This state of the page, to draw from."""
-        return View(self.workspace, state, settings, strip, focus, truth, at_hand=at_hand)
+        return View(
+            self.workspace,
+            state,
+            settings,
+            strip,
+            focus,
+            truth,
+            picked=picked,
+            at_hand=at_hand,
+        )
 
     def redrawn(self, event: str) -> list[str]:
         """Names of all that an event redraws."""

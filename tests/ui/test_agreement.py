@@ -92,7 +92,13 @@ def test_a_field_goes_through_link_code_and_plan(name, tmp_path):
 
 def test_fields_that_are_displayed_alone_are_in_no_recipe():
     displayed = Settings(
-        layer=3, map="published", opacity=0.1, token_set="last", max_new_tokens=9, own="x"
+        layer=3,
+        map="published",
+        opacity=0.1,
+        token_set="last",
+        max_new_tokens=9,
+        word="pruned-2",
+        own="x",
     )
     assert displayed.recipe == DEFAULTS.recipe and displayed != DEFAULTS
     read = exports.read_query(exports.query(STATE, strip_of(displayed), displayed))["settings"]
@@ -102,6 +108,7 @@ def test_fields_that_are_displayed_alone_are_in_no_recipe():
         "opacity": 0.1,
         "token_set": "last",
         "max_new_tokens": 9,
+        "word": "pruned-2",
     }
 
 
@@ -135,6 +142,11 @@ FIRST = {
         *("image", "prompt", "criteria", "compensations", "drops", "model", "max_new_tokens"),
     ],
     "evaluate": ["drop", "questions", "seed", "model", "criterion", "compensation"],
+    "lens": [
+        *("image", "prompt", "drop", "layers", "model", "criterion", "compensation", "rank"),
+        *("strength", "max_new_tokens"),
+    ],
+    "word": ["image", "prompt", "answer", "place", "drop", "layers", "model"],
     "models": [],
 }
 """The arguments of the first version, which programs may pass by place."""

@@ -91,6 +91,11 @@ def calls(served, picture):
         "sweep, brief": ("sweep", SWEEP | {"brief": True}),
         "evaluate": ("evaluate", {"questions": 13, "drop": 1, "calibration_size": 2}),
         "evaluate, brief": ("evaluate", {"questions": 13, "layers": [2], "brief": True}),
+        "lens": ("lens", QUESTION | {"drop": 2}),
+        "lens, brief": ("lens", QUESTION | {"drop": 2, "brief": True}),
+        "word": ("word", QUESTION | {"layers": [2], "place": 1, "relevance": True}),
+        "word, brief": ("word", QUESTION | {"layers": [2], "place": 1, "brief": True}),
+        "one model": ("word", QUESTION | {"drop": 0}),
         "models": ("models", {}),
         "models, brief": ("models", {"brief": True}),
         "unknown": ("compare", QUESTION | {"colour": "red"}),
@@ -105,6 +110,8 @@ def calls(served, picture):
         "long": ("compare", QUESTION | {"prompt": "x" * 101}),
         "preset": ("compare", QUESTION | {"preset": "magic"}),
         "mark": ("compare", QUESTION | {"brief": 1}),
+        "side": ("word", QUESTION | {"answer": "nobody"}),
+        "place": ("word", QUESTION | {"place": 99}),
     }
     told = []
 
@@ -152,6 +159,7 @@ def test_tools_are_typed_bounded_and_described(calls):
 def test_results_are_json_that_the_schema_describes_whole(calls):
     tools, results, _ = calls
     names = {"example": "compare", "analyse": "analyse", "sweep": "sweep", "models": "models"}
+    names |= {"lens": "lens", "word": "word", "one model": "word"}
     names |= {"evaluate": "evaluate", "evaluate, brief": "evaluate", "brief": "compare"}
     for what, name in names.items():
         found = results[what].structuredContent
@@ -169,13 +177,37 @@ def test_brief_results_are_the_same_and_shorter(calls):
     def length(what):
         return len(results[what].content[0].text)
 
-    for what in ("analyse", "sweep", "evaluate", "models"):
+    for what in ("analyse", "sweep", "evaluate", "lens", "word", "models"):
         assert length(f"{what}, brief") < 0.6 * length(what), what
     short, whole = results["brief"].structuredContent, results["example"].structuredContent
     assert "token_probabilities" not in short and "tokens" not in short["full"]
     assert short["kl"] == whole["kl"] and short["full"]["text"] == whole["full"]["text"]
     ranking = results["analyse, brief"].structuredContent["ranking"]
     assert ranking == results["analyse"].structuredContent["ranking"]
+
+
+def test_an_answer_s_words_are_read_of_both_models(calls):
+    """Layers by their numbers in the original model, attention that adds up, a map with a check."""
+    _, results, _ = calls
+    lens = results["lens"].structuredContent
+    assert lens["full"]["layer_ids"] == [0, 1, 2, 3, 4, 5]
+    assert lens["pruned"]["layer_ids"] == lens["plan"]["keep"]
+    assert lens["pruned"]["token_ids"] == lens["full"]["token_ids"]
+    assert all(rank == 0 for rank in lens["full"]["rank"][-1])  # of its own greedy answer
+    assert set(results["lens, brief"].structuredContent["full"]) == {
+        *("layer_ids", "tokens", "decided")
+    }
+    word = results["word"].structuredContent
+    assert word["kinds"] == ["image", "prompt", "earlier answer", "first token"]
+    assert word["place"] == 1 and word["pruned"]["layer_ids"] == [0, 1, 3, 4, 5]
+    for side in ("full", "pruned"):
+        sums = [sum(head) for layer in word[side]["shares"] for head in layer]
+        assert sums == pytest.approx([1.0] * len(sums), abs=1e-4)
+        relevance = word[side]["relevance"]
+        assert len(relevance["values"]) == len(word[side]["strongest"]["patches"]) == 36
+        assert len(relevance["without_random"]) == 20 and relevance["covered"] == 4
+    alone = results["one model"].structuredContent
+    assert alone["pruned"] is None and alone["full"]["relevance"] is None
 
 
 def test_a_picture_comes_by_any_way(calls):
@@ -210,6 +242,8 @@ def test_what_is_offered_is_listed(calls):
         ("long", "at most 100"),
         ("preset", "Found the preset 'magic'; expected one of as-published, best"),
         ("mark", "Found brief = 1; expected true or false"),
+        ("side", "Found the answer 'nobody'; expected one of full, pruned"),
+        ("place", "Found word 99 of the full model's answer, which has"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(calls, what, says):

@@ -367,8 +367,8 @@ class Section:
     """A figure of the report.
 
     reading: markup of the page's own. value: {"figure": JSON, "alt"} of a plotly figure, {"src",
-    "alt"} of a picture, or None where there is nothing to show. scale: markup of a picture's
-    colours. said: a sentence on what was measured.
+    "alt"} of a picture, {"markup"}, escaped, or None where there is nothing to show. scale: markup
+    of a picture's colours. said: a sentence on what was measured.
     """
 
     heading: str
@@ -413,6 +413,8 @@ def _figure(section: Section) -> str:
     value, said = section.value, html.escape(section.said)
     if "figure" in value:
         drawn = still(value["figure"], value["alt"])
+    elif "markup" in value:
+        drawn = value["markup"]
     else:
         drawn = f'<img src="{value["src"]}" alt="{html.escape(value["alt"])}">{section.scale}'
     return (

@@ -10,6 +10,7 @@ from typing import Any
 from svl_core.errors import InputError
 from svl_core.recipe import AUTO, FULL, OPTIONS, TOKEN_SETS, Option
 from svl_core.service.settings import VisitorSettings
+from svl_core.service.words import Word
 
 DISPLAY = "what the page shows"
 CORRECTED, PUBLISHED = MAPS = ("corrected", "published")
@@ -55,12 +56,20 @@ class Settings(VisitorSettings):
     max_new_tokens: int = _displayed(
         64, "the answer length", "tokens of an answer, at most", low=1, high=512
     )
+    word: str = _displayed(
+        "", "the word", "of an answer that is looked at, such as full-0 or pruned-2"
+    )
     own: str = _displayed("", "the visitor's set", "digest of the visitor's own files, if any")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, option in DISPLAYED.items():
             object.__setattr__(self, name, option.checked(getattr(self, name)))
+        if self.word and Word.of(self.word) is None:
+            raise InputError(
+                f"Found the word {self.word[:20]!r}; expected the model that says it and its place"
+                " from 0, such as full-0 or pruned-2; change it."
+            )
         if self.calibration_size > MOST_SCENES:
             raise InputError(
                 f"Found {self.calibration_size} samples of the bundled set; expected 1 to"

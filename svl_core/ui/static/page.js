@@ -231,8 +231,19 @@
       waiting.hidden = !!value?.src; frame.hidden = !value?.src;
       if (!value?.src) return;
       image.src = value.src; image.alt = value.alt;
-      frame.title = "Click a patch, or use the arrow keys, for its importance layer by layer";
+      frame.title = value.hint ?? "Click a patch, or use the arrow keys, for its importance layer by layer";
     };
+  };
+
+  // ---------------------------------------------------------------- what is read only where somebody looks
+  parts.sight = (box, state, trigger) => {
+    let asked = "", near = false;
+    const ask = () => {
+      if (!state.value) asked = "";
+      else if (near && asked !== state.value) { asked = state.value; trigger("pick", { value: asked }); }
+    };
+    new IntersectionObserver(seen => { near = seen.at(-1).isIntersecting; ask(); }, { rootMargin: "200px 0px" }).observe(box.closest("[id^=section-]"));
+    return ask;
   };
 
   // ---------------------------------------------------------------- the link to this very state

@@ -15,7 +15,7 @@ from svl_core.analysis.ranking import top_p_of
 from svl_core.service.derived import baseline_of, importance_of, patches_of, tokens_key
 from svl_core.ui import headings, parts, texts, views
 from svl_core.ui.controls import ALONE, LOOKS, RANKS
-from svl_core.ui.drawing import Update, View, figure, places_of, range_of
+from svl_core.ui.drawing import Update, View, figure, patch_at, places_of, range_of
 from svl_core.ui.figure import LOOK, Figure, Shown, card, view
 from svl_core.ui.state.settings import CORRECTED, PUBLISHED, Settings
 from svl_core.ui.wiring import QUICK, Page, picked
@@ -299,11 +299,5 @@ def pick_patch(page: Page, state: dict | None, event: gr.EventData) -> Update:
     if not state:
         return {"focus": None}
     rects = page.workspace.analysis_of(state).sample.geometry.rects
-    left, top, right, bottom = rects.T
-    across = (left <= event.x) & (event.x < right)
-    down = (top <= event.y) & (event.y < bottom)
-    inside = np.flatnonzero(across & down)
-    if not len(inside):
-        return {"focus": None}
-    areas = ((right - left) * (bottom - top))[inside]
-    return {"focus": {"kind": "patch", "index": int(inside[np.argmin(areas)])}}
+    patch = patch_at(rects, event.x, event.y)
+    return {"focus": None if patch is None else {"kind": "patch", "index": patch}}

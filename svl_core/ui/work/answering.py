@@ -10,12 +10,13 @@ import gradio as gr
 import svl_core as svl
 from svl_core.errors import InputError
 from svl_core.service.stores import Analysis
+from svl_core.service.workspace import READING
 from svl_core.ui import prepared, views
 from svl_core.ui.drawing import Update
 from svl_core.ui.figure import ANSWERS
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import ranked_by
-from svl_core.ui.wiring import SETTINGS, STATUS, Page
+from svl_core.ui.wiring import SETTINGS, STATUS, Page, session_of
 
 COMPARE_IN = ["state", "strip", "truth", SETTINGS]
 NOT_ANALYSED = (
@@ -38,6 +39,7 @@ def compare(
 ) -> Iterator[Update]:
     """The plan of the strip -> both answers as they grow, then what separates them."""
     page.workspace.checked_settings(settings)
+    page.workspace.stop(session_of(request), READING, replaced=True)  # of answers that go
 
     def work(task) -> Update:
         if not state or not strip:

@@ -61,17 +61,17 @@ def _pictures(shown: View, kept: list[int]) -> str:
 
     diverging = {"opacity": max(opacity, 0.75), "scale": (-most, most), "diverging": True}
     pictures = [
-        _picture(
+        views.picture(
             "Full model",
             overlay(full),
             f"Importance of {len(full)} patches in the full model, {where}.",
         ),
-        _picture(
+        views.picture(
             "Pruned model",
             overlay(pruned),
             f"Importance of the same patches in the pruned model, {where}, on the same scale.",
         ),
-        _picture(
+        views.picture(
             "Full minus pruned",
             overlay(change, **diverging),
             f"Full minus pruned: from {-most:.3f} to {most:.3f}; patch {most_changed} changes"
@@ -101,14 +101,6 @@ def _maps(shown: View, kept: list[int]) -> tuple[np.ndarray, np.ndarray]:
         place = kept.index(settings.layer)
         full, pruned = full[place : place + 1], pruned[place : place + 1]
     return np.nanmean(full, axis=0), np.nanmean(pruned, axis=0)
-
-
-def _picture(title: str, picture, alt: str) -> str:
-    source = views.data_url(picture)
-    return (
-        f'<figure><figcaption>{title}</figcaption><img src="{source}"'
-        f' alt="{views.esc(alt)}"></figure>'
-    )
 
 
 def _numbers(full: np.ndarray, pruned: np.ndarray) -> str:

@@ -18,7 +18,7 @@ FOLDS = (calibration, stability, sweep, ablation)
 
 
 def layout(page: Page) -> None:
-    headings.step(6, TITLE, LEDE)
+    headings.step(7, TITLE, LEDE)
     for fold in FOLDS:
         fold.layout(page)
 

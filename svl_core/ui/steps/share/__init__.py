@@ -68,7 +68,7 @@ CODES = (
 
 # ---------------------------------------------------------------------------------- layout
 def layout(page: Page) -> None:
-    headings.step(7, TITLE, LEDE)
+    headings.step(8, TITLE, LEDE)
     page.show(LINK)
     with gr.Row(elem_id="take"):
         card.layout(page)
