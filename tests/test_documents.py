@@ -67,6 +67,7 @@ def test_figures_are_those_of_the_results_file(name, documents):
         ("arena", "arena.md"),
         ("visual_tokens", "visual_tokens.md"),
         ("readings", "readings.md"),
+        ("refit_parts", "arena.md"),
         ("load", "public_server.md"),
         ("soak", "public_server.md"),
         ("real_size", "real_size.md"),

@@ -88,9 +88,7 @@ def test_a_refusal_is_a_finding(tmp_path):
     builders.weighted(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     found = report.examine(tmp_path)
-    assert found.refused.startswith("Found ") and 'fails the probe "visual positions"' in (
-        found.refused
-    )
+    assert found.refused.startswith("Found ") and 'fails the probe "' in (found.refused)
     assert (found.family, found.layers) == ("generic", 6)  # told all the same
     assert found.visual is None and dict(found.table())["refused"] == found.refused
     with pytest.raises(InputError) as loading:
