@@ -469,7 +469,7 @@ def _attention_of(
 ) -> contextlib.AbstractContextManager[None]:
     """While open, this thread's passes through the model feed `collector`."""
     if lvlm.brought:
-        return collecting_plain(lvlm.layers, collector)
+        return collecting_plain(list(lvlm.layers), collector)
     return collecting(lvlm.decoder, collector)
 
 

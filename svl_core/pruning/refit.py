@@ -7,8 +7,8 @@ so far, really feeds it, toward what the full model has at that depth, on the pr
 model's own answers to them, with weight on the positions that predict the answers. No gradient.
 
 A fit of the attention's output leaves out that the layer's MLP reads it. Where both are fitted the
-MLP's therefore goes first and takes the larger part of what lacks; on the bundled model without 8 of
-16 layers this keeps half a point to two points more of the scenes' answers than the other order.
+MLP's therefore goes first and takes the larger part of what lacks; on the bundled model, without 8
+of 16 layers, this keeps half a point to two points more of the scenes than the other order.
 """
 
 from __future__ import annotations
