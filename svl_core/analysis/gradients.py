@@ -17,13 +17,11 @@ from torch.nn.functional import cross_entropy
 from svl_core.analysis.criterion import Measured, Request
 from svl_core.analysis.skipping import answers_of, without
 from svl_core.errors import InputError
+from svl_core.lvlm.lengthening import lengthened
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.vision import forward
 from svl_core.progress import Run
-
-LENGTHENED = ("input_ids", "attention_mask")
-"""Inputs with an entry a position that an answer lengthens."""
 
 
 def gradient_magnitude(request: Request) -> Measured:
@@ -109,7 +107,11 @@ class Watched:
         answer: the token ids that the loss is taken of.
         """
         self._totals[:] = 0
-        inputs = _lengthened(sample, answer)
+        inputs = lengthened(
+            sample,
+            answer,
+            remedy="choose another criterion than 'gradient'",
+        )
         with torch.inference_mode(False), torch.enable_grad():
             output = forward(
                 self._view,
@@ -135,26 +137,3 @@ def _check(parameter: Parameter) -> None:
             f"Found {found}; expected floating-point ones in place to take gradients of; load the"
             " model without, or choose another criterion than 'gradient'."
         )
-
-
-def _lengthened(
-    sample: Sample,
-    ids: Sequence[int],
-) -> dict[str, torch.Tensor]:
-    """Inputs of the prompt with an answer behind it, its last token left out."""
-    inputs = dict(sample.inputs)
-    for name, value in inputs.items():
-        by_position = value.shape[:2] == (1, sample.length)
-        if by_position and name not in LENGTHENED:
-            raise InputError(
-                f"Found {name} among this model's inputs, which an answer cannot lengthen; expected"
-                " only ids and a mask with an entry a position; choose another criterion than"
-                " 'gradient'."
-            )
-    tokens = torch.tensor([list(ids[:-1])], dtype=torch.long)
-    for name in LENGTHENED:
-        if name in inputs:
-            prompt = inputs[name]
-            more = tokens if name == "input_ids" else torch.ones_like(tokens)
-            inputs[name] = torch.cat([prompt, more.to(prompt)], dim=1)
-    return inputs

@@ -157,7 +157,7 @@ def with_answers(
     for inputs that an answer cannot lengthen, Cancelled.
     """
     from svl_core.analysis.skipping import own_answers
-    from svl_core.pruning.refit import lengthened
+    from svl_core.lvlm.lengthening import lengthened
 
     answers = own_answers(
         lvlm,

@@ -24,6 +24,7 @@ from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.hooks import captured_calls
+from svl_core.lvlm.lengthening import lengthened
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.replay import Recording, record
 from svl_core.lvlm.roles import Ending, attention_end, feed_forward_end, feed_forward_endings
@@ -32,9 +33,6 @@ from svl_core.lvlm.skeleton import assign, materialized
 from svl_core.lvlm.spool import store_values, value_store
 from svl_core.lvlm.vision import together
 from svl_core.progress import QUIET, Run
-
-LENGTHENED = ("input_ids", "attention_mask")
-"""Inputs with an entry a position that an answer lengthens."""
 
 ANSWERING = 0.7
 """The share of refit's progress that the full model's answers take."""
@@ -60,31 +58,6 @@ class AnsweredBatch:
 
 _BATCHES = Memo(1)
 """Of a calibration trace: its samples with answers."""
-
-
-def lengthened(
-    sample: Sample,
-    ids: Sequence[int],
-) -> dict[str, torch.Tensor]:
-    """Inputs of the prompt with an answer behind it, the answer's last token left out.
-
-    ids: the answer's token ids. Raises InputError for inputs that cannot be lengthened.
-    """
-    inputs = dict(sample.inputs)
-    for name, value in inputs.items():
-        has_positions = value.shape[:2] == (1, sample.length)
-        if has_positions and name not in LENGTHENED:
-            raise InputError(
-                "Found inputs of this model that an answer cannot lengthen; expected only ids and a"
-                " mask with an entry a position; choose 'lstsq', 'scp' or 'none'."
-            )
-    tokens = list(ids[:-1])
-    for name, more in (("input_ids", tokens), ("attention_mask", [1] * len(tokens))):
-        if name in inputs:
-            prompt = inputs[name]
-            answer = prompt.new_tensor([more])
-            inputs[name] = torch.cat([prompt, answer], dim=1)
-    return inputs
 
 
 def projection(

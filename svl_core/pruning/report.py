@@ -19,6 +19,7 @@ import svl_core
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families, loading, probing, skeleton
 from svl_core.lvlm.families import GENERIC
+from svl_core.lvlm.lengthening import lengthened
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.roles import Ending
 from svl_core.lvlm.sample import Sample
@@ -26,7 +27,7 @@ from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS, Compensation
 from svl_core.pruning.prune import unfit
-from svl_core.pruning.refit import ORDER, check_floating, endings, lengthened, projection
+from svl_core.pruning.refit import ORDER, check_floating, endings, projection
 from svl_core.recipe import OPTIONS
 
 LAYER_KINDS = "layer_types"

@@ -11,6 +11,9 @@ from tiny import picture
 
 import svl_core as svl
 from svl_core.errors import InputError
+from svl_core.lvlm.forcing import forced_logits
+from svl_core.lvlm.lengthening import lengthened
+from svl_core.lvlm.vision import forward
 from svl_core.pruning.plan import manual_plan
 
 
@@ -121,3 +124,17 @@ def test_refit_reaches_both_projections_or_says_why(family, sample):
     target = trace.samples[0].features[-1].double()
     assert torch.allclose(last_state(held), last_state(plain), atol=1e-4)
     assert (last_state(free) - target).norm() < (last_state(plain) - target).norm()
+
+
+def test_an_answer_behind_the_prompt_reads_as_token_by_token(family, sample):
+    answer = svl.answer(family, sample, max_new_tokens=5).token_ids
+    try:
+        inputs = lengthened(sample, answer)
+    except InputError as error:
+        assert "token_type_ids among this model's inputs" in str(error)
+        return
+    logits = forward(family, inputs, sample.features, use_cache=False).logits
+    forced = forced_logits(family, [sample], [answer])[0]
+    behind = logits[0, sample.length - 1 :]
+    assert behind.shape == forced.shape and len(answer) > 1
+    assert torch.allclose(behind, forced.to(behind), atol=1e-4)

@@ -12,12 +12,13 @@ from tiny import picture
 import svl_core as svl
 from svl_core.analysis.trace import trace
 from svl_core.errors import InputError
+from svl_core.lvlm.lengthening import lengthened
 from svl_core.lvlm.replay import record
 from svl_core.lvlm.vision import forward
 from svl_core.progress import Run
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
-from svl_core.pruning.refit import ANSWERING, lengthened, solved
+from svl_core.pruning.refit import ANSWERING, solved
 
 PROMPTS = ["what is in the top left ?", "a cat and a dog", "how many", "is the dog a cat"]
 
