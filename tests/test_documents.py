@@ -155,6 +155,28 @@ def test_what_the_arena_page_says():
     assert rows["svl", "refit", 512, half]["interval"][0] > plain
 
 
+def test_what_the_page_of_visual_tokens_says():
+    made = stored("visual_tokens")
+    rows = made["rows"]
+    tis, drawn, even = (
+        rows[f"{name}, 50%, from 0; 0 dropped"]["kept_interval"]
+        for name in ("tis", "random", "cluster")
+    )
+    assert tis[1] < drawn[0] and drawn[1] < even[0] == 1
+    for name, row in rows.items():
+        way, dropped = name.split("; ")
+        if dropped == "0 dropped":
+            assert rows[f"{way}; 5 dropped"]["kept"] > row["kept"] - 0.09
+        if way.endswith("50%, from 8"):
+            assert (row["kept"] > 0.9) == ("vitcop" not in way)
+        if way.startswith("tis"):
+            assert row["work"] < 1 and row["work_7b"] < 1
+    for way in ("shortv, 100%, 4 layers", "skip-mlp, 100%, 4 layers"):
+        assert rows[f"{way}; 0 dropped"]["kept"] == 1
+    for row in made["larger"].values():
+        assert row["speedup"] == pytest.approx(row["work"], rel=0.1)
+
+
 def test_headline_figures_are_those_of_the_results_files():
     headline, text = script("headline"), README.read_text(encoding="utf-8")
     assert headline.with_figures(text, headline.results()) == text, (
