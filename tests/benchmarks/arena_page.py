@@ -44,7 +44,11 @@ def _introduction(made: dict) -> str:
         " (bootstrap of both), and *least to most* of the seeds.",
     ]
     if not made["complete"]:
-        lines.append("Not all rows have answered all questions yet.")
+        asked = [found["n"] for row in made["rows"] for found in row["data"].values()]
+        lines.append(
+            f"Not all rows have answered all questions yet: {min(asked):,} to {max(asked):,} of"
+            " each data set, and rows are compared on those that both answered."
+        )
     return "\n\n".join(lines)
 
 
