@@ -61,7 +61,8 @@ def test_a_control_is_served(kind, tmp_path):
     edited.save(tmp_path / "pruned")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned").eval()
     given = again(**sample.inputs, use_cache=False).logits
-    assert torch.equal(given, edited.model(**sample.inputs, use_cache=False).logits)
+    kept = edited.model(**sample.inputs, use_cache=False).logits
+    assert torch.allclose(given, kept, atol=1e-5)  # experts' sums come in any order
     assert svl.compare(lvlm, pruned, sample, max_new_tokens=3).kl > 0
 
 

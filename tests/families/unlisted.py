@@ -267,4 +267,4 @@ SERVED = {
     glm4v: "merged_grid",
     idefics2: "unplaced",
 }  # -> how its places were found
-REFUSED = {blip_2: "visual positions", fuyu: "picture and question"}  # -> the probe that fails
+REFUSED = {blip_2: "reaching the decoder", fuyu: "picture and question"}  # -> the probe that fails
