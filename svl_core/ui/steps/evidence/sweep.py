@@ -337,9 +337,10 @@ def _recipe_of_rows(page: Page, model: str, settings: Settings) -> dict[str, obj
     sources = page.workspace.sources(model, settings)
     same = sources.rank == sources.fit
     values = {name: getattr(settings, name) for name in page.recipe_controls}
+    unthinned = {name: value for name, value in UNTHINNED.items() if name in values}
     return {
         **values,
-        **UNTHINNED,
+        **unthinned,
         "calibration": settings.calibration if same else sources.fit,
     }
 
