@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
 
-LAST = "last"
-
-BEHIND = {
+BEHIND: Mapping[str, int | None] = {
     "attention_mask": 1,
     "mm_token_type_ids": 0,
-    "cross_attention_mask": LAST,
+    "cross_attention_mask": None,
 }
 """Inputs with an entry a position, beside the ids, and what an answer's tokens have there: a
-number, or what the prompt's last position has. 0 is the type of text (Qwen-VL).
+number (0 is the type of text, Qwen-VL), or None for what the prompt's last position has.
 """
 
 
@@ -61,6 +59,6 @@ def _behind(
     entry = BEHIND[name]
     last = prompt[:, -1:]
     repeated = last.expand(-1, len(answer), *last.shape[2:])
-    if entry == LAST:
+    if entry is None:
         return repeated
     return torch.full_like(repeated, entry)
