@@ -22,7 +22,7 @@ from svl_core.ui.drawing import Update, View, figure
 from svl_core.ui.figure import ANSWERS, Figure, Measured, Shown, plot, view
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.steps.words import dependence, heads, patches
-from svl_core.ui.steps.words.chosen import chosen, pieces_of
+from svl_core.ui.steps.words.chosen import chosen, pieces_of, words_of
 from svl_core.ui.wiring import SETTINGS, Page, session_of
 from svl_core.ui.work.ranking import LATEST
 
@@ -310,17 +310,7 @@ def read(
     """New answers are in sight: what each layer says of them, where the models look while they
     write the chosen word, and, where that is quick, what the patches read as.
     """
-    shown = (
-        page.view(
-            state,
-            settings,
-            strip,
-            picked=picked,
-        )
-        if state and strip
-        else None
-    )
-    words = shown.words if shown else None
+    shown, words = words_of(page, state, strip, picked, settings)
     if shown is None or words is None:
         yield {}  # a generator without values would empty what it writes
         return
@@ -360,17 +350,7 @@ def look(
     request: gr.Request | None = None,
 ) -> Iterator[Update]:
     """Another word was chosen: where both models look while they write it."""
-    shown = (
-        page.view(
-            state,
-            settings,
-            strip,
-            picked=picked,
-        )
-        if state and strip
-        else None
-    )
-    words = shown.words if shown else None
+    shown, words = words_of(page, state, strip, picked, settings)
     word = chosen(shown) if words else None
     if shown is None or words is None or word is None:
         yield {}

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
-from svl_core.service.words import FULL, SIDES, Word, telling
+from collections.abc import Mapping
+
+from svl_core.service.words import FULL, SIDES, Word, Words, telling
 from svl_core.ui.drawing import View
+from svl_core.ui.state.settings import Settings
+from svl_core.ui.wiring import Page
+
+
+def words_of(
+    page: Page,
+    state: dict | None,
+    strip: dict | None,
+    picked: Mapping | None,
+    settings: Settings,
+) -> tuple[View | None, Words | None]:
+    """What is shown, and what can be read of its answers' words; None before an analysis, and
+    where there are no answers.
+    """
+    if not state or not strip:
+        return None, None
+    shown = page.view(
+        state,
+        settings,
+        strip,
+        picked=picked,
+    )
+    return shown, shown.words
 
 
 def pieces_of(shown: View) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -13,7 +13,7 @@ from svl_core.ui import parts, views
 from svl_core.ui.drawing import Update, View, figure, patch_at, places_in
 from svl_core.ui.figure import ANSWERS, Figure, Shown, plot, view
 from svl_core.ui.state.settings import Settings
-from svl_core.ui.steps.words.chosen import word_of
+from svl_core.ui.steps.words.chosen import word_of, words_of
 from svl_core.ui.wiring import SETTINGS, Page
 from svl_core.ui.work.ranking import LATEST
 
@@ -267,17 +267,7 @@ def read_patch(
     request: gr.Request | None = None,
 ) -> Iterator[Update]:
     """What the clicked patch reads as, from the hidden states that the analysis left behind."""
-    shown = (
-        page.view(
-            state,
-            settings,
-            strip,
-            picked=picked,
-        )
-        if state and strip
-        else None
-    )
-    words = shown.words if shown else None
+    shown, words = words_of(page, state, strip, picked, settings)
     patch = _patch(shown) if words else None
     if shown is None or words is None or patch is None:
         yield {}
@@ -305,17 +295,7 @@ def read_all(
     request: gr.Request | None = None,
 ) -> Iterator[Update]:
     """What every patch reads as, which takes a large model a while."""
-    shown = (
-        page.view(
-            state,
-            settings,
-            strip,
-            picked=picked,
-        )
-        if state and strip
-        else None
-    )
-    words = shown.words if shown else None
+    shown, words = words_of(page, state, strip, picked, settings)
     if shown is None or words is None:
         yield {}
         return
