@@ -20,6 +20,9 @@ import builders  # noqa: E402
 import torch  # noqa: E402
 import unlisted  # noqa: E402
 import zoo  # noqa: E402
+import zoo_a_to_g  # noqa: E402
+import zoo_h_to_z  # noqa: E402
+import zoo_torchvision  # noqa: E402
 from marks import rewrite  # noqa: E402
 from tiny import picture  # noqa: E402
 from transformers.models.auto.modeling_auto import (  # noqa: E402
@@ -42,6 +45,7 @@ STATES = {
     REFUSED: "told in one sentence before any work",
     UNTRIED: "no tiny model of it is tested yet",
 }
+ZOO = zoo.ZOO | zoo_a_to_g.ZOO | zoo_h_to_z.ZOO | zoo_torchvision.ZOO
 TYPES = {"blip_2": "blip-2"}  # a builder's name -> its entry, where they differ
 
 
@@ -51,7 +55,7 @@ def built_by() -> dict:
     found = {TYPES.get(each.__name__, each.__name__): each for each in others}
     for builder in builders.BUILDERS.values():
         found.setdefault(builder()[0].model_type, builder)
-    return found | zoo.ZOO
+    return found | ZOO
 
 
 def loaded(entry: str, builder) -> LVLM:
