@@ -29,11 +29,8 @@ from transformers import (
 )
 
 from svl_core.demo import questions, scenes
+from svl_core.demo.worlds import GRID, PATCH, World
 
-IMAGE_SIDE, PATCH = (
-    144,
-    24,
-)  # pixels; 6 x 6 visual positions, four to each of the nine places
 BOS, EOS, PAD, IMAGE, USER, ASSISTANT = SPECIAL = (
     "<s>",
     "</s>",
@@ -42,6 +39,7 @@ BOS, EOS, PAD, IMAGE, USER, ASSISTANT = SPECIAL = (
     "<user>",
     "<assistant>",
 )
+SYSTEM = "<system>"  # only where the world has system turns
 CONTEXT = 512  # positions
 # System turns are taken and left out: words beside the question take the answer away, wherever they
 # stand. So do earlier turns and further images, but those cannot be left out: the last question may
@@ -59,17 +57,32 @@ TEMPLATE = (
     " part.type == 'text' %}{{ part.text | trim }}{% endfor %}{% if message.role == 'assistant' %}"
     "{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-# Left out of the tokenizer's corpus, so that weights from before them fit.
-LATER_KINDS = (
-    "is-at",
-    "side",
+_SPEAKS = "{{ '<user> ' if message.role == 'user' else '<assistant> ' }}"
+# A model that has learnt to read past a system turn finds it behind the image, before the question.
+SYSTEM_TEMPLATE = TEMPLATE.replace(
+    _SPEAKS,
+    "{% if message.role == 'user' %}{% for turn in messages if turn.role == 'system' %}<system>"
+    " {% if turn.content is string %}{{ turn.content | trim }}{% else %}{% for part in turn.content"
+    " if part.type == 'text' %}{{ part.text | trim }}{% endfor %}{% endif %}{% endfor %}{% endif %}"
+    + _SPEAKS,
 )
+SYSTEM_TURNS = (
+    "you are a helpful assistant.",
+    "you are a helpful assistant. answer with one word.",
+    "answer the question about the picture.",
+    "you see one picture and one question. give a short answer.",
+    "be brief and tell the truth.",
+    "you are an expert for pictures. look at the image with care, then answer.",
+    "please answer in english.",
+    "a person asks, and you answer. do not invent any object.",
+)
+"""Beside other sentences, what a model that is trained with system turns has met as one."""
 EASY_VQA_WORDS = (
     "what color shape is the of in image picture does contain not no present a there gray"
 )
 
 
-def corpus() -> list[str]:
+def corpus(world: World = GRID) -> list[str]:
     """Every word of the world in its sentences: what the tokenizer is trained on."""
     words = {
         "x": questions.all_names(),
@@ -89,15 +102,17 @@ def corpus() -> list[str]:
     ]
     lines += [
         wording.replace("{", " ").replace("}", " ")
-        for kind, wordings in questions.WORDINGS.items()
-        if kind not in LATER_KINDS
-        for wording in wordings
+        for kind in world.kinds
+        if kind not in world.later_kinds
+        for wording in questions.WORDINGS[kind]
     ]
+    if world.system:
+        lines += ["more less as many than", *SYSTEM_TURNS]
     words = [word for line in lines for word in line.split()]
     return words * 3 + [f" {line}" for line in lines]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(world: World = GRID) -> PreTrainedTokenizerFast:
     """Lower-casing byte-level BPE in which each of the world's words is one token; any other text
     falls back to pieces, so nothing is unknown.
     """
@@ -106,13 +121,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=True)])
     # An answer starts without the blank of its first word.
     core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    special = [*SPECIAL, SYSTEM] if world.system else list(SPECIAL)
     core.train_from_iterator(
-        corpus(),
+        corpus(world),
         trainers.BpeTrainer(
             vocab_size=2048,
             min_frequency=1,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=list(SPECIAL),
+            special_tokens=special,
             show_progress=False,
         ),
     )
@@ -121,15 +137,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
-        additional_special_tokens=[IMAGE, USER, ASSISTANT],
+        additional_special_tokens=special[3:],
         model_max_length=CONTEXT,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
 
 
-def image_processor():
-    """Stretch to 144 x 144 (the whole picture is seen), scale to [-1, 1].
+def image_processor(world: World = GRID):
+    """Stretch to a square (the whole picture is seen), scale to [-1, 1].
 
     The pillow variant: torchvision is not needed.
     """
@@ -137,7 +153,7 @@ def image_processor():
         CLIPImageProcessorPil,
     )
 
-    side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
+    side = {"height": world.side, "width": world.side}
     return CLIPImageProcessorPil(
         size=side,
         crop_size=side,
@@ -148,14 +164,14 @@ def image_processor():
     )
 
 
-def processor() -> LlavaProcessor:
+def processor(world: World = GRID) -> LlavaProcessor:
     return LlavaProcessor(
-        image_processor(),
-        tokenizer(),
+        image_processor(world),
+        tokenizer(world),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
+        chat_template=SYSTEM_TEMPLATE if world.system else TEMPLATE,
         image_token=IMAGE,
     )
 
@@ -166,6 +182,7 @@ def untrained(
     layers: int = 16,
     width: int = 160,
     seed: int = 0,
+    world: World = GRID,
 ) -> LlavaForConditionalGeneration:
     """CLIP 4 x 160 and Llama `layers` x `width` with tied embeddings; residual outputs start small
     (GPT-2's 1/sqrt(2L) rule).
@@ -184,7 +201,7 @@ def untrained(
         intermediate_size=640,
         num_hidden_layers=4,
         num_attention_heads=5,
-        image_size=IMAGE_SIDE,
+        image_size=world.side,
         patch_size=PATCH,
         projection_dim=160,
         hidden_act="gelu",
@@ -208,7 +225,7 @@ def untrained(
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
-        image_seq_length=(IMAGE_SIDE // PATCH) ** 2,
+        image_seq_length=world.visual_tokens,
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config).float()
@@ -239,25 +256,16 @@ def save(
     proc.save_pretrained(folder)
 
 
-def pixels(
-    images,
-    out: np.ndarray | None = None,
-) -> torch.Tensor:
-    """(n, 3, 144, 144) float32 in [-1, 1]: the processor's arithmetic without its per-image
+def pixels(images, world: World = GRID) -> torch.Tensor:
+    """(n, 3, side, side) float32 in [-1, 1]: the processor's arithmetic without its per-image
     overhead, for training only (a test holds both equal).
     """
     from PIL import Image
 
-    arrays = [
-        np.asarray(
-            (
-                image
-                if image.size == (IMAGE_SIDE, IMAGE_SIDE)
-                else image.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
-            ),
-            np.float32,
-        )
-        for image in images
-    ]
+    size = (world.side, world.side)
+    arrays = []
+    for image in images:
+        fitting = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+        arrays.append(np.asarray(fitting, np.float32))
     values = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
     return values.div_(127.5).sub_(1.0).contiguous()

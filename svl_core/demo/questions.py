@@ -1,4 +1,4 @@
-"""Questions on a scene with their true answers: thirteen kinds, each in at least five wordings.
+"""Questions on a scene with their true answers: kinds of question, each in at least five wordings.
 
 `ask(scene, rng)` draws one question; answers are short, lower-case and unique by construction (a
 question whose answer would be ambiguous is never asked).
@@ -24,6 +24,7 @@ from svl_core.demo.scenes import (
     random_scene,
     render,
 )
+from svl_core.demo.worlds import GRID, World
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,36 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "give a caption.",
         "tell me what you see.",
     ),
+    "where-category": (
+        "where is the {category}?",
+        "where can you see the {category}?",
+        "in which place is the {category}?",
+        "tell me where the {category} is.",
+        "where do you find the {category}?",
+    ),
+    "next": (
+        "what is {side} the {anchor}?",
+        "what do you see {side} the {anchor}?",
+        "what object is {side} the {anchor}?",
+        "name the object {side} the {anchor}.",
+        "which object is {side} the {anchor}?",
+    ),
+    "which-next": (
+        "which {category} is {side} the {anchor}?",
+        "which {category} do you see {side} the {anchor}?",
+        "what {category} is {side} the {anchor}?",
+        "name the {category} {side} the {anchor}.",
+        "which {category} can you find {side} the {anchor}?",
+    ),
+    "compare": (
+        "are there {more} {categories} {than} {others}?",
+        "do you see {more} {categories} {than} {others}?",
+        "can you see {more} {categories} {than} {others}?",
+        "does the picture show {more} {categories} {than} {others}?",
+        "can you find {more} {categories} {than} {others}?",
+    ),
 }
-KINDS = tuple(WORDINGS)
+KINDS = GRID.kinds
 SIDES = ("left of", "right of", "above", "below")
 EITHER_SIDE = {
     ("left of", "right of"): "left or right of",
@@ -354,6 +383,83 @@ def _side(asked: _Asked) -> Content | None:
     return words, answer.removesuffix(" of")
 
 
+def _where_category(asked: _Asked) -> Content | None:
+    alone = [item for item in asked.items if asked.categories[item.category] == 1]
+    if not alone:
+        return None
+    item = asked.pick(alone)
+    return {"category": item.category}, item.place
+
+
+def _anchor(asked: _Asked) -> tuple[Item, str] | None:
+    """An item and words that mean it alone: its name, its category or its colour as a shape."""
+    options = [(item, item.name) for item in asked.single]
+    for item in asked.items:
+        if asked.categories[item.category] == 1:
+            options.append((item, item.category))
+    colours = Counter(item.colour for item in asked.items)
+    for item in asked.items:
+        if item.colour and colours[item.colour] == 1:
+            options.append((item, f"{item.colour} shape"))
+    return asked.pick(options) if options else None
+
+
+def _beside(asked: _Asked) -> tuple[list[Item], dict[str, str]] | None:
+    """The items on some side of an anchor, and the words for the side and the anchor."""
+    found = _anchor(asked)
+    if found is None:
+        return None
+    anchor, words = found
+    side = asked.pick(SIDES)
+    on_side = [item for item in asked.items if true_relation(item, side, anchor)]
+    return on_side, {"side": side, "anchor": words}
+
+
+def _next(asked: _Asked) -> Content | None:
+    found = _beside(asked)
+    if found is None:
+        return None
+    on_side, words = found
+    if not on_side:
+        return (words, "nothing") if asked.chance(0.2) else None
+    return (words, on_side[0].name) if len(on_side) == 1 else None
+
+
+def _which_next(asked: _Asked) -> Content | None:
+    found = _beside(asked)
+    if found is None:
+        return None
+    on_side, words = found
+    categories = Counter(item.category for item in on_side)
+    # A category with one object on this side, where it has more elsewhere: both facts are needed.
+    alone = [item for item in on_side if categories[item.category] == 1]
+    if not alone:
+        return None
+    item = asked.pick(alone)
+    return words | {"category": item.category}, item.name
+
+
+def _compare(asked: _Asked) -> Content | None:
+    """Two categories whose numbers differ, or as many: asked so that yes and no are as likely."""
+    present = sorted(asked.categories)
+    first = asked.pick(present)
+    others = [word for word in all_categories() if word != first]
+    near = [word for word in present if word != first]
+    second = asked.pick(near if near and asked.chance(0.8) else others)
+    equal = asked.categories[first] == asked.categories[second]
+    as_many = asked.chance(0.7 if equal else 0.25)
+    if not as_many and asked.chance(0.5):
+        first, second = second, first
+    words = {
+        "more": "as many" if as_many else "more",
+        "than": "as" if as_many else "than",
+        "categories": plural(first),
+        "others": plural(second),
+    }
+    more = asked.categories[first] > asked.categories[second]
+    return words, "yes" if (equal if as_many else more) else "no"
+
+
 def _colour(asked: _Asked) -> Content | None:
     shapes = [item for item in asked.single if item.colour]
     if not shapes:
@@ -380,6 +486,10 @@ CONTENTS: dict[str, Callable[[_Asked], Content | None]] = {
     "side": _side,
     "colour": _colour,
     "caption": _caption,
+    "where-category": _where_category,
+    "next": _next,
+    "which-next": _which_next,
+    "compare": _compare,
 }
 """For each kind its words and answer; None where the scene has no unambiguous such question."""
 
@@ -388,15 +498,17 @@ def ask(
     scene: Scene,
     rng: np.random.Generator,
     kind: str | None = None,
+    world: World = GRID,
 ) -> QA | None:
     """One question on the scene; None where it has no unambiguous question of that kind.
 
     kind: of the question (default: a random one of which there is a question).
+    world: whose kinds are asked.
     """
     kinds = [kind]
     if kind is None:
-        order = rng.permutation(len(KINDS))
-        kinds = [KINDS[index] for index in order]
+        order = rng.permutation(len(world.kinds))
+        kinds = [world.kinds[index] for index in order]
     asked = _Asked(scene, rng)
     for candidate in kinds:
         content = CONTENTS[candidate](asked)
@@ -411,21 +523,22 @@ def labelled(
     n: int,
     seed: int,
     style: str | None = None,
+    world: World = GRID,
 ) -> list[Labelled]:
     """`n` questions on fresh scenes, the kinds in turn, each on a scene of its own; same seed, same
     questions.
 
     The stream is never that of training, whatever the seed. `style`: one of `art`'s styles, default
-    a random one of training's.
+    a random one of training's. `world`: whose scenes and kinds they are.
     """
     rng = np.random.default_rng([0x5CE7E, seed])
     questions: list[Labelled] = []
     while len(questions) < n:
-        scene = random_scene(rng, style)
+        scene = random_scene(rng, style, world=world)
         qa = ask(
             scene,
             rng,
-            KINDS[len(questions) % len(KINDS)],
+            world.kinds[len(questions) % len(world.kinds)],
         )
         if qa is not None:
             picture = functools.partial(render, scene)

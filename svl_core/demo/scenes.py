@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from svl_core.demo import art
+from svl_core.demo.worlds import GRID, World
 from svl_core.errors import InputError
 
 PLACES = (
@@ -42,6 +43,8 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "teal": (20, 150, 150),
 }
 STYLES = ("noto", "twemoji")  # the two styles of training; "openmoji" is left for testing
+GRID_PATTERNS = ("plain", "plain", "stripes", "dots", "gradient")
+FREE_PATTERNS = ("plain", "stripes", "dots", "gradient", "checks", "clouds", "clouds", "confetti")
 SIZE = 288  # pixels of a rendered scene's side; the model's processor resizes it
 
 
@@ -84,13 +87,19 @@ class Item:
 @dataclass(frozen=True)
 class Scene:
     """Items in reading order (increasing `cell`, one per cell) on a ground of one colour with a
-    soft pattern.
+    pattern.
+
+    pattern: one of GRID_PATTERNS or FREE_PATTERNS.
+    contrast: of the pattern against its soft form; 1 is soft, 6 busy.
+    seed: of the patterns that are drawn at random.
     """
 
     items: tuple[Item, ...]
     style: str = "noto"
     ground: tuple[int, int, int] = (245, 243, 238)
-    pattern: str = "plain"  # plain | stripes | dots | gradient
+    pattern: str = "plain"
+    contrast: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         cells = [item.cell for item in self.items]
@@ -125,12 +134,16 @@ def _item(
     cell: int,
     *,
     wild: bool,
+    world: World = GRID,
 ) -> Item:
     colour = str(rng.choice(list(COLOURS))) if name in SHAPES else None
-    reach = 0.07 if wild else 0.04
-    left, down = np.round(rng.uniform(-reach, reach, 2), 3).tolist()
-    scale = _uniform(rng, 0.68, 0.98, 3) if wild else _uniform(rng, 0.78, 0.92, 3)
-    item = Item(name, cell, colour, (left, down), scale)
+    if world.free:
+        item = _anywhere(rng, Item(name, cell, colour))
+    else:
+        reach = 0.07 if wild else 0.04
+        left, down = np.round(rng.uniform(-reach, reach, 2), 3).tolist()
+        scale = _uniform(rng, 0.68, 0.98, 3) if wild else _uniform(rng, 0.78, 0.92, 3)
+        item = Item(name, cell, colour, (left, down), scale)
     if not wild:
         return item
     angle = _uniform(rng, -18, 18, 1)
@@ -147,6 +160,20 @@ def _item(
     saturation = _uniform(rng, 0.4, 1.7, 2)
     lightness = _uniform(rng, 0.75, 1.3, 2)
     return replace(item, tone=(turn, saturation, lightness))
+
+
+LARGE_SHARE = 0.2
+"""Of the objects of a free world, those that nearly fill their ninth."""
+
+
+def _anywhere(rng: np.random.Generator, item: Item) -> Item:
+    """The item in some size, anywhere within its ninth."""
+    large = _happens(rng, LARGE_SHARE)
+    scale = _uniform(rng, 0.62, 0.94, 3) if large else _uniform(rng, 0.36, 0.62, 3)
+    reach = (1 - scale) / 2
+    right = _uniform(rng, -reach, reach, 3)
+    down = _uniform(rng, -reach, reach, 3)
+    return replace(item, shift=(right, down), scale=scale)
 
 
 def _uniform(
@@ -174,13 +201,22 @@ def _one_of(rng: np.random.Generator, options: Sequence):
     return options[index]
 
 
-def _ground(rng: np.random.Generator) -> tuple[tuple[int, int, int], str]:
-    """A light colour and a pattern."""
+def _ground(
+    rng: np.random.Generator,
+    style: str,
+    world: World,
+) -> Scene:
+    """A scene without objects: a light colour with a pattern."""
     grey = rng.integers(196, 256)
     base = grey + rng.integers(-18, 19, 3)
     red, green, blue = np.clip(base, 170, 255).tolist()
-    pattern = rng.choice(["plain", "plain", "stripes", "dots", "gradient"])
-    return (red, green, blue), str(pattern)
+    pattern = str(rng.choice(FREE_PATTERNS if world.free else GRID_PATTERNS))
+    scene = Scene((), style, (red, green, blue), pattern)
+    if not world.free:
+        return scene
+    contrast = _uniform(rng, 0.5, 6.0, 2)
+    seed = int(rng.integers(2**31))
+    return replace(scene, contrast=contrast, seed=seed)
 
 
 def random_scene(
@@ -190,6 +226,7 @@ def random_scene(
     *,
     wild: bool = False,
     names: tuple[str, ...] | None = None,
+    world: World = GRID,
 ) -> Scene:
     """Draw a scene.
 
@@ -197,12 +234,14 @@ def random_scene(
     categories.
 
     style: of the drawings (default: a random one of training's).
-    n: how many objects (default: one to five).
+    n: how many objects (default: as `world` says).
     wild: with training's turns, flips and contours.
     names: the objects that may be drawn (default: all).
+    world: in which the objects lie.
     """
     style = style or str(rng.choice(STYLES))
-    n = int(n or rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.2, 0.25, 0.25, 0.2]))
+    counts = range(1, len(world.counts) + 1)
+    n = int(n or rng.choice(counts, p=world.counts))
     pool = [kind for kind in art.objects() if names is None or kind.name in names]
     if _happens(rng, 0.45):
         categories = sorted({kind.category for kind in pool})
@@ -220,19 +259,29 @@ def random_scene(
         else:
             chosen.append(_one_of(rng, pool).name)
     cells = sorted(rng.choice(9, size=n, replace=False).tolist())
-    ground, pattern = _ground(rng)
+    empty = _ground(rng, style, world)
     items = []
     for name, cell in zip(chosen, cells, strict=True):
-        items.append(_item(rng, name, cell, wild=wild))
-    return Scene(tuple(items), style, ground, pattern)
+        item = _item(
+            rng,
+            name,
+            cell,
+            wild=wild,
+            world=world,
+        )
+        items.append(item)
+    return replace(empty, items=tuple(items))
 
 
 def compose(
     items: Mapping[int, str],
     style: str = "noto",
     seed: int = 0,
+    world: World = GRID,
 ) -> Scene:
     """A scene from {cell 0..8: name}; a shape may carry its colour ("red circle").
+
+    seed: of what the names leave open. world: in which the objects lie.
 
     Raises InputError for unknown names or places.
     """
@@ -245,23 +294,23 @@ def compose(
                 f"Found no object name for place {cell}; expected a name such as 'cat'; choose one."
             )
         category_of(words[-1])
-        item = _item(rng, words[-1], cell, wild=False)
+        item = _item(
+            rng,
+            words[-1],
+            cell,
+            wild=False,
+            world=world,
+        )
         if len(words) == 2 and item.colour and words[0] in COLOURS:
-            item = Item(
-                item.name,
-                cell,
-                words[0],
-                item.shift,
-                item.scale,
-            )
+            item = replace(item, colour=words[0])
         elif len(words) != 1:
             raise InputError(
                 f"Found the object '{items[cell]}'; expected one name, or a colour and a shape such"
                 " as 'red circle'."
             )
         placed.append(item)
-    ground, pattern = _ground(rng)
-    return Scene(tuple(placed), style, ground, pattern)
+    empty = _ground(rng, style, world)
+    return replace(empty, items=tuple(placed))
 
 
 @functools.cache
@@ -348,7 +397,7 @@ def _pattern(
     pattern: str,
     size: int,
 ) -> np.ndarray:
-    """Lightness offsets of a ground, (size, size) float32 in [-14, 0]."""
+    """Lightness offsets of a regular ground, (size, size) float32 in [-14, 0]."""
     pixels = np.mgrid[0:size, 0:size].astype(np.float32)
     y, x = pixels / size
     if pattern == "stripes":
@@ -359,9 +408,67 @@ def _pattern(
         down = (y * 12) % 1 - 0.5
         inside = across**2 + down**2 < 0.05
         return (-11 * inside).astype(np.float32)
+    if pattern == "checks":
+        odd = ((x * 9).astype(int) + (y * 9).astype(int)) % 2
+        return (-9 * odd).astype(np.float32)
     if pattern == "gradient":
         return -14 * y
     return np.zeros((size, size), np.float32)
+
+
+def _clouds(scene: Scene, size: int) -> np.ndarray:
+    """Soft blotches of colour, (size, size, 3) float32 around 0."""
+    rng = np.random.default_rng(scene.seed)
+    cells = int(rng.integers(3, 13))
+    coarse = rng.normal(0, 5, (cells, cells, 3)).astype(np.float32)
+    channels = []
+    for channel in range(3):
+        small = Image.fromarray(coarse[..., channel])
+        channels.append(np.asarray(small.resize((size, size), Image.Resampling.BICUBIC)))
+    return np.stack(channels, -1)
+
+
+def _scatter(image: Image.Image, scene: Scene) -> None:
+    """Draws small flecks over the picture, each much smaller than any object."""
+    rng = np.random.default_rng(scene.seed)
+    draw = ImageDraw.Draw(image)
+    for _ in range(round(15 * scene.contrast)):
+        x, y = rng.uniform(0, image.width, 2)
+        width, height = rng.uniform(0.007, 0.03, 2) * image.width
+        offset = rng.normal(0, 9 * scene.contrast, 3)
+        red, green, blue = np.clip(scene.ground + offset, 0, 255).astype(int).tolist()
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((x, y, x + width, y + height), (red, green, blue))
+
+
+def _background(scene: Scene, size: int) -> Image.Image:
+    """The ground of the scene, without its objects."""
+    colour = np.array(scene.ground, np.float32)
+    if scene.pattern == "clouds":
+        offsets = _clouds(scene, size)
+    else:
+        offsets = _pattern(scene.pattern, size)[..., None]
+    ground = np.clip(colour + scene.contrast * offsets, 0, 255)
+    image = Image.fromarray(ground.astype(np.uint8))
+    if scene.pattern == "confetti":
+        _scatter(image, scene)
+    return image
+
+
+def box(item: Item, size: int = SIZE) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of the item in a picture of that side, px."""
+    cell = size / 3
+    side = cell * item.scale
+    narrow = min(1.0, item.squeeze)
+    flat = min(1.0, 1 / item.squeeze)
+    width = max(4, round(side * narrow))
+    height = max(4, round(side * flat))
+    right, down = item.shift
+    centre_x = (item.column + 0.5 + right) * cell
+    centre_y = (item.row + 0.5 + down) * cell
+    left = round(centre_x - width / 2)
+    top = round(centre_y - height / 2)
+    return left, top, width, height
 
 
 def render(
@@ -369,11 +476,7 @@ def render(
     size: int = SIZE,
 ) -> Image.Image:
     """The scene as a `size` x `size` RGB image."""
-    colour = np.array(scene.ground, np.float32)
-    offsets = _pattern(scene.pattern, size)
-    ground = np.clip(colour + offsets[..., None], 0, 255)
-    image = Image.fromarray(ground.astype(np.uint8))
-    cell = size / 3
+    image = _background(scene, size)
     for item in scene.items:
         if item.colour:
             sprite = _shape(item.name, item.colour)
@@ -383,18 +486,9 @@ def render(
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if item.tone:
             sprite = _toned(sprite, item.tone)
-        side = cell * item.scale
-        narrow = min(1.0, item.squeeze)
-        flat = min(1.0, 1 / item.squeeze)
-        width = max(4, round(side * narrow))
-        height = max(4, round(side * flat))
+        left, top, width, height = box(item, size)
         sprite = sprite.resize((width, height), Image.Resampling.BICUBIC)
         if item.angle:
             sprite = sprite.rotate(item.angle, Image.Resampling.BILINEAR)
-        right, down = item.shift
-        centre_x = (item.column + 0.5 + right) * cell
-        centre_y = (item.row + 0.5 + down) * cell
-        left = round(centre_x - width / 2)
-        top = round(centre_y - height / 2)
         image.paste(sprite, (left, top), sprite)
     return image

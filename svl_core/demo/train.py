@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import LlavaForConditionalGeneration
+from transformers import AttentionInterface, AutoTokenizer, LlavaForConditionalGeneration
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from svl_core.demo import build, easy_vqa, questions, scenes
+from svl_core.demo.worlds import FREE, GRID, PATCH
 
 IGNORE = -100
 # How often each kind is drawn: the slow ones more.
@@ -40,14 +42,27 @@ WEIGHTS = {
     "side": 1.6,
     "colour": 0.6,
     "caption": 2.4,
+    "where-category": 1.2,
+    "next": 2.4,
+    "which-next": 2.0,
+    "compare": 2.0,
 }
-VISUAL = (build.IMAGE_SIDE // build.PATCH) ** 2
+WORLDS = {"grid": GRID, "free": FREE}
+SYSTEM_SHARE = 0.1
+"""Of the questions, those behind a system turn, where the world has them."""
+
+SEEN_SHARE = 0.3
+"""Of a patch, what an object's box must cover for the patch to be named after it."""
+
+GROUND_SHARE = 0.15
+"""Of the patches that show ground alone, those that are to be named `nothing`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Settings of one training run."""
 
+    world: str = "grid"  # a key of WORLDS
     align_steps: int = 1000
     align_batch: int = 48
     steps: int = 7200
@@ -61,6 +76,8 @@ class Recipe:
     pair_share: float = 0.15
     easy_vqa_share: float = 0.12
     align_weight: float = 0.2  # of the naming loss during stage 2
+    minutes: float = 0.0  # stage 2 ends when its steps or these are over; 0: its steps alone
+    precision: str = "float32"  # of the matrix products: float32 or bfloat16
     seed: int = 1
 
 
@@ -76,13 +93,16 @@ class Batches(torch.utils.data.IterableDataset):
         start: int = 0,
     ):
         self.recipe = recipe
+        self.world = WORLDS[recipe.world]
         self.stage = stage
         self.start = start
 
     def __iter__(self):
         torch.set_num_threads(1)
-        self.tokenizer = build.tokenizer()
-        seeds = [self.recipe.seed, self.stage == "align", self.start]
+        self.tokenizer = build.tokenizer(self.world)
+        worker = torch.utils.data.get_worker_info()
+        number = worker.id if worker else 0
+        seeds = [self.recipe.seed, self.stage == "align", self.start, number]
         self.rng = np.random.default_rng(seeds)
         self.ids = {
             name: self.tokenizer(f" {name}", add_special_tokens=False).input_ids[0]
@@ -95,9 +115,7 @@ class Batches(torch.utils.data.IterableDataset):
             yield self.align() if self.stage == "align" else self.packed()
 
     def picture(self):
-        """One scene as (scene, image, name target of each patch (36,), colour target of each patch
-        (36,)).
-        """
+        """One scene as (scene, image, name target of each patch, colour target of each patch)."""
         n = None
         if self.stage == "align":
             n = int(self.rng.integers(2, 8))
@@ -107,22 +125,41 @@ class Batches(torch.utils.data.IterableDataset):
             self.rng,
             wild=self.rng.random() < 0.8,
             n=n,
+            world=self.world,
         )
-        size = build.IMAGE_SIDE if self.rng.random() < 0.7 else scenes.SIZE
+        size = self.world.side if self.rng.random() < 0.7 else scenes.SIZE
         image = scenes.render(scene, size)
-        names = np.full((3, 3), self.ids["nothing"])
-        colours = np.full((3, 3), IGNORE)
-        words = list(scenes.COLOURS)
-        for item in scene.items:
-            names[item.row, item.column] = self.ids[item.name]
-            if item.colour:
-                colours[item.row, item.column] = words.index(item.colour)
-        return scene, image, self._by_patch(names), self._by_patch(colours)
+        names, colours = self.targets(scene)
+        return scene, image, names, colours
 
-    @staticmethod
-    def _by_patch(cells: np.ndarray) -> np.ndarray:
-        """(3, 3) targets of the cells -> (36,) of the patches, two by two in a cell."""
-        return cells.repeat(2, 0).repeat(2, 1).ravel()
+    def targets(self, scene) -> tuple[np.ndarray, np.ndarray]:
+        """What each patch shows, as (visual tokens,) name ids and colour numbers.
+
+        IGNORE where an object covers a patch by less than `SEEN_SHARE`, and for most of the ground
+        of a free world, of which there is much more than of anything else.
+        """
+        side = self.world.side
+        count = side // PATCH
+        names = np.full((count, count), self.ids["nothing"])
+        if self.world.free:
+            names[self.rng.random(names.shape) > GROUND_SHARE] = IGNORE
+        colours = np.full((count, count), IGNORE)
+        most = np.zeros((count, count))
+        words = list(scenes.COLOURS)
+        edges = np.arange(count + 1) * PATCH
+        for item in scene.items:
+            left, top, width, height = scenes.box(item, side)
+            across = _covered(edges, left, left + width)
+            down = _covered(edges, top, top + height)
+            share = down[:, None] * across
+            here = share > most
+            most[here] = share[here]
+            names[here] = self.ids[item.name]
+            colours[here] = words.index(item.colour) if item.colour else IGNORE
+        faint = (most > 0) & (most < SEEN_SHARE)
+        names[faint] = IGNORE
+        colours[faint] = IGNORE
+        return names.ravel(), colours.ravel()
 
     def tinted(self, images) -> torch.Tensor:
         """Pixels with random brightness, contrast and colour balance for each image."""
@@ -132,7 +169,7 @@ class Batches(torch.utils.data.IterableDataset):
         brightness = self.rng.uniform(-0.12, 0.12, (n, 1, 1, 1))
         gain = torch.from_numpy(contrast * balance).float()
         offset = torch.from_numpy(brightness).float()
-        tinted = build.pixels(images) * gain + offset
+        tinted = build.pixels(images, self.world) * gain + offset
         return tinted.clamp_(-1, 1)
 
     def align(self) -> dict[str, torch.Tensor]:
@@ -151,12 +188,17 @@ class Batches(torch.utils.data.IterableDataset):
 
     def pairs(self, scene):
         """Questions on a scene, endlessly, slow kinds more often."""
-        kinds = list(WEIGHTS)
-        weights = np.array(list(WEIGHTS.values()))
+        kinds = self.world.kinds
+        weights = np.array([WEIGHTS[kind] for kind in kinds])
         shares = weights / weights.sum()
         while True:
             kind = str(self.rng.choice(kinds, p=shares))
-            qa = questions.ask(scene, self.rng, kind)
+            qa = questions.ask(
+                scene,
+                self.rng,
+                kind,
+                self.world,
+            )
             if qa:
                 yield qa.question, qa.answer
 
@@ -173,7 +215,7 @@ class Batches(torch.utils.data.IterableDataset):
         """
         n = self.recipe.batch
         size = self.recipe.text_length
-        prefix = 1 + VISUAL
+        prefix = 1 + self.world.visual_tokens
         ids = np.full((n, size), self.tokenizer.pad_token_id)
         positions = np.zeros((n, size), np.int64)
         groups = np.full((n, size), -1)
@@ -217,7 +259,7 @@ class Batches(torch.utils.data.IterableDataset):
             index = int(self.rng.integers(len(self.yardstick)))
             open_image, pairs = self.yardstick[index]
             image = open_image()
-            unknown = np.full(VISUAL, IGNORE)
+            unknown = np.full(self.world.visual_tokens, IGNORE)
             order = self.rng.permutation(len(pairs))
             shuffled = [pairs[index] for index in order]
             return image, unknown, unknown, shuffled
@@ -235,7 +277,72 @@ class Batches(torch.utils.data.IterableDataset):
         said = tokenizer(f" {answer}", add_special_tokens=False).input_ids
         user = tokenizer.convert_tokens_to_ids(build.USER)
         assistant = tokenizer.convert_tokens_to_ids(build.ASSISTANT)
-        return [user, *asked, assistant], [*said, tokenizer.eos_token_id]
+        head = [*self._system(), user, *asked, assistant]
+        return head, [*said, tokenizer.eos_token_id]
+
+    def _system(self) -> list[int]:
+        """Token ids of a system turn, or of none: a known one, or the words of any sentence."""
+        if not self.world.system or self.rng.random() > SYSTEM_SHARE:
+            return []
+        turns = build.SYSTEM_TURNS
+        text = turns[int(self.rng.integers(len(turns)))]
+        if self.rng.random() < 0.5:
+            words = " ".join(turns).split()
+            length = int(self.rng.integers(2, 16))
+            text = " ".join(self.rng.choice(words, length))
+        mark = self.tokenizer.convert_tokens_to_ids(build.SYSTEM)
+        said = self.tokenizer(f" {text}", add_special_tokens=False).input_ids
+        return [mark, *said]
+
+
+def _covered(
+    edges: np.ndarray,
+    start: float,
+    end: float,
+) -> np.ndarray:
+    """Share 0..1 of each interval between neighbouring edges that lies within start..end."""
+    inside = np.minimum(edges[1:], end) - np.maximum(edges[:-1], start)
+    return np.clip(inside, 0, None) / np.diff(edges)
+
+
+def packed_attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    prefix: int | None = None,
+    **kwargs,
+):
+    """Attention of a picture and the questions packed behind it, (n, heads, positions, d) each.
+
+    The picture's positions see none of the questions, so those keys are left out for them; written
+    out, for on a CPU this is twice as fast as the library's fused attention under a mask.
+
+    attention_mask: (n, 1, positions, positions), added to the scores.
+    prefix: positions of the picture; None: an ordinary sequence.
+    """
+    if prefix is None:
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            **kwargs,
+        )
+    scale = kwargs["scaling"]
+    parts = []
+    for rows, columns in (
+        (slice(prefix), slice(prefix)),
+        (slice(prefix, None), slice(None)),
+    ):
+        keys = key[:, :, columns].transpose(-1, -2)
+        scores = query[:, :, rows] @ keys * scale
+        scores = scores + attention_mask[:, :, rows, columns]
+        weights = scores.float().softmax(-1).to(value.dtype)
+        parts.append(weights @ value[:, :, columns])
+    return torch.cat(parts, 2).transpose(1, 2), None
 
 
 class Trainee(torch.nn.Module):
@@ -244,12 +351,14 @@ class Trainee(torch.nn.Module):
     def __init__(self, model, bos: int):
         super().__init__()
         self.model = model
+        AttentionInterface.register("packed", packed_attention)
+        model.get_decoder().set_attn_implementation("packed")
         self.bos = bos
         width = model.config.text_config.hidden_size
         self.colour = torch.nn.Linear(width, len(scenes.COLOURS))
 
     def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(n, 36, d) what enters the decoder for the image."""
+        """(n, visual tokens, d) what enters the decoder for the image."""
         core = self.model.model
         patches = core.vision_tower(pixel_values).last_hidden_state[:, 1:]
         return core.multi_modal_projector(patches)
@@ -262,8 +371,8 @@ class Trainee(torch.nn.Module):
     ) -> torch.Tensor:
         """Loss of naming what each patch shows, in the language model's embedding space.
 
-        seen: (n, 36, d) as `see` gives it.
-        names, colours: (n, 36) targets, IGNORE where there is none.
+        seen: (n, visual tokens, d) as `see` gives it.
+        names, colours: (n, visual tokens) targets, IGNORE where there is none.
         """
         flat = F.rms_norm(seen, seen.shape[-1:]).flatten(0, 1)
         logits = flat @ self.model.get_input_embeddings().weight.T
@@ -288,29 +397,33 @@ class Trainee(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of the answers' tokens and the share of them that is right, both weighted.
 
-        seen: (n, 36, d) as `see` gives it.
+        seen: (n, visual tokens, d) as `see` gives it.
         batch: as `Batches.packed` gives it.
         """
         n, size = batch["ids"].shape
         embed = self.model.get_input_embeddings()
-        first = embed(torch.full((n, 1), self.bos))
+        device = seen.device
+        first = embed(torch.full((n, 1), self.bos, device=device))
         questions = embed(batch["ids"])
         hidden = torch.cat([first, seen, questions], 1)
         prefix = 1 + seen.shape[1]
-        of_prefix = torch.full((n, prefix), -2)
+        of_prefix = torch.full((n, prefix), -2, device=device)
         groups = torch.cat([of_prefix, batch["groups"]], 1)
-        counted = torch.arange(prefix).expand(n, -1)
+        counted = torch.arange(prefix, device=device).expand(n, -1)
         positions = torch.cat([counted, batch["positions"]], 1)
         length = prefix + size
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
         of_picture = groups[:, None, :] == -2
         of_same_question = groups[:, None, :] == groups[:, :, None]
         mask = causal & (of_picture | of_same_question)
+        added = torch.zeros(mask.shape, dtype=seen.dtype, device=device)
+        added = added.masked_fill(~mask, torch.finfo(seen.dtype).min)
         out = self.model.get_decoder()(
             inputs_embeds=hidden,
-            attention_mask=mask[:, None],
+            attention_mask=added[:, None],
             position_ids=positions,
             use_cache=False,
+            prefix=prefix,
         ).last_hidden_state[:, prefix:]
         wanted = batch["labels"] != IGNORE
         logits = self.model.lm_head(out[wanted])
@@ -355,14 +468,80 @@ def optimizers(
 
 def rate(
     step: int,
-    total: int,
+    done: float,
     recipe: Recipe,
 ) -> float:
-    """Share of the full learning rate: warm-up, constant, linear decay."""
+    """Share of the full learning rate: warm-up, constant, linear decay.
+
+    done: share 0..1 of the stage that is over, by steps or by minutes.
+    """
     warm_up = (step + 1) / recipe.warmup
-    decaying = max(1, recipe.decay_share * total)
-    decay = (total - step) / decaying
+    decay = (1 - done) / max(1e-9, recipe.decay_share)
     return min(1.0, warm_up, max(0.0, decay))
+
+
+def begun_from(
+    model: LlavaForConditionalGeneration,
+    words,
+    init: Path,
+) -> None:
+    """Gives the model a trained one's weights, also where that one is of the other world.
+
+    Embeddings go by their token; a token that the trained model lacks begins as the mean of the
+    pieces it had for it. Position embeddings of the picture are interpolated.
+
+    words: the model's tokenizer.
+    init: the trained model's folder.
+    """
+    trained = LlavaForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
+    weights = trained.state_dict()
+    own = model.state_dict()
+    old_words = AutoTokenizer.from_pretrained(init)
+    if old_words.get_vocab() != words.get_vocab():
+        embeddings = _by_token(trained, old_words, words)
+        for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+            weights[name] = embeddings
+    for name, value in weights.items():
+        if name.endswith("position_embedding.weight"):
+            weights[name] = _stretched(value, len(own[name]))
+        elif name.endswith("position_ids"):
+            weights[name] = own[name]
+    model.load_state_dict(weights)
+
+
+def _by_token(
+    trained: LlavaForConditionalGeneration,
+    old_words,
+    words,
+) -> torch.Tensor:
+    """(tokens of `words`, d) embeddings of a trained model, by the token's text."""
+    known = trained.get_input_embeddings().weight.detach()
+    old = old_words.get_vocab()
+    rows = []
+    for number in range(len(words)):
+        token = words.convert_ids_to_tokens(number)
+        pieces = [old[token]] if token in old else None
+        if pieces is None:
+            text = words.decode([number])
+            pieces = old_words(f" {text}", add_special_tokens=False).input_ids
+        rows.append(known[pieces].mean(0))
+    return torch.stack(rows)
+
+
+def _stretched(positions: torch.Tensor, count: int) -> torch.Tensor:
+    """(1 + n x n, d) position embeddings of a class token and a picture for another n."""
+    side = round((count - 1) ** 0.5)
+    old_side = round((len(positions) - 1) ** 0.5)
+    if side == old_side:
+        return positions
+    grid = positions[1:].T.reshape(1, -1, old_side, old_side)
+    grid = F.interpolate(
+        grid,
+        (side, side),
+        mode="bicubic",
+        align_corners=False,
+    )
+    return torch.cat([positions[:1], grid.flatten(2)[0].T])
 
 
 def train(
@@ -370,6 +549,8 @@ def train(
     recipe: Recipe,
     *,
     init: Path | None = None,
+    device: str = "cpu",
+    workers: int = 1,
     checkpoint_every: int = 250,
     log=print,
 ) -> None:
@@ -379,17 +560,24 @@ def train(
     out: the folder; a checkpoint in it is gone on from.
     recipe: the settings.
     init: a trained model's folder to go on from; its alignment is done, so stage 2 starts at once.
+    device: where the model is trained, as torch names it.
+    workers: processes that draw the batches.
     checkpoint_every: steps between two checkpoints.
     log: called as `print` is.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    proc = build.processor()
-    model = build.untrained(proc.tokenizer, seed=recipe.seed)
+    world = WORLDS[recipe.world]
+    proc = build.processor(world)
+    model = build.untrained(
+        proc.tokenizer,
+        seed=recipe.seed,
+        world=world,
+    )
     trainee = Trainee(model, proc.tokenizer.bos_token_id).train()
     if init:
-        trained = LlavaForConditionalGeneration.from_pretrained(init, dtype=torch.float32)
-        trainee.model.load_state_dict(trained.state_dict())
+        begun_from(model, proc.tokenizer, init)
+    trainee.to(device)
     training = _Training(
         out,
         recipe,
@@ -397,6 +585,8 @@ def train(
         "answer" if init else "align",
         log,
     )
+    training.device = device
+    training.workers = workers
     training.resume()
     for layer in trainee.model.get_decoder().layers:
         layer.compile(dynamic=False)
@@ -404,7 +594,7 @@ def train(
         if training.state["stage"] == stage:
             training.run(stage, total, checkpoint_every)
     build.save(
-        trainee.model.eval(),
+        trainee.model.cpu().eval(),
         proc,
         out / "model",
     )
@@ -430,6 +620,8 @@ class _Training:
         self.recipe = recipe
         self.trainee = trainee
         self.log = log
+        self.device = "cpu"
+        self.workers = 1
         self.optimizers = optimizers(trainee, recipe)
         self.state = {"stage": stage, "step": 0, "seconds": 0.0}
 
@@ -437,7 +629,11 @@ class _Training:
         """Goes on from the folder's checkpoint, where there is one."""
         if not (self.out / "checkpoint.pt").exists():
             return
-        saved = torch.load(self.out / "checkpoint.pt", weights_only=True)
+        saved = torch.load(
+            self.out / "checkpoint.pt",
+            map_location=self.device,
+            weights_only=True,
+        )
         self.trainee.load_state_dict(saved["trainee"])
         for optimizer, state in zip(self.optimizers, saved["tools"], strict=True):
             optimizer.load_state_dict(state)
@@ -463,13 +659,16 @@ class _Training:
         loader = torch.utils.data.DataLoader(
             Batches(self.recipe, stage, self.state["step"]),
             batch_size=None,
-            num_workers=1,
+            num_workers=self.workers,
             prefetch_factor=4,
         )
         feed = iter(loader)
         began = time.monotonic()
         for step in range(self.state["step"], total):
-            share = rate(step, total, self.recipe)
+            done = self.done(stage, step / total)
+            if done >= 1:
+                break
+            share = rate(step, done, self.recipe)
             values = self.step(stage, next(feed), share)
             ended = time.monotonic()
             self.state["seconds"] += ended - began
@@ -486,6 +685,13 @@ class _Training:
             self.state.update(stage="done", step=self.recipe.steps)
         self.checkpoint()
 
+    def done(self, stage: str, by_steps: float) -> float:
+        """Share 0..1 of the stage that is over. by_steps: the share of its steps."""
+        if stage == "align" or not self.recipe.minutes:
+            return by_steps
+        minutes = self.state["seconds"] / 60
+        return max(by_steps, minutes / self.recipe.minutes)
+
     def step(
         self,
         stage: str,
@@ -499,26 +705,42 @@ class _Training:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.lr * share
-        seen = self.trainee.see(batch["pixel_values"])
-        naming = self.trainee.naming(
-            seen,
-            batch["names"],
-            batch["colours"],
-        )
-        loss = naming
-        values = {}
-        if stage != "align":
-            answering, right = self.trainee.answering(seen, batch)
-            loss = answering + self.recipe.align_weight * naming
-            values["loss"] = answering.item()
-            values["right"] = right.item()
-        values["naming"] = naming.item()
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        with torch.autocast(
+            torch.device(self.device).type,
+            torch.bfloat16,
+            enabled=self.recipe.precision == "bfloat16",
+        ):
+            loss, values = self.losses(stage, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return values
+
+    def losses(
+        self,
+        stage: str,
+        batch: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """What is minimised, and its parts for the log."""
+        seen = self.trainee.see(batch["pixel_values"])
+        naming = self.trainee.naming(
+            seen,
+            batch["names"],
+            batch["colours"],
+        )
+        if stage == "align":
+            return naming, {"naming": naming.item()}
+        answering, right = self.trainee.answering(seen, batch)
+        loss = answering + self.recipe.align_weight * naming
+        values = {
+            "loss": answering.item(),
+            "right": right.item(),
+            "naming": naming.item(),
+        }
+        return loss, values
 
     def report(
         self,
@@ -565,6 +787,17 @@ def main(argv: list[str] | None = None) -> int:
         help="go on from a trained model instead of from scratch",
     )
     parser.add_argument(
+        "--device",
+        default="cpu",
+        help="where the model is trained: cpu or cuda",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that draw the batches",
+    )
+    parser.add_argument(
         "--checkpoint-every",
         type=int,
         default=250,
@@ -575,15 +808,20 @@ def main(argv: list[str] | None = None) -> int:
             "--" + name.replace("_", "-"),
             type=type(value),
             default=value,
+            choices=sorted(WORLDS) if name == "world" else None,
         )
     given = vars(parser.parse_args(argv))
     out = given.pop("out")
     init = given.pop("init")
     every = given.pop("checkpoint_every")
+    device = given.pop("device")
+    workers = given.pop("workers")
     train(
         out,
         Recipe(**given),
         init=init,
+        device=device,
+        workers=workers,
         checkpoint_every=every,
     )
     return 0

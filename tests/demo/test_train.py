@@ -2,37 +2,39 @@
 resumes.
 """
 
+import dataclasses
 import json
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from svl_core.demo import build, scenes, train
+from svl_core.demo import build, train
 
 SMALL = train.Recipe(
     align_steps=2, align_batch=3, steps=3, batch=2, text_length=80, warmup=1, easy_vqa_share=0.0
 )
 
 
+FREE = dataclasses.replace(SMALL, world="free", text_length=120)
+
+
+def drawn(recipe):
+    return next(iter(train.Batches(recipe, "answer")))
+
+
 @pytest.fixture(scope="module")
 def batch():
-    return next(iter(train.Batches(SMALL, "answer")))
+    return drawn(SMALL)
 
 
-def test_training_pixels_are_the_processors():
-    images = [
-        scenes.render(scenes.random_scene(np.random.default_rng(k)), size)
-        for k, size in enumerate((144, 288, 64))
-    ]
-    expected = build.image_processor()(images, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(build.pixels(images), expected, atol=1e-6, rtol=0)
-
-
-def test_a_packed_question_gets_the_logits_it_gets_alone(batch):
-    words = build.tokenizer()
-    model = build.untrained(words, layers=3).eval()
+@pytest.mark.parametrize("recipe", [SMALL, FREE], ids=["grid", "free"])
+def test_a_packed_question_gets_the_logits_it_gets_alone(recipe):
+    batch = drawn(recipe)
+    world = train.WORLDS[recipe.world]
+    count = world.visual_tokens
+    words = build.tokenizer(world)
+    model = build.untrained(words, layers=3, world=world).eval()
     trainee = train.Trainee(model, words.bos_token_id)
     caught = []
     model.lm_head.register_forward_hook(lambda module, args, out: caught.append(out.detach()))
@@ -47,14 +49,14 @@ def test_a_packed_question_gets_the_logits_it_gets_alone(batch):
                     [
                         torch.tensor(
                             [words.bos_token_id]
-                            + [words.convert_tokens_to_ids(build.IMAGE)] * train.VISUAL
+                            + [words.convert_tokens_to_ids(build.IMAGE)] * count
                         ),
                         batch["ids"][row][inside],
                     ]
                 )[None]
                 alone = model(
                     input_ids=ids, pixel_values=batch["pixel_values"][row : row + 1]
-                ).logits[0, 1 + train.VISUAL :]
+                ).logits[0, 1 + count :]
                 answer = batch["labels"][row][inside] != train.IGNORE
                 assert answer.any()
                 torch.testing.assert_close(
