@@ -137,3 +137,35 @@ def test_a_second_visit_costs_little(visit):
     again.wait_for_timeout(1000)
     assert 0 < traffic.requests < 60
     assert traffic.bytes < 120_000
+
+
+LABELS = """count => {
+  const box = document.createElement('div');
+  box.className = 'svl-decoder';
+  document.querySelector('#hero .hero-stack').parentElement.after(box);
+  const ids = [...Array(count).keys()];
+  const plan = { ids, ranking: ids, drop: [count - 3, count - 2], protected: [0], blocks: null };
+  svl.parts.decoder(box, { value: null }, () => {}, () => plan)();
+  const found = [...box.querySelectorAll('.hero-layer')].map(layer => {
+    const label = layer.querySelector('b').getBoundingClientRect();
+    const outer = layer.getBoundingClientRect();
+    return [label.width, label.left - outer.left, outer.right - label.right];
+  });
+  box.remove();
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("count", [16, 24, 30, 36, 80])
+@pytest.mark.parametrize("size", ["page", "phone"])
+def test_the_numbers_of_many_layers_are_whole_or_not_there(request, size, count):
+    page = request.getfixturevalue(size)
+    labels = page.evaluate(LABELS, count)
+    assert len(labels) == count
+    kept = labels[1 : count - 3]  # dropped ones lean
+    for width, left, right in kept:
+        assert width == 0 or (left > -1 and right > -1), (width, left, right)
+    shown = [width > 0 for width, _, _ in kept]
+    assert all(shown) == any(shown)
+    if size == "page":
+        assert all(shown) == (count < 40)

@@ -3,6 +3,7 @@
 (() => {
   "use strict";
   const { make, parts } = svl;
+  const TIGHT = 20;  // layers from which their numbers stand sideways: upright they would be cut off
   const MANY = 40;  // layers from which they carry no numbers
   const percent = share => `${(100 * share).toFixed(2)}%`;
 
@@ -70,6 +71,7 @@
         layers.replaceChildren(...plan.ids.map((id, k) => make("button", { type: "button", class: "hero-layer", "data-layer": k, tabindex: k ? -1 : 0 }, make("i", {}), make("b", {}, String(id)))));
         focus = 0;
       }
+      layers.classList.toggle("tight", count > TIGHT);
       layers.classList.toggle("many", count > MANY);
       const change = value?.change?.length === count ? value.change : null;
       plan.ids.forEach((id, k) => {
