@@ -62,7 +62,8 @@ class Item:
     scale: float = 0.86
     angle: float = 0.0
     flip: bool = False
-    outline: bool = False  # a dark contour: a training augmentation, like the two below
+    outline: bool = False  # a dark contour: a training augmentation, like the three below
+    ink: bool = False  # drawn in flat areas with dark lines between them
     squeeze: float = 1.0  # width over height of the drawing
     # (hue turn in degrees, saturation, lightness) of the drawing, and flat areas
     tone: tuple[float, float, float] | None = None
@@ -154,6 +155,8 @@ def _item(
     outline = _happens(rng, 0.45)
     squeeze = _uniform(rng, 0.76, 1.3, 2)
     item = replace(item, outline=outline, squeeze=squeeze)
+    if world.free:
+        item = replace(item, ink=_happens(rng, INK_SHARE))
     if not _happens(rng, 0.6):
         return item
     turn = round(float(rng.normal(0, 22)), 1)
@@ -164,6 +167,10 @@ def _item(
 
 LARGE_SHARE = 0.2
 """Of the objects of a free world, those that nearly fill their ninth."""
+
+
+INK_SHARE = 0.35
+"""Of the objects of a free world in training, those that are drawn with lines."""
 
 
 def _anywhere(rng: np.random.Generator, item: Item) -> Item:
@@ -340,15 +347,31 @@ def _shape(
     return big.resize((64, 64), Image.Resampling.LANCZOS)
 
 
+def _inked(sprite: Image.Image) -> Image.Image:
+    """The drawing in a few flat colours, with a dark line wherever two of them meet."""
+    paper = Image.new("RGBA", sprite.size, "white")
+    paper.alpha_composite(sprite)
+    smooth = paper.convert("RGB").filter(ImageFilter.MedianFilter(5))
+    flat = smooth.quantize(6).convert("RGB")
+    edges = flat.convert("L").filter(ImageFilter.FIND_EDGES)
+    lines = edges.point([255 * (value > 48) for value in range(256)])
+    flat.paste((20, 20, 20), mask=lines)
+    flat.putalpha(sprite.getchannel("A"))
+    return flat
+
+
 @functools.cache
 def _sprite(
     style: str,
     name: str,
     outline: bool,
+    ink: bool = False,
 ) -> Image.Image:
     names = [kind.name for kind in art.objects()]
     sprite = art.sprites(style)[names.index(name)]
-    if not outline:
+    if ink:
+        sprite = _inked(sprite)
+    if not outline and not ink:
         return sprite
     rim = sprite.getchannel("A").filter(ImageFilter.MaxFilter(5))
     dark = Image.new("RGBA", sprite.size, (25, 25, 25, 255))
@@ -481,7 +504,12 @@ def render(
         if item.colour:
             sprite = _shape(item.name, item.colour)
         else:
-            sprite = _sprite(scene.style, item.name, item.outline)
+            sprite = _sprite(
+                scene.style,
+                item.name,
+                item.outline,
+                item.ink,
+            )
         if item.flip:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if item.tone:
