@@ -368,14 +368,18 @@ class Trainee(torch.nn.Module):
         seen: torch.Tensor,
         names: torch.Tensor,
         colours: torch.Tensor,
+        *,
+        settled: bool = False,
     ) -> torch.Tensor:
         """Loss of naming what each patch shows, in the language model's embedding space.
 
         seen: (n, visual tokens, d) as `see` gives it.
         names, colours: (n, visual tokens) targets, IGNORE where there is none.
+        settled: the words stay where they are, for a decoder that knows them reads on.
         """
         flat = F.rms_norm(seen, seen.shape[-1:]).flatten(0, 1)
-        logits = flat @ self.model.get_input_embeddings().weight.T
+        words = self.model.get_input_embeddings().weight
+        logits = flat @ (words.detach() if settled else words).T
         loss = F.cross_entropy(
             logits,
             names.flatten(),
@@ -549,6 +553,7 @@ def train(
     recipe: Recipe,
     *,
     init: Path | None = None,
+    realign: bool = False,
     device: str = "cpu",
     workers: int = 1,
     checkpoint_every: int = 250,
@@ -560,6 +565,8 @@ def train(
     out: the folder; a checkpoint in it is gone on from.
     recipe: the settings.
     init: a trained model's folder to go on from; its alignment is done, so stage 2 starts at once.
+    realign: stage 1 comes first all the same, by which the picture is learnt at a ninth of the
+        cost; the words of the trained model stay where they are.
     device: where the model is trained, as torch names it.
     workers: processes that draw the batches.
     checkpoint_every: steps between two checkpoints.
@@ -582,9 +589,10 @@ def train(
         out,
         recipe,
         trainee,
-        "answer" if init else "align",
+        "answer" if init and not realign else "align",
         log,
     )
+    training.settled = bool(init)
     training.device = device
     training.workers = workers
     training.resume()
@@ -621,6 +629,7 @@ class _Training:
         self.trainee = trainee
         self.log = log
         self.device = "cpu"
+        self.settled = False
         self.workers = 1
         self.optimizers = optimizers(trainee, recipe)
         self.state = {"stage": stage, "step": 0, "seconds": 0.0}
@@ -730,6 +739,7 @@ class _Training:
             seen,
             batch["names"],
             batch["colours"],
+            settled=stage == "align" and self.settled,
         )
         if stage == "align":
             return naming, {"naming": naming.item()}
@@ -787,6 +797,11 @@ def main(argv: list[str] | None = None) -> int:
         help="go on from a trained model instead of from scratch",
     )
     parser.add_argument(
+        "--realign",
+        action="store_true",
+        help="with --init: the alignment comes first all the same",
+    )
+    parser.add_argument(
         "--device",
         default="cpu",
         help="where the model is trained: cpu or cuda",
@@ -813,6 +828,7 @@ def main(argv: list[str] | None = None) -> int:
     given = vars(parser.parse_args(argv))
     out = given.pop("out")
     init = given.pop("init")
+    realign = given.pop("realign")
     every = given.pop("checkpoint_every")
     device = given.pop("device")
     workers = given.pop("workers")
@@ -820,6 +836,7 @@ def main(argv: list[str] | None = None) -> int:
         out,
         Recipe(**given),
         init=init,
+        realign=realign,
         device=device,
         workers=workers,
         checkpoint_every=every,

@@ -4,6 +4,7 @@ resumes.
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -110,3 +111,50 @@ def test_a_stopped_run_resumes_and_writes_a_model(tmp_path, monkeypatch):
     assert all(
         torch.equal(first[name], more[name]) for name in first
     )  # at a rate of zero, going on changes nothing
+
+
+@pytest.mark.slow
+def test_realigning_teaches_the_eye_and_leaves_the_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *a, **k: None)
+    init = Path(__file__).parents[2] / "assets" / "demo_lvlm"
+    recipe = dataclasses.replace(SMALL, steps=0)
+    train.train(
+        tmp_path,
+        recipe,
+        init=init,
+        realign=True,
+        log=lambda *a, **k: None,
+    )
+    first, more = (
+        safetensors.torch.load_file(folder / "model.safetensors")
+        for folder in (init, tmp_path / "model")
+    )
+    changed = {name for name in first if not torch.equal(first[name], more[name])}
+    assert changed and all("vision_tower" in name or "projector" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    "minutes, seconds, by_steps, expected",
+    [
+        (0.0, 600.0, 0.25, 0.25),
+        (20.0, 600.0, 0.25, 0.5),
+        (20.0, 60.0, 0.25, 0.25),
+    ],
+)
+def test_a_run_ends_by_its_steps_or_its_minutes(tmp_path, minutes, seconds, by_steps, expected):
+    recipe = dataclasses.replace(SMALL, minutes=minutes)
+    words = build.tokenizer()
+    trainee = train.Trainee(build.untrained(words, layers=1), words.bos_token_id)
+    training = train._Training(
+        tmp_path,
+        recipe,
+        trainee,
+        "answer",
+        print,
+    )
+    training.state["seconds"] = seconds
+    assert training.done("answer", by_steps) == expected
+    assert training.done("align", by_steps) == by_steps
+    assert train.rate(10_000, expected, recipe) == pytest.approx(
+        min(1.0, (1 - expected) / recipe.decay_share)
+    )
