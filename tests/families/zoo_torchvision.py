@@ -109,9 +109,7 @@ def lfm2_vl():
     from transformers import Lfm2Config, Lfm2VlConfig, Siglip2VisionConfig
 
     rows = [f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for column in range(1, 5)]
-    words = tokenizer(
-        "<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", *rows
-    )
+    words = tokenizer("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", *rows)
     pixels = image_processor("lfm2_vl", "Lfm2VlImageProcessor")(
         downsample_factor=2,
         min_tiles=2,
@@ -200,7 +198,13 @@ def inkling2():
     from transformers import Inkling2Config
 
     words, processor = inkling2_parts()
-    text = {**TEXT, **INKLING, **BLOCKS, "vocab_size": len(words), "unpadded_vocab_size": len(words)}
+    text = {
+        **TEXT,
+        **INKLING,
+        **BLOCKS,
+        "vocab_size": len(words),
+        "unpadded_vocab_size": len(words),
+    }
     return (
         Inkling2Config(
             text_config={**text, **ids(words)},
@@ -247,7 +251,13 @@ def inkling2_loop():
     from transformers import Inkling2LoopConfig
 
     words, processor = inkling2_parts()
-    text = {**TEXT, **INKLING, **BLOCKS, "vocab_size": len(words), "unpadded_vocab_size": len(words)}
+    text = {
+        **TEXT,
+        **INKLING,
+        **BLOCKS,
+        "vocab_size": len(words),
+        "unpadded_vocab_size": len(words),
+    }
     loop = {"loop_layer_index_start": 2, "loop_layer_index_end": 4, "loop_gate_rank": 8}
     return (
         Inkling2LoopConfig(
@@ -361,9 +371,7 @@ def molmo2():
     pixels = image_processor("molmo2", "Molmo2ImageProcessor")(
         **square_pixels(48), max_crops=4, overlap_margins=[1, 1], patch_size=8
     )
-    processor = still("Molmo2Processor")(
-        pixels, None, words, chat_template=template("<|image|>")
-    )
+    processor = still("Molmo2Processor")(pixels, None, words, chat_template=template("<|image|>"))
     text = {**TEXT, "head_dim": 16, "vocab_size": len(words), **ids(words)}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
     vision = {**SIGLIP, **heads, "image_size": [48, 48], "patch_size": 8}
@@ -458,7 +466,9 @@ def nemotron_h_omni():
     """Layers are a mixer each: state space, attention, mixture of experts or plain MLP."""
     from transformers import NemotronH_Omni_Reasoning_V3_Config
 
-    words = tokenizer("<image>", "<video>", "<so_embedding>", "<so_start>", "<so_end>", "<img>", "</img>")
+    words = tokenizer(
+        "<image>", "<video>", "<so_embedding>", "<so_start>", "<so_end>", "<img>", "</img>"
+    )
     pixels = image_processor("nemotron_h_omni", "NemotronH_Omni_Reasoning_V3ImageProcessor")(
         patch_size=8, min_num_patches=16, max_num_patches=192
     )
@@ -469,7 +479,13 @@ def nemotron_h_omni():
         **TEXT,
         "model_type": "nemotron_h",
         "layers_block_type": [
-            "linear_attention", "moe", "full_attention", "mlp", "full_attention", "moe", "linear_attention"
+            "linear_attention",
+            "moe",
+            "full_attention",
+            "mlp",
+            "full_attention",
+            "moe",
+            "linear_attention",
         ],
         "head_dim": 16,
         "vocab_size": len(words),
@@ -542,10 +558,17 @@ def step3p7():
     """Windows of the image first, the whole of it behind them."""
     from transformers import Step3p7Config
 
-    marks = ("<im_patch>", "<im_start>", "<im_end>", "<patch_start>", "<patch_end>", "<patch_newline>")
+    marks = (
+        "<im_patch>",
+        "<im_start>",
+        "<im_end>",
+        "<patch_start>",
+        "<patch_end>",
+        "<patch_newline>",
+    )
     words = tokenizer(*marks)
     pixels = image_processor("step3p7", "Step3p7ImageProcessor")(
-        size={"height": 64, "width": 64}, patch_size=32, max_image_size=128
+        size={"height": 96, "width": 96}, patch_size=64, max_image_size=192
     )
     pixels.vision_patch_size = 4
     processor = still("Step3p7Processor")(pixels, words, chat_template=template("<im_patch>"))
@@ -561,8 +584,8 @@ def step3p7():
         "layer_types": ["full_attention", "sliding_attention"] * 3,
         **ids(words),
     }
-    vision = {**SIGLIP, "image_size": 64, "patch_size": 4, "mlp_ratio": 1.5}
-    vision |= {"max_position_embeddings": 256}
+    vision = {**SIGLIP, "image_size": 96, "patch_size": 4, "mlp_ratio": 1.5}
+    vision |= {"max_position_embeddings": 576}
     return (
         Step3p7Config(
             text_config=text,
@@ -624,7 +647,7 @@ def unlimited_ocr():
 
     words = tokenizer("<image>", image_token="<image>")
     pixels = image_processor("unlimited_ocr", "UnlimitedOcrImageProcessor")(
-        size={"height": 64, "width": 64}, tile_size=64, max_patches=4, maximum_pad_value=64
+        size={"height": 128, "width": 128}, tile_size=96, max_patches=4, maximum_pad_value=96
     )
     processor = still("UnlimitedOcrProcessor")(
         pixels, words, patch_size=4, downsample_ratio=4, chat_template=template("<image>")
@@ -645,7 +668,7 @@ def unlimited_ocr():
         "output_channels": 16,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "image_size": 64,
+        "image_size": 96,
         "patch_size": 4,
         "window_size": 4,
         "global_attn_indexes": [1],
@@ -653,7 +676,7 @@ def unlimited_ocr():
         "downsample_channels": [24, 32],
         "initializer_range": 0.02,
     }
-    encoder = {**SIGLIP, "image_size": 64, "patch_size": 16}
+    encoder = {**SIGLIP, "image_size": 96, "patch_size": 16}
     return (
         UnlimitedOcrConfig(
             text_config=text,
