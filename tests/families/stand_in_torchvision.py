@@ -1,5 +1,5 @@
-"""What transformers' torch image processors call of torchvision, in torch alone: for the tiny models
-of families whose pictures are read by torchvision only, where it cannot be installed beside torch.
+"""What transformers' torch image processors call of torchvision, in torch alone: for tiny models of
+families whose pictures are read by torchvision only, where it cannot be installed beside torch.
 
 In tests only. `lent` enters it into `sys.modules` for as long as a block runs, and
 `image_processor` makes a family's own image processor that borrows it for each picture; outside of

@@ -291,7 +291,7 @@ def inkling_mm_model():
     text |= {"mlp_layer_types": ["dense"] + ["sparse"] * 5, "logits_mup_width_multiplier": 2.0}
     vision = {
         "hidden_size": 32,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 5,
         "num_attention_heads": 2,
         "patch_size": 16,
         "text_hidden_size": HIDDEN,
