@@ -704,28 +704,42 @@ def joined_tiles(view: View) -> list[Places]:
     """
     settings = view.image_processor
     scale = settings.tile_size / max(dict(settings.size).values())
-    grids = [(int(rows), int(columns)) for columns, rows in view.cuts["patches_grid"]]
-    tiles = [int(count) for count in view.cuts["num_local_patches"]]
-    cut = [grid if count else (0, 0) for grid, count in zip(grids, tiles, strict=True)]
-
-    def total(side: int) -> int:
-        own = math.ceil(side * scale)
-        return sum(
-            rows * own * (columns * own + 1) + side * (side + 1) + 1 for rows, columns in cut
-        )
-
-    side = next(side for side in range(1, view.count + 1) if total(side) >= view.count)
-    own = math.ceil(side * scale)
+    counts = [int(count) for count in view.cuts["num_local_patches"]]
+    grids = []
+    for count, (columns, rows) in zip(counts, view.cuts["patches_grid"], strict=True):
+        grids.append((int(rows), int(columns)) if count else (0, 0))
+    # The side of the whole image's grid is the one that gives as many positions as there are.
+    sides = range(1, view.count + 1)
+    side = next(side for side in sides if _joined_count(grids, side, scale) >= view.count)
+    shape = (math.ceil(side * scale),) * 2
     places = []
-    for image, (rows, columns) in zip(view.images, cut, strict=True):
-        numbers = range(rows * columns)
-        shape = (own, own)
-        tiles = [_tile(number, rows, columns, shape, COMPRESSED).rects for number in numbers]
+    for image, (rows, columns) in zip(view.images, grids, strict=True):
+        rects = []
+        if rows:
+            numbers = range(rows * columns)
+            tiles = [_tile(number, rows, columns, shape, COMPRESSED).rects for number in numbers]
+            rects.append(_with_newlines(_rows_of(tiles, rows, columns, shape[0])))
         whole = Piece(side, side, squared_box(image), COMPRESSED)
-        rects = [_with_newlines(_rows_of(tiles, rows, columns, own))] if rows else []
         rects.append(_with_newlines(whole.rects.reshape(side, side, 4)))
-        places.append(Places(np.concatenate([*rects, nowhere(1)])))
+        rects.append(nowhere(1))
+        places.append(Places(np.concatenate(rects)))
     return places
+
+
+def _joined_count(
+    grids: Sequence[tuple[int, int]],
+    side: int,
+    scale: float,
+) -> int:
+    """How many positions images have whose tiles are joined.
+
+    grids: rows and columns of tiles of each.
+    side: of the whole image's grid.
+    scale: of a tile's side to it.
+    """
+    own = math.ceil(side * scale)
+    whole = side * (side + 1) + 1
+    return sum(rows * own * (columns * own + 1) + whole for rows, columns in grids)
 
 
 def _rows_of(

@@ -1,4 +1,4 @@
-"""The stand-in for torchvision gives what pillow gives, hand-computed numbers, and is gone again."""
+"""The stand-in for torchvision gives what pillow and paper give, and is gone afterwards."""
 
 import sys
 

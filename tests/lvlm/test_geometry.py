@@ -101,9 +101,7 @@ def test_padding_on_the_right_and_at_the_foot():
     """A picture of 300 x 30 pixels, cells of 28: two rows, the second of 2 pixels; and one that is
     halved first, for its 200 patches are four times too many.
     """
-    from types import FunctionType, SimpleNamespace
-
-    from svl_core.lvlm.geometry import View, padded_grid
+    from svl_core.lvlm.geometry import padded_grid
 
     def boxes(width, height, grid, max_patches):
         settings = SimpleNamespace(
@@ -259,7 +257,7 @@ def test_grids_that_are_told_without_a_time():
 
 
 def test_patches_that_the_processor_has_pooled():
-    """Two rows of three positions, and padding; four patches each where the processor pools none."""
+    """Two rows of three positions and padding; four patches each where nothing pools them."""
     positions = [[[x, y] for y in range(2) for x in range(3)] + [[-1, -1]]]
     told = {"image_position_ids": positions}
     pooled = placed("pooled_grid", (9, 9), told, count=6, pooling_kernel_size=2)
