@@ -472,6 +472,26 @@ def _of_heads(
     return part if len(part) == 1 else part[some]
 
 
+def biased(
+    mask: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """An attention's mask together with what it adds to its scores by position (Inkling).
+
+    mask: None (causal), bool (True = seen) or float (added), (1, 1 or H, Q, K).
+    bias: (1, H, Q, K); None leaves the mask as it is.
+    """
+    if bias is None:
+        return mask
+    if mask is None:
+        queries, keys = bias.shape[-2:]
+        seen = torch.ones(queries, keys, dtype=torch.bool, device=bias.device)
+        mask = seen.tril(keys - queries)
+    if mask.dtype == torch.bool:
+        return torch.where(mask, bias, torch.finfo(bias.dtype).min)
+    return mask + bias
+
+
 _COLLECTOR: ContextVar[Watcher | None] = ContextVar("svl_collector", default=None)
 
 
@@ -539,7 +559,7 @@ def _beside(implementation: str):
                     layer=module.layer_idx,
                     query=query,
                     key=key,
-                    mask=attention_mask,
+                    mask=biased(attention_mask, kwargs.get("position_bias")),
                     scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
                     softcap=kwargs.get("softcap"),
                     sinks=kwargs.get("s_aux"),

@@ -354,22 +354,19 @@ def row_column_tiles(view: View) -> list[Places]:
 
 
 def canvas_tiles(view: View) -> list[Places]:
-    """Tiles row by row on the canvas of closest shape, then a thumbnail if there is more than one
-    tile (InternVL, Aya Vision).
+    """Tiles row by row on the canvas that the image processor chooses by the image's shape, then a
+    thumbnail if there is more than one tile (InternVL, Aya Vision, Command A Vision).
     """
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
-        get_optimal_tiled_canvas,
-    )
-
     counts = [int(n) for n in view.cuts["num_patches"]]
     side = whole_side(view.count // sum(counts), "a tile")
     settings = view.image_processor
+    choose_canvas = settings.crop_image_to_patches.__globals__["get_optimal_tiled_canvas"]
     places = []
     for image, count in zip(view.images, counts, strict=True):
         rows = columns = 1
         if count > 1:
             size = dict(settings.size)
-            columns, rows = get_optimal_tiled_canvas(
+            columns, rows = choose_canvas(
                 (image.height, image.width),
                 (size["height"], size["width"]),
                 settings.min_patches,
@@ -415,13 +412,21 @@ def padded_square(view: View) -> list[Places]:
 
 def merged_grid(view: View) -> list[Places]:
     """One grid an image of merged patches, row by row; the image is stretched to whole patches
-    (Qwen-VL).
+    (Qwen-VL, Nemotron Omni).
     """
-    merge = getattr(view.config.vision_config, "spatial_merge_size", None)
-    if not merge:
-        merge = view.image_processor.merge_size
-    shapes = view.inputs["image_grid_thw"].tolist()
-    return [_full_grid(height // merge, width // merge) for _, height, width in shapes]
+    grids = view.inputs.get("image_grid_thw")
+    if grids is None:
+        grids = view.inputs["image_grid_hw"]
+    merge = _merged(view)
+    shapes = grids[:, -2:].tolist()
+    return [_full_grid(height // merge, width // merge) for height, width in shapes]
+
+
+def _merged(view: View) -> int:
+    """How many patches a position holds along each side, as config or processor tell it."""
+    told = getattr(view.config.vision_config, "spatial_merge_size", None)
+    told = told or getattr(view.image_processor, "merge_size", None)
+    return told or round(1 / view.image_processor.downsample_ratio)
 
 
 def padded_grid(view: View) -> list[Places]:
@@ -473,13 +478,285 @@ def _full_grid(rows: int, columns: int) -> Places:
 
 
 def pooled_grid(view: View) -> list[Places]:
-    """One grid an image of pooled patches, row by row, from the patches' own positions (Gemma4)."""
-    kernel = view.image_processor.pooling_kernel_size
+    """One grid an image of pooled patches, row by row, from the positions of the patches (Gemma4),
+    or of those that the processor has pooled already (Gemma4 without a vision tower).
+    """
+    told = view.inputs["image_position_ids"]
+    pooled = int((told >= 0).all(dim=-1).sum()) == view.count
+    kernel = 1 if pooled else view.image_processor.pooling_kernel_size
     places = []
-    for positions in view.inputs["image_position_ids"]:
+    for positions in told:
         columns, rows = ((positions.max(dim=0).values + 1) // kernel).tolist()
         places.append(_full_grid(rows, columns))
     return places
+
+
+def padded_squares(view: View) -> list[Places]:
+    """One grid an image of squares of its own pixels, row by row; the image keeps its size, and is
+    padded on its right and at its foot to whole squares (Inkling).
+    """
+    settings = view.image_processor
+    side = dict(settings.size)["height"]
+    counts = view.cuts.get("num_patches")
+    if counts is None:
+        counts = view.inputs["image_grid_thw"].prod(dim=1)
+    places = []
+    for image, count in zip(view.images, counts, strict=True):
+        rows = math.ceil(image.height / side)
+        columns = int(count) // rows  # one more than are seen where the width is a multiple
+        box = (0.0, 0.0, columns * side / image.width, rows * side / image.height)
+        places.append(Places(grid_rects(rows, columns, box), (rows, columns)))
+    return places
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an image that is read by itself.
+
+    rows, columns: of its grid of positions.
+    box: the part, x0, y0, x1, y1 in shares of the image; beyond 0..1 where it was padded.
+    shift: by how many cells what positions see lies left of and above their cells.
+    """
+
+    rows: int
+    columns: int
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    shift: float = 0.0
+
+    @property
+    def rects(self) -> np.ndarray:
+        """(rows * columns, 4), row by row; the first and the last cells end where the part does."""
+        cells = grid_rects(self.rows, self.columns)
+        if self.shift:
+            counts = np.array([self.columns, self.rows] * 2)
+            moved = cells - self.shift / counts
+            cells = np.where((cells > 0) & (cells < 1), moved, cells)
+        x0, y0, x1, y1 = self.box
+        size = np.array([x1 - x0, y1 - y0] * 2)
+        return clipped(cells * size + (x0, y0, x0, y0))
+
+
+# Two convolutions of 3 x 3 with stride 2, which make one position of four patches along each side,
+# look at the first of the four as their middle: one and a half patches ahead of the cell's.
+COMPRESSED = 1.5 / 4
+
+
+def _joined(pieces: Sequence[Piece]) -> Places:
+    """An image's pieces in the order of the sequence."""
+    rects = [piece.rects for piece in pieces]
+    alone = len(pieces) == 1
+    return Places(np.concatenate(rects), (pieces[0].rows, pieces[0].columns) if alone else None)
+
+
+def _tile(
+    number: int,
+    rows: int,
+    columns: int,
+    shape: Sequence[int],
+    shift: float = 0.0,
+) -> Piece:
+    """The tile `number` of `rows` x `columns`, counted row by row.
+
+    shape: of its grid.
+    shift: see `Piece`.
+    """
+    row, column = divmod(number, columns)
+    box = (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
+    return Piece(shape[0], shape[1], box, shift)
+
+
+def shaped_tiles(view: View) -> list[Places]:
+    """Tiles row by row, then the whole image in a grid of its own shape; small images as a whole
+    alone (LFM2-VL).
+    """
+    merge = view.config.downsample_factor
+    shapes = iter((view.inputs["spatial_shapes"] // merge).tolist())
+    thumbnail = view.image_processor.use_thumbnail
+    places = []
+    for rows, columns in zip(view.cuts["image_rows"], view.cuts["image_cols"], strict=True):
+        tiles = int(rows) * int(columns)
+        numbers = range(tiles if tiles > 1 else 0)
+        pieces = [_tile(number, int(rows), int(columns), next(shapes)) for number in numbers]
+        if thumbnail or not pieces:
+            pieces.append(Piece(*next(shapes)))
+        places.append(_joined(pieces))
+    return places
+
+
+def windows(view: View) -> list[Places]:
+    """Windows of the image row by row, if it is large or long, then the whole of it; images that
+    are mere lines are padded to a square first (Step3).
+    """
+    settings = view.image_processor
+    stride = settings.vision_patch_size * settings.downsampler_stride
+    side = settings.patch_size // stride
+    whole = dict(settings.size)["height"] // stride
+    counts = [int(count) for count in view.inputs["num_local_patches"]]
+    ends = view.cuts.get("patch_newline_masks", [()] * len(counts))
+    places = []
+    for image, count, mask in zip(view.images, counts, ends, strict=True):
+        closing = [number + 1 for number, last in enumerate(mask[:count]) if last]
+        columns = (closing or [count])[0]
+        rows = count // max(columns, 1)
+        shape = (side, side)
+        pieces = [_tile(number, rows, columns, shape, COMPRESSED) for number in range(count)]
+        pieces.append(Piece(whole, whole, shift=COMPRESSED))
+        if settings._is_extreme_aspect(image.width, image.height):
+            pieces = [_within_square(piece, image) for piece in pieces]
+        places.append(_joined(pieces))
+    return places
+
+
+def _within_square(piece: Piece, image: Sized) -> Piece:
+    """A piece of the square with the image in its upper left corner, as one of the image."""
+    edge = max(image.width, image.height)
+    x0, y0, x1, y1 = piece.box
+    wide, high = edge / image.width, edge / image.height
+    box = (x0 * wide, y0 * high, x1 * wide, y1 * high)
+    return Piece(piece.rows, piece.columns, box, piece.shift)
+
+
+def slices(view: View) -> list[Places]:
+    """The whole image, then its slices row by row if it is large, each in a grid of its own shape
+    (MiniCPM).
+    """
+    shapes = view.inputs["target_sizes"]
+    merge = math.isqrt(int(shapes.prod(dim=1).sum()) // view.count)
+    merged = iter((shapes // merge).tolist())
+    places = []
+    for rows, columns in view.cuts["grids"]:
+        pieces = [Piece(*next(merged))]
+        for number in range(int(rows) * int(columns)):
+            pieces.append(_tile(number, int(rows), int(columns), next(merged)))
+        places.append(_joined(pieces))
+    return places
+
+
+def thumbnail_then_tiles(view: View) -> list[Places]:
+    """The whole image, then tiles row by row, also if it is a single one, on the canvas that the
+    image processor chooses (PerceptionLM).
+    """
+    settings = view.image_processor
+    counts = [len(tiles) for tiles in view.cuts["pixel_values"]]
+    side = whole_side(view.count // sum(counts), "a tile")
+    places = []
+    for image, count in zip(view.images, counts, strict=True):
+        pieces = [Piece(side, side)]
+        if count > 1:
+            columns, rows = _fitting_canvas(settings, image)
+            shape = (side, side)
+            tiles = [_tile(number, rows, columns, shape) for number in range(rows * columns)]
+            pieces.extend(tiles)
+        places.append(_joined(pieces))
+    return places
+
+
+def _fitting_canvas(settings, image: Sized) -> tuple[int, int]:
+    """(columns, rows) of tiles that an image processor chooses: a canvas that holds the image, or
+    the one of closest shape.
+    """
+    asked = image.width, image.height, settings.tile_size
+    return settings._fit_image_to_canvas(*asked) or settings._find_closest_aspect_ratio(*asked)
+
+
+def overview_then_canvas(view: View) -> list[Places]:
+    """An overview of pooled patches, then those of the whole canvas, which is put together again of
+    overlapping crops (Molmo2).
+
+    Where the number of patches along a side is odd, the last ones are pooled with padding.
+    """
+    settings = view.image_processor
+    pool_rows, pool_columns = settings.pooling_size
+    side = dict(settings.size)["height"] // settings.patch_size
+    margins = sum(settings.overlap_margins)
+    places = []
+    for low_rows, low_columns, rows, columns in view.inputs["image_grids"].tolist():
+        high = _canvas_cells(rows, pool_rows, side, margins)
+        wide = _canvas_cells(columns, pool_columns, side, margins)
+        overview = (0.0, 0.0, low_columns * pool_columns / side, low_rows * pool_rows / side)
+        canvas = (0.0, 0.0, columns * pool_columns / wide, rows * pool_rows / high)
+        pieces = [Piece(low_rows, low_columns, overview), Piece(rows, columns, canvas)]
+        places.append(_joined(pieces))
+    return places
+
+
+def _canvas_cells(
+    pooled: int,
+    pool: int,
+    side: int,
+    margins: int,
+) -> int:
+    """How many patches there are along a side of a canvas whose `pooled` positions hold up to
+    `pool` each.
+
+    side: patches along a crop.
+    margins: how many of them it has in common with its neighbours.
+    """
+    possible = range((pooled - 1) * pool + 1, pooled * pool + 1)
+    whole = [cells for cells in possible if (cells - margins) % (side - margins) == 0]
+    return whole[-1]
+
+
+def joined_tiles(view: View) -> list[Places]:
+    """Tiles whose rows of positions are joined, each row closed by a newline position, then the
+    whole image likewise, padded to a square with itself in the middle, and one position more
+    (Unlimited-OCR).
+    """
+    settings = view.image_processor
+    scale = settings.tile_size / max(dict(settings.size).values())
+    counts = [int(count) for count in view.cuts["num_local_patches"]]
+    grids = []
+    for count, (columns, rows) in zip(counts, view.cuts["patches_grid"], strict=True):
+        grids.append((int(rows), int(columns)) if count else (0, 0))
+    # The side of the whole image's grid is the one that gives as many positions as there are.
+    sides = range(1, view.count + 1)
+    side = next(side for side in sides if _joined_count(grids, side, scale) >= view.count)
+    shape = (math.ceil(side * scale),) * 2
+    places = []
+    for image, (rows, columns) in zip(view.images, grids, strict=True):
+        rects = []
+        if rows:
+            numbers = range(rows * columns)
+            tiles = [_tile(number, rows, columns, shape, COMPRESSED).rects for number in numbers]
+            rects.append(_with_newlines(_rows_of(tiles, rows, columns, shape[0])))
+        whole = Piece(side, side, squared_box(image), COMPRESSED)
+        rects.append(_with_newlines(whole.rects.reshape(side, side, 4)))
+        rects.append(nowhere(1))
+        places.append(Places(np.concatenate(rects)))
+    return places
+
+
+def _joined_count(
+    grids: Sequence[tuple[int, int]],
+    side: int,
+    scale: float,
+) -> int:
+    """How many positions images have whose tiles are joined.
+
+    grids: rows and columns of tiles of each.
+    side: of the whole image's grid.
+    scale: of a tile's side to it.
+    """
+    own = math.ceil(side * scale)
+    whole = side * (side + 1) + 1
+    return sum(rows * own * (columns * own + 1) + whole for rows, columns in grids)
+
+
+def _rows_of(
+    tiles: Sequence[np.ndarray],
+    rows: int,
+    columns: int,
+    side: int,
+) -> np.ndarray:
+    """(rows * side, columns * side, 4): the cells of tiles as rows of the whole image."""
+    cells = np.stack(tiles).reshape(rows, columns, side, side, 4)
+    return cells.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 4)
+
+
+def _with_newlines(lines: np.ndarray) -> np.ndarray:
+    """Rows of cells (rows, columns, 4), each closed by a position without a place, as one list."""
+    newlines = np.full((len(lines), 1, 4), np.nan)
+    return np.concatenate([lines, newlines], axis=1).reshape(-1, 4)
 
 
 def unplaced(view: View) -> list[Places]:
@@ -503,6 +780,13 @@ GEOMETRIES: dict[str, Callable[[View], list[Places]]] = {
         padded_grid,
         row_breaks,
         pooled_grid,
+        padded_squares,
+        shaped_tiles,
+        windows,
+        slices,
+        thumbnail_then_tiles,
+        overview_then_canvas,
+        joined_tiles,
         unplaced,
     )
 }

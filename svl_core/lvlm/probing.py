@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -119,7 +120,27 @@ def _tried(lvlm: LVLM, sample: Sample) -> LVLM:
     for light in _stand_ins(lvlm, sample):
         with contextlib.suppress(InputError):
             return dataclasses.replace(lvlm, family=_probed(light, sample, TRIED).family)
-    return _probed(lvlm, sample, 1)
+    try:
+        return _probed(lvlm, sample, 1)
+    except Unreached:
+        raise
+    except InputError:
+        with _probe(lvlm, "a plain pass"):
+            _plain_pass(lvlm, sample)
+        raise
+
+
+@torch.inference_mode()
+def _plain_pass(lvlm: LVLM, sample: Sample) -> None:
+    """Raises SVLError where the model's own class does not even end a pass in which nothing of this
+    project has a part: a fault of the installed library.
+    """
+    try:
+        lvlm.model(**sample.inputs, use_cache=False)
+    except Exception as error:  # an unknown model may fail in any way
+        owner = f"{type(lvlm.model).__name__} of transformers {transformers.__version__}"
+        kind = type(error).__name__
+        raise SVLError(f"{owner} itself ends it with the {kind} {str(error)!r}") from None
 
 
 def _probed(
@@ -204,7 +225,10 @@ def _refusal(
 
 
 def refuse_without_layers(model, name: str) -> None:
-    """The first probe, for what is not even an `LVLM`. Raises InputError."""
+    """The first probes, for what is not even an `LVLM`. Raises InputError."""
+    if not model.can_generate():
+        reason = f"{type(model).__name__} generates no text"
+        raise _refusal(name, model, "generation", SVLError(reason))
     try:
         families.find_decoder(model)
     except SVLError as error:
@@ -247,6 +271,8 @@ def _skipping(
 
 _WATCHING: ContextVar[set[int] | None] = ContextVar("svl_watching", default=None)
 WATCHED = "svl_probe"
+ADDING = ("bias", "sink")  # in the names of what an attention adds to its scores
+FOLLOWED = ("position_bias",)  # what statistics follow of it; sinks have a parameter of their own
 
 
 def _watched(
@@ -261,8 +287,12 @@ def _watched(
 ):
     watching = _WATCHING.get()
     if watching is not None:
-        if any("bias" in name and value is not None for name, value in options.items()):
-            raise SVLError("an attention with a bias of its own, whose statistics would be wrong")
+        given = {name for name, option in options.items() if option is not None}
+        for name in sorted(given - set(FOLLOWED)):
+            if any(part in name for part in ADDING):
+                raise SVLError(
+                    f"an attention with a {name} of its own, whose statistics would be wrong"
+                )
         if not hasattr(module, "layer_idx"):
             raise SVLError("an attention that does not know the number of its layer")
         watching.add(module.layer_idx)
@@ -363,9 +393,13 @@ def _cache(
 
 def _together(lvlm: LVLM, sample: Sample) -> LVLM:
     """The model, as one that reads samples one by one where a padded batch does not give what they
-    give alone: pixels that are packed by picture, positions that count the padding.
+    give alone: pixels that are packed by picture, positions that count the padding; or where it
+    takes lists from its processor, which are no batch.
     """
+    lists = getattr(lvlm.processor, "skip_tensor_conversion", None) or ()
     try:
+        if set(lists) & set(sample.inputs):
+            raise SVLError("inputs that its processor gives as lists")
         _padding(lvlm, sample)
     except Exception:  # an unknown model may fail in any way
         return dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, batched=False))
@@ -600,8 +634,26 @@ def entering(
 ) -> torch.Tensor:
     """What enters layer 0, (S, d) float32 on the CPU; the decoder itself does not run."""
     args, kwargs = reaching(lvlm, lvlm.layers[0], sample)
-    stream = families.residual(hidden_input(args, kwargs), lvlm.text_config)
+    hidden = hidden_input(args, kwargs)
+    _alone(hidden, [*args, *kwargs.values()])
+    stream = families.residual(hidden, lvlm.text_config)
     return stream[0].float().cpu()
+
+
+def _alone(hidden: torch.Tensor, given: Sequence[Any]) -> None:
+    """Raises SVLError for layers that read the states of earlier blocks of layers too (B, S, n, d),
+    beside the one residual stream (B, S, d): without a layer the blocks would be others.
+
+    given: all that a layer is called with.
+    """
+    for other in given:
+        if not isinstance(other, torch.Tensor) or other is hidden or other.dim() != 4:
+            continue
+        if other.shape[:2] == hidden.shape[:2] and other.shape[-1] == hidden.shape[-1]:
+            raise SVLError(
+                "its layers read what earlier blocks of layers gave (attention residuals), where"
+                " one residual stream is needed to leave a layer out of"
+            )
 
 
 def inverted(

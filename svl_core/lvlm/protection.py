@@ -68,8 +68,12 @@ def _injected(text, config) -> Iterable[int]:
 
 
 def _storing(text, config) -> Iterable[int]:
-    """Layers whose keys and values later layers use (Gemma3n, Gemma4)."""
+    """Layers whose keys and values later layers use (Gemma3n, Gemma4). Configs name such layers
+    also where none uses them.
+    """
     modes = getattr(text, "kv_sharing_modes", None) or ()
+    if "reuse" not in modes:
+        return ()
     return [layer for layer, mode in enumerate(modes) if mode == "store"]
 
 

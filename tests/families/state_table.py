@@ -25,6 +25,7 @@ import zoo_h_to_z  # noqa: E402
 import zoo_torchvision  # noqa: E402
 from marks import rewrite  # noqa: E402
 from tiny import picture  # noqa: E402
+from transformers import AutoModelForImageTextToText  # noqa: E402
 from transformers.models.auto.modeling_auto import (  # noqa: E402
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPING,
 )
@@ -61,6 +62,9 @@ def built_by() -> dict:
 def loaded(entry: str, builder) -> LVLM:
     """The tiny model, as `svl.load` would give it."""
     config, processor = builder()
+    with torch.device("meta"):
+        blank = AutoModelForImageTextToText.from_config(config)
+    probing.refuse_without_layers(blank, entry)
     model = builders.weighted(config)
     model.generation_config.update(do_sample=False, **builders.ids(processor.tokenizer))
     model = model.eval().requires_grad_(False)
@@ -94,6 +98,8 @@ def run(entry: str, builder) -> tuple[str, str]:
         notes.append("no visual positions in the sequence")
     if not lvlm.family.batched:
         notes.append("one sample a pass")
+    if stand_in := getattr(lvlm.processor.image_processor, "read_with", None):
+        notes.append(stand_in)
     if lvlm.protection:
         notes.append("stays: " + ", ".join(dict.fromkeys(lvlm.protection.values())))
     placed = lvlm.family.geometry != "unplaced"

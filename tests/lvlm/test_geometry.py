@@ -2,13 +2,15 @@
 
 import copy
 import dataclasses
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from svl_core.lvlm.geometry import clipped, grid_rects, processed_box, resized
+from svl_core.lvlm import geometry
+from svl_core.lvlm.geometry import View, clipped, grid_rects, processed_box, resized
 from svl_core.lvlm.sample import PatchGeometry
 
 
@@ -99,9 +101,7 @@ def test_padding_on_the_right_and_at_the_foot():
     """A picture of 300 x 30 pixels, cells of 28: two rows, the second of 2 pixels; and one that is
     halved first, for its 200 patches are four times too many.
     """
-    from types import SimpleNamespace
-
-    from svl_core.lvlm.geometry import View, padded_grid
+    from svl_core.lvlm.geometry import padded_grid
 
     def boxes(width, height, grid, max_patches):
         settings = SimpleNamespace(
@@ -122,3 +122,168 @@ def test_padding_on_the_right_and_at_the_foot():
     assert rects[-1] == pytest.approx([280 / 300, 28 / 30, 1, 1])
     halved = boxes(280, 140, (6, 10), 50)  # 140 x 70, padded to 140 x 84
     assert halved[0] == pytest.approx([0, 0, 0.2, 0.4]) and halved[-1][1] == pytest.approx(0.8)
+
+
+# Pictures that are read in pieces, with numbers made by hand
+
+
+def view(pixels, inputs=None, cuts=None, count=0, config=None, **settings):
+    """What a rule looks at, of one picture of (width, height) `pixels`."""
+    tensors = {name: torch.tensor(value) for name, value in (inputs or {}).items()}
+    images = [Image.new("RGB", pixels)]
+    whole = SimpleNamespace(**config or {})
+    return View(whole, SimpleNamespace(**settings), tensors, images, cuts or {}, count)
+
+
+def placed(rule, *args, **options):
+    (places,) = geometry.GEOMETRIES[rule](view(*args, **options))
+    return places
+
+
+def test_squares_of_its_own_pixels():
+    """40 x 16 pixels in squares of 16: three columns, the last half full. Inkling's own count has a
+    fourth column, of nothing, where the width is a multiple.
+    """
+    told = {"image_grid_thw": [[1, 1, 3]]}
+    places = placed("padded_squares", (40, 16), told, size={"height": 16, "width": 16})
+    assert places.grid == (1, 3)
+    assert places.rects[[0, 2]] == pytest.approx(np.array([[0, 0, 0.4, 1], [0.8, 0, 1, 1]]))
+    more = {"num_patches": torch.tensor([4])}
+    wide = placed("padded_squares", (48, 16), cuts=more, size={"height": 16, "width": 16})
+    assert wide.rects[2] == pytest.approx([2 / 3, 0, 1, 1])
+    assert np.isnan(wide.rects[3]).all()
+
+
+def test_tiles_and_a_thumbnail_of_another_shape():
+    """One row of two tiles of 2 x 2 positions, then the whole of 1 x 3; a small one has no tile."""
+    cuts = {"image_rows": [1], "image_cols": [2]}
+    shapes = {"spatial_shapes": [[4, 4], [4, 4], [2, 6]]}
+    merge = {"downsample_factor": 2}
+    places = placed("shaped_tiles", (9, 9), shapes, cuts, config=merge, use_thumbnail=True)
+    assert places.grid is None and len(places.rects) == 11
+    assert places.rects[1] == pytest.approx([0.25, 0, 0.5, 0.5])
+    assert places.rects[4] == pytest.approx([0.5, 0, 0.75, 0.5])
+    assert places.rects[8] == pytest.approx([0, 0, 1 / 3, 1])
+    cuts = {"image_rows": [1], "image_cols": [1]}
+    shapes = {"spatial_shapes": [[2, 6]]}
+    small = placed("shaped_tiles", (9, 9), shapes, cuts, config=merge, use_thumbnail=True)
+    assert small.grid == (1, 3)
+
+
+def test_windows_then_the_whole():
+    """Two rows of one window of 2 x 2 positions, then 3 x 3. What a position sees begins 3/8 of a
+    cell before it: one and a half of its four patches.
+    """
+    settings = {"vision_patch_size": 2, "downsampler_stride": 4, "patch_size": 16}
+    settings |= {"size": {"height": 24, "width": 24}, "_is_extreme_aspect": lambda *size: False}
+    cuts = {"patch_newline_masks": [[True, False]]}
+    places = placed("windows", (10, 20), {"num_local_patches": [2]}, cuts, **settings)
+    assert len(places.rects) == 17
+    edge = (1 - 3 / 8) / 2
+    assert places.rects[0] == pytest.approx([0, 0, edge, edge / 2])
+    assert places.rects[7] == pytest.approx([edge, 0.5 + edge / 2, 1, 1])
+    third = 1 / 3 - 3 / 8 / 3
+    assert places.rects[8] == pytest.approx([0, 0, third, third])
+    assert places.rects[12] == pytest.approx([third, third, third + 1 / 3, third + 1 / 3])
+
+
+def test_a_line_lies_at_the_head_of_its_square():
+    """Of 40 x 10 pixels padded to 40 x 40, the first quarter of the rows shows the image."""
+    settings = {"vision_patch_size": 2, "downsampler_stride": 4, "patch_size": 16}
+    settings |= {"size": {"height": 16, "width": 16}, "_is_extreme_aspect": lambda *size: True}
+    places = placed("windows", (40, 10), {"num_local_patches": [0]}, **settings)
+    edge = (1 - 3 / 8) / 2
+    assert places.rects[0] == pytest.approx([0, 0, edge, 1])
+    assert np.isnan(places.rects[2:]).all()
+
+
+def test_the_whole_then_slices():
+    """4 x 2 patches as a whole, two slices of 2 x 2 beside each other; four patches a position."""
+    sizes = {"target_sizes": [[4, 2], [2, 2], [2, 2]]}
+    places = placed("slices", (9, 9), sizes, {"grids": [[1, 2]]}, count=4)
+    expected = [[0, 0, 1, 0.5], [0, 0.5, 1, 1], [0, 0, 0.5, 1], [0.5, 0, 1, 1]]
+    assert places.rects.tolist() == expected
+
+
+def test_a_thumbnail_then_tiles_of_the_chosen_canvas():
+    """Also a single tile comes behind its thumbnail."""
+    settings = {"tile_size": 8, "_fit_image_to_canvas": lambda *asked: None}
+    settings["_find_closest_aspect_ratio"] = lambda width, height, tile: (width // 8, height // 8)
+    cuts = {"pixel_values": [torch.zeros(3, 1)]}
+    places = placed("thumbnail_then_tiles", (16, 8), cuts=cuts, count=3, **settings)
+    assert places.rects.tolist() == [[0, 0, 1, 1], [0, 0, 0.5, 1], [0.5, 0, 1, 1]]
+    cuts = {"pixel_values": [torch.zeros(2, 1)]}
+    single = placed("thumbnail_then_tiles", (8, 8), cuts=cuts, count=2, **settings)
+    assert single.rects.tolist() == [[0, 0, 1, 1]] * 2
+
+
+def test_an_overview_then_a_canvas_of_odd_patches():
+    """Crops of 5 patches with 2 in common, pooled by 2: an overview of 3 x 3 whose last positions
+    hold one patch; a canvas of two crops has 8 columns in 4 positions, and 5 rows in 3.
+    """
+    settings = {"size": {"height": 10, "width": 10}, "patch_size": 2, "pooling_size": [2, 2]}
+    settings["overlap_margins"] = [1, 1]
+    told = {"image_grids": [[3, 3, 3, 4]]}
+    places = placed("overview_then_canvas", (9, 9), told, **settings)
+    assert len(places.rects) == 9 + 12
+    assert places.rects[0] == pytest.approx([0, 0, 0.4, 0.4])
+    assert places.rects[8] == pytest.approx([0.8, 0.8, 1, 1])
+    assert places.rects[9] == pytest.approx([0, 0, 0.25, 0.4])
+    assert places.rects[-1] == pytest.approx([0.75, 0.8, 1, 1])
+
+
+def test_tiles_whose_rows_are_joined():
+    """Two tiles of 2 x 2 beside each other give rows of 4 and a newline; then the whole of 2 x 2 in
+    a square, whose upper and lower quarter are padding, and one position more.
+    """
+    cuts = {"patches_grid": [[2, 1]], "num_local_patches": [2]}
+    count = 2 * 5 + 2 * 3 + 1
+    settings = {"tile_size": 8, "size": {"height": 8, "width": 8}}
+    places = placed("joined_tiles", (20, 10), cuts=cuts, count=count, **settings)
+    assert len(places.rects) == count
+    assert np.flatnonzero(np.isnan(places.rects[:, 0])).tolist() == [4, 9, 12, 15, 16]
+    edge = (1 - 3 / 8) / 2
+    assert places.rects[1] == pytest.approx([edge / 2, 0, 0.5, edge])
+    assert places.rects[7] == pytest.approx([0.5, edge, 0.5 + edge / 2, 1])
+    # 0.3125 of the square's 20 pixels are 6.25, of which the first 5 are padding.
+    assert places.rects[10] == pytest.approx([0, 0, edge, 0.125])
+
+
+def test_grids_that_are_told_without_a_time():
+    config = {"vision_config": SimpleNamespace()}
+    told = {"image_grid_hw": [[4, 6]]}
+    places = placed("merged_grid", (9, 9), told, config=config, downsample_ratio=0.5)
+    assert places.grid == (2, 3)
+
+
+def test_patches_that_the_processor_has_pooled():
+    """Two rows of three positions and padding; four patches each where nothing pools them."""
+    positions = [[[x, y] for y in range(2) for x in range(3)] + [[-1, -1]]]
+    told = {"image_position_ids": positions}
+    pooled = placed("pooled_grid", (9, 9), told, count=6, pooling_kernel_size=2)
+    assert pooled.grid == (2, 3)
+    positions = [[[x, y] for y in range(4) for x in range(6)]]
+    patches = placed(
+        "pooled_grid", (9, 9), {"image_position_ids": positions}, count=6, pooling_kernel_size=2
+    )
+    assert patches.grid == (2, 3)
+
+
+def test_a_processor_s_own_canvas_is_asked_for():
+    """Command A Vision chooses another canvas than InternVL: of 200 x 100 pixels the one that must
+    be enlarged least.
+    """
+
+    asked = []
+
+    def canvas(*given):
+        asked.append(given)
+        return 3, 1
+
+    crop = FunctionType((lambda: None).__code__, {"get_optimal_tiled_canvas": canvas})
+    settings = {"size": {"height": 8, "width": 8}, "min_patches": 1, "max_patches": 6}
+    settings["crop_image_to_patches"] = crop
+    cuts = {"num_patches": [4]}
+    places = placed("canvas_tiles", (200, 100), cuts=cuts, count=4, **settings)
+    assert asked == [((100, 200), (8, 8), 1, 6)]
+    assert places.rects[1] == pytest.approx([1 / 3, 0, 2 / 3, 1])

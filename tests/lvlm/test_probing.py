@@ -301,14 +301,51 @@ def test_several_streams_are_refused(model, monkeypatch):
         probing.probe(model)
 
 
+def test_states_of_earlier_blocks_are_refused(model, monkeypatch):
+    """Attention residuals: a layer gets (B, S, n, d) of n blocks beside its stream."""
+    reached = probing.reaching
+
+    def blocks(lvlm, layer, sample):
+        (hidden, *args), kwargs = reached(lvlm, layer, sample)
+        return (hidden, hidden[:, :, None].expand(-1, -1, 2, -1), *args), kwargs
+
+    monkeypatch.setattr(probing, "reaching", blocks)
+    with pytest.raises(InputError, match=r"what earlier blocks of layers gave \(attention residu"):
+        probing.probe(model)
+
+
+def test_a_fault_of_the_library_is_named(model, monkeypatch):
+    """A class that reads what its decoder's output does not have (Llama 4 in transformers 5.24)."""
+    forward = type(model.model).forward
+
+    def faulty(self, *args, **kwargs):
+        return forward(self, *args, **kwargs).image_outputs_of_none
+
+    monkeypatch.setattr(type(model.model), "forward", faulty)
+    told = (
+        r'"a plain pass" \(LlavaForConditionalGeneration of transformers 5\S* itself ends it with'
+    )
+    with pytest.raises(InputError, match=told + " the AttributeError .*image_outputs_of_none"):
+        probing.probe(model)
+
+
+def test_a_class_without_generation_is_refused():
+    from transformers import LlamaConfig, LlamaModel
+
+    with pytest.raises(InputError, match=r'"generation" \(LlamaModel generates no text\)'):
+        with torch.device("meta"):
+            probing.refuse_without_layers(LlamaModel(LlamaConfig(num_hidden_layers=3)), "x")
+
+
 def test_an_attention_that_cannot_be_watched_rightly(model):
     """Its statistics would leave the bias out, or have no layer."""
     attention = model.layers[0].self_attn
     tensors = [torch.zeros(1, 2, 3, 4)] * 3
     token = probing._WATCHING.set(set())
     try:
-        with pytest.raises(SVLError, match="a bias of its own"):
-            probing._watched(attention, *tensors, None, position_bias=torch.zeros(1))
+        for name in ("relative_bias", "sinks"):
+            with pytest.raises(SVLError, match=f"with a {name} of its own"):
+                probing._watched(attention, *tensors, None, **{name: torch.zeros(1)})
         with pytest.raises(SVLError, match="does not know the number of its layer"):
             probing._watched(torch.nn.Identity(), *tensors, None)
     finally:

@@ -54,3 +54,9 @@ def test_each_rule_names_its_reason():
     }
     text = {"indexer_types": ["full", "shared", "full", "full", "shared", "full"]}
     assert list(reasons(config(6, **text))) == [0, 3]
+
+
+def test_keys_that_no_layer_uses_are_no_reason():
+    """Gemma 4 marks layers as storing their keys also where no layer shares any."""
+    modes = [None, "store", None, "store"]
+    assert reasons(config(kv_sharing_modes=modes)) == {3: "last layer, of fixed kind"}
