@@ -133,6 +133,17 @@ def _light_layers(
     return light_layers(full, pruned, fit, run)
 
 
+def _concatenate(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    run: Run,
+) -> list[int]:
+    from svl_core.pruning.concatenating import concatenate
+
+    return concatenate(full, pruned, fit.trace, run)
+
+
 def _collapse(full: LVLM, pruned: LVLM) -> list[int]:
     from svl_core.pruning.merging import collapse
 
@@ -204,6 +215,15 @@ _ROWS = (
         "W_r <- W_r + sum over the dropped layers k of (W_k - W_r), for all projections of the"
         " layer r before them; no samples",
         edit_weights=_collapse,
+    ),
+    Compensation(
+        "come",
+        "CoMe (heads and neurons concatenated)",
+        "CoMe, arXiv 2510.15304 (merging only)",
+        "layer r before the gap <- the heads and neurons j of r and of the dropped layers with the"
+        " largest mean |x_j| |W_:j|_1, from each layer in proportion to mean (1 - cos(H[l],"
+        " H[l+1])); norms: their mean",
+        edit_model=_concatenate,
     ),
     Compensation(
         "light-layer",

@@ -165,6 +165,11 @@ def test_the_full_model_is_untouched_and_only_named_weights_differ(
             },
             "light-layer": {f"{k}.svl_bridge.mlp.down_proj.weight" for k in (0, 1)},
             "laco": {f"{k}.{name}.weight" for k in (0, 1) for name in PROJECTIONS},
+            "come": {
+                f"{k}.{name}.weight"
+                for k in (0, 1)
+                for name in (*PROJECTIONS, "input_layernorm", "post_attention_layernorm")
+            },
             "linearpatch": {"0.svl_bridge.change", "1.svl_bridge.change"},
         }[compensation]
     )  # kept layers 0, 2 precede the runs 1..1 and 3..4
