@@ -547,7 +547,7 @@ def _when(data: Mapping) -> dict:
         "after": (
             f"Without the last {count} that may go <strong>{left['late']}</strong> of the"
             f" {data['questions']} answers are right, without the ranking's {count}"
-            f" <strong>{left['ranked']}</strong>. {price(right)} The ranking looks elsewhere:"
+            f" <strong>{left['ranked']}</strong>. {price(right)} The ranking goes by the turn:"
             f" {both} of its {count} are among the last, and {there} of the answers are decided at"
             f" just its {count}. Without layers {_listed(late)} the model {here}. Half of all"
             f" answers are decided by layer {half}, of the {soonest} by layer {by_skill[soonest]},"
