@@ -161,6 +161,8 @@ def test_relevance_is_autograd_s_in_every_family(family, sample):
         expected = products.reshape(-1, products.shape[-1]).sum(0)[sample.visual].numpy()
         assert found.logit == pytest.approx(float(logit), abs=1e-4)
         assert np.allclose(found.values, expected, atol=1e-4 * np.abs(expected).max())
+        anew = svl.relevance(family, sample, ANSWER, place, keep=0)  # layer by layer, where it can
+        assert np.allclose(anew.values, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_half_without_weights_adds_nothing_in_every_family(family, sample):
