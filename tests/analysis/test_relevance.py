@@ -198,9 +198,10 @@ def test_layers_that_are_computed_again_give_the_same_gradients(two_layers, plac
         assert np.abs(anew.values - kept.values).max() < 1e-5 * np.abs(kept.values).max()
 
 
-def test_memory_that_is_asked_for_stays_below_the_bound():
-    """Six layers: the most that is kept at a time, counted tensor by tensor, is about what one
-    makes and what enters all, where it was what all of them make; and the estimate covers that.
+def test_memory_that_is_asked_for_is_not_filled():
+    """Six layers, counted tensor by tensor: hardly more than what enters each of them is kept; with
+    what one layer makes, which its second run holds for a while, that is less than half of what all
+    of them make. The estimate covers all.
     """
     model, processor = tiny_llava(6, seed=3)
     lvlm = LVLM(model, processor, family_of(model.config), "six layers")
@@ -211,11 +212,12 @@ def test_memory_that_is_asked_for_stays_below_the_bound():
             svl.relevance(lvlm, sample, [9], keep=keep)
         most[keep] = kept.most
         assert kept.now == 0
+    whole, entering = most[2**40], most[0]
     estimate = kept_bytes(lvlm, sample.length)
-    assert estimate / 2.5 < most[2**40] < estimate
+    assert estimate / 2 < whole < estimate
     inputs = 6 * sample.length * 64 * 4
-    assert most[0] < most[2**40] / 6 + inputs + most[2**40] / 12
-    assert most[0] < most[2**40] / 2
+    assert inputs <= entering < 1.25 * inputs
+    assert entering + whole / 6 < whole / 2
 
 
 def test_layers_are_computed_again_only_where_memory_asks(two_layers, monkeypatch):
