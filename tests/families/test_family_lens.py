@@ -9,6 +9,7 @@ import torch
 from tiny import picture
 
 import svl_core as svl
+from svl_core.analysis import lens
 from svl_core.lvlm.decoding import image_token_ids
 from svl_core.lvlm.head import logits_of
 from svl_core.pruning.view import pruned_view
@@ -94,6 +95,19 @@ def test_a_kept_prompt_is_not_read_again(family, sample):
     read = svl.trace(family, sample, keep_prompt=True)
     anew = svl.lens(family, sample, ANSWER)
     behind = svl.lens(family, sample, ANSWER, traced=read)
+    assert np.allclose(behind.probability, anew.probability, atol=1e-5)
+    assert np.array_equal(behind.rank, anew.rank)
+
+
+def test_a_trace_alone_will_do_for_an_answer_of_one_token(family, sample, monkeypatch):
+    """Its last position predicts that token: nothing is read again, unless layers hand on several
+    streams.
+    """
+    anew = svl.lens(family, sample, ANSWER[:1])
+    traced = svl.trace(family, sample)
+    if family.family.name != "Gemma3n":
+        monkeypatch.setattr(lens, "Decoding", None)
+    behind = svl.lens(family, sample, ANSWER[:1], traced=traced)
     assert np.allclose(behind.probability, anew.probability, atol=1e-5)
     assert np.array_equal(behind.rank, anew.rank)
 
