@@ -144,6 +144,8 @@ def test_figures_of_speech_are_worked_out():
     shares = [0.125, 0.25, 0.25, 0.75, 1.0]
     assert lesson.decided_within(shares, (0, 3)) == 0.125 + 0.5
     assert lesson.decided_within(shares, range(5)) == 1
+    skills = {"names": [0.1, 0.9], "places": [0.6, 0.7]}
+    assert list(lesson.halves(skills).items()) == [("places", 0), ("names", 1)]
     data = {"full": {"by_kind": {"where": 1.0}}, "ablation": {"where": [0.0, 0.7, 1.0]}}
     assert lesson.lost_without(data, "where", 1) == pytest.approx(0.3)
 

@@ -458,51 +458,92 @@ def _where(data: Mapping) -> dict:
     }
 
 
-def reached(shares: Sequence[float], share: float = 0.5) -> int:
+def reached(
+    shares: Sequence[float],
+    share: float = 0.5,
+) -> int:
     """The first layer by which at least so large a share (0..1) of answers is decided."""
-    return next(layer for layer, value in enumerate(shares) if value >= share)
+    enough = [value >= share for value in shares]
+    return enough.index(True)
 
 
-def decided_within(shares: Sequence[float], layers: Sequence[int]) -> float:
+def decided_within(
+    shares: Sequence[float],
+    layers: Sequence[int],
+) -> float:
     """The share (0..1) of answers that are decided at one of these layers, by no earlier one.
 
     shares: (L,) of answers decided by each layer.
     """
-    before = [0.0, *shares]
-    return sum(shares[layer] - before[layer] for layer in layers)
+    earlier = [0.0, *shares]
+    total = 0.0
+    for layer in layers:
+        total += shares[layer]
+        total -= earlier[layer]
+    return total
 
 
-def price(right: Mapping[str, float]) -> str:
-    """What accuracies without the "ranked" and without the "late" layers say of the late ones."""
-    if right["late"] < right["ranked"]:
+def price(
+    ranked: float,
+    late: float,
+) -> str:
+    """What right answers (0..1) without the ranking's layers, and without the late ones, say of
+    these.
+    """
+    if late < ranked:
         return "What lies behind the decision does more than confirm it."
-    if right["late"] > right["ranked"]:
+    if late > ranked:
         return "Here what lies behind the decision is what should go first."
     return "Here the two cost the same."
 
 
+def halves(skills: Mapping[str, Sequence[float]]) -> dict[str, int]:
+    """By which layer half of the answers of each skill are decided, the earliest skill first."""
+    layers = {}
+    for skill, shares in skills.items():
+        layers[skill] = reached(shares)
+    order = sorted(
+        layers,
+        key=layers.__getitem__,
+    )
+    return {skill: layers[skill] for skill in order}
+
+
 def _when(data: Mapping) -> dict:
-    ranked, late = FIRST_TO_GO, LAST_OF_ALL
-    count, ahead = len(ranked), late[0] - 1
+    ranked = FIRST_TO_GO
+    late = LAST_OF_ALL
+    count = len(ranked)
+    ahead = late[0] - 1
     found = data["decided"]
     shares = found["answers"]
     half = reached(shares)
     stand = _percent(shares[ahead])
-    there = _percent(decided_within(shares, ranked))
-    both = len(set(ranked) & set(late))
-    right = {"ranked": data["kept"][count], "late": found["kept_late"]}
-    left = {name: _percent(share) for name, share in right.items()}
-    by_skill = {skill: reached(curve) for skill, curve in found["skills"].items()}
-    order = sorted(by_skill, key=by_skill.__getitem__)
-    soonest, latest = order[0], order[-1]
+    within = decided_within(shares, ranked)
+    there = _percent(within)
+    among = set(ranked) & set(late)
+    both = len(among)
+    right_ranked = data["kept"][count]
+    right_late = found["kept_late"]
+    left_ranked = _percent(right_ranked)
+    left_late = _percent(right_late)
+    verdict = price(right_ranked, right_late)
+    by_skill = halves(found["skills"])
+    soonest, *_, latest = by_skill
     first = data["shown"]["decided"]
-    full, cut = _answer(data, WHEN, FULL), _answer(data, WHEN, "late")
-    here = f"still says “{cut}”" if cut == full else f"says “{cut}” instead of “{full}”"
+    full = _answer(data, WHEN, FULL)
+    cut = _answer(data, WHEN, "late")
+    here = f"says “{cut}” instead of “{full}”"
+    if cut == full:
+        here = f"still says “{cut}”"
     curve = svl.DecidedCurve(
         layer_ids=tuple(range(data["layers"])),
         answers=np.array(shares),
         tokens=np.array(found["tokens"]),
         count=data["questions"],
+    )
+    figure = figures.decided_curve(
+        {"full model": curve},
+        ranked,
     )
     return {
         "title": "When is it decided, and can the rest go?",
@@ -519,25 +560,25 @@ def _when(data: Mapping) -> dict:
         "options": [
             _option(
                 f"The ranking's: {_listed(ranked)}",
-                right["ranked"] > right["late"],
+                right_ranked > right_late,
                 "",
                 do="ranked",
             ),
             _option(
                 f"The last that may go: {_listed(late)}",
-                right["late"] > right["ranked"],
+                right_late > right_ranked,
                 "",
                 do="late",
             ),
             _option(
                 "Either, at the same price",
-                right["late"] == right["ranked"],
+                right_late == right_ranked,
                 "",
             ),
         ],
         "do": "late",
         "plot": {
-            "figure": figures.decided_curve({"full model": curve}, ranked).to_json(),
+            "figure": figure.to_json(),
             "alt": (
                 f"Share of {data['questions']} answers decided by each layer: half by layer {half},"
                 f" {stand} by layer {ahead}. Crosses: the {count} layers that the ranking"
@@ -545,9 +586,9 @@ def _when(data: Mapping) -> dict:
             ),
         },
         "after": (
-            f"Without the last {count} that may go <strong>{left['late']}</strong> of the"
+            f"Without the last {count} that may go <strong>{left_late}</strong> of the"
             f" {data['questions']} answers are right, without the ranking's {count}"
-            f" <strong>{left['ranked']}</strong>. {price(right)} The ranking goes by the turn:"
+            f" <strong>{left_ranked}</strong>. {verdict} The ranking goes by the turn:"
             f" {both} of its {count} are among the last, and {there} of the answers are decided at"
             f" just its {count}. Without layers {_listed(late)} the model {here}. Half of all"
             f" answers are decided by layer {half}, of the {soonest} by layer {by_skill[soonest]},"
@@ -558,8 +599,8 @@ def _when(data: Mapping) -> dict:
             {"label": "Drop the last", "do": "late"},
         ],
         "line": (
-            f"{stand} stand by layer {ahead}; without the rest {left['late']} right, by ranking"
-            f" {left['ranked']}"
+            f"{stand} stand by layer {ahead}; without the rest {left_late} right, by ranking"
+            f" {left_ranked}"
         ),
     }
 
