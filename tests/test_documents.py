@@ -92,6 +92,7 @@ def test_figures_of_the_long_runs(name, document):
         ("analysis_pass", "rows"),
         ("calibration_memory", "rows"),
         ("interactivity", None),
+        ("clicks", None),
         ("side_by_side", None),
         ("turn", None),
         ("meters", None),
@@ -102,6 +103,14 @@ def test_figures_of_speed_and_memory(name, part):
     made = stored(name)
     figures = script(name).table(made[part] if part else made)
     assert f"\n{figures}\n" in text, f"speed.md is stale: run python tests/benchmarks/{name}.py"
+
+
+def test_clicks_into_an_answer_are_as_quick_as_they_should_be():
+    clicks, made = script("clicks"), stored("clicks")
+    for name in clicks.CLICKS:
+        assert made["bundled_ms"][name]["median"] <= clicks.AIM_MS, name
+    assert made["lens_ms"]["median"] <= clicks.LENS_AIM_MS
+    assert sum(made["bundled_bytes"].values()) <= clicks.AIM_BYTES
 
 
 def test_what_the_readme_and_the_guide_say_of_the_readings():

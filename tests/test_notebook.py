@@ -1,4 +1,4 @@
-"""Values as a prompt and a notebook show them, and the example notebook, whose cells run here."""
+"""Values as a prompt and a notebook show them, and the example notebooks, whose cells run here."""
 
 import ast
 import json
@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import svl_core as svl
 from svl_core import figures, notebook
 from svl_core.comparison.evaluation import Evaluation, PairedEvaluation
+from svl_core.figures.plot import Plot
 
-NOTEBOOK = Path(__file__).with_name("first_steps.ipynb")
+FIRST_STEPS = Path(__file__).with_name("first_steps.ipynb")
+ANSWERS = Path(__file__).with_name("where_answers_come_from.ipynb")
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -120,24 +124,74 @@ def run_cell(source: str, names: dict) -> object:
     return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
 
 
-def test_the_example_notebook_runs_and_shows_what_it_made(tmp_path, monkeypatch, capsys):
-    """All its code cells, in their order, and the last one once more."""
-    monkeypatch.chdir(tmp_path)
-    book = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+def cells_of(notebook: Path) -> list[str]:
+    """Its code, cell by cell."""
+    book = json.loads(notebook.read_text(encoding="utf-8"))
     assert not any(cell.get("outputs") for cell in book["cells"])  # it is stored without them
-    names: dict = {}
-    values = [run_cell(cell, names) for cell in [*cells, cells[-1]]]
-    drawn = [value for value in values if isinstance(value, type(names["figures"].gap_curve([1])))]
+    return ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+
+
+def checked_figures(values: list) -> list:
+    """Those of the cells' values that are figures, each of which a notebook draws."""
+    drawn = [value for value in values if isinstance(value, Plot)]
     for figure in drawn:
         bundle = figure._repr_mimebundle_()
         assert bundle[PLOTLY]["data"] and "Plot(" in bundle["text/plain"]
-    assert len(drawn) == 4
+    return drawn
+
+
+def test_the_example_notebook_runs_and_shows_what_it_made(tmp_path, monkeypatch, capsys):
+    """All its code cells, in their order, and the last one once more."""
+    monkeypatch.chdir(tmp_path)
+    cells = cells_of(FIRST_STEPS)
+    names: dict = {}
+    values = [run_cell(cell, names) for cell in [*cells, cells[-1]]]
+    assert len(checked_figures(values)) == 4
     report = values[cells.index(next(cell for cell in cells if "svl.compare" in cell))]
     assert report.full.text == "top left" and report.full.text in report._repr_html_()
     assert names["pruned"].num_layers == names["lvlm"].num_layers - 4
     said = capsys.readouterr().out
     assert said.startswith("pruned\n") and "delete that one first" in said
+
+
+def test_the_notebook_of_answers_shows_both_models(tmp_path, monkeypatch, capsys):
+    """Its code cells in their order: each figure is there, and shows the full model beside the
+    pruned one where both have something to show.
+    """
+    monkeypatch.chdir(tmp_path)
+    cells = cells_of(ANSWERS)
+    names: dict = {}
+    values = {cell: run_cell(cell, names) for cell in cells}
+    plots = checked_figures(list(values.values()))
+    pictures = [value for value in values.values() if isinstance(value, Image.Image)]
+    assert len(plots) == 6 and len(pictures) == 4
+    lvlm, pruned, said = names["lvlm"], names["pruned"], names["said"]
+    assert values[cells[0]][0].text == "top left"
+    assert pruned.num_layers == lvlm.num_layers - 6
+
+    def of(call: str):
+        return next(value for cell, value in values.items() if call in cell)
+
+    words = len(said)
+    both = 2 * words + 1  # columns, an empty one between the models
+    cells_shown = of("figures.lens(").data[0]
+    assert np.array(cells_shown.z).shape == (lvlm.num_layers, both)
+    blank = np.isnan(np.array(cells_shown.z, float)[:, words + 1 :]).all(1)
+    assert tuple(np.flatnonzero(blank)) == names["plan"].drop
+    heights = np.array([bar.y for bar in of("figures.attention_split(").data])
+    assert heights.shape == (4, lvlm.num_layers + pruned.num_layers)
+    assert heights.sum(0) == pytest.approx(100, abs=1e-3)
+    crosses = of("figures.decided_curve(").data[-1]
+    assert tuple(crosses.x) == names["plan"].drop
+    assert names["full_map"].logit == pytest.approx(logit_of(lvlm, names["sample"], said), abs=1e-4)
+    assert "most relevant patches covered" in capsys.readouterr().out
+
+
+def logit_of(lvlm, sample, said) -> float:
+    """The first word's logit, by the model itself."""
+    with torch.inference_mode():
+        logits = lvlm.model(**sample.inputs).logits
+    return float(logits[0, -1, said[0]])
 
 
 def test_the_calls_that_the_guide_shows_draw_their_figures(line, tiny):

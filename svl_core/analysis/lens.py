@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from svl_core.analysis.reading import read, words_of
-from svl_core.analysis.trace import Trace
+from svl_core.analysis.trace import SampleTrace, Trace
 from svl_core.errors import InputError
 from svl_core.lvlm.decoding import Decoding, answers_together
+from svl_core.lvlm.families import stacks_streams
 from svl_core.lvlm.leaving import Leaving
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -194,8 +195,9 @@ def lens(
     sample: the question.
     answer: token ids, read as given whoever wrote them: the full model's answer shows what a drop
         delays or destroys. By default the model's own greedy answer of at most 64 tokens.
-    traced: this model's trace of the sample, with its prompt (`keep_prompt`): what its pass left
-        behind is then read, and only the answer is fed; otherwise the prompt is read again.
+    traced: this model's trace of the sample: what its pass left behind is then read. An answer of
+        several tokens is fed behind its prompt (`keep_prompt`); without that the prompt is read
+        again.
     top: how many words are kept for each layer and token.
     run: progress and cancellation.
 
@@ -342,15 +344,17 @@ def answer_states(
     Raises InputError for a trace of another model or sample.
     """
     check_whole(sample)
-    watched = Leaving(lvlm)
-    prompt = None
     if traced is not None:
         check_same(lvlm, sample, traced)
-        prompt = traced.samples[0].prompt
-    if traced is not None and prompt is not None:
-        decoding = Decoding.behind(lvlm, prompt)
-        features = traced.samples[0].features
-        places = [features[1:, -1:].to(lvlm.device)]
+    watched = Leaving(lvlm)
+    fed = tuple(said[:-1])
+    behind = _behind(lvlm, traced)
+    prompt = None if behind is None else behind.prompt
+    decoding = None
+    if behind is not None and (prompt is not None or not fed):
+        places = [behind.features[1:, -1:].to(lvlm.device)]
+        if prompt is not None and fed:
+            decoding = Decoding.behind(lvlm, prompt)
     else:
         with watched.watching(slice(-1, None)):
             decoding = Decoding(
@@ -359,20 +363,28 @@ def answer_states(
                 features=sample.features,
             )
         places = [watched.stacked()]
-    if len(said) > 1:
-        fed = torch.tensor(
-            [said[:-1]],
+    if decoding is not None and fed:
+        tokens = torch.tensor(
+            [fed],
             device=decoding.logits.device,
         )
-        with watched.watching(
-            slice(
-                1 - len(said),
-                None,
-            )
-        ):
-            decoding.feed(fed)
+        last = slice(-len(fed), None)
+        with watched.watching(last):
+            decoding.feed(tokens)
         places.append(watched.stacked())
     return torch.cat(places, dim=-2)
+
+
+def _behind(
+    lvlm: LVLM,
+    traced: Trace | None,
+) -> SampleTrace | None:
+    """What a trace left of the prompt; None where there is none, or where it keeps one of several
+    streams alone.
+    """
+    if traced is None or stacks_streams(lvlm.text_config):
+        return None
+    return traced.samples[0]
 
 
 def check_whole(sample: Sample) -> None:

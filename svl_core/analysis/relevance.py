@@ -22,6 +22,7 @@ from svl_core.lvlm.decoding import Decoding
 from svl_core.lvlm.families import shared_from
 from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.recomputing import can_recompute, kept_bytes, may_keep, recomputed
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.vision import forward
 from svl_core.notebook import Shown
@@ -151,6 +152,7 @@ def relevance(
     answer: Sequence[int],
     place: int = 0,
     *,
+    keep: int | None = None,
     run: Run = QUIET,
 ) -> Relevance:
     """How much each patch speaks for one token of an answer: gradient x input, by one backward
@@ -158,12 +160,16 @@ def relevance(
 
     The gradient is linear in how the embeddings could change from where they are; it does not know
     what a patch would do if it were gone. What enters beside the first layer's input is not in it
-    (Qwen3-VL's features of further depths). The pass keeps every layer's activations.
+    (Qwen3-VL's features of further depths). Where every layer's activations are too much to keep,
+    each layer is computed again on the way back, which takes about the time of one more pass.
 
     lvlm: the model, full or pruned.
     sample: the question with its image.
     answer: token ids, read as given; those behind `place` do not matter.
     place: which of them, from 0.
+    keep: bytes of activations that may be kept for the way back, judged by an estimate; by default
+        a quarter of the free memory. Models of no known family, and those that are spread over
+        devices, always keep all, and so does PaliGemma for a later token than the first.
     run: cancellation, within a layer's time, forwards and backwards.
 
     Raises InputError for a sample without visual positions, an empty answer, a place beyond it, and
@@ -175,6 +181,14 @@ def relevance(
             "Found weights in 4 or 8 bits; expected ones that a gradient goes through; load the"
             " model without --quantize."
         )
+    anew = _asks_for_memory(
+        lvlm,
+        sample,
+        place,
+        keep,
+    )
+    if anew:
+        lvlm = recomputed(lvlm)
     entered: list[torch.Tensor] = []
 
     def entering(
@@ -194,6 +208,7 @@ def relevance(
             sample,
             said[:place],
             differentiable=True,
+            uncached=anew,
         )
     logit = logits[said[place]]
     [gradient] = torch.autograd.grad(logit, entered)
@@ -306,6 +321,31 @@ def _checked(
     return said
 
 
+def _asks_for_memory(
+    lvlm: LVLM,
+    sample: Sample,
+    place: int,
+    keep: int | None,
+) -> bool:
+    """Whether layers are computed again on the way back; parameters as of `relevance`."""
+    if not can_recompute(lvlm) or (place and _is_prefix(sample)):
+        return False
+    bound = may_keep(lvlm.device) if keep is None else keep
+    return kept_bytes(lvlm, sample.length + place) > bound
+
+
+def _is_prefix(sample: Sample) -> bool:
+    """Whether all positions of the prompt see each other, so that an answer reads otherwise in one
+    pass with it than behind it: the positions' types do not tell the image from the words
+    (PaliGemma).
+    """
+    types = sample.inputs.get("token_type_ids")
+    if types is None:
+        return False
+    visual = types[0, torch.from_numpy(np.array(sample.visual))]
+    return bool((visual == types[0, -1]).all())
+
+
 def _stopping(run: Run) -> InputAction:
     """Ends a pass at the next layer, and its backward pass likewise."""
 
@@ -326,8 +366,12 @@ def _predicted(
     sample: Sample,
     before: Sequence[int],
     differentiable: bool = False,
+    uncached: bool = False,
 ) -> torch.Tensor:
-    """(vocab,) logits behind the prompt and the tokens `before`."""
+    """(vocab,) logits behind the prompt and the tokens `before`.
+
+    differentiable: gradients can flow through the pass. uncached: it is one without a cache.
+    """
     in_place = (
         shared_from(
             lvlm.family,
@@ -335,7 +379,7 @@ def _predicted(
         )
         is None
     )
-    if differentiable and before and in_place:
+    if uncached or (differentiable and before and in_place):
         return _uncached(lvlm, sample, before)
     decoding = Decoding(
         lvlm,
@@ -357,8 +401,8 @@ def _uncached(
     sample: Sample,
     before: Sequence[int],
 ) -> torch.Tensor:
-    """The same in one pass without a cache, for models that write into theirs: no gradient goes
-    through that.
+    """The same in one pass without a cache, for models that write into theirs, through which no
+    gradient goes, and for layers that are computed again, which would write twice.
     """
     length = sample.length
     count = len(before)
@@ -366,6 +410,7 @@ def _uncached(
     inputs = dict(sample.inputs)
     fed = torch.tensor(
         [before],
+        dtype=torch.int64,
         device=device,
     )
     inputs["input_ids"] = torch.cat(

@@ -482,6 +482,15 @@ def _sample(
     at: float,
 ) -> str:
     """A trace as its legend shows it."""
+    if trace["type"] == "bar":
+        box = _box(
+            left + 8,
+            at - 6,
+            left + 20,
+            at + 6,
+        )
+        colour = _of(trace["marker"]["color"], 0)
+        return f'<rect {box} fill="{_esc(colour)}"/>'
     mode, parts = trace.get("mode", "lines"), []
     if "lines" in mode:
         line = trace.get("line", {})
@@ -664,19 +673,22 @@ def _bars(
     y: Axis,
 ) -> str:
     parts, half = [], (1 - gap) / 2
+    heights = _places(trace, "y")
+    feet = list(trace.get("base", [0.0] * len(heights)))
     places = zip(
         _places(trace, "x"),
-        _places(trace, "y"),
+        heights,
+        feet,
         strict=True,
     )
-    for number, (at, value) in enumerate(places):
+    for number, (at, value, foot) in enumerate(places):
         if not _is_number(value):
             continue
         box = _box(
             x.at(at - half),
-            y.at(0),
+            y.at(foot),
             x.at(at + half),
-            y.at(value),
+            y.at(foot + value),
         )
         colour = _of(trace["marker"]["color"], number)
         parts.append(

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from svl_core.analysis.word_attention import WordAttention
 
 DECIDED = "#D55E00"  # Okabe-Ito vermilion: from here on the word stays first
-KIND_LOOKS: Mapping[str, Mapping[str, str]] = {
-    "image": {"colour": "#009E73", "dash": "solid", "symbol": "diamond"},
-    "prompt": {"colour": "#CC79A7", "dash": "dashdot", "symbol": "triangle-up"},
-    "earlier answer": {"colour": "#0072B2", "dash": "dash", "symbol": "square"},
-    "first token": {"colour": "#7A7F87", "dash": "dot", "symbol": "circle"},
+KIND_COLOURS = {
+    "image": "#009E73",
+    "prompt": "#CC79A7",
+    "earlier answer": "#0072B2",
+    "first token": "#A9AEB5",
 }
 """What a word's attention goes to, in the order of `WordAttention.shares`."""
 HALF_LOOKS: Mapping[str, Mapping[str, str]] = {
@@ -414,38 +414,75 @@ def attention_grid(
 
 
 def attention_split(
-    attention: WordAttention,
+    full: WordAttention,
+    pruned: WordAttention | None = None,
     *,
-    height: int = 300,
+    height: int = 320,
 ) -> Plot:
-    """How the attention of one word splits over image, prompt, earlier answer and first token,
-    layer by layer, mean of the heads.
+    """How the attention of one word splits over image, prompt, earlier answer and first token: a
+    bar for each layer, mean of its heads.
 
-    attention: of the full model, or of a pruned one, by the original model's layers.
+    The parts stand on each other and fill the bar to 100 %, or to less where the model has
+    attention sinks.
+
+    full: of the full model.
+    pruned: of a pruned one, drawn to its right by the original model's layers and on the same
+        scale; dropped ones stay blank, as do layers without attention over the sequence.
+    height: pixels.
     """
-    percent = 100 * attention.shares.mean(1)
+    sides = {"full model": full}
+    if pruned is not None:
+        sides["pruned model"] = pruned
+    layers = 1 + max(max(side.layer_ids) for side in sides.values())
+    across: list[int] = []
+    told: list[str] = []
+    named: list[int] = []
+    parts = []
+    for number, (name, side) in enumerate(sides.items()):
+        left = number * (layers + 1)
+        across += [left + layer for layer in side.layer_ids]
+        told += [f"layer {layer}, {name}" for layer in side.layer_ids]
+        named += list(side.layer_ids)
+        parts.append(side.shares.mean(1))
+    percent = 100 * np.concatenate(parts).astype(float)
+    feet = percent.cumsum(1) - percent
     traces = []
-    for number, (name, look) in enumerate(KIND_LOOKS.items()):
+    for number, (name, colour) in enumerate(KIND_COLOURS.items()):
         traces.append(
             {
-                "type": "scatter",
-                "x": list(attention.layer_ids),
-                "y": percent[:, number].astype(float),
+                "type": "bar",
+                "x": across,
+                "y": percent[:, number],
+                "base": feet[:, number],
                 "name": name,
-                "mode": "lines+markers",
-                "line": {"color": look["colour"], "dash": look["dash"], "width": 2.5},
-                "marker": {"symbol": look["symbol"], "size": 7},
-                "hovertemplate": f"layer %{{x}}: %{{y:.1f}} %<extra>{name}</extra>",
+                "marker": {
+                    "color": colour,
+                    "line": {"width": 1, "color": "rgba(255,255,255,.7)"},
+                },
+                "customdata": told,
+                "hovertemplate": f"%{{customdata}}: %{{y:.1f}} %<extra>{name}</extra>",
             }
         )
+    columns = len(sides) * (layers + 1) - 1
+    step = max(1, columns // 16)
+    ticks = [place for place in range(len(across)) if named[place] % step == 0]
+    both = "" if pruned is None else ": full model left, pruned model right"
     return drawn(
         traces,
-        x="layer",
-        y=f"attention (%), writing ‘{_word(attention.token)}’",
+        x=f"layer{both}",
+        y=f"attention (%), writing ‘{_word(full.token)}’",
         height=height,
         legend=True,
-        xaxis=layer_axis(range(1 + max(attention.layer_ids))),
-        yaxis={"range": [-3, 103]},
+        barmode="overlay",
+        bargap=0.12,
+        xaxis={
+            "tickmode": "array",
+            "tickvals": [across[place] for place in ticks],
+            "ticktext": [str(named[place]) for place in ticks],
+            "range": [-0.6, columns - 0.4],
+            "showgrid": False,
+        },
+        yaxis={"range": [0, 101]},
     )
 
 

@@ -11,10 +11,13 @@ import torch
 from tiny import picture, tiny_llava
 
 import svl_core as svl
+from svl_core.analysis import relevance
 from svl_core.analysis.relevance import Occlusion, Relevance
+from svl_core.lvlm import recomputing
 from svl_core.lvlm.families import family_of
 from svl_core.lvlm.hooks import ThreadHooks
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.recomputing import kept_bytes
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +135,14 @@ def test_it_is_cancelled_forwards_and_backwards(two_layers):
             self.left -= 1
             return self.left < 0
 
-    whole = After(100)
-    svl.relevance(lvlm, sample, [9], run=svl.Run(cancel=whole))
-    checks = 100 - whole.left
-    assert checks == 4  # two layers, both ways
-    for count in range(checks):
-        with pytest.raises(svl.Cancelled):
-            svl.relevance(lvlm, sample, [9], run=svl.Run(cancel=After(count)))
+    for keep in (2**40, 0):  # bytes: all is kept, or each layer is computed again
+        whole = After(100)
+        svl.relevance(lvlm, sample, [9], keep=keep, run=svl.Run(cancel=whole))
+        checks = 100 - whole.left
+        assert checks == 4  # two layers, both ways
+        for count in range(checks):
+            with pytest.raises(svl.Cancelled):
+                svl.relevance(lvlm, sample, [9], keep=keep, run=svl.Run(cancel=After(count)))
     stop = Event()
     stop.set()
     found = svl.relevance(lvlm, sample, [9])
@@ -146,11 +150,103 @@ def test_it_is_cancelled_forwards_and_backwards(two_layers):
         svl.occlusion(lvlm, sample, [9], found, run=svl.Run(cancel=stop))
 
 
+class Kept:
+    """Bytes of activations that are kept for a backward pass: now, and at most."""
+
+    def __init__(self, lvlm):
+        self.of_model = {weight.untyped_storage().data_ptr() for weight in lvlm.model.parameters()}
+        self.now, self.most, self.counted = 0, 0, {}
+
+    def __enter__(self):
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda held: held.tensor)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+    def pack(self, tensor):
+        return Held(self, tensor)
+
+
+class Held:
+    """A tensor that is kept; its storage counts once, until the last of its holders goes."""
+
+    def __init__(self, kept, tensor):
+        self.kept, self.tensor = kept, tensor.detach()
+        self.key = tensor.untyped_storage().data_ptr()
+        self.size = 0 if self.key in kept.of_model else tensor.untyped_storage().nbytes()
+        kept.counted[self.key] = kept.counted.get(self.key, 0) + 1
+        if kept.counted[self.key] == 1:
+            kept.now += self.size
+            kept.most = max(kept.most, kept.now)
+
+    def __del__(self):
+        self.kept.counted[self.key] -= 1
+        if not self.kept.counted[self.key]:
+            self.kept.now -= self.size
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_layers_that_are_computed_again_give_the_same_gradients(two_layers, place):
+    lvlm, sample = two_layers
+    answer = [9, 30, 41]
+    kept = svl.relevance(lvlm, sample, answer, place, keep=2**40)
+    for asked in (sample, svl.trace(lvlm, sample).samples[0].sample):
+        anew = svl.relevance(lvlm, asked, answer, place, keep=0)
+        assert anew.logit == pytest.approx(kept.logit, abs=1e-6)
+        assert np.abs(anew.values - kept.values).max() < 1e-5 * np.abs(kept.values).max()
+
+
+def test_memory_that_is_asked_for_is_not_filled():
+    """Six layers, counted tensor by tensor: hardly more than what enters each of them is kept; with
+    what one layer makes, which its second run holds for a while, that is less than half of what all
+    of them make. The estimate covers all.
+    """
+    model, processor = tiny_llava(6, seed=3)
+    lvlm = LVLM(model, processor, family_of(model.config), "six layers")
+    sample = lvlm.encode(picture(), "a cat")
+    most = {}
+    for keep in (2**40, 0):
+        with Kept(lvlm) as kept:
+            svl.relevance(lvlm, sample, [9], keep=keep)
+        most[keep] = kept.most
+        assert kept.now == 0
+    whole, entering = most[2**40], most[0]
+    estimate = kept_bytes(lvlm, sample.length)
+    assert estimate / 2 < whole < estimate
+    inputs = 6 * sample.length * 64 * 4
+    assert inputs <= entering < 1.25 * inputs
+    assert entering + whole / 6 < whole / 2
+
+
+def test_layers_are_computed_again_only_where_memory_asks(two_layers, monkeypatch):
+    lvlm, sample = two_layers
+    needed = kept_bytes(lvlm, sample.length)
+    made = []
+    remade = relevance.recomputed
+    monkeypatch.setattr(relevance, "recomputed", lambda lvlm: made.append(1) or remade(lvlm))
+    svl.relevance(lvlm, sample, [9], keep=needed)
+    assert not made
+    svl.relevance(lvlm, sample, [9], keep=needed - 1)
+    assert len(made) == 1
+    monkeypatch.setattr(recomputing, "free_bytes", lambda device: 4 * needed)
+    svl.relevance(lvlm, sample, [9])
+    assert len(made) == 1  # a quarter of the free memory will do
+    monkeypatch.setattr(recomputing, "free_bytes", lambda device: 4 * needed - 4)
+    svl.relevance(lvlm, sample, [9])
+    assert len(made) == 2
+    monkeypatch.setattr(recomputing, "free_bytes", lambda device: None)
+    svl.relevance(lvlm, sample, [9])
+    assert len(made) == 2  # so small a model asks for nothing
+
+
 def test_nothing_is_left_behind(two_layers):
     """No gradient, no hook, and the model answers as before."""
     lvlm, sample = two_layers
     before = svl.lens(lvlm, sample, [9]).probability
     svl.relevance(lvlm, sample, [9])
+    svl.relevance(lvlm, sample, [9], keep=0)
     assert all(parameter.grad is None for parameter in lvlm.model.parameters())
     assert not any(layer._forward_pre_hooks for layer in lvlm.layers)
     assert np.array_equal(svl.lens(lvlm, sample, [9]).probability, before)

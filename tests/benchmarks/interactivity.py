@@ -29,6 +29,9 @@ BEGIN, END = (
 LAYERS, WIDTH, GRID, WORDS = 32, 4096, 24, 64
 AIMS = {"bundled": 100, "large": 300}  # ms
 MOVES = (3, 6, 4, 5, 2, 7, 8)  # layers to drop, in turn
+PICTURES = ("overlay", "token-curve", "head-map", "patch-names")
+"""Figures of other names than "plot-..."."""
+
 CHANGES = {  # control -> its event, and values that it takes in turn
     "drop slider": ("bridge", "settle_drop", "strip", None),
     "layer": ("layer", "input", "layer", (3, 7, 5, 2, 9, 4, 8)),
@@ -125,9 +128,9 @@ class Visitor:
         }
         self.sent: dict[str, int] = {}  # the most bytes that a figure took
 
-    def fire(self, elem_id: str, event: str, after: int = 0) -> float:
+    def fire(self, elem_id: str, event: str, after: int = 0, data: dict | None = None) -> float:
         """Processes what follows an event first (or what follows that, `after` > 0); milliseconds
-        of processor time.
+        of processor time. data: what the event carries.
         """
         found = next(
             fn
@@ -136,9 +139,9 @@ class Visitor:
         )
         for _ in range(after):
             found = next(fn for fn in self.page.fns.values() if fn.trigger_after == found._id)
-        return 1000 * asyncio.run(self._process(found))
+        return 1000 * asyncio.run(self._process(found, data))
 
-    async def _process(self, fn) -> float:
+    async def _process(self, fn, data: dict | None) -> float:
         import gradio as gr
 
         inputs, iterator, spent = [self.values.get(block._id) for block in fn.inputs], None, 0.0
@@ -149,7 +152,7 @@ class Visitor:
                 inputs,
                 state=self.session,
                 request=gr.Request(),
-                event_data=gr.EventData(None, None),
+                event_data=gr.EventData(None, data),
                 iterator=iterator,
             )
             text = [json.dumps(each) for each in made["data"]]
@@ -161,7 +164,7 @@ class Visitor:
                 if not update or "value" in value:
                     self.values[block._id] = value["value"] if update else value
                     name = self.names.get(block._id, "")
-                    if name.startswith("plot-") or name in ("overlay", "token-curve"):
+                    if name.startswith("plot-") or name in PICTURES:
                         self.sent[name] = max(self.sent.get(name, 0), len(written))
             iterator = made.get("iterator")
             if not made["is_generating"]:

@@ -5,6 +5,7 @@ On the bundled model, with the hash of its weights:
 
 - blocks: accuracy by kind of question with each block of three layers skipped;
 - skills: accuracy by skill against the number of dropped layers, ranked on calibration scenes;
+- decided: by which layer the answers are decided, and accuracy without the last layers that may go;
 - shown: what both models answer in each state of the page that the lesson shows;
 - arena: what it tells of the arena's results (`arena.py`).
 """
@@ -51,7 +52,7 @@ BLOCK = 3
 CALIBRATION_SIZE = DEFAULTS.calibration_size
 """Calibration scenes, as on the page."""
 
-PARTS = ("blocks", "skills", "shown", "arena")
+PARTS = ("blocks", "skills", "decided", "shown", "arena")
 """Of the file, each measured for itself."""
 
 CALIBRATION_SEED = DEFAULTS.seed
@@ -86,6 +87,9 @@ def measure(parts: Collection[str], data: dict, log=say) -> dict:
     if "skills" in parts:
         log("dropping one layer after the other")
         made |= skills(lvlm, pairs)
+    if "decided" in parts:
+        log("by which layer the answers are decided")
+        made["decided"] = decided(lvlm, pairs)
     if "shown" in parts:
         log("the lesson's own pictures")
         fitted = {CALIBRATION_SIZE: calibrated(lvlm, CALIBRATION_SIZE)}
@@ -113,28 +117,73 @@ def skills(lvlm: svl.LVLM, pairs: list) -> dict:
     """{"ranking", "kept": accuracy by number of dropped layers, "skills": the same of each skill},
     ranked on the page's calibration scenes, without compensation.
     """
-    samples = [lvlm.encode(pair.image, pair.question) for pair in pairs]
-    ids = []
-    for start in range(0, len(pairs), 32):
-        ids += answer_batch(lvlm, samples[start : start + 32])
-    right = [
-        normalise(lvlm.tokenizer.decode(tokens, skip_special_tokens=True)) == normalise(pair.answer)
-        for tokens, pair in zip(ids, pairs)
-    ]
+    samples, ids, right = answered(lvlm, pairs)
     scores = svl.redundancy(*calibrated(lvlm, CALIBRATION_SIZE), "svl")
     pruned = [svl.prune(lvlm, svl.plan(scores, drop), "none") for drop in range(MOST + 1)]
-    marks = batched_exact_match(lvlm, pruned, samples, ids) & np.array(right)
-    of_skill = {
-        skill: [pair.kind in kinds for pair in pairs] for skill, kinds in lesson.GROUPS.items()
-    }
+    marks = batched_exact_match(lvlm, pruned, samples, ids) & right
     return {
         "ranking": [int(k) for k in scores.ranking[:MOST]],
         "kept": [round(float(row.mean()), 4) for row in marks],
         "skills": {
             skill: [round(float(row[chosen].mean()), 4) for row in marks]
-            for skill, chosen in of_skill.items()
+            for skill, chosen in of_skill(pairs).items()
         },
     }
+
+
+def answered(lvlm: svl.LVLM, pairs: list) -> tuple[list, list, np.ndarray]:
+    """Questions as samples, the full model's answers as token ids, and which of them are right."""
+    samples = [lvlm.encode(pair.image, pair.question) for pair in pairs]
+    ids = []
+    for start in range(0, len(pairs), 32):
+        ids += answer_batch(lvlm, samples[start : start + 32])
+    texts = [lvlm.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in ids]
+    right = [
+        normalise(text) == normalise(pair.answer) for text, pair in zip(texts, pairs, strict=True)
+    ]
+    return samples, ids, np.array(right)
+
+
+def of_skill(pairs: list) -> dict[str, np.ndarray]:
+    """{skill: which of the questions are of it}."""
+    return {
+        skill: np.array([pair.kind in kinds for pair in pairs])
+        for skill, kinds in lesson.GROUPS.items()
+    }
+
+
+def decided(lvlm: svl.LVLM, pairs: list) -> dict:
+    """{"last": for each question the layer by which its whole answer is decided, "answers" and
+    "tokens": the share that is by each layer, "skills": of the answers of each skill, "kept_late":
+    accuracy without the last layers that may go, without compensation}.
+    """
+    samples, ids, right = answered(lvlm, pairs)
+    places = [deciding(lvlm, sample, said) for sample, said in zip(samples, ids, strict=True)]
+    last = np.array([found.max() for found in places])
+    plan = svl.manual_plan(list(lesson.LAST_OF_ALL), lvlm.num_layers, lvlm.protected)
+    late = svl.prune(lvlm, plan, "none")
+    [marks] = batched_exact_match(lvlm, [late], samples, ids)
+    return {
+        "last": " ".join(map(str, last)),
+        "answers": by_layer(lvlm, last),
+        "tokens": by_layer(lvlm, np.concatenate(places)),
+        "skills": {
+            skill: by_layer(lvlm, last[chosen]) for skill, chosen in of_skill(pairs).items()
+        },
+        "kept_late": round(float((marks & right).mean()), 4),
+    }
+
+
+def deciding(lvlm: svl.LVLM, sample: svl.Sample, said: list) -> np.ndarray:
+    """For each token of the model's own answer the layer from which on it stays first."""
+    found = svl.lens(lvlm, sample, said, top=1).decided
+    assert None not in found, "a greedy answer's words stand first behind the last layer"
+    return np.array(found)
+
+
+def by_layer(lvlm: svl.LVLM, layers: np.ndarray) -> list[float]:
+    """The share of these that is at most each layer."""
+    return [round(float((layers <= layer).mean()), 4) for layer in lvlm.layer_ids]
 
 
 def arena() -> dict:
@@ -189,8 +238,9 @@ def picture(origin: str) -> Image.Image:
 
 
 def shown(lvlm: svl.LVLM, fitted: dict) -> dict:
-    """{"stages": for each step {name: what the model answers there, "full": the full one's}, and
-    the numbers of two figures}.
+    """{"stages": for each step {name: what the model answers there, "full": the full one's},
+    "decided": the layer by which the first word of the fourth step's answer is, and the numbers of
+    two figures}.
 
     fitted: by number of scenes, what compensations are fitted on.
     """
@@ -211,12 +261,14 @@ def shown(lvlm: svl.LVLM, fitted: dict) -> dict:
             pruned = svl.prune(lvlm, plan, stage.compensation, *fit)
             told[name] = svl.answer(pruned, samples[key]).text
         stages.append(told)
-    return {"stages": stages, **figures_of(traces)}
+    asked = lesson.STAGES[lesson.WHEN][""]
+    first = svl.lens(lvlm, samples[asked.origin, asked.prompt], top=1).decided[0]
+    return {"stages": stages, "decided": first, **figures_of(traces)}
 
 
 def figures_of(traces: dict) -> dict:
     """{"angles": by which each layer turns the first step's hidden states, in degrees; "ranking":
-    of the second step's picture; "gap": of the fifth step's plans, "steps" of its layers}.
+    of the second step's picture; "gap": of the sixth step's plans, "steps" of its layers}.
     """
     flow, guess, gap = (
         traces[stage.origin, stage.prompt]

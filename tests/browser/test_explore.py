@@ -193,13 +193,13 @@ def at_step(page, number):
     page.locator(".svl-next").focus()
     page.keyboard.press("Enter")
     page.wait_for_function(
-        "n => document.querySelector('.svl-panel h2 small').innerText.includes(`step ${n} of 7`)",
+        "n => document.querySelector('.svl-panel h2 small').innerText.includes(`step ${n} of 8`)",
         arg=number,
     )
     idle(page)
 
 
-GUESS_STEP, REPAIR_STEP, LAST_STEP = 2, 6, 7
+GUESS_STEP, REPAIR_STEP, LAST_STEP = 2, 7, 8
 
 
 def test_lesson_and_touch_on_a_phone(phone, site):
@@ -216,7 +216,7 @@ def test_lesson_and_touch_on_a_phone(phone, site):
     assert dropped(phone) == [] and phone.evaluate("document.activeElement.tagName") == "H2"
     phone.locator(".svl-terms button").nth(2).tap()
     assert phone.locator(".svl-drawing .lit").count() >= 1
-    for step in range(2, 8):
+    for step in range(2, LAST_STEP + 1):
         at_step(phone, step)
         assert phone.locator(".svl-after").count() == 0  # nothing is told before it is asked
         if step == GUESS_STEP:
@@ -239,7 +239,7 @@ def test_lesson_and_touch_on_a_phone(phone, site):
         phone.locator(".svl-after").wait_for()
         idle(phone)
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390
-    assert "lesson=7" in phone.url
+    assert "lesson=8" in phone.url
     title.focus()
     phone.keyboard.press("Escape")
     phone.wait_for_function(
@@ -313,7 +313,7 @@ def test_the_lesson_s_numbers_are_their_own_and_its_presenter_mode_leaves_the_fi
     for _ in range(3):  # back to the gap's step
         page.keyboard.press("PageUp")
     page.wait_for_function(
-        "document.querySelector('.svl-panel small').innerText.includes('step 4 of 7')"
+        "document.querySelector('.svl-panel small').innerText.includes('step 5 of 8')"
     )
     idle(page)
     page.keyboard.press("PageDown")  # reveals
@@ -324,7 +324,7 @@ def test_the_lesson_s_numbers_are_their_own_and_its_presenter_mode_leaves_the_fi
     assert "present=1" in page.url
     page.keyboard.press("PageDown")  # goes on
     page.wait_for_function(
-        "document.querySelector('.svl-panel small').innerText.includes('step 5 of 7')"
+        "document.querySelector('.svl-panel small').innerText.includes('step 6 of 8')"
     )
     idle(page)
     page.keyboard.press("Escape")

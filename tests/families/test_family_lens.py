@@ -9,6 +9,7 @@ import torch
 from tiny import picture
 
 import svl_core as svl
+from svl_core.analysis import lens
 from svl_core.lvlm.decoding import image_token_ids
 from svl_core.lvlm.head import logits_of
 from svl_core.pruning.view import pruned_view
@@ -98,6 +99,19 @@ def test_a_kept_prompt_is_not_read_again(family, sample):
     assert np.array_equal(behind.rank, anew.rank)
 
 
+def test_a_trace_alone_will_do_for_an_answer_of_one_token(family, sample, monkeypatch):
+    """Its last position predicts that token: nothing is read again, unless layers hand on several
+    streams.
+    """
+    anew = svl.lens(family, sample, ANSWER[:1])
+    traced = svl.trace(family, sample)
+    if family.family.name != "Gemma3n":
+        monkeypatch.setattr(lens, "Decoding", None)
+    behind = svl.lens(family, sample, ANSWER[:1], traced=traced)
+    assert np.allclose(behind.probability, anew.probability, atol=1e-5)
+    assert np.array_equal(behind.rank, anew.rank)
+
+
 def test_patches_are_read_as_they_leave_each_layer(family, sample):
     """The last layer's reading of every patch is the model's own prediction there."""
     if not len(sample.visual):
@@ -161,6 +175,8 @@ def test_relevance_is_autograd_s_in_every_family(family, sample):
         expected = products.reshape(-1, products.shape[-1]).sum(0)[sample.visual].numpy()
         assert found.logit == pytest.approx(float(logit), abs=1e-4)
         assert np.allclose(found.values, expected, atol=1e-4 * np.abs(expected).max())
+        anew = svl.relevance(family, sample, ANSWER, place, keep=0)  # layer by layer, where it can
+        assert np.allclose(anew.values, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_half_without_weights_adds_nothing_in_every_family(family, sample):

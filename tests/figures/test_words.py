@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import plotly.graph_objects as go
+import pytest
 from PIL import Image
 
 from svl_core import figures
@@ -140,11 +141,44 @@ def test_the_grid_shows_each_head_s_look_at_the_image_on_one_scale():
 
 
 def test_a_split_names_the_kinds_in_their_order():
-    assert tuple(words.KIND_LOOKS) == KINDS
-    lines = drawn(figures.attention_split(attention((0, 4), [[0.0, 0.5], [0.5, 1.0]])))
-    image, prompt, answer, first = lines
+    assert tuple(words.KIND_COLOURS) == KINDS
+    bars = drawn(figures.attention_split(attention((0, 4), [[0.0, 0.5], [0.5, 1.0]])))
+    image, prompt, answer, first = bars
     assert list(image.y) == [25, 75] and list(first.y) == [75, 25]
     assert list(prompt.y) == list(answer.y) == [0, 0] and list(image.x) == [0, 4]
+    assert list(first.base) == [25, 75]  # the parts stand on each other
+
+
+def test_a_split_fills_each_bar_and_shows_both_models_on_one_scale():
+    """Four layers by hand, two of them gone; one looks nowhere, for it has no attention."""
+    rows = np.array([[[0.125, 0.5, 0.25, 0.125]], [[0.5, 0.125, 0.125, 0.25]]], np.float32)
+    none = np.full((1, 1, 4), np.nan, np.float32)
+    visual = np.array([1])
+    full = WordAttention((0, 1, 2), "cat", 1, 3, visual, np.concatenate([rows, none]))
+    pruned = WordAttention((0, 2), "cat", 1, 3, visual, np.concatenate([rows[:1], none]))
+    figure = figures.attention_split(full, pruned)
+    bars = drawn(figure)
+    heights = np.array([bar.y for bar in bars])
+    feet = np.array([bar.base for bar in bars])
+    assert heights[:, 0].tolist() == [50, 25, 12.5, 12.5]  # image, prompt, answer, first token
+    assert feet[:, 1].tolist() == [0, 12.5, 25, 50]
+    assert heights[:, [0, 1, 3]].sum(0).tolist() == [100] * 3
+    assert np.isnan(heights[:, [2, 4]]).all()
+    assert list(bars[0].x) == [0, 1, 2, 4, 6]  # the pruned model's to the right, without layer 1
+    assert list(bars[0].customdata)[3:] == ["layer 0, pruned model", "layer 2, pruned model"]
+    assert list(figure.layout.xaxis.ticktext) == ["0", "1", "2", "0", "2"]
+    tree = ElementTree.fromstring(still(figure.to_json(), "what it shows"))
+    told = [node.text for node in tree.iter(SPACE + "title")]
+    assert "layer 1, full model: 12.5 %" in " ".join(told)
+    drawn_bars = [
+        [float(node.get(side)) for side in ("x", "y", "height")]
+        for node in tree.iter(SPACE + "rect")
+        if node.find(SPACE + "title") is not None
+    ]
+    left = min(bar[0] for bar in drawn_bars)
+    first = sorted((y, y + height) for x, y, height in drawn_bars if x == left)
+    tops, ends = [y for y, _ in first], [end for _, end in first]
+    assert len(first) == 4 and tops[1:] == pytest.approx(ends[:-1], abs=0.2)  # without a gap
 
 
 def test_the_halves_of_layers_are_told_apart_and_dropped_ones_marked():

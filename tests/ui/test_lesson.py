@@ -9,6 +9,7 @@ from test_documents import script
 from updates import event, last, page_of
 
 import svl_core as svl
+from svl_core.demo.art import objects
 from svl_core.demo.questions import caption
 from svl_core.lvlm.catalogue import DEMO_PLACES
 from svl_core.ui import examples
@@ -37,7 +38,7 @@ def test_every_answer_that_the_lesson_tells_is_the_shipped_model_s(bundled, show
     fitted = {Settings().calibration_size: measuring.calibrated(bundled, 32)}
     found = json.loads(json.dumps(measuring.shown(bundled, fitted)))
     assert found["stages"] == shown["stages"]
-    for name in ("tokens", "width", "ranking"):
+    for name in ("tokens", "width", "ranking", "decided"):
         assert found[name] == shown[name]
     assert found["angles"] == pytest.approx(shown["angles"], abs=0.05)
     assert found["steps"] == pytest.approx(shown["steps"], abs=1e-3)
@@ -62,6 +63,38 @@ def test_the_layers_that_the_lesson_drops_are_those_that_the_page_would_drop(bun
     assert stages[lesson.REPAIR][""].drop == tuple(sorted(ranking(lesson.REPAIR)[:5]))
     many = lesson.measured()["ranking"][:4]
     assert stages[lesson.MANY][""].drop == tuple(sorted(many))
+    assert stages[lesson.WHEN]["ranked"].drop == tuple(sorted(many))
+    may_go = range(1, bundled.num_layers - 1)  # the first and the last layer stay
+    assert stages[lesson.WHEN]["late"].drop == tuple(may_go[-4:])
+
+
+def test_answers_are_decided_where_the_lesson_tells(bundled):
+    """One question of each kind anew, through the library's own curve."""
+    found = lesson.measured()["decided"]
+    last = [int(layer) for layer in found["last"].split()]
+    pairs = measuring.questions("scenes", measuring.ASKED, measuring.SEED)
+    assert len(last) == len(pairs) == lesson.measured()["questions"]
+    asked = pairs[:13]
+    assert len({pair.kind for pair in asked}) == 13
+    samples = [bundled.encode(pair.image, pair.question) for pair in asked]
+    curve = svl.decided_share(bundled, samples)
+    layers = range(bundled.num_layers)
+    assert curve.answers.tolist() == [
+        pytest.approx(sum(at <= layer for at in last[:13]) / 13) for layer in layers
+    ]
+    whole = [sum(at <= layer for at in last) / len(last) for layer in layers]
+    assert found["answers"] == pytest.approx(whole, abs=1e-4)
+
+
+def test_what_lies_behind_the_decision_is_not_what_the_ranking_drops(bundled):
+    """The claim of the step "When is it decided?", on the shipped weights."""
+    data = lesson.measured()
+    found, told = data["decided"], lesson._when(data)
+    right = {"ranked": data["kept"][4], "late": found["kept_late"]}
+    assert found["answers"][lesson.LAST_OF_ALL[0] - 1] > 0.5  # most stand before the last layers
+    assert right["ranked"] - right["late"] > 0.03  # and still these are needed
+    assert "does more than confirm it" in told["after"]
+    assert told["options"][0]["right"] and not told["options"][1]["right"]
 
 
 def test_the_full_model_is_right_and_the_breaks_are_breaks(shown):
@@ -74,6 +107,10 @@ def test_the_full_model_is_right_and_the_breaks_are_breaks(shown):
     assert stages[lesson.GUESS]["full"] == str(len(trumpets)) == "1"
     assert stages[lesson.GUESS]["least"] == stages[lesson.GUESS]["one"] == "2"
     (cat,) = (item for item in scenes[lesson.WHERE].items if item.name == "cat")
+    known = {kind.name for kind in objects() if kind.category == "animal"}
+    animals = [item for item in scenes[lesson.WHEN].items if item.name in known]
+    assert stages[lesson.WHEN]["full"] == str(len(animals)) == "1"
+    assert stages[lesson.WHEN]["ranked"] == "1" and stages[lesson.WHEN]["late"] == "2"
     where = stages[lesson.WHERE]
     assert where["full"] == where["6"] == cat.place == "top left"
     assert where["3"] == "no" and where["10"] == "top"
@@ -103,13 +140,19 @@ def test_figures_of_speech_are_worked_out():
     assert lesson.only_in("a red cat, a bus", "a red dog, a bus") == "cat"
     assert lesson.only_in("a cat", "a cat in the top") == ""
     assert lesson.only_in("a cat in the top", "a cat") == "in the top"
+    assert lesson.reached([0.1, 0.4, 0.5, 0.9]) == 2 and lesson.reached([0.5]) == 0
+    shares = [0.125, 0.25, 0.25, 0.75, 1.0]
+    assert lesson.decided_within(shares, (0, 3)) == 0.125 + 0.5
+    assert lesson.decided_within(shares, range(5)) == 1
+    skills = {"names": [0.1, 0.9], "places": [0.6, 0.7]}
+    assert list(lesson.halves(skills).items()) == [("places", 0), ("names", 1)]
     data = {"full": {"by_kind": {"where": 1.0}}, "ablation": {"where": [0.0, 0.7, 1.0]}}
     assert lesson.lost_without(data, "where", 1) == pytest.approx(0.3)
 
 
 def test_titles_ask_and_endings_tell():
     steps = lesson.content()["steps"]
-    assert len(steps) == lesson.STEPS == 7
+    assert len(steps) == lesson.STEPS == 8
     for step, stages in zip(steps, lesson.STAGES, strict=True):
         assert step["title"].endswith("?") and step["anchor"] and step["shows"]
         assert 0 < len(step["line"]) <= 72, "in a lecture hall the ending is one line"
@@ -134,6 +177,19 @@ def test_what_is_told_follows_from_the_data():
     assert "“somewhere”" in lesson._where(data)["after"]
     data["shown"]["stages"][lesson.REPAIR]["refit"] = "else"
     assert "none brings it back" in lesson._repair(data)["after"]
+    decided = data["decided"]
+    decided["answers"], decided["kept_late"] = [0.0, *[0.5] * 9, 0.625, *[1.0] * 5], 0.8
+    decided["skills"] = {"names": [0.4, 0.5, 1.0], "places": [0.5, 0.5, 1.0]}
+    data["shown"]["stages"][lesson.WHEN] = {"full": "1", "late": "1"}
+    same = lesson._when(data)
+    assert [option["right"] for option in same["options"]] == [False, False, True]
+    assert "the two cost the same" in same["after"] and "still says “1”" in same["after"]
+    assert "half by layer 1, 62 % by layer 10" in same["plot"]["alt"]
+    assert "of the places by layer 0, of the names by layer 1" in same["after"]
+    decided["kept_late"] = 0.9
+    late = lesson._when(data)
+    assert [option["right"] for option in late["options"]] == [False, True, False]
+    assert "what should go first" in late["after"] and late["line"].startswith("62 % stand by")
     data["shown"]["angles"] = [40.0, *[10.0] * 14, 3.0]
     flow = lesson._flow(data)
     assert flow["options"][0]["label"] == "about 10°" and "Layer 0" in flow["after"]

@@ -259,7 +259,8 @@ def test_without_a_drop_one_model_stands_alone(page, asked):
     last(compare(page, state, strip, None, PLAIN))
     found = read(page, (state, strip))
     assert "full model left" not in found["plot-lens"]["figure"]
-    assert found["plot-split-pruned"] is None and "pruned" not in found["decided"]
+    bars = shown_figure(found["plot-split"])["data"][0]
+    assert len(bars["customdata"]) == 6 and "pruned" not in found["decided"]
 
 
 def test_figures_stay_small_on_large_models():

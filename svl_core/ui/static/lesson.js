@@ -20,7 +20,7 @@
 
   svl.parts.lesson = (box, state, trigger) => {
     let at = -1, seen = new Set(), steps = null, small = false, presenting = false, enlarged = false, asked = null, queue = [], waiting = null, measured = "";
-    const start = make("button", { type: "button", class: "svl-start" }, "Take the lesson: seven short steps");
+    const start = make("button", { type: "button", class: "svl-start" }, "Take the lesson: eight short steps");
     const panel = make("section", { class: "svl-panel", role: "complementary", "aria-label": "Lesson" });
     panel.hidden = true;
     box.append(start, panel);
@@ -298,7 +298,7 @@
     });
     start.addEventListener("click", () => go(0));
     const wanted = new URLSearchParams(location.search);
-    if (/^[1-7]$/.test(wanted.get("lesson") ?? "")) svl.ready(() => {
+    if (/^[1-8]$/.test(wanted.get("lesson") ?? "")) svl.ready(() => {
       if (at >= 0) return;
       if (wanted.get("present") === "1") { small = true; present(true); }
       go(+wanted.get("lesson") - 1, false);

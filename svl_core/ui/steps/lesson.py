@@ -1,4 +1,4 @@
-"""A guided lesson in seven short steps beside the page: each puts the page into a state worth
+"""A guided lesson in eight short steps beside the page: each puts the page into a state worth
 looking at, asks for a guess, and then shows what was measured.
 
 Every number told comes from static/lesson.json (made by tests/benchmarks/lesson.py, with the hash
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
+import numpy as np
 
 import svl_core as svl
 from svl_core import figures
@@ -90,8 +91,10 @@ def _stages(origin: str, prompt: str, drops: Mapping[str, tuple[int, ...]]) -> d
     return {name: Stage(origin, prompt, drop) for name, drop in drops.items()}
 
 
-FLOW, GUESS, WHERE, TOKENS, GAP, REPAIR, MANY = range(7)
-ASKED_MANY = Stage("example:1", "how many animals are there?", (8, 9, 12, 13), calibration=DEMO)
+FLOW, GUESS, WHERE, WHEN, TOKENS, GAP, REPAIR, MANY = range(8)
+FIRST_TO_GO = (8, 9, 12, 13)  # by the ranking on calibration scenes
+LAST_OF_ALL = (11, 12, 13, 14)  # as many, at the end of the layers that may go
+ASKED_MANY = Stage("example:1", "how many animals are there?", FIRST_TO_GO, calibration=DEMO)
 STAGES: tuple[Mapping[str, Stage], ...] = (
     _stages("example:0", "where is the cat?", {"": ()}),
     _stages(
@@ -103,6 +106,11 @@ STAGES: tuple[Mapping[str, Stage], ...] = (
         "example:0",
         "where is the cat?",
         {"": (), "3": (3, 4, 5), "6": (6, 7, 8), "10": (10, 11, 12)},
+    ),
+    _stages(
+        "example:0",
+        "how many animals are there?",
+        {"": (), "ranked": FIRST_TO_GO, "late": LAST_OF_ALL},
     ),
     _stages(
         "example:0",
@@ -263,7 +271,7 @@ def content() -> dict:
     figures, and the states that they go through.
     """
     data = measured()
-    told = (_flow, _guess, _where, _tokens, _gap, _repair, _many)
+    told = (_flow, _guess, _where, _when, _tokens, _gap, _repair, _many)
     steps = [
         {"stages": {name: stage.to_json() for name, stage in stages.items()}, **tell(data)}
         for stages, tell in zip(STAGES, told, strict=True)
@@ -446,6 +454,153 @@ def _where(data: Mapping) -> dict:
         "line": (
             f"Without {blocks['3']}: “{said['3']}”; {blocks['10']}: “{said['10']}”; {blocks['6']}:"
             f" “{said['6']}”"
+        ),
+    }
+
+
+def reached(
+    shares: Sequence[float],
+    share: float = 0.5,
+) -> int:
+    """The first layer by which at least so large a share (0..1) of answers is decided."""
+    enough = [value >= share for value in shares]
+    return enough.index(True)
+
+
+def decided_within(
+    shares: Sequence[float],
+    layers: Sequence[int],
+) -> float:
+    """The share (0..1) of answers that are decided at one of these layers, by no earlier one.
+
+    shares: (L,) of answers decided by each layer.
+    """
+    earlier = [0.0, *shares]
+    total = 0.0
+    for layer in layers:
+        total += shares[layer]
+        total -= earlier[layer]
+    return total
+
+
+def price(
+    ranked: float,
+    late: float,
+) -> str:
+    """What right answers (0..1) without the ranking's layers, and without the late ones, say of
+    these.
+    """
+    if late < ranked:
+        return "What lies behind the decision does more than confirm it."
+    if late > ranked:
+        return "Here what lies behind the decision is what should go first."
+    return "Here the two cost the same."
+
+
+def halves(skills: Mapping[str, Sequence[float]]) -> dict[str, int]:
+    """By which layer half of the answers of each skill are decided, the earliest skill first."""
+    layers = {}
+    for skill, shares in skills.items():
+        layers[skill] = reached(shares)
+    order = sorted(
+        layers,
+        key=layers.__getitem__,
+    )
+    return {skill: layers[skill] for skill in order}
+
+
+def _when(data: Mapping) -> dict:
+    ranked = FIRST_TO_GO
+    late = LAST_OF_ALL
+    count = len(ranked)
+    ahead = late[0] - 1
+    found = data["decided"]
+    shares = found["answers"]
+    half = reached(shares)
+    stand = _percent(shares[ahead])
+    within = decided_within(shares, ranked)
+    there = _percent(within)
+    among = set(ranked) & set(late)
+    both = len(among)
+    right_ranked = data["kept"][count]
+    right_late = found["kept_late"]
+    left_ranked = _percent(right_ranked)
+    left_late = _percent(right_late)
+    verdict = price(right_ranked, right_late)
+    by_skill = halves(found["skills"])
+    soonest, *_, latest = by_skill
+    first = data["shown"]["decided"]
+    full = _answer(data, WHEN, FULL)
+    cut = _answer(data, WHEN, "late")
+    here = f"says “{cut}” instead of “{full}”"
+    if cut == full:
+        here = f"still says “{cut}”"
+    curve = svl.DecidedCurve(
+        layer_ids=tuple(range(data["layers"])),
+        answers=np.array(shares),
+        tokens=np.array(found["tokens"]),
+        count=data["questions"],
+    )
+    figure = figures.decided_curve(
+        {"full model": curve},
+        ranked,
+    )
+    return {
+        "title": "When is it decided, and can the rest go?",
+        "anchor": [HERO, "#answer-full"],
+        "shows": ["#plot-lens", HERO, "#answer-full"],
+        "answers": True,
+        "text": (
+            "The model's last norm and head can read every layer's output: what would it say, were"
+            f" this layer the last? Here “{full}” comes first from layer {first} on: it is decided"
+            f" there. Of {data['questions']} answers, {stand} are decided by layer {ahead}, to the"
+            " last word."
+        ),
+        "question": f"Which {count} layers can go at the lower price?",
+        "options": [
+            _option(
+                f"The ranking's: {_listed(ranked)}",
+                right_ranked > right_late,
+                "",
+                do="ranked",
+            ),
+            _option(
+                f"The last that may go: {_listed(late)}",
+                right_late > right_ranked,
+                "",
+                do="late",
+            ),
+            _option(
+                "Either, at the same price",
+                right_late == right_ranked,
+                "",
+            ),
+        ],
+        "do": "late",
+        "plot": {
+            "figure": figure.to_json(),
+            "alt": (
+                f"Share of {data['questions']} answers decided by each layer: half by layer {half},"
+                f" {stand} by layer {ahead}. Crosses: the {count} layers that the ranking"
+                " drops first."
+            ),
+        },
+        "after": (
+            f"Without the last {count} that may go <strong>{left_late}</strong> of the"
+            f" {data['questions']} answers are right, without the ranking's {count}"
+            f" <strong>{left_ranked}</strong>. {verdict} The ranking goes by the turn:"
+            f" {both} of its {count} are among the last, and {there} of the answers are decided at"
+            f" just its {count}. Without layers {_listed(late)} the model {here}. Half of all"
+            f" answers are decided by layer {half}, of the {soonest} by layer {by_skill[soonest]},"
+            f" of the {latest} by layer {by_skill[latest]}. Crosses: what the ranking drops."
+        ),
+        "more": [
+            {"label": "Drop the ranking's", "do": "ranked"},
+            {"label": "Drop the last", "do": "late"},
+        ],
+        "line": (
+            f"{stand} stand by layer {ahead}; without the rest {left_late} right, by ranking"
+            f" {left_ranked}"
         ),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from svl_core.service.words import FULL, SIDES, Word, Words, telling
 from svl_core.ui.drawing import View
@@ -48,17 +48,27 @@ def chosen(shown: View) -> Word | None:
     words = shown.words
     if words is None:
         return None
-    asked = Word.of(shown.settings.word)
+    asked = _asked(shown, words)
     if asked is not None:
-        answer = words.answers[SIDES.index(asked.side)]
-        if asked.place < len(answer):
-            return asked
+        return asked
     lenses = words.known_lenses()
     if lenses is None:
         return None
-    pieces, _ = pieces_of(shown)
-    place = telling(lenses, pieces)
+    full, _ = pieces_of(shown)
+    place = telling(lenses, full)
     return Word(FULL, place)
+
+
+def _asked(
+    shown: View,
+    words: Words,
+) -> Word | None:
+    """The word that was asked for, if its answer has it."""
+    word = Word.of(shown.settings.word)
+    if word is None:
+        return None
+    answer = _of_side(words.answers, word)
+    return word if word.place < len(answer) else None
 
 
 def word_of(shown: View) -> str:
@@ -66,5 +76,15 @@ def word_of(shown: View) -> str:
     word = chosen(shown)
     if word is None:
         return ""
-    pieces = pieces_of(shown)[SIDES.index(word.side)]
-    return pieces[word.place].strip()
+    pieces = _of_side(pieces_of(shown), word)
+    piece = pieces[word.place]
+    return piece.strip()
+
+
+def _of_side(
+    both: tuple[Sequence, Sequence],
+    word: Word,
+) -> Sequence:
+    """Of what there is for the full model's answer and for the pruned one's, that of a word."""
+    place = SIDES.index(word.side)
+    return both[place]

@@ -5,7 +5,6 @@ map, and how attention splits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import gradio as gr
 import numpy as np
@@ -13,8 +12,8 @@ import numpy as np
 import svl_core as svl
 from svl_core import figures
 from svl_core.errors import InputError
-from svl_core.service.words import FULL, PRUNED, Looks
-from svl_core.ui import parts, texts, views
+from svl_core.service.words import Looks
+from svl_core.ui import texts, views
 from svl_core.ui.drawing import Update, View, figure, places_in
 from svl_core.ui.figure import ANSWERS, Shown, card, plot
 from svl_core.ui.state.settings import Settings
@@ -56,16 +55,16 @@ def said(shown: View) -> str:
     return f"The word is “{looks.full.token.strip()}”." if looks else ""
 
 
-def draw_split(shown: View, side: str) -> dict | None:
+def draw_split(shown: View) -> dict | None:
     looks = known(shown)
-    attention = looks and (looks.full if side == FULL else looks.pruned)
-    if not attention:
+    if looks is None:
         return None
+    both = "" if looks.pruned is None else ", and in the pruned model to its right"
     alt = (
-        f"How the attention of “{attention.token.strip()}” splits over image, prompt, earlier"
-        f" answer and first token in the {side} model, layer by layer."
+        f"How the attention of “{looks.full.token.strip()}” splits over image, prompt, earlier"
+        f" answer and first token in each layer of the full model{both}."
     )
-    return figure(figures.attention_split(attention), alt)
+    return figure(figures.attention_split(looks.full, looks.pruned), alt)
 
 
 def draw_head(shown: View) -> str:
@@ -229,29 +228,21 @@ HEAD = card(
 SPLIT = plot(
     "split",
     wait=WAIT,
-    draw=partial(draw_split, side=FULL),
+    draw=draw_split,
     redrawn=(ANSWERS,),
     heading="Where the attention goes, layer by layer",
     reading=(
-        "Mean of a layer's heads: how much goes to the <strong>image</strong>, to the other words"
-        " of the prompt, to the answer's earlier words and to the first token. Above the full"
-        " model, below the pruned one."
+        "A bar is a layer, mean of its heads: how much goes to the <strong>image</strong>, to the"
+        " other words of the prompt, to the answer's earlier words and to the first token. Blank"
+        " places are dropped layers."
     ),
     why=(
-        "The four parts add up to all attention, or to less in models with attention sinks. The"
-        " first token is counted for itself alone, for many heads rest there. Layers are numbered"
-        " as in the full model in both figures."
-    ),
-    beside=(
-        Shown(
-            name="plot-split-pruned",
-            make=partial(parts.plot, wait="Appears where layers are dropped."),
-            draw=partial(draw_split, side=PRUNED),
-            redrawn=(ANSWERS,),
-        ),
+        "The four parts fill a bar, or less of it in models with attention sinks. The first token"
+        " is counted for itself alone, for many heads rest there. Both models stand on one scale,"
+        " and layers are numbered as in the full model."
     ),
 )
-SHOWN: tuple[Shown, ...] = (GRID, HEAD, SPLIT, *SPLIT.beside)
+SHOWN: tuple[Shown, ...] = (GRID, HEAD, SPLIT)
 
 
 # ---------------------------------------------------------------------------------- layout
