@@ -31,7 +31,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import cutting, decoding, families, skeleton, vision
+from svl_core.lvlm import cutting, decoding, families, kinds, skeleton, vision
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
@@ -232,6 +232,13 @@ def refuse_without_layers(model, name: str) -> None:
     try:
         families.find_decoder(model)
     except SVLError as error:
+        unseen = families.image_token_id(model.config) is None
+        if unseen and kinds.takes_images(model.config):
+            raise InputError(
+                f"Found {name}, a {model.config.model_type} model without a list of decoder layers,"
+                " in which no token of the sequence stands for an image; expected one whose layers"
+                " read image and question in one sequence; choose a model of `svl models`."
+            ) from error
         raise _refusal(name, model, "decoder layers", error) from error
 
 

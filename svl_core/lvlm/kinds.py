@@ -1,0 +1,70 @@
+"""What kind of model a config describes, and which kinds are not pruned here: told from the config
+and its class alone, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from svl_core.errors import InputError
+
+# Of a config that takes images: one of these.
+IMAGE_SETTINGS = (
+    "vision_config",
+    "vq_config",
+    "image_size",
+)
+
+
+def takes_images(config) -> bool:
+    """Whether a config speaks of images."""
+    return any(getattr(config, name, None) is not None for name in IMAGE_SETTINGS)
+
+
+def class_of(config, name: str, text_only: bool = False) -> tuple[Any, bool]:
+    """The class of a model of this config, and whether it takes images.
+
+    name: for the error.
+    text_only: whether a plain causal language model will do.
+
+    Raises InputError where a config tells that it is no decoder which reads image and question and
+    writes its answer token after token.
+    """
+    from transformers import GenerationMixin
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    )
+
+    found = f"Found {name!r}, a {config.model_type} model"
+    if _encodes_text(config):
+        raise InputError(
+            f"{found}, which is an encoder-decoder; expected a decoder that reads image and"
+            " question itself, for only its layers are pruned here; choose one of `svl models`."
+        )
+    if takes_images(config) and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        first: Any = classes[0] if isinstance(classes, (list, tuple)) else classes
+        if not issubclass(first, GenerationMixin):
+            raise InputError(
+                f"{found}, which generates {_otherwise(first)}; expected one that writes its answer"
+                " token after token; choose one of `svl models`."
+            )
+        return first, True
+    if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], False
+    raise InputError(
+        f"{found} without image input; expected one that takes images; choose one of `svl models`."
+    )
+
+
+def _otherwise(model_class: type) -> str:
+    """How a model generates that does not do so token after token."""
+    names = " ".join(each.__name__ for each in model_class.__mro__)
+    return "by diffusion" if "Diffusion" in names else "by a method of its own"
+
+
+def _encodes_text(config) -> bool:
+    """Whether an encoder reads the question, in the whole model or in its part for text."""
+    parts = (config, config.get_text_config(), getattr(config, "text_config", None))
+    return any(getattr(part, "is_encoder_decoder", False) for part in parts)

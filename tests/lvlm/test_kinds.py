@@ -1,0 +1,55 @@
+"""Kinds of models that are refused by their configs alone, each with the true reason."""
+
+import pytest
+import transformers
+
+from svl_core.errors import InputError
+from svl_core.lvlm import kinds
+from svl_core.lvlm.probing import refuse_without_layers
+from svl_core.lvlm.skeleton import empty
+
+
+def test_a_class_and_whether_it_takes_images():
+    found = kinds.class_of(transformers.LlavaConfig(), "x")
+    assert found == (transformers.LlavaForConditionalGeneration, True)
+    found = kinds.class_of(transformers.LlamaConfig(), "x", text_only=True)
+    assert found == (transformers.LlamaForCausalLM, False)
+
+
+def test_diffusion_is_told():
+    with pytest.raises(
+        InputError,
+        match="Found 'x', a diffusion_gemma model, which generates by diffusion; expected one that"
+        " writes its answer token after token; choose one of `svl models`",
+    ):
+        kinds.class_of(transformers.DiffusionGemmaConfig(), "x")
+
+
+def test_another_way_to_generate_is_told(monkeypatch):
+    class Policy(transformers.PreTrainedModel):
+        config_class = transformers.LlavaConfig
+
+    mapping = {transformers.LlavaConfig: Policy}
+    home = "transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING"
+    monkeypatch.setattr(home, mapping)
+    with pytest.raises(InputError, match="which generates by a method of its own; expected"):
+        kinds.class_of(transformers.LlavaConfig(), "x")
+
+
+@pytest.mark.parametrize("config", [transformers.EvollaConfig, transformers.LlamaConfig])
+def test_no_image_input_is_told(config):
+    with pytest.raises(InputError, match="model without image input; expected one that takes"):
+        kinds.class_of(config(), "x")
+
+
+@pytest.mark.parametrize("config", [transformers.BlipConfig, transformers.GitConfig])
+def test_an_image_beside_the_sequence_is_told(config):
+    made = config()
+    model = empty(kinds.class_of(made, "x")[0], made)
+    with pytest.raises(
+        InputError,
+        match=f"Found x, a {made.model_type} model without a list of decoder layers, in which no"
+        " token of the sequence stands for an image; expected one whose layers read image and"
+        " question in one sequence; choose a model of `svl models`",
+    ):
+        refuse_without_layers(model, "x")
