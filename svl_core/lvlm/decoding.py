@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
 from svl_core.lvlm.arithmetic import last_position
 from svl_core.lvlm.batching import collate
@@ -141,10 +141,12 @@ class Decoding:
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         parameters = inspect.signature(model.forward).parameters
-        self._slot = _cache_slot(lvlm)
+        self._slot = cache_slot(lvlm)
         self._thin = ThinPass(lvlm, thinning) if thinning and thinning.inside else None
         tensors = inputs
         options: dict[str, Any] = {"use_cache": True}
+        if not lvlm.family.makes_cache and resume is None:
+            options[self._slot] = DynamicCache(config=lvlm.text_config)
         if "logits_to_keep" in parameters:
             length = _length_of(inputs)
             options["logits_to_keep"] = last_position(lvlm.dtype, lvlm.device, length)
@@ -176,7 +178,7 @@ class Decoding:
         decoding.logits = prompt.logits
         decoding.prefill = prompt.prefill
         decoding._growing = dict(prompt.growing)
-        decoding._slot = _cache_slot(lvlm)
+        decoding._slot = cache_slot(lvlm)
         decoding._cache = _with_layers(prompt.cache, fork_caches(prompt.cache.layers) or ())
         decoding._next = prompt.next_position
         decoding._deltas = prompt.deltas
@@ -248,7 +250,7 @@ class Decoding:
         entered_ms: dict,
     ) -> None:
         """Keeps a pass's cache, its last predictions and what was recorded of it."""
-        self._cache = getattr(out, self._slot)
+        self._cache = cache_of(self.lvlm, out)
         self.logits: torch.Tensor = out.logits[:, -1]
         caches = fork_caches(self._cache.layers) if states else None
         self.prefill: PrefillState | None = None
@@ -282,7 +284,7 @@ class Decoding:
         for name, value in self._growing.items():  # a new position sees what the last one saw
             new = value[:, -1:].expand(-1, count, *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
-        model = self.lvlm.model if resume is None else resumed(self.lvlm, *resume)
+        model = stepping(self.lvlm) if resume is None else resumed(self.lvlm, *resume)
         if self._thin is not None:
             model = self._thin.decoding(model)
         with recording(self.lvlm, keep) as (states, entered_ms):
@@ -325,9 +327,28 @@ def _length_of(inputs: Mapping[str, torch.Tensor]) -> int:
     return inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"].shape[1]
 
 
-def _cache_slot(lvlm: LVLM) -> str:
-    """What the model's `forward` calls the cache; transformers 5.24 changed it."""
-    parameters = inspect.signature(lvlm.model.forward).parameters
+def stepping(lvlm: LVLM) -> torch.nn.Module:
+    """The module that takes tokens behind a cache: the model, or where that wants pixels in every
+    pass (BLIP-2) its language model.
+    """
+    pixels = inspect.signature(lvlm.model.forward).parameters.get("pixel_values")
+    wanted = pixels is not None and pixels.default is inspect.Parameter.empty
+    inner = getattr(lvlm.model, "language_model", None)
+    return inner if wanted and inner is not None else lvlm.model
+
+
+def cache_of(lvlm: LVLM, out: Any) -> Any:
+    """The cache that a pass left behind, also where it lies with the language model's outputs; None
+    without.
+    """
+    slot = cache_slot(lvlm)
+    inner = getattr(out, "language_model_outputs", out)
+    return getattr(inner, slot, None)
+
+
+def cache_slot(lvlm: LVLM) -> str:
+    """What the `forward` of what takes tokens calls the cache; transformers 5.24 changed it."""
+    parameters = inspect.signature(stepping(lvlm).forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"
 
 

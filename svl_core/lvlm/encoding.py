@@ -71,6 +71,7 @@ FORMS: tuple[Callable[[Turn], bool], ...] = (
 )
 """Which turns are lists of parts: templates take all of them so, none, or the user's."""
 
+TYPES = "mm_token_type_ids"  # which of a sequence's tokens stand for an image
 TOKEN_SETTINGS = ("_token_id", "_token_index")  # how a config's settings that name a token end
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
@@ -389,7 +390,9 @@ def _messages(
 
 
 def _image_mark(reader: Reader) -> str:
-    """What the template writes for one image."""
+    """What the template writes for one image; "" where the processor does so itself."""
+    if reader.family.mark == "none":
+        return ""
     token = "boi_token" if reader.family.mark == "boi" else "image_token"
     mark = getattr(reader.processor, token, None)
     if mark is None:
@@ -695,6 +698,8 @@ def _processed(
     if reader.processor is reader.tokenizer:
         encoded = words([text], **options)
     else:
+        if images and _counts_by_type(reader):
+            options[f"return_{TYPES}"] = True
         processor = copy.copy(processor)
         processor.tokenizer = words
         replace_image_token: Any = getattr(processor, "replace_image_token", None)
@@ -712,6 +717,17 @@ def _processed(
         if name not in NOT_FOR_THE_MODEL
     }
     return inputs, cuts
+
+
+def _counts_by_type(reader: Reader) -> bool:
+    """Whether the decoder has multimodal rotary positions, which are counted by the type of each
+    token, and the processor can tell it. Most return the types unasked, not all (Cosmos3 Edge).
+    """
+    text = reader.config.get_text_config(decoder=True)
+    rotary = getattr(text, "rope_parameters", None)
+    if not isinstance(rotary, Mapping) or "mrope_section" not in rotary:
+        return False
+    return TYPES in (getattr(reader.processor, "model_input_names", None) or ())
 
 
 def _run_processor(

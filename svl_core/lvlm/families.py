@@ -40,14 +40,15 @@ class Family:
     plain_prompt: the text when the processor brings no chat template; {images} stands for one image
         token per image.
     template_options: variables for the chat template, passed where the template names them.
-    mark: which of the processor's tokens the template writes for an image: its image token, or
-        "boi", the one that opens an image.
+    mark: which of the processor's tokens the template writes for an image: its image token, "boi",
+        the one that opens an image, or "none" where the processor writes its image token itself.
     in_sequence: False when images enter through cross-attention, so that no position of the
         sequence is visual.
     shares: name of the rule in `SHARED_FROM` for the layer from which on a pass may begin with
         another pass's states and caches.
     sees_once: whether the features of an image serve for every further pass.
     batched: whether several samples may share a pass, the shorter ones padded on their left.
+    makes_cache: whether a pass makes the cache that it is asked for; else it is handed one.
     detail: the sizes in which it reads pictures.
     """
 
@@ -63,6 +64,7 @@ class Family:
     shares: str = "any"
     sees_once: bool = True
     batched: bool = True
+    makes_cache: bool = True
     detail: Detail = Detail()
 
 

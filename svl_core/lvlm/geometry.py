@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
@@ -199,7 +200,8 @@ def square(view: View) -> list[Places]:
         return _crops(view, crops)
     height, width = view.inputs["pixel_values"].shape[-2:]
     share = view.count // len(view.images)
-    patch = getattr(view.config.vision_config, "patch_size", None) or 1
+    tower = getattr(view.config, "vision_config", None)
+    patch = getattr(tower, "patch_size", None) or 1
     rows = height // patch
     columns = width // patch
     extra = share - rows * columns
@@ -247,8 +249,7 @@ def resolution_grids(view: View) -> list[Places]:
     """A stretched overview, then the image at a resolution of the model's choice without its
     padding, each row closed by a newline position (LLaVA-NeXT, LLaVA-OneVision).
     """
-    vision = view.config.vision_config
-    side = vision.image_size // vision.patch_size
+    side = tile_side(view.config)
     overview = grid_rects(side, side)
     # OneVision cuts single images only, and not those that are read as if there were several.
     counts = view.inputs.get("batch_num_images")
@@ -262,6 +263,16 @@ def resolution_grids(view: View) -> list[Places]:
             rects = np.concatenate([grid_rects(side, side, squared_box(image)), nowhere(1)])
         places.append(Places(rects))
     return places
+
+
+def tile_side(config) -> int:
+    """How many positions lie along a tile's side: a patch each, or fewer where the config names
+    the share that is left (Granite Vision's "4/8").
+    """
+    vision = config.vision_config
+    patches = vision.image_size // vision.patch_size
+    rate = getattr(config, "downsample_rate", None)
+    return int(patches * Fraction(rate)) if isinstance(rate, str) else patches
 
 
 class Sized(Protocol):
@@ -293,7 +304,7 @@ def padded_rows(
     where too many cells are left ("anyres_max_9"), the model pools them.
     """
     vision = config.vision_config
-    side = vision.image_size // vision.patch_size
+    side = tile_side(config)
     rows = target[0] // vision.image_size * side
     columns = target[1] // vision.image_size * side
     scale = min(target[0] / image.height, target[1] / image.width)
@@ -343,14 +354,17 @@ def squared_box(image: Image.Image) -> tuple[float, float, float, float]:
 
 def row_column_tiles(view: View) -> list[Places]:
     """Tiles row by row, the whole image last; the image is stretched to a whole number of tiles
-    (Idefics3, SmolVLM).
+    (Idefics3, SmolVLM). A single tile is the whole image (Granite Docling).
     """
     rows = [int(count) for part in view.cuts["rows"] for count in part]
     columns = [int(count) for part in view.cuts["cols"] for count in part]
     shapes = list(zip(rows, columns, strict=True))
-    tiles = sum(math.prod(shape) + 1 for shape in shapes)
+    split = [math.prod(shape) > 1 for shape in shapes]
+    tiles = sum(
+        math.prod(shape) + 1 if cut else 1 for shape, cut in zip(shapes, split, strict=True)
+    )
     side = whole_side(view.count // tiles, "a tile")
-    return [tiled(*shape, side, overview=True) for shape in shapes]
+    return [tiled(*shape, side, cut) for shape, cut in zip(shapes, split, strict=True)]
 
 
 def canvas_tiles(view: View) -> list[Places]:

@@ -110,7 +110,8 @@ def still_class(name: str) -> Any:
             return [next(loaded) if half in KEPT else None for half in halves]
 
         def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
-            written = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+            # Not the stock class's own, which may write files of the halves that are left out.
+            written = ProcessorMixin.save_pretrained(self, save_directory, push_to_hub, **kwargs)
             for file, left_out in getattr(self, "_left_out", {}).items():
                 path = Path(save_directory) / file
                 path.write_text(
