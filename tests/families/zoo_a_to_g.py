@@ -369,7 +369,7 @@ def deepseek_ocr2():
     )
 
     words = tokenizer("<image>", image_token="<image>")
-    pixels = DeepseekOcr2ImageProcessorPil(**square_pixels(128), tile_size=96, max_patches=2)
+    pixels = DeepseekOcr2ImageProcessorPil(**square_pixels(128), tile_size=96)
     processor = still_class("DeepseekOcr2Processor")(
         pixels,
         words,
@@ -377,7 +377,6 @@ def deepseek_ocr2():
         downsample_ratio=4,
         chat_template=template("<image>"),
     )
-    processor.images_kwargs = {}
     sam = {**SAM, "image_size": 128, "patch_size": 2, "global_attn_indexes": []}
     queries = {**TEXT, "hidden_size": 32, "num_hidden_layers": 1, "num_key_value_heads": 2}
     text = {
