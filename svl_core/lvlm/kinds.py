@@ -12,6 +12,7 @@ from svl_core.errors import InputError
 IMAGE_SETTINGS = (
     "vision_config",
     "vq_config",
+    "vlm_config",
     "image_size",
 )
 
@@ -45,7 +46,7 @@ def class_of(config, name: str, text_only: bool = False) -> tuple[Any, bool]:
     if takes_images(config) and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
         first: Any = classes[0] if isinstance(classes, (list, tuple)) else classes
-        if not issubclass(first, GenerationMixin):
+        if first.can_generate() and not issubclass(first, GenerationMixin):
             raise InputError(
                 f"{found}, which generates {_otherwise(first)}; expected one that writes its answer"
                 " token after token; choose one of `svl models`."

@@ -777,6 +777,10 @@ def build(name):
     return LVLM(model.eval().requires_grad_(False), processor, family_of(model.config), name)
 
 
+# Families whose convolutions gather patches into positions: random ones look beside these.
+GATHERING = ("deepseek_vl_hybrid", "got_ocr2")
+
+
 def weighted(config):
     """The model of `config` with random weights that make layers matter and patches hardly mix in
     the vision tower.
@@ -789,7 +793,9 @@ def weighted(config):
     near = {
         id(module.weight): own_taps(module)
         for module in model.modules()
-        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3)
+        if config.model_type in GATHERING
+        and isinstance(module, torch.nn.Conv2d)
+        and module.kernel_size == (3, 3)
     }
     with torch.no_grad():
         for path, parameter in model.named_parameters():

@@ -26,7 +26,10 @@ def test_diffusion_is_told():
 
 
 def test_another_way_to_generate_is_told(monkeypatch):
-    class Policy(transformers.PreTrainedModel):
+    class OwnGenerationMixin:
+        pass
+
+    class Policy(transformers.PreTrainedModel, OwnGenerationMixin):
         config_class = transformers.LlavaConfig
 
     mapping = {transformers.LlavaConfig: Policy}
