@@ -307,7 +307,8 @@ class Decoding:
         steps = torch.arange(count, device=device)
         if self._deltas is not None:
             seen = self._growing["attention_mask"].sum(1, keepdim=True)
-            return {"position_ids": (seen + self._deltas + steps).expand(3, -1, -1)}
+            channels = _rotary_channels(self.lvlm.text_config)
+            return {"position_ids": (seen + self._deltas + steps).expand(channels, -1, -1)}
         if self._next is not None:
             places = {"position_ids": self._next + steps}
             self._next = self._next + count
@@ -364,6 +365,15 @@ def _rope_deltas(model) -> torch.Tensor | None:
     others.
     """
     return getattr(getattr(model, "model", model), "rope_deltas", None)
+
+
+def _rotary_channels(text) -> int:
+    """How many numbers a position has in a decoder with multimodal rotary positions: a section of
+    the rotary dimensions each; time, row and column where the config names none.
+    """
+    rotary = getattr(text, "rope_parameters", None) or {}
+    sections = rotary.get("mrope_section")
+    return len(sections) if sections else 3
 
 
 def image_token_ids(lvlm: LVLM) -> tuple[int, ...]:

@@ -280,20 +280,43 @@ def residual(
     text,
 ) -> torch.Tensor:
     """The residual stream (B, S, d) in what enters or leaves a decoder layer: of stacked streams
-    (N, B, S, d) the active one (Gemma3n).
+    (N, B, S, d) the active one (Gemma3n); streams (B, S, N, d) that layers mix side by side
+    (B, S, N d), for a layer that is left out hands all of them on.
 
-    Raises SVLError for several streams of which none is the active one: layers that mix them
-    (hyper-connections) have no one input to compare an output with.
+    Raises SVLError for several streams of which the config tells nothing.
     """
     if hidden.dim() != 4:
         return hidden
     active = getattr(text, "altup_active_idx", None)
-    if active is None:
+    if active is not None:
+        return hidden[active]
+    streams = hidden.shape[-2]
+    if streams != mixed_streams(text):
         raise SVLError(
-            f"its layers pass on {hidden.shape[-2]} residual streams that they mix"
-            " (hyper-connections), where one is needed to measure a layer by"
+            f"its layers pass on {streams} residual streams of which its config tells nothing,"
+            " where one is needed to measure a layer by"
         )
-    return hidden[active]
+    return hidden.flatten(-2)
+
+
+def positioned(hidden: torch.Tensor, text) -> torch.Tensor:
+    """A view (.., S, d) of what enters or leaves a decoder layer, whose last dimension but one are
+    the positions: streams that layers mix go before them.
+    """
+    mixed = hidden.dim() == 4 and mixed_streams(text) == hidden.shape[-2] > 1
+    return hidden.transpose(-3, -2) if mixed else hidden
+
+
+# What configs call the number of residual streams that their layers mix (hyper-connections).
+MIXED_STREAMS = ("hc_mult", "hc_count")
+
+
+def mixed_streams(text) -> int:
+    """How many residual streams decoder layers hand on and mix with each other: 1 of all but those
+    with hyper-connections.
+    """
+    counts = [getattr(text, name, None) for name in MIXED_STREAMS]
+    return next((count for count in counts if count), 1)
 
 
 def stacks_streams(text) -> bool:

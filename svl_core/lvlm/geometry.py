@@ -22,6 +22,10 @@ from svl_core.errors import SVLError
 from svl_core.lvlm.sample import PatchGeometry
 
 
+PIXELS = "pixel_values"
+"""How the names of inputs that hold pixels begin."""
+
+
 @dataclass(frozen=True)
 class View:
     """What a geometry function may look at.
@@ -198,7 +202,8 @@ def square(view: View) -> list[Places]:
     crops = [int(count) for count in view.cuts.get("num_crops", ())]
     if any(crops):
         return _crops(view, crops)
-    height, width = view.inputs["pixel_values"].shape[-2:]
+    pixels = next(value for name, value in view.inputs.items() if name.startswith(PIXELS))
+    height, width = pixels.shape[-2:]
     share = view.count // len(view.images)
     tower = getattr(view.config, "vision_config", None)
     patch = getattr(tower, "patch_size", None) or 1
@@ -426,14 +431,19 @@ def padded_square(view: View) -> list[Places]:
 
 def merged_grid(view: View) -> list[Places]:
     """One grid an image of merged patches, row by row; the image is stretched to whole patches
-    (Qwen-VL, Nemotron Omni).
+    (Qwen-VL, Nemotron Omni). Where there are as many positions more as there are rows, one closes
+    each row, and where there are two more an image, they are around it (HunYuan-VL).
     """
-    grids = view.inputs.get("image_grid_thw")
-    if grids is None:
-        grids = view.inputs["image_grid_hw"]
+    told = view.inputs.get("image_grid_thw")
+    if told is None:
+        told = view.inputs["image_grid_hw"]
     merge = _merged(view)
-    shapes = grids[:, -2:].tolist()
-    return [_full_grid(height // merge, width // merge) for height, width in shapes]
+    grids = [(height // merge, width // merge) for height, width in told[:, -2:].tolist()]
+    more = view.count - sum(rows * columns for rows, columns in grids)
+    around = (more - sum(rows for rows, _ in grids)) // len(grids)
+    if more and around in (0, 2):
+        return [_closed_rows(rows, columns, around // 2) for rows, columns in grids]
+    return [_full_grid(rows, columns) for rows, columns in grids]
 
 
 def _merged(view: View) -> int:
@@ -441,6 +451,14 @@ def _merged(view: View) -> int:
     told = getattr(view.config.vision_config, "spatial_merge_size", None)
     told = told or getattr(view.image_processor, "merge_size", None)
     return told or round(1 / view.image_processor.downsample_ratio)
+
+
+def _closed_rows(rows: int, columns: int, ends: int) -> Places:
+    """A grid with a position without a place behind each row, and `ends` at either end of it."""
+    cells = grid_rects(rows, columns).reshape(rows, columns, 4)
+    closing = np.full((rows, 1, 4), np.nan)
+    closed = np.concatenate([cells, closing], axis=1).reshape(-1, 4)
+    return Places(np.concatenate([nowhere(ends), closed, nowhere(ends)]))
 
 
 def padded_grid(view: View) -> list[Places]:

@@ -81,6 +81,17 @@ def load_processor(
         ) from error
 
 
+class _LeftOut:
+    """Stands in for a half that is left out, of which some constructors read settings: it has
+    none (MiniCPM-V).
+    """
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
 class _Lenient(ProcessorMixin):
     """Between a stock class and `ProcessorMixin`: takes None for the halves that are left out."""
 
@@ -120,6 +131,8 @@ def still_class(name: str) -> Any:
                 )
             return written
 
+    for half in set(halves) - set(KEPT):
+        setattr(Still, half, _LeftOut())
     Still.__name__ = Still.__qualname__ = stock.__name__
     return Still
 

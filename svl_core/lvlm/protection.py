@@ -78,8 +78,10 @@ def _storing(text, config) -> Iterable[int]:
 
 
 def _closing(text, config) -> Iterable[int]:
-    """The last layer of a decoder that shares keys: its kind is fixed (Gemma3n, Gemma4)."""
-    sharing = getattr(text, "kv_sharing_modes", None) is not None
+    """The last layer of a decoder whose last layers share keys: its kind is fixed (Gemma3n,
+    Gemma4).
+    """
+    sharing = getattr(text, "num_kv_shared_layers", None) is not None
     return (text.num_hidden_layers - 1,) if sharing else ()
 
 
