@@ -21,7 +21,6 @@ from PIL import Image
 from svl_core.errors import SVLError
 from svl_core.lvlm.sample import PatchGeometry
 
-
 PIXELS = "pixel_values"
 """How the names of inputs that hold pixels begin."""
 

@@ -33,6 +33,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import cutting, decoding, families, kinds, skeleton, vision
 from svl_core.lvlm.batching import collate
+from svl_core.lvlm.beside import Beside
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
 from svl_core.lvlm.hooks import (
@@ -304,7 +305,7 @@ def _skipping(
 
 
 _WATCHING: ContextVar[set[int] | None] = ContextVar("svl_watching", default=None)
-WATCHED = "svl_probe"
+WATCHED = Beside("svl_probe", "sdpa")
 ADDING = ("bias", "sink")  # in the names of what an attention adds to its scores
 FOLLOWED = ("position_bias",)  # what statistics follow of it; sinks have a parameter of their own
 
@@ -348,7 +349,7 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
     token = _WATCHING.set(seen)
     try:
         config._attn_implementation = WATCHED
-        _logits(lvlm, sample)
+        watched = _logits(lvlm, sample)
     finally:
         config._attn_implementation = implementation
         _WATCHING.reset(token)
@@ -356,6 +357,8 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
         if not any(_is_attention(path) for path, _ in lvlm.layers.named_modules()):
             raise SVLError("no attention in its layers, which token importance is measured on")
         raise SVLError("an attention of the model's own, which cannot be watched")
+    if implementation == "sdpa":
+        _equal(lvlm, watched, _logits(lvlm, sample))
 
 
 def _droppable(lvlm: LVLM) -> list[int]:

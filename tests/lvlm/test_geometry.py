@@ -301,8 +301,8 @@ def test_positions_that_close_rows_and_images_have_no_place(count, ends):
     assert len(rects) == count and places.grid == ((2, 3) if ends is None else None)
     nowhere = {None: [], 0: [3, 7], 1: [0, 4, 8, 9]}[ends]
     assert np.flatnonzero(np.isnan(rects[:, 0])).tolist() == nowhere
-    placed = rects[~np.isnan(rects[:, 0])]
-    assert placed[4] == pytest.approx([1 / 3, 1 / 2, 2 / 3, 1])  # the second row's middle
+    cells = rects[~np.isnan(rects[:, 0])]
+    assert cells[4] == pytest.approx([1 / 3, 1 / 2, 2 / 3, 1])  # the second row's middle
 
 
 def test_pixels_of_another_name():
