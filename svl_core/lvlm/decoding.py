@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache
 
 from svl_core.lvlm.arithmetic import last_position
@@ -329,13 +330,13 @@ def _length_of(inputs: Mapping[str, torch.Tensor]) -> int:
 
 
 def stepping(lvlm: LVLM) -> torch.nn.Module:
-    """The module that takes tokens behind a cache: the model, or where that wants pixels in every
-    pass (BLIP-2) its language model.
+    """The module that takes tokens behind a cache: the model, or where its own `generate` leaves
+    them to its language model, for it wants a picture in every pass (BLIP-2, Kosmos-2), that.
     """
-    pixels = inspect.signature(lvlm.model.forward).parameters.get("pixel_values")
-    wanted = pixels is not None and pixels.default is inspect.Parameter.empty
-    inner = getattr(lvlm.model, "language_model", None)
-    return inner if wanted and inner is not None else lvlm.model
+    model: Any = lvlm.model
+    own = getattr(type(model), "generate", None) is not GenerationMixin.generate
+    inner = getattr(model, "language_model", getattr(model, "text_model", None))
+    return inner if own and isinstance(inner, GenerationMixin) else model
 
 
 def cache_of(lvlm: LVLM, out: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from svl_core.errors import InputError
+from svl_core.lvlm import processors
 
 # Of a config that takes images: one of these.
 IMAGE_SETTINGS = (
@@ -43,6 +44,17 @@ def class_of(config, name: str, text_only: bool = False) -> tuple[Any, bool]:
             f"{found}, which is an encoder-decoder; expected a decoder that reads image and"
             " question itself, for only its layers are pruned here; choose one of `svl models`."
         )
+    if getattr(config, "cross_layer_interval", None):
+        raise InputError(
+            f"{found}, whose picture enters through blocks of cross-attention that stand between"
+            " its layers by their number; expected layers that can go one by one; choose one of"
+            " `svl models`."
+        )
+    if _reads_videos_alone(config):
+        raise InputError(
+            f"{found}, whose processor takes videos and no pictures; expected one that takes"
+            " pictures; choose one of `svl models`."
+        )
     if takes_images(config) and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
         first: Any = classes[0] if isinstance(classes, (list, tuple)) else classes
@@ -54,9 +66,27 @@ def class_of(config, name: str, text_only: bool = False) -> tuple[Any, bool]:
         return first, True
     if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], False
+    if text_only and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        if model_class.__name__.endswith("ForCausalLM"):  # a text decoder all the same (Mistral 4)
+            return model_class, False
     raise InputError(
         f"{found} without image input; expected one that takes images; choose one of `svl models`."
     )
+
+
+def _reads_videos_alone(config) -> bool:
+    """Whether a model's processor has a half for videos and none for pictures."""
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+    kind = config.model_type
+    if kind in IMAGE_PROCESSOR_MAPPING_NAMES or kind not in VIDEO_PROCESSOR_MAPPING_NAMES:
+        return False
+    listed = PROCESSOR_MAPPING_NAMES.get(kind)
+    halves = processors.halves_of(listed) if isinstance(listed, str) else ()
+    return "video_processor" in halves and "image_processor" not in halves
 
 
 def _otherwise(model_class: type) -> str:

@@ -13,10 +13,11 @@ BEHIND: Mapping[str, int | None] = {
     "attention_mask": 1,
     "mm_token_type_ids": 0,
     "moe_mm_token_type_ids": 0,
+    "image_embeds_position_mask": 0,
     "cross_attention_mask": None,
 }
 """Inputs with an entry a position, beside the ids, and what an answer's tokens have there: a
-number (0 is the type of text, Qwen-VL and ERNIE), or None for what the prompt's last position has.
+number (0 is the type of text, Qwen-VL, ERNIE and Kosmos), or None for what the prompt's last position has.
 """
 
 

@@ -235,7 +235,7 @@ def _samples(lvlm: LVLM) -> Iterator[Sample]:
     except InputError as error:
         if samples:
             raise
-        reason = " ".join(str(error.__cause__ or error).split())[:100]
+        reason = " ".join(str(error.__cause__ or error).split("; expected")[0].split())[:100]
         raise SVLError(f"its processor takes none of the pictures tried: {reason}") from None
 
 

@@ -137,6 +137,12 @@ def still_class(name: str) -> Any:
     return Still
 
 
+def halves_of(name: str) -> tuple[str, ...]:
+    """What the processor class `name` is made of: "image_processor", "tokenizer", .."""
+    stock: Any = _class(name)
+    return tuple(stock.get_attributes())
+
+
 def _still(folder: Path, config):
     settings = _read(folder / PROCESSOR_FILE)
     listed = (

@@ -57,6 +57,12 @@ INDEXED = {
     "index_n_heads": 16,
     "indexer_types": ["full"] * LAYERS,
 }
+FEW = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+}
 SLICE_MARKS = {
     "image_token": "<image_pad>",
     "video_token": "<video_pad>",
@@ -143,6 +149,119 @@ def hy_v4_vl():
     return HYV4VLConfig(text_config=text, vision_config=vision, **tokens), processor
 
 
+def idefics():
+    """Its pictures enter through blocks between the decoder's layers."""
+    from transformers import IdeficsConfig
+
+    return IdeficsConfig(**FEW, vision_config={}, perceiver_config={}), None
+
+
+def query_parts(words):
+    """Config of the queries and of the picture's side of InstructBLIP."""
+    queries = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "encoder_hidden_size": 32,
+    }
+    return queries, {**SIGLIP, "image_size": 32, "patch_size": 8}
+
+
+def instructblip():
+    """Its queries read the question too, by a tokenizer of their own."""
+    from transformers import InstructBlipConfig, InstructBlipProcessor, LlamaConfig
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    words = tokenizer("<image>")
+    processor = InstructBlipProcessor(
+        BlipImageProcessorPil(**square_pixels(32)),
+        words,
+        tokenizer("<query>"),
+        num_query_tokens=6,
+    )
+    queries, vision = query_parts(processor.qformer_tokenizer)
+    text = LlamaConfig(**TEXT, vocab_size=len(words), **ids(words))
+    return (
+        InstructBlipConfig(
+            vision_config=vision,
+            qformer_config=queries,
+            text_config=text.to_dict(),
+            num_query_tokens=6,
+            image_token_index=words.convert_tokens_to_ids("<image>"),
+        ),
+        processor,
+    )
+
+
+def instructblipvideo():
+    """Reads videos alone."""
+    from transformers import InstructBlipVideoConfig
+
+    text = {**TEXT, "model_type": "llama"}
+    return InstructBlipVideoConfig(text_config=text, num_query_tokens=6), None
+
+
+def kosmos_parts():
+    """Latent queries of the whole picture, at positions that the processor marks."""
+    text = {
+        "embed_dim": HIDDEN,
+        "ffn_dim": 96,
+        "layers": LAYERS,
+        "attention_heads": 4,
+        "max_position_embeddings": 512,
+    }
+    return {**text, "dropout": 0.0, "attention_dropout": 0.0}
+
+
+def kosmos_2():
+    """The whole model wants a picture in every pass, so that tokens go to its language model."""
+    from transformers import Kosmos2Config
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    words = tokenizer("<image>", "</image>", "<unk>")
+    words.unk_token = "<unk>"
+    crop = {"height": 32, "width": 32}
+    processor = still_class("Kosmos2Processor")(
+        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop),
+        words,
+        num_patch_index_tokens=4,
+    )
+    words.add_tokens([f"<latent{number}>" for number in range(64)])
+    vision = {**SIGLIP, "image_size": 32, "patch_size": 8}
+    text = {**kosmos_parts(), "vocab_size": len(words), **ids(words)}
+    return (
+        Kosmos2Config(text_config=text, vision_config=vision, latent_query_num=64),
+        processor,
+    )
+
+
+def kosmos_2_5():
+    """An image's positions hold the token that begins a text."""
+    from transformers import Kosmos2_5Config
+    from transformers.models.kosmos2_5.image_processing_pil_kosmos2_5 import (
+        Kosmos2_5ImageProcessorPil,
+    )
+
+    marks = {"boi_token": "<image>", "eoi_token": "</image>", "image_token": "<s>"}
+    words = tokenizer("<image>", **marks)
+    pixels = Kosmos2_5ImageProcessorPil(patch_size={"height": 8, "width": 8}, max_patches=32)
+    processor = still_class("Kosmos2_5Processor")(pixels, words, num_image_tokens=6)
+    processor.images_kwargs = {**processor.images_kwargs, "max_patches": 32}
+    vision = {
+        **SIGLIP,
+        "patch_embed_hidden_size": 192,
+        "head_dim": 16,
+        "max_num_patches": 33,
+    }
+    text = {**kosmos_parts(), "vocab_size": len(words), **ids(words)}
+    return (
+        Kosmos2_5Config(text_config=text, vision_config=vision, latent_query_num=6),
+        processor,
+    )
+
+
 def lfm3_vl():
     """Convolutions between layers of attention, in the vision side too."""
     from transformers import Lfm3Config, Lfm3VlConfig
@@ -223,6 +342,13 @@ def minicpmv4_7():
     )
     newline = words("\n", add_special_tokens=False)["input_ids"][0]
     return MiniCPMV4_7Config(**settings, **marks, newline_id=newline), processor
+
+
+def mistral4():
+    """A text decoder; as a part of Mistral 3 it reads images."""
+    from transformers import Mistral4Config
+
+    return Mistral4Config(**TEXT), None
 
 
 def mistral_large4():
@@ -520,9 +646,15 @@ def video_llava():
 ZOO = {
     "hunyuan_vl": hunyuan_vl,
     "hy_v4_vl": hy_v4_vl,
+    "idefics": idefics,
+    "instructblip": instructblip,
+    "instructblipvideo": instructblipvideo,
+    "kosmos-2": kosmos_2,
+    "kosmos-2.5": kosmos_2_5,
     "lfm3_vl": lfm3_vl,
     "minicpmv4_6": minicpmv4_6,
     "minicpmv4_7": minicpmv4_7,
+    "mistral4": mistral4,
     "mistral_large4": mistral_large4,
     "pp_chart2table": pp_chart2table,
     "qianfan_ocr": qianfan_ocr,
