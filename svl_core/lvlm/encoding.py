@@ -135,8 +135,8 @@ class Reader:
             )
         if not images and self.family.image_required:
             raise InputError(
-                f"Found no image; expected one, for {self.family.name} models answer about images"
-                " only; add an image."
+                f"Found no image; expected one, for {self.name} answers about images only; add an"
+                " image."
             )
         text, chat = _rendered(self, chat)
         said = [turn.text for turn in chat.turns]
@@ -181,7 +181,6 @@ class Reader:
             image_sizes=tuple(image.size for image in images),
             detail=level.name,
         )
-
 
     def _visual(self, inputs: Mapping[str, torch.Tensor]) -> np.ndarray:
         """The positions that hold an image: those of the image token, or those that the processor

@@ -190,6 +190,7 @@ DOWN_PROJECTIONS = (
     "mlp.down_proj",
     "mlp.fc2",
     "fc2",
+    "ffn.fc2",
     "mlp.dense_4h_to_h",
 )
 # And the one that ends its attention.

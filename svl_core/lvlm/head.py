@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from svl_core.lvlm.decoding import image_token_ids
+from svl_core.lvlm.decoding import image_token_ids, stepping
 from svl_core.lvlm.families import GENERIC
 from svl_core.lvlm.hooks import OutputAction, ThreadHooks, hidden_input, with_hidden
 from svl_core.lvlm.model import LVLM
@@ -39,8 +39,10 @@ def can_stand_in(lvlm: LVLM) -> bool:
     """Whether a shallow copy of the model runs the layers that stand in it.
 
     Modules that are spread over devices call the originals; of a model of no known family nobody
-    has tried what its layers hand on.
+    has tried what its layers hand on; and some leave words alone to their language model.
     """
+    if stepping(lvlm) is not lvlm.model:
+        return False
     if lvlm.family.name == GENERIC.name:
         return False
     return not any(hasattr(module, "_hf_hook") for module in lvlm.model.modules())
@@ -88,7 +90,7 @@ def logits_of(
     with ThreadHooks() as hooks:
         for layer in lvlm.layers:
             hooks.on_output(layer, _replacing(given))
-        return lvlm.model(
+        return stepping(lvlm)(
             input_ids=ids,
             use_cache=False,
         ).logits[0]

@@ -39,22 +39,10 @@ def class_of(config, name: str, text_only: bool = False) -> tuple[Any, bool]:
     )
 
     found = f"Found {name!r}, a {config.model_type} model"
-    if _encodes_text(config):
-        raise InputError(
-            f"{found}, which is an encoder-decoder; expected a decoder that reads image and"
-            " question itself, for only its layers are pruned here; choose one of `svl models`."
-        )
-    if getattr(config, "cross_layer_interval", None):
-        raise InputError(
-            f"{found}, whose picture enters through blocks of cross-attention that stand between"
-            " its layers by their number; expected layers that can go one by one; choose one of"
-            " `svl models`."
-        )
-    if _reads_videos_alone(config):
-        raise InputError(
-            f"{found}, whose processor takes videos and no pictures; expected one that takes"
-            " pictures; choose one of `svl models`."
-        )
+    other = _other_kind(config)
+    if other is not None:
+        what, expected = other
+        raise InputError(f"{found}, {what}; expected {expected}; choose one of `svl models`.")
     if takes_images(config) and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
         first: Any = classes[0] if isinstance(classes, (list, tuple)) else classes
@@ -73,6 +61,29 @@ def class_of(config, name: str, text_only: bool = False) -> tuple[Any, bool]:
     raise InputError(
         f"{found} without image input; expected one that takes images; choose one of `svl models`."
     )
+
+
+def _other_kind(config) -> tuple[str, str] | None:
+    """What a model is that is not pruned here, and what is expected in its place; None of others."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+    if _encodes_text(config):
+        what = "which is an encoder-decoder"
+        return what, (
+            "a decoder that reads image and question itself, for only its layers are pruned here"
+        )
+    if getattr(config, "cross_layer_interval", None):
+        what = (
+            "whose picture enters through blocks of cross-attention that stand between its layers"
+            " by their number"
+        )
+        return what, "layers that can go one by one"
+    if _reads_videos_alone(config):
+        return "whose processor takes videos and no pictures", "one that takes pictures"
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        what = "which classifies pictures by texts of its own"
+        return what, "one that answers a question"
+    return None
 
 
 def _reads_videos_alone(config) -> bool:

@@ -159,7 +159,7 @@ def _probed(
     if lvlm.supports_images:
         with _probe(lvlm, "visual positions"):
             _visual(lvlm, sample)
-        lvlm = _seeing(lvlm, sample)
+        lvlm = _wanting(_seeing(lvlm, sample))
         seen = vision.see(lvlm, sample)
     with _probe(lvlm, "attention"):
         _attention(lvlm, seen)
@@ -460,8 +460,9 @@ def _whole_passes(
     for _ in range(ANSWERED):
         inputs = lengthened(sample, [*tokens, 0], "choose a model of `svl models`")
         logits = lvlm.model(**inputs, use_cache=False).logits[:, -1]
+        known = [token for token in banned if token < logits.shape[-1]]
         ordinary = logits[0].clone()
-        ordinary[list(banned)] = -torch.inf
+        ordinary[known] = -torch.inf
         tokens.append(int(ordinary.argmax()))
         predicted.append(logits)
     return tokens, predicted
@@ -526,6 +527,19 @@ def _seeing(lvlm: LVLM, sample: Sample) -> LVLM:
     except Exception:  # an unknown model may fail in any way
         alike = False
     return lvlm if alike else dataclasses.replace(lvlm, family=again)
+
+
+def _wanting(lvlm: LVLM) -> LVLM:
+    """The model, as one that is asked about pictures only where a question alone does not reach its
+    decoder.
+    """
+    try:
+        entering(lvlm, lvlm.encode(None, QUESTION))
+    except Exception:  # processors and models want a picture in many ways
+        return dataclasses.replace(
+            lvlm, family=dataclasses.replace(lvlm.family, image_required=True)
+        )
+    return lvlm
 
 
 @torch.inference_mode()

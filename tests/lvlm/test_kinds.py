@@ -1,12 +1,24 @@
 """Kinds of models that are refused by their configs alone, each with the true reason."""
 
+import re
+
 import pytest
 import transformers
+from zoo_h_to_z import ZOO
 
 from svl_core.errors import InputError
 from svl_core.lvlm import kinds
 from svl_core.lvlm.probing import refuse_without_layers
 from svl_core.lvlm.skeleton import empty
+
+REFUSED = {
+    "idefics": "whose picture enters through blocks of cross-attention that stand between its"
+    " layers by their number; expected layers that can go one by one",
+    "instructblipvideo": "whose processor takes videos and no pictures; expected one that takes"
+    " pictures",
+    "shieldgemma2": "which classifies pictures by texts of its own; expected one that answers a"
+    " question",
+}
 
 
 def test_a_class_and_whether_it_takes_images():
@@ -56,3 +68,25 @@ def test_an_image_beside_the_sequence_is_told(config):
         " question in one sequence; choose a model of `svl models`",
     ):
         refuse_without_layers(model, "x")
+
+
+@pytest.mark.parametrize("entry", REFUSED)
+def test_another_kind_is_named(entry):
+    config, _ = ZOO[entry]()
+    found = f"Found 'x', a {entry} model, {REFUSED[entry]}; choose one of `svl models`."
+    with pytest.raises(InputError, match=re.escape(found)):
+        kinds.class_of(config, "x")
+
+
+def test_a_text_decoder_of_the_mapping_is_a_control_alone():
+    """Mistral 4 stands among those that read images, and does so only as a part of Mistral 3."""
+    config = transformers.Mistral4Config(num_hidden_layers=2)
+    with pytest.raises(InputError, match="a mistral4 model without image input"):
+        kinds.class_of(config, "x")
+    model_class, takes_images = kinds.class_of(config, "x", text_only=True)
+    assert model_class.__name__ == "Mistral4ForCausalLM" and not takes_images
+
+
+def test_a_processor_that_takes_both_is_none_of_videos_alone():
+    config = transformers.AutoConfig.for_model("qwen3_vl_moe")
+    assert kinds.class_of(config, "x")[1]
