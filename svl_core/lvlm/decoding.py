@@ -335,7 +335,7 @@ def stepping(lvlm: LVLM) -> torch.nn.Module:
     """
     model: Any = lvlm.model
     own = getattr(type(model), "generate", None) is not GenerationMixin.generate
-    inner = getattr(model, "language_model", getattr(model, "text_model", None))
+    inner: Any = getattr(model, "language_model", getattr(model, "text_model", None))
     return inner if own and isinstance(inner, GenerationMixin) else model
 
 

@@ -190,8 +190,9 @@ class Reader:
         marks = inputs.get(MARKED)
         if not self.family.in_sequence or (marks is None and token is None):
             return NOWHERE
-        held = inputs["input_ids"][0] == token if marks is None else marks[0] == 1
-        return held.nonzero()[:, 0].numpy()
+        wanted = token if marks is None else 1
+        held = (inputs["input_ids"] if marks is None else marks)[0].numpy() == wanted
+        return np.flatnonzero(held).astype(np.int64)
 
 
 def printable(

@@ -55,7 +55,7 @@ def class_of(config, name: str, text_only: bool = False) -> tuple[Any, bool]:
     if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], False
     if text_only and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+        model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
         if model_class.__name__.endswith("ForCausalLM"):  # a text decoder all the same (Mistral 4)
             return model_class, False
     raise InputError(

@@ -17,7 +17,8 @@ BEHIND: Mapping[str, int | None] = {
     "cross_attention_mask": None,
 }
 """Inputs with an entry a position, beside the ids, and what an answer's tokens have there: a
-number (0 is the type of text, Qwen-VL, ERNIE and Kosmos), or None for what the prompt's last position has.
+number (0 is the type of text, and what holds no image), or None for what the prompt's last position
+has.
 """
 
 

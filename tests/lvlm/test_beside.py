@@ -3,12 +3,15 @@
 import copy
 import pickle
 
+import pytest
 import torch
 from state_table import loaded
 from tiny import picture
 from zoo_h_to_z import ZOO
 
 import svl_core as svl
+from svl_core.errors import SVLError
+from svl_core.lvlm import probing
 from svl_core.lvlm.beside import Beside
 
 
@@ -34,7 +37,16 @@ def test_a_trace_of_keys_chosen_by_an_indexer_is_the_models_own():
         lvlm.model(**sample.inputs)
     hook.remove()
     assert torch.equal(trace.samples[0].features[-2], entered[0][0])
-    given = trace.samples[0].attention.text_to_text_seen + (
-        trace.samples[0].attention.text_to_visual_seen
-    )
+    found = trace.samples[0].attention
+    given = found.text_to_text_seen + found.text_to_visual_seen
     assert given.max() == lvlm.text_config.index_topk  # keys that one query sees
+
+
+def test_a_model_that_goes_another_way_while_it_is_watched_is_refused(monkeypatch):
+    """As it would by a name that it does not take for its own setting's."""
+    lvlm = loaded("mistral_large4", ZOO["mistral_large4"])
+    sample = lvlm.encode(picture(100, 60), "what is in the top left ?")
+    probing._attention(lvlm, sample)
+    monkeypatch.setattr(probing, "WATCHED", "svl_probe")
+    with pytest.raises(SVLError, match="logits differ by"):
+        probing._attention(lvlm, sample)
