@@ -82,9 +82,13 @@ def load_processor(
 
 
 class _LeftOut:
-    """Stands in for a half that is left out, of which some constructors read settings: it has
-    none (MiniCPM-V).
+    """Stands in for a half that is left out: it gives no inputs, and has none of the settings that
+    some constructors read of it (MiniCPM-V).
     """
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return []
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):

@@ -27,5 +27,6 @@ def test_a_half_that_is_left_out_is_none_that_could_be_called():
     )
     assert processor.get_attributes() == ["image_processor", "tokenizer"]
     assert processor.video_processor.size is None
+    assert processor.video_processor.model_input_names == []
     with pytest.raises(TypeError, match="not callable"):
         processor.video_processor([])
