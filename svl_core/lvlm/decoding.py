@@ -336,7 +336,8 @@ def stepping(lvlm: LVLM) -> torch.nn.Module:
     model: Any = lvlm.model
     own = getattr(type(model), "generate", None) is not GenerationMixin.generate
     inner: Any = getattr(model, "language_model", getattr(model, "text_model", None))
-    return inner if own and isinstance(inner, GenerationMixin) else model
+    whole = isinstance(inner, GenerationMixin)
+    return inner if own and whole else model
 
 
 def cache_of(lvlm: LVLM, out: Any) -> Any:

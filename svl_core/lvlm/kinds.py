@@ -64,7 +64,7 @@ def class_of(config, name: str, text_only: bool = False) -> tuple[Any, bool]:
 
 
 def _other_kind(config) -> tuple[str, str] | None:
-    """What a model is that is not pruned here, and what is expected in its place; None of others."""
+    """What a model is that is not pruned here, and what is expected instead; None of others."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
     if _encodes_text(config):
