@@ -24,6 +24,7 @@ WINDOWED = ("sliding", "chunked")  # parts of the names of kinds that see the la
 DEEPSTACK = "deepstack_visual_indexes"
 INJECTED = "deepstack_layer_map"  # pairs of a vision layer and the decoder's layer
 TARGETS = "spatial_target_layers"  # and the decoder's layers alone
+REUSING = "reuse"  # how the modes of layers begin that use another layer's keys
 
 
 def layer_kinds(text) -> tuple[str, ...]:
@@ -72,7 +73,7 @@ def _storing(text, config) -> Iterable[int]:
     also where none uses them.
     """
     modes = getattr(text, "kv_sharing_modes", None) or ()
-    if "reuse" not in modes:
+    if not any(str(mode).startswith(REUSING) for mode in modes):
         return ()
     return [layer for layer, mode in enumerate(modes) if mode == "store"]
 

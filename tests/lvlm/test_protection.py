@@ -68,4 +68,6 @@ def test_the_last_layer_is_free_where_any_layers_share_keys():
     """Of a fixed kind it is only where those that share are counted from the end."""
     modes = ["store", "reuse", None, None]
     assert list(reasons(config(kv_sharing_modes=modes))) == [0]
+    modes = ["store", "reuse_but_indexer", None, None]
+    assert list(reasons(config(kv_sharing_modes=modes))) == [0]
     assert list(reasons(config(kv_sharing_modes=modes, num_kv_shared_layers=0))) == [0, 3]
