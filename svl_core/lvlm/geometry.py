@@ -461,8 +461,8 @@ def _closed_rows(rows: int, columns: int, ends: int) -> Places:
 
 
 def padded_grid(view: View) -> list[Places]:
-    """One grid an image of merged patches, row by row; the image is never enlarged, and padded on
-    its right and at its foot to whole patches (Kimi-K2.5).
+    """One grid an image of merged patches, row by row; the image keeps its shape, and is padded on
+    its right and at its foot to whole patches (Kimi-K2.5, GLM-5-Next).
     """
     settings = view.image_processor
     merge = settings.merge_size
@@ -470,10 +470,31 @@ def padded_grid(view: View) -> list[Places]:
     places = []
     for image, shape in zip(view.images, view.inputs["image_grid_thw"].tolist(), strict=True):
         rows, columns = shape[1] // merge, shape[2] // merge
-        height, width = _fitted(settings, image)
-        box = (0.0, 0.0, columns * cell / width, rows * cell / height)
+        canvas = rows * cell, columns * cell
+        fewest = getattr(settings, "min_image_tokens", None)
+        if fewest is None:
+            height, width = _fitted(settings, image)
+        else:
+            height, width = _fitted_into(canvas, image, fewest * cell**2)
+        box = (0.0, 0.0, canvas[1] / width, canvas[0] / height)
         places.append(Places(grid_rects(rows, columns, box), (rows, columns)))
     return places
+
+
+def _fitted_into(
+    canvas: tuple[int, int],
+    image: Sized,
+    least: int,
+) -> tuple[int, int]:
+    """(height, width) of an image that is fitted into a canvas (height, width), and enlarged only
+    where it has fewer than `least` pixels.
+    """
+    scale = min(canvas[0] / image.height, canvas[1] / image.width)
+    if image.height * image.width >= least:
+        scale = min(scale, 1.0)
+    height = min(canvas[0], math.floor(image.height * scale))
+    width = min(canvas[1], math.floor(image.width * scale))
+    return max(1, height), max(1, width)
 
 
 def _fitted(settings, image: Sized) -> tuple[int, int]:

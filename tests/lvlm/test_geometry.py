@@ -310,3 +310,18 @@ def test_pixels_of_another_name():
     vision = {"vision_config": SimpleNamespace(patch_size=8)}
     places = placed("square", (60, 60), pixels, count=8, config=vision)
     assert places.grid == (2, 4)
+
+
+def test_a_picture_that_is_fitted_into_a_padded_canvas():
+    """Cells of 16 on a canvas of 32 x 48: 40 x 30 pixels stay as they are, for they are enough;
+    where 8 cells are wanted at least 20 x 10 become 48 x 24.
+    """
+    told = {"image_grid_thw": [[1, 4, 6]]}
+    settings = {"patch_size": 8, "merge_size": 2}
+    kept = placed("padded_grid", (40, 30), told, min_image_tokens=1, **settings)
+    assert kept.grid == (2, 3)
+    assert kept.rects[0] == pytest.approx([0, 0, 16 / 40, 16 / 30])
+    assert kept.rects[5] == pytest.approx([32 / 40, 16 / 30, 1, 1])
+    raised = placed("padded_grid", (20, 10), told, min_image_tokens=8, **settings)
+    assert raised.rects[0] == pytest.approx([0, 0, 1 / 3, 16 / 24])
+    assert raised.rects[5] == pytest.approx([2 / 3, 16 / 24, 1, 1])
