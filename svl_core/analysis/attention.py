@@ -27,13 +27,14 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import SVLError
+from svl_core.lvlm.beside import Beside
 from svl_core.lvlm.forecast import steps
 from svl_core.notebook import Shown
 
 # The model's implementation -> ours around it.
 SWITCHES = {
-    "sdpa": "svl_statistics",
-    "eager": "svl_statistics_plain",
+    "sdpa": Beside("svl_statistics", "sdpa"),
+    "eager": Beside("svl_statistics_plain", "eager"),
 }
 
 

@@ -120,7 +120,7 @@ class Watched:
                 use_cache=False,
                 logits_to_keep=len(answer),
             )
-            logits = output.logits[0].double()
+            logits = output.logits[0, -len(answer) :].double()  # some models give all
             wanted = torch.tensor(list(answer))
             loss = cross_entropy(logits, wanted.to(logits.device))
             loss.backward()

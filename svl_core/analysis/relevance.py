@@ -19,7 +19,7 @@ from svl_core.analysis.lens import check_whole, checked_answer
 from svl_core.analysis.reading import words_of
 from svl_core.errors import InputError
 from svl_core.lvlm.decoding import Decoding
-from svl_core.lvlm.families import shared_from
+from svl_core.lvlm.families import positioned, shared_from
 from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.recomputing import can_recompute, kept_bytes, may_keep, recomputed
@@ -214,7 +214,8 @@ def relevance(
     [gradient] = torch.autograd.grad(logit, entered)
     products = gradient.double() * entered[0].detach().double()
     by_position = (
-        products.sum(-1)
+        positioned(products, lvlm.text_config)
+        .sum(-1)
         .flatten(
             0,
             -2,
@@ -470,7 +471,7 @@ def _share_without(
         if not first:
             return
         first.clear()
-        hidden = hidden_input(args, kwargs)
+        hidden = positioned(hidden_input(args, kwargs), lvlm.text_config)
         mean = hidden[..., visual, :].mean(
             -2,
             keepdim=True,

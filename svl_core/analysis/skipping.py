@@ -19,7 +19,7 @@ from svl_core.errors import InputError
 from svl_core.lvlm import skeleton
 from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.decoding import Decoding, answers_together
-from svl_core.lvlm.families import shared_from
+from svl_core.lvlm.families import positioned, shared_from
 from svl_core.lvlm.forcing import kl_per_token
 from svl_core.lvlm.hooks import (
     ThreadHooks,
@@ -204,7 +204,7 @@ def frozen_divergence(request: Request) -> Measured:
         full = _read(lvlm, sample)
         for layer in range(depth):
             run.check()
-            with _frozen(layers[layer], visual):
+            with _frozen(layers[layer], visual, lvlm.text_config):
                 frozen = _last_logits(lvlm, sample, full, layer)
             divergence[layer] = float(kl_per_token(frozen, full.logits))
             share = (number + (layer + 1) / depth) / count
@@ -247,12 +247,14 @@ def _last_logits(
 def _frozen(
     layer: torch.nn.Module,
     visual: torch.Tensor,
+    text,
 ):
     """While open, in this thread, `layer` hands the visual positions on as they came."""
 
     def freeze(args, kwargs, output):
         hidden = hidden_of(output).clone()
-        hidden[..., visual, :] = hidden_input(args, kwargs)[..., visual, :]
+        entered = positioned(hidden_input(args, kwargs), text)
+        positioned(hidden, text)[..., visual, :] = entered[..., visual, :]
         return with_hidden(output, hidden)
 
     with ThreadHooks() as hooks:

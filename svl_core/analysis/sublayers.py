@@ -20,7 +20,7 @@ from svl_core.analysis.lens import check_whole
 from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
-from svl_core.lvlm.families import mlp_norm, stacks_streams
+from svl_core.lvlm.families import mixed_streams, mlp_norm, stacks_streams
 from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -152,7 +152,8 @@ def sublayers(
 
 def _check_halves(lvlm: LVLM) -> None:
     """Raises InputError for a model whose layers cannot be taken apart."""
-    known = not stacks_streams(lvlm.text_config)
+    text = lvlm.text_config
+    known = not stacks_streams(text) and mixed_streams(text) == 1
     for layer in lvlm.layers:
         parallel = hasattr(layer, "self_attn") and hasattr(layer, "mlp")
         known = known and (mlp_norm(layer) is not None or parallel)

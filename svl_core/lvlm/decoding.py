@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache, DynamicCache
 
 from svl_core.lvlm.arithmetic import last_position
 from svl_core.lvlm.batching import collate
@@ -141,10 +142,12 @@ class Decoding:
         self._growing = {name: inputs[name] for name in GROWING if inputs.get(name) is not None}
         before = _rope_deltas(model)
         parameters = inspect.signature(model.forward).parameters
-        self._slot = _cache_slot(lvlm)
+        self._slot = cache_slot(lvlm)
         self._thin = ThinPass(lvlm, thinning) if thinning and thinning.inside else None
         tensors = inputs
         options: dict[str, Any] = {"use_cache": True}
+        if not lvlm.family.makes_cache and resume is None:
+            options[self._slot] = DynamicCache(config=lvlm.text_config)
         if "logits_to_keep" in parameters:
             length = _length_of(inputs)
             options["logits_to_keep"] = last_position(lvlm.dtype, lvlm.device, length)
@@ -176,7 +179,7 @@ class Decoding:
         decoding.logits = prompt.logits
         decoding.prefill = prompt.prefill
         decoding._growing = dict(prompt.growing)
-        decoding._slot = _cache_slot(lvlm)
+        decoding._slot = cache_slot(lvlm)
         decoding._cache = _with_layers(prompt.cache, fork_caches(prompt.cache.layers) or ())
         decoding._next = prompt.next_position
         decoding._deltas = prompt.deltas
@@ -248,7 +251,7 @@ class Decoding:
         entered_ms: dict,
     ) -> None:
         """Keeps a pass's cache, its last predictions and what was recorded of it."""
-        self._cache = getattr(out, self._slot)
+        self._cache = cache_of(self.lvlm, out)
         self.logits: torch.Tensor = out.logits[:, -1]
         caches = fork_caches(self._cache.layers) if states else None
         self.prefill: PrefillState | None = None
@@ -282,7 +285,7 @@ class Decoding:
         for name, value in self._growing.items():  # a new position sees what the last one saw
             new = value[:, -1:].expand(-1, count, *value.shape[2:])
             self._growing[name] = torch.cat([value, new], dim=1)
-        model = self.lvlm.model if resume is None else resumed(self.lvlm, *resume)
+        model = stepping(self.lvlm) if resume is None else resumed(self.lvlm, *resume)
         if self._thin is not None:
             model = self._thin.decoding(model)
         with recording(self.lvlm, keep) as (states, entered_ms):
@@ -305,7 +308,8 @@ class Decoding:
         steps = torch.arange(count, device=device)
         if self._deltas is not None:
             seen = self._growing["attention_mask"].sum(1, keepdim=True)
-            return {"position_ids": (seen + self._deltas + steps).expand(3, -1, -1)}
+            channels = _rotary_channels(self.lvlm.text_config)
+            return {"position_ids": (seen + self._deltas + steps).expand(channels, -1, -1)}
         if self._next is not None:
             places = {"position_ids": self._next + steps}
             self._next = self._next + count
@@ -325,9 +329,29 @@ def _length_of(inputs: Mapping[str, torch.Tensor]) -> int:
     return inputs["input_ids" if "input_ids" in inputs else "inputs_embeds"].shape[1]
 
 
-def _cache_slot(lvlm: LVLM) -> str:
-    """What the model's `forward` calls the cache; transformers 5.24 changed it."""
-    parameters = inspect.signature(lvlm.model.forward).parameters
+def stepping(lvlm: LVLM) -> torch.nn.Module:
+    """The module that takes tokens behind a cache: the model, or where its own `generate` leaves
+    them to its language model, for it wants a picture in every pass (BLIP-2, Kosmos-2), that.
+    """
+    model: Any = lvlm.model
+    own = getattr(type(model), "generate", None) is not GenerationMixin.generate
+    inner: Any = getattr(model, "language_model", getattr(model, "text_model", None))
+    whole = isinstance(inner, GenerationMixin)
+    return inner if own and whole else model
+
+
+def cache_of(lvlm: LVLM, out: Any) -> Any:
+    """The cache that a pass left behind, also where it lies with the language model's outputs; None
+    without.
+    """
+    slot = cache_slot(lvlm)
+    inner = getattr(out, "language_model_outputs", out)
+    return getattr(inner, slot, None)
+
+
+def cache_slot(lvlm: LVLM) -> str:
+    """What the `forward` of what takes tokens calls the cache; transformers 5.24 changed it."""
+    parameters = inspect.signature(stepping(lvlm).forward).parameters
     return "cache" if "cache" in parameters else "past_key_values"
 
 
@@ -343,6 +367,15 @@ def _rope_deltas(model) -> torch.Tensor | None:
     others.
     """
     return getattr(getattr(model, "model", model), "rope_deltas", None)
+
+
+def _rotary_channels(text) -> int:
+    """How many numbers a position has in a decoder with multimodal rotary positions: a section of
+    the rotary dimensions each; time, row and column where the config names none.
+    """
+    rotary = getattr(text, "rope_parameters", None) or {}
+    sections = rotary.get("mrope_section")
+    return len(sections) if sections else 3
 
 
 def image_token_ids(lvlm: LVLM) -> tuple[int, ...]:

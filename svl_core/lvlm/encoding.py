@@ -71,6 +71,11 @@ FORMS: tuple[Callable[[Turn], bool], ...] = (
 )
 """Which turns are lists of parts: templates take all of them so, none, or the user's."""
 
+TYPES = "mm_token_type_ids"  # which of a sequence's tokens stand for an image
+NOWHERE = np.zeros(0, np.int64)  # no position
+MARKED = "image_embeds_position_mask"
+"""The input that is 1 where a position holds an image."""
+
 TOKEN_SETTINGS = ("_token_id", "_token_index")  # how a config's settings that name a token end
 ROUNDS = 8  # of breaking; whatever still reads as a special token then is left out
 
@@ -130,8 +135,8 @@ class Reader:
             )
         if not images and self.family.image_required:
             raise InputError(
-                f"Found no image; expected one, for {self.family.name} models answer about images"
-                " only; add an image."
+                f"Found no image; expected one, for {self.name} answers about images only; add an"
+                " image."
             )
         text, chat = _rendered(self, chat)
         said = [turn.text for turn in chat.turns]
@@ -146,12 +151,7 @@ class Reader:
                 " answer has room; shorten the prompt."
             )
 
-        visual_id = families.image_token_id(self.config)
-        visual = (
-            (ids == visual_id).nonzero()[:, 0].numpy()
-            if images and self.family.in_sequence and visual_id is not None
-            else np.zeros(0, np.int64)
-        )
+        visual = self._visual(inputs) if images else NOWHERE
         if max_visual_tokens is not None and len(visual) > max_visual_tokens:
             raise too_many(len(visual), max_visual_tokens)
         view = geometry.View(
@@ -171,7 +171,7 @@ class Reader:
             inputs=on_device,
             visual=visual,
             textual=np.setdiff1d(np.arange(len(ids)), visual),
-            prompt_positions=np.setdiff1d(words.places_in(ids), visual),
+            prompt_positions=np.setdiff1d(words.places_in(ids, visual), visual),
             tokens=printable(self.tokenizer, ids.tolist()),
             geometry=geometry.place(self.family.geometry, view),
             images=images,
@@ -181,6 +181,18 @@ class Reader:
             image_sizes=tuple(image.size for image in images),
             detail=level.name,
         )
+
+    def _visual(self, inputs: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """The positions that hold an image: those of the image token, or those that the processor
+        marks where it brings a mask of them (Kosmos-2).
+        """
+        token = families.image_token_id(self.config)
+        marks = inputs.get(MARKED)
+        if not self.family.in_sequence or (marks is None and token is None):
+            return NOWHERE
+        wanted = token if marks is None else 1
+        held = (inputs["input_ids"] if marks is None else marks)[0].numpy() == wanted
+        return np.flatnonzero(held).astype(np.int64)
 
 
 def printable(
@@ -389,7 +401,9 @@ def _messages(
 
 
 def _image_mark(reader: Reader) -> str:
-    """What the template writes for one image."""
+    """What the template writes for one image; "" where the processor does so itself."""
+    if reader.family.mark == "none":
+        return ""
     token = "boi_token" if reader.family.mark == "boi" else "image_token"
     mark = getattr(reader.processor, token, None)
     if mark is None:
@@ -424,13 +438,22 @@ class _Words:
         self._ids: list[int] = []
         self._positions = np.zeros(0, np.int64)
 
-    def places_in(self, ids: torch.Tensor) -> np.ndarray:
+    def by(self, tokenizer) -> _Words:
+        """The same words for another tokenizer."""
+        return _Words(tokenizer, self._said, frozenset(tokenizer.all_special_ids))
+
+    def places_in(self, ids: torch.Tensor, visual: np.ndarray) -> np.ndarray:
         """Positions of the words in the whole sequence `ids`.
 
-        Some processors put an image's tokens before the text's (BLIP-2).
+        Some processors put an image's tokens before the text's (BLIP-2), others put them in the
+        place of the text's marks (Kosmos-2).
+
+        visual: the positions that hold images.
         """
         ahead = len(ids) - len(self._ids)
-        if ids[max(ahead, 0) :].tolist() != self._ids:
+        given = ids[max(ahead, 0) :].numpy()
+        others = given != self._ids if len(given) == len(self._ids) else None
+        if others is None or np.setdiff1d(others.nonzero()[0] + ahead, visual).size:
             raise SVLError(
                 "Found a processor that rearranges the text's tokens; expected them as its"
                 " tokenizer gave them; this model cannot be used."
@@ -448,6 +471,12 @@ class _Words:
         `STAND_IN`.
         """
         single = isinstance(text, str)
+        if not single and len(text) > 1:
+            raise InputError(
+                f"Found a processor that writes {len(text)} texts of its own for one question;"
+                " expected one that reads the question; choose another model."
+            )
+        tensors = None if single else options.get("return_tensors")
         text = text if single else text[0]
         for name in UNUSED_OPTIONS:
             options.pop(name, None)
@@ -479,7 +508,7 @@ class _Words:
         inside = [filled.touches(first, last) for first, last in offsets]
         self._positions = np.flatnonzero(inside).astype(np.int64)
         batch = data if single else {name: [values] for name, values in data.items()}
-        return _Coded(batch, offsets, filled)
+        return _Coded(batch, offsets, filled, tensors)
 
     def _is_control(
         self,
@@ -608,8 +637,8 @@ class _Coded(BatchEncoding):
     stand-ins.
     """
 
-    def __init__(self, data, offsets, filled: _Filled):
-        super().__init__(data)
+    def __init__(self, data, offsets, filled: _Filled, tensors: str | None = None):
+        super().__init__(data, tensor_type=tensors)
         self._offsets = offsets
         self._filled = filled
 
@@ -695,8 +724,12 @@ def _processed(
     if reader.processor is reader.tokenizer:
         encoded = words([text], **options)
     else:
+        if images and _counts_by_type(reader):
+            options[f"return_{TYPES}"] = True
         processor = copy.copy(processor)
         processor.tokenizer = words
+        for half in _further_tokenizers(processor):
+            setattr(processor, half, words.by(getattr(processor, half)))
         replace_image_token: Any = getattr(processor, "replace_image_token", None)
 
         def record_cuts(image_inputs, *args, **kwargs):
@@ -712,6 +745,25 @@ def _processed(
         if name not in NOT_FOR_THE_MODEL
     }
     return inputs, cuts
+
+
+def _further_tokenizers(processor: Any) -> list[str]:
+    """The processor's other halves that read the question: InstructBLIP's queries have words of
+    their own.
+    """
+    halves = processor.get_attributes() if hasattr(processor, "get_attributes") else ()
+    return [half for half in halves if half.endswith("tokenizer") and half != "tokenizer"]
+
+
+def _counts_by_type(reader: Reader) -> bool:
+    """Whether the decoder has multimodal rotary positions, which are counted by the type of each
+    token, and the processor can tell it. Most return the types unasked, not all (Cosmos3 Edge).
+    """
+    text = reader.config.get_text_config(decoder=True)
+    rotary = getattr(text, "rope_parameters", None)
+    if not isinstance(rotary, Mapping) or "mrope_section" not in rotary:
+        return False
+    return TYPES in (getattr(reader.processor, "model_input_names", None) or ())
 
 
 def _run_processor(

@@ -40,14 +40,15 @@ class Family:
     plain_prompt: the text when the processor brings no chat template; {images} stands for one image
         token per image.
     template_options: variables for the chat template, passed where the template names them.
-    mark: which of the processor's tokens the template writes for an image: its image token, or
-        "boi", the one that opens an image.
+    mark: which of the processor's tokens the template writes for an image: its image token, "boi",
+        the one that opens an image, or "none" where the processor writes its image token itself.
     in_sequence: False when images enter through cross-attention, so that no position of the
         sequence is visual.
     shares: name of the rule in `SHARED_FROM` for the layer from which on a pass may begin with
         another pass's states and caches.
     sees_once: whether the features of an image serve for every further pass.
     batched: whether several samples may share a pass, the shorter ones padded on their left.
+    makes_cache: whether a pass makes the cache that it is asked for; else it is handed one.
     detail: the sizes in which it reads pictures.
     """
 
@@ -63,6 +64,7 @@ class Family:
     shares: str = "any"
     sees_once: bool = True
     batched: bool = True
+    makes_cache: bool = True
     detail: Detail = Detail()
 
 
@@ -188,6 +190,7 @@ DOWN_PROJECTIONS = (
     "mlp.down_proj",
     "mlp.fc2",
     "fc2",
+    "ffn.fc2",
     "mlp.dense_4h_to_h",
 )
 # And the one that ends its attention.
@@ -278,20 +281,43 @@ def residual(
     text,
 ) -> torch.Tensor:
     """The residual stream (B, S, d) in what enters or leaves a decoder layer: of stacked streams
-    (N, B, S, d) the active one (Gemma3n).
+    (N, B, S, d) the active one (Gemma3n); streams (B, S, N, d) that layers mix side by side
+    (B, S, N d), for a layer that is left out hands all of them on.
 
-    Raises SVLError for several streams of which none is the active one: layers that mix them
-    (hyper-connections) have no one input to compare an output with.
+    Raises SVLError for several streams of which the config tells nothing.
     """
     if hidden.dim() != 4:
         return hidden
     active = getattr(text, "altup_active_idx", None)
-    if active is None:
+    if active is not None:
+        return hidden[active]
+    streams = hidden.shape[-2]
+    if streams != mixed_streams(text):
         raise SVLError(
-            f"its layers pass on {hidden.shape[-2]} residual streams that they mix"
-            " (hyper-connections), where one is needed to measure a layer by"
+            f"its layers pass on {streams} residual streams of which its config tells nothing,"
+            " where one is needed to measure a layer by"
         )
-    return hidden[active]
+    return hidden.flatten(-2)
+
+
+def positioned(hidden: torch.Tensor, text) -> torch.Tensor:
+    """A view (.., S, d) of what enters or leaves a decoder layer, whose last dimension but one are
+    the positions: streams that layers mix go before them.
+    """
+    mixed = hidden.dim() == 4 and mixed_streams(text) == hidden.shape[-2] > 1
+    return hidden.transpose(-3, -2) if mixed else hidden
+
+
+# What configs call the number of residual streams that their layers mix (hyper-connections).
+MIXED_STREAMS = ("hc_mult", "hc_count")
+
+
+def mixed_streams(text) -> int:
+    """How many residual streams decoder layers hand on and mix with each other: 1 of all but those
+    with hyper-connections.
+    """
+    counts = [getattr(text, name, None) for name in MIXED_STREAMS]
+    return next((count for count in counts if count), 1)
 
 
 def stacks_streams(text) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,9 @@ from PIL import Image
 
 from svl_core.errors import SVLError
 from svl_core.lvlm.sample import PatchGeometry
+
+PIXELS = "pixel_values"
+"""How the names of inputs that hold pixels begin."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +201,11 @@ def square(view: View) -> list[Places]:
     crops = [int(count) for count in view.cuts.get("num_crops", ())]
     if any(crops):
         return _crops(view, crops)
-    height, width = view.inputs["pixel_values"].shape[-2:]
+    pixels = next(value for name, value in view.inputs.items() if name.startswith(PIXELS))
+    height, width = pixels.shape[-2:]
     share = view.count // len(view.images)
-    patch = getattr(view.config.vision_config, "patch_size", None) or 1
+    tower = getattr(view.config, "vision_config", None)
+    patch = getattr(tower, "patch_size", None) or 1
     rows = height // patch
     columns = width // patch
     extra = share - rows * columns
@@ -247,8 +253,7 @@ def resolution_grids(view: View) -> list[Places]:
     """A stretched overview, then the image at a resolution of the model's choice without its
     padding, each row closed by a newline position (LLaVA-NeXT, LLaVA-OneVision).
     """
-    vision = view.config.vision_config
-    side = vision.image_size // vision.patch_size
+    side = tile_side(view.config)
     overview = grid_rects(side, side)
     # OneVision cuts single images only, and not those that are read as if there were several.
     counts = view.inputs.get("batch_num_images")
@@ -262,6 +267,16 @@ def resolution_grids(view: View) -> list[Places]:
             rects = np.concatenate([grid_rects(side, side, squared_box(image)), nowhere(1)])
         places.append(Places(rects))
     return places
+
+
+def tile_side(config) -> int:
+    """How many positions lie along a tile's side: a patch each, or fewer where the config names
+    the share that is left (Granite Vision's "4/8").
+    """
+    vision = config.vision_config
+    patches = vision.image_size // vision.patch_size
+    rate = getattr(config, "downsample_rate", None)
+    return int(patches * Fraction(rate)) if isinstance(rate, str) else patches
 
 
 class Sized(Protocol):
@@ -293,7 +308,7 @@ def padded_rows(
     where too many cells are left ("anyres_max_9"), the model pools them.
     """
     vision = config.vision_config
-    side = vision.image_size // vision.patch_size
+    side = tile_side(config)
     rows = target[0] // vision.image_size * side
     columns = target[1] // vision.image_size * side
     scale = min(target[0] / image.height, target[1] / image.width)
@@ -343,14 +358,17 @@ def squared_box(image: Image.Image) -> tuple[float, float, float, float]:
 
 def row_column_tiles(view: View) -> list[Places]:
     """Tiles row by row, the whole image last; the image is stretched to a whole number of tiles
-    (Idefics3, SmolVLM).
+    (Idefics3, SmolVLM). A single tile is the whole image (Granite Docling).
     """
     rows = [int(count) for part in view.cuts["rows"] for count in part]
     columns = [int(count) for part in view.cuts["cols"] for count in part]
     shapes = list(zip(rows, columns, strict=True))
-    tiles = sum(math.prod(shape) + 1 for shape in shapes)
+    split = [math.prod(shape) > 1 for shape in shapes]
+    tiles = sum(
+        math.prod(shape) + 1 if cut else 1 for shape, cut in zip(shapes, split, strict=True)
+    )
     side = whole_side(view.count // tiles, "a tile")
-    return [tiled(*shape, side, overview=True) for shape in shapes]
+    return [tiled(*shape, side, cut) for shape, cut in zip(shapes, split, strict=True)]
 
 
 def canvas_tiles(view: View) -> list[Places]:
@@ -412,14 +430,19 @@ def padded_square(view: View) -> list[Places]:
 
 def merged_grid(view: View) -> list[Places]:
     """One grid an image of merged patches, row by row; the image is stretched to whole patches
-    (Qwen-VL, Nemotron Omni).
+    (Qwen-VL, Nemotron Omni). Where there are as many positions more as there are rows, one closes
+    each row, and where there are two more an image, they are around it (HunYuan-VL).
     """
-    grids = view.inputs.get("image_grid_thw")
-    if grids is None:
-        grids = view.inputs["image_grid_hw"]
+    told = view.inputs.get("image_grid_thw")
+    if told is None:
+        told = view.inputs["image_grid_hw"]
     merge = _merged(view)
-    shapes = grids[:, -2:].tolist()
-    return [_full_grid(height // merge, width // merge) for height, width in shapes]
+    grids = [(height // merge, width // merge) for height, width in told[:, -2:].tolist()]
+    more = view.count - sum(rows * columns for rows, columns in grids)
+    around = (more - sum(rows for rows, _ in grids)) // len(grids)
+    if more and around in (0, 2):
+        return [_closed_rows(rows, columns, around // 2) for rows, columns in grids]
+    return [_full_grid(rows, columns) for rows, columns in grids]
 
 
 def _merged(view: View) -> int:
@@ -429,9 +452,17 @@ def _merged(view: View) -> int:
     return told or round(1 / view.image_processor.downsample_ratio)
 
 
+def _closed_rows(rows: int, columns: int, ends: int) -> Places:
+    """A grid with a position without a place behind each row, and `ends` at either end of it."""
+    cells = grid_rects(rows, columns).reshape(rows, columns, 4)
+    closing = np.full((rows, 1, 4), np.nan)
+    closed = np.concatenate([cells, closing], axis=1).reshape(-1, 4)
+    return Places(np.concatenate([nowhere(ends), closed, nowhere(ends)]))
+
+
 def padded_grid(view: View) -> list[Places]:
-    """One grid an image of merged patches, row by row; the image is never enlarged, and padded on
-    its right and at its foot to whole patches (Kimi-K2.5).
+    """One grid an image of merged patches, row by row; the image keeps its shape, and is padded on
+    its right and at its foot to whole patches (Kimi-K2.5, GLM-5-Next).
     """
     settings = view.image_processor
     merge = settings.merge_size
@@ -439,10 +470,31 @@ def padded_grid(view: View) -> list[Places]:
     places = []
     for image, shape in zip(view.images, view.inputs["image_grid_thw"].tolist(), strict=True):
         rows, columns = shape[1] // merge, shape[2] // merge
-        height, width = _fitted(settings, image)
-        box = (0.0, 0.0, columns * cell / width, rows * cell / height)
+        canvas = rows * cell, columns * cell
+        fewest = getattr(settings, "min_image_tokens", None)
+        if fewest is None:
+            height, width = _fitted(settings, image)
+        else:
+            height, width = _fitted_into(canvas, image, fewest * cell**2)
+        box = (0.0, 0.0, canvas[1] / width, canvas[0] / height)
         places.append(Places(grid_rects(rows, columns, box), (rows, columns)))
     return places
+
+
+def _fitted_into(
+    canvas: tuple[int, int],
+    image: Sized,
+    least: int,
+) -> tuple[int, int]:
+    """(height, width) of an image that is fitted into a canvas (height, width), and enlarged only
+    where it has fewer than `least` pixels.
+    """
+    scale = min(canvas[0] / image.height, canvas[1] / image.width)
+    if image.height * image.width >= least:
+        scale = min(scale, 1.0)
+    height = min(canvas[0], math.floor(image.height * scale))
+    width = min(canvas[1], math.floor(image.width * scale))
+    return max(1, height), max(1, width)
 
 
 def _fitted(settings, image: Sized) -> tuple[int, int]:

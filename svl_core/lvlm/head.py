@@ -6,11 +6,14 @@ again: the model runs one short pass in which every decoder layer hands on the g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
-from svl_core.lvlm.decoding import image_token_ids
+from svl_core.lvlm.decoding import image_token_ids, stepping
 from svl_core.lvlm.families import GENERIC
-from svl_core.lvlm.hooks import OutputAction, ThreadHooks, with_hidden
+from svl_core.lvlm.hooks import OutputAction, ThreadHooks, hidden_input, with_hidden
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.prefill import StandIn, with_stand_ins
 
@@ -29,16 +32,18 @@ class _Given(StandIn):
         self.__dict__["hidden"] = hidden
 
     def forward(self, *args, **kwargs):
-        return self.hidden
+        return _in_form(self.hidden, args, kwargs)
 
 
 def can_stand_in(lvlm: LVLM) -> bool:
     """Whether a shallow copy of the model runs the layers that stand in it.
 
     Modules that are spread over devices call the originals; of a model of no known family nobody
-    has tried what its layers hand on.
+    has tried what its layers hand on; and some leave words alone to their language model.
     """
-    if lvlm.family is GENERIC:
+    if stepping(lvlm) is not lvlm.model:
+        return False
+    if lvlm.family.name == GENERIC.name:
         return False
     return not any(hasattr(module, "_hf_hook") for module in lvlm.model.modules())
 
@@ -85,7 +90,7 @@ def logits_of(
     with ThreadHooks() as hooks:
         for layer in lvlm.layers:
             hooks.on_output(layer, _replacing(given))
-        return lvlm.model(
+        return stepping(lvlm)(
             input_ids=ids,
             use_cache=False,
         ).logits[0]
@@ -93,7 +98,14 @@ def logits_of(
 
 def _replacing(hidden: torch.Tensor) -> OutputAction:
     """Lets a layer run, and hands on `hidden` instead."""
-    return lambda args, kwargs, output: with_hidden(output, hidden)
+    return lambda args, kwargs, output: with_hidden(output, _in_form(hidden, args, kwargs))
+
+
+def _in_form(hidden: torch.Tensor, args: tuple, kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """Hidden states in the form of those in a layer's call: streams that layers mix have a
+    dimension of their own in some models.
+    """
+    return hidden.reshape(hidden_input(args, kwargs).shape)
 
 
 def _plain_token(lvlm: LVLM) -> int:

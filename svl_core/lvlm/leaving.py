@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from svl_core.lvlm.families import residual, stacks_streams
 from svl_core.lvlm.hooks import OutputAction, ThreadHooks, hidden_of
 from svl_core.lvlm.model import LVLM
 
@@ -57,7 +58,10 @@ class Leaving:
         where: slice | torch.Tensor,
     ) -> OutputAction:
         def action(args, kwargs, output):
-            hidden = hidden_of(output)[..., 0, where, :]
+            hidden = hidden_of(output)
+            if not stacks_streams(self._lvlm.text_config):
+                hidden = residual(hidden, self._lvlm.text_config)
+            hidden = hidden[..., 0, where, :]
             self._states[number] = hidden.to(
                 self._lvlm.device,
                 copy=True,

@@ -12,10 +12,13 @@ from svl_core.lvlm.sample import Sample
 BEHIND: Mapping[str, int | None] = {
     "attention_mask": 1,
     "mm_token_type_ids": 0,
+    "moe_mm_token_type_ids": 0,
+    "image_embeds_position_mask": 0,
     "cross_attention_mask": None,
 }
 """Inputs with an entry a position, beside the ids, and what an answer's tokens have there: a
-number (0 is the type of text, Qwen-VL), or None for what the prompt's last position has.
+number (0 is the type of text, and what holds no image), or None for what the prompt's last position
+has.
 """
 
 

@@ -40,6 +40,7 @@ from svl_core.lvlm.forecast import (
     prompt_positions,
 )
 from svl_core.lvlm.geometry import Sized
+from svl_core.lvlm.kinds import class_of
 from svl_core.lvlm.model import LVLM, PLAN_FILE, quiet
 from svl_core.lvlm.probing import probe, refuse_without_layers
 from svl_core.lvlm.processors import load_processor
@@ -56,12 +57,6 @@ DEVICE_MAPS = (
     "balanced",
     "balanced_low_0",
     "sequential",
-)
-# Of a config that takes images: one of these.
-IMAGE_SETTINGS = (
-    "vision_config",
-    "vq_config",
-    "image_size",
 )
 # The share of the parameters that a checkpoint may leave out, for some leave out what is not used.
 MISSING_SHARE = 0.01
@@ -576,10 +571,6 @@ def _known_config(folder: Path, name: str, text_only: bool):
     Raises InputError for anything that is no usable model.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    )
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -589,29 +580,8 @@ def _known_config(folder: Path, name: str, text_only: bool):
             f"Found no readable model config at {name!r} ({_short(error)}); expected a model that"
             " the installed transformers library knows; choose one of `svl models`."
         ) from error
-    if _encodes_text(config):
-        raise InputError(
-            f"Found {name!r}, a {config.model_type} model, which is an encoder-decoder; expected a"
-            " decoder that reads image and question itself, for only its layers are pruned here;"
-            " choose one of `svl models`."
-        )
-    takes_images = any(getattr(config, name, None) is not None for name in IMAGE_SETTINGS)
-    if takes_images and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        first = classes[0] if isinstance(classes, (list, tuple)) else classes
-        return config, first, True
-    if text_only and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], False
-    raise InputError(
-        f"Found {name!r}, a {config.model_type} model without image input; expected one that takes"
-        " images; choose one of `svl models`."
-    )
-
-
-def _encodes_text(config) -> bool:
-    """Whether an encoder reads the question, in the whole model or in its part for text."""
-    parts = (config, config.get_text_config(), getattr(config, "text_config", None))
-    return any(getattr(part, "is_encoder_decoder", False) for part in parts)
+    model_class, takes_images = class_of(config, name, text_only)
+    return config, model_class, takes_images
 
 
 def read_record(folder: Path) -> dict:

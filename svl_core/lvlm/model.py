@@ -139,8 +139,8 @@ class LVLM(Shown):
 
     @property
     def hidden_size(self) -> int:
-        """d, the width of the residual stream."""
-        return self.text_config.hidden_size
+        """d, the width of the residual stream; of all streams where layers mix several."""
+        return self.text_config.hidden_size * families.mixed_streams(self.text_config)
 
     @property
     def device(self) -> torch.device:

@@ -31,8 +31,9 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import cutting, decoding, families, skeleton, vision
+from svl_core.lvlm import cutting, decoding, families, kinds, skeleton, vision
 from svl_core.lvlm.batching import collate
+from svl_core.lvlm.beside import Beside
 from svl_core.lvlm.encoding import control_ids
 from svl_core.lvlm.geometry import GEOMETRIES, unplaced
 from svl_core.lvlm.hooks import (
@@ -42,6 +43,7 @@ from svl_core.lvlm.hooks import (
     pass_over,
     with_hidden,
 )
+from svl_core.lvlm.lengthening import lengthened
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.stopping import reaching
@@ -81,6 +83,7 @@ HIT_SHARE = 0.7  # the share of them that must answer to their own rectangle
 # Of a stand-in: decoder layers at least, and blocks from which on a stack of them hands on.
 LEAST_LAYERS = 4
 STACK = 4
+ANSWERED = 3  # tokens of the answer that is tried with a cache and without
 
 
 def probe(lvlm: LVLM) -> LVLM:
@@ -99,6 +102,7 @@ def probe(lvlm: LVLM) -> LVLM:
     with _probe(lvlm, "decoder layers"):
         _decoder(lvlm.model)
     with _probe(lvlm, "picture and question" if lvlm.supports_images else "question"):
+        lvlm = _marking(lvlm)
         samples = _samples(lvlm)
         sample = next(samples)
     while True:
@@ -155,13 +159,14 @@ def _probed(
     if lvlm.supports_images:
         with _probe(lvlm, "visual positions"):
             _visual(lvlm, sample)
-        lvlm = _seeing(lvlm, sample)
+        lvlm = _wanting(_seeing(lvlm, sample))
         seen = vision.see(lvlm, sample)
     with _probe(lvlm, "attention"):
         _attention(lvlm, seen)
     with _probe(lvlm, "pruning equals skipping"):
         _pruning(lvlm, seen)
     with _probe(lvlm, "generation with a cache"):
+        lvlm = _caching(lvlm, seen)
         _cache(lvlm, sample, seen)
     lvlm = _together(lvlm, seen)
     return _placed(lvlm, at_once) if lvlm.supports_images else lvlm
@@ -191,6 +196,23 @@ def noise(
     return Image.fromarray(pixels)
 
 
+def _marking(lvlm: LVLM) -> LVLM:
+    """The model, as one whose text holds no image token where no chat template writes it, for the
+    processor does so itself (BLIP-2, Fuyu).
+    """
+    templates = (
+        getattr(owner, "chat_template", None) for owner in (lvlm.processor, lvlm.tokenizer)
+    )
+    if not lvlm.supports_images or any(templates):
+        return lvlm
+    unmarked = dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, mark="none"))
+    for marking in (unmarked, lvlm):
+        with contextlib.suppress(Exception):  # which says what the other one does, too
+            if len(marking.encode(noise(*ORDINARY), QUESTION).visual):
+                return marking
+    return unmarked
+
+
 def question_of(lvlm: LVLM) -> Sample:
     """What the probes ask a model: about a small picture, where it takes any."""
     return next(_samples(lvlm))
@@ -208,7 +230,13 @@ def _samples(lvlm: LVLM) -> Iterator[Sample]:
         with contextlib.suppress(InputError):
             samples.append(lvlm.encode(noise(*size), QUESTION))
     yield from sorted(samples, key=lambda sample: sample.length)
-    yield lvlm.encode(noise(*ORDINARY), QUESTION)
+    try:
+        yield lvlm.encode(noise(*ORDINARY), QUESTION)
+    except InputError as error:
+        if samples:
+            raise
+        reason = " ".join(str(error.__cause__ or error).split("; expected")[0].split())[:100]
+        raise SVLError(f"its processor takes none of the pictures tried: {reason}") from None
 
 
 def _refusal(
@@ -232,6 +260,13 @@ def refuse_without_layers(model, name: str) -> None:
     try:
         families.find_decoder(model)
     except SVLError as error:
+        unseen = families.image_token_id(model.config) is None
+        if unseen and kinds.takes_images(model.config):
+            raise InputError(
+                f"Found {name}, a {model.config.model_type} model without a list of decoder layers,"
+                " in which no token of the sequence stands for an image; expected one whose layers"
+                " read image and question in one sequence; choose a model of `svl models`."
+            ) from error
         raise _refusal(name, model, "decoder layers", error) from error
 
 
@@ -270,7 +305,7 @@ def _skipping(
 
 
 _WATCHING: ContextVar[set[int] | None] = ContextVar("svl_watching", default=None)
-WATCHED = "svl_probe"
+WATCHED = Beside("svl_probe", "sdpa")
 ADDING = ("bias", "sink")  # in the names of what an attention adds to its scores
 FOLLOWED = ("position_bias",)  # what statistics follow of it; sinks have a parameter of their own
 
@@ -314,7 +349,7 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
     token = _WATCHING.set(seen)
     try:
         config._attn_implementation = WATCHED
-        _logits(lvlm, sample)
+        watched = _logits(lvlm, sample)
     finally:
         config._attn_implementation = implementation
         _WATCHING.reset(token)
@@ -322,14 +357,13 @@ def _attention(lvlm: LVLM, sample: Sample) -> None:
         if not any(_is_attention(path) for path, _ in lvlm.layers.named_modules()):
             raise SVLError("no attention in its layers, which token importance is measured on")
         raise SVLError("an attention of the model's own, which cannot be watched")
+    if implementation == "sdpa":
+        _equal(lvlm, watched, _logits(lvlm, sample))
 
 
 def _droppable(lvlm: LVLM) -> list[int]:
-    """The layers that may go, but for the first and the last. Raises SVLError without any."""
-    free = [layer for layer in range(1, lvlm.num_layers - 1) if layer not in lvlm.protected]
-    if not free:
-        raise SVLError("every layer between the first and the last has to stay")
-    return free
+    """The layers that may go, but for the first and the last."""
+    return [layer for layer in range(1, lvlm.num_layers - 1) if layer not in lvlm.protected]
 
 
 def _is_attention(path: str) -> bool:
@@ -338,8 +372,12 @@ def _is_attention(path: str) -> bool:
 
 
 def _cuts(lvlm: LVLM) -> list[tuple[int, ...]]:
-    """The layers to drop: one in the middle, and more (two of four layers, from five on three)."""
+    """The layers to drop: one in the middle, and more (two of four layers, from five on three);
+    none where all have to stay.
+    """
     free = _droppable(lvlm)
+    if not free:
+        return []
     middle = free[(len(free) - 1) // 2]
     more = tuple(sorted({free[0], middle, free[-1]}))
     return [(middle,)] if more == (middle,) else [(middle,), more]
@@ -347,7 +385,12 @@ def _cuts(lvlm: LVLM) -> list[tuple[int, ...]]:
 
 @torch.inference_mode()
 def _pruning(lvlm: LVLM, sample: Sample) -> None:
-    """One layer dropped, and more: a pruned pass equals one whose layers are skipped."""
+    """One layer dropped, and more: a pruned pass equals one whose layers are skipped.
+
+    Raises SVLError where all have to stay, but for a model that was pruned before.
+    """
+    if not _droppable(lvlm) and not lvlm.provenance:
+        raise SVLError("every layer between the first and the last has to stay")
     for dropped in _cuts(lvlm):
         keep = [layer for layer in range(lvlm.num_layers) if layer not in dropped]
         pruned = _with_layers(lvlm, keep)
@@ -365,18 +408,32 @@ def _cache(
 
     seen: the sample with its image seen, for those with the cache.
     """
-    dropped = _droppable(lvlm)[-1]
-    keep = [layer for layer in range(lvlm.num_layers) if layer != dropped]
-    for model in (lvlm, _with_layers(lvlm, keep)):
-        banned = sorted({*control_ids(model.reader), *decoding.image_token_ids(model)})
-        generate: Any = model.model.generate
-        # All logits: by default a slice, see `arithmetic.last_position`.
-        known = inspect.signature(model.model.forward).parameters
-        keep_all = {"logits_to_keep": 0} if "logits_to_keep" in known else {}
-        uncached = generate(
+    models = [lvlm]
+    if free := _droppable(lvlm):
+        keep = [layer for layer in range(lvlm.num_layers) if layer != free[-1]]
+        models.append(_with_layers(lvlm, keep))
+    for model in models:
+        tokens, uncached = _uncached(model, sample)
+        cached = decoding.Decoding(model, seen.inputs, features=seen.features)
+        for token, expected in zip(tokens, uncached, strict=True):
+            _equal(lvlm, cached.logits, expected)
+            cached.feed(torch.tensor([[token]], device=expected.device))
+
+
+def _uncached(lvlm: LVLM, sample: Sample) -> tuple[list[int], list[torch.Tensor]]:
+    """Three ordinary tokens behind a sample, and what was predicted at each, (1, vocabulary):
+    by the library's own loop, or where that fails without a cache by passes over all of it.
+    """
+    banned = sorted({*control_ids(lvlm.reader), *decoding.image_token_ids(lvlm)})
+    generate: Any = lvlm.model.generate
+    # All logits: by default a slice, see `arithmetic.last_position`.
+    known = inspect.signature(lvlm.model.forward).parameters
+    keep_all = {"logits_to_keep": 0} if "logits_to_keep" in known else {}
+    try:
+        found = generate(
             **sample.inputs,
             use_cache=False,
-            max_new_tokens=3,
+            max_new_tokens=ANSWERED,
             do_sample=False,
             eos_token_id=None,
             pad_token_id=0,
@@ -385,10 +442,39 @@ def _cache(
             output_logits=True,
             **keep_all,
         )
-        cached = decoding.Decoding(model, seen.inputs, features=seen.features)
-        for step, expected in enumerate(uncached.logits):
-            _equal(lvlm, cached.logits, expected)
-            cached.feed(uncached.sequences[:, sample.length + step, None])
+    except Exception:  # made for a cache: it may forget an input that grows
+        return _whole_passes(lvlm, sample, banned)
+    return found.sequences[0, -ANSWERED:].tolist(), list(found.logits)
+
+
+def _whole_passes(
+    lvlm: LVLM,
+    sample: Sample,
+    banned: Sequence[int],
+) -> tuple[list[int], list[torch.Tensor]]:
+    """See `_uncached`. banned: tokens that are left out. Raises InputError for an input that an
+    answer cannot lengthen.
+    """
+    tokens: list[int] = []
+    predicted: list[torch.Tensor] = []
+    for _ in range(ANSWERED):
+        inputs = lengthened(sample, [*tokens, 0], "choose a model of `svl models`")
+        logits = lvlm.model(**inputs, use_cache=False).logits[:, -1]
+        known = [token for token in banned if token < logits.shape[-1]]
+        ordinary = logits[0].clone()
+        ordinary[known] = -torch.inf
+        tokens.append(int(ordinary.argmax()))
+        predicted.append(logits)
+    return tokens, predicted
+
+
+@torch.inference_mode()
+def _caching(lvlm: LVLM, sample: Sample) -> LVLM:
+    """The model, as one that is handed its cache where a pass that asks for one makes none."""
+    out = vision.forward(lvlm, sample.inputs, sample.features, use_cache=True)
+    if decoding.cache_of(lvlm, out) is not None:
+        return lvlm
+    return dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, makes_cache=False))
 
 
 def _together(lvlm: LVLM, sample: Sample) -> LVLM:
@@ -441,6 +527,19 @@ def _seeing(lvlm: LVLM, sample: Sample) -> LVLM:
     except Exception:  # an unknown model may fail in any way
         alike = False
     return lvlm if alike else dataclasses.replace(lvlm, family=again)
+
+
+def _wanting(lvlm: LVLM) -> LVLM:
+    """The model, as one that is asked about pictures only where a question alone does not reach its
+    decoder.
+    """
+    try:
+        entering(lvlm, lvlm.encode(None, QUESTION))
+    except Exception:  # processors and models want a picture in many ways
+        return dataclasses.replace(
+            lvlm, family=dataclasses.replace(lvlm.family, image_required=True)
+        )
+    return lvlm
 
 
 @torch.inference_mode()
@@ -501,7 +600,10 @@ def _stand_ins(lvlm: LVLM, sample: Sample) -> Iterator[LVLM]:
     sample: with a picture, where the model takes any.
     """
     keep = _two_of_each_kind(lvlm)
-    *_, dropped = _cuts(lvlm)
+    cuts = _cuts(lvlm)
+    if not cuts:
+        return
+    dropped = cuts[-1]
     try:
         light = _with_layers(lvlm, keep)
         _check_layers(lvlm, light, keep)
@@ -718,7 +820,8 @@ def places_hold(
     at_once: int = 1,
 ) -> bool:
     """Whether changing the pixels of a position's rectangle changes that position more than any of
-    like size whose own pixels stay. False where the picture cannot tell.
+    like size whose own pixels stay, and more than those without a place. False where the picture
+    cannot tell.
 
     at_once: rectangles that are changed in one pass; more than one where positions hardly mix.
     """
@@ -759,6 +862,7 @@ def _answering_share(
     # Most stay as they are, for the others to be told from.
     groups = -(-len(chosen) // min(at_once, max(1, len(placed) // 4)))
     before = entering(lvlm, sample)[visual]
+    nowhere = np.flatnonzero(np.isnan(areas))
     hits = 0
     for number in range(groups):
         group = chosen[number::groups]
@@ -770,7 +874,8 @@ def _answering_share(
         for index in group:
             alike = placed[np.abs(areas[placed] / areas[index] - 1) < 0.3]
             others = [other for other in alike if not _touches(rects[other], rects[group])]
-            hits += int(moved[index] > moved[others].max(initial=0))
+            rivals = np.concatenate([others, nowhere]).astype(int)
+            hits += int(moved[index] > moved[rivals].max(initial=0))
     return hits / len(chosen)
 
 

@@ -81,6 +81,21 @@ def load_processor(
         ) from error
 
 
+class _LeftOut:
+    """Stands in for a half that is left out: it gives no inputs, and has none of the settings that
+    some constructors read of it (MiniCPM-V).
+    """
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return []
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
 class _Lenient(ProcessorMixin):
     """Between a stock class and `ProcessorMixin`: takes None for the halves that are left out."""
 
@@ -110,7 +125,8 @@ def still_class(name: str) -> Any:
             return [next(loaded) if half in KEPT else None for half in halves]
 
         def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
-            written = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+            # Not the stock class's own, which may write files of the halves that are left out.
+            written = ProcessorMixin.save_pretrained(self, save_directory, push_to_hub, **kwargs)
             for file, left_out in getattr(self, "_left_out", {}).items():
                 path = Path(save_directory) / file
                 path.write_text(
@@ -119,8 +135,16 @@ def still_class(name: str) -> Any:
                 )
             return written
 
+    for half in set(halves) - set(KEPT):
+        setattr(Still, half, _LeftOut())
     Still.__name__ = Still.__qualname__ = stock.__name__
     return Still
+
+
+def halves_of(name: str) -> tuple[str, ...]:
+    """What the processor class `name` is made of: "image_processor", "tokenizer", .."""
+    stock: Any = _class(name)
+    return tuple(stock.get_attributes())
 
 
 def _still(folder: Path, config):

@@ -24,6 +24,7 @@ WINDOWED = ("sliding", "chunked")  # parts of the names of kinds that see the la
 DEEPSTACK = "deepstack_visual_indexes"
 INJECTED = "deepstack_layer_map"  # pairs of a vision layer and the decoder's layer
 TARGETS = "spatial_target_layers"  # and the decoder's layers alone
+REUSING = "reuse"  # how the modes of layers begin that use another layer's keys
 
 
 def layer_kinds(text) -> tuple[str, ...]:
@@ -72,14 +73,16 @@ def _storing(text, config) -> Iterable[int]:
     also where none uses them.
     """
     modes = getattr(text, "kv_sharing_modes", None) or ()
-    if "reuse" not in modes:
+    if not any(str(mode).startswith(REUSING) for mode in modes):
         return ()
     return [layer for layer, mode in enumerate(modes) if mode == "store"]
 
 
 def _closing(text, config) -> Iterable[int]:
-    """The last layer of a decoder that shares keys: its kind is fixed (Gemma3n, Gemma4)."""
-    sharing = getattr(text, "kv_sharing_modes", None) is not None
+    """The last layer of a decoder whose last layers share keys: its kind is fixed (Gemma3n,
+    Gemma4).
+    """
+    sharing = getattr(text, "num_kv_shared_layers", None) is not None
     return (text.num_hidden_layers - 1,) if sharing else ()
 
 

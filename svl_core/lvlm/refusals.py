@@ -28,7 +28,7 @@ RAISED = (
 )
 # Of these, what a device raises, whatever the picture.
 OF_THE_DEVICE = ("OutOfMemoryError", "AcceleratorError")
-PIXELS = "pixel"  # in the names of inputs
+PIXELS = ("pixel", "patches")  # in the names of inputs
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def picture_read(
     except SVLError:
         raise
     except RAISED as error:
-        pixels = any(PIXELS in name for name in inputs)
+        pixels = any(part in name for part in PIXELS for name in inputs)
         if not pixels or type(error).__name__ in OF_THE_DEVICE or _in_a_layer(lvlm, error):
             raise
         shapes = ", ".join(f"{width} x {height}" for width, height in sizes)

@@ -217,7 +217,8 @@ def vision_patches(
         return len(sample.visual)
     if len(shape) < 4:  # patches already: (.., P, values)
         return math.prod(shape[:-1])
-    side = getattr(lvlm.model.config.vision_config, "patch_size", None)
+    tower = getattr(lvlm.model.config, "vision_config", None)
+    side = getattr(tower, "patch_size", None)
     if side is None:
         return len(sample.visual)
     height, width = (side, side) if isinstance(side, int) else side

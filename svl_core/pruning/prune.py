@@ -15,6 +15,7 @@ from svl_core.analysis.ranking import importance_of, top_p_of
 from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import SampleTrace, Trace
 from svl_core.errors import InputError
+from svl_core.lvlm.families import mixed_streams
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import store_values
@@ -158,6 +159,12 @@ def unfit(
     row: the compensation.
     sample: a question, to try what the model's MLP adds; None: it is not tried.
     """
+    streams = mixed_streams(lvlm.text_config)
+    if streams > 1:
+        return (
+            f"Found a model whose layers mix {streams} residual streams; expected one for"
+            f" {row.name!r}; choose 'none'."
+        )
     edits_mlp = row.needs_mlp or row.edit_model is not None
     if edits_mlp and any(hasattr(layer, "post_feedforward_layernorm") for layer in lvlm.layers):
         return (

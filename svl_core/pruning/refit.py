@@ -325,5 +325,5 @@ def _moments(
 
 
 def _rows(states: torch.Tensor) -> torch.Tensor:
-    """(B, S, f) -> (B x S, f) float64, in memory."""
-    return states.flatten(0, 1).double().cpu()
+    """(B, S, f) -> (B x S, f) float64, in memory; layers may have joined B and S before (OPT)."""
+    return states.reshape(-1, states.shape[-1]).double().cpu()

@@ -8,6 +8,7 @@ import torch
 from tiny import picture
 
 import svl_core as svl
+from svl_core.analysis import gradients
 from svl_core.analysis.gradients import Watched
 from svl_core.errors import InputError
 
@@ -80,3 +81,15 @@ def test_inputs_that_cannot_be_lengthened_are_refused(tiny, samples):
     odd = replace(samples[1], inputs={**samples[1].inputs, "token_type_ids": kinds})
     with pytest.raises(InputError, match="Found token_type_ids among this model's inputs"):
         Watched(tiny).magnitudes(odd, ANSWERS[1])
+
+
+def test_a_model_that_gives_the_logits_of_all_positions(tiny, samples, monkeypatch):
+    expected = Watched(tiny).magnitudes(samples[0], ANSWERS[0])
+    stock = gradients.forward
+
+    def all_of_them(lvlm, inputs, features, *, logits_to_keep, **options):
+        return stock(lvlm, inputs, features, **options)
+
+    monkeypatch.setattr(gradients, "forward", all_of_them)
+    found = Watched(tiny).magnitudes(samples[0], ANSWERS[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -777,6 +777,10 @@ def build(name):
     return LVLM(model.eval().requires_grad_(False), processor, family_of(model.config), name)
 
 
+# Families whose convolutions gather patches into positions: random ones look beside these.
+GATHERING = ("deepseek_vl_hybrid", "got_ocr2")
+
+
 def weighted(config):
     """The model of `config` with random weights that make layers matter and patches hardly mix in
     the vision tower.
@@ -786,10 +790,18 @@ def weighted(config):
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config).float()
     decoder = set(find_decoder(model).parameters())
+    near = {
+        id(module.weight): own_taps(module)
+        for module in model.modules()
+        if config.model_type in GATHERING
+        and isinstance(module, torch.nn.Conv2d)
+        and module.kernel_size == (3, 3)
+    }
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, parameter.shape[-1] ** -0.5)
+                parameter.mul_(near.get(id(parameter), 1.0))
                 if parameter not in decoder and any(
                     part in path
                     for part in (".out_proj.", ".o_proj.", ".attn.proj.", "projection_layer")
@@ -804,3 +816,12 @@ def weighted(config):
             if "gate_attn" in path or "gate_ffn" in path or path.endswith("_gate"):
                 parameter.fill_(0.7)  # cross-attention starts closed
     return model
+
+
+def own_taps(convolution):
+    """(3, 3) of one where a convolution sees what its output stands for, of a tenth beside it."""
+    taps = torch.full((3, 3), 0.1)
+    first = convolution.padding[0]
+    last = first + convolution.stride[0]
+    taps[first:last, first:last] = 1.0
+    return taps

@@ -25,7 +25,10 @@ def entering(lvlm, sample):
         pass
     finally:
         handle.remove()
-    return seen[0].reshape(-1, *seen[0].shape[-2:])[0][torch.tensor(sample.visual)]
+    hidden = seen[0]
+    if hidden.dim() == 4 and hidden.shape[1] == sample.length:  # streams that layers mix
+        hidden = hidden.flatten(2)
+    return hidden.reshape(-1, *hidden.shape[-2:])[0][torch.tensor(sample.visual)]
 
 
 def hits(lvlm, images, positions=7):

@@ -25,14 +25,13 @@ import zoo_h_to_z  # noqa: E402
 import zoo_torchvision  # noqa: E402
 from marks import rewrite  # noqa: E402
 from tiny import picture  # noqa: E402
-from transformers import AutoModelForImageTextToText  # noqa: E402
 from transformers.models.auto.modeling_auto import (  # noqa: E402
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MAPPING,
 )
 
 import svl_core as svl  # noqa: E402
 from svl_core.errors import SVLError  # noqa: E402
-from svl_core.lvlm import packages, probing  # noqa: E402
+from svl_core.lvlm import kinds, packages, probing, skeleton  # noqa: E402
 from svl_core.lvlm.families import GENERIC, family_of  # noqa: E402
 from svl_core.lvlm.model import LVLM  # noqa: E402
 
@@ -60,11 +59,10 @@ def built_by() -> dict:
 
 
 def loaded(entry: str, builder) -> LVLM:
-    """The tiny model, as `svl.load` would give it."""
+    """The tiny model, as `svl.load` would give it, or its refusal."""
     config, processor = builder()
-    with torch.device("meta"):
-        blank = AutoModelForImageTextToText.from_config(config)
-    probing.refuse_without_layers(blank, entry)
+    model_class, _ = kinds.class_of(config, entry)
+    probing.refuse_without_layers(skeleton.empty(model_class, config), entry)
     model = builders.weighted(config)
     model.generation_config.update(do_sample=False, **builders.ids(processor.tokenizer))
     model = model.eval().requires_grad_(False)

@@ -192,7 +192,9 @@ def idefics2():
 
 
 def blip_2():
-    """Its processor puts the image's tokens ahead of whatever the text holds."""
+    """Its processor puts the image's tokens ahead of whatever the text holds, and its forward wants
+    pixels in every pass, so that decode steps go to its language model.
+    """
     from transformers import (
         Blip2Config,
         Blip2Processor,
@@ -237,7 +239,9 @@ def blip_2():
 
 
 def fuyu():
-    """Its processor writes the image's mark into the text by itself."""
+    """Its processor writes the image's mark into the text by itself; its image processor without
+    torchvision fails on every picture (transformers 5.24).
+    """
     from transformers import FuyuConfig
     from transformers.models.fuyu.image_processing_pil_fuyu import FuyuImageProcessorPil
 
@@ -266,5 +270,6 @@ SERVED = {
     ovis2: "first_then_tiles",
     glm4v: "merged_grid",
     idefics2: "unplaced",
+    blip_2: "unplaced",
 }  # -> how its places were found
-REFUSED = {blip_2: "reaching the decoder", fuyu: "picture and question"}  # -> the probe that fails
+REFUSED = {fuyu: "picture and question"}  # -> the probe that fails

@@ -287,3 +287,41 @@ def test_a_processor_s_own_canvas_is_asked_for():
     places = placed("canvas_tiles", (200, 100), cuts=cuts, count=4, **settings)
     assert asked == [((100, 200), (8, 8), 1, 6)]
     assert places.rects[1] == pytest.approx([1 / 3, 0, 2 / 3, 1])
+
+
+@pytest.mark.parametrize(("count", "ends"), [(6, None), (8, 0), (10, 1)])
+def test_positions_that_close_rows_and_images_have_no_place(count, ends):
+    """Two rows of three merged patches: alone, with a position behind each row, and with one at
+    either end of the image too.
+    """
+    told = {"image_grid_thw": [[1, 4, 6]]}
+    vision = {"vision_config": SimpleNamespace(spatial_merge_size=2)}
+    places = placed("merged_grid", (60, 60), told, count=count, config=vision)
+    rects = places.rects
+    assert len(rects) == count and places.grid == ((2, 3) if ends is None else None)
+    nowhere = {None: [], 0: [3, 7], 1: [0, 4, 8, 9]}[ends]
+    assert np.flatnonzero(np.isnan(rects[:, 0])).tolist() == nowhere
+    cells = rects[~np.isnan(rects[:, 0])]
+    assert cells[4] == pytest.approx([1 / 3, 1 / 2, 2 / 3, 1])  # the second row's middle
+
+
+def test_pixels_of_another_name():
+    pixels = {"pixel_values_images": np.zeros((1, 3, 16, 32))}
+    vision = {"vision_config": SimpleNamespace(patch_size=8)}
+    places = placed("square", (60, 60), pixels, count=8, config=vision)
+    assert places.grid == (2, 4)
+
+
+def test_a_picture_that_is_fitted_into_a_padded_canvas():
+    """Cells of 16 on a canvas of 32 x 48: 40 x 30 pixels stay as they are, for they are enough;
+    where 8 cells are wanted at least 20 x 10 become 48 x 24.
+    """
+    told = {"image_grid_thw": [[1, 4, 6]]}
+    settings = {"patch_size": 8, "merge_size": 2}
+    kept = placed("padded_grid", (40, 30), told, min_image_tokens=1, **settings)
+    assert kept.grid == (2, 3)
+    assert kept.rects[0] == pytest.approx([0, 0, 16 / 40, 16 / 30])
+    assert kept.rects[5] == pytest.approx([32 / 40, 16 / 30, 1, 1])
+    raised = placed("padded_grid", (20, 10), told, min_image_tokens=8, **settings)
+    assert raised.rects[0] == pytest.approx([0, 0, 1 / 3, 16 / 24])
+    assert raised.rects[5] == pytest.approx([2 / 3, 16 / 24, 1, 1])

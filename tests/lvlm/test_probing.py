@@ -288,8 +288,8 @@ def test_masked_logits_are_left_out_of_a_comparison(model):
         probing._equal(model, unmasked, expected)
 
 
-def test_several_streams_are_refused(model, monkeypatch):
-    """Hyper-connections: a layer gets (B, S, n, d), and none of the n is the stream."""
+def test_unknown_streams_are_refused(model, monkeypatch):
+    """A layer gets (B, S, n, d), and the config names no number of streams that layers mix."""
     reached = probing.reaching
 
     def streams(lvlm, layer, sample):
@@ -297,7 +297,7 @@ def test_several_streams_are_refused(model, monkeypatch):
         return (hidden[:, :, None].expand(-1, -1, 4, -1), *args), kwargs
 
     monkeypatch.setattr(probing, "reaching", streams)
-    with pytest.raises(InputError, match=r"reaching the decoder.*4 residual streams that they mix"):
+    with pytest.raises(InputError, match=r"reaching the decoder.*4 residual streams of which"):
         probing.probe(model)
 
 

@@ -40,6 +40,7 @@ def test_each_rule_names_its_reason():
     whole["spatial_target_layers"] = [5]
     text = {
         "kv_sharing_modes": [None, None, None, "store", "store", "reuse", "reuse", "reuse"],
+        "num_kv_shared_layers": 3,
         "cross_attention_layers": [2],
         "indexer_types": ["full", "shared", "full", "full", "shared", "shared", "full", "full"],
     }
@@ -59,4 +60,14 @@ def test_each_rule_names_its_reason():
 def test_keys_that_no_layer_uses_are_no_reason():
     """Gemma 4 marks layers as storing their keys also where no layer shares any."""
     modes = [None, "store", None, "store"]
-    assert reasons(config(kv_sharing_modes=modes)) == {3: "last layer, of fixed kind"}
+    text = {"kv_sharing_modes": modes, "num_kv_shared_layers": 0}
+    assert reasons(config(**text)) == {3: "last layer, of fixed kind"}
+
+
+def test_the_last_layer_is_free_where_any_layers_share_keys():
+    """Of a fixed kind it is only where those that share are counted from the end."""
+    modes = ["store", "reuse", None, None]
+    assert list(reasons(config(kv_sharing_modes=modes))) == [0]
+    modes = ["store", "reuse_but_indexer", None, None]
+    assert list(reasons(config(kv_sharing_modes=modes))) == [0]
+    assert list(reasons(config(kv_sharing_modes=modes, num_kv_shared_layers=0))) == [0, 3]

@@ -18,7 +18,7 @@ from svl_core.lvlm.vision import forward
 from svl_core.progress import Run
 from svl_core.pruning.plan import manual_plan
 from svl_core.pruning.prune import prune
-from svl_core.pruning.refit import ANSWERING, solved
+from svl_core.pruning.refit import ANSWERING, _rows, solved
 
 PROMPTS = ["what is in the top left ?", "a cat and a dog", "how many", "is the dog a cat"]
 
@@ -234,3 +234,10 @@ def test_refusals(tiny, calibration):
     )
     with pytest.raises(InputError, match="cannot lengthen"):
         lengthened(other, (3, 4))
+
+
+def test_rows_of_a_layer_that_joins_batch_and_positions():
+    """OPT's MLP sees (B x S, d) in the place of (B, S, d)."""
+    states = torch.arange(24.0).reshape(2, 3, 4)
+    assert _rows(states).tolist() == _rows(states.reshape(6, 4)).tolist()
+    assert _rows(states)[4].tolist() == [16.0, 17.0, 18.0, 19.0]

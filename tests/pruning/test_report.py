@@ -84,7 +84,7 @@ def test_images_beside_the_sequence_have_no_places():
 
 
 def test_a_refusal_is_a_finding(tmp_path):
-    config, processor = unlisted.blip_2()
+    config, processor = unlisted.fuyu()
     builders.weighted(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     found = report.examine(tmp_path)

@@ -1,0 +1,79 @@
+"""Places and attention statistics of the mapping's entries from "hunyuan_vl" to "video_llava"."""
+
+import dataclasses
+import functools
+
+import builders
+import numpy as np
+import pytest
+import torch
+from perturbation import hits
+from tiny import picture
+from zoo_h_to_z import ZOO
+
+import svl_core as svl
+from svl_core.lvlm.families import GENERIC
+from svl_core.lvlm.model import LVLM
+
+PLACED = {
+    "hunyuan_vl": "merged_grid",
+    "hy_v4_vl": "merged_grid",
+    "lfm3_vl": "merged_grid",
+    "minicpmv4_6": "slices",
+    "minicpmv4_7": "slices",
+    "mistral_large4": "row_breaks",
+    "pp_chart2table": "square",
+    "qianfan_ocr": "canvas_tiles",
+    "qwen2_5_omni_thinker": "merged_grid",
+    "qwen3_omni_moe_thinker": "merged_grid",
+    "qwen4_exp": "merged_grid",
+    "video_llava": "square",
+}
+MARKING = ("instructblip", "kosmos-2", "kosmos-2.5")
+"""Entries whose processors put an image's positions into the sequence themselves."""
+ALONE = ("pp_chart2table",)  # whose template writes one image's positions
+
+
+@functools.lru_cache
+def built(entry):
+    """The tiny model, as one without a row of its own, and without any probe."""
+    config, processor = ZOO[entry]()
+    model = builders.weighted(config).eval().requires_grad_(False)
+    marks = {"mark": "none"} if entry in MARKING else {"geometry": PLACED[entry]}
+    return LVLM(model, processor, dataclasses.replace(GENERIC, **marks), entry)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", PLACED)
+def test_each_position_answers_to_its_own_pixels(entry):
+    """Of two pictures at once, then of each alone; one is tall."""
+    lvlm = built(entry)
+    wide, tall = picture(150, 90), picture(70, 210)
+    together = [] if entry in ALONE else [[wide, tall]]
+    for images in (*together, [wide], [tall]):
+        found = hits(lvlm, images, positions=5)
+        assert sum(found) >= 0.8 * len(found)
+
+
+@pytest.mark.parametrize("entry", [*PLACED, *MARKING])
+def test_attention_statistics_equal_those_of_eager_maps(entry):
+    """Also where an indexer hides keys, a sink takes a share, or layers mix streams."""
+    lvlm = built(entry)
+    sample = lvlm.encode(picture(70, 40), "what is in the top left ?")
+    found = svl.trace(lvlm, [sample]).samples[0].attention
+    config = lvlm.decoder.config
+    config._attn_implementation = "eager"
+    try:
+        with torch.inference_mode():
+            out = lvlm.model(**sample.inputs, output_attentions=True, use_cache=False)
+    finally:
+        config._attn_implementation = "sdpa"
+    out = getattr(out, "language_model_outputs", out)
+    maps = np.stack([each[0].mean(0).numpy() for each in out.attentions if each is not None])
+    attending = ~np.isnan(found.text_to_visual).any(axis=1)  # hybrids have layers of other kinds
+    assert attending.sum() == len(maps) > 0
+    visual, textual = sample.visual, sample.textual
+    to_visual = maps[:, textual][:, :, visual].sum(2)
+    received = maps[:, textual][:, :, textual].sum(1)
+    np.testing.assert_allclose(found.text_to_visual[attending], to_visual, atol=1e-5)
+    np.testing.assert_allclose(found.text_from_text[attending], received, atol=1e-5)
