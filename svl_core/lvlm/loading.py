@@ -19,7 +19,7 @@ import torch
 
 from svl_core.errors import Cancelled, InputError, Unreachable
 from svl_core.files import expanded
-from svl_core.lvlm import arithmetic, catalogue, families, memory, packages
+from svl_core.lvlm import arithmetic, catalogue, families, halves, memory, packages
 from svl_core.lvlm.card import CARD, NOTICES
 from svl_core.lvlm.catalogue import DEMO
 from svl_core.lvlm.checkpoint import (
@@ -160,6 +160,7 @@ def load(
         if on_processor:
             arithmetic.lay_out(model)
     model = model.eval().requires_grad_(False)
+    _skip_again(model, record)
     lvlm = LVLM(
         model=model,
         processor=processor,
@@ -178,6 +179,14 @@ def load(
         lvlm = probe(lvlm)
     run.report(1.0, f"loaded: {lvlm.computes_in}")
     return lvlm.reading(**reading)
+
+
+def _skip_again(model, record: Mapping[str, Any]) -> None:
+    """Skips the halves of layers that were skipped when the model was saved: they add nothing."""
+    ids = list(record.get("layer_ids", ()))
+    for half, layers in record.get("skipped", {}).items():
+        places = [ids.index(layer) for layer in layers]
+        halves.skip(model, half, places)
 
 
 def _skeleton(model_class: Any, config, name: str):
