@@ -1,5 +1,5 @@
-"""Criteria that run the model: layers, or halves of them, skipped one by one and re-scored (SLEB, greedy KL), or frozen
-on visual tokens (ShortV).
+"""Criteria that run the model: layers, or halves of them, skipped one by one and re-scored (SLEB,
+greedy KL), or layers frozen on visual tokens (ShortV).
 
 The skipping ones are measured on answers, read under teacher forcing: given token ids, or by
 default the full model's own greedy answers.

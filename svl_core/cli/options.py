@@ -10,7 +10,6 @@ from typing import Any
 from svl_core.errors import InputError
 from svl_core.recipe import CHOICE, OPTIONS, Option, Recipe
 
-
 HALF_CHOICES = ("drop_attention", "drop_mlp")
 """Fields that name halves of layers to skip."""
 CHOICES = ("drop", "layers", *HALF_CHOICES)

@@ -58,10 +58,7 @@ class Pruned:
         text = f"dropped layers (0-based): {_listed(self.plan.drop)}"
         for half, layers in self.plan.skipped.items():
             text += f"; layers without {half}: {_listed(layers)}"
-        text += (
-            f"; criterion {self.plan.criterion}, compensation"
-            f" {recipe.compensation}"
-        )
+        text += f"; criterion {self.plan.criterion}, compensation {recipe.compensation}"
         if self.samples:
             text += f", calibrated on {self.samples} sample(s) of '{recipe.calibration}'"
             if recipe.calibration == THIS:

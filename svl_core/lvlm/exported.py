@@ -1,4 +1,4 @@
-"""A model as a plain checkpoint holds it: of full shape, also where halves of layers are skipped."""
+"""A model as a plain checkpoint holds it: of full shape, where halves of layers are skipped too."""
 
 from __future__ import annotations
 

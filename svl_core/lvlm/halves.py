@@ -8,7 +8,7 @@ stood, its cache goes on counting positions.
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class Skipped(torch.nn.Module):
     whole: the module that was there, which is no part of this one: its weights are not counted.
     """
 
-    whole: torch.nn.Module
+    whole: Any
 
     def __init__(self, whole: torch.nn.Module) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def lacks(layer: torch.nn.Module, half: str) -> bool:
 
 
 def skipped(
-    layers: Sequence[torch.nn.Module],
+    layers: Iterable[torch.nn.Module],
     half: str,
 ) -> tuple[int, ...]:
     """The layers whose attention, or whose MLP, is skipped, 0-based."""
@@ -121,7 +121,7 @@ def skip(
 def _hidden_size(model: Any) -> int:
     """d. Raises InputError for a model whose layers cannot be taken apart."""
     brought = hasattr(model, "brought_layers")
-    text = None if brought else model.config.get_text_config(decoder=True)
+    text: Any = None if brought else model.config.get_text_config(decoder=True)
     if brought or families.stacks_streams(text):
         raise InputError(
             f"Found layers of {type(model).__name__} whose halves cannot be skipped (code of its"
@@ -221,7 +221,7 @@ def _maps_states(mlp: torch.nn.Module, size: int) -> bool:
     """
     weights = list(mlp.parameters())
     plain = all(weight.is_floating_point() and not weight.is_meta for weight in weights)
-    if not plain:
+    if not weights or not plain:
         return True
     states = weights[0].new_ones(1, 2, size)
     try:

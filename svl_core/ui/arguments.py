@@ -47,8 +47,8 @@ HELP: Mapping[str, str] = {
     ),
     "calibration_size": "samples of the bundled scenes",
     "granularity": (
-        "what is ranked and dropped: each 'layer' as a whole, or each 'half' of one, its attention or"
-        " its MLP; the number to drop counts these"
+        "what is ranked and dropped: each 'layer' as a whole, or each 'half' of one, its attention"
+        " or its MLP; the number to drop counts these"
     ),
     "drop_attention": "layers (0-based) that stay and skip their attention, instead of a number",
     "drop_mlp": "layers (0-based) that stay and skip their MLP, instead of a number",
