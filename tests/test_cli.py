@@ -1295,6 +1295,13 @@ def test_halves_of_layers_on_the_command(svl, tiny_sample, tmp_path):
     by_name = ("--drop-attention", "1", "--drop-mlp", "1,3-4", "--max-new-tokens", "2")
     found = result(svl("compare", *ASK, *by_name, "--json", "-"))
     assert found["plan"]["drop"] == [1] and found["plan"]["mlp"] == [3, 4]
+    seen = result(svl("lens", *ASK, "--drop-mlp", "3", "--max-new-tokens", "2", "--json", "-"))
+    assert seen["pruned"]["layer_ids"] == list(range(6)) and seen["plan"]["mlp"] == [3]
+    marked = ("--model", "model", "--data", "q.jsonl", "--drop-attention", "2")
+    found = result(svl("evaluate", *marked, "--max-new-tokens", "2", "--json", "-"))
+    assert found["plan"]["attention"] == [2] and "accuracy_kept" in found
+    analysed = svl("analyze", "--model", tmp_path / "p", *ASK[2:], "--json", "-")
+    assert result(analysed)["layers"] == 6 - len(plan["drop"])
     rows = result(
         svl("sweep", *ASK, *SET, "--granularity", "half", "--drop", "0,1", "--json", "-")
     )["rows"]

@@ -71,6 +71,7 @@ def test_figures_are_those_of_the_results_file(name, documents):
         ("refit_parts", "arena.md"),
         ("load", "public_server.md"),
         ("soak", "public_server.md"),
+        ("halves", "halves.md"),
         ("real_size", "real_size.md"),
     ],
 )

@@ -37,7 +37,7 @@ from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
-from svl_core.pruning.prune import prune
+from svl_core.pruning.prune import check_uncompensated, prune
 from svl_core.pruning.selectors import acts, selector_of
 from svl_core.pruning.tokens import thin
 from svl_core.recipe import HALF, HALVES, OF_A_ROW, THINNING, Recipe
@@ -296,13 +296,15 @@ def sweep(
     each: called with all rows so far after every new one. One curve is measured after the other,
         from its ends inwards, so that a line soon spans the whole range.
 
-    Raises InputError for unknown names, drop counts out of range, nothing to measure or fit on, or
-    a `resume` file of another sweep; Cancelled.
+    Raises InputError for unknown names, drop counts out of range, nothing to measure or fit on,
+    compensations of halves, or a `resume` file of another sweep; Cancelled.
     """
     recipe = recipe or Recipe()
     criteria = (recipe.criterion,) if criteria is None else tuple(criteria)
     compensations = (recipe.compensation,) if compensations is None else tuple(compensations)
     _check_names(measured, criteria, compensations)
+    if recipe.granularity == HALF:
+        check_uncompensated(compensations)
     selector_of(recipe.visual_tokens)
     if draws < 1 or repeats < 1:
         raise InputError(

@@ -68,11 +68,8 @@ def prune(
         raise InputError(
             "Found the rank 'auto'; expected a whole number here; choose one with `choose_rank`."
         )
-    if plan.skipped and row.name != "none":
-        raise InputError(
-            f"Found the compensation {row.name!r} for a plan that skips halves of layers; expected"
-            " 'none', for others make good what whole layers did; choose it, or drop whole layers."
-        )
+    if plan.skipped:
+        check_uncompensated([row.name])
     pruned = pruned_view(
         lvlm,
         plan.keep,
@@ -102,6 +99,18 @@ def prune(
     if reading:
         provenance["reading"] = reading
     return dataclasses.replace(pruned, provenance=provenance)
+
+
+def check_uncompensated(compensations: Sequence[str]) -> None:
+    """Raises InputError for compensations where halves of layers are skipped. compensations: their
+    names.
+    """
+    others = [name for name in compensations if name != "none"]
+    if others:
+        raise InputError(
+            f"Found the compensation {others[0]!r} for a plan that skips halves of layers; expected"
+            " 'none', for others make good what whole layers did; choose it, or drop whole layers."
+        )
 
 
 def _unpruned_parameters(lvlm: LVLM) -> int:

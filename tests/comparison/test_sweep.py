@@ -370,6 +370,11 @@ def test_rows_of_halves_equal_compare(tiny, sets, tmp_path):
         sweep(tiny, measured, fit, recipe.changed(granularity="layer"), resume=file, **QUICK)
 
 
+def test_halves_are_swept_uncompensated(tiny, sets):
+    with pytest.raises(InputError, match="Found the compensation 'scp' for a plan that skips"):
+        sweep(tiny, *sets, Recipe(granularity="half"), compensations=["none", "scp"], **QUICK)
+
+
 def test_rows_of_layers_say_nothing_of_halves():
     written = row(2, 0.5).to_json()
     assert "attention" not in written and "mlp" not in written

@@ -58,6 +58,9 @@ def test_a_skipped_half_is_one_that_adds_nothing(family, sample):
             pruned_view(family, range(family.num_layers), attention=attention)
         if family.family.name == "Gemma3n":
             return
+        if family.family.name == "Mllama":  # of the other kind of its layers
+            with pytest.raises(svl.InputError, match="MllamaTextSelfAttention gives something"):
+                pruned_view(family, range(family.num_layers), attention=[2])
         attention = []
     view = pruned_view(family, range(family.num_layers), attention=attention, mlp=mlp)
     reference = zeroed(family, attention, mlp)

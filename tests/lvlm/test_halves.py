@@ -214,3 +214,25 @@ def test_no_compensation_bridges_a_half(tiny):
     sentence = "Found the compensation 'scp' for a plan that skips halves of layers; expected 'none"
     with pytest.raises(svl.InputError, match=sentence):
         svl.prune(tiny, plan, "scp")
+
+
+def test_a_record_of_other_halves_is_refused(tiny, tmp_path):
+    folder = pruned_view(tiny, EVERY, mlp=[3]).save(tmp_path / "saved")
+    record = json.loads((folder / "svl_plan.json").read_text(encoding="utf-8"))
+    for wrong in ({"mlp": [9]}, {"head": [3]}):
+        text = json.dumps(record | {"skipped": wrong})
+        (folder / "svl_plan.json").write_text(text, encoding="utf-8")
+        with pytest.raises(svl.InputError, match="skipped in svl_plan.json; expected attention or"):
+            svl.load(folder)
+
+
+def test_visual_tokens_and_halves_are_not_skipped_at_once(tiny, tiny_sample):
+    """Where tokens leave by a score that is there before the pass, a view reads what is left."""
+    view = pruned_view(tiny, EVERY, attention=[2], mlp=[3])
+    recipe = svl.Recipe(visual_tokens="shortv", visual_from=1)
+    with pytest.raises(svl.InputError, match="Found halves of layers of tiny skipped already"):
+        svl.answer(view, svl.thin(tiny, tiny_sample, recipe), max_new_tokens=2)
+    for share in (svl.Recipe(visual_share=0.5), svl.Recipe(visual_share=0.5, visual_from=2)):
+        thinned = svl.thin(tiny, tiny_sample, share.changed(visual_tokens="cluster"))
+        reference = svl.answer(zeroed(tiny, [2], [3]), thinned, max_new_tokens=4)
+        assert svl.answer(view, thinned, max_new_tokens=4).token_ids == reference.token_ids

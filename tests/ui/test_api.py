@@ -137,6 +137,9 @@ def test_halves_of_layers_are_ranked_and_named(served, tiny, image, data):
         api_name="/sweep",
     )
     assert [row["drop"] for row in swept["rows"]] == [0, 1] and "mlp" in swept["rows"][1]
+    asked_about = client.predict(drop=2, questions=13, granularity="half", api_name="/evaluate")
+    told = asked_about["plan"]
+    assert 2 * len(told["drop"]) + len(told["attention"]) + len(told["mlp"]) == 2
     with pytest.raises(AppError, match="criterion 'angular' for halves of layers"):
         client.predict(**asked, drop=3, granularity="half", criterion="angular")
 
