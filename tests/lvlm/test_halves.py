@@ -11,10 +11,11 @@ from tiny import HIDDEN, LAYERS, tiny_llava
 from transformers import AutoModelForImageTextToText
 
 import svl_core as svl
-from svl_core.lvlm import halves
+from svl_core.lvlm import exported, halves
 from svl_core.lvlm.decoding import Decoding
 from svl_core.lvlm.families import decoder_layers, family_of
 from svl_core.lvlm.model import LVLM
+from svl_core.lvlm.roles import Ending
 from svl_core.lvlm.work import count_work
 from svl_core.pruning.view import pruned_view
 
@@ -236,3 +237,12 @@ def test_visual_tokens_and_halves_are_not_skipped_at_once(tiny, tiny_sample):
         thinned = svl.thin(tiny, tiny_sample, share.changed(visual_tokens="cluster"))
         reference = svl.answer(zeroed(tiny, [2], [3]), thinned, max_new_tokens=4)
         assert svl.answer(view, thinned, max_new_tokens=4).token_ids == reference.token_ids
+
+
+def test_quantised_weights_are_not_saved_as_zeros():
+    layer = torch.nn.Linear(4, 4)
+    layer.weight = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(
+        svl.InputError, match="Found quantised weights behind a half that is skipped"
+    ):
+        exported._zero(Ending(layer))
