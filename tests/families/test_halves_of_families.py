@@ -7,6 +7,8 @@ pass and in a cached decode.
 import copy
 from dataclasses import replace
 
+import controls
+import numpy as np
 import pytest
 import torch
 from tiny import picture
@@ -85,3 +87,84 @@ def test_it_is_saved_as_zeros(family, sample, tmp_path):
     again = svl.load(saved)
     assert again.skipped == view.skipped and again.num_parameters == view.num_parameters
     assert torch.equal(logits(again, sample), expected)
+
+
+CONTROLS = {  # kind -> halves that it refuses, and a part of why
+    "llama": {},
+    "gemma2": {},
+    "phi3": {},
+    "olmo2": {},
+    "glm4": {},
+    "granite": {},
+    "deepseek_v3": {},
+    "gpt_oss": {"mlp": "GptOssMLP gives something else than its kind does"},
+    "qwen3_next": {"attention": "Qwen3NextDecoderLayer has no self_attn"},
+    "falcon_h1": {"mlp": "FalconH1DecoderLayer has no mlp"},
+}
+QUICK = ("olmo2", "gpt_oss")
+KINDS = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in CONTROLS]
+ENDS = {"attention": ("self_attn.", "o_proj"), "mlp": ("mlp.", "down_proj")}
+
+
+def control(kind, folder):
+    return svl.load(controls.saved(kind, folder), text_only=True, dtype="float32")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_decoder_skips_halves_or_says_why_not(kind, tmp_path):
+    """The fourth layer's, one after the other; norms behind, factors, experts and latent keys."""
+    lvlm = control(kind, tmp_path / "model")
+    sample = lvlm.encode(None, "what is in the top left of this picture ?")
+    for half, (place, end) in ENDS.items():
+        reason = CONTROLS[kind].get(half)
+        if reason is not None:
+            with pytest.raises(svl.InputError, match=reason):
+                pruned_view(lvlm, range(6), **{half: [3]})
+            continue
+        view = pruned_view(lvlm, range(6), **{half: [3]})
+        model = copy.deepcopy(lvlm.model)
+        for name, parameter in find_decoder(model).layers[3].named_parameters():
+            if name.startswith(place) and end in name:
+                parameter.zero_()
+        reference = replace(lvlm, model=model)
+        expected = logits(reference, sample)
+        assert torch.allclose(logits(view, sample), expected, atol=1e-5)
+        assert not torch.allclose(logits(lvlm, sample), expected, atol=1e-3)
+        answers = [svl.answer(each, sample, max_new_tokens=4) for each in (view, reference)]
+        assert answers[0].token_ids == answers[1].token_ids
+
+
+def test_halves_before_norms_are_measured_as_they_reach_the_stream(tmp_path):
+    """OLMo 2 norms what a half gives: that is what it adds, and the MLP reads the stream itself."""
+    lvlm = control("olmo2", tmp_path / "model")
+    sample = lvlm.encode(None, "what is in the top left ?")
+    seen = {}
+
+    def keep(key, *args):
+        seen[key] = args[-1][0].double().numpy()
+
+    handles = []
+    for number, layer in enumerate(lvlm.layers):
+        handles += [
+            layer.register_forward_pre_hook(
+                lambda module, args, number=number: keep(number, args[0])
+            ),
+            layer.post_attention_layernorm.register_forward_hook(
+                lambda module, args, output, number=number: keep((number, 0), output)
+            ),
+            layer.post_feedforward_layernorm.register_forward_hook(
+                lambda module, args, output, number=number: keep((number, 1), output)
+            ),
+        ]
+    logits(lvlm, sample)
+    for handle in handles:
+        handle.remove()
+    found = svl.sublayers(lvlm, svl.trace(lvlm, sample), tokens="all")
+    for number in range(6):
+        before = seen[number]
+        for half in (0, 1):
+            after = before + seen[number, half]
+            lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+            cosine = ((before * after).sum(1) / lengths).mean()
+            assert found.cosine[number, half] == pytest.approx(cosine, abs=1e-5)
+            before = after
