@@ -114,6 +114,12 @@ def test_clicks_into_an_answer_are_as_quick_as_they_should_be():
     assert sum(made["bundled_bytes"].values()) <= clicks.AIM_BYTES
 
 
+def test_what_the_guide_says_of_halves():
+    text = (ROOT / "svl_core" / "GUIDE.md").read_text(encoding="utf-8")
+    said = script("halves").guide_with_words(text, stored("halves"))
+    assert said == text, "GUIDE.md is stale: run python tests/benchmarks/halves.py"
+
+
 def test_what_the_readme_and_the_guide_say_of_the_readings():
     """Figures are made by the benchmark; what is said to be worse or level is held against them."""
     readings, made = script("readings"), stored("readings")

@@ -9,6 +9,7 @@ import torch
 
 import svl_core as svl
 from svl_core.analysis.criteria import CRITERIA
+from svl_core.comparison.methods import methods
 from svl_core.lvlm.families import find_decoder
 from svl_core.pruning.view import pruned_view
 
@@ -190,6 +191,8 @@ def test_a_draw_of_halves_is_the_seed_s(tiny, asked):
 def test_criteria_without_a_measure_of_halves_say_which_have_one(tiny, asked):
     samples, read = asked
     assert tuple(name for name, row in CRITERIA.items() if row.serves_halves) == SERVING
+    listed = {row["name"] for row in methods()["criteria"] if row["serves_halves"]}
+    assert listed == set(SERVING)
     for name in set(CRITERIA) - set(SERVING):
         with pytest.raises(svl.InputError) as refused:
             svl.redundancy(read, None, name, lvlm=tiny, samples=samples, granularity="half")

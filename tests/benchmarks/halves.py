@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -20,6 +21,9 @@ from marks import PAGES, between, rewrite
 RESULTS = Path(__file__).parent / "results" / "halves.json"
 PAGE = PAGES / "halves.md"
 BEGIN, END = "<!-- figures: tests/benchmarks/halves.py -->", "<!-- end of figures -->"
+GUIDE = Path(__file__).resolve().parents[2] / "svl_core" / "GUIDE.md"
+WORDS_BEGIN = "<!-- halves in words: tests/benchmarks/halves.py -->"
+WORDS_END = "<!-- end of halves in words -->"
 
 CRITERIA = ("svl", "greedy-kl")
 BUDGETS = (8, 16)
@@ -58,6 +62,7 @@ def measure(limit: int, log=print) -> dict[str, Any]:
     from svl_core.comparison.speed import possible
     from svl_core.demo.evaluation import questions
     from svl_core.demo.questions import calibration
+    from svl_core.files import weights_hash
     from svl_core.lvlm.features import FeatureStore
 
     lvlm = svl.load("demo")
@@ -106,6 +111,7 @@ def measure(limit: int, log=print) -> dict[str, Any]:
         "made": date.today().isoformat(),
         "versions": {"svl_core": svl.__version__},
         "model": "assets/demo_lvlm",
+        "weights": weights_hash(lvlm.folder),
         "parameters": lvlm.num_parameters,
         "questions": limit,
         "seed": QUESTION_SEED,
@@ -141,6 +147,33 @@ def with_figures(text: str, made: Mapping[str, Any]) -> str:
     return between(text, BEGIN, END, figures(made))
 
 
+def in_words(made: Mapping[str, Any]) -> str:
+    """What the guide says of a results file."""
+    kept = {
+        (row["criterion"], row["kind"], row["halves"]): f"{100 * row['kept']:.1f} %"
+        for row in made["rows"]
+    }
+    most, few = BUDGETS[-1], BUDGETS[0]
+    by_svl = {kind: kept.get(("svl", kind, most)) for kind in ("layers", "halves")}
+    by_kl = {kind: kept.get(("greedy-kl", kind, most)) for kind in ("layers", "halves")}
+    alone = {half: [kept[name, half, few] for name in CRITERIA] for half in ("attention", "mlp")}
+    text = (
+        f"Measured on the bundled model, uncompensated, on {made['questions']} questions, which tell"
+        " a share to within four points: without"
+        f" {most} halves it keeps, ranked by SVL, {by_svl['layers']} of its accuracy where they are"
+        f" whole layers and {by_svl['halves']} where they are whichever rank first; by greedy KL"
+        f" {by_kl['layers']} and {by_kl['halves']}. Without {few} attentions alone it keeps"
+        f" {alone['attention'][0]} by SVL and {alone['attention'][1]} by greedy KL, without {few}"
+        f" MLPs alone {alone['mlp'][0]} and {alone['mlp'][1]}: [every figure, with what is saved]"
+        "(../tests/benchmarks/results/halves.md)."
+    )
+    return textwrap.fill(text, 100, break_on_hyphens=False)
+
+
+def guide_with_words(text: str, made: Mapping[str, Any]) -> str:
+    return between(text, WORDS_BEGIN, WORDS_END, in_words(made))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -155,6 +188,7 @@ def main() -> None:
     options.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     if options.out == RESULTS:
         rewrite(PAGE, BEGIN, END, figures(made))
+        rewrite(GUIDE, WORDS_BEGIN, WORDS_END, in_words(made))
     print(figures(made))
 
 
