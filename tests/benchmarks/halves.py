@@ -159,9 +159,9 @@ def in_words(made: Mapping[str, Any]) -> str:
     alone = {half: [kept[name, half, few] for name in CRITERIA] for half in ("attention", "mlp")}
     text = (
         f"Measured on the bundled model, uncompensated, on {made['questions']} questions, which tell"
-        " a share to within four points: without"
-        f" {most} halves it keeps, ranked by SVL, {by_svl['layers']} of its accuracy where they are"
-        f" whole layers and {by_svl['halves']} where they are whichever rank first; by greedy KL"
+        f" a share to within four points: without {most} halves it keeps, ranked by SVL,"
+        f" {by_svl['layers']} of its accuracy where they are whole layers and {by_svl['halves']}"
+        " where they are whichever rank first; by greedy KL"
         f" {by_kl['layers']} and {by_kl['halves']}. Without {few} attentions alone it keeps"
         f" {alone['attention'][0]} by SVL and {alone['attention'][1]} by greedy KL, without {few}"
         f" MLPs alone {alone['mlp'][0]} and {alone['mlp'][1]}: [every figure, with what is saved]"
