@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from svl_core.recipe import HALF, HALVES
 
+BOTH = len(HALVES)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -25,30 +27,47 @@ class Parts:
     mlp: tuple[int, ...] = ()
 
 
-def half_number(layer: int, half: str) -> int:
+def half_number(
+    layer: int,
+    half: str,
+) -> int:
     """The number of a layer's half. half: "attention" or "mlp"."""
-    return len(HALVES) * layer + HALVES.index(half)
+    place = HALVES.index(half)
+    return BOTH * layer + place
 
 
 def half_in_words(number: int) -> str:
     """The half of that number, such as "3 attention"."""
-    layer, place = divmod(number, len(HALVES))
-    return f"{layer} {HALVES[place]}"
+    layer, place = divmod(number, BOTH)
+    half = HALVES[place]
+    return f"{layer} {half}"
 
 
-def parted(numbers: Iterable[int], granularity: str) -> Parts:
-    """What goes with the units of these numbers. Where both halves of a layer go, it goes whole."""
-    numbers = sorted(numbers)
+def parted(
+    numbers: Iterable[int],
+    granularity: str,
+) -> Parts:
+    """What goes with the units of these numbers. Where both halves of a layer go, it goes whole.
+
+    numbers: of layers, or of halves where the granularity is "half".
+    """
     if granularity != HALF:
-        return Parts(tuple(numbers))
-    chosen = set(numbers)
-    halves: tuple[list[int], ...] = tuple([] for _ in HALVES)
-    layers = []
-    for layer in sorted({number // len(HALVES) for number in numbers}):
-        gone = [half_number(layer, half) in chosen for half in HALVES]
-        if all(gone):
-            layers.append(layer)
-        else:
-            halves[gone.index(True)].append(layer)
-    attention, mlp = halves
-    return Parts(tuple(layers), tuple(attention), tuple(mlp))
+        layers = sorted(numbers)
+        return Parts(tuple(layers))
+    attention: set[int] = set()
+    mlp: set[int] = set()
+    for number in numbers:
+        layer, place = divmod(number, BOTH)
+        lacking = (attention, mlp)[place]
+        lacking.add(layer)
+    whole = attention & mlp
+    return Parts(
+        _in_order(whole),
+        _in_order(attention - whole),
+        _in_order(mlp - whole),
+    )
+
+
+def _in_order(layers: Iterable[int]) -> tuple[int, ...]:
+    ordered = sorted(layers)
+    return tuple(ordered)

@@ -25,12 +25,16 @@ def whole(model):
     full = families.decoder_layers(made)
     for half in HALVES:
         for number in halves.skipped(layers, half):
-            for ending in _endings(full[number], half):
+            layer = full[number]
+            for ending in _endings(layer, half):
                 _zero(ending)
     return made
 
 
-def _endings(layer: torch.nn.Module, half: str) -> list[Ending]:
+def _endings(
+    layer: torch.nn.Module,
+    half: str,
+) -> list[Ending]:
     """The weights whose outputs together are what a half adds."""
     if half == ATTENTION:
         return [Ending(attention_end(layer))]

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import Module
 from transformers.cache_utils import Cache
 
 from svl_core.errors import InputError
@@ -30,7 +32,7 @@ NORMS_BEHIND = (
 """What layers call a norm of what a half gives, before it is added to the stream."""
 
 
-class Skipped(torch.nn.Module):
+class Skipped(Module):
     """Stands where half of a layer was, and adds nothing.
 
     whole: the module that was there, which is no part of this one: its weights are not counted.
@@ -38,7 +40,7 @@ class Skipped(torch.nn.Module):
 
     whole: Any
 
-    def __init__(self, whole: torch.nn.Module) -> None:
+    def __init__(self, whole: Module) -> None:
         super().__init__()
         self.__dict__["whole"] = whole
 
@@ -46,7 +48,7 @@ class Skipped(torch.nn.Module):
         """What the layer asks of its half beside calling it: plain values, never weights."""
         whole = self.__dict__.get("whole")
         value = getattr(whole, name)
-        if isinstance(value, (torch.nn.Module, torch.Tensor)):
+        if isinstance(value, (Module, Tensor)):
             raise AttributeError(f"{name!r} is gone with the half that is skipped")
         return value
 
@@ -56,41 +58,74 @@ class _NoAttention(Skipped):
     decoders count positions by the caches of some of their layers.
     """
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        hidden = hidden_input(args, kwargs)
-        caches = (value for value in (*args, *kwargs.values()) if isinstance(value, Cache))
-        cache = next(caches, None)
-        borrows = getattr(self.whole, "is_kv_shared_layer", False)
-        if cache is not None and not borrows:
-            rows, length, _ = hidden.shape
-            counted = hidden.new_zeros(rows, 1, length, 1)
-            cache.update(counted, counted, self.whole.layer_idx)
+    def forward(
+        self,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        hidden = hidden_input(
+            args,
+            kwargs,
+        )
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Cache):
+                self._count(value, hidden)
         return torch.zeros_like(hidden), None
+
+    def _count(
+        self,
+        cache: Cache,
+        hidden: Tensor,
+    ) -> None:
+        """Counts the positions of hidden states (B, S, d), unless another layer's cache does."""
+        whole = self.whole
+        if getattr(whole, "is_kv_shared_layer", False):
+            return
+        rows, length, _ = hidden.shape
+        zeros = hidden.new_zeros(rows, 1, length, 1)
+        cache.update(
+            zeros,
+            zeros,
+            whole.layer_idx,
+        )
 
 
 class _NoMLP(Skipped):
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+    ) -> Tensor:
         return torch.zeros_like(hidden)
 
 
-STAND_INS: Mapping[str, type[Skipped]] = {ATTENTION: _NoAttention, MLP: _NoMLP}
+STAND_INS: Mapping[str, type[Skipped]] = {
+    ATTENTION: _NoAttention,
+    MLP: _NoMLP,
+}
 
 
-def lacks(layer: torch.nn.Module, half: str) -> bool:
+def lacks(
+    layer: Module,
+    half: str,
+) -> bool:
     """Whether a half of a layer is skipped."""
-    return isinstance(getattr(layer, MODULES[half], None), Skipped)
+    place = MODULES[half]
+    module = getattr(layer, place, None)
+    return isinstance(module, Skipped)
 
 
 def skipped(
-    layers: Iterable[torch.nn.Module],
+    layers: Iterable[Module],
     half: str,
 ) -> tuple[int, ...]:
     """The layers whose attention, or whose MLP, is skipped, 0-based."""
-    return tuple(number for number, layer in enumerate(layers) if lacks(layer, half))
+    numbered = enumerate(layers)
+    found = [number for number, layer in numbered if lacks(layer, half)]
+    return tuple(found)
 
 
 def skip(
-    model: torch.nn.Module,
+    model: Module,
     half: str,
     layers: Sequence[int],
 ) -> None:
@@ -109,13 +144,19 @@ def skip(
     size = _hidden_size(model)
     tried: set[type] = set()
     for number in layers:
-        _check_half(present[number], number, half, size, tried)
+        _check_half(
+            present[number],
+            number,
+            half,
+            size,
+            tried,
+        )
     place = MODULES[half]
+    stand_in = STAND_INS[half]
     for number in layers:
-        modules = present[number]._modules
-        whole = modules[place]
-        assert whole is not None, "the check has looked"
-        modules[place] = STAND_INS[half](whole)
+        layer = present[number]
+        whole = layer.get_submodule(place)
+        layer._modules[place] = stand_in(whole)
 
 
 def _hidden_size(model: Any) -> int:
@@ -132,7 +173,7 @@ def _hidden_size(model: Any) -> int:
 
 
 def _check_half(
-    layer: torch.nn.Module,
+    layer: Module,
     number: int,
     half: str,
     size: int,
@@ -145,10 +186,15 @@ def _check_half(
     tried: the kinds of halves that were tried before, each once.
     """
     reason = _refusal(layer, half)
-    kind = type(getattr(layer, MODULES[half], None))
+    module = getattr(layer, MODULES[half], None)
+    kind = type(module)
     if reason is None and kind not in tried:
         tried.add(kind)
-        reason = _misfit(layer.get_submodule(MODULES[half]), half, size)
+        reason = _misfit(
+            module,
+            half,
+            size,
+        )
     if reason is not None:
         raise InputError(
             f"Found that the {half} of layer {number} cannot be skipped ({reason}); expected one"
@@ -158,19 +204,23 @@ def _check_half(
 
 
 def can_skip(
-    layer: torch.nn.Module,
+    layer: Module,
     half: str,
 ) -> bool:
     """Whether a layer has a half that is not skipped yet and whose place is known."""
     return _refusal(layer, half) is None
 
 
-def _refusal(layer: torch.nn.Module, half: str) -> str | None:
+def _refusal(
+    layer: Module,
+    half: str,
+) -> str | None:
     """Why a half of a layer cannot be skipped, in a few words; None where it can."""
-    module = getattr(layer, MODULES[half], None)
+    place = MODULES[half]
+    module = getattr(layer, place, None)
     kind = type(layer).__name__
-    if not isinstance(module, torch.nn.Module):
-        return f"{kind} has no {MODULES[half]}"
+    if not isinstance(module, Module):
+        return f"{kind} has no {place}"
     if isinstance(module, Skipped):
         return "it is skipped already"
     if any(_adds_by_itself(norm) for norm in _norms_behind(layer)):
@@ -179,16 +229,20 @@ def _refusal(layer: torch.nn.Module, half: str) -> str | None:
 
 
 def _misfit(
-    module: torch.nn.Module,
+    module: Any,
     half: str,
     size: int,
 ) -> str | None:
     """What is wrong with what a half gives, in a few words; None where nothing is. size: d."""
-    fits = _gives_pair(module) if half == ATTENTION else _maps_states(module, size)
-    return None if fits else f"{type(module).__name__} gives something else than its kind does"
+    if half == ATTENTION:
+        fits = _gives_pair(module)
+    else:
+        fits = _maps_states(module, size)
+    kind = type(module).__name__
+    return None if fits else f"{kind} gives something else than its kind does"
 
 
-def _norms_behind(layer: torch.nn.Module) -> Iterator[torch.nn.Module]:
+def _norms_behind(layer: Module) -> Iterator[Module]:
     """The norms between what halves give and the stream."""
     names = list(NORMS_BEHIND)
     in_front, either = families.MLP_NORMS
@@ -200,51 +254,69 @@ def _norms_behind(layer: torch.nn.Module) -> Iterator[torch.nn.Module]:
             yield norm
 
 
-def _adds_by_itself(norm: torch.nn.Module) -> bool:
+def _adds_by_itself(norm: Module) -> bool:
     """Whether a norm makes something of zeros."""
     return getattr(norm, "bias", None) is not None
 
 
-def _gives_pair(attention: torch.nn.Module) -> bool:
+def _gives_pair(attention: Module) -> bool:
     """Whether an attention declares that it gives its output first and its weights behind it."""
+    declared = type(attention).forward
     try:
-        hints = typing.get_type_hints(type(attention).forward)
+        hints = typing.get_type_hints(declared)
     except NameError:  # names for type checkers alone
         return False
-    return typing.get_origin(hints.get("return")) is tuple
+    given = hints.get("return")
+    return typing.get_origin(given) is tuple
 
 
 @torch.inference_mode()
-def _maps_states(mlp: torch.nn.Module, size: int) -> bool:
+def _maps_states(
+    mlp: Module,
+    size: int,
+) -> bool:
     """Whether an MLP makes hidden states of hidden states alone: tried on two positions, where its
     weights are at hand and are plain numbers. size: d.
     """
     weights = list(mlp.parameters())
-    plain = all(weight.is_floating_point() and not weight.is_meta for weight in weights)
-    if not weights or not plain:
+    if not weights or not all(map(_is_plain, weights)):
         return True
-    states = weights[0].new_ones(1, 2, size)
+    first, *_ = weights
+    states = first.new_ones(1, 2, size)
     try:
         output = mlp(states)
     except (TypeError, RuntimeError):  # it wants more than them
         return False
-    return isinstance(output, torch.Tensor) and output.shape == states.shape
+    if not isinstance(output, Tensor):
+        return False
+    return output.shape == states.shape
 
 
-def restored(model: torch.nn.Module) -> torch.nn.Module:
+def _is_plain(weight: Tensor) -> bool:
+    """Whether a weight is at hand and no quantised one."""
+    return weight.is_floating_point() and not weight.is_meta
+
+
+def restored(model: Module) -> Module:
     """The model with all its halves, by shallow copies of the modules on the way to them; `model`
     itself if none is skipped.
     """
     layers = families.decoder_layers(model)
-    if not any(lacks(layer, half) for layer in layers for half in HALVES):
+    if not any(skipped(layers, half) for half in HALVES):
         return model
-    whole = [_restored_layer(layer) for layer in layers]
-    return with_other_layers(model, families.layers_prefix(model), whole)
+    prefix = families.layers_prefix(model)
+    whole = list(map(_restored_layer, layers))
+    return with_other_layers(
+        model,
+        prefix,
+        whole,
+    )
 
 
-def _restored_layer(layer: torch.nn.Module) -> torch.nn.Module:
+def _restored_layer(layer: Module) -> Module:
     copied = shallow_copy(layer)
     for half, place in MODULES.items():
         if lacks(layer, half):
-            copied._modules[place] = layer.get_submodule(place).__dict__["whole"]
+            stand_in: Any = layer.get_submodule(place)
+            copied._modules[place] = stand_in.whole
     return copied

@@ -158,8 +158,8 @@ def in_words(made: Mapping[str, Any]) -> str:
     by_kl = {kind: kept.get(("greedy-kl", kind, most)) for kind in ("layers", "halves")}
     alone = {half: [kept[name, half, few] for name in CRITERIA] for half in ("attention", "mlp")}
     text = (
-        f"Measured on the bundled model, uncompensated, on {made['questions']} questions, which tell"
-        f" a share to within four points: without {most} halves it keeps, ranked by SVL,"
+        f"Measured on the bundled model, uncompensated, on {made['questions']} questions, which"
+        f" tell a share to within four points: without {most} halves it keeps, ranked by SVL,"
         f" {by_svl['layers']} of its accuracy where they are whole layers and {by_svl['halves']}"
         " where they are whichever rank first; by greedy KL"
         f" {by_kl['layers']} and {by_kl['halves']}. Without {few} attentions alone it keeps"
