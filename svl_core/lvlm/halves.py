@@ -163,7 +163,8 @@ def _hidden_size(model: Any) -> int:
     """d. Raises InputError for a model whose layers cannot be taken apart."""
     brought = hasattr(model, "brought_layers")
     text: Any = None if brought else model.config.get_text_config(decoder=True)
-    if brought or families.stacks_streams(text):
+    streams = families.mixed_streams(text)
+    if brought or streams > 1 or families.stacks_streams(text):
         raise InputError(
             f"Found layers of {type(model).__name__} whose halves cannot be skipped (code of its"
             " own, or several residual streams); expected a model of transformers with one stream;"

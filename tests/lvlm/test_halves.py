@@ -246,3 +246,10 @@ def test_quantised_weights_are_not_saved_as_zeros():
         svl.InputError, match="Found quantised weights behind a half that is skipped"
     ):
         exported._zero(Ending(layer))
+
+
+def test_layers_that_mix_streams_are_refused():
+    lvlm = odd(lambda layer: None)
+    lvlm.text_config.hc_mult = 2
+    with pytest.raises(svl.InputError, match="whose halves cannot be skipped .code of its own, or"):
+        halves.skip(lvlm.model, "mlp", [1])
