@@ -40,6 +40,12 @@ FULL, BALANCED, QUICK = "full", "balanced", "quick"
 `AUTO` is what keeps one pass short.
 """
 
+LAYER, HALF = GRANULARITIES = ("layer", "half")
+"""What goes as one: a whole layer, or half of it, its attention or its MLP."""
+
+ATTENTION, MLP = HALVES = ("attention", "mlp")
+"""The halves of a layer, in the order in which the residual stream meets them."""
+
 TARGETS = ("mlp", "attention")
 TOKEN_SETS = ("important", "all", "visual", "textual", "last")
 TEXT_ENDS = ("scored", "sink-aware")
@@ -344,6 +350,28 @@ class Recipe(Shown):
         CHOICE,
         metavar="LIST",
     )
+    granularity: str = _field(
+        LAYER,
+        "granularity",
+        "what is ranked and dropped: each 'layer' as a whole, or each 'half' of one, its attention"
+        " or its MLP; the number to drop counts these",
+        CHOICE,
+        choices=GRANULARITIES,
+    )
+    drop_attention: tuple[int, ...] | None = _field(
+        None,
+        "layers without attention",
+        "skip the attention alone of these layers (0-based, such as 3,5-7)",
+        CHOICE,
+        metavar="LIST",
+    )
+    drop_mlp: tuple[int, ...] | None = _field(
+        None,
+        "layers without MLP",
+        "skip the MLP alone of these layers (0-based, such as 3,5-7)",
+        CHOICE,
+        metavar="LIST",
+    )
     preset: str | None = _field(
         None,
         "preset",
@@ -536,6 +564,17 @@ class Recipe(Shown):
         return self.unusual()
 
     @property
+    def chosen(self) -> bool:
+        """Whether it names what goes, so that nothing is ranked for it."""
+        named = (self.layers, self.drop_attention, self.drop_mlp)
+        return any(layers is not None for layers in named)
+
+    @property
+    def drops(self) -> bool:
+        """Whether it says what goes, by name or by number, were it nothing."""
+        return self.chosen or self.drop is not None
+
+    @property
     def fits(self) -> bool:
         """Whether something is fitted on a calibration set."""
         return self.compensation != "none"
@@ -602,6 +641,9 @@ OF_A_ROW = (
     "compensation",
     "drop",
     "layers",
+    "granularity",
+    "drop_attention",
+    "drop_mlp",
     "preset",
     "calibration",
     "calibration_size",

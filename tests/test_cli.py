@@ -1269,3 +1269,55 @@ def test_layers_that_skip_visual_tokens_on_the_command(svl):
         drop = ("--drop", "1", "--visual-tokens", "best", "--visual-share", "0.5")
         code, _, err = svl(command, *ASK, *SET, *drop)
         assert code == 2 and "the token selector 'best'; expected one of tis, random" in err
+
+
+def test_halves_of_layers_on_the_command(svl, tiny_sample, tmp_path):
+    """By a ranking, by name, and from the plan that was written; the checkpoint says what it
+    holds.
+    """
+    from svl_core.lvlm.loading import load
+
+    ranked = ("compare", *ASK, *SET, "--drop", "3", "--granularity", "half")
+    found = result(svl(*ranked, "--criterion", "svl-all", "--max-new-tokens", "2", "--json", "-"))
+    plan = found["plan"]
+    assert 2 * len(plan["drop"]) + len(plan["attention"]) + len(plan["mlp"]) == 3
+    assert plan["recipe"]["granularity"] == "half" and plan["recipe"]["drop"] == 3
+    assert found["parameters"]["pruned"] < found["parameters"]["full"]
+    (tmp_path / "plan.json").write_text(json.dumps(found), encoding="utf-8")
+    chosen = ("--from", tmp_path / "plan.json")
+    code, out, err = svl("prune", "--model", "model", *chosen, "--out", tmp_path / "p")
+    assert code == 0, err
+    assert "without attention: " in out and "the checkpoint keeps their shape" in out
+    pruned = load(tmp_path / "p")
+    assert pruned.skipped == {half: tuple(plan[half]) for half in ("attention", "mlp")}
+    card = (tmp_path / "p" / "README.md").read_text(encoding="utf-8")
+    assert "halves of layers" in card
+    by_name = ("--drop-attention", "1", "--drop-mlp", "1,3-4", "--max-new-tokens", "2")
+    found = result(svl("compare", *ASK, *by_name, "--json", "-"))
+    assert found["plan"]["drop"] == [1] and found["plan"]["mlp"] == [3, 4]
+    seen = result(svl("lens", *ASK, "--drop-mlp", "3", "--max-new-tokens", "2", "--json", "-"))
+    assert seen["pruned"]["layer_ids"] == list(range(6)) and seen["plan"]["mlp"] == [3]
+    marked = ("--model", "model", "--data", "q.jsonl", "--drop-attention", "2")
+    found = result(svl("evaluate", *marked, "--max-new-tokens", "2", "--json", "-"))
+    assert found["plan"]["attention"] == [2] and "accuracy_kept" in found
+    analysed = svl("analyze", "--model", tmp_path / "p", *ASK[2:], "--json", "-")
+    assert result(analysed)["layers"] == 6 - len(plan["drop"])
+    rows = result(
+        svl("sweep", *ASK, *SET, "--granularity", "half", "--drop", "0,1", "--json", "-")
+    )["rows"]
+    assert [row["drop"] for row in rows] == [0, 1] and "attention" in rows[1]
+
+
+def test_halves_that_cannot_go_are_refused_on_the_command(svl):
+    half = ("--granularity", "half")
+    for options, sentence in (
+        (("--drop", "1", "--drop-mlp", "2"), "Found both --drop and --drop-mlp; expected a number"),
+        ((), "Found none of the options --drop --layers --drop-attention --drop-mlp --from;"),
+        (("--drop", "1", *half, "--criterion", "angular", *SET), "'angular' for halves of layers"),
+        (("--drop", "99", *half, *SET), "Found 99 halves of layers to drop; expected 0 to 8"),
+        (("--drop-mlp", "2", "--compensation", "scp", *SET), "'scp' for a plan that skips halves"),
+        (("--drop-mlp", "none"), "Found 'none' for --drop-mlp; expected whole numbers and ranges"),
+        (("--granularity", "third", "--drop", "1"), "expected one of layer, half"),
+    ):
+        code, out, err = svl("compare", *ASK, *options)
+        assert code == 2 and sentence in err and err.count("\n") == 1, err

@@ -71,6 +71,7 @@ def test_figures_are_those_of_the_results_file(name, documents):
         ("refit_parts", "arena.md"),
         ("load", "public_server.md"),
         ("soak", "public_server.md"),
+        ("halves", "halves.md"),
         ("real_size", "real_size.md"),
     ],
 )
@@ -111,6 +112,12 @@ def test_clicks_into_an_answer_are_as_quick_as_they_should_be():
         assert made["bundled_ms"][name]["median"] <= clicks.AIM_MS, name
     assert made["lens_ms"]["median"] <= clicks.LENS_AIM_MS
     assert sum(made["bundled_bytes"].values()) <= clicks.AIM_BYTES
+
+
+def test_what_the_guide_says_of_halves():
+    text = (ROOT / "svl_core" / "GUIDE.md").read_text(encoding="utf-8")
+    said = script("halves").guide_with_words(text, stored("halves"))
+    assert said == text, "GUIDE.md is stale: run python tests/benchmarks/halves.py"
 
 
 def test_what_the_readme_and_the_guide_say_of_the_readings():

@@ -54,7 +54,8 @@ CHANGES = {  # a field, what it is changed to, and a compensation that reads it
     "visual_from": (2, "scp"),
     "visual_layers": ((1, 4), "scp"),
 }
-OF_THE_PLAN = ("drop", "layers", "preset", "calibration")  # tried apart
+HALVES = ("granularity", "drop_attention", "drop_mlp")  # not the page's
+OF_THE_PLAN = ("drop", "layers", *HALVES, "preset", "calibration")  # tried apart
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,17 @@ def _running_the_model(
     return measured
 
 
+def _over_tokens_of_halves(tokens: str) -> Callable[[Request], Measured]:
+    """The cosine of what enters and leaves each half, over one of the token sets."""
+
+    def measured(request: Request) -> Measured:
+        from svl_core.analysis.sublayers import half_cosines
+
+        return half_cosines(request, tokens)
+
+    return measured
+
+
 def _rescored(request: Request) -> Measured:
     """1 - cosine of every layer, measured anew on the model without those that went before."""
     from svl_core.analysis.rescoring import rescored_distances
@@ -101,7 +112,7 @@ def _nearest_block(
 
 def _random(request: Request) -> Scored:
     """A draw that the request's seed decides."""
-    return Scored(np.random.default_rng(request.seed).random(request.trace.num_layers))
+    return Scored(np.random.default_rng(request.seed).random(request.depth))
 
 
 def _manual(request: Request) -> Scored:
@@ -141,6 +152,7 @@ ROWS = (
         direction=HIGH,
         cost_forward_passes=ONE_PASS,
         measure=_over_tokens("important", "cosine_sums"),
+        of_halves=_over_tokens_of_halves("important"),
         select=_by_mean,
     ),
     Criterion(
@@ -151,6 +163,7 @@ ROWS = (
         direction=HIGH,
         cost_forward_passes=ONE_PASS,
         measure=_over_tokens("all", "cosine_sums"),
+        of_halves=_over_tokens_of_halves("all"),
         select=_by_mean,
     ),
     Criterion(
@@ -161,6 +174,7 @@ ROWS = (
         direction=HIGH,
         cost_forward_passes=ONE_PASS,
         measure=_over_tokens("visual", "cosine_sums"),
+        of_halves=_over_tokens_of_halves("visual"),
         select=_by_mean,
     ),
     Criterion(
@@ -171,6 +185,7 @@ ROWS = (
         direction=HIGH,
         cost_forward_passes=ONE_PASS,
         measure=_over_tokens("textual", "cosine_sums"),
+        of_halves=_over_tokens_of_halves("textual"),
         select=_by_mean,
     ),
     Criterion(
@@ -181,6 +196,7 @@ ROWS = (
         direction=HIGH,
         cost_forward_passes=ONE_PASS,
         measure=_over_tokens("last", "cosine_sums"),
+        of_halves=_over_tokens_of_halves("last"),
         select=_by_mean,
     ),
     Criterion(
@@ -215,6 +231,7 @@ ROWS = (
         direction=LOW,
         cost_forward_passes=ONE_PASS,
         measure=_over_tokens("all", "cosine_sums"),
+        of_halves=_over_tokens_of_halves("all"),
         select=_by_mean,
     ),
     Criterion(
@@ -246,6 +263,7 @@ ROWS = (
         cost_forward_passes=GREEDY_PASSES,
         needs="model",
         measure=_running_the_model("by_loss"),
+        of_halves=_running_the_model("by_loss"),
         select=follow,
     ),
     Criterion(
@@ -257,6 +275,7 @@ ROWS = (
         cost_forward_passes=GREEDY_PASSES,
         needs="model",
         measure=_running_the_model("by_kl"),
+        of_halves=_running_the_model("by_kl"),
         select=follow,
     ),
     Criterion(

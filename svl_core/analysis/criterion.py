@@ -10,6 +10,7 @@ import numpy as np
 
 from svl_core.analysis.importance import TokenImportance, TopP
 from svl_core.progress import QUIET, Run
+from svl_core.recipe import HALF, HALVES, LAYER
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import Trace
@@ -25,7 +26,9 @@ class Request:
     importance: TIS of these samples (None: computed where it is needed).
     top_p: which tokens count as important.
     seed: of "random".
-    protected: layers that are not to be ranked.
+    granularity: what is ranked, each "layer" or each "half" of one; these are its units, see
+        `units`.
+    protected: units that are not to be ranked.
     fixed: those of them that the model cannot run without.
     lvlm, samples: the traced model and samples, for criteria that run the model.
     answers: for each sample the token ids that it is measured on (None: the model's own answer).
@@ -47,6 +50,13 @@ class Request:
     layers: Sequence[int] | None = None
     rounds: int | None = None
     run: Run = QUIET
+    granularity: str = LAYER
+
+    @property
+    def depth(self) -> int:
+        """How many units there are: L, or 2 L halves."""
+        layers = self.trace.num_layers
+        return len(HALVES) * layers if self.granularity == HALF else layers
 
     @property
     def model(self) -> LVLM:
@@ -58,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A criterion's result for L layers.
+    """A criterion's result for L layers, or for the halves of all (2 L in the place of L).
 
     scores: (L,) higher = more redundant.
     ranking: the layers that may go, first one first (None: by falling score).
@@ -125,6 +135,8 @@ class Criterion:
     needs: the "trace" only, the "model" with its samples too, or the user's "layers".
     weighs: of one that runs the model, whether it chooses important tokens too.
     measure: request -> the samples' shares of the mean.
+    of_halves: the same measure of each half of a layer, in the place of each layer's; None where
+        it has no meaning for halves, or none is known.
     select: (mean, request) -> scores and ranking that follow from it.
     score: request -> scores and ranking, for a criterion that is no mean.
     """
@@ -140,6 +152,12 @@ class Criterion:
     measure: Callable[[Request], Measured] = field(default=_no_mean, repr=False)
     select: Callable[[np.ndarray, Request], Scored] = field(default=_no_mean, repr=False)
     score: Callable[[Request], Scored] | None = field(default=None, repr=False)
+    of_halves: Callable[[Request], Measured] | None = field(default=None, repr=False)
+
+    @property
+    def serves_halves(self) -> bool:
+        """Whether it ranks halves of layers too: by its measure of them, or by a draw."""
+        return self.of_halves is not None or self.score is not None and self.needs == "trace"
 
     @property
     def is_mean(self) -> bool:

@@ -48,13 +48,14 @@ def rank_layers(
     samples: Sequence[Sample] = (),
     run: Run = QUIET,
 ) -> LayerScores:
-    """The layers by the recipe's criterion.
+    """The layers, or the halves of all layers, by the recipe's criterion.
 
     recipe: how they are ranked.
     trace: the model's passes over the calibration samples.
     weights: TIS of the traced samples (default: `importance_of` the trace).
     criterion: another one than the recipe's.
-    lvlm, samples: the traced model and samples, for criteria that run the model.
+    lvlm, samples: the traced model and samples, for criteria that run the model; the model for
+        halves too.
     run: progress and cancellation.
 
     Raises InputError as `redundancy` does, Cancelled.
@@ -70,6 +71,7 @@ def rank_layers(
         seed=recipe.seed,
         rounds=recipe.rounds,
         layers=recipe.layers,
+        granularity=recipe.granularity,
         lvlm=lvlm,
         samples=samples,
         run=run,

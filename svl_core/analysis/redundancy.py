@@ -15,10 +15,12 @@ from svl_core.analysis.criteria import CRITERIA
 from svl_core.analysis.criterion import Criterion, Measured, Request, Scored
 from svl_core.analysis.importance import DEFAULT_TOP_P, TokenImportance, TopP
 from svl_core.analysis.tokens import token_positions
+from svl_core.analysis.units import half_in_words, half_number
 from svl_core.errors import InputError
 from svl_core.lvlm.sample import Sample
 from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
+from svl_core.recipe import ATTENTION, HALF, HALVES, LAYER
 
 if TYPE_CHECKING:
     from svl_core.analysis.trace import Trace
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerScores(Shown):
-    """A ranking of L layers.
+    """A ranking of L layers, or of their 2 L halves, by their numbers in the place of layers (see
+    `units`).
 
     criterion: its name in `CRITERIA`.
     scores: (L,) float64, higher = more redundant.
@@ -39,6 +42,7 @@ class LayerScores(Shown):
     path: for greedy criteria their measure after each of the first layers of `ranking` is gone.
     measured: for criteria that run the model what was measured on each sample, so that resampling
         does not run it again.
+    granularity: what is ranked, each "layer" or each "half" of one.
     """
 
     criterion: str
@@ -49,6 +53,7 @@ class LayerScores(Shown):
     blocks: tuple[tuple[int, ...], ...] | None = None
     path: tuple[float, ...] | None = None
     measured: Measured | None = None
+    granularity: str = LAYER
 
     def __post_init__(self):
         self.scores.setflags(write=False)
@@ -66,17 +71,30 @@ class LayerScores(Shown):
     def brief(self) -> dict[str, Any]:
         return {
             "criterion": self.criterion,
-            "ranking": self.ranking,
-            "protected": self.protected,
+            "ranking": self.named(self.ranking),
+            "protected": self.named(self.protected),
         }
 
     def table(self) -> list[tuple[Any, ...]]:
-        scored = [(layer, float(self.scores[layer])) for layer in self.ranking]
-        return [("layer", "score"), *scored]
+        scores = [float(self.scores[unit]) for unit in self.ranking]
+        scored = zip(self.named(self.ranking), scores, strict=True)
+        return [(self.granularity, "score"), *scored]
+
+    def named(self, units: Sequence[int]) -> tuple[Any, ...]:
+        """Layers as their numbers, halves such as "3 attention"."""
+        if self.granularity == LAYER:
+            return tuple(units)
+        return tuple(half_in_words(unit) for unit in units)
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        units = len(self.scores)
+        return units if self.granularity == LAYER else units // len(HALVES)
 
     @property
     def most(self) -> int:
-        """The largest number of layers that can go."""
+        """The largest number of layers, or halves, that can go."""
         return len(self.ranking) if self.blocks is None else len(self.blocks) - 1
 
     def chosen(self, drop: int) -> tuple[int, ...]:
@@ -100,13 +118,40 @@ def ranked(
     scores: np.ndarray,
     protected: tuple[int, ...],
 ) -> tuple[int, ...]:
-    """The layers without the protected ones by falling score.
+    """The layers, or halves, without the protected ones by falling score.
 
     Ties go to the later layer; a score of NaN counts as never redundant.
     """
     known = np.nan_to_num(scores, nan=-np.inf)
     order = sorted(range(len(known)), key=lambda layer: (-known[layer], -layer))
     return tuple(layer for layer in order if layer not in protected)
+
+
+def protected_halves(
+    trace: Trace,
+    lvlm: LVLM,
+    protect_ends: bool,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(halves that stay, those of them that the model cannot run without), by their numbers.
+
+    A layer that the model needs keeps its attention, for others may look at its keys or count
+    positions by its cache; ends that are protected keep both halves. What cannot be skipped, or is
+    already, stays too.
+    """
+    from svl_core.lvlm.halves import can_skip
+
+    ends = {0, trace.num_layers - 1} if protect_ends else set()
+    kept = set()
+    fixed = set()
+    for layer, module in enumerate(lvlm.layers):
+        for half in HALVES:
+            number = half_number(layer, half)
+            needed = half == ATTENTION and layer in trace.protected
+            if needed or not can_skip(module, half):
+                fixed.add(number)
+            elif layer in ends:
+                kept.add(number)
+    return tuple(sorted(kept | fixed)), tuple(sorted(fixed))
 
 
 def criterion_of(name: str) -> Criterion:
@@ -131,9 +176,10 @@ def redundancy(
     answers: Sequence[Sequence[int]] | None = None,
     layers: Sequence[int] | None = None,
     rounds: int | None = None,
+    granularity: str = LAYER,
     run: Run = QUIET,
 ) -> LayerScores:
-    """Score and rank the layers by one of `CRITERIA`.
+    """Score and rank the layers, or the halves of all layers, by one of `CRITERIA`.
 
     trace: the model's passes over the calibration samples.
     importance: TIS of these samples (default: computed where the criterion needs it).
@@ -148,31 +194,43 @@ def redundancy(
     layers: the order of "manual".
     rounds: how many layers the greedy criteria drop one by one before they rank the rest as it
         stands (default: all).
+    granularity: what is ranked, each "layer" as a whole or each "half" of one, its attention and
+        its MLP apart. Halves are measured on the model, so that they need `lvlm` and a trace that
+        holds its samples.
     run: progress and cancellation.
 
-    Raises InputError for an unknown criterion or one whose needs are not met; Cancelled.
+    Raises InputError for an unknown criterion, one whose needs are not met, and one that measures
+    no halves; Cancelled.
     """
     row = criterion_of(criterion)
     samples = [samples] if isinstance(samples, Sample) else samples or ()
     check_needs(row, trace, lvlm, samples)
+    protected, fixed = protected_layers(trace, protect_ends), trace.protected
+    if granularity == HALF:
+        _check_halves(row, lvlm, trace)
+        assert lvlm is not None, "the check has looked"
+        protected, fixed = protected_halves(trace, lvlm, protect_ends)
     request = Request(
         trace=trace,
         importance=importance,
         top_p=top_p,
         seed=seed,
-        protected=protected_layers(trace, protect_ends),
-        fixed=trace.protected,
+        protected=protected,
+        fixed=fixed,
         lvlm=lvlm,
         samples=samples,
         answers=answers,
         layers=layers,
         rounds=rounds,
         run=run,
+        granularity=granularity,
     )
     used = samples if row.needs == "model" else trace.samples
     settings = settings_of(request, protect_ends, len(used))
     if rounds is not None:
         settings["rounds"] = rounds
+    if granularity == HALF:
+        settings["granularity"] = granularity
     if row.score is not None:
         return layer_scores(
             row,
@@ -180,9 +238,11 @@ def redundancy(
             request,
             settings,
         )
-    measured = row.measure(request)
+    measure = row.of_halves if granularity == HALF else row.measure
+    assert measure is not None, "the check has looked"
+    measured = measure(request)
     scored = row.select(measured.mean(), request)
-    costly = measured if row.needs == "model" else None
+    costly = measured if row.needs == "model" or granularity == HALF else None
     return layer_scores(row, scored, request, settings, costly)
 
 
@@ -225,6 +285,27 @@ def check_needs(
         )
 
 
+def _check_halves(
+    row: Criterion,
+    lvlm: LVLM | None,
+    trace: Trace,
+) -> None:
+    """Raises InputError for a criterion that measures no halves of layers, and without the traced
+    model.
+    """
+    if not row.serves_halves:
+        serving = ", ".join(name for name, other in CRITERIA.items() if other.serves_halves)
+        raise InputError(
+            f"Found the criterion {row.name!r} for halves of layers; expected one that measures an"
+            f" attention or an MLP alone: {serving}; choose one, or rank whole layers."
+        )
+    if lvlm is None or lvlm.layer_ids != trace.layer_ids:
+        raise InputError(
+            "Found halves of layers to rank without the traced model; expected it, for they are"
+            " measured on it; pass lvlm=."
+        )
+
+
 def layer_scores(
     row: Criterion,
     scored: Scored,
@@ -245,6 +326,7 @@ def layer_scores(
         blocks=scored.blocks,
         path=scored.path,
         measured=measured,
+        granularity=request.granularity,
     )
 
 

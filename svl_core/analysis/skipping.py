@@ -1,5 +1,5 @@
-"""Criteria that run the model: layers skipped one by one and re-scored (SLEB, greedy KL), or frozen
-on visual tokens (ShortV).
+"""Criteria that run the model: layers, or halves of them, skipped one by one and re-scored (SLEB,
+greedy KL), or layers frozen on visual tokens (ShortV).
 
 The skipping ones are measured on answers, read under teacher forcing: given token ids, or by
 default the full model's own greedy answers.
@@ -15,8 +15,9 @@ import torch
 
 from svl_core.analysis.criterion import Measured, Request
 from svl_core.analysis.greedy import lowest, rounds_of
+from svl_core.analysis.units import Parts, half_in_words, parted
 from svl_core.errors import InputError
-from svl_core.lvlm import skeleton
+from svl_core.lvlm import halves, skeleton
 from svl_core.lvlm.batching import unpadded
 from svl_core.lvlm.decoding import Decoding, answers_together
 from svl_core.lvlm.families import positioned, shared_from
@@ -32,6 +33,7 @@ from svl_core.lvlm.reference import Reference
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import empty_tensor
 from svl_core.progress import QUIET, Run
+from svl_core.recipe import ATTENTION, LAYER, MLP
 
 MAX_ANSWER = 32  # tokens of an answer that is not given
 BATCH = 32  # samples in one forward pass
@@ -123,8 +125,18 @@ def without(
     layers: Sequence[int],
 ) -> LVLM:
     """`lvlm` without some of its layers, sharing all tensors."""
-    keep = [layer for layer in range(lvlm.num_layers) if layer not in set(layers)]
+    return without_parts(lvlm, Parts(tuple(layers)))
+
+
+def without_parts(
+    lvlm: LVLM,
+    parts: Parts,
+) -> LVLM:
+    """`lvlm` without some of its layers and of their halves, sharing all tensors."""
+    keep = [layer for layer in range(lvlm.num_layers) if layer not in set(parts.layers)]
     view = skeleton.with_layers(lvlm.model, keep)
+    halves.skip(view, ATTENTION, [keep.index(layer) for layer in parts.attention])
+    halves.skip(view, MLP, [keep.index(layer) for layer in parts.mlp])
     return lvlm.with_model(
         view,
         [lvlm.layer_ids[layer] for layer in keep],
@@ -136,20 +148,20 @@ def _greedy(
     request: Request,
     measure: Callable[[LVLM], np.ndarray],
 ) -> Measured:
-    """Drops, round by round, the layer whose absence leaves the lowest mean measure; all others are
-    measured again each round.
+    """Drops, round by round, the unit (layer, or half) whose absence leaves the lowest mean
+    measure; all others are measured again each round.
 
-    The first round tries protected layers too, so that they have a score, but for those that the
+    The first round tries protected units too, so that they have a score, but for those that the
     model cannot run without.
 
-    measure: a model with fewer layers -> (n,) each sample's measure.
-    Returns sums (n, R, L): each sample's measure in each of R rounds without that layer and those
-    gone before; NaN where it was not tried. `greedy.follow` reads them.
+    measure: a model with fewer units -> (n,) each sample's measure.
+    Returns sums (n, R, U): each sample's measure in each of R rounds without each of U units and
+    those gone before; NaN where it was not tried. `greedy.follow` reads them.
     """
     lvlm = request.model
-    depth = lvlm.num_layers
+    depth = request.depth
     count = len(request.samples)
-    free = [layer for layer in range(depth) if layer not in request.protected]
+    free = [unit for unit in range(depth) if unit not in request.protected]
     rounds = rounds_of(request, depth)
     first_round = sorted({*free, *request.protected} - {*request.fixed})
     tries = sum(len(free) - number for number in range(rounds))
@@ -160,20 +172,27 @@ def _greedy(
     counts = np.ones(count)
     done = 0
     gone: list[int] = []
+    kind = "layers" if request.granularity == LAYER else "halves"
 
-    def tried(layer: int, run: Run) -> np.ndarray:
-        run.step(done / tries, f"{len(gone)} layers gone, trying layer {layer}")
-        return measure(without(lvlm, [*gone, layer]))
+    def tried(unit: int, run: Run) -> np.ndarray:
+        run.step(done / tries, f"{len(gone)} {kind} gone, trying {_in_words(request, unit)}")
+        parts = parted([*gone, unit], request.granularity)
+        return measure(without_parts(lvlm, parts))
 
     for number in range(rounds):
         row = sums[:, number]
-        left = [layer for layer in free if layer not in gone]
+        left = [unit for unit in free if unit not in gone]
         trying = left if gone else first_round
-        for layer, values in zip(trying, request.run.deal(trying, tried), strict=True):
-            row[:, layer] = values
+        for unit, values in zip(trying, request.run.deal(trying, tried), strict=True):
+            row[:, unit] = values
             done += 1
         gone += lowest(Measured(row, counts).mean(), left)[:1]
     return Measured(sums, counts)
+
+
+def _in_words(request: Request, unit: int) -> str:
+    """A unit of the request, such as "layer 3" or "3 attention"."""
+    return f"layer {unit}" if request.granularity == LAYER else half_in_words(unit)
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ layer cannot (He et al., "What Matters in Transformers? Not All Attention is Nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from svl_core.analysis.criterion import Measured, Request
 from svl_core.analysis.importance import DEFAULT_TOP_P, TokenImportance, TopP
 from svl_core.analysis.lens import check_whole
 from svl_core.analysis.tokens import token_positions
 from svl_core.analysis.trace import Trace
 from svl_core.errors import InputError
-from svl_core.lvlm.families import mixed_streams, mlp_norm, stacks_streams
+from svl_core.lvlm.families import mixed_streams, mlp_entrance, stacks_streams
 from svl_core.lvlm.hooks import ThreadHooks, hidden_input, hidden_of
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
@@ -117,16 +118,36 @@ def sublayers(
     token set, and layers whose halves are not known (several streams, names that no family has);
     Cancelled.
     """
+    positions = token_positions(trace, importance, tokens, top_p)
+    totals, measured = _sums(lvlm, trace, positions, run)
+    total = totals.sum(0)
+    counted = measured.sum(0)[:, None]
+    with np.errstate(invalid="ignore"):
+        cosine, step = total / counted
+    parallel = mlp_entrance(lvlm.layers[0]) is None
+    return SublayerScores(lvlm.layer_ids, cosine, step, tokens, parallel)
+
+
+def _sums(
+    lvlm: LVLM,
+    trace: Trace,
+    positions: Sequence[np.ndarray],
+    run: Run,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of n samples the sums over the chosen tokens of cosines and of steps, (n, 2, L, 2), and in
+    each layer how many tokens these are, (n, L): none where the model passed over it.
+
+    positions: for each sample the chosen tokens.
+    """
     if trace.layer_ids != lvlm.layer_ids or trace.model_name != lvlm.name:
         raise InputError(
             f"Found a trace of {trace.model_name} with {trace.num_layers} layers; expected one of"
             f" {lvlm.name} with {lvlm.num_layers}; trace it anew."
         )
     _check_halves(lvlm)
-    positions = token_positions(trace, importance, tokens, top_p)
     count = len(trace.samples)
-    totals = np.zeros((2, lvlm.num_layers, len(HALVES)))
-    measured = np.zeros(lvlm.num_layers)
+    totals = np.zeros((count, 2, lvlm.num_layers, len(HALVES)))
+    measured = np.zeros((count, lvlm.num_layers))
     for number in range(count):
         run.step(number / count, f"{number + 1} of {count} samples")
         sample = trace.samples[number].sample
@@ -142,12 +163,41 @@ def sublayers(
             sample,
             at,
         ).items():
-            totals[:, layer] += sums
-            measured[layer] += len(at)
-    with np.errstate(invalid="ignore"):
-        cosine, step = totals / measured[:, None]
-    parallel = mlp_norm(lvlm.layers[0]) is None
-    return SublayerScores(lvlm.layer_ids, cosine, step, tokens, parallel)
+            totals[number, :, layer] = sums
+            measured[number, layer] = len(at)
+    return totals, measured
+
+
+def half_cosines(
+    request: Request,
+    tokens: str,
+) -> Measured:
+    """For each of n samples the sum over its chosen tokens of the cosine of what enters and leaves
+    each half of L layers: sums (n, 2 L), counts (n, 2 L), in the order of `units`.
+
+    request: with the model; its trace holds the samples.
+    tokens: the token set.
+
+    Raises InputError and Cancelled as `sublayers` does.
+    """
+    totals, measured = _sums(
+        request.model,
+        request.trace,
+        token_positions(
+            request.trace,
+            request.importance,
+            tokens,
+            request.top_p,
+        ),
+        request.run,
+    )
+    cosines = totals[:, 0]
+    count = len(cosines)
+    each = np.repeat(measured[:, :, None], len(HALVES), axis=2)
+    return Measured(
+        cosines.reshape(count, -1),
+        each.reshape(count, -1),
+    )
 
 
 def _check_halves(lvlm: LVLM) -> None:
@@ -156,7 +206,7 @@ def _check_halves(lvlm: LVLM) -> None:
     known = not stacks_streams(text) and mixed_streams(text) == 1
     for layer in lvlm.layers:
         parallel = hasattr(layer, "self_attn") and hasattr(layer, "mlp")
-        known = known and (mlp_norm(layer) is not None or parallel)
+        known = known and (mlp_entrance(layer) is not None or parallel)
     if not known:
         raise InputError(
             f"Found layers of {lvlm.name} whose attention and MLP cannot be told apart; expected"
@@ -200,8 +250,8 @@ class _Halves:
                     number,
                 ),
             )
-            norm = mlp_norm(layer)
-            if norm is None:
+            entrance = mlp_entrance(layer)
+            if entrance is None:
                 hooks.on_output(
                     layer.get_submodule("self_attn"),
                     partial(
@@ -212,7 +262,7 @@ class _Halves:
                 )
             else:
                 hooks.on_input(
-                    norm,
+                    entrance,
                     partial(
                         self._input,
                         self.between,
@@ -228,7 +278,7 @@ class _Halves:
         entered = self.entered[number]
         between = self.between[number]
         left = self.left[number]
-        if mlp_norm(self._layers[number]) is not None:
+        if mlp_entrance(self._layers[number]) is not None:
             return (entered, between), (between, left)
         # Beside each other: what stands "between" is what the attention adds.
         return (entered, entered + between), (entered, left - between)

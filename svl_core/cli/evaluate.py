@@ -26,7 +26,7 @@ def evaluate(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], 
         "known": FeatureStore(),  # each image once for both models
         "run": watched(args),
     }
-    drops = recipe.drop is not None or recipe.layers is not None
+    drops = recipe.drops
     if not drops and not acts(recipe):
         alone = evaluate_model(lvlm, questions, **options)
         full = alone.to_json()

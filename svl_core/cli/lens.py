@@ -53,7 +53,7 @@ def lens(
     models = {"full": lvlm}
     result: dict[str, Any] = {"model": lvlm.name, "answer": said.text}
     pruned = None
-    if recipe.drop is not None or recipe.layers is not None:
+    if recipe.drops:
         pruned = prune_by(
             args,
             recipe,

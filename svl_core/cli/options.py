@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from svl_core.errors import InputError
 from svl_core.recipe import CHOICE, OPTIONS, Option, Recipe
+
+HALF_CHOICES = ("drop_attention", "drop_mlp")
+"""Fields that name halves of layers to skip."""
+CHOICES = ("drop", "layers", *HALF_CHOICES)
+"""Fields that say what goes."""
 
 
 def add_recipe_options(
@@ -94,9 +99,11 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe that the command line means: a plan or a preset, and over it what was typed.
 
     Raises InputError for a value that is not accepted, an unknown preset, a file that holds no plan
-    for the model, and a plan together with a preset.
+    for the model, a plan together with a preset, nothing to drop where something must be said, and
+    a number to drop beside what to drop.
     """
     typed = typed_values(args)
+    _check_choice(args, typed)
     plan_file, preset = getattr(args, "plan_file", None), typed.pop("preset", None)
     if plan_file is not None and preset is not None:
         raise InputError(
@@ -112,6 +119,31 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         recipe = preset_of(preset).applied(recipe)
     recipe = recipe.changed(**typed)
     return _without_lost_preset(recipe)
+
+
+def _check_choice(
+    args: argparse.Namespace,
+    typed: Mapping[str, Any],
+) -> None:
+    """Raises InputError where what goes is not said, or is said twice.
+
+    typed: the recipe's fields that were typed.
+    """
+    named = [name for name in HALF_CHOICES if name in typed]
+    said = any(name in typed for name in CHOICES)
+    planned = getattr(args, "plan_file", None) is not None
+    if getattr(args, "must_drop", False) and not said and not planned:
+        options = " ".join(OPTIONS[name].option for name in CHOICES)
+        raise InputError(
+            f"Found none of the options {options} --from; expected one of them; add it; see"
+            f" `svl {args.command} --help`."
+        )
+    if named and "drop" in typed:
+        option = OPTIONS[named[0]].option
+        raise InputError(
+            f"Found both --drop and {option}; expected a number to drop, or what to drop; leave the"
+            " other out."
+        )
 
 
 def _without_lost_preset(recipe: Recipe) -> Recipe:

@@ -346,7 +346,8 @@ def _compensating(parser: argparse.ArgumentParser) -> None:
 def _pruning(required: bool) -> Add:
     def add(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(CHOICE)
-        which = group.add_mutually_exclusive_group(required=required)
+        parser.set_defaults(must_drop=required)
+        which = group.add_mutually_exclusive_group()
         add_option(which, OPTIONS["drop"])
         add_option(which, OPTIONS["layers"])
         which.add_argument(
@@ -357,6 +358,9 @@ def _pruning(required: bool) -> Add:
             " what a command wrote with --json, or a checkpoint's svl_plan.json; options beside it"
             " change it",
         )
+        add_option(group, OPTIONS["drop_attention"])
+        add_option(group, OPTIONS["drop_mlp"])
+        add_option(group, OPTIONS["granularity"])
         add_option(group, OPTIONS["compensation"])
         add_option(group, OPTIONS["preset"])
         _compensating(parser)
@@ -407,6 +411,7 @@ def _sweeping(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="drop counts such as 0-4,8 (default: 0 to all droppable layers)",
     )
+    add_option(parser, OPTIONS["granularity"])
     for name, dest in (("criterion", "criteria"), ("compensation", "compensations")):
         parser.add_argument(
             f"--{name}",

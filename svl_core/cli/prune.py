@@ -48,6 +48,12 @@ def prune(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], str
         f"{pruned.describe()}\nwrote {written}: {remaining / 1e6:.2f} of"
         f" {full / 1e6:.2f} M parameters ({1 - remaining / full:.1%} fewer)"
     )
+    if pruned.plan.skipped:
+        text += (
+            "\nskipped halves of layers are not counted; the checkpoint keeps their shape, with"
+            " zeros in the projections that end them, so that loaded by transformers alone it"
+            " computes them"
+        )
     if acts(recipe):
         text += (
             f"\nthe plan also reads {in_words(recipe)}, which a checkpoint cannot hold;"

@@ -43,6 +43,7 @@ class Pruned:
             self.recipe,
             self.plan.drop,
             self.plan.keep,
+            skipped=self.plan.skipped,
             criterion=self.plan.criterion,
             settings={
                 "criterion": dict(self.plan.settings),
@@ -54,17 +55,20 @@ class Pruned:
     def describe(self) -> str:
         """What was done, in a line."""
         recipe = self.recipe
-        dropped = ", ".join(map(str, self.plan.drop)) or "none"
-        text = (
-            f"dropped layers (0-based): {dropped}; criterion {self.plan.criterion}, compensation"
-            f" {recipe.compensation}"
-        )
+        text = f"dropped layers (0-based): {_listed(self.plan.drop)}"
+        for half, layers in self.plan.skipped.items():
+            text += f"; layers without {half}: {_listed(layers)}"
+        text += f"; criterion {self.plan.criterion}, compensation {recipe.compensation}"
         if self.samples:
             text += f", calibrated on {self.samples} sample(s) of '{recipe.calibration}'"
             if recipe.calibration == THIS:
                 text += " (the very sample asked about)"
         thinned = in_words(recipe)
         return f"{text}; reads {thinned}" if thinned else text
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers)) or "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +95,7 @@ def prune_by(
     The calibration set is read and traced only where something is ranked or fitted.
     """
     recipe = recipe.changed(detail=lvlm.detail)  # what "auto" came to
-    ranks = recipe.layers is None and bool(recipe.drop)
+    ranks = not recipe.chosen and bool(recipe.drop)
     fits = bool(recipe.layers) and recipe.fits
     calibrated: Calibrated | None = None
     if ranks or fits:
@@ -164,12 +168,18 @@ def _plan(
     lvlm: LVLM,
     calibrated: Calibrated | None,
 ) -> DropPlan:
-    """The layers that the recipe names, or those that its ranking gives.
+    """The layers and halves that the recipe names, or those that its ranking gives.
 
     calibrated: there where layers are ranked.
     """
-    if recipe.layers is not None:
-        return manual_plan(recipe.layers, lvlm.num_layers, lvlm.protected)
+    if recipe.chosen:
+        return manual_plan(
+            recipe.layers or (),
+            lvlm.num_layers,
+            lvlm.protected,
+            attention=recipe.drop_attention or (),
+            mlp=recipe.drop_mlp or (),
+        )
     if recipe.drop and calibrated is not None:
         return _ranked_plan(args, recipe, recipe.drop, lvlm, calibrated)
     return DropPlan((), lvlm.num_layers, recipe.criterion)

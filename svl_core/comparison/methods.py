@@ -10,7 +10,15 @@ from svl_core.comparison.presets import PRESETS, Preset
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.selectors import SELECTORS
 
-CRITERION_FIELDS = ("name", "title", "source", "formula", "direction", "cost_forward_passes")
+CRITERION_FIELDS = (
+    "name",
+    "title",
+    "source",
+    "formula",
+    "direction",
+    "cost_forward_passes",
+    "serves_halves",
+)
 SELECTOR_FIELDS = ("name", "title", "source", "formula", "cost")
 COMPENSATION_FIELDS = ("name", "title", "source", "formula", "exportable")
 

@@ -170,7 +170,7 @@ class Fitted:
         """
         from svl_core.comparison.selection import Contest
 
-        if len({chosen.drop for chosen in plans}) == 1:
+        if len({chosen.key for chosen in plans}) == 1:
             return plans[0]
 
         def contest() -> Contest:

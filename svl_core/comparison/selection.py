@@ -309,7 +309,7 @@ class Contest:
 
 def _different(plans: Sequence[DropPlan]) -> list[DropPlan]:
     """The plans in order, of those that drop the same layers the first."""
-    return list({chosen.drop: chosen for chosen in reversed(plans)}.values())[::-1]
+    return list({chosen.key: chosen for chosen in reversed(plans)}.values())[::-1]
 
 
 def _traced(

@@ -37,10 +37,10 @@ from svl_core.notebook import Shown
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.compensation import COMPENSATIONS
 from svl_core.pruning.plan import DropPlan, plan
-from svl_core.pruning.prune import prune
+from svl_core.pruning.prune import check_uncompensated, prune
 from svl_core.pruning.selectors import acts, selector_of
 from svl_core.pruning.tokens import thin
-from svl_core.recipe import OF_A_ROW, THINNING, Recipe
+from svl_core.recipe import HALF, HALVES, OF_A_ROW, THINNING, Recipe
 
 RANDOM = "random"
 """The one criterion that is drawn several times and averaged."""
@@ -62,8 +62,8 @@ KEY = ("criterion", "compensation", "drop")
 class SweepRow:
     """One pruned model, measured.
 
-    drop: the number of layers dropped.
-    layers: which they are, 0-based; of the first draw where several are averaged.
+    drop: the number of layers dropped, or of halves.
+    layers: the layers that are gone, 0-based; of the first draw where several are averaged.
     kl: mean KL(full || pruned), nats/token.
     agreement: the share 0..1 of the answers' tokens that stay the most likely.
     exact: the share 0..1 of samples with the full model's very answer.
@@ -74,6 +74,7 @@ class SweepRow:
     spread: standard deviations over the draws by measure; None for a single one.
     expected: the speed-up of an answer by the work that is left; None in files of older sweeps.
     noise: why `speedup` says nothing; None where it does.
+    attention, mlp: layers that skip that half.
     """
 
     criterion: str
@@ -91,6 +92,8 @@ class SweepRow:
     spread: Mapping[str, float] | None = None
     expected: float | None = None
     noise: str | None = None
+    attention: tuple[int, ...] = ()
+    mlp: tuple[int, ...] = ()
 
     @property
     def likely_speedup(self) -> float:
@@ -105,11 +108,18 @@ class SweepRow:
         return self.criterion, self.compensation, self.drop
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"layers": list(self.layers)}
+        """The row, with the halves that are skipped where some are."""
+        written = asdict(self) | {"layers": list(self.layers)}
+        for half in HALVES:
+            skipping = list(written.pop(half))
+            if self.attention or self.mlp:
+                written[half] = skipping
+        return written
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> SweepRow:
-        return cls(**{**row, "layers": tuple(row["layers"])})
+        lists = {name: tuple(row[name]) for name in ("layers", *HALVES) if name in row}
+        return cls(**{**row, **lists})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,15 +190,19 @@ class Sweep(Shown):
 
     def to_csv(self) -> str:
         """One line a row under a line of names; layers separated by spaces, nothing for what was
-        not measured.
+        not measured. Columns of halves only where some are skipped.
         """
-        names = [column.name for column in fields(SweepRow) if column.name != "spread"]
+        whole = not any(row.attention or row.mlp for row in self.rows)
+        left_out = ("spread", *HALVES) if whole else ("spread",)
+        names = [column.name for column in fields(SweepRow) if column.name not in left_out]
         deviations = [f"{measure}_sd" for measure in MEASURES]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow([*names, *deviations])
         for row in self.rows:
-            values = row.to_json() | {"layers": " ".join(map(str, row.layers))}
+            values = row.to_json()
+            for name in ("layers", *HALVES):
+                values[name] = " ".join(map(str, getattr(row, name)))
             spread = row.spread or {}
             cells = [values[name] for name in names]
             cells += [spread.get(measure) for measure in MEASURES]
@@ -267,9 +281,10 @@ def sweep(
     fit: the samples that layers are ranked and compensations fitted on; those that are also
         measured are left out, unless `allow_shared` (the header then says so).
     recipe: the settings that all rows share. Where it thins visual tokens, every pruned model reads
-        them so, that without a dropped layer too.
+        them so, that without a dropped layer too. Where its granularity is "half", halves of layers
+        are ranked and dropped, and drop counts count them.
     criteria, compensations: names (default: the recipe's one).
-    drops: numbers of layers to drop (default: 0 .. all droppable layers).
+    drops: numbers of layers to drop (default: 0 .. all droppable ones).
     questions: labelled questions, whose accuracy is measured too.
     draws: how many seeds, from the recipe's on, the random criterion is averaged over.
     max_new_tokens: the longest answer.
@@ -281,13 +296,15 @@ def sweep(
     each: called with all rows so far after every new one. One curve is measured after the other,
         from its ends inwards, so that a line soon spans the whole range.
 
-    Raises InputError for unknown names, drop counts out of range, nothing to measure or fit on, or
-    a `resume` file of another sweep; Cancelled.
+    Raises InputError for unknown names, drop counts out of range, nothing to measure or fit on,
+    compensations of halves, or a `resume` file of another sweep; Cancelled.
     """
     recipe = recipe or Recipe()
     criteria = (recipe.criterion,) if criteria is None else tuple(criteria)
     compensations = (recipe.compensation,) if compensations is None else tuple(compensations)
     _check_names(measured, criteria, compensations)
+    if recipe.granularity == HALF:
+        check_uncompensated(compensations)
     selector_of(recipe.visual_tokens)
     if draws < 1 or repeats < 1:
         raise InputError(
@@ -324,7 +341,8 @@ def sweep(
     def measured_row(key: tuple[str, str, int], alone: Run) -> SweepRow:
         criterion, compensation, drop = key
         alone.check("Stopped before the sweep was complete.")
-        what = f"{criterion}, {compensation}, {drop} of {lvlm.num_layers} layers dropped"
+        units = "halves" if recipe.granularity == HALF else f"of {lvlm.num_layers} layers"
+        what = f"{criterion}, {compensation}, {drop} {units} dropped"
         alone.report(len(rows) / len(wanted), what)
         return meter.row(criterion, compensation, drop, alone)
 
@@ -550,16 +568,17 @@ class Meter:
         rows = []
         for seed in range(first, first + draws):
             chosen = plan(self.calibration.ranking(criterion, seed), drop)
-            rows.append(self._measured(chosen, compensation, run.silent()))
+            rows.append(self._measured(chosen, drop, compensation, run.silent()))
         return rows[0] if len(rows) == 1 else _averaged(rows)
 
     def _measured(
         self,
         chosen: DropPlan,
+        drop: int,
         compensation: str,
         run: Run,
     ) -> SweepRow:
-        """The row of one plan, compensated."""
+        """The row of one plan, compensated. drop: how many layers, or halves, go with it."""
         pruned = prune(
             self.lvlm,
             chosen,
@@ -571,8 +590,10 @@ class Meter:
         return SweepRow(
             criterion=chosen.criterion,
             compensation=compensation,
-            drop=len(chosen.drop),
+            drop=drop,
             layers=chosen.drop,
+            attention=chosen.attention,
+            mlp=chosen.mlp,
             kl=float(fidelity.kl.mean()),
             agreement=float(fidelity.agreement.mean()),
             exact=float((fidelity.agreement == 1).mean()),
@@ -585,7 +606,7 @@ class Meter:
         """The row with the times of the first one of its size, whichever process of a team made
         that; rows of this size are not timed again.
         """
-        size = self.lvlm.num_layers - row.drop, row.parameters
+        size = self.lvlm.num_layers - len(row.layers), row.parameters
         if size not in self._agreed:
             self._agreed.add(size)
             self._times[size] = {name: getattr(row, name) for name in TIMES}
@@ -667,6 +688,8 @@ def _header(
     shared = {name: value for name, value in recipe.items() if name not in OF_A_ROW}
     if acts(calibration.recipe):
         shared |= {name: recipe[name] for name in THINNING}
+    if calibration.recipe.granularity == HALF:
+        shared["granularity"] = HALF
     return {
         "model": lvlm.name,
         "revision": lvlm.revision,

@@ -522,12 +522,15 @@ def sublayer_curves(
     scores: SublayerScores,
     drop: Sequence[int] = (),
     *,
+    attention: Sequence[int] = (),
+    mlp: Sequence[int] = (),
     height: int = 300,
 ) -> Plot:
     """How redundant the attention and the MLP of each layer are, one line each.
 
     scores: of the full model, or of a pruned one, by the original model's layers.
     drop: layers of the original model that a plan drops, marked on both lines.
+    attention, mlp: those whose attention or MLP alone it skips, marked on that line.
     """
     layers = list(scores.layer_ids)
     traces: list[dict[str, Any]] = []
@@ -548,25 +551,11 @@ def sublayer_curves(
                 ),
             }
         )
-    gone = [place for place, layer in enumerate(layers) if layer in drop]
-    if gone:
-        across = [layers[place] for place in gone]
-        traces.append(
-            {
-                "type": "scatter",
-                "x": [*across, *across],
-                "y": scores.cosine[gone].T.ravel(),
-                "name": "dropped",
-                "mode": "markers",
-                "marker": {
-                    "symbol": "x",
-                    "size": 13,
-                    "color": DROPPED,
-                    "line": {"width": 1.5, "color": EDGE},
-                },
-                "hovertemplate": "layer %{x}, dropped: %{y:.4f}<extra></extra>",
-            }
-        )
+    marked = {
+        "dropped": _marked_halves(layers, (drop, drop)),
+        "skipped": _marked_halves(layers, (attention, mlp)),
+    }
+    traces += [_crosses(name, scores, halves) for name, halves in marked.items() if halves]
     return drawn(
         traces,
         x="layer",
@@ -576,6 +565,47 @@ def sublayer_curves(
         hovermode="closest",
         xaxis=layer_axis(range(1 + max(layers))),
     )
+
+
+def _marked_halves(
+    layers: Sequence[int],
+    chosen: Sequence[Sequence[int]],
+) -> list[tuple[int, int]]:
+    """(place of the layer, number of the half) of the halves that are marked, one line after the
+    other.
+
+    layers: those that are drawn.
+    chosen: for each half the layers that are marked on its line.
+    """
+    return [
+        (place, half)
+        for half, marked in enumerate(chosen)
+        for place, layer in enumerate(layers)
+        if layer in marked
+    ]
+
+
+def _crosses(
+    name: str,
+    scores: SublayerScores,
+    halves: Sequence[tuple[int, int]],
+) -> dict[str, Any]:
+    """Marks on the lines of both halves. name: what is done with what is marked."""
+    symbol = {"dropped": "x", "skipped": "cross"}[name]
+    return {
+        "type": "scatter",
+        "x": [scores.layer_ids[place] for place, _ in halves],
+        "y": np.array([scores.cosine[place, half] for place, half in halves]),
+        "name": name,
+        "mode": "markers",
+        "marker": {
+            "symbol": symbol,
+            "size": 13,
+            "color": DROPPED,
+            "line": {"width": 1.5, "color": EDGE},
+        },
+        "hovertemplate": f"layer %{{x}}, {name}: %{{y:.4f}}<extra></extra>",
+    }
 
 
 def decided_curve(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from svl_core.errors import InputError
-from svl_core.recipe import DEMO
+from svl_core.recipe import DEMO, HALVES
 
 CARD = "README.md"
 NOTICES = ("LICENSE*", "LICENCE*", "NOTICE*")
@@ -29,6 +29,11 @@ NO_FIGURES = (
 )
 
 Rows = list[tuple[str, str, str]]
+
+ZEROS = (
+    "of full shape, with zeros in the projections that end them, so that they add nothing; they are"
+    " computed where transformers alone loads them, and skipped by `svl.load`"
+)
 """What was measured, of the pruned model, and of the full one."""
 
 
@@ -165,13 +170,22 @@ def _check_plan(lvlm: Described, result: Mapping[str, Any]) -> None:
     if not isinstance(theirs, Mapping):
         return
     record = lvlm.provenance
-    ours = record.get("plan", {}).get("drop"), _fitted(record)["name"]
-    found = theirs.get("drop"), theirs.get("compensation")
+    ours = _without(record.get("plan", {})), _fitted(record)["name"]
+    found = _without(theirs), theirs.get("compensation")
     if found != ours:
         raise InputError(
             f"Found figures of a model without layers {found[0]} (compensation {found[1]});"
             f" expected those of this one, without {ours[0]} ({ours[1]}); measure it by its plan."
         )
+
+
+def _without(plan: Mapping[str, Any]) -> str:
+    """What goes by a plan, in words."""
+    text = f"{plan.get('drop')}"
+    for half in HALVES:
+        if plan.get(half):
+            text += f" and the {half} of {plan[half]}"
+    return text
 
 
 def _accuracy(result: Mapping[str, Any]) -> Rows:
@@ -212,8 +226,10 @@ def _text(
     named = _in_words(source, metadata)
     dropped = record.get("dropped", [])
     layers = len(lvlm.layer_ids) + len(dropped)
+    halves = sum(len(lacking) for lacking in record.get("skipped", {}).values())
+    also = f" and {halves} halves of others" if halves else ""
     return (
-        f"# {_short(source)} without {len(dropped)} of its {layers} decoder layers\n\n"
+        f"# {_short(source)} without {len(dropped)} of its {layers} decoder layers{also}\n\n"
         f"A pruned {named}, made with Short-LVLM Explorer"
         " ([the method](https://arxiv.org/abs/2507.23362)). The rest of the model is as it was,"
         f" apart from what was fitted.\n\n## What was done\n\n{_done(lvlm, dropped)}\n\n"
@@ -253,6 +269,7 @@ def _done(lvlm: Described, dropped: Sequence[int]) -> str:
     ]
     rows = [
         ("layers dropped (0-based, of the unpruned model)", _plain(dropped) or "none"),
+        *_skipped(lvlm),
         ("ranked by", criterion),
         ("compensation", ", ".join([fitted["name"], *settings])),
     ]
@@ -268,8 +285,20 @@ def _done(lvlm: Described, dropped: Sequence[int]) -> str:
         )
     full = record.get("parameters", {}).get("full")
     if full:
-        rows.append(("parameters", f"{lvlm.num_parameters:,} of {full:,}"))
+        counted = "parameters, without skipped halves" if record.get("skipped") else "parameters"
+        rows.append((counted, f"{lvlm.num_parameters:,} of {full:,}"))
     return _table(("what", "how"), rows)
+
+
+def _skipped(lvlm: Described) -> list[tuple[str, str]]:
+    """The layers without a half of theirs, and what that means for who loads the checkpoint."""
+    skipped = lvlm.provenance.get("skipped", {})
+    rows = [
+        (f"layers without {half}", _plain(layers)) for half, layers in skipped.items() if layers
+    ]
+    if rows:
+        rows.append(("halves of layers in this checkpoint", ZEROS))
+    return rows
 
 
 def _plain(value: Any) -> str:

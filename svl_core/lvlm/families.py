@@ -208,6 +208,7 @@ OUT_PROJECTIONS = (
 # The norm in front of a layer's MLP. Gemma norms what the attention gives too, under the name that
 # others have for this one, so that its own name is looked for first.
 MLP_NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm")
+NORM_BEHIND_MLP = "post_feedforward_layernorm"
 
 
 def find_decoder(model) -> torch.nn.Module:
@@ -268,10 +269,14 @@ def named_map(
     return None
 
 
-def mlp_norm(layer: torch.nn.Module) -> torch.nn.Module | None:
-    """The norm between a decoder layer's attention and its MLP; None where both stand beside each
-    other (Cohere), or names are unknown.
+def mlp_entrance(layer: torch.nn.Module) -> torch.nn.Module | None:
+    """What reads the residual stream between a decoder layer's attention and its MLP: the norm in
+    front of the MLP, or the MLP itself where norms stand behind both alone (OLMo 2). None where
+    both stand beside each other (Cohere), or names are unknown.
     """
+    behind_alone = hasattr(layer, NORM_BEHIND_MLP) and not hasattr(layer, MLP_NORMS[0])
+    if behind_alone:
+        return getattr(layer, "mlp", None)
     found = (getattr(layer, name, None) for name in MLP_NORMS)
     return next((norm for norm in found if norm is not None), None)
 

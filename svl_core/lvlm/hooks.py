@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -177,3 +177,29 @@ def shallow_copy(module: torch.nn.Module) -> torch.nn.Module:
     copied = copy.copy(module)
     copied.__dict__["_modules"] = dict(module._modules)
     return copied
+
+
+def with_other_layers(
+    model: torch.nn.Module,
+    prefix: str,
+    layers: Sequence[torch.nn.Module],
+) -> torch.nn.Module:
+    """A model that shares everything with `model` but its list of layers.
+
+    Only the modules on the way to the list are copied, shallowly, so that other threads may use the
+    model meanwhile.
+
+    prefix: the list's dotted name with the closing dot, as `families.layers_prefix` gives it.
+    layers: as many as the list has.
+    """
+    import torch
+
+    root = shallow_copy(model)
+    parent = root
+    *path, name_of_layers, _ = prefix.split(".")
+    for name in path:
+        child = shallow_copy(parent.get_submodule(name))
+        parent._modules[name] = child
+        parent = child
+    parent._modules[name_of_layers] = torch.nn.ModuleList(layers)
+    return root

@@ -19,7 +19,7 @@ import torch
 
 from svl_core.errors import Cancelled, InputError, Unreachable
 from svl_core.files import expanded
-from svl_core.lvlm import arithmetic, catalogue, families, memory, packages
+from svl_core.lvlm import arithmetic, catalogue, families, halves, memory, packages
 from svl_core.lvlm.card import CARD, NOTICES
 from svl_core.lvlm.catalogue import DEMO
 from svl_core.lvlm.checkpoint import (
@@ -46,7 +46,7 @@ from svl_core.lvlm.probing import probe, refuse_without_layers
 from svl_core.lvlm.processors import load_processor
 from svl_core.lvlm.skeleton import empty
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import AUTO, FULL, OPTIONS
+from svl_core.recipe import AUTO, FULL, HALVES, OPTIONS
 
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", CARD, *NOTICES]
 NOT_NEEDED = ["*/*", "consolidated*"]  # other formats of the same weights
@@ -160,6 +160,7 @@ def load(
         if on_processor:
             arithmetic.lay_out(model)
     model = model.eval().requires_grad_(False)
+    _skip_again(model, record)
     lvlm = LVLM(
         model=model,
         processor=processor,
@@ -178,6 +179,21 @@ def load(
         lvlm = probe(lvlm)
     run.report(1.0, f"loaded: {lvlm.computes_in}")
     return lvlm.reading(**reading)
+
+
+def _skip_again(model, record: Mapping[str, Any]) -> None:
+    """Skips the halves of layers that were skipped when the model was saved: they add nothing.
+
+    Raises InputError for a record that names others than the model has.
+    """
+    ids = list(record.get("layer_ids", ()))
+    for half, layers in record.get("skipped", {}).items():
+        if half not in HALVES or not set(layers) <= set(ids):
+            raise InputError(
+                f"Found {half} of the layers {layers} skipped in {PLAN_FILE}; expected"
+                f" {' or '.join(HALVES)} of layers that it has, {ids}; copy the folder again."
+            )
+        halves.skip(model, half, [ids.index(layer) for layer in layers])
 
 
 def _skeleton(model_class: Any, config, name: str):

@@ -19,7 +19,16 @@ import torch
 
 from svl_core.errors import InputError
 from svl_core.files import expanded, new_folder
-from svl_core.lvlm import checkpoint, families, generation, hub, protection, skeleton
+from svl_core.lvlm import (
+    checkpoint,
+    exported,
+    families,
+    generation,
+    halves,
+    hub,
+    protection,
+    skeleton,
+)
 from svl_core.lvlm.arithmetic import Arithmetic, known_dtype, name_of, products_per_second
 from svl_core.lvlm.card import write_card
 from svl_core.lvlm.chat import Chat
@@ -30,7 +39,7 @@ from svl_core.lvlm.forecast import pass_cost
 from svl_core.lvlm.geometry import Sized
 from svl_core.lvlm.sample import Sample
 from svl_core.notebook import Shown
-from svl_core.recipe import AUTO, FULL, OPTIONS
+from svl_core.recipe import AUTO, FULL, HALVES, OPTIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,7 +121,9 @@ class LVLM(Shown):
             "dtype": name_of(self.dtype),
             "device": str(self.device),
         }
-        return shown if whole else {**shown, "layer_ids": self.layer_ids}
+        if not whole:
+            shown["layer_ids"] = self.layer_ids
+        return {**shown, "skipped": self.skipped} if self.skipped else shown
 
     @property
     def decoder(self) -> torch.nn.Module:
@@ -136,6 +147,18 @@ class LVLM(Shown):
     def num_layers(self) -> int:
         """L, the number of decoder layers present."""
         return len(self.layers)
+
+    @property
+    def skipped(self) -> dict[str, tuple[int, ...]]:
+        """Of halves of layers, attention and MLP, the layers that skip it, by their numbers in the
+        original model; {} where none does.
+        """
+        layers = self.layers
+        found = {}
+        for half in HALVES:
+            places = halves.skipped(layers, half)
+            found[half] = tuple(self.layer_ids[place] for place in places)
+        return found if any(found.values()) else {}
 
     @property
     def hidden_size(self) -> int:
@@ -308,7 +331,8 @@ class LVLM(Shown):
         `svl_plan.json` when the model was pruned.
 
         The folder loads with `AutoModelForImageTextToText.from_pretrained` and gives the logits of
-        this model in the dtype that it was saved in.
+        this model in the dtype that it was saved in. Halves of layers that are skipped keep their
+        weights and their shape there; what ends them is zero, so that they add nothing.
 
         folder: a new or empty one.
         dtype: "float32", "bfloat16", "float16", or "auto": that in which the weights came, fitted
@@ -317,8 +341,8 @@ class LVLM(Shown):
 
         Raises InputError when `folder` is a file, cannot be written or is not empty, for an unknown
         dtype, for figures of another plan, for weights that are not finite or in a quantised format
-        that cannot be written, and for a model with a compensation that adds modules. After an
-        error, or a stop, nothing is left.
+        that cannot be written, for quantised ones with halves of layers skipped, and for a model
+        with a compensation that adds modules. After an error, or a stop, nothing is left.
         """
         asked = known_dtype(dtype)
         checkpoint.check_writable(self.model)
@@ -383,7 +407,7 @@ class LVLM(Shown):
                 "ignore",
                 "Attempting to save a model with offloaded modules",
             )
-            self.model.save_pretrained(folder)
+            exported.whole(self.model).save_pretrained(folder)
             wanted = StoredDtypes(asked) if asked else self.stored
             if wanted is not None and not self.quantized:
                 checkpoint.convert(folder, wanted, widen=asked is not None)

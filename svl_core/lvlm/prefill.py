@@ -24,7 +24,7 @@ from transformers.cache_utils import (
 )
 
 from svl_core.lvlm import families
-from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input, shallow_copy
+from svl_core.lvlm.hooks import InputAction, ThreadHooks, hidden_input, with_other_layers
 from svl_core.lvlm.model import LVLM
 
 # Caches that grow by new tensors instead of writing into the old ones: a shallow copy of one can
@@ -233,16 +233,6 @@ def with_stand_ins(
 
     model: `lvlm`'s own, or a shallow copy of it.
     layers: as many as there are.
-
-    Only the modules on the way to the layers are copied, shallowly, so that other threads may use
-    the model meanwhile.
     """
-    root = shallow_copy(model)
-    parent = root
-    *path, name_of_layers, _ = families.layers_prefix(lvlm.model).split(".")
-    for name in path:
-        child = shallow_copy(parent.get_submodule(name))
-        parent._modules[name] = child
-        parent = child
-    parent._modules[name_of_layers] = torch.nn.ModuleList(layers)
-    return root
+    prefix = families.layers_prefix(lvlm.model)
+    return with_other_layers(model, prefix, layers)

@@ -14,7 +14,8 @@ import torch
 from transformers import initialization
 
 from svl_core.errors import InputError, SVLError
-from svl_core.lvlm import blanks, cutting, families
+from svl_core.lvlm import blanks, cutting, families, halves
+from svl_core.recipe import HALVES
 
 # Attributes of a quantised model that its view has too.
 QUANTIZATION = (
@@ -45,11 +46,13 @@ def with_layers(model, keep: Sequence[int]):
     model: a transformers model.
     keep: the layers that it has, increasing; their new numbers are 0, 1, ..
 
-    Raises SVLError for a config or a tensor whose meaning per layer is not known, InputError for
-    layers that something was added to.
+    Halves of layers that the model skips, the view skips too. Raises SVLError for a config or a
+    tensor whose meaning per layer is not known, InputError for layers that something was added to.
     """
     if hasattr(model, "brought_layers"):
         return model.with_layers(keep)
+    skipped = _skipped_among(model, keep)
+    model = halves.restored(model)
     prefix = families.layers_prefix(model)
     layers = len(families.decoder_layers(model))
 
@@ -68,7 +71,20 @@ def with_layers(model, keep: Sequence[int]):
     for attribute in QUANTIZATION:
         if attribute in vars(model):
             setattr(view, attribute, getattr(model, attribute))
-    return _dispatched(model, view, prefix, keep)
+    view = _dispatched(model, view, prefix, keep)
+    for half, places in skipped.items():
+        halves.skip(view, half, places)
+    return view
+
+
+def _skipped_among(model, keep: Sequence[int]) -> dict[str, list[int]]:
+    """half -> the places, among the layers that are kept, of those that skip it."""
+    layers = families.decoder_layers(model)
+    places: dict[str, list[int]] = {}
+    for half in HALVES:
+        lacking = halves.skipped(layers, half)
+        places[half] = [place for place, layer in enumerate(keep) if layer in lacking]
+    return places
 
 
 def _share_tensors(

@@ -82,6 +82,8 @@ def check(
             " expected one that reads them; let them leave at the input, or keep a layer before."
         )
     copies = bool(thinning.skip) or thinning.choose is not None
+    if copies and lvlm.skipped:
+        raise _refusal(f"halves of layers of {lvlm.name} skipped already", "whole layers")
     if copies and any("forward" in vars(module) for module in lvlm.layers.modules()):
         raise _refusal(f"layers of {lvlm.name} that are spread over devices", "one device")
 

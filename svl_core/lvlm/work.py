@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import torch
 
-from svl_core.lvlm import families
+from svl_core.lvlm import families, halves
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
+from svl_core.recipe import ATTENTION
 
 TOWER, PROJECTOR, DECODER, HEAD = "tower", "projector", "decoder", "head"
 """The parts of a model that read the image, bring it into the decoder, decode, and predict."""
@@ -163,7 +164,9 @@ def attention_widths(
 def layer_widths(
     lvlm: LVLM,
 ) -> list[tuple[int, int]]:
-    """How many numbers of queries, and of keys, one position has in each layer."""
+    """How many numbers of queries, and of keys, one position has in each layer; none where its
+    attention is skipped.
+    """
     widths = []
     text = lvlm.text_config
     by_layer = getattr(text, "per_layer_config", None)
@@ -172,7 +175,8 @@ def layer_widths(
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         shared = getattr(config, "num_key_value_heads", None) or heads
-        widths.append((heads * size, shared * size))
+        present = not halves.lacks(lvlm.layers[layer], ATTENTION)
+        widths.append((heads * size * present, shared * size * present))
     return widths
 
 

@@ -12,14 +12,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from svl_core.errors import InputError
 from svl_core.files import expanded
-from svl_core.recipe import AUTO, DEMO, MANUAL, OPTIONS, Recipe
+from svl_core.recipe import (
+    ATTENTION,
+    AUTO,
+    DEMO,
+    HALF,
+    HALVES,
+    MANUAL,
+    MLP,
+    OPTIONS,
+    Recipe,
+)
 
 RENAMED = {"mode": "top_p_mode"}
 """Fields of older plans under their present names."""
+
+NO_HALVES: Mapping[str, Sequence[int]] = MappingProxyType({})
+"""Of a plan that skips none."""
 
 SOURCES = {"bundled": DEMO}
 """Calibration sets of older plans under their present names."""
@@ -48,28 +62,52 @@ class SavedPlan:
         return ours.resolve() == theirs.resolve()
 
 
+def naming(
+    recipe: Recipe,
+    drop: Sequence[int],
+    skipped: Mapping[str, Sequence[int]] = NO_HALVES,
+) -> dict[str, Any]:
+    """The fields of a recipe that name what goes, and how much that is in the recipe's units.
+
+    drop: layers, 0-based.
+    skipped: layers that stay, by the half that they skip (see `DropPlan.skipped`).
+    """
+    attention = tuple(skipped.get(ATTENTION, ()))
+    mlp = tuple(skipped.get(MLP, ()))
+    count = len(drop)
+    if recipe.granularity == HALF:
+        count = len(HALVES) * len(drop) + len(attention) + len(mlp)
+    return {
+        "drop": count,
+        "layers": tuple(drop),
+        "drop_attention": attention or None,
+        "drop_mlp": mlp or None,
+    }
+
+
 def saved_plan(
     recipe: Recipe,
     drop: Sequence[int],
     keep: Sequence[int],
     *,
+    skipped: Mapping[str, Sequence[int]] = NO_HALVES,
     criterion: str | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """A plan as it is written: the layers that go and stay, and the recipe with them.
+    """A plan as it is written: the layers that go and stay, and the recipe with them; where halves
+    of layers are skipped, these under "attention" and "mlp".
 
     drop, keep: 0-based layers.
+    skipped: see `naming`.
     criterion: by which the layers were chosen, where that is not the recipe's ("manual").
     more: further entries, such as `model`.
     """
-    recipe = recipe.changed(
-        drop=len(drop),
-        layers=tuple(drop),
-    )
+    recipe = recipe.changed(**naming(recipe, drop, skipped))
     return {
         **more,
         "drop": [int(layer) for layer in drop],
         "keep": [int(layer) for layer in keep],
+        **{half: [int(layer) for layer in layers] for half, layers in skipped.items()},
         "criterion": criterion or recipe.criterion,
         "compensation": recipe.compensation,
         "recipe": recipe.to_json(),

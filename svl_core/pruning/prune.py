@@ -24,6 +24,7 @@ from svl_core.pruning.compensation import Compensation, EditRun, compensation_of
 from svl_core.pruning.edits import apply_to, attach
 from svl_core.pruning.fit import Fit
 from svl_core.pruning.plan import DropPlan
+from svl_core.pruning.plan_file import naming
 from svl_core.pruning.reach import reaches_the_stream
 from svl_core.pruning.refit import endings
 from svl_core.pruning.selectors import in_words
@@ -41,7 +42,8 @@ def prune(
     run: Run = QUIET,
     **settings: Any,
 ) -> LVLM:
-    """`lvlm` without the plan's layers, edited so that the gap which they leave is bridged.
+    """`lvlm` without the plan's layers and halves of layers, edited so that the gap which whole
+    layers leave is bridged.
 
     compensation: a name of `COMPENSATIONS`, or a whole recipe.
     calibration: a trace of `lvlm` that the edit is fitted on (with mlp=True for "lstsq").
@@ -52,7 +54,7 @@ def prune(
 
     A run of dropped layers that starts at layer 0 has no layer before it and stays uncompensated;
     the provenance lists it. Raises InputError for an unknown name, a setting out of range or a
-    missing or foreign calibration; Cancelled.
+    missing or foreign calibration, and for a compensation of a plan that skips halves; Cancelled.
     """
     recipe = recipe_from(compensation, settings)
     row = compensation_of(recipe.compensation)
@@ -66,7 +68,14 @@ def prune(
         raise InputError(
             "Found the rank 'auto'; expected a whole number here; choose one with `choose_rank`."
         )
-    pruned = pruned_view(lvlm, plan.keep)
+    if plan.skipped:
+        check_uncompensated([row.name])
+    pruned = pruned_view(
+        lvlm,
+        plan.keep,
+        attention=plan.attention,
+        mlp=plan.mlp,
+    )
     fitted: dict[str, Any] = {}
     if row.fitted and plan.drop:
         checked = _checked_calibration(lvlm, row, calibration)
@@ -75,11 +84,7 @@ def prune(
     if row.edit_weights is not None and plan.drop:
         layers = row.edit_weights(lvlm, pruned)
         fitted = {"layers": layers} | _uncompensated(plan)
-    count = len(plan.drop)
-    applied = recipe.changed(
-        layers=plan.drop,
-        drop=count,
-    )
+    applied = recipe.changed(**naming(recipe, plan.drop, plan.skipped))
     provenance = {
         **pruned.provenance,
         "source": lvlm.provenance.get("source", lvlm.name),
@@ -94,6 +99,18 @@ def prune(
     if reading:
         provenance["reading"] = reading
     return dataclasses.replace(pruned, provenance=provenance)
+
+
+def check_uncompensated(compensations: Sequence[str]) -> None:
+    """Raises InputError for compensations where halves of layers are skipped. compensations: their
+    names.
+    """
+    others = [name for name in compensations if name != "none"]
+    if others:
+        raise InputError(
+            f"Found the compensation {others[0]!r} for a plan that skips halves of layers; expected"
+            " 'none', for others make good what whole layers did; choose it, or drop whole layers."
+        )
 
 
 def _unpruned_parameters(lvlm: LVLM) -> int:

@@ -256,13 +256,13 @@ class LocalBackend:
                     pruned,
                     sample,
                     known=known,
-                    watched=bool(plan.drop),
+                    watched=plan.changes,
                     max_new_tokens=max_new_tokens,
                     show=shown,
                     pruned_sample=thinned,
                     run=run.silent(),
                 )
-                if plan.drop and compared.pruned_trace is None:
+                if plan.changes and compared.pruned_trace is None:
                     traced = svl.trace(pruned, [sample], run=run.silent())
                     compared = replace(compared, pruned_trace=traced)
         return compared
@@ -293,7 +293,7 @@ class LocalBackend:
             pruned, thinned = None, sample
             if plan is not None:
                 thinned = svl.thin(lvlm, sample, recipe, traced)
-            if plan is not None and (plan.drop or thinned is not sample):
+            if plan is not None and (plan.changes or thinned is not sample):
                 pruned = self._view(name, lvlm, fit, plan, recipe, run, fitted)
             both = Both(lvlm, pruned, sample, thinned)
             if pruned is None:
@@ -335,7 +335,7 @@ class LocalBackend:
         lvlm = self._lvlm(name).reading(recipe.detail, recipe.max_visual_tokens)
         with self._turn(run, lvlm):
             full = None
-            changed = bool(plan.drop) or acts(recipe)
+            changed = plan.changes or acts(recipe)
             if not alone or not changed:
                 full = marks(lvlm, "Asking the full model")
             if full is not None and not changed:
@@ -434,7 +434,7 @@ class LocalBackend:
         """`_pruned`, kept for the next who asks; of the first model alone, for a view keeps its
         model in memory.
         """
-        key = tuple(plan.drop), recipe, set_key(name, fit)
+        key = plan.key, recipe, set_key(name, fit)
         kept = self.views.get(key)
         if kept is not None:
             return kept
@@ -455,7 +455,7 @@ class LocalBackend:
         fitted: svl.Trace | None = None,
     ) -> svl.LVLM:
         """The model by the plan and the recipe. fitted: the trace of `fit`, if it is there."""
-        if not plan.drop:
+        if not plan.changes:
             return svl.prune(lvlm, plan)
         if not recipe.fits:
             return svl.prune(lvlm, plan, recipe)

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from svl_core.recipe import OF_A_ROW, OPTIONS, Recipe
 
-CHOOSES_LAYERS = ("criterion", "rounds", "protect_ends", "drop", "layers", "preset")
+CHOOSES_LAYERS = (
+    "criterion",
+    "rounds",
+    "protect_ends",
+    "drop",
+    "layers",
+    "granularity",
+    "drop_attention",
+    "drop_mlp",
+    "preset",
+)
 """Fields of a recipe that change nothing in a pruned model whose layers are chosen."""
 
 

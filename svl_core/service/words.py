@@ -117,7 +117,7 @@ class Words:
     def key(self) -> tuple:
         """Of these words; what is read of the same ones is the same."""
         question = self.analysis.model, self.analysis.sample.key
-        return *question, tuple(self.plan.drop), self.settings.key_prune, self.answers
+        return *question, self.plan.key, self.settings.key_prune, self.answers
 
     @property
     def thins_within(self) -> bool:

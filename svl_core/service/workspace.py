@@ -19,7 +19,7 @@ from svl_core.comparison.jsonl import file_named
 from svl_core.errors import InputError
 from svl_core.lvlm.images import upright_size
 from svl_core.progress import QUIET, Run
-from svl_core.recipe import AUTO, DEMO, FULL, OWN, THIS
+from svl_core.recipe import AUTO, DEMO, FULL, HALF, OWN, THIS
 from svl_core.service import calibration, errors, presets, tasks
 from svl_core.service.backend import Show, show_nothing
 from svl_core.service.calibration import CalibrationSources, sources_for
@@ -313,6 +313,32 @@ class Workspace:
             samples = analysis.samples[:most]
             scores = self.backend.rank(analysis.model, samples, analysis.trace, recipe, run)
             analysis.memo.put(ranking_key(analysis, settings, name, rounds, most), scores)
+        return scores
+
+    def rank_halves(
+        self,
+        analysis: Analysis,
+        settings: VisitorSettings,
+        run: Run = QUIET,
+    ) -> svl.LayerScores:
+        """The ranking of the halves of layers on `analysis` by the settings' criterion, once for
+        each content. The model runs for each of them.
+        """
+        rounds = settings.rounds
+        stored = ranking_key(analysis, settings, settings.criterion, rounds, None)
+        key = (HALF, *stored)
+        scores = analysis.memo.get(key)
+        if scores is None:
+            self.load_model(analysis.model, run)
+            recipe = settings.recipe.changed(granularity=HALF)
+            scores = self.backend.rank(
+                analysis.model,
+                analysis.samples,
+                analysis.trace,
+                recipe,
+                run,
+            )
+            analysis.memo.put(key, scores)
         return scores
 
     def cached_ranking(

@@ -26,7 +26,7 @@ import svl_core as svl
 from svl_core.comparison.methods import methods
 from svl_core.comparison.presets import preset_of
 from svl_core.errors import Cancelled, InputError
-from svl_core.recipe import DEMO, OPTIONS, THINNING
+from svl_core.recipe import DEMO, HALF, HALVES, OPTIONS, THINNING
 from svl_core.service import tasks
 from svl_core.service.derived import importance_of, scores_of
 from svl_core.service.errors import out_of_memory
@@ -35,7 +35,7 @@ from svl_core.service.stores import Analysis
 from svl_core.service.words import Dependence, Word, Words, strongest
 from svl_core.service.workspace import Workspace
 from svl_core.ui import arguments, examples, results
-from svl_core.ui.arguments import FITS, IN_SWEEPS, LOOKS, RANKS, Argument, more, of_recipe
+from svl_core.ui.arguments import FITS, IN_SWEEPS, LOOKS, RANKS, UNITS, Argument, more, of_recipe
 from svl_core.ui.drawing import matrix_of
 from svl_core.ui.errors import polite
 from svl_core.ui.gradio_patches import mcp_tools
@@ -90,6 +90,7 @@ OF_TWO_MODELS = more(
     of_recipe("preset", None),
     BRIEF,
     *THINNING[1:],
+    *UNITS,
 )
 """Of what asks a full and a pruned model the same."""
 WHOSE = Argument("answer", Literal["full", "pruned"], "whose answer the word is of", "full")
@@ -135,6 +136,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         *(name for name in (*RANKS, *FITS, *LOOKS) if name not in IN_SWEEPS),
         BRIEF,
         *THINNING,
+        UNITS[0],
     ),
     "evaluate": more(
         [
@@ -153,6 +155,7 @@ ARGUMENTS: Mapping[str, list[Argument]] = {
         of_recipe("layers", None, "these layers instead (0-based)"),
         BRIEF,
         *THINNING[1:],
+        *UNITS,
     ),
     "lens": OF_TWO_MODELS,
     "word": [*OF_TWO_MODELS[:2], WHOSE, PLACE, *OF_TWO_MODELS[2:], DEPENDS],
@@ -215,7 +218,8 @@ class Service:
         apart they are, size and speed.
 
         Returns:
-            plan (drop, keep, criterion, compensation), full and pruned (text, tokens, times in ms),
+            plan (drop, keep, where halves of layers are skipped attention and mlp, criterion,
+            compensation), full and pruned (text, tokens, times in ms),
             kl (nats per token), agreement (0 to 1), exact, first_divergence, token_probabilities,
             parameters, speedup (prefill and decode, measured; expected of the work left; noise: why
             a measured one says nothing, or null)
@@ -252,6 +256,9 @@ class Service:
                 _check_name("compensation", name)
             analysis = self._analysis(given, settings, request, task)
             counts = len(drops) or analysis.trace.num_layers
+            recipe = settings.recipe.changed(granularity=given["granularity"])
+            if recipe.granularity == HALF and not drops:
+                counts *= len(HALVES)
             points = len(criteria) * len(compensations) * counts
             self.workspace.limits.check("sweep_points", points, "pruned models in the sweep")
             fit = self.workspace.fit_samples(analysis, settings, task)
@@ -267,7 +274,7 @@ class Service:
                 task.emit({"rows": [row.to_json() for row in swept.rows]})
 
             swept = self.workspace.backend.sweep(
-                analysis.model, analysis.samples, fit, settings.recipe, options, show, task
+                analysis.model, analysis.samples, fit, recipe, options, show, task
             )
             return swept.to_json()
 
@@ -295,10 +302,8 @@ class Service:
 
             name = self._name(given)
             lvlm = self.workspace.load_model(name, task)
-            plan, fit = svl.manual_plan([], lvlm.num_layers), ()
-            if given["layers"] is not None:
-                plan = svl.manual_plan(given["layers"], lvlm.num_layers)
-            ranks = given["layers"] is None and drop > 0
+            plan, fit = _named_plan(given, lvlm.num_layers), ()
+            ranks = not _names_what_goes(given) and drop > 0
             if ranks or (plan.drop and settings.fits):
                 ranked = self._scenes(name, settings, task)
                 fit = ranked.samples
@@ -466,9 +471,11 @@ class Service:
     def _ranked(
         self, ranked: Analysis, settings: Settings, given: Mapping[str, Any], task: tasks.Task
     ) -> svl.LayerScores:
-        """The layers ranked on an analysis; where a preset's criteria compete, by the one that
-        wins.
+        """The layers, or their halves, ranked on an analysis; where a preset's criteria compete for
+        layers, by the one that wins.
         """
+        if given.get("granularity") == HALF:
+            return self.workspace.rank_halves(ranked, settings, task)
         preset = svl.PRESETS.get(given.get("preset"))
         if preset and preset.rivals and settings.criterion == preset.recipe.criterion:
             return self.workspace.competed(preset, ranked, settings, given["drop"], task)
@@ -489,8 +496,8 @@ class Service:
         given: Mapping[str, Any],
         task: tasks.Task,
     ) -> svl.DropPlan:
-        if given["layers"] is not None:
-            return svl.manual_plan(given["layers"], analysis.trace.num_layers)
+        if _names_what_goes(given):
+            return _named_plan(given, analysis.trace.num_layers)
         return svl.plan(self._ranking(analysis, settings, given, task), given["drop"])
 
     def _words(
@@ -695,10 +702,26 @@ def _word_json(attention: svl.WordAttention, depends: Dependence | None) -> dict
     return found
 
 
+NAMING = ("layers", "drop_attention", "drop_mlp")
+"""Arguments that name what goes."""
+
+
+def _names_what_goes(given: Mapping[str, Any]) -> bool:
+    """Whether layers or halves are named, so that none are ranked."""
+    return any(given[name] is not None for name in NAMING)
+
+
+def _named_plan(given: Mapping[str, Any], num_layers: int) -> svl.DropPlan:
+    """The plan of the layers and halves that are named; nothing goes where none are."""
+    layers, attention, mlp = (given[name] or () for name in NAMING)
+    return svl.manual_plan(layers, num_layers, attention=attention, mlp=mlp)
+
+
 def _plan_json(plan: svl.DropPlan, settings: Settings) -> dict:
     return {
         "drop": [int(layer) for layer in plan.drop],
         "keep": [int(layer) for layer in plan.keep],
+        **{half: list(layers) for half, layers in plan.skipped.items()},
         "criterion": plan.criterion,
         "compensation": settings.compensation,
     }

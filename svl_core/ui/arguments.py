@@ -46,6 +46,12 @@ HELP: Mapping[str, str] = {
         " on 'demo')"
     ),
     "calibration_size": "samples of the bundled scenes",
+    "granularity": (
+        "what is ranked and dropped: each 'layer' as a whole, or each 'half' of one, its attention"
+        " or its MLP; the number to drop counts these"
+    ),
+    "drop_attention": "layers (0-based) that stay and skip their attention, instead of a number",
+    "drop_mlp": "layers (0-based) that stay and skip their MLP, instead of a number",
     "preset": (
         "a whole recipe by name, which sets criterion, compensation and their settings at once;"
         " arguments that differ from their defaults change it"
@@ -142,6 +148,9 @@ FITS = (
 )
 """Fields of what is fitted, and on which samples."""
 
+
+UNITS = ("granularity", "drop_attention", "drop_mlp")
+"""Fields by which halves of layers go."""
 
 LOOKS = tuple(name for name, option in OPTIONS.items() if option.group == DETAIL)
 """Fields of how closely pictures are looked at."""

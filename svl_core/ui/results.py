@@ -29,7 +29,19 @@ LAYERS = _list(WHOLE, "0-based")
 SCORES = _list(PERHAPS, "one for each layer")
 ROWS = _list({"type": "object"})
 
-PLAN = _object({"drop": LAYERS, "keep": LAYERS, "criterion": TEXT, "compensation": TEXT})
+SKIPPED = _list(WHOLE, "0-based layers that stay and skip this half")
+PLAN = _object(
+    {
+        "drop": LAYERS,
+        "keep": LAYERS,
+        "attention": SKIPPED,
+        "mlp": SKIPPED,
+        "criterion": TEXT,
+        "compensation": TEXT,
+    },
+    "attention",
+    "mlp",
+)
 ANSWER = _object(
     {
         "text": TEXT,
@@ -163,11 +175,15 @@ RESULTS: Mapping[str, Schema] = {
                         "compensation": TEXT,
                         "drop": WHOLE,
                         "layers": LAYERS,
+                        "attention": SKIPPED,
+                        "mlp": SKIPPED,
                         "kl": NUMBER,
                         "agreement": NUMBER,
                         "exact": NUMBER,
                         "speedup": NUMBER,
-                    }
+                    },
+                    "attention",
+                    "mlp",
                 ),
                 "one for each pruned model",
             ),

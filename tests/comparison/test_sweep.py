@@ -339,3 +339,48 @@ def test_rows_read_fewer_visual_tokens(tiny, sets):
     assert "visual_tokens" not in plain.header["settings"]["recipe"]
     with pytest.raises(InputError, match="other settings"):
         sweep(tiny, measured, fit, recipe, drops=[0], resume=plain, **QUICK)
+
+
+def test_rows_of_halves_equal_compare(tiny, sets, tmp_path):
+    """They count halves, say which go, and come back from their file; their speed-up is that of the
+    view, whose skipped halves are not computed.
+    """
+    measured, fit = sets
+    recipe = Recipe(criterion="shortgpt", granularity="half")
+    file = tmp_path / "halves.json"
+    found = sweep(tiny, measured, fit, recipe, drops=[0, 3, 8], resume=file, **QUICK)
+    traced = trace(tiny, fit)
+    scores = redundancy(traced, None, "shortgpt", lvlm=tiny, granularity="half")
+    chosen = plan(scores, 3)
+    pruned = prune(tiny, chosen)
+    reports = [compare(tiny, pruned, sample, max_new_tokens=4) for sample in measured]
+    none, three, eight = found.rows
+    assert three.kl == pytest.approx(np.mean([r.kl for r in reports]), rel=1e-3)
+    assert three.exact == np.mean([r.exact for r in reports])
+    assert three.parameters == pruned.num_parameters < tiny.num_parameters
+    assert (three.drop, three.layers) == (3, chosen.drop)
+    assert (three.attention, three.mlp) == (chosen.attention, chosen.mlp) != ((), ())
+    assert eight.layers == (1, 2, 3, 4) and eight.attention == eight.mlp == ()
+    assert none.expected == 1 < three.expected < eight.expected
+    again = sweep(tiny, measured, fit, recipe, drops=[0, 3, 8], resume=file, **QUICK)
+    assert again.rows == found.rows
+    lines = list(csv.DictReader(io.StringIO(found.to_csv())))
+    assert lines[1]["attention"].split() == [str(layer) for layer in chosen.attention]
+    with pytest.raises(InputError, match="Found a sweep with other settings"):
+        sweep(tiny, measured, fit, recipe.changed(granularity="layer"), resume=file, **QUICK)
+
+
+def test_halves_are_swept_uncompensated(tiny, sets):
+    with pytest.raises(InputError, match="Found the compensation 'scp' for a plan that skips"):
+        sweep(tiny, *sets, Recipe(granularity="half"), compensations=["none", "scp"], **QUICK)
+
+
+def test_rows_of_layers_say_nothing_of_halves():
+    written = row(2, 0.5).to_json()
+    assert "attention" not in written and "mlp" not in written
+    assert SweepRow.from_json(written) == row(2, 0.5)
+
+
+def test_both_granularities_go_as_far_as_they_can(tiny, sets):
+    counts = [r.drop for r in sweep(tiny, *sets, Recipe(granularity="half"), **QUICK).rows]
+    assert counts == list(range(9))

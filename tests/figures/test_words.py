@@ -198,6 +198,12 @@ def test_the_halves_of_layers_are_told_apart_and_dropped_ones_marked():
     assert list(crosses.x) == [1, 1] and list(crosses.y) == [0.875, 0.25]
     assert list(mlp.customdata) == ["0.250", "1.000", "2.000"]
     assert len(figures.sublayer_curves(scores).data) == 2
+    halved = figures.sublayer_curves(scores, [3], attention=[0], mlp=[0, 1, 2])
+    *_, dropped, skipped = drawn(halved)
+    assert list(dropped.x) == [3, 3] and list(dropped.y) == [1.0, 0.125]
+    assert list(skipped.x) == [0, 0, 1] and list(skipped.y) == [0.5, 0.75, 0.25]
+    assert skipped.name == "skipped" and skipped.marker.symbol != dropped.marker.symbol
+    ElementTree.fromstring(still(halved.to_json(), "what it shows"))
 
 
 def test_the_curve_of_decided_answers_marks_what_a_plan_drops():

@@ -53,3 +53,29 @@ def test_json_round_trip():
     assert DropPlan.from_json(json.loads(json.dumps(one.to_json()))) == one
     with pytest.raises(InputError, match="'drop' and 'num_layers'"):
         DropPlan.from_json({"drop": [1]})
+
+
+def test_a_plan_may_skip_halves_of_layers_that_stay():
+    one = manual_plan([3], 6, (0, 5), attention=[2, 1], mlp=[0, 2])
+    assert one.drop == (2, 3) and one.attention == (1,) and one.mlp == (0,)
+    assert one.keep == (0, 1, 4, 5) and one.halves == 6 and one.changes
+    assert one.skipped == {"attention": (1,), "mlp": (0,)} and "mlp" in repr(one)
+    assert one.key == ((2, 3), (1,), (0,)) != manual_plan([2, 3], 6).key
+    written = json.loads(json.dumps(one.to_json()))
+    assert written["attention"] == [1] and DropPlan.from_json(written) == one
+    whole = manual_plan([3], 6)
+    assert whole.skipped == {} and "attention" not in whole.to_json() and whole.halves == 2
+    assert not manual_plan([], 6).changes
+
+
+@pytest.mark.parametrize(
+    "choice, sentence",
+    [
+        ({"attention": [5]}, r"Found the protected layers \[5\] among those to drop"),
+        ({"mlp": [6]}, r"Found the layers \[6\] to skip the MLP of; expected different indices"),
+        ({"mlp": [3]}, r"Found the layers \[3\] to drop and to skip a half of; expected one of"),
+    ],
+)
+def test_halves_that_cannot_be_planned(choice, sentence):
+    with pytest.raises(InputError, match=sentence):
+        manual_plan([3], 6, (0, 5), **choice)

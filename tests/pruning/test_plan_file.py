@@ -28,6 +28,19 @@ def test_the_dialect_comes_back(tmp_path):
     assert read(tmp_path, written, encoding="utf-8-sig").recipe == expected
 
 
+def test_halves_come_back_by_name(tmp_path):
+    """The number that is dropped counts in the recipe's units."""
+    skipped = {"attention": (2,), "mlp": (0, 4)}
+    for granularity, drop in (("layer", 1), ("half", 5)):
+        recipe = Recipe(granularity=granularity)
+        written = saved_plan(recipe, (1,), (0, 2, 3, 4), skipped=skipped)
+        assert written["attention"] == [2] and written["mlp"] == [0, 4]
+        found = read(tmp_path, written).recipe
+        assert found.layers == (1,) and found.drop == drop and found.chosen
+        assert found.drop_attention == (2,) and found.drop_mlp == (0, 4)
+    assert "mlp" not in saved_plan(RECIPE, (1,), (0, 2))
+
+
 OLDER = {
     "page": {
         "model": "m",

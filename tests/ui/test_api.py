@@ -110,6 +110,40 @@ def test_answers_are_those_of_the_library(served, tiny, image, tmp_path, data):
     assert by_count["plan"]["compensation"] == "scp" and len(by_count["plan"]["drop"]) == 1
 
 
+def test_halves_of_layers_are_ranked_and_named(served, tiny, image, data):
+    """By number as the library ranks them on the picture, and by name; so in a sweep."""
+    client, _ = served
+    asked = {"image": data, "prompt": PROMPT, "max_new_tokens": 2, "api_name": "/compare"}
+    found = client.predict(**asked, drop=3, granularity="half", criterion="svl-all")
+    sample = tiny.encode(image, PROMPT)
+    read = svl.trace(tiny, [sample])
+    scores = svl.redundancy(read, None, "svl-all", lvlm=tiny, granularity="half")
+    plan = svl.plan(scores, 3)
+    told = found["plan"]
+    assert told["drop"] == list(plan.drop)
+    assert (told["attention"], told["mlp"]) == (list(plan.attention), list(plan.mlp))
+    direct = svl.compare(tiny, svl.prune(tiny, plan), sample, max_new_tokens=2)
+    assert found["kl"] == pytest.approx(direct.kl, abs=1e-5)
+    named = client.predict(**asked, drop_attention=[2], drop_mlp=[2, 3])
+    assert named["plan"]["drop"] == [2] and named["plan"]["mlp"] == [3]
+    read = client.predict(**asked | {"api_name": "/lens"}, drop_mlp=[3])
+    assert read["pruned"]["layer_ids"] == list(range(6))
+    swept = client.predict(
+        image=data,
+        prompt=PROMPT,
+        drops=[0, 1],
+        granularity="half",
+        max_new_tokens=2,
+        api_name="/sweep",
+    )
+    assert [row["drop"] for row in swept["rows"]] == [0, 1] and "mlp" in swept["rows"][1]
+    asked_about = client.predict(drop=2, questions=13, granularity="half", api_name="/evaluate")
+    told = asked_about["plan"]
+    assert 2 * len(told["drop"]) + len(told["attention"]) + len(told["mlp"]) == 2
+    with pytest.raises(AppError, match="criterion 'angular' for halves of layers"):
+        client.predict(**asked, drop=3, granularity="half", criterion="angular")
+
+
 def test_sweep_and_evaluation(served, data):
     client, _ = served
     job = client.submit(

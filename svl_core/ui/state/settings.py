@@ -16,8 +16,10 @@ DISPLAY = "what the page shows"
 CORRECTED, PUBLISHED = MAPS = ("corrected", "published")
 MOST_SCENES = 4096  # samples of the bundled set that a link may ask for
 
-PLAN = ("drop", "layers", "preset")
-"""Fields of a recipe that the page's strip holds, not its controls."""
+PLAN = ("drop", "layers", "granularity", "drop_attention", "drop_mlp", "preset")
+"""Fields of a recipe that the page's strip holds, not its controls; halves of layers are the
+endpoints' alone.
+"""
 
 
 def _displayed(default: Any, label: str, help: str, **more: Any) -> Any:
