@@ -819,6 +819,11 @@ def unplaced(view: View) -> list[Places]:
     return [Places(nowhere(share)) for share in shares]
 
 
+def found(view: View) -> list[Places]:
+    """Places that no rule names: a finder puts them in as its model encodes (`lvlm/finding.py`)."""
+    return unplaced(view)
+
+
 GEOMETRIES: dict[str, Callable[[View], list[Places]]] = {
     function.__name__: function
     for function in (
@@ -839,6 +844,7 @@ GEOMETRIES: dict[str, Callable[[View], list[Places]]] = {
         thumbnail_then_tiles,
         overview_then_canvas,
         joined_tiles,
+        found,
         unplaced,
     )
 }

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -83,6 +83,9 @@ class LVLM(Shown):
     plain: whether answers are the plain arg max; else they follow those of the model's generation
         settings that change greedy decoding (a repetition penalty and the like), as
         `generate(do_sample=False)` does.
+    find: gives a sample the places of its visual positions, where they are found by changing
+        pictures rather than named by a rule (see `lvlm/finding.py`).
+    unplaced_because: why visual positions have no place on the image, where that was tried.
     """
 
     model: PreTrainedModel
@@ -98,6 +101,8 @@ class LVLM(Shown):
     arithmetic: Arithmetic | None = None
     folder: Path | None = None
     plain: bool = False
+    find: Callable[[Sample], Sample] | None = None
+    unplaced_because: str | None = None
 
     def __post_init__(self):
         ids = tuple(int(i) for i in self.layer_ids) or tuple(range(self.num_layers))
@@ -285,7 +290,7 @@ class LVLM(Shown):
         chat, images = asked(image, prompt)
         if chosen == AUTO:
             chosen = self.detail_for(images).detail
-        return self.reader.encode(
+        sample = self.reader.encode(
             chat,
             images,
             self.device,
@@ -293,6 +298,7 @@ class LVLM(Shown):
             chosen,
             OPTIONS["max_visual_tokens"].checked(most),
         )
+        return sample if self.find is None else self.find(sample)
 
     def reading(self, detail: str, max_visual_tokens: int | None = None) -> LVLM:
         """The same model, which looks at pictures in another detail. Raises InputError."""

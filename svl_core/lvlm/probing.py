@@ -2,8 +2,9 @@
 reason.
 
 Places are found by trying: each way of cutting an image is proposed, and one is taken only if
-changing the pixels of a rectangle changes that very position. Where none fits, positions have no
-place, rather than a wrong one.
+changing the pixels of a rectangle changes that very position. Where none fits, places are looked for
+without a rule (`lvlm/finding.py`); where none are found, positions have no place, rather than a
+wrong one.
 
 The probes run on a light stand-in that shares the model's tensors: two decoder layers of each kind,
 and a vision side whose stacks of blocks hand on what they are given. They take a fixed, small part
@@ -35,7 +36,8 @@ from svl_core.lvlm import cutting, decoding, families, kinds, skeleton, vision
 from svl_core.lvlm.batching import collate
 from svl_core.lvlm.beside import Beside
 from svl_core.lvlm.encoding import control_ids
-from svl_core.lvlm.geometry import GEOMETRIES, unplaced
+from svl_core.lvlm.finding import FOUND, Finder
+from svl_core.lvlm.geometry import GEOMETRIES, found, unplaced
 from svl_core.lvlm.hooks import (
     ThreadHooks,
     ended_at,
@@ -77,7 +79,12 @@ RIMS = (
     (33, 197),
 )
 FEWEST = 4  # positions that tell a rule from chance
-LEAST_PIXELS = 2  # of a rectangle's side, for its pixels to be its own
+LEAST_PIXELS = 5  # of a rectangle's side, for the pixels of its corners to be its own
+# (right, bottom) of the corners that are changed, and of those across them; by turns.
+CORNERS = (
+    ((False, False), (True, False)),
+    ((True, True), (False, True)),
+)
 TRIED = 8  # positions tried in each picture
 HIT_SHARE = 0.7  # the share of them that must answer to their own rectangle
 # Of a stand-in: decoder layers at least, and blocks from which on a stack of them hands on.
@@ -123,7 +130,13 @@ def _tried(lvlm: LVLM, sample: Sample) -> LVLM:
     """The probes on the lightest stand-in that passes them, at last on the model itself."""
     for light in _stand_ins(lvlm, sample):
         with contextlib.suppress(InputError):
-            return dataclasses.replace(lvlm, family=_probed(light, sample, TRIED).family)
+            probed = _probed(light, sample, TRIED)
+            return dataclasses.replace(
+                lvlm,
+                family=probed.family,
+                find=probed.find,
+                unplaced_because=probed.unplaced_because,
+            )
     try:
         return _probed(lvlm, sample, 1)
     except Unreached:
@@ -185,9 +198,10 @@ def _probe(lvlm: LVLM, step: str) -> Iterator[None]:
 def noise(
     width: int,
     height: int,
+    seed: int = 0,
 ) -> Image.Image:
     """A seeded picture of random pixels."""
-    pixels = np.random.default_rng(0).integers(
+    pixels = np.random.default_rng(seed).integers(
         0,
         256,
         (height, width, 3),
@@ -777,8 +791,8 @@ def placed(lvlm: LVLM) -> LVLM:
 
 
 def _placed(lvlm: LVLM, at_once: int) -> LVLM:
-    """The model with the first way of cutting images whose places hold on every test picture, or
-    with none. at_once: see `places_hold`.
+    """The model with the first way of cutting images whose places hold on every test picture, with
+    the places that are found without one, or with none. at_once: see `places_hold`.
 
     Among ways that hold on the large pictures the small ones decide; where they speak against each
     of them, the first stays, for hardly a pixel of a small picture may be a position's own.
@@ -788,7 +802,7 @@ def _placed(lvlm: LVLM, at_once: int) -> LVLM:
     rims = [picture for picture in rims if _taken(lvlm, picture)]
     doubtful = lvlm
     for name, rule in GEOMETRIES.items():
-        if rule is unplaced:
+        if rule in (unplaced, found):
             continue
         family = dataclasses.replace(lvlm.family, geometry=name)
         candidate = dataclasses.replace(lvlm, family=family)
@@ -800,7 +814,41 @@ def _placed(lvlm: LVLM, at_once: int) -> LVLM:
         except Exception:  # made for other processors and configs: it may miss anything
             continue
         doubtful = candidate if doubtful is lvlm else doubtful
-    return doubtful
+    return finding(lvlm, at_once) if doubtful is lvlm else doubtful
+
+
+def finding(lvlm: LVLM, at_once: int) -> LVLM:
+    """The model with a finder of places for each size of picture, where that finds some for the
+    large test pictures; else with the reason why it has none.
+
+    at_once: see `places_hold`.
+    """
+    finder = _finder(lvlm, at_once)
+    for shape in SHAPES:
+        try:
+            outcome = finder.map_of(shape)
+        except Exception as error:  # an unknown model may fail in any way
+            outcome = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(outcome, str):
+            return dataclasses.replace(lvlm, unplaced_because=outcome)
+    family = dataclasses.replace(lvlm.family, geometry=FOUND)
+    return dataclasses.replace(lvlm, family=family, find=finder.placed)
+
+
+def _finder(lvlm: LVLM, at_once: int) -> Finder:
+    """A finder of places that looks through a model's vision side."""
+    family = dataclasses.replace(lvlm.family, geometry=unplaced.__name__)
+    reader = dataclasses.replace(lvlm, family=family, find=None)
+
+    def look(picture: Image.Image) -> np.ndarray:
+        return _seen_at(reader, reader.encode(picture, QUESTION)).numpy()
+
+    def confirm(size: tuple[int, int], rects: np.ndarray) -> bool:
+        sample = reader.encode(noise(*size, seed=1), QUESTION)
+        share = _answering(reader, sample, rects, max(at_once, 2))
+        return share is not None and share >= HIT_SHARE
+
+    return Finder(look, noise, confirm)
 
 
 def _taken(lvlm: LVLM, picture: Image.Image) -> bool:
@@ -840,43 +888,123 @@ def _answering_share(
     image: Image.Image,
     at_once: int,
 ) -> float | None:
-    """The share of the positions tried that answer to their own rectangle, see `places_hold`; None
-    where there are too few positions, or their rectangles are hardly a pixel.
+    """The share of the changes that move most the position whose rectangle they lie in, see
+    `places_hold`; None where there are too few positions, or their rectangles are a few pixels.
     """
     sample = lvlm.encode(image, QUESTION)
-    visual = torch.tensor(sample.visual)
-    rects = sample.geometry.rects
+    return _answering(lvlm, sample, sample.geometry.rects, at_once)
+
+
+def _answering(
+    lvlm: LVLM,
+    sample: Sample,
+    rects: np.ndarray,
+    at_once: int,
+) -> float | None:
+    """The same, of one encoded picture and any rectangles of its visual positions.
+
+    Changed are two opposite corners of each rectangle tried, two fifths of its sides wide: one that
+    is too large, or lies half a cell beside the right one, has a corner in another position's. All
+    other positions must move less, those without a place too. The shares of small and of large
+    rectangles are counted apart, and the smaller one is given: small ones may lie within the right
+    ones by chance.
+    """
+    [image] = sample.images
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
-    placed = np.flatnonzero(~np.isnan(areas))
-    if len(placed) < max(FEWEST, len(visual) / 4):
-        return None
     pixels = (rects * (*image.size, *image.size)).round()
+    chosen = _tried_positions(areas, pixels)
+    if not len(chosen):
+        return None
+    before = _seen_at(lvlm, sample)
+    hits = np.zeros((len(chosen), len(CORNERS)))
+    for end, corners in enumerate(CORNERS):
+        for members in _together_changed(len(chosen), _most_at_once(areas, at_once), end):
+            changed = image
+            for member in members:
+                box = _corner(pixels[chosen[member]], *corners[member % len(corners)])
+                changed = inverted(changed, box)
+            difference = _seen_at(lvlm, lvlm.encode(changed, QUESTION)) - before
+            moved = torch.linalg.vector_norm(difference, dim=1).numpy()
+            group = chosen[members]
+            hits[members, end] = moved[group] > _most_around(moved, rects, group)
+    small, large = np.array_split(hits, 2)
+    return float(min(small.mean(), large.mean() if len(large) else 1.0))
+
+
+def _most_at_once(areas: np.ndarray, at_once: int) -> int:
+    """How many rectangles may change in one pass: most stay as they are, for the others to be told
+    from. areas: (V,), NaN without a place.
+    """
+    placed = int((~np.isnan(areas)).sum())
+    return min(at_once, max(1, placed // 4))
+
+
+def _together_changed(count: int, at_once: int, turn: int) -> list[np.ndarray]:
+    """Which of `count` rectangles change in one pass: never all of them, and others in every other
+    turn, for those that change together might have each other's places (rows taken for columns).
+    """
+    groups = max(-(-count // at_once), min(2, count))
+    members = np.arange(count)
+    if turn % 2:
+        return np.array_split(members, groups)
+    return [members[number::groups] for number in range(groups)]
+
+
+def _tried_positions(areas: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """The positions whose rectangles are tried, the small ones first; none where there are too few,
+    or a corner of a rectangle is hardly a pixel.
+
+    areas: (V,) of the picture.
+    pixels: (V, 4) the rectangles.
+    """
+    placed = np.flatnonzero(~np.isnan(areas))
+    if len(placed) < max(FEWEST, len(areas) / 4):
+        return placed[:0]
     # Not the slivers at the border of a crop.
     large = areas[placed] > 0.6 * np.median(areas[placed])
     sides = (pixels[:, 2:] - pixels[:, :2])[placed].min(axis=1)
     whole = placed[large & (sides >= LEAST_PIXELS)]
     if not len(whole):
-        return None
+        return whole
     spread = np.linspace(0, len(whole) - 1, TRIED).astype(int)
     chosen = whole[np.unique(spread)]
-    # Most stay as they are, for the others to be told from.
-    groups = -(-len(chosen) // min(at_once, max(1, len(placed) // 4)))
-    before = entering(lvlm, sample)[visual]
-    nowhere = np.flatnonzero(np.isnan(areas))
-    hits = 0
-    for number in range(groups):
-        group = chosen[number::groups]
-        changed = image
-        for x0, y0, x1, y1 in pixels[group].astype(int):
-            changed = inverted(changed, (x0, y0, x1, y1))
-        difference = entering(lvlm, lvlm.encode(changed, QUESTION))[visual] - before
-        moved = torch.linalg.vector_norm(difference, dim=1).numpy()
-        for index in group:
-            alike = placed[np.abs(areas[placed] / areas[index] - 1) < 0.3]
-            others = [other for other in alike if not _touches(rects[other], rects[group])]
-            rivals = np.concatenate([others, nowhere]).astype(int)
-            hits += int(moved[index] > moved[rivals].max(initial=0))
-    return hits / len(chosen)
+    order = np.argsort(areas[chosen].round(6), kind="stable")
+    return chosen[order]
+
+
+def _corner(
+    rect: np.ndarray,
+    right: bool,
+    bottom: bool,
+) -> tuple[int, int, int, int]:
+    """The box, in pixels, of one corner of a rectangle: two fifths of its width and height."""
+    x0, y0, x1, y1 = rect.astype(int).tolist()
+    width = max(2 * (x1 - x0) // 5, 1)
+    height = max(2 * (y1 - y0) // 5, 1)
+    left = x1 - width if right else x0
+    top = y1 - height if bottom else y0
+    return left, top, left + width, top + height
+
+
+def _most_around(
+    moved: np.ndarray,
+    rects: np.ndarray,
+    group: np.ndarray,
+) -> np.ndarray:
+    """For each position of a group the most that another one moved: of those whose rectangles touch
+    none of the group's, each counts for the nearest, and one without a place for all.
+    """
+    centres = (rects[:, :2] + rects[:, 2:]) / 2
+    distances = np.abs(centres[:, None] - centres[group]).sum(axis=2)
+    nearest = distances == distances.min(axis=1, keepdims=True)
+    counts = nearest | np.isnan(distances)
+    apart = np.array([not _touches(rect, rects[group]) for rect in rects])
+    return np.where(counts & apart[:, None], moved[:, None], 0).max(axis=0)
+
+
+def _seen_at(lvlm: LVLM, sample: Sample) -> torch.Tensor:
+    """(V, d): what enters layer 0 at the visual positions."""
+    return entering(lvlm, sample)[torch.tensor(sample.visual)]
 
 
 def _touches(rect: np.ndarray, others: np.ndarray) -> bool:

@@ -153,7 +153,7 @@ class BroughtLVLM(LVLM):
         view = _view(config, inputs, images, len(positions))
         sizes = [one.size for one in images]
         image_key = _digest(self.name, sizes, *images)
-        return Sample(
+        sample = Sample(
             inputs=inputs,
             visual=positions,
             textual=textual,
@@ -167,6 +167,7 @@ class BroughtLVLM(LVLM):
             image_sizes=tuple(sizes),
             pads=False,
         )
+        return sample if self.find is None else self.find(sample)
 
     def _inputs(
         self,
@@ -601,6 +602,8 @@ def _probed(lvlm: BroughtLVLM, places: str | None) -> LVLM:
                 f"Found the places {places!r}; expected {AUTO_PLACES!r}, None or one of"
                 f" {', '.join(geometry.GEOMETRIES)}; correct places=..."
             )
+        if places == geometry.found.__name__:
+            return probing.finding(lvlm, 1)
         family = dataclasses.replace(lvlm.family, geometry=places)
         return dataclasses.replace(lvlm, family=family)
     return probing.placed(lvlm)

@@ -19,6 +19,7 @@ import svl_core
 from svl_core.errors import InputError, SVLError
 from svl_core.lvlm import families, loading, probing, skeleton
 from svl_core.lvlm.families import GENERIC
+from svl_core.lvlm.finding import FOUND
 from svl_core.lvlm.lengthening import lengthened
 from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.roles import Ending
@@ -311,12 +312,16 @@ def _places(lvlm: LVLM, sample: Sample) -> tuple[str | None, str]:
         return None, "no position of the sequence is visual: images enter beside it"
     rule = lvlm.family.geometry
     if rule == GENERIC.geometry:
-        return None, "no rule's rectangles answered to their own pixels"
+        why = "no rule's rectangles answered to their own pixels"
+        return None, "; ".join(filter(None, (why, lvlm.unplaced_because)))
     held = all(
         probing.places_hold(lvlm, probing.noise(*shape), probing.TRIED) for shape in probing.SHAPES
     )
     verdict = "answers" if held else "DOES NOT answer"
-    return rule, f"each place {verdict} to its own pixels, tried on two pictures"
+    tried = f"each place {verdict} to its own pixels, tried on two pictures"
+    if rule == FOUND:
+        return rule, f"by changing pictures of each size, for no rule holds; {tried}"
+    return rule, tried
 
 
 # Edits

@@ -92,6 +92,8 @@ def run(entry: str, builder) -> tuple[str, str]:
     notes = [own]
     if lvlm.family.geometry != "unplaced" and lvlm.family.in_sequence:
         notes.append(lvlm.family.geometry)
+    if lvlm.family.geometry == "unplaced" and lvlm.unplaced_because:
+        notes.append(lvlm.unplaced_because)
     if not lvlm.family.in_sequence:
         notes.append("no visual positions in the sequence")
     if not lvlm.family.batched:

@@ -274,6 +274,73 @@ def test_padded_places_hold_on_every_shape(padding):
     assert all(all(hits(placed, [picture(*shape)], positions=5)) for shape in shapes)
 
 
+@pytest.fixture
+def fitting():
+    """Makes a LLaVA that nobody knows, whose processor stretches pictures to its square, or pads
+    them to one first.
+    """
+    from PIL import ImageOps
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    class Padding(CLIPImageProcessorPil):
+        def __call__(self, images, **options):
+            flat = [image for each in images for image in each]
+            return super().__call__([self.squared(image) for image in flat], **options)
+
+        def squared(self, image):
+            edge = max(image.size)
+            left, top = ((edge - side) // 2 for side in image.size)
+            right, foot = edge - image.width - left, edge - image.height - top
+            return ImageOps.expand(image, (left, top, right, foot))
+
+    def made(pads):
+        known = builders.build("paligemma")
+        if not pads:
+            return dataclasses.replace(known, family=families.GENERIC)
+        processor = copy.copy(known.processor)
+        stock = processor.image_processor
+        processor.image_processor = Padding(size=stock.size, do_center_crop=False)
+        processor.image_processor.image_seq_length = stock.image_seq_length
+        return unknown(known.model, processor)
+
+    return made
+
+
+@pytest.mark.parametrize("at_once", [1, probing.TRIED])
+@pytest.mark.parametrize(("pads", "right"), [(False, "square"), (True, "padded_square")])
+def test_squares_that_are_padded_are_told_from_stretched_ones(fitting, pads, right, at_once):
+    """Each rule holds on its own processor in every large picture, and in neither on the other's:
+    a cell of the wrong one covers more than two of the right one, and lies within them in the
+    middle of the picture.
+    """
+    lvlm = fitting(pads)
+    for rule in ("square", "padded_square"):
+        tried = dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, geometry=rule))
+        held = [
+            probing.places_hold(tried, probing.noise(*shape), at_once) for shape in probing.SHAPES
+        ]
+        assert held == [rule == right] * 2
+    if at_once > 1:
+        assert probing._placed(lvlm, at_once).family.geometry == right
+
+
+def test_columns_are_not_taken_for_rows(monkeypatch):
+    """The tried positions of a square lie where their mirror images lie, so that a rule whose rows
+    are the model's columns would pass were they all changed at once.
+    """
+    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+    forward = LlavaMultiModalProjector.forward
+    columns = np.arange(36).reshape(6, 6).T.ravel()
+    monkeypatch.setattr(
+        LlavaMultiModalProjector, "forward", lambda self, seen: forward(self, seen)[:, columns]
+    )
+    lvlm = unknown(*tiny_llava())
+    square = dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, geometry="square"))
+    for shape in probing.SHAPES:
+        assert not probing.places_hold(square, probing.noise(*shape), probing.TRIED)
+
+
 def test_masked_logits_are_left_out_of_a_comparison(model):
     """With the lowest number of all among them, any spread is infinite and any difference none."""
     expected = torch.tensor([[1.0, 2.0, 4.0, torch.finfo(torch.float32).min]])
