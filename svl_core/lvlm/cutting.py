@@ -43,6 +43,11 @@ LAYER_NUMBERS = ("ple_layer_ids",)
 KEYED_BY_LAYER = ("per_layer_config",)  # dicts from layer index
 COUNTED_FROM_THE_END = ("num_kv_shared_layers",)  # how many of the last layers
 COUNTED_FROM_THE_START = ("first_k_dense_replace",)  # how many of the first layers
+# Pairs of a period and the first layer of a kind that comes at each period (Jamba).
+PERIODS = (
+    ("attn_layer_period", "attn_layer_offset"),
+    ("expert_layer_period", "expert_layer_offset"),
+)
 NOT_PER_LAYER = (
     "architectures",
     "eos_token_id",
@@ -164,6 +169,7 @@ def cut_text_config(
                 " layers; expected only known ones; this model cannot be pruned."
             )
     text.num_hidden_layers = len(keep)
+    _cut_periods(text, choice)
     for name, value in keyed.items():
         setattr(text, name, _rekeyed(value, choice))
     _check_kinds(text, kinds, choice)
@@ -190,8 +196,7 @@ def _rekeyed(entries: Mapping, choice: Choice) -> dict:
 
 
 def _check_kinds(text, kinds: Sequence[str], choice: Choice) -> None:
-    """Raises SVLError where the cut config tells of other kinds of layers than are kept: where it
-    tells them by a period rather than one by one (Jamba).
+    """Raises SVLError where the cut config tells of other kinds of layers than are kept.
 
     kinds: of all layers, before the cut.
     """
@@ -200,10 +205,42 @@ def _check_kinds(text, kinds: Sequence[str], choice: Choice) -> None:
     expected = [kinds[old] for old in choice.keep]
     if list(layer_kinds(text)) != expected:
         raise SVLError(
-            f"Found layers of the kinds {', '.join(dict.fromkeys(kinds))} that the config of"
-            f" {text.model_type} tells by a period; expected a config that names the kind of each;"
-            " these layers cannot go alone."
+            f"Found layers of the kinds {', '.join(dict.fromkeys(kinds))} whose order the config of"
+            f" {text.model_type} cannot tell without some of them; expected one that names the kind"
+            " of each; this model cannot be pruned."
         )
+
+
+def _cut_periods(text, choice: Choice) -> None:
+    """Finds periods by which the kept layers have the kinds that they had.
+
+    Raises InputError where there are none.
+    """
+    for names in PERIODS:
+        old = [getattr(text, name, None) for name in names]
+        if None in old or names == PERIODS[1] and getattr(text, "num_experts", 1) == 1:
+            continue
+        period, offset = old
+        marked = [layer % period == offset for layer in choice.keep]
+        found = _period_of(marked)
+        if found is None:
+            raise InputError(
+                f"Found that a {text.model_type} model tells some kind of layers by a period"
+                f" ({names[0]}), which without these layers there is none of; expected a choice"
+                " that keeps one; drop others."
+            )
+        for name, value in zip(names, found, strict=True):
+            setattr(text, name, value)
+
+
+def _period_of(marked: Sequence[bool]) -> tuple[int, int] | None:
+    """(period, offset) by which just the marked layers come; None without any."""
+    layers = range(len(marked))
+    for period in range(1, len(marked) + 2):
+        for offset in range(period):
+            if all((layer % period == offset) == marked[layer] for layer in layers):
+                return period, offset
+    return None
 
 
 def cut_config(config, keep: Sequence[int], layers: int):

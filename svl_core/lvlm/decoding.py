@@ -164,7 +164,7 @@ class Decoding:
             with picture_read(lvlm, tensors if features is None else {}):
                 out = model(**tensors, **options)
         self._take_over(out, states, entered_ms)
-        self._next = inputs["position_ids"][:, -1:] + 1 if "position_ids" in inputs else None
+        self._next = self._first_position(inputs)
         self._deltas = self._position_deltas(before, _rope_deltas(model))
 
     @classmethod
@@ -208,6 +208,18 @@ class Decoding:
             deltas=self._deltas,
             ms=ms,
         )
+
+    def _first_position(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """(B, 1): the position of the first token behind the prompts; None where the model counts
+        by itself.
+        """
+        if "position_ids" in inputs:
+            return inputs["position_ids"][:, -1:] + 1
+        if self.lvlm.family.counts:
+            return None
+        rows = self.logits.shape[0]
+        length = _length_of(inputs)
+        return torch.full((rows, 1), length, device=self.logits.device)
 
     def _position_deltas(
         self,

@@ -49,6 +49,7 @@ class Family:
     sees_once: whether the features of an image serve for every further pass.
     batched: whether several samples may share a pass, the shorter ones padded on their left.
     makes_cache: whether a pass makes the cache that it is asked for; else it is handed one.
+    counts: whether its models count positions behind a cache themselves; others are told them.
     detail: the sizes in which it reads pictures.
     """
 
@@ -65,6 +66,7 @@ class Family:
     sees_once: bool = True
     batched: bool = True
     makes_cache: bool = True
+    counts: bool = True
     detail: Detail = Detail()
 
 
@@ -192,6 +194,7 @@ DOWN_PROJECTIONS = (
     "fc2",
     "ffn.fc2",
     "mlp.dense_4h_to_h",
+    "mixer.down_proj",
 )
 # And the one that ends its attention.
 OUT_PROJECTIONS = (

@@ -2,8 +2,8 @@
 reason.
 
 Places are found by trying: each way of cutting an image is proposed, and one is taken only if
-changing the pixels of a rectangle changes that very position. Where none fits, places are looked for
-without a rule (`lvlm/finding.py`); where none are found, positions have no place, rather than a
+changing the pixels of a rectangle changes that very position. Where none fits, places are looked
+for without a rule (`lvlm/finding.py`); where none are found, positions have no place, rather than a
 wrong one.
 
 The probes run on a light stand-in that shares the model's tensors: two decoder layers of each kind,
@@ -180,7 +180,7 @@ def _probed(
         _pruning(lvlm, seen)
     with _probe(lvlm, "generation with a cache"):
         lvlm = _caching(lvlm, seen)
-        _cache(lvlm, sample, seen)
+        lvlm = _cached(lvlm, sample, seen)
     lvlm = _together(lvlm, seen)
     return _placed(lvlm, at_once) if lvlm.supports_images else lvlm
 
@@ -411,6 +411,39 @@ def _pruning(lvlm: LVLM, sample: Sample) -> None:
         _equal(lvlm, _logits(pruned, sample), _skipping(lvlm, sample, dropped))
 
 
+def _without_one(lvlm: LVLM) -> list[LVLM]:
+    """The model without the last layer that may go by itself, for some configs cannot tell what is
+    left of others; nothing where all have to stay. Raises InputError where none may go.
+    """
+    refusal: InputError | None = None
+    for dropped in reversed(_droppable(lvlm)):
+        keep = [layer for layer in range(lvlm.num_layers) if layer != dropped]
+        try:
+            return [_with_layers(lvlm, keep)]
+        except InputError as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
+    return []
+
+
+def _cached(
+    lvlm: LVLM,
+    sample: Sample,
+    seen: Sample,
+) -> LVLM:
+    """The model; told the positions of further tokens where it does not count them itself (Bamba).
+    Raises SVLError where its cache does not serve then either. seen: see `_cache`.
+    """
+    try:
+        _cache(lvlm, sample, seen)
+        return lvlm
+    except SVLError:
+        told = dataclasses.replace(lvlm, family=dataclasses.replace(lvlm.family, counts=False))
+        _cache(told, sample, seen)
+        return told
+
+
 @torch.inference_mode()
 def _cache(
     lvlm: LVLM,
@@ -422,11 +455,7 @@ def _cache(
 
     seen: the sample with its image seen, for those with the cache.
     """
-    models = [lvlm]
-    if free := _droppable(lvlm):
-        keep = [layer for layer in range(lvlm.num_layers) if layer != free[-1]]
-        models.append(_with_layers(lvlm, keep))
-    for model in models:
+    for model in (lvlm, *_without_one(lvlm)):
         tokens, uncached = _uncached(model, sample)
         cached = decoding.Decoding(model, seen.inputs, features=seen.features)
         for token, expected in zip(tokens, uncached, strict=True):

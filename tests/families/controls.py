@@ -78,6 +78,14 @@ SETTINGS = {
     },
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 128},
     "jamba": {
+        "num_experts": 1,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 8,
+        "attn_layer_period": 3,
+        "attn_layer_offset": 2,
+        "use_mamba_kernels": False,
+    },
+    "jamba_experts": {
         **EXPERTS,
         "mamba_d_state": 8,
         "mamba_dt_rank": 8,
@@ -111,7 +119,9 @@ def saved(kind, folder):
     words = tokenizer("<image>")
     sizes = {key: value for key, value in SIZES.items() if kind != "mamba2" or "head" not in key}
     settings = {**sizes, **SETTINGS[kind]}
-    config = AutoConfig.for_model(kind, vocab_size=len(words), **ids(words), **settings)
+    config = AutoConfig.for_model(
+        kind.removesuffix("_experts"), vocab_size=len(words), **ids(words), **settings
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():

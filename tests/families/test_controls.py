@@ -2,6 +2,9 @@
 saved and loaded again, or refused with the true reason.
 """
 
+import json
+
+import control_table
 import controls
 import pytest
 import torch
@@ -32,7 +35,11 @@ NOT_FITTED = {  # kind -> compensations that cannot be used, and a part of why
     "lfm2": (set(), ""),
     "qwen3_next": (FITTED, "a mixture of experts"),
     "falcon_h1": (set(), ""),
+    "jamba": (set(), ""),
+    "bamba": (set(), ""),
+    "nemotron_h": (FITTED | {"scp"}, "not at layers 0, 2-3, 5"),
 }
+STORED = json.loads(control_table.RESULTS.read_text(encoding="utf-8"))
 QUICK = ("lfm2", "gpt_oss")
 KINDS = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in NOT_FITTED]
 
@@ -45,6 +52,7 @@ def test_a_control_is_served(kind, tmp_path):
     found = findings_of(lvlm)
     cannot, why = NOT_FITTED[kind]
     assert found.images is False and found.refused is None
+    assert control_table.state(found) == tuple(STORED[kind])
     assert {name for name, said in found.compensations.items() if said} == cannot
     assert all(why in found.compensations[name] for name in cannot)
     trace = svl.trace(lvlm, sample)
@@ -66,6 +74,25 @@ def test_a_control_is_served(kind, tmp_path):
     assert svl.compare(lvlm, pruned, sample, max_new_tokens=3).kl > 0
 
 
+def test_every_control_is_in_a_state():
+    assert set(STORED) == set(controls.SETTINGS)
+    assert {kind for kind, (state, _) in STORED.items() if state == "refused"} == {
+        "jamba_experts",
+        "mamba2",
+    }
+    page = control_table.PAGE.read_text(encoding="utf-8")
+    assert control_table.table(STORED) in page
+
+
 def test_a_decoder_without_attention_is_refused(tmp_path):
     with pytest.raises(InputError, match="no attention in its layers, which token importance is"):
         svl.load(controls.saved("mamba2", tmp_path / "model"), text_only=True)
+
+
+def test_layers_that_come_by_a_period_are_refused_where_no_other_fits(tmp_path):
+    """Every second layer of Jamba holds experts, which its config tells by a period alone."""
+    folder = controls.saved("jamba_experts", tmp_path / "model")
+    with pytest.raises(
+        InputError, match=r"by a period \(expert_layer_period\), which without these"
+    ):
+        svl.load(folder, text_only=True)

@@ -6,7 +6,8 @@ import torch
 from hybrids import built
 
 import svl_core as svl
-from svl_core.errors import InputError, SVLError
+from svl_core.errors import InputError
+from svl_core.lvlm.hooks import ThreadHooks, pass_over
 from svl_core.pruning.plan import manual_plan
 
 PROMPT = "what is in the top left ?"
@@ -54,12 +55,28 @@ def test_a_pruned_hybrid_can_be_pruned_again():
     assert twice.layer_ids == (4,)
 
 
-def test_kinds_told_by_a_period_are_refused():
+@torch.inference_mode()
+def test_kinds_told_by_periods_keep_some_or_are_refused(tmp_path):
+    """Attention at layers 1 and 4, experts at 1 and 3, each told by a period and its first."""
     lvlm = built(hybrids.jamba)
-    with pytest.raises(SVLError, match="config of jamba tells by a period"):
+    with pytest.raises(InputError, match=r"by a period \(attn_layer_period\), which without these"):
         svl.prune(lvlm, without(lvlm, (0, 1, 4)))
-    with pytest.raises(SVLError, match="no part model.layers.4.feed_forward.router"):
-        svl.prune(lvlm, without(lvlm, (0, 4, 5)))  # its experts come by another period
+    with pytest.raises(InputError, match=r"by a period \(expert_layer_period\), which without"):
+        svl.prune(lvlm, without(lvlm, (1, 3, 4)))
+    pruned = svl.prune(lvlm, without(lvlm, (0, 4)))
+    text = pruned.text_config
+    assert (text.attn_layer_period, text.attn_layer_offset) == (2, 1)
+    assert (text.expert_layer_period, text.expert_layer_offset) == (3, 2)
+    sample = lvlm.encode(None, PROMPT)
+    with ThreadHooks() as hooks:
+        for layer in (1, 2, 3):
+            hooks.on_output(lvlm.layers[layer], pass_over)
+        skipped = lvlm.model(**sample.inputs, use_cache=False).logits
+    logits = pruned.model(**sample.inputs, use_cache=False).logits
+    assert torch.allclose(logits, skipped, atol=1e-4)
+    pruned.save(tmp_path / "out")
+    again = type(lvlm.model).from_pretrained(tmp_path / "out").eval()
+    assert torch.allclose(again(**sample.inputs, use_cache=False).logits, logits, atol=1e-5)
 
 
 def test_what_the_models_own_config_refuses_is_told():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from svl_core.errors import SVLError
-from svl_core.lvlm.cutting import cut_text_config
+from svl_core.lvlm.cutting import _period_of, cut_text_config
 
 
 def cut(keep, layers=5, **settings):
@@ -39,3 +39,21 @@ def test_a_layers_source_is_named_by_its_new_index():
     assert cut((1, 3, 4), kv_source_layers=[0, 1, 1, 1, 4]).kv_source_layers == [0, 0, 2]
     with pytest.raises(SVLError, match=r"layers \[1\] among those to drop"):
         cut((0, 3), kv_source_layers=[0, 1, 1, 1, 4])
+
+
+@pytest.mark.parametrize(
+    ("marked", "period"),
+    [
+        ("0100", (3, 1)),
+        ("0101", (2, 1)),
+        ("1001", (3, 0)),
+        ("11", (1, 0)),
+        ("00", (3, 2)),
+        ("0110", None),
+        ("10100", None),
+        ("01001", (3, 1)),
+    ],
+)
+def test_periods_of_marked_layers(marked, period):
+    """By hand: layers 1, 1 + 3, .. come at (3, 1); two in a row among others come at none."""
+    assert _period_of([mark == "1" for mark in marked]) == period
