@@ -57,13 +57,13 @@ def test_a_pruned_hybrid_can_be_pruned_again():
 
 @torch.inference_mode()
 def test_kinds_told_by_periods_keep_some_or_are_refused(tmp_path):
-    """Attention at layers 1 and 4, experts at 1 and 3, each told by a period and its first."""
+    """Attention at layers 1 and 4, experts at 1, 3 and 5, each told by a period and its first."""
     lvlm = built(hybrids.jamba)
     with pytest.raises(InputError, match=r"by a period \(attn_layer_period\), which without these"):
         svl.prune(lvlm, without(lvlm, (0, 1, 4)))
     with pytest.raises(InputError, match=r"by a period \(expert_layer_period\), which without"):
         svl.prune(lvlm, without(lvlm, (1, 3, 4)))
-    pruned = svl.prune(lvlm, without(lvlm, (0, 4)))
+    pruned = svl.prune(lvlm, without(lvlm, (0, 4, 5)))
     text = pruned.text_config
     assert (text.attn_layer_period, text.attn_layer_offset) == (2, 1)
     assert (text.expert_layer_period, text.expert_layer_offset) == (3, 2)
