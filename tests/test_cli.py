@@ -5,6 +5,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -192,6 +193,24 @@ def test_a_calibration_set_in_files_gives_the_same(svl, tmp_path):
         tmp_path / "absent",
     )
     assert code == 2 and "no room" in err and not (tmp_path / "out").exists()
+
+
+def test_plain_answers(svl, world):
+    """They are the model's without its generation settings; else these are followed."""
+    steered = world / "steered"
+    shutil.copytree(world / "model", steered)
+    file = steered / "generation_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**settings, "repetition_penalty": 1.7}), encoding="utf-8")
+    asked = ("--image", "a.png", "--prompt", "a cat", "--drop", "1", "--criterion", "shortgpt")
+    asked = (*asked, "--calibration", "this", "--max-new-tokens", "8", "--json", "-")
+    texts = [
+        result(svl("compare", "--model", folder, *asked, *options))["full"]["text"]
+        for folder, options in (("model", ()), ("steered", ()), ("steered", ("--plain",)))
+    ]
+    assert texts[2] == texts[0] != texts[1]
+    code, _, err = svl("analyze", *ASK, "--plain")
+    assert code == 2 and "Found '--plain', which is no option here" in err
 
 
 @pytest.mark.parametrize("compensation", ["none", "scp", "lstsq"])

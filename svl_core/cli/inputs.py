@@ -41,6 +41,7 @@ def load_model(args: argparse.Namespace, recipe: Recipe) -> LVLM:
             text_only=not args.images,
             detail=recipe.detail,
             max_visual_tokens=recipe.max_visual_tokens,
+            plain=getattr(args, "plain", False),
             run=run,
         )
 

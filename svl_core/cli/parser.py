@@ -303,6 +303,12 @@ def _answering(batch_size: int | None) -> Add:
             metavar="N",
             help="longest answer (default: %(default)s)",
         )
+        group.add_argument(
+            "--plain",
+            action="store_true",
+            help="answers are the plain arg max; else they follow the model's generation settings"
+            " that change greedy decoding, such as a repetition penalty",
+        )
         if batch_size:
             group.add_argument(
                 "--batch-size",

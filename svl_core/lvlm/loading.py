@@ -160,6 +160,8 @@ def load(
         if on_processor:
             arithmetic.lay_out(model)
     model = model.eval().requires_grad_(False)
+    if quantize:
+        _check_packed(model, name, quantize)
     _skip_again(model, record)
     lvlm = LVLM(
         model=model,
@@ -236,6 +238,35 @@ def _quantization_config(quantize: str, dtype: torch.dtype):
         load_in_8bit=quantize == "8bit",
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+@torch.inference_mode()
+def _check_packed(
+    model: torch.nn.Module,
+    name: str,
+    quantize: str,
+) -> None:
+    """Tries one quantised linear map of each shape: bitsandbytes packs some widths into what its
+    own product does not take, and says so only there.
+
+    Raises InputError where one cannot be used.
+    """
+    tried = set()
+    for path, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        shape = getattr(module, "out_features", None), getattr(module, "in_features", None)
+        if getattr(weight, "quant_state", None) is None or shape in tried:
+            continue
+        tried.add(shape)
+        row = torch.zeros(1, 1, shape[1], dtype=model.dtype, device=weight.device)
+        try:
+            module(row)
+        except Exception as error:  # kernels differ by device and version
+            raise InputError(
+                f"Found weights of {shape[0]} x {shape[1]} numbers in {name} ({path}), which"
+                f" bitsandbytes cannot use in {quantize} here ({_short(error)}); expected widths"
+                " that it packs; load the model in 8bit or without quantisation."
+            ) from error
 
 
 def _with_all_weights(

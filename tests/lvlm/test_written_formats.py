@@ -79,3 +79,41 @@ def test_formats_that_can_be_written():
     check_writable(SimpleNamespace(hf_quantizer=None))
     settings = {"modules_to_not_convert": ["vision_tower", "lm_head"]}
     check_writable(SimpleNamespace(hf_quantizer=Quantizer("gptq", True, **settings)))
+
+
+def test_widths_that_four_bits_cannot_hold():
+    """As bitsandbytes 0.50 fails on a processor: within its own product, on the first pass."""
+    from svl_core.lvlm.loading import _check_packed
+
+    calls = []
+
+    class Packed(torch.nn.Linear):
+        def __init__(self, width):
+            super().__init__(width, 8)
+            self.weight.quant_state = SimpleNamespace(shape=(8, width))
+
+        def forward(self, rows):
+            calls.append(self.in_features)
+            if self.in_features % 64:
+                return rows.view(self.in_features, 0)
+            return super().forward(rows)
+
+    class Model(torch.nn.ModuleList):
+        dtype = torch.float32
+
+    _check_packed(Model([Packed(64), Packed(64), torch.nn.Linear(32, 8)]), "good", "4bit")
+    assert calls == [64]
+    with pytest.raises(
+        InputError,
+        match=r"weights of 8 x 32 numbers in bad \(1\), which bitsandbytes cannot use in 4bit here"
+        r" \(shape '\[32, 0\]' is invalid.*load the model in 8bit or without quantisation",
+    ):
+        _check_packed(Model([Packed(64), Packed(32)]), "bad", "4bit")
+
+
+def test_four_bits_themselves_are_refused_as_they_load(tiny, tmp_path):
+    """Its vision tower is 32 wide, which holds no block of 64 numbers."""
+    pytest.importorskip("bitsandbytes")
+    folder = tiny.save(tmp_path / "model")
+    with pytest.raises(InputError, match="which bitsandbytes cannot use in 4bit here"):
+        svl.load(folder, quantize="4bit", device="cpu")
