@@ -419,7 +419,7 @@ class Recipe(Shown):
     targets: tuple[str, ...] = _field(
         ("mlp",),
         "targets",
-        "projections to edit: mlp, or mlp,attention",
+        "projections to edit: mlp, attention, or mlp,attention",
         COMPENSATION,
         choices=TARGETS,
         metavar="LIST",

@@ -149,7 +149,7 @@ def _calibrated(
 ) -> Calibrated:
     """The recipe's calibration set, traced."""
     samples = calibration_samples(args, recipe, lvlm, measured)
-    needs_mlp = COMPENSATIONS[recipe.compensation].needs_mlp
+    needs_mlp = COMPENSATIONS[recipe.compensation].traces_mlp(recipe.targets)
     if read is not None and recipe.calibration == THIS and not needs_mlp:
         return Calibrated(samples, read, importance_of(read, recipe))
     traced = trace(

@@ -97,7 +97,8 @@ class Preset:
         from svl_core.analysis.ranking import importance_of
         from svl_core.analysis.trace import trace
 
-        needs_mlp = COMPENSATIONS[self.recipe.compensation].needs_mlp
+        row = COMPENSATIONS[self.recipe.compensation]
+        needs_mlp = row.traces_mlp(self.recipe.targets)
         traced = trace(
             lvlm,
             samples,

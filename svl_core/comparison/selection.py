@@ -165,7 +165,7 @@ def choose_plan(
     contest = Contest.of(
         lvlm,
         samples,
-        needs_mlp=COMPENSATIONS[recipe.compensation].needs_mlp,
+        needs_mlp=COMPENSATIONS[recipe.compensation].traces_mlp(recipe.targets),
         share=share,
         seed=seed,
         traced=traced,

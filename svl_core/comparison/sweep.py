@@ -451,7 +451,8 @@ class FitSet:
     ) -> FitSet:
         """The fit set with its trace. spool: as for `trace`. Raises InputError, Cancelled."""
         run.report(0.0, "tracing the calibration set")
-        needs_mlp = any(COMPENSATIONS[name].needs_mlp for name in compensations)
+        rows = [COMPENSATIONS[name] for name in compensations]
+        needs_mlp = any(row.traces_mlp(recipe.targets) for row in rows)
         traced = trace(
             lvlm,
             samples,

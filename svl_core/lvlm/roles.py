@@ -97,7 +97,7 @@ def turned(experts: Any) -> bool:
 
 def _instead(layer: torch.nn.Module, mixture: bool) -> str:
     """What can be chosen where no single map ends the feed-forward, in words."""
-    attention = "refit with --targets attention, "
+    attention = "lstsq or refit with --targets attention, "
     offered = attention if named_map(layer, OUT_PROJECTIONS) is not None else ""
     scp = "'scp', " if mixture else ""
     return f"{scp}{offered}or compensation 'none'"

@@ -7,7 +7,7 @@ checkpoint cannot hold it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType
@@ -48,6 +48,8 @@ class Compensation:
     edit_model: `edit_model(full, pruned, fit, run)` edits a pruned view as a whole and gives the
         ids of the layers edited.
     edit_weights: `edit_weights(full, pruned)` does the same from the weights alone.
+    edit_attention: does what `edit_model` does, behind the runs' edits, where the recipe's targets
+        name the attention.
     """
 
     name: str
@@ -61,6 +63,11 @@ class Compensation:
     edit_run: EditRun | None = field(default=None, repr=False)
     edit_model: EditModel | None = field(default=None, repr=False)
     edit_weights: EditWeights | None = field(default=None, repr=False)
+    edit_attention: EditModel | None = field(default=None, repr=False)
+
+    def traces_mlp(self, targets: Sequence[str]) -> bool:
+        """Whether the calibration trace must hold the MLPs' outputs. targets: the recipe's."""
+        return self.needs_mlp and "mlp" in targets
 
     @property
     def fitted(self) -> bool:
@@ -122,6 +129,17 @@ def _magnitude(
     return scale_gaps(full, pruned, fit.trace)
 
 
+def _attention(
+    full: LVLM,
+    pruned: LVLM,
+    fit: Fit,
+    run: Run,
+) -> list[int]:
+    from svl_core.pruning.attention_fit import fit_attention
+
+    return fit_attention(full, pruned, fit, run)
+
+
 def _light_layers(
     full: LVLM,
     pruned: LVLM,
@@ -166,9 +184,10 @@ _ROWS = (
         "least squares",
         "after ReplaceMe, arXiv 2505.02819",
         "W_down <- T^T W_down, T = argmin |M T - (H[b+1] - H[a] + M)|^2 + ridge |T - I|^2",
-        settings=("strength", "ridge", "weighted", "tokens"),
+        settings=("strength", "ridge", "weighted", "tokens", "targets"),
         needs_mlp=True,
         edit_run=_edit("lstsq"),
+        edit_attention=_attention,
     ),
     Compensation(
         "bridge",

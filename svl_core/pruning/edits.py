@@ -195,7 +195,11 @@ def lstsq(
     first: int,
     last: int,
 ) -> Edit:
-    """The map of the MLP output of the layer before the run, blended with no edit by `strength`."""
+    """The map of the MLP output of the layer before the run, blended with no edit by `strength`;
+    none where the recipe's targets leave the MLP out.
+    """
+    if "mlp" not in fit.recipe.targets:
+        return Edit()
     size = fit.trace.hidden_size
     gram = _zeros(size)
     cross = _zeros(size)

@@ -20,6 +20,7 @@ from svl_core.lvlm.model import LVLM
 from svl_core.lvlm.sample import Sample
 from svl_core.lvlm.spool import store_values
 from svl_core.progress import QUIET, Run
+from svl_core.pruning.attention_fit import attention_factor
 from svl_core.pruning.compensation import Compensation, EditRun, compensation_of
 from svl_core.pruning.edits import apply_to, attach
 from svl_core.pruning.fit import Fit
@@ -78,7 +79,7 @@ def prune(
     )
     fitted: dict[str, Any] = {}
     if row.fitted and plan.drop:
-        checked = _checked_calibration(lvlm, row, calibration)
+        checked = _checked_calibration(lvlm, row, calibration, recipe.targets)
         fit = _fit(recipe, row, checked, importance)
         fitted = _edit(lvlm, pruned, plan, row, fit, run)
     if row.edit_weights is not None and plan.drop:
@@ -144,6 +145,7 @@ def _checked_calibration(
     lvlm: LVLM,
     row: Compensation,
     calibration: Trace | None,
+    targets: Sequence[str],
 ) -> Trace:
     """The trace that the compensation is fitted on.
 
@@ -160,7 +162,7 @@ def _checked_calibration(
             f"Found a calibration trace of {calibration.num_layers} layers of"
             f" {calibration.model_name!r}; expected one of this very model; trace it again."
         )
-    refusal = unfit(lvlm, row, calibration.samples[0].sample)
+    refusal = unfit(lvlm, row, calibration.samples[0].sample, targets)
     if refusal is not None:
         raise InputError(refusal)
     return calibration
@@ -170,11 +172,13 @@ def unfit(
     lvlm: LVLM,
     row: Compensation,
     sample: Sample | None,
+    targets: Sequence[str] = ("mlp",),
 ) -> str | None:
     """Why a compensation cannot be fitted to a model, whatever the calibration; None where it can.
 
     row: the compensation.
     sample: a question, to try what the model's MLP adds; None: it is not tried.
+    targets: the recipe's, which least squares on one part alone reads.
     """
     streams = mixed_streams(lvlm.text_config)
     if streams > 1:
@@ -182,7 +186,7 @@ def unfit(
             f"Found a model whose layers mix {streams} residual streams; expected one for"
             f" {row.name!r}; choose 'none'."
         )
-    edits_mlp = row.needs_mlp or row.edit_model is not None
+    edits_mlp = row.traces_mlp(targets) or row.edit_model is not None
     if edits_mlp and any(hasattr(layer, "post_feedforward_layernorm") for layer in lvlm.layers):
         return (
             "Found a norm behind the MLP of this model; expected its output to reach the"
@@ -193,6 +197,12 @@ def unfit(
             "Found that the MLP's output of this model is changed on its way to the residual stream"
             f" (a norm, or a factor); expected it to reach it as it is for {row.name!r}; choose"
             " 'scp' or 'none'."
+        )
+    edits_attention = row.edit_attention is not None and "attention" in targets
+    if edits_attention and sample is not None and attention_factor(lvlm, sample) is None:
+        return (
+            "Found that the attention's output of this model does not reach the residual stream as"
+            f" it is (a norm); expected it to for {row.name!r} on it; choose 'scp' or 'none'."
         )
     if not row.exportable and hasattr(lvlm.text_config, "altup_active_idx"):
         return (
@@ -238,6 +248,8 @@ def _edit(
         record["layers"] = row.edit_model(lvlm, pruned, fit, run)
     if row.edit_run is not None:
         ranks = _edit_runs(pruned, plan, row.edit_run, fit)
+    if row.edit_attention is not None and "attention" in fit.recipe.targets:
+        record["layers"] = row.edit_attention(lvlm, pruned, fit, run)
     record |= {
         "exportable": row.exportable,
         "ranks": ranks,

@@ -459,7 +459,7 @@ class LocalBackend:
             return svl.prune(lvlm, plan)
         if not recipe.fits:
             return svl.prune(lvlm, plan, recipe)
-        needs_mlp = svl.COMPENSATIONS[recipe.compensation].needs_mlp
+        needs_mlp = svl.COMPENSATIONS[recipe.compensation].traces_mlp(recipe.targets)
         trace = fitted
         if trace is None or (needs_mlp and trace.samples[0].mlp is None):
             trace = self._traced(name, lvlm, fit, needs_mlp, run)

@@ -70,7 +70,7 @@ def test_what_can_be_edited_instead_is_named():
     end = linear(16, 16)
     layer = parts(self_attn=parts(o_proj=end))
     assert roles.attention_end(layer) is end
-    with pytest.raises(InputError, match="choose refit with --targets attention, or comp"):
+    with pytest.raises(InputError, match="choose lstsq or refit with --targets attention, or comp"):
         roles.feed_forward_end(layer)
     with pytest.raises(InputError, match="no linear map that ends an attention in Module"):
         roles.attention_end(parts(ff=linear(16, 16)))
@@ -186,6 +186,6 @@ def test_shared_experts_go_with_the_others():
 def test_no_single_map_of_a_mixture_can_be_fitted():
     with pytest.raises(
         InputError,
-        match="mixture of experts in Qwen3MoeDecoderLayer.*choose 'scp', refit with --targets att",
+        match="mixture of experts in Qwen3MoeDecoderLayer.*'scp', lstsq or refit with --targets",
     ):
         roles.feed_forward_end(mixture())
