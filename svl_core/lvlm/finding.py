@@ -85,14 +85,25 @@ class Pattern:
         """The stripes between them."""
         return Pattern(self.axis, ~self.changed)
 
-    def cover(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    def cover(
+        self,
+        starts: np.ndarray,
+        ends: np.ndarray,
+    ) -> np.ndarray:
         """The shares of intervals, given in parts of the axis, that the stripes cover."""
         total = np.concatenate([[0.0], np.cumsum(self.changed)])
         edges = np.linspace(0.0, 1.0, len(total))
-        covered = np.interp(ends, edges, total) - np.interp(starts, edges, total)
+        covered = np.interp(
+            ends,
+            edges,
+            total,
+        ) - np.interp(starts, edges, total)
         return covered / ((ends - starts) * len(self.changed))
 
-    def on(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+    def on(
+        self,
+        picture: PIL.Image.Image,
+    ) -> PIL.Image.Image:
         """The picture with each colour in the stripes at the far end of its range."""
         pixels = np.array(picture)
         stripes = pixels[:, self.changed] if self.axis == 0 else pixels[self.changed]
@@ -120,7 +131,10 @@ def patterns(length: int, axis: int) -> list[Pattern]:
     return made
 
 
-def find(look: Look, picture: PIL.Image.Image) -> np.ndarray:
+def find(
+    look: Look,
+    picture: PIL.Image.Image,
+) -> np.ndarray:
     """(V, 4) rectangles of the visual positions, NaN for those that do not answer.
 
     look: called once for the picture, and twice for each pattern of either side.
@@ -137,7 +151,17 @@ def find(look: Look, picture: PIL.Image.Image) -> np.ndarray:
         used = patterns(length, axis)
         if not used:
             raise SVLError(f"a side of {length} pixels is too short for stripes")
-        energy = np.stack([_energies(look, picture, before, pattern) for pattern in used])
+        energy = np.stack(
+            [
+                _energies(
+                    look,
+                    picture,
+                    before,
+                    pattern,
+                )
+                for pattern in used
+            ]
+        )
         moved += energy.sum(axis=(0, 2))
         sides.append(_side(used, energy))
     across, down = sides
@@ -194,8 +218,14 @@ def _side(used: Sequence[Pattern], energy: np.ndarray) -> _Side:
     these: that is found from all positions together, so that the noise of each evens out. There
     may be a second grid and a third, of tiles and of an overview.
     """
-    total = np.maximum(energy.sum(axis=2, keepdims=True), 1e-12)
-    side = _fitted(used, (energy / total)[..., 0].T)
+    total = np.maximum(
+        energy.sum(axis=2, keepdims=True),
+        1e-12,
+    )
+    side = _fitted(
+        used,
+        (energy / total)[..., 0].T,
+    )
     starts = side.starts.copy()
     ends = side.ends.copy()
     left = np.flatnonzero(side.known & ~side.whole)
@@ -203,8 +233,15 @@ def _side(used: Sequence[Pattern], energy: np.ndarray) -> _Side:
         if len(left) < FEWEST:
             break
         edges = _even_edges(used, side.wanted[left])
-        cells = np.stack([edges[:-1], edges[1:]], axis=1)
-        nearest, misfit = _nearest(used, side.wanted[left], cells)
+        cells = np.stack(
+            [edges[:-1], edges[1:]],
+            axis=1,
+        )
+        nearest, misfit = _nearest(
+            used,
+            side.wanted[left],
+            cells,
+        )
         fits = misfit <= LOOSER * side.misfit[left] + SLACK
         if fits.mean() < EVEN:
             break
@@ -215,7 +252,10 @@ def _side(used: Sequence[Pattern], energy: np.ndarray) -> _Side:
     return replace(side, starts=starts, ends=ends)
 
 
-def _even_edges(used: Sequence[Pattern], wanted: np.ndarray) -> np.ndarray:
+def _even_edges(
+    used: Sequence[Pattern],
+    wanted: np.ndarray,
+) -> np.ndarray:
     """(n + 1,) the edges of the even grid whose cells fit most positions best, cut to the picture.
 
     One whose margins lie outside the picture (padding) or within it (a crop) is taken where it fits
@@ -223,22 +263,45 @@ def _even_edges(used: Sequence[Pattern], wanted: np.ndarray) -> np.ndarray:
 
     wanted: (V, patterns) log odds.
     """
-    sample = wanted[np.unique(np.linspace(0, len(wanted) - 1, SAMPLED).astype(int))]
+    sample = wanted[
+        np.unique(
+            np.linspace(
+                0,
+                len(wanted) - 1,
+                SAMPLED,
+            ).astype(int)
+        )
+    ]
     plain = [(number, 0.0) for number in range(1, EDGES + 1)]
     margins = [margin for margin in np.linspace(*MARGINS) if abs(margin) > 0.01]
-    boxed = [(number, margin) for number in range(2, EDGES // 2) for margin in margins]
+    boxed = [
+        (number, margin)
+        for number in range(
+            2,
+            EDGES // 2,
+        )
+        for margin in margins
+    ]
     best, misfit = _best_grid(used, sample, plain)
     in_a_box, boxed_misfit = _best_grid(used, sample, boxed)
     if boxed_misfit < BETTER * misfit:
         number, margin = in_a_box
         near = margin + np.linspace(-0.05, 0.05, 21)
-        best, _ = _best_grid(used, sample, [(number, each) for each in near])
+        best, _ = _best_grid(
+            used,
+            sample,
+            [(number, each) for each in near],
+        )
     return _edges(*best)
 
 
 def _edges(number: int, margin: float) -> np.ndarray:
     """The edges of so many even cells of a side with a margin at both ends, cut to the picture."""
-    edges = np.linspace(-margin, 1 + margin, number + 1)
+    edges = np.linspace(
+        -margin,
+        1 + margin,
+        number + 1,
+    )
     return np.unique(np.clip(edges, 0.0, 1.0))
 
 
@@ -253,9 +316,17 @@ def _best_grid(
     misfits = []
     for grid in grids:
         edges = _edges(*grid)
-        cells = np.stack([edges[:-1], edges[1:]], axis=1)
+        cells = np.stack(
+            [edges[:-1], edges[1:]],
+            axis=1,
+        )
         _, misfit = _nearest(used, wanted, cells)
-        misfits.append(np.minimum(misfit, MISFIT).mean())
+        misfits.append(
+            np.minimum(
+                misfit,
+                MISFIT,
+            ).mean()
+        )
     best = int(np.argmin(misfits))
     return grids[best], float(misfits[best])
 
@@ -266,8 +337,16 @@ def _nearest(
     cells: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(V,) the cell that fits each position best, and its misfit. cells: (n, 2) intervals."""
-    given = _log_odds(np.stack([pattern.cover(*cells.T) for pattern in used], axis=1))
-    apart = (wanted**2).sum(axis=1)[:, None] + (given**2).sum(axis=1) - 2 * wanted @ given.T
+    given = _log_odds(
+        np.stack(
+            [pattern.cover(*cells.T) for pattern in used],
+            axis=1,
+        )
+    )
+    # |w - g|^2 = |w|^2 + |g|^2 - 2 w g
+    of_wanted = (wanted**2).sum(axis=1)[:, None]
+    of_given = (given**2).sum(axis=1)
+    apart = of_wanted + of_given - 2 * wanted @ given.T
     nearest = apart.argmin(axis=1)
     return nearest, apart.min(axis=1) / len(used)
 
@@ -276,22 +355,61 @@ def _fitted(used: Sequence[Pattern], shares: np.ndarray) -> _Side:
     """The best interval of each position by itself. shares: (V, patterns)."""
     seen = shares - 0.5
     contrast = 2 * np.abs(seen).max(axis=1)
-    unmixed = 0.5 + seen / np.maximum(contrast, WHOLE)[:, None]
+    unmixed = (
+        0.5
+        + seen
+        / np.maximum(
+            contrast,
+            WHOLE,
+        )[:, None]
+    )
     wanted = _log_odds(unmixed)
     edges = np.linspace(0.0, 1.0, EDGES + 1)
-    first, last = np.triu_indices(EDGES + 1, k=1)
-    starts, ends, misfit = _best(used, wanted, edges[first][None], edges[last][None])
+    first, last = np.triu_indices(
+        EDGES + 1,
+        k=1,
+    )
+    starts, ends, misfit = _best(
+        used,
+        wanted,
+        edges[first][None],
+        edges[last][None],
+    )
     step = 1 / EDGES
     for finer in FINER:
         step /= finer
-        moves = step * np.arange(-finer, finer + 1)
-        shift, other = (grid.ravel() for grid in np.meshgrid(moves, moves))
-        near_starts = np.clip(starts[:, None] + shift, 0.0, 1.0 - step)
+        moves = step * np.arange(
+            -finer,
+            finer + 1,
+        )
+        shift, other = (
+            grid.ravel()
+            for grid in np.meshgrid(
+                moves,
+                moves,
+            )
+        )
+        near_starts = np.clip(
+            starts[:, None] + shift,
+            0.0,
+            1.0 - step,
+        )
         near_ends = np.clip(ends[:, None] + other, 0.0, 1.0)
         near_ends = np.maximum(near_ends, near_starts + step)
-        starts, ends, misfit = _best(used, wanted, near_starts, near_ends)
+        starts, ends, misfit = _best(
+            used,
+            wanted,
+            near_starts,
+            near_ends,
+        )
     whole = contrast < WHOLE
-    return _Side(np.where(whole, 0.0, starts), np.where(whole, 1.0, ends), contrast, misfit, wanted)
+    return _Side(
+        np.where(whole, 0.0, starts),
+        np.where(whole, 1.0, ends),
+        contrast,
+        misfit,
+        wanted,
+    )
 
 
 def _log_odds(shares: np.ndarray) -> np.ndarray:
@@ -333,15 +451,23 @@ def _rectangles(
 
     moved: (V,) how much each position moved in all.
     """
-    ordinary = np.median(moved[moved > 0]) if (moved > 0).any() else 0.0
-    answering = moved > STILL * ordinary
-    if not answering.any():
+    if not moved.any():
         raise SVLError(NONE_ANSWERS)
-    fits = answering & across.known & down.known & ~(across.whole & down.whole)
+    ordinary = np.median(moved[moved > 0])
+    answering = moved > STILL * ordinary
+    everything = across.whole & down.whole
+    known = across.known & down.known
+    fits = answering & known & ~everything
     if fits.sum() < FITTED * answering.sum():
-        contrast = np.maximum(across.contrast, down.contrast)[answering]
+        contrast = np.maximum(
+            across.contrast,
+            down.contrast,
+        )[answering]
         raise SVLError(RESAMPLED if np.median(contrast) < BLURRED else UNSTEADY)
-    rects = np.stack([across.starts, down.starts, across.ends, down.ends], axis=1)
+    rects = np.stack(
+        [across.starts, down.starts, across.ends, down.ends],
+        axis=1,
+    )
     return np.where(fits[:, None], rects, np.nan)
 
 
@@ -350,32 +476,58 @@ def snapped(rects: np.ndarray) -> Map:
     where each lies on a cell of its own and all cells are taken; else as they are.
     """
     placed = np.flatnonzero(~np.isnan(rects[:, 0]))
-    wide, high = np.median(rects[placed, 2:] - rects[placed, :2], axis=0)
+    wide, high = np.median(
+        rects[placed, 2:] - rects[placed, :2],
+        axis=0,
+    )
     columns = max(round(1 / wide), 1)
     rows = max(round(1 / high), 1)
     if rows * columns != len(placed):
         return Map(rects)
     cells = grid_rects(rows, columns)
     centres = (rects[placed, :2] + rects[placed, 2:]) / 2
-    column = np.clip((centres[:, 0] * columns).astype(int), 0, columns - 1)
-    row = np.clip((centres[:, 1] * rows).astype(int), 0, rows - 1)
+    column = np.clip(
+        (centres[:, 0] * columns).astype(int),
+        0,
+        columns - 1,
+    )
+    row = np.clip(
+        (centres[:, 1] * rows).astype(int),
+        0,
+        rows - 1,
+    )
     cell = row * columns + column
     overlaps = _shared(rects[placed], cells[cell])
-    if len(np.unique(cell)) < len(cell) or overlaps.min() < OVERLAP:
+    shared_out = len(np.unique(cell)) == len(cell)
+    if not shared_out or overlaps.min() < OVERLAP:
         return Map(rects)
     even = nowhere(len(rects))
     even[placed] = cells[cell]
-    in_order = len(placed) == len(rects) and bool((np.diff(cell) == 1).all())
+    all_placed = len(placed) == len(rects)
+    in_order = all_placed and bool((np.diff(cell) == 1).all())
     return Map(even, (rows, columns) if in_order else None)
 
 
-def _shared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _shared(
+    one: np.ndarray,
+    other: np.ndarray,
+) -> np.ndarray:
     """(n,) the areas that rectangles have in common, of those that they have together."""
     low = np.maximum(one[:, :2], other[:, :2])
     high = np.minimum(one[:, 2:], other[:, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=1)
-    areas = (one[:, 2:] - one[:, :2]).prod(axis=1) + (other[:, 2:] - other[:, :2]).prod(axis=1)
-    return common / (areas - common)
+    common = np.clip(
+        high - low,
+        0,
+        None,
+    ).prod(axis=1)
+    both = _areas(one) + _areas(other)
+    return common / (both - common)
+
+
+def _areas(rects: np.ndarray) -> np.ndarray:
+    """(n,) areas of rectangles."""
+    sides = rects[:, 2:] - rects[:, :2]
+    return sides.prod(axis=1)
 
 
 class Finder:
@@ -396,15 +548,26 @@ class Finder:
         self._confirm = confirm
         self._found: dict[tuple[int, int], Map | str] = {}
 
-    def map_of(self, size: tuple[int, int]) -> Map | str:
+    def map_of(
+        self,
+        size: tuple[int, int],
+    ) -> Map | str:
         """The map for pictures of a size, (width, height) in pixels, or why there is none."""
         if size not in self._found:
             self._found[size] = self._search(size)
         return self._found[size]
 
-    def _search(self, size: tuple[int, int]) -> Map | str:
+    def _search(
+        self,
+        size: tuple[int, int],
+    ) -> Map | str:
         try:
-            found = snapped(find(self._look, self._noise(*size)))
+            found = snapped(
+                find(
+                    self._look,
+                    self._noise(*size),
+                )
+            )
         except SVLError as error:
             return str(error)
         return found if self._confirm(size, found.rects) else UNCONFIRMED
@@ -412,12 +575,17 @@ class Finder:
     def placed(self, sample: Sample) -> Sample:
         """The sample with the places of its visual positions."""
         maps = list(self._maps(sample))
-        if sum(len(each.rects) for each in maps) != len(sample.visual) or not maps:
+        lengths = [len(each.rects) for each in maps]
+        if not maps or sum(lengths) != len(sample.visual):
             return sample
         rects = np.concatenate([each.rects for each in maps])
-        index = np.repeat(np.arange(len(maps)), [len(each.rects) for each in maps])
+        numbers = np.arange(len(maps))
+        index = np.repeat(numbers, lengths)
         grid = maps[0].grid if len(maps) == 1 else None
-        return replace(sample, geometry=PatchGeometry(rects, index, grid))
+        return replace(
+            sample,
+            geometry=PatchGeometry(rects, index, grid),
+        )
 
     def _maps(self, sample: Sample) -> Iterator[Map]:
         """The maps of its pictures, as far as they are known."""

@@ -47,9 +47,20 @@ def attention_factor(lvlm: LVLM, sample: Sample) -> float | None:
         return None
     before = _behind(lvlm, sample, number, None)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(before.shape, generator=generator)
+    noise = torch.randn(
+        before.shape,
+        generator=generator,
+    )
     shift = noise.to(before) * before.std()
-    change = _behind(lvlm, sample, number, shift) - before
+    change = (
+        _behind(
+            lvlm,
+            sample,
+            number,
+            shift,
+        )
+        - before
+    )
     power = (shift * shift).sum()
     factor = (change * shift).sum() / power
     error = (change - factor * shift).abs().max()
@@ -90,17 +101,32 @@ def _behind(
     """
     layer = lvlm.layers[number]
 
-    def shifted(args: tuple, kwargs: Mapping[str, Any], output: torch.Tensor) -> torch.Tensor:
+    def shifted(
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        output: torch.Tensor,
+    ) -> torch.Tensor:
         return output if shift is None else output + shift.view_as(output).to(output)
 
-    def silent(args: tuple, kwargs: Mapping[str, Any], output: Any) -> Any:
+    def silent(
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        output: Any,
+    ) -> Any:
         return with_hidden(output, torch.zeros_like(hidden_of(output)))
 
     with ThreadHooks() as hooks:
         hooks.on_output(attention_end(layer), shifted)
         hooks.on_output(_feed_forward(layer), silent)
-        args, kwargs = reaching(lvlm, lvlm.layers[number + 1], sample)
-    return families.residual(hidden_input(args, kwargs), lvlm.text_config).float()
+        args, kwargs = reaching(
+            lvlm,
+            lvlm.layers[number + 1],
+            sample,
+        )
+    return families.residual(
+        hidden_input(args, kwargs),
+        lvlm.text_config,
+    ).float()
 
 
 @dataclass(eq=False)
@@ -124,14 +150,28 @@ def fit_attention(
 
     Raises InputError where a layer's attention ends in no linear map.
     """
-    gaps = [gap for gap in gaps_of(full, pruned) if gap[0] > 0]
+    gaps = [
+        gap
+        for gap in gaps_of(
+            full,
+            pruned,
+        )
+        if gap[0] > 0
+    ]
     ends = [attention_end(full.layers[first - 1]) for first, _ in gaps]
     sums = _summed(full, fit, gaps, ends, run)
     strength = fit.recipe.strength
     edited = []
     for (first, _), parts in zip(gaps, sums, strict=True):
-        fitted = lstsq_map(parts.gram, parts.cross, fit.ridge)
-        unedited = torch.eye(len(fitted), dtype=torch.float64)
+        fitted = lstsq_map(
+            parts.gram,
+            parts.cross,
+            fit.ridge,
+        )
+        unedited = torch.eye(
+            len(fitted),
+            dtype=torch.float64,
+        )
         edit = (1 - strength) * unedited + strength * fitted
         number = full.layer_ids[first - 1]
         place = pruned.layer_ids.index(number)
@@ -150,13 +190,36 @@ def _summed(
 ) -> list[_Sums]:
     """The sums of every gap, in one pass a sample up to the last of them."""
     size = fit.trace.hidden_size
-    sums = [_Sums(*torch.zeros(2, size, size, dtype=torch.float64)) for _ in gaps]
-    left = [_left_by_mlp(fit, first, last) for first, last in gaps]
+    sums = [
+        _Sums(
+            *torch.zeros(
+                2,
+                size,
+                size,
+                dtype=torch.float64,
+            )
+        )
+        for _ in gaps
+    ]
+    left = [
+        _left_by_mlp(
+            fit,
+            first,
+            last,
+        )
+        for first, last in gaps
+    ]
     factor = attention_factor(full, fit.trace.samples[0].sample)
     for traced, at, weights in fitted_tokens(fit):
         run.check("Stopped.")
         given = _outputs(full, traced.sample, gaps, ends)
-        for (first, last), total, rest, output in zip(gaps, sums, left, given, strict=True):
+        for (first, last), total, rest, output in zip(
+            gaps,
+            sums,
+            left,
+            given,
+            strict=True,
+        ):
             _, step = entering_and_step(traced, at, first, last)
             if rest is not None:
                 mapped = traced.mlp[first - 1, at].double() @ rest
@@ -168,12 +231,23 @@ def _summed(
     return sums
 
 
-def _left_by_mlp(fit: Fit, first: int, last: int) -> torch.Tensor | None:
+def _left_by_mlp(
+    fit: Fit,
+    first: int,
+    last: int,
+) -> torch.Tensor | None:
     """(d, d) what the MLP's fit adds to its output, M (T - I); None where it is not fitted."""
-    edit = lstsq(fit, first, last).maps.get("mlp")
+    edit = lstsq(
+        fit,
+        first,
+        last,
+    ).maps.get("mlp")
     if edit is None:
         return None
-    return edit.T - torch.eye(len(edit), dtype=torch.float64)
+    return edit.T - torch.eye(
+        len(edit),
+        dtype=torch.float64,
+    )
 
 
 @torch.inference_mode()
@@ -186,12 +260,25 @@ def _outputs(
     """(S, d) what the attention before each gap gives for a sample, on the CPU."""
     found: dict[int, torch.Tensor] = {}
 
-    def keep(number: int, args: tuple, kwargs: Mapping[str, Any], output: torch.Tensor) -> None:
-        found[number] = output.reshape(-1, output.shape[-1]).cpu()
+    def keep(
+        number: int,
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        output: torch.Tensor,
+    ) -> None:
+        found[number] = output.reshape(
+            -1,
+            output.shape[-1],
+        ).cpu()
 
     deepest = max(first for first, _ in gaps)
     with ThreadHooks() as hooks, ended_at(full.layers[deepest]):
         for number, end in enumerate(ends):
             hooks.on_output(end, partial(keep, number))
-        vision.forward(full, sample.inputs, sample.features, use_cache=False)
+        vision.forward(
+            full,
+            sample.inputs,
+            sample.features,
+            use_cache=False,
+        )
     return [found[number] for number in range(len(ends))]
