@@ -80,11 +80,13 @@ RIMS = (
 )
 FEWEST = 4  # positions that tell a rule from chance
 LEAST_PIXELS = 5  # of a rectangle's side, for the pixels of its corners to be its own
-# (right, bottom) of the corners that are changed, and of those across them; by turns.
-CORNERS = (
+# What is changed of rectangles in each turn, by turns: a corner (right, bottom), None: all of it.
+Changes = tuple[tuple[tuple[bool, bool] | None, ...], ...]
+CORNERS: Changes = (
     ((False, False), (True, False)),
     ((True, True), (False, True)),
 )
+WHOLE: Changes = ((None,),)
 TRIED = 8  # positions tried in each picture
 HIT_SHARE = 0.7  # the share of them that must answer to their own rectangle
 # Of a stand-in: decoder layers at least, and blocks from which on a stack of them hands on.
@@ -824,12 +826,14 @@ def _placed(lvlm: LVLM, at_once: int) -> LVLM:
     the places that are found without one, or with none. at_once: see `places_hold`.
 
     Among ways that hold on the large pictures the small ones decide; where they speak against each
-    of them, the first stays, for hardly a pixel of a small picture may be a position's own.
+    of them, the first stays, for hardly a pixel of a small picture may be a position's own. Where
+    none holds, and none is found, the best of those stays that hold but for their borders.
     """
     pictures = [noise(*shape) for shape in SHAPES]
     rims = [noise(*shape) for shape in RIMS]
     rims = [picture for picture in rims if _taken(lvlm, picture)]
     doubtful = lvlm
+    blurred: list[tuple[float, LVLM]] = []
     for name, rule in GEOMETRIES.items():
         if rule in (unplaced, found):
             continue
@@ -837,13 +841,35 @@ def _placed(lvlm: LVLM, at_once: int) -> LVLM:
         candidate = dataclasses.replace(lvlm, family=family)
         try:
             if not all(places_hold(candidate, picture, at_once) for picture in pictures):
+                blurred += _blurred(candidate, pictures, at_once)
                 continue
             if all(_not_contradicted(candidate, picture, at_once) for picture in rims):
                 return candidate
         except Exception:  # made for other processors and configs: it may miss anything
             continue
         doubtful = candidate if doubtful is lvlm else doubtful
-    return finding(lvlm, at_once) if doubtful is lvlm else doubtful
+    if doubtful is not lvlm:
+        return doubtful
+    looked = finding(lvlm, at_once)
+    if looked.find is None and blurred:
+        return max(blurred, key=lambda each: each[0])[1]
+    return looked
+
+
+def _blurred(
+    candidate: LVLM,
+    pictures: Sequence[Image.Image],
+    at_once: int,
+) -> list[tuple[float, LVLM]]:
+    """A way of cutting whose rectangles are answered to as wholes, though their corners are not,
+    with the share of corners that are; nothing where the wholes are not either. Convolutions that
+    overlap let a position see beyond its own rectangle (PP-Chart2Table).
+    """
+    wholes = [_answering_share(candidate, picture, at_once, WHOLE) for picture in pictures]
+    if any(share is None or share < HIT_SHARE for share in wholes):
+        return []
+    corners = [_answering_share(candidate, picture, at_once) or 0.0 for picture in pictures]
+    return [(sum(corners), candidate)]
 
 
 def finding(lvlm: LVLM, at_once: int) -> LVLM:
@@ -916,12 +942,13 @@ def _answering_share(
     lvlm: LVLM,
     image: Image.Image,
     at_once: int,
+    changes: Changes = CORNERS,
 ) -> float | None:
     """The share of the changes that move most the position whose rectangle they lie in, see
     `places_hold`; None where there are too few positions, or their rectangles are a few pixels.
     """
     sample = lvlm.encode(image, QUESTION)
-    return _answering(lvlm, sample, sample.geometry.rects, at_once)
+    return _answering(lvlm, sample, sample.geometry.rects, at_once, changes)
 
 
 def _answering(
@@ -929,8 +956,11 @@ def _answering(
     sample: Sample,
     rects: np.ndarray,
     at_once: int,
+    changes: Changes = CORNERS,
 ) -> float | None:
     """The same, of one encoded picture and any rectangles of its visual positions.
+
+    changes: `CORNERS`, or `WHOLE` rectangles.
 
     Changed are two opposite corners of each rectangle tried, two fifths of its sides wide: one that
     is too large, or lies half a cell beside the right one, has a corner in another position's. All
@@ -945,12 +975,12 @@ def _answering(
     if not len(chosen):
         return None
     before = _seen_at(lvlm, sample)
-    hits = np.zeros((len(chosen), len(CORNERS)))
-    for end, corners in enumerate(CORNERS):
+    hits = np.zeros((len(chosen), len(changes)))
+    for end, corners in enumerate(changes):
         for members in _together_changed(len(chosen), _most_at_once(areas, at_once), end):
             changed = image
             for member in members:
-                box = _corner(pixels[chosen[member]], *corners[member % len(corners)])
+                box = _part(pixels[chosen[member]], corners[member % len(corners)])
                 changed = inverted(changed, box)
             difference = _seen_at(lvlm, lvlm.encode(changed, QUESTION)) - before
             moved = torch.linalg.vector_norm(difference, dim=1).numpy()
@@ -1001,13 +1031,17 @@ def _tried_positions(areas: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return chosen[order]
 
 
-def _corner(
+def _part(
     rect: np.ndarray,
-    right: bool,
-    bottom: bool,
+    corner: tuple[bool, bool] | None,
 ) -> tuple[int, int, int, int]:
-    """The box, in pixels, of one corner of a rectangle: two fifths of its width and height."""
+    """The box, in pixels, of one corner of a rectangle, two fifths of its width and height, or of
+    all of it. corner: see `Changes`.
+    """
     x0, y0, x1, y1 = rect.astype(int).tolist()
+    if corner is None:
+        return x0, y0, x1, y1
+    right, bottom = corner
     width = max(2 * (x1 - x0) // 5, 1)
     height = max(2 * (y1 - y0) // 5, 1)
     left = x1 - width if right else x0

@@ -81,12 +81,20 @@ def test_refused_by_the_probe_that_fails(builder, tmp_path):
 
 
 def test_places_that_do_not_hold_are_not_taken(tmp_path, monkeypatch):
-    """With only wrong rules on offer, positions have no place rather than a wrong one."""
-    from svl_core.lvlm import probing
+    """With only wrong rules on offer, places are found without one; where none are found either,
+    positions have no place rather than a wrong one.
+    """
+    from svl_core.lvlm import finding, probing
 
     monkeypatch.setattr(
         probing,
         "GEOMETRIES",
         {name: rule for name, rule in probing.GEOMETRIES.items() if name != "square"},
     )
-    assert svl.load(saved(unlisted.vipllava, tmp_path / "model")).family.geometry == "unplaced"
+    folder = saved(unlisted.vipllava, tmp_path / "model")
+    lvlm = svl.load(folder, dtype="float32")
+    assert lvlm.family.geometry == "found"
+    for size in ((300, 110), (90, 200)):
+        assert all(hits(lvlm, [picture(*size)]))
+    monkeypatch.setattr(finding, "LARGEST", 0)
+    assert svl.load(folder).family.geometry == "unplaced"
