@@ -841,7 +841,7 @@ def _placed(lvlm: LVLM, at_once: int) -> LVLM:
         candidate = dataclasses.replace(lvlm, family=family)
         try:
             if not all(places_hold(candidate, picture, at_once) for picture in pictures):
-                blurred += _blurred(candidate, pictures, at_once)
+                blurred += _blurred(candidate, pictures)
                 continue
             if all(_not_contradicted(candidate, picture, at_once) for picture in rims):
                 return candidate
@@ -859,16 +859,15 @@ def _placed(lvlm: LVLM, at_once: int) -> LVLM:
 def _blurred(
     candidate: LVLM,
     pictures: Sequence[Image.Image],
-    at_once: int,
 ) -> list[tuple[float, LVLM]]:
     """A way of cutting whose rectangles are answered to as wholes, though their corners are not,
     with the share of corners that are; nothing where the wholes are not either. Convolutions that
-    overlap let a position see beyond its own rectangle (PP-Chart2Table).
+    overlap let a position see beyond its own rectangle (PP-Chart2Table). Each is changed alone.
     """
-    wholes = [_answering_share(candidate, picture, at_once, WHOLE) for picture in pictures]
+    wholes = [_answering_share(candidate, picture, 1, WHOLE) for picture in pictures]
     if any(share is None or share < HIT_SHARE for share in wholes):
         return []
-    corners = [_answering_share(candidate, picture, at_once) or 0.0 for picture in pictures]
+    corners = [_answering_share(candidate, picture, 1) or 0.0 for picture in pictures]
     return [(sum(corners), candidate)]
 
 
