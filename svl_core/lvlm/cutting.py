@@ -217,10 +217,10 @@ def _cut_periods(text, choice: Choice) -> None:
     Raises InputError where there are none.
     """
     for names in PERIODS:
-        old = [getattr(text, name, None) for name in names]
-        if None in old or names == PERIODS[1] and getattr(text, "num_experts", 1) == 1:
+        period, offset = (getattr(text, name, None) for name in names)
+        without = names == PERIODS[1] and getattr(text, "num_experts", 1) == 1
+        if period is None or offset is None or without:
             continue
-        period, offset = old
         marked = [layer % period == offset for layer in choice.keep]
         found = _period_of(marked)
         if found is None:

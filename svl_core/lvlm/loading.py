@@ -253,12 +253,13 @@ def _check_packed(
     """
     tried = set()
     for path, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        shape = getattr(module, "out_features", None), getattr(module, "in_features", None)
+        weight: Any = getattr(module, "weight", None)
+        shape: Any = getattr(module, "out_features", None), getattr(module, "in_features", None)
         if getattr(weight, "quant_state", None) is None or shape in tried:
             continue
         tried.add(shape)
-        row = torch.zeros(1, 1, shape[1], dtype=model.dtype, device=weight.device)
+        dtype: Any = model.dtype
+        row = torch.zeros(1, 1, shape[1], dtype=dtype, device=weight.device)
         try:
             module(row)
         except Exception as error:  # kernels differ by device and version

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from svl_core.analysis.trace import SampleTrace
 from svl_core.errors import InputError
 from svl_core.lvlm import families, vision
 from svl_core.lvlm.hooks import ThreadHooks, ended_at, hidden_input, hidden_of, with_hidden
@@ -209,10 +210,10 @@ def _summed(
         )
         for first, last in gaps
     ]
-    factor = attention_factor(full, fit.trace.samples[0].sample)
+    factor = attention_factor(full, _read(fit.trace.samples[0]))
     for traced, at, weights in fitted_tokens(fit):
         run.check("Stopped.")
-        given = _outputs(full, traced.sample, gaps, ends)
+        given = _outputs(full, _read(traced), gaps, ends)
         for (first, last), total, rest, output in zip(
             gaps,
             sums,
@@ -221,7 +222,7 @@ def _summed(
             strict=True,
         ):
             _, step = entering_and_step(traced, at, first, last)
-            if rest is not None:
+            if rest is not None and traced.mlp is not None:
                 mapped = traced.mlp[first - 1, at].double() @ rest
                 step = step - mapped
             added = (factor or 1.0) * output[at].double()
@@ -229,6 +230,16 @@ def _summed(
             total.gram += added.T @ (weights * added)
             total.cross += added.T @ (weights * wanted)
     return sums
+
+
+def _read(traced: SampleTrace) -> Sample:
+    """The sample that was traced. Raises InputError for a trace that does not hold it."""
+    if traced.sample is None:
+        raise InputError(
+            "Found a calibration trace without its samples; expected them for a fit of the"
+            " attention; trace them again."
+        )
+    return traced.sample
 
 
 def _left_by_mlp(
