@@ -3,9 +3,12 @@ at the cost of one pass, and the command line shown prunes just that.
 """
 
 import base64
+import html
 import json
 import re
 import shlex
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +19,10 @@ from svl_core.analysis import sublayers as measuring
 from svl_core.cli.main import main
 from svl_core.service import halves as found_halves
 from svl_core.service.workspace import HALVES, LANES
-from svl_core.ui.state import commands
+from svl_core.ui.state import commands, exports
 from svl_core.ui.state.settings import Settings
-from svl_core.ui.steps import halves
+from svl_core.ui.steps import halves, head
+from svl_core.ui.steps.share import report
 
 USUAL = Settings()
 
@@ -219,7 +223,7 @@ def test_nothing_dropped_is_not_asked(page, asked):
 def test_the_command_prunes_the_marked_halves(page, asked, tiny, path, tmp_path, settings):
     tiny.save(tmp_path / "model")
     said = measured(page, asked, settings)["halves-said"]
-    line = re.search(r"<code>(.*?)</code>", said)[1].replace("&#x27;", "'")
+    line = html.unescape(re.search(r"<code>(.*?)</code>", said)[1])
     words = shlex.split(line)
     assert words[:2] == ["svl", "prune"]
     placed = {
@@ -241,3 +245,43 @@ def test_the_command_names_a_set(asked):
     assert "--calibration demo" in of_demo and "--calibration-size 9" in of_demo
     assert "--seed 7" in of_demo and "--prompt" not in of_demo
     assert "--calibration calibration/" in commands.prune_halves(state, 4, Settings(), "own")
+
+
+def test_the_report_has_what_was_opened(page, asked):
+    def written():
+        file = report.write(page, [], None, *asked, USUAL)["report-file"]
+        return html.unescape(Path(file).read_text(encoding="utf-8"))
+
+    assert halves.CURVES.heading not in written()
+    measured(page, asked)
+    text = written()
+    assert halves.CURVES.heading in text
+    shown = page.view(asked[0], USUAL, asked[1])
+    plan = halves.halves_of(shown).known_plan()
+    assert halves.in_words(plan, shown.layer_ids) in text
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize("query", ["granularity=half&drop=6", "drop_mlp=3", "drop_attention=1,2"])
+def test_a_link_to_halves_opens_the_page_with_a_sentence(page, query):
+    """Its numbers are no layers, so none of these goes."""
+    opened = head.open_address(page, SimpleNamespace(query_params=query))
+    note = html.unescape(opened["link-note"])
+    assert "Found a plan of halves of layers" in note and halves.FOLD in note
+    assert "wanted" not in opened
+
+
+def test_a_link_to_layers_is_read_as_before():
+    link = "granularity=layer&drop=2,3"
+    assert exports.read_query(link)["drop"] == [2, 3] and exports.refused_in(link) == []
+
+
+def test_half_of_a_plan_in_words():
+    """By the original model's numbers, a layer that goes whole among them."""
+    plan = svl.DropPlan((1,), 4, "svl", attention=(0,), mlp=(2, 3))
+    said = halves.in_words(plan, (0, 2, 4, 6))
+    title = svl.CRITERIA["svl"].title
+    assert said == (
+        f"{title} would skip 5 halves: both halves of layer 2, the attention of layer 0 and the MLP"
+        " of layers 4, 6."
+    )

@@ -242,12 +242,13 @@ def wire(page: Page) -> None:
     opened = page["halves"].expand
     page.on(opened, open_fold, PLAN_IN, [SIGHT.name], **QUICK)
     outputs = [NOTE, *DRAWN]
+    newer = page.halt(page[SIGHT.name].pick, lanes.HALVES, replaced=True)
     page.on(
-        page[SIGHT.name].pick,
+        newer.then,
         measure,
         PLAN_IN,
         outputs,
-        trigger_mode="always_last",
+        trigger_mode="multiple",
         **page.heavy,
     )
     asked = page.halt(page["halves-run"].click, lanes.HALVES, replaced=True)
