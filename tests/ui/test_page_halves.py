@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from updates import last
+from tiny import picture
+from updates import LINK, last
 
 import svl_core as svl
 from svl_core.analysis import sublayers as measuring
@@ -22,7 +23,9 @@ from svl_core.service.workspace import HALVES, LANES
 from svl_core.ui.state import commands, exports
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.steps import halves, head
+from svl_core.ui.steps.evidence import calibration
 from svl_core.ui.steps.share import report
+from svl_core.ui.work.analysing import analyse
 
 USUAL = Settings()
 
@@ -285,3 +288,56 @@ def test_half_of_a_plan_in_words():
         f"{title} would skip 5 halves: both halves of layer 2, the attention of layer 0 and the MLP"
         " of layers 4, 6."
     )
+
+
+def test_a_set_is_measured_at_the_press_of_the_button(page, asked, tiny, tmp_path, passes):
+    """One pass over the question when the fold opens, one over each sample once it is asked."""
+    paths = []
+    for seed in (1, 2, 3):
+        paths.append(str(tmp_path / f"own{seed}.png"))
+        picture(seed=seed).save(paths[-1])
+    brought = calibration.bring(page, paths, "what is it?", None)["own"]
+    settings = Settings(own=brought, calibration="own", max_new_tokens=2)
+    waiting = measured(page, asked, settings)
+    assert len(passes) == 1 and marked(curves(waiting)) == set()
+    assert "runs the model on 3 samples to rank halves" in waiting["halves-said"]
+    update = last(halves.ask(page, *asked, settings))
+    assert len(passes) == 4
+    samples = [tiny.encode(path, "what is it?") for path in paths]
+    trace = svl.trace(tiny, samples)
+    weights = svl.importance(trace)
+    scores = svl.redundancy(trace, weights, "svl", lvlm=tiny, granularity="half")
+    assert marked(curves(update)) == halves_in(svl.plan(scores, 4))
+    assert "--calibration calibration/" in update["halves-said"]
+
+
+def test_tokens_that_are_not_there_are_told(page):
+    """A criterion of visual tokens on a prompt alone: a sentence, and a report without a plan."""
+    name = page.workspace.models.first
+    settings = Settings(criterion="svl-visual")
+    update = last(analyse(page, name, None, "what is it?", None, None, *LINK, USUAL))
+    asked = update["state"], {**update["strip"], "drop": [2]}
+    found = measured(page, asked, settings)
+    assert "Found no scores of the criterion" in found["halves-note"]
+    assert found["plot-halves"] is None
+    assert halves.measured(page.view(asked[0], settings, asked[1])) == []
+    at_once = measured(page, asked)
+    assert marked(curves(at_once)) and "--image" not in at_once["halves-said"]
+
+
+def test_measuring_is_cancelled_like_other_work(page, asked, monkeypatch):
+    real = svl.sublayers
+    stopped = []
+
+    def slow(*values, run, **options):
+        (lane,) = page.workspace.jobs._deadlines
+        page.workspace.stop(lane.removesuffix(HALVES), HALVES)
+        stopped.append(run.cancelled)
+        return real(*values, run=run, **options)
+
+    monkeypatch.setattr(svl, "sublayers", slow)
+    update = measured(page, asked)
+    assert stopped == [True] and update["halves-note"] == "" and not update["plot-halves"]
+    free = page.workspace.models.busy.acquire(timeout=5)
+    assert free and not page.workspace.jobs._deadlines
+    page.workspace.models.busy.release()

@@ -392,7 +392,7 @@ def measured(shown: View) -> list[Measured]:
         return []
     value = draw_halves(shown)
     halves = halves_of(shown)
-    if value is None or halves is None:
+    if value is None or halves is None or halves.refusal():
         return []
     plan = halves.known_plan()
     said = _unranked(halves) if plan is None else in_words(plan, shown.layer_ids)
