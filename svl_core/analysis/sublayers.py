@@ -182,7 +182,7 @@ def half_cosines(
     Raises InputError and Cancelled as `sublayers` does.
     """
     known = request.halves
-    if known is not None and known.tokens == tokens and len(request.trace.samples) == 1:
+    if known is not None and _is_of(known, request.trace, tokens):
         means = known.cosine.reshape(1, -1)
         return Measured(means, np.ones_like(means))
     totals, measured = _sums(
@@ -203,6 +203,17 @@ def half_cosines(
         cosines.reshape(count, -1),
         each.reshape(count, -1),
     )
+
+
+def _is_of(
+    known: SublayerScores,
+    trace: Trace,
+    tokens: str,
+) -> bool:
+    """Whether what is known can be that of a trace's one sample, on these tokens."""
+    if len(trace.samples) != 1 or known.tokens != tokens:
+        return False
+    return known.layer_ids == trace.layer_ids
 
 
 def _check_halves(lvlm: LVLM) -> None:
