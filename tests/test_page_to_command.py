@@ -54,7 +54,7 @@ CHANGES = {  # a field, what it is changed to, and a compensation that reads it
     "visual_from": (2, "scp"),
     "visual_layers": ((1, 4), "scp"),
 }
-HALVES = ("granularity", "drop_attention", "drop_mlp")  # not the page's
+HALVES = ("granularity", "drop_attention", "drop_mlp")  # not the plan's on the page
 OF_THE_PLAN = ("drop", "layers", *HALVES, "preset", "calibration")  # tried apart
 
 

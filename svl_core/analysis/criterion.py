@@ -13,6 +13,7 @@ from svl_core.progress import QUIET, Run
 from svl_core.recipe import HALF, HALVES, LAYER
 
 if TYPE_CHECKING:
+    from svl_core.analysis.sublayers import SublayerScores
     from svl_core.analysis.trace import Trace
     from svl_core.lvlm.model import LVLM
     from svl_core.lvlm.sample import Sample
@@ -51,6 +52,7 @@ class Request:
     rounds: int | None = None
     run: Run = QUIET
     granularity: str = LAYER
+    halves: SublayerScores | None = None
 
     @property
     def depth(self) -> int:

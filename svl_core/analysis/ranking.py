@@ -12,6 +12,7 @@ from svl_core.progress import QUIET, Run
 from svl_core.recipe import Recipe
 
 if TYPE_CHECKING:
+    from svl_core.analysis.sublayers import SublayerScores
     from svl_core.analysis.trace import Trace
     from svl_core.lvlm.model import LVLM
     from svl_core.lvlm.sample import Sample
@@ -46,6 +47,7 @@ def rank_layers(
     criterion: str | None = None,
     lvlm: LVLM | None = None,
     samples: Sequence[Sample] = (),
+    halves: SublayerScores | None = None,
     run: Run = QUIET,
 ) -> LayerScores:
     """The layers, or the halves of all layers, by the recipe's criterion.
@@ -56,6 +58,7 @@ def rank_layers(
     criterion: another one than the recipe's.
     lvlm, samples: the traced model and samples, for criteria that run the model; the model for
         halves too.
+    halves: what is known of the halves of the one traced sample, see `redundancy`.
     run: progress and cancellation.
 
     Raises InputError as `redundancy` does, Cancelled.
@@ -74,5 +77,6 @@ def rank_layers(
         granularity=recipe.granularity,
         lvlm=lvlm,
         samples=samples,
+        halves=halves,
         run=run,
     )

@@ -23,6 +23,7 @@ from svl_core.progress import QUIET, Run
 from svl_core.recipe import ATTENTION, HALF, HALVES, LAYER
 
 if TYPE_CHECKING:
+    from svl_core.analysis.sublayers import SublayerScores
     from svl_core.analysis.trace import Trace
     from svl_core.lvlm.model import LVLM
 
@@ -177,6 +178,7 @@ def redundancy(
     layers: Sequence[int] | None = None,
     rounds: int | None = None,
     granularity: str = LAYER,
+    halves: SublayerScores | None = None,
     run: Run = QUIET,
 ) -> LayerScores:
     """Score and rank the layers, or the halves of all layers, by one of `CRITERIA`.
@@ -197,6 +199,8 @@ def redundancy(
     granularity: what is ranked, each "layer" as a whole or each "half" of one, its attention and
         its MLP apart. Halves are measured on the model, so that they need `lvlm` and a trace that
         holds its samples.
+    halves: what `sublayers` measured of this trace of one sample, with the same importance; a
+        criterion of the same tokens then runs no model for halves.
     run: progress and cancellation.
 
     Raises InputError for an unknown criterion, one whose needs are not met, and one that measures
@@ -224,6 +228,7 @@ def redundancy(
         rounds=rounds,
         run=run,
         granularity=granularity,
+        halves=halves,
     )
     used = samples if row.needs == "model" else trace.samples
     settings = settings_of(request, protect_ends, len(used))

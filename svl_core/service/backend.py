@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import svl_core as svl
-from svl_core.analysis.ranking import importance_of, rank_layers
+from svl_core.analysis.ranking import importance_of, rank_layers, top_p_of
 from svl_core.lvlm.stopping import stoppable
 from svl_core.progress import QUIET, Run
 from svl_core.pruning.selectors import acts
@@ -130,10 +130,12 @@ class LocalBackend:
         trace: svl.Trace,
         recipe: Recipe,
         run: Run = QUIET,
+        halves: svl.SublayerScores | None = None,
     ) -> svl.LayerScores:
         """The layers by the recipe's criterion, one that runs the model.
 
         samples: those that the model is run on, the first of the traced ones.
+        halves: what is known of the halves of the one traced sample.
         """
         lvlm = self._lvlm(name)
         with self._turn(run, lvlm):
@@ -142,7 +144,32 @@ class LocalBackend:
                 trace,
                 lvlm=lvlm,
                 samples=_all_on_device(lvlm, samples),
+                halves=halves,
                 run=in_percent(run, svl.CRITERIA[recipe.criterion].title),
+            )
+
+    def sublayers(
+        self,
+        name: str,
+        trace: svl.Trace,
+        recipe: Recipe,
+        tokens: str,
+        run: Run = QUIET,
+    ) -> svl.SublayerScores:
+        """How redundant each half of a layer is on the traced samples, in one pass over each.
+
+        tokens: the token set that is measured on.
+        """
+        lvlm = self._lvlm(name)
+        weights = importance_of(trace, recipe)
+        with self._turn(run, lvlm):
+            return svl.sublayers(
+                lvlm,
+                trace,
+                weights,
+                tokens=tokens,
+                top_p=top_p_of(recipe),
+                run=in_percent(run, "Measuring the halves of layers"),
             )
 
     def choose(

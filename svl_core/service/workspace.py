@@ -40,8 +40,9 @@ SETS = 4  # calibration sets, as encoded and as traced
 SKILLS = 64  # pruned models whose skills were measured
 WORDS, WORD_BYTES = 256, 128 * 2**20  # things that were read of answers' words
 RANKING, EVIDENCE, LESSON, READING = "/ranking", "/evidence", "/lesson", "/words"
+HALVES = "/halves"
 """Lanes beside that of analysis and answers ("")."""
-LANES = ("", RANKING, EVIDENCE, LESSON, READING)
+LANES = ("", RANKING, EVIDENCE, LESSON, READING, HALVES)
 POLL_S = 0.5  # how often the share of a load is told
 Settled = TypeVar("Settled", bound=VisitorSettings)
 SHOWN_PIXELS = 640  # of a kept picture's longer side, as large as figures show it
@@ -320,14 +321,14 @@ class Workspace:
         analysis: Analysis,
         settings: VisitorSettings,
         run: Run = QUIET,
+        halves: svl.SublayerScores | None = None,
     ) -> svl.LayerScores:
         """The ranking of the halves of layers on `analysis` by the settings' criterion, once for
         each content. The model runs for each of them.
+
+        halves: what is known of the halves of the one sample.
         """
-        rounds = settings.rounds
-        stored = ranking_key(analysis, settings, settings.criterion, rounds, None)
-        key = (HALF, *stored)
-        scores = analysis.memo.get(key)
+        scores = self.cached_halves(analysis, settings)
         if scores is None:
             self.load_model(analysis.model, run)
             recipe = settings.recipe.changed(granularity=HALF)
@@ -337,9 +338,18 @@ class Workspace:
                 analysis.trace,
                 recipe,
                 run,
+                halves,
             )
-            analysis.memo.put(key, scores)
+            analysis.memo.put(_halves_key(analysis, settings), scores)
         return scores
+
+    def cached_halves(
+        self,
+        analysis: Analysis,
+        settings: VisitorSettings,
+    ) -> svl.LayerScores | None:
+        """`rank_halves` where it is known already."""
+        return analysis.memo.get(_halves_key(analysis, settings))
 
     def cached_ranking(
         self,
@@ -573,6 +583,11 @@ def _reading(analysis: Analysis | None, settings: VisitorSettings) -> tuple[str,
     """How closely the images of a set are looked at: as closely as those of the analysis."""
     detail = settings.detail if analysis is None else analysis.detail
     return detail, settings.max_visual_tokens
+
+
+def _halves_key(analysis: Analysis, settings: VisitorSettings) -> tuple:
+    ranking = ranking_key(analysis, settings, settings.criterion, settings.rounds, None)
+    return (HALF, *ranking)
 
 
 def _comparison_key(strip: dict, settings: VisitorSettings) -> tuple:

@@ -162,6 +162,10 @@ class ZeroGpuBackend(LocalBackend):
         self._check_local(name)
         return super().rank(name, *rest, **options)
 
+    def sublayers(self, name: str, *rest, **options) -> svl.SublayerScores:
+        self._check_local(name)
+        return super().sublayers(name, *rest, **options)
+
     def choose(self, name: str, *rest, **options) -> svl.DropPlan:
         self._check_local(name)
         return super().choose(name, *rest, **options)

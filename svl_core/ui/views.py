@@ -619,6 +619,29 @@ def metrics(
     )
 
 
+def halves_metrics(comparison, plan) -> str:
+    """`metrics` of a plan of halves of layers."""
+    every = 2 * plan.num_layers
+    fewer = 1 - comparison.parameters_pruned / comparison.parameters_full
+    gone = f"{plan.halves} of {every} halves gone, {100 * fewer:.0f} % fewer parameters"
+    full, pruned = comparison.full.text, comparison.pruned.text
+    sentence = f"Same answer with {gone}."
+    if full.strip() != pruned.strip():
+        word = first_difference(full.split(), pruned.split()) + 1
+        sentence = f"The answers part at word {word}: {gone}."
+    rows = [
+        *_time_rows(comparison, changed=plan.changes),
+        *_fidelity_rows(comparison),
+    ]
+    body = "".join(_row(head, cells, small) for head, small, *cells in rows)
+    names = ("Measure", "Full", "Without", "Change")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return (
+        f'<p class="verdict">{esc(sentence)}</p><table class="facts"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>{_noise(comparison, plan.changes)}"
+    )
+
+
 def _noise(comparison, changed: object) -> str:
     """Why measured speed-ups are noise, a sentence each; none where nothing changed."""
     parts = (

@@ -202,3 +202,25 @@ def test_criteria_without_a_measure_of_halves_say_which_have_one(tiny, asked):
         )
     with pytest.raises(svl.InputError, match="rank without the traced model; expected it, for"):
         svl.redundancy(read, None, "svl-all", granularity="half")
+
+
+def test_what_is_known_of_one_sample_is_not_measured_again(tiny, asked, monkeypatch):
+    """The same scores and ranking without a pass; of other tokens, or of a set, it is measured."""
+    from svl_core.analysis import sublayers as measuring
+
+    samples, _ = asked
+    read = svl.trace(tiny, samples[:1])
+    weights = svl.importance(read)
+    options = {"lvlm": tiny, "granularity": "half"}
+    wanted = svl.redundancy(read, weights, "svl", **options)
+    known = svl.sublayers(tiny, read, weights)
+    taken = []
+    real = measuring._measured
+    monkeypatch.setattr(measuring, "_measured", lambda *a: taken.append(1) or real(*a))
+    found = svl.redundancy(read, weights, "svl", halves=known, **options)
+    assert not taken and found.ranking == wanted.ranking
+    assert np.allclose(found.scores, wanted.scores)
+    svl.redundancy(read, weights, "svl-all", halves=known, **options)
+    assert len(taken) == 1
+    svl.redundancy(svl.trace(tiny, samples), None, "svl", halves=known, **options)
+    assert len(taken) == 3

@@ -45,6 +45,7 @@ def test_a_lent_gpu_takes_what_does_not_fit_the_page(zero_gpu, tiny, tiny_sample
     asked = {
         "traced": ([tiny_sample], False),
         "rank": ([tiny_sample], trace, recipe),
+        "sublayers": (trace, recipe, "all"),
         "choose": ("best", [tiny_sample], [plan]),
         "sweep": ([tiny_sample], [tiny_sample], recipe, {}, print),
         "ablate": ([tiny_sample], {}),

@@ -21,7 +21,7 @@ from svl_core.pruning.mergekit import recipe as mergekit_recipe
 from svl_core.pruning.plan_file import RENAMED, SOURCES, saved_plan
 from svl_core.pruning.selectors import acts
 from svl_core.pruning.selectors import in_words as in_words_of_tokens
-from svl_core.recipe import AUTO, DEMO, FULL, OPTIONS, OWN, TARGETS, THIS, Recipe
+from svl_core.recipe import AUTO, DEMO, FULL, HALF, OPTIONS, OWN, TARGETS, THIS, Recipe
 from svl_core.service.calibration import CalibrationSources
 from svl_core.ui.state.settings import ACCEPTED, DEFAULTS, PLAN, Settings
 from svl_core.ui.state.strip import ranked_by
@@ -35,6 +35,12 @@ OFFERED = {
     "calibration": LINKED_SOURCES,
 }
 """Names that a link may ask for, by the setting."""
+OF_HALVES = ("drop_attention", "drop_mlp")
+"""Fields of a recipe that name halves of layers."""
+HALVES_OF_A_LINK = (
+    "Found a plan of halves of layers; expected one of whole layers, which the page's strip holds;"
+    " open “Which half of a layer is redundant?” in step 3 to mark halves and ask without them."
+)
 MOST_SHOWN = 40  # characters of what a link asked for, in a sentence about it
 
 IMPORTS = {
@@ -85,7 +91,7 @@ def read_query(text: str) -> dict:
     """
     asked = _renamed(dict(parse_qsl(text)))
     read: dict = {name: asked[name] for name in ("model", "prompt", "image") if name in asked}
-    if "drop" in asked:
+    if "drop" in asked and not _asks_for_halves(asked):
         layers = _numbers_among(asked["drop"].split(","))
         if layers or asked["drop"] == "none":
             read["drop"] = layers
@@ -116,6 +122,8 @@ def refused_in(text: str) -> list[str]:
                 Settings(**{name: value})
             except InputError as error:
                 sentences.append(str(error))
+    if _asks_for_halves(asked):
+        return [HALVES_OF_A_LINK, *sentences]
     words = [word for word in asked.get("drop", "none").split(",") if word]
     if words != ["none"] and len(_numbers_among(words)) < len(words):
         sentences.append(
@@ -123,6 +131,12 @@ def refused_in(text: str) -> list[str]:
             " 3,5,6; change them."
         )
     return sentences
+
+
+def _asks_for_halves(asked: Mapping[str, str]) -> bool:
+    """Whether a link's recipe drops halves of layers: its numbers count these."""
+    named = any(name in asked for name in OF_HALVES)
+    return named or asked.get("granularity") == HALF
 
 
 def unknown(label: str, value: object, offered: Sequence[str]) -> InputError:

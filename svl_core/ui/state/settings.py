@@ -17,8 +17,8 @@ CORRECTED, PUBLISHED = MAPS = ("corrected", "published")
 MOST_SCENES = 4096  # samples of the bundled set that a link may ask for
 
 PLAN = ("drop", "layers", "granularity", "drop_attention", "drop_mlp", "preset")
-"""Fields of a recipe that the page's strip holds, not its controls; halves of layers are the
-endpoints' alone.
+"""Fields of a recipe that the page's strip holds, not its controls; halves of layers follow from
+the strip in their own fold (`steps/halves.py`), and no link carries them.
 """
 
 

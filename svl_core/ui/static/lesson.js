@@ -5,7 +5,7 @@
   const { make } = svl;
   const PATIENCE = 20000;  // ms that the page rests without an answer to what was tried, after which its row says so
   const SETTLED = 500;  // ms that a plan must stand before the skills are asked with it
-  const VEILED = "#plot-redundancy, #plot-similarity, #plot-gap, #plot-pca, #choose, #strip, .hero-layers";  // they rank the layers that are to be guessed
+  const VEILED = "#plot-redundancy, #plot-similarity, #plot-gap, #plot-pca, #choose, #halves, #strip, .hero-layers";  // they rank the layers that are to be guessed
   const address = change => {
     const query = new URLSearchParams(location.search);
     change(query);

@@ -13,6 +13,7 @@ from svl_core.ui.drawing import Update, View, figure, matrix_of
 from svl_core.ui.figure import PLAN, card, plot
 from svl_core.ui.state.settings import Settings
 from svl_core.ui.state.strip import ranked_by
+from svl_core.ui.steps import halves
 from svl_core.ui.wiring import QUICK, Page, picked
 from svl_core.ui.work.answering import then_live
 from svl_core.ui.work.ranking import PLAN_IN, start_ranking, start_redrawing
@@ -183,6 +184,7 @@ def layout(page: Page) -> None:
                 page.show(BLOCKS)
             with gr.Column(scale=5):
                 page.show(CRITERIA)
+    halves.layout(page)
 
 
 # ---------------------------------------------------------------------------------- events
@@ -197,6 +199,7 @@ def wire(page: Page) -> None:
     handler = picked(pick_criterion, str)
     criterion = page.on(page["criteria"].pick, handler, [], ["criterion"], **QUICK)
     then_live(page, start_ranking(page, criterion.then))
+    halves.wire(page)
 
 
 # -------------------------------------------------------------------------------- handlers

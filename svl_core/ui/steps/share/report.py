@@ -13,7 +13,7 @@ from svl_core.ui.figure import Figure, Measured
 from svl_core.ui.gradio_patches import front_page
 from svl_core.ui.state import exports
 from svl_core.ui.state.settings import Settings
-from svl_core.ui.steps import evidence, words
+from svl_core.ui.steps import evidence, halves, words
 from svl_core.ui.steps.answers import draw_full, draw_metrics, draw_pruned, sources_in_words
 from svl_core.ui.steps.answers.variants import section
 from svl_core.ui.wiring import SETTINGS, Page
@@ -79,6 +79,7 @@ def write(
             sources_in_words(view),
         ),
         [_section(figure, view) for figure in reported(page)]
+        + [_of_measured(found) for found in halves.measured(view)]
         + [_of_measured(found) for found in words.measured(view)]
         + [
             _of_measured(found)
