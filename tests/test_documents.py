@@ -234,6 +234,13 @@ def test_what_each_detail_means_is_said_from_the_data():
     )
 
 
+def test_readme_tells_how_many_types_are_served():
+    states = json.loads((ROOT / "tests/families/states.json").read_text(encoding="utf-8"))
+    served = [entry for entry, (state, _) in states.items() if state.startswith("full")]
+    told = f"[{len(served)} of the {len(states)} types](svl_core/SUPPORT.md"
+    assert told in README.read_text(encoding="utf-8")
+
+
 def test_readme_fits_two_screens():
     lines = README.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150 and max(map(len, lines)) <= 200
