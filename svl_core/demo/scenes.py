@@ -46,6 +46,11 @@ STYLES = ("noto", "twemoji")  # the two styles of training; "openmoji" is left f
 GRID_PATTERNS = ("plain", "plain", "stripes", "dots", "gradient")
 FREE_PATTERNS = ("plain", "stripes", "dots", "gradient", "checks", "clouds", "clouds", "confetti")
 SIZE = 288  # pixels of a rendered scene's side; the model's processor resizes it
+LARGE_SHARES = (0.1, 0.9)
+"""Of a free world's objects, those that nearly fill their ninth: in most scenes and in some."""
+
+LARGE_SCENES = 0.2
+"""Of a free world's scenes, those in which most objects do."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,15 @@ def _item(
     *,
     wild: bool,
     world: World = GRID,
+    large_share: float = LARGE_SHARES[0],
 ) -> Item:
     colour = str(rng.choice(list(COLOURS))) if name in SHAPES else None
     if world.free:
-        item = _anywhere(rng, Item(name, cell, colour))
+        item = _anywhere(
+            rng,
+            Item(name, cell, colour),
+            large_share,
+        )
     else:
         reach = 0.07 if wild else 0.04
         left, down = np.round(rng.uniform(-reach, reach, 2), 3).tolist()
@@ -165,17 +175,20 @@ def _item(
     return replace(item, tone=(turn, saturation, lightness))
 
 
-LARGE_SHARE = 0.2
-"""Of the objects of a free world, those that nearly fill their ninth."""
-
-
 INK_SHARE = 0.35
 """Of the objects of a free world in training, those that are drawn with lines."""
 
 
-def _anywhere(rng: np.random.Generator, item: Item) -> Item:
-    """The item in some size, anywhere within its ninth."""
-    large = _happens(rng, LARGE_SHARE)
+def _anywhere(
+    rng: np.random.Generator,
+    item: Item,
+    large_share: float,
+) -> Item:
+    """The item in some size, anywhere within its ninth.
+
+    large_share: 0..1, how likely it nearly fills it.
+    """
+    large = _happens(rng, large_share)
     scale = _uniform(rng, 0.62, 0.94, 3) if large else _uniform(rng, 0.36, 0.62, 3)
     reach = (1 - scale) / 2
     right = _uniform(rng, -reach, reach, 3)
@@ -267,6 +280,7 @@ def random_scene(
             chosen.append(_one_of(rng, pool).name)
     cells = sorted(rng.choice(9, size=n, replace=False).tolist())
     empty = _ground(rng, style, world)
+    mostly_large = world.free and _happens(rng, LARGE_SCENES)
     items = []
     for name, cell in zip(chosen, cells, strict=True):
         item = _item(
@@ -275,6 +289,7 @@ def random_scene(
             cell,
             wild=wild,
             world=world,
+            large_share=LARGE_SHARES[mostly_large],
         )
         items.append(item)
     return replace(empty, items=tuple(items))
