@@ -13,7 +13,7 @@ from svl_core.progress import QUIET, Run
 from svl_core.recipe import HALF, HALVES, LAYER
 
 if TYPE_CHECKING:
-    from svl_core.analysis.sublayers import SublayerScores
+    from svl_core.analysis.half_scores import SublayerScores
     from svl_core.analysis.trace import Trace
     from svl_core.lvlm.model import LVLM
     from svl_core.lvlm.sample import Sample

@@ -23,7 +23,7 @@ from svl_core.progress import QUIET, Run
 from svl_core.recipe import ATTENTION, HALF, HALVES, LAYER
 
 if TYPE_CHECKING:
-    from svl_core.analysis.sublayers import SublayerScores
+    from svl_core.analysis.half_scores import SublayerScores
     from svl_core.analysis.trace import Trace
     from svl_core.lvlm.model import LVLM
 

@@ -22,8 +22,8 @@ from svl_core.figures.style import (
 )
 
 if TYPE_CHECKING:
+    from svl_core.analysis.half_scores import SublayerScores
     from svl_core.analysis.lens import DecidedCurve, Lens
-    from svl_core.analysis.sublayers import SublayerScores
     from svl_core.analysis.visual_lens import NamedPatches, VisualLens
     from svl_core.analysis.word_attention import WordAttention
 

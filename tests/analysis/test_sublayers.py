@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import svl_core as svl
-from svl_core.analysis.sublayers import SublayerScores
+from svl_core.analysis.half_scores import SublayerScores
 
 
 def by_hand(lvlm, sample):

@@ -17,6 +17,7 @@ from builders import (
     template,
     tokenizer,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from svl_core.lvlm.processors import still_class
 
@@ -664,4 +665,7 @@ ZOO = {
     "shieldgemma2": shieldgemma2,
     "video_llava": video_llava,
 }
-"""Entry of the mapping -> what builds its config and processor."""
+ZOO = {entry: build for entry, build in ZOO.items() if entry in CONFIG_MAPPING_NAMES}
+"""Entry of the mapping -> what builds its config and processor, of those that the installed
+transformers has.
+"""

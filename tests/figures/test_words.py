@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from svl_core import figures
+from svl_core.analysis.half_scores import HALVES, SublayerScores
 from svl_core.analysis.lens import DecidedCurve, Lens
-from svl_core.analysis.sublayers import HALVES, SublayerScores
 from svl_core.analysis.visual_lens import NamedPatches, VisualLens
 from svl_core.analysis.word_attention import KINDS, WordAttention
 from svl_core.figures import words
