@@ -179,3 +179,16 @@ def test_training_pixels_are_the_processors(world):
     processor = build.image_processor(world)
     expected = processor(images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(build.pixels(images, world), expected, atol=1e-6, rtol=0)
+
+
+def test_the_unfinished_model_can_be_gone_on_from():
+    folder = Path(__file__).parent / "next_model"
+    words = build.tokenizer(FREE)
+    model = build.untrained(words, world=FREE)
+    train.begun_from(model, words, folder)
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == words.get_vocab()
+    weights = model.state_dict()
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert (folder / "model.safetensors").stat().st_size < 15e6
