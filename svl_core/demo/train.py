@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AutoTokenizer, LlavaForConditionalG
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from svl_core.demo import build, easy_vqa, questions, scenes
-from svl_core.demo.worlds import FREE, GRID, PATCH
+from svl_core.demo.worlds import PATCH, WORLDS
 
 IGNORE = -100
 # How often each kind is drawn: the slow ones more.
@@ -47,7 +47,6 @@ WEIGHTS = {
     "which-next": 2.0,
     "compare": 2.0,
 }
-WORLDS = {"grid": GRID, "free": FREE}
 SYSTEM_SHARE = 0.1
 """Of the questions, those behind a system turn, where the world has them."""
 

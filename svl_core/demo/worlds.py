@@ -70,3 +70,6 @@ FREE = World(
     kinds=(*_KINDS, "where-category", "next", "which-next", "compare"),
     system=True,
 )
+
+WORLDS = {"grid": GRID, "free": FREE}
+"""By the names that commands take."""

@@ -25,13 +25,12 @@ import svl_core as svl
 from svl_core.demo.labelled import Labelled
 from svl_core.demo.questions import ask, labelled
 from svl_core.demo.scenes import SIZE, Scene, box, random_scene, render
-from svl_core.demo.worlds import FREE, GRID, PATCH, World
+from svl_core.demo.worlds import FREE, PATCH, WORLDS, World
 from svl_core.pruning.plan import manual_plan
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "token_sets.json", PAGES / "token_sets.md"
 BEGIN, END = "<!-- figures: tests/benchmarks/token_sets.py -->", "<!-- end of figures -->"
-WORLDS = {"grid": GRID, "free": FREE}
 SETS = {
     "svl": "important tokens (SVL)",
     "svl-all": "all tokens",

@@ -4,14 +4,12 @@ import dataclasses
 import functools
 
 import builders
-import numpy as np
 import pytest
-import torch
+from eager_maps import statistics_equal_eager_maps
 from perturbation import hits
 from tiny import picture
 from zoo_h_to_z import ZOO
 
-import svl_core as svl
 from svl_core.lvlm.families import GENERIC
 from svl_core.lvlm.model import LVLM
 
@@ -59,21 +57,4 @@ def test_each_position_answers_to_its_own_pixels(entry):
 def test_attention_statistics_equal_those_of_eager_maps(entry):
     """Also where an indexer hides keys, a sink takes a share, or layers mix streams."""
     lvlm = built(entry)
-    sample = lvlm.encode(picture(70, 40), "what is in the top left ?")
-    found = svl.trace(lvlm, [sample]).samples[0].attention
-    config = lvlm.decoder.config
-    config._attn_implementation = "eager"
-    try:
-        with torch.inference_mode():
-            out = lvlm.model(**sample.inputs, output_attentions=True, use_cache=False)
-    finally:
-        config._attn_implementation = "sdpa"
-    out = getattr(out, "language_model_outputs", out)
-    maps = np.stack([each[0].mean(0).numpy() for each in out.attentions if each is not None])
-    attending = ~np.isnan(found.text_to_visual).any(axis=1)  # hybrids have layers of other kinds
-    assert attending.sum() == len(maps) > 0
-    visual, textual = sample.visual, sample.textual
-    to_visual = maps[:, textual][:, :, visual].sum(2)
-    received = maps[:, textual][:, :, textual].sum(1)
-    np.testing.assert_allclose(found.text_to_visual[attending], to_visual, atol=1e-5)
-    np.testing.assert_allclose(found.text_from_text[attending], received, atol=1e-5)
+    statistics_equal_eager_maps(lvlm)
