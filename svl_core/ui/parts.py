@@ -174,19 +174,31 @@ def composer(
 HEAD_STYLES = ("frame", "hero")
 """Sheets for the document's head: gradio would confine them to its own part of the page."""
 
+FIRST_FONTS = ("Regular", "Bold")
+"""Weights of IBM Plex Sans that the first screen is written in."""
+
 
 def head(started: float, first_screen: dict | None = None) -> str:
     """Markup for the document's head: the page's scripts (`page.js` first), the frame's styles, the
     address of the bundled plotly and which start of the server this is.
 
+    The first screen's fonts are asked for with the document: found later, in the style sheet, they
+    would change the lines of what already stands there.
+
     first_screen: what is drawn before anything else, see `Prepared.for_browser`.
     """
     gr.set_static_paths([PLOTLY])
+    fonts = "".join(
+        "<link rel='preload' as='font' type='font/woff2' crossorigin"
+        f" href='static/fonts/IBMPlexSans/IBMPlexSans-{weight}.woff2'>"
+        for weight in FIRST_FONTS
+    )
     scripts = sorted(STATIC.glob("*.js"), key=lambda file: (file.stem != "page", file.stem))
     styles = "".join(_text(STATIC / f"{name}.css") for name in HEAD_STYLES)
     return (
         f"<meta name='svl-plotly' content='{PLOTLY}'><meta name='svl-started'"
-        f" content='{started}'><link rel='stylesheet' href='./theme.css'><style>{styles}</style>"
+        f" content='{started}'>{fonts}<link rel='stylesheet' href='./theme.css'>"
+        f"<style>{styles}</style>"
         f"{_as_data(first_screen)}" + "".join(f"<script>{_text(file)}</script>" for file in scripts)
     )
 

@@ -50,6 +50,7 @@ def visit(browser, site):
 def test_the_first_screen_is_there_before_the_page_and_stays_where_it_is(visit, size):
     page = visit(size=size)
     page.locator("#svl-first .hero-layer").first.wait_for()
+    page.evaluate("document.fonts.ready.then(() => null)")
     before, said = page.evaluate(PLACES, "#svl-first"), page.evaluate(SAID, FIRST_ANSWERS)
     assert "right" in said and "wrong" in said and "layers gone" in said  # they part
     assert page.locator(f"{FIRST_ANSWERS} mark").count() == 2
@@ -67,6 +68,19 @@ def test_the_first_screen_is_there_before_the_page_and_stays_where_it_is(visit, 
     page.wait_for_timeout(300)
     assert page.evaluate(SAID, ANSWERS) == said
     assert page.locator("#hero .hero-layer.gone").count() == 4
+
+
+def test_the_first_screen_s_fonts_come_with_the_document(visit):
+    page = visit()
+    page.wait_for_function(TAKEN)
+    asked = page.evaluate(
+        "performance.getEntriesByType('resource').filter(entry => entry.name.includes('woff2'))"
+        ".map(entry => [entry.initiatorType, entry.name.split('/').at(-1)])"
+    )
+    early = {name for kind, name in asked if kind == "link"}
+    assert early == {"IBMPlexSans-Regular.woff2", "IBMPlexSans-Bold.woff2"}, asked
+    late = [name for kind, name in asked if kind != "link"]
+    assert not early.intersection(late)  # none of them is fetched twice
 
 
 def test_the_slider_of_the_first_screen_works_and_is_taken_over(visit):
