@@ -7,17 +7,31 @@ before it reads weights.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from svl_core.files import bundled
+from svl_core.files import bundled, weights_hash
 
 BF16_BYTES = 2
 DEMO = "demo"
 # With the package; in the working folder.
 DEMO_PLACES = (bundled("demo_lvlm"), Path("assets") / "demo_lvlm")
+HASH_SHOWN = 8
+"""Digits of a weights' hash that a link names."""
+
+
+def demo_folder() -> Path:
+    """Where the bundled model is."""
+    return next((place for place in DEMO_PLACES if place.is_dir()), DEMO_PLACES[0])
+
+
+@functools.cache
+def demo_weights() -> str:
+    """Which weights the bundled model has, the first `HASH_SHOWN` digits of their hash."""
+    return weights_hash(demo_folder())[:HASH_SHOWN]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from svl_core.files import stored_beside
-from svl_core.lvlm.catalogue import DEMO_PLACES
+from svl_core.lvlm.catalogue import demo_folder, demo_weights
 from svl_core.ui import card, examples, views
 from svl_core.ui.state import seal
 from svl_core.ui.state.settings import DEFAULTS, Settings
@@ -117,13 +116,9 @@ class Prepared:
                 "model": MODEL,
                 "image": self.example.origin,
                 "prompt": self.example.question,
+                "weights": demo_weights(),
             },
         }
-
-
-def demo_folder() -> Path:
-    """Where the bundled model is."""
-    return next((place for place in DEMO_PLACES if place.is_dir()), DEMO_PLACES[0])
 
 
 @functools.cache

@@ -127,6 +127,22 @@ def test_links_of_before_are_still_read():
     assert exports.read_query(odd) == {"drop": [1, 2], "settings": {}}
 
 
+def test_a_link_names_the_bundled_weights_and_one_to_others_says_so(monkeypatch):
+    def link(model):
+        return exports.query({**STATE, "model": model}, strip_of(DEFAULTS), DEFAULTS)
+
+    monkeypatch.setattr(exports, "demo_weights", lambda: "0ld0ld00")
+    earlier = link("demo")
+    assert "weights=0ld0ld00" in earlier and "weights" not in link("other/model")
+    assert exports.refused_in(earlier) == []
+    monkeypatch.setattr(exports, "demo_weights", lambda: "ne3ne3ne")
+    (sentence,) = exports.refused_in(earlier)
+    assert "'0ld0ld00'" in sentence and "'ne3ne3ne'" in sentence
+    assert exports.read_query(earlier) == exports.read_query(link("demo"))  # all else is kept
+    assert exports.refused_in("prompt=what&drop=1,2") == []  # an address by hand names none
+    assert exports.refused_in("model=other/model&weights=0ld0ld00") == []
+
+
 def published(name):
     service = api.Service.__new__(api.Service)
     return arguments.endpoint(getattr(service, name), api.ARGUMENTS[name])

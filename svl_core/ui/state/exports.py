@@ -17,6 +17,7 @@ import svl_core as svl
 from svl_core.analysis.importance import SINK_AWARE
 from svl_core.errors import InputError
 from svl_core.figures.still import still
+from svl_core.lvlm.catalogue import demo_weights
 from svl_core.pruning.mergekit import recipe as mergekit_recipe
 from svl_core.pruning.plan_file import RENAMED, SOURCES, saved_plan
 from svl_core.pruning.selectors import acts
@@ -54,12 +55,14 @@ IMPORTS = {
 # -------------------------------------------------------------------------------- the link
 def query(state: Mapping, strip: Mapping, settings: Settings) -> str:
     """The page's whole state as an address's query: model, scene, prompt, plan and every setting
-    that is not the default.
+    that is not the default. It names the bundled model's weights, which answer otherwise once they
+    have been trained anew.
     """
     asked = {
         "model": state["model"],
         "prompt": state["prompt"],
         "image": state.get("origin") or "",
+        "weights": demo_weights() if state["model"] == DEMO else "",
         "drop": ",".join(map(str, strip["drop"])) or "none",
     }
     for name in linked_settings():
@@ -122,6 +125,14 @@ def refused_in(text: str) -> list[str]:
                 Settings(**{name: value})
             except InputError as error:
                 sentences.append(str(error))
+    weights = asked.get("weights", demo_weights())
+    if asked.get("model", DEMO) == DEMO and weights != demo_weights():
+        sentences.insert(
+            0,
+            f"Found a link to the weights {_short(weights)} of the bundled model; expected"
+            f" {demo_weights()!r}, which it has now; read what is shown as theirs: the answers and"
+            " the ranking may differ.",
+        )
     if _asks_for_halves(asked):
         return [HALVES_OF_A_LINK, *sentences]
     words = [word for word in asked.get("drop", "none").split(",") if word]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import svl_core as svl
 from svl_core.files import weights_hash
+from svl_core.lvlm.catalogue import demo_folder
 from svl_core.service import calibration
 from svl_core.service.deployment import models_for
 from svl_core.service.limits import HOME
@@ -19,7 +20,7 @@ from svl_core.service.tasks import Task
 from svl_core.service.workspace import Workspace
 from svl_core.ui import examples
 from svl_core.ui.drawing import View
-from svl_core.ui.prepared import NAME, demo_folder
+from svl_core.ui.prepared import NAME
 from svl_core.ui.state.settings import DEFAULTS
 from svl_core.ui.state.strip import droppable
 from svl_core.ui.steps import hero
