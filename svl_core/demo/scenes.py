@@ -42,7 +42,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "brown": (128, 78, 36),
     "teal": (20, 150, 150),
 }
-STYLES = ("noto", "twemoji")  # the two styles of training; "openmoji" is left for testing
+STYLES = ("noto", "twemoji")  # of the page's pictures; "openmoji" is left for testing
 GRID_PATTERNS = ("plain", "plain", "stripes", "dots", "gradient")
 FREE_PATTERNS = ("plain", "stripes", "dots", "gradient", "checks", "clouds", "clouds", "confetti")
 SIZE = 288  # pixels of a rendered scene's side; the model's processor resizes it
@@ -253,13 +253,13 @@ def random_scene(
     Objects repeat at times and often share a category, so that counting and "which" need the
     categories.
 
-    style: of the drawings (default: a random one of training's).
+    style: of the drawings (default: a random one of `STYLES`, or, if wild, of training's).
     n: how many objects (default: as `world` says).
     wild: with training's turns, flips and contours.
     names: the objects that may be drawn (default: all).
     world: in which the objects lie.
     """
-    style = style or str(rng.choice(STYLES))
+    style = style or str(rng.choice(world.training_styles if wild else STYLES))
     counts = range(1, len(world.counts) + 1)
     n = int(n or rng.choice(counts, p=world.counts))
     pool = [kind for kind in art.objects() if names is None or kind.name in names]

@@ -20,6 +20,7 @@ class World:
     kinds: of questions, in the order in which `questions.labelled` asks them.
     later_kinds: those whose wordings the tokenizer was not made from.
     system: the model has learnt to read past a system turn.
+    training_styles: of the drawings of a training scene with turns and contours, each as likely.
     """
 
     side: int
@@ -28,6 +29,7 @@ class World:
     kinds: tuple[str, ...]
     later_kinds: tuple[str, ...] = ()
     system: bool = False
+    training_styles: tuple[str, ...] = ("noto", "twemoji")
 
     @property
     def visual_tokens(self) -> int:
@@ -69,6 +71,11 @@ FREE = World(
     free=True,
     kinds=(*_KINDS, "where-category", "next", "which-next", "compare"),
     system=True,
+    # Half of them in the styles of the page's pictures; the others teach what styles differ in.
+    training_styles=(
+        *("noto", "twemoji") * 3,
+        *("outlined", "outlined", "fluent", "fluent", "blob", "emojione"),
+    ),
 )
 
 WORLDS = {"grid": GRID, "free": FREE}

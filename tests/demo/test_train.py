@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 
 from svl_core.demo import build, train
 
@@ -158,3 +159,28 @@ def test_a_run_ends_by_its_steps_or_its_minutes(tmp_path, minutes, seconds, by_s
     assert train.rate(10_000, expected, recipe) == pytest.approx(
         min(1.0, (1 - expected) / recipe.decay_share)
     )
+
+
+def _one_of_two(rank, meeting, out):
+    """A process that shares a step: its gradients are its number, and it did not use `other`."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    parts = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 1), "other": torch.nn.Linear(3, 1)})
+    parts["used"].weight.grad = torch.full((1, 2), float(rank))
+    if rank:
+        parts["other"].bias.grad = torch.ones(1)
+    train.averaged_gradients(parts)
+    drawn = next(iter(train.Batches(SMALL, "align")))["pixel_values"].sum()
+    torch.save([part.grad for part in parts.parameters()] + [drawn], f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_step_average_their_gradients_and_draw_their_own(tmp_path):
+    torch.multiprocessing.spawn(_one_of_two, (tmp_path / "meeting", tmp_path), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for one, other in zip(first[:-1], second[:-1], strict=True):
+        assert torch.equal(one, other)
+    weight, bias, other_weight, other_bias = first[:-1]
+    assert weight.tolist() == [[0.5, 0.5]] and other_bias.tolist() == [0.5]
+    assert not bias.any() and not other_weight.any()
+    assert first[-1] != second[-1]

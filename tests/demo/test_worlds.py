@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from svl_core.demo import build, questions, scenes, train
+from svl_core.demo import art, build, questions, scenes, train
 from svl_core.demo.worlds import FREE, GRID, PATCH
 
 SCENE = scenes.compose({0: "cat", 2: "red circle", 4: "dog", 6: "bus"})
@@ -37,6 +37,20 @@ ANSWERS = {
         "as many animals as vehicles?": "no",
     },
 }
+
+
+def test_further_styles_are_met_in_training_alone():
+    rng = np.random.default_rng(1)
+    wild = Counter(scenes.random_scene(rng, wild=True, world=FREE).style for _ in range(600))
+    assert set(wild) == set(art.STYLES) - {"openmoji"}
+    assert 0.4 < (wild["noto"] + wild["twemoji"]) / 600 < 0.6
+    for world in (GRID, FREE):
+        shown = {scenes.random_scene(rng, wild=world is GRID, world=world).style for _ in range(60)}
+        assert shown == {"noto", "twemoji"}
+    drawings = [art.sprites(style) for style in wild]
+    for number, kind in enumerate(art.objects()):
+        for style in drawings:
+            assert np.asarray(style[number])[..., 3].any(), kind.name
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
