@@ -133,6 +133,10 @@ def test_the_interval_against_a_plain_bootstrap():
     assert found.high == pytest.approx(high, abs=0.01)
 
 
+LAYERS_OF_SVL = (1, 2, 3), (2, 3, 4)
+"""That SVL drops on either seed."""
+
+
 def test_the_tables_from_saved_parts(ranked, tmp_path):
     settings = {
         "weights": "w",
@@ -160,12 +164,20 @@ def test_the_tables_from_saved_parts(ranked, tmp_path):
         == ("svl", "scp", arena.FEW, 3)
     )
     at = [
-        names.index(arena.Model((1, 2, 3), "scp", arena.FEW, 0).key),
-        names.index(arena.Model((2, 3, 4), "scp", arena.FEW, 1).key),
+        names.index(arena.Model(layers, "scp", arena.FEW, seed).key)
+        for seed, layers in enumerate(LAYERS_OF_SVL)
     ]
     assert row["data"]["scenes"]["accuracy"] == pytest.approx(truth["scenes"][at].mean())
     assert row["kept"] == pytest.approx(
         np.mean([truth[n][at].mean() / truth[n][0].mean() for n in settings["data"]])
+    )
+    none = [names.index(arena.Model(layers, "none", 0, None).key) for layers in LAYERS_OF_SVL]
+    assert row["brings"]["value"] == pytest.approx(
+        np.mean([truth[n][at].mean() - truth[n][none].mean() for n in settings["data"]])
+    )
+    assert all(
+        (row["brings"] is None) == (row["compensation"] == "none" or row["criterion"] == "preset")
+        for row in made["rows"]
     )
     assert {found["baseline"] for found in made["published"] if found["svl"]} == {
         name for name in arena.criteria() if name.startswith("svl")

@@ -72,6 +72,7 @@ def test_figures_are_those_of_the_results_file(name, documents):
         ("load", "public_server.md"),
         ("soak", "public_server.md"),
         ("halves", "halves.md"),
+        ("domains", "token_sets.md"),
         ("real_size", "real_size.md"),
     ],
 )
@@ -180,6 +181,13 @@ def test_what_the_arena_page_says():
             low, _ = rows["svl", name, size, drop]["interval"]
             assert low < rows["svl", "none", 0, drop]["kept"]
     assert rows["svl", "laco", 0, half]["kept"] < 0.2
+    for (criterion, name, size, drop), row in rows.items():
+        if criterion == "svl" and size == 32 and name not in ("none", "come"):
+            low, high = row["brings"]["interval"]
+            assert high < 0.01 and (low <= 0 or drop != half)
+    assert rows["svl", "come", 32, half]["brings"]["interval"][0] >= 0.01
+    few, many = (rows["svl", *key, half]["brings"] for key in (("come", 32), ("refit", 512)))
+    assert many["interval"][0] <= few["value"] <= many["interval"][1]
 
 
 def test_what_the_page_of_visual_tokens_says():
@@ -202,6 +210,20 @@ def test_what_the_page_of_visual_tokens_says():
         assert rows[f"{way}; 0 dropped"]["kept"] == 1
     for row in made["larger"].values():
         assert row["speedup"] == pytest.approx(row["work"], rel=0.1)
+
+
+def test_what_the_page_says_of_domains():
+    domains, made = script("domains"), stored("domains")
+    rows, same, choices = made["rows"], 0, 0
+    for criterion, drop in itertools.product(domains.CRITERIA, domains.DROPS):
+        mixed = rows[f"{criterion} {domains.MIXED} {drop}"]["layers"]
+        for domain in domains.DOMAINS:
+            row = rows[f"{criterion} {domain} {drop}"]
+            assert row[domain]["minus mixed"]["interval"][0] <= 0
+            same += sum(own == one for own, one in zip(row["layers"], mixed, strict=True))
+            choices += len(mixed)
+    assert same > choices / 2
+    assert rows["svl names 5"]["places"]["minus mixed"]["interval"][1] < -0.005
 
 
 def test_headline_figures_are_those_of_the_results_files():

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from svl_core.demo import questions, scenes
-from svl_core.demo.worlds import GRID, PATCH, World
+from svl_core.demo.worlds import PATCH, SHIPPED, World
 
 BOS, EOS, PAD, IMAGE, USER, ASSISTANT = SPECIAL = (
     "<s>",
@@ -82,7 +82,7 @@ EASY_VQA_WORDS = (
 )
 
 
-def corpus(world: World = GRID) -> list[str]:
+def corpus(world: World = SHIPPED) -> list[str]:
     """Every word of the world in its sentences: what the tokenizer is trained on."""
     words = {
         "x": questions.all_names(),
@@ -112,7 +112,7 @@ def corpus(world: World = GRID) -> list[str]:
     return words * 3 + [f" {line}" for line in lines]
 
 
-def tokenizer(world: World = GRID) -> PreTrainedTokenizerFast:
+def tokenizer(world: World = SHIPPED) -> PreTrainedTokenizerFast:
     """Lower-casing byte-level BPE in which each of the world's words is one token; any other text
     falls back to pieces, so nothing is unknown.
     """
@@ -144,7 +144,7 @@ def tokenizer(world: World = GRID) -> PreTrainedTokenizerFast:
     )
 
 
-def image_processor(world: World = GRID):
+def image_processor(world: World = SHIPPED):
     """Stretch to a square (the whole picture is seen), scale to [-1, 1].
 
     The pillow variant: torchvision is not needed.
@@ -164,7 +164,7 @@ def image_processor(world: World = GRID):
     )
 
 
-def processor(world: World = GRID) -> LlavaProcessor:
+def processor(world: World = SHIPPED) -> LlavaProcessor:
     return LlavaProcessor(
         image_processor(world),
         tokenizer(world),
@@ -182,7 +182,7 @@ def untrained(
     layers: int = 16,
     width: int = 160,
     seed: int = 0,
-    world: World = GRID,
+    world: World = SHIPPED,
 ) -> LlavaForConditionalGeneration:
     """CLIP 4 x 160 and Llama `layers` x `width` with tied embeddings; residual outputs start small
     (GPT-2's 1/sqrt(2L) rule).
@@ -256,7 +256,7 @@ def save(
     proc.save_pretrained(folder)
 
 
-def pixels(images, world: World = GRID) -> torch.Tensor:
+def pixels(images, world: World = SHIPPED) -> torch.Tensor:
     """(n, 3, side, side) float32 in [-1, 1]: the processor's arithmetic without its per-image
     overhead, for training only (a test holds both equal).
     """

@@ -24,7 +24,7 @@ from svl_core.demo.scenes import (
     random_scene,
     render,
 )
-from svl_core.demo.worlds import GRID, World
+from svl_core.demo.worlds import SHIPPED, World
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "can you find {more} {categories} {than} {others}?",
     ),
 }
-KINDS = GRID.kinds
+KINDS = SHIPPED.kinds
 SIDES = ("left of", "right of", "above", "below")
 EITHER_SIDE = {
     ("left of", "right of"): "left or right of",
@@ -498,7 +498,7 @@ def ask(
     scene: Scene,
     rng: np.random.Generator,
     kind: str | None = None,
-    world: World = GRID,
+    world: World = SHIPPED,
 ) -> QA | None:
     """One question on the scene; None where it has no unambiguous question of that kind.
 
@@ -523,7 +523,7 @@ def labelled(
     n: int,
     seed: int,
     style: str | None = None,
-    world: World = GRID,
+    world: World = SHIPPED,
 ) -> list[Labelled]:
     """`n` questions on fresh scenes, the kinds in turn, each on a scene of its own; same seed, same
     questions.

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from svl_core.demo import art
-from svl_core.demo.worlds import GRID, World
+from svl_core.demo.worlds import SHIPPED, World
 from svl_core.errors import InputError
 
 PLACES = (
@@ -140,7 +140,7 @@ def _item(
     cell: int,
     *,
     wild: bool,
-    world: World = GRID,
+    world: World = SHIPPED,
     large_share: float = LARGE_SHARES[0],
 ) -> Item:
     colour = str(rng.choice(list(COLOURS))) if name in SHAPES else None
@@ -246,7 +246,7 @@ def random_scene(
     *,
     wild: bool = False,
     names: tuple[str, ...] | None = None,
-    world: World = GRID,
+    world: World = SHIPPED,
 ) -> Scene:
     """Draw a scene.
 
@@ -299,7 +299,7 @@ def compose(
     items: Mapping[int, str],
     style: str = "noto",
     seed: int = 0,
-    world: World = GRID,
+    world: World = SHIPPED,
 ) -> Scene:
     """A scene from {cell 0..8: name}; a shape may carry its colour ("red circle").
 

@@ -78,5 +78,8 @@ FREE = World(
     ),
 )
 
+SHIPPED = GRID
+"""The world of the bundled model, which everything is drawn from where no other is named."""
+
 WORLDS = {"grid": GRID, "free": FREE}
 """By the names that commands take."""

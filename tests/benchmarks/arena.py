@@ -590,6 +590,7 @@ def summary(settings: dict, ranked: Mapping, saved: Path, layers: int) -> dict:
             tables = models and marks.tables([FULL], [model.key for model in models])
             if tables:
                 rows.append(_row(recipe, drop, models, marks.data, tables))
+                rows[-1]["brings"] = _brings(marks, recipe, drop)
     full = marks.tables([FULL]) or []
     expected = sum(len(counts_of(recipe, layers)) for recipe in recipes())
     asked = [each["n"] for row in rows for each in row["data"].values()]
@@ -635,6 +636,18 @@ def _row(
         "by_seed": list(whole.by_seed),
         "data": by_data,
     }
+
+
+def _brings(marks: Marks, recipe: Recipe, drop: int) -> dict | None:
+    """Accuracy of a compensation minus none on the same layers; None for rows of another kind."""
+    if recipe.criterion == PRESET or recipe.compensation == "none":
+        return None
+    both = [marks.models(each, drop) for each in (recipe, Recipe(recipe.criterion, "none"))]
+    groups = [[model.key for model in models] for models in both if models]
+    tables = marks.tables(*groups) if len(groups) == 2 else None
+    if not tables:
+        return None
+    return difference([own for own, _ in tables], [none for _, none in tables]).to_json()
 
 
 def is_svl(criterion: str) -> bool:

@@ -179,8 +179,10 @@ def _compensations(made: dict) -> str:
         return row["criterion"] != PRESET and row["compensation"] != "none"
 
     lines = [
-        "In per cent: both data sets (scenes / easy-VQA; *seeds*). Where they are fitted on many"
-        " samples, `lstsq` and `bridge` see all tokens and the model's own answers.",
+        "In per cent: both data sets (scenes / easy-VQA; *seeds*). ↑ or ↓: clearly more or less"
+        " than without compensation on the same layers and questions (95 % interval of the"
+        " difference). Where they are fitted on many samples, `lstsq` and `bridge` see all tokens"
+        " and the model's own answers.",
         "",
         *_heading(["layers of", "compensation", "samples"], counts, made),
     ]
@@ -207,6 +209,9 @@ def _with_data(row: dict | None, best: float | None) -> str:
     whole = f"{100 * row['kept']:.1f}"
     if row["kept"] == best:
         whole = f"**{whole}**"
+    if brings := row.get("brings"):
+        low, high = brings["interval"]
+        whole += " ↑" * (low > 0) + " ↓" * (high < 0)
     each = " / ".join(f"{100 * found['kept']['value']:.1f}" for found in row["data"].values())
     least, most = min(row["by_seed"]), max(row["by_seed"])
     spread = f"; *{100 * least:.1f}-{100 * most:.1f}*" if most - least >= 0.0005 else ""
