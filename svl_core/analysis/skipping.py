@@ -19,7 +19,7 @@ from svl_core.analysis.units import Parts, half_in_words, parted
 from svl_core.errors import InputError
 from svl_core.lvlm import halves, skeleton
 from svl_core.lvlm.batching import unpadded
-from svl_core.lvlm.decoding import Decoding, answers_together
+from svl_core.lvlm.decoding import Decoding, answers_together, before_pictures
 from svl_core.lvlm.families import positioned, shared_from
 from svl_core.lvlm.forcing import kl_per_token
 from svl_core.lvlm.hooks import (
@@ -69,7 +69,8 @@ def own_answers(
     sample: Callable[[int], Sample],
     run: Run = QUIET,
 ) -> list[tuple[int, ...]]:
-    """The model's greedy answers as token ids, end tokens included, cut at `MAX_ANSWER`.
+    """The model's greedy answers as token ids, end tokens included, cut at `MAX_ANSWER` and where
+    one opens a picture.
 
     Samples of equal shapes are decoded together, so that nothing is padded.
 
@@ -90,7 +91,7 @@ def own_answers(
 
     for members, ids in zip(groups, run.deal(groups, answered), strict=True):
         answers.update(zip(members, ids, strict=True))
-    return [answers[index] for index in range(count)]
+    return [before_pictures(lvlm, answers[index]) for index in range(count)]
 
 
 def by_loss(request: Request) -> Measured:

@@ -47,6 +47,8 @@ IMAGE_TOKEN_NAMES = (
     "video_token_index",
 )
 
+OPENING_TOKEN_NAME = "vision_start_token_id"
+
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
@@ -396,6 +398,16 @@ def image_token_ids(lvlm: LVLM) -> tuple[int, ...]:
     """
     values = (getattr(lvlm.model.config, name, None) for name in IMAGE_TOKEN_NAMES)
     return tuple(sorted({int(v) for v in values if v is not None}))
+
+
+def before_pictures(lvlm: LVLM, ids: Sequence[int]) -> tuple[int, ...]:
+    """An answer's ids up to the first that opens a picture, that one included.
+
+    A model reads the picture behind it when the answer stands in a prompt, and there is none.
+    """
+    opening = getattr(lvlm.model.config, OPENING_TOKEN_NAME, None)
+    ids = tuple(ids)
+    return ids[: ids.index(opening) + 1] if opening in ids else ids
 
 
 @torch.inference_mode()

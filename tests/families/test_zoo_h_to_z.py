@@ -10,6 +10,9 @@ from perturbation import hits
 from tiny import picture
 from zoo_h_to_z import ZOO
 
+import svl_core as svl
+from svl_core.analysis import skipping
+from svl_core.comparison.calibration import with_answers
 from svl_core.lvlm.families import GENERIC
 from svl_core.lvlm.model import LVLM
 
@@ -58,3 +61,18 @@ def test_attention_statistics_equal_those_of_eager_maps(entry):
     """Also where an indexer hides keys, a sink takes a share, or layers mix streams."""
     lvlm = built(entry)
     statistics_equal_eager_maps(lvlm)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_an_answer_that_opens_a_picture_is_cut_there(place, monkeypatch):
+    """No picture follows, and the model would look for it in a prompt."""
+    lvlm = built("qwen2_5_omni_thinker")
+    ids = [3, 4, 5, 6]
+    ids[place] = lvlm.model.config.vision_start_token_id
+    monkeypatch.setattr(skipping, "answers_together", lambda *given: [tuple(ids)])
+    samples = [lvlm.encode(picture(90, 90), "what is there?")]
+    (longer,) = with_answers(lvlm, samples)
+    assert longer.length == samples[0].length + place
+    assert longer.inputs["input_ids"][0, samples[0].length :].tolist() == ids[:place]
+    plan = svl.DropPlan((1,), lvlm.num_layers, "svl")
+    svl.prune(lvlm, plan, "refit", svl.trace(lvlm, samples, mlp=True), ridge=1.0)
