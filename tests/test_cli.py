@@ -176,6 +176,22 @@ def test_analyze_for_people_and_by_a_calibration_set(svl):
     )
 
 
+def test_analyze_ranks_halves_beside_layers(svl, world):
+    whole = result(svl("analyze", *ASK, "--json", "-"))
+    ask = ("analyze", *ASK, "--granularity", "half")
+    found = result(svl(*ask, "--json", "-"))
+    assert found["redundancy"] == whole["redundancy"] and "halves" not in whole
+    halves = found["halves"]
+    assert len(halves["redundancy"]) == 12 and set(halves["protected"]) == {0, 1, 10, 11}
+    scores = halves["redundancy"]
+    by_score = sorted(range(2, 10), key=lambda half: -scores[half])
+    assert halves["ranking"] == by_score
+    _, out, _ = svl(*ask)
+    assert "3 attention" in out and "3 mlp" in out
+    code, _, err = svl(*ask, "--criterion", "angular")
+    assert code == 2 and "halves" in err and err.count("\n") == 1
+
+
 def test_a_calibration_set_in_files_gives_the_same(svl, tmp_path):
     ask = ("analyze", *ASK, *SET, "--stability", "2", "--json", "-")
     held, filed = result(svl(*ask)), result(svl(*ask, "--spool", tmp_path))

@@ -16,6 +16,7 @@ from svl_core.analysis.redundancy import CRITERIA, LayerScores, similarity
 from svl_core.analysis.shared_trace import trace_together
 from svl_core.analysis.stability import Stability, stability
 from svl_core.analysis.trace import trace
+from svl_core.analysis.units import half_in_words
 from svl_core.cli.inputs import asked_question, calibration_samples
 from svl_core.cli.output import table, watched
 from svl_core.lvlm.detail import Size
@@ -23,7 +24,7 @@ from svl_core.lvlm.encoding import opened
 from svl_core.lvlm.forecast import Forecast, readable
 from svl_core.lvlm.loading import foresee
 from svl_core.lvlm.sample import Sample
-from svl_core.recipe import AUTO, FULL, THIS, Recipe
+from svl_core.recipe import AUTO, FULL, HALF, LAYER, THIS, Recipe
 
 ONE_PASS = "1"  # criteria that cost no more than the trace itself
 
@@ -33,6 +34,7 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         recipe = recipe.changed(calibration=THIS)
     if args.plan:
         return _forecast(args, recipe)
+    wanted, recipe = recipe, recipe.changed(granularity=LAYER)
     lvlm, sample = asked_question(args, recipe)
     start = time.perf_counter()
     own_trace = trace(lvlm, [sample], run=watched(args))
@@ -63,6 +65,16 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         if name == recipe.criterion or criterion.cost_forward_passes == ONE_PASS
     }
     chosen = scores[recipe.criterion]
+    halves = None
+    if wanted.granularity == HALF:
+        halves = rank_layers(
+            wanted,
+            traced,
+            weights,
+            lvlm=lvlm,
+            samples=samples,
+            run=watched(args),
+        )
     visual, text = own_weights.averaged(0)
     baseline = baseline_of(own_trace, own_weights, recipe)
     similar = similarity(
@@ -92,6 +104,12 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         "calibration": {"set": recipe.calibration, "samples": len(traced.samples)},
         "timing_ms": 1000 * (time.perf_counter() - start),
     }
+    if halves is not None:
+        result["halves"] = {
+            "redundancy": halves.scores.tolist(),
+            "ranking": list(halves.ranking),
+            "protected": list(halves.protected),
+        }
     sure = None
     if args.stability is not None:
         sure = stability(
@@ -111,7 +129,10 @@ def analyze(args: argparse.Namespace, recipe: Recipe) -> tuple[dict[str, Any], s
         why := lvlm.detail_for([Size(*size) for size in sample.image_sizes]).reason
     ):
         took += f"\n{why}"
-    return result, f"{head}, {took}\n\n{_ranking_table(chosen, sure)}{_stability_text(sure)}"
+    tables = f"{_ranking_table(chosen, sure)}{_stability_text(sure)}"
+    if halves is not None:
+        tables += f"\n\n{_ranking_table(halves, None)}"
+    return result, f"{head}, {took}\n\n{tables}"
 
 
 def _counts(sample: Sample) -> str:
@@ -125,9 +146,10 @@ def _counts(sample: Sample) -> str:
 
 
 def _ranking_table(chosen: LayerScores, sure: Stability | None) -> str:
-    """Each layer's score and place in the order of dropping; with `sure` its interval."""
+    """Each layer's or half's score and place in the order of dropping; with `sure` its interval."""
     place = {layer: number + 1 for number, layer in enumerate(chosen.ranking)}
-    heading: tuple[str, ...] = ("layer", chosen.criterion, "drop order")
+    heading: tuple[str, ...] = (chosen.granularity, chosen.criterion, "drop order")
+    in_words = half_in_words if chosen.granularity == HALF else str
     if sure:
         heading += (f"{sure.level:.0%} interval", "dropped in")
     rows = [heading]
@@ -135,7 +157,7 @@ def _ranking_table(chosen: LayerScores, sure: Stability | None) -> str:
         order = "-" if math.isnan(score) else str(place.get(layer, ""))
         if layer not in place:
             order = "protected"
-        row: tuple[str, ...] = (str(layer), f"{score:.4f}", order)
+        row: tuple[str, ...] = (in_words(layer), f"{score:.4f}", order)
         if sure:
             low, high = sure.interval[layer]
             row += (f"{low:.4f} - {high:.4f}", f"{sure.dropped[layer]:.0%}")

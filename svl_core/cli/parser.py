@@ -398,6 +398,7 @@ def _analyzing(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bootstrap over the calibration set: how sure the order is when N layers are dropped",
     )
+    add_option(parser, OPTIONS["granularity"])
 
 
 def _reading(parser: argparse.ArgumentParser) -> None:
