@@ -1,8 +1,8 @@
-"""The drawings the demo world is made of: 96 everyday objects in seven styles.
+"""The drawings the demo world is made of: 96 everyday objects in nine styles.
 
-Six styles ship as sprite sheets in assets/objects: "noto" and "twemoji", which the page's pictures
-are made of, and four more that are met in training only. The seventh, "openmoji", is fetched once
-on request and kept in the user's cache. objects.json there names every object, its plural and its
+Eight styles ship as sprite sheets in assets/objects: "noto" and "twemoji", which the page's
+pictures are made of, and six more that are met in training only. The ninth, "openmoji", is fetched
+once on request and kept in the user's cache. objects.json there names every object, its plural and its
 category, in the order of the cells of every sheet (row-major).
 """
 
@@ -23,7 +23,17 @@ from svl_core.errors import SVLError
 from svl_core.files import bundled
 
 ASSETS = bundled("objects")
-STYLES = ("noto", "twemoji", "fluent", "outlined", "blob", "emojione", "openmoji")
+STYLES = (
+    "noto",
+    "twemoji",
+    "fluent",
+    "outlined",
+    "blob",
+    "emojione",
+    "streamline",
+    "firefox",
+    "openmoji",
+)
 FILL = 60  # px: the longer side of an OpenMoji drawing in its cell, about that of the other styles
 
 

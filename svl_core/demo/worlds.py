@@ -71,10 +71,11 @@ FREE = World(
     free=True,
     kinds=(*_KINDS, "where-category", "next", "which-next", "compare"),
     system=True,
-    # Half of them in the styles of the page's pictures; the others teach what styles differ in.
+    # About half of them in the styles of the page's pictures; the others teach what styles differ in.
     training_styles=(
         *("noto", "twemoji") * 3,
-        *("outlined", "outlined", "fluent", "fluent", "blob", "emojione"),
+        *("outlined", "fluent", "blob", "emojione", "firefox"),
+        *("streamline",) * 2,
     ),
 )
 
