@@ -129,9 +129,9 @@ def refused_in(text: str) -> list[str]:
     if asked.get("model", DEMO) == DEMO and weights != demo_weights():
         sentences.insert(
             0,
-            f"Found a link to the weights {_short(weights)} of the bundled model; expected"
-            f" {demo_weights()!r}, which it has now; read what is shown as theirs: the answers and"
-            " the ranking may differ.",
+            f"Found a link made with the weights {_short(weights)} of the bundled model; expected"
+            f" {demo_weights()!r}, those that it has now; take the answers and the ranking below as"
+            " theirs, which may differ from what the link showed.",
         )
     if _asks_for_halves(asked):
         return [HALVES_OF_A_LINK, *sentences]
