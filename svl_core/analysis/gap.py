@@ -173,7 +173,7 @@ def feature_gap(
     importance: TokenImportance | None = None,
     *,
     tokens: str = "important",
-    top_p: TopP = DEFAULT_TOP_P,
+    top_p: TopP | float = DEFAULT_TOP_P,
     spectra: bool = True,
 ) -> GapCurve:
     """What dropping layers takes out of the residual stream, on a token set.
@@ -182,7 +182,7 @@ def feature_gap(
     drop: the layers that go, 0..L-1, in any order.
     importance: TIS of the traced samples, for the important tokens (default: computed).
     tokens: a token set, see `token_positions`.
-    top_p: which tokens count as important.
+    top_p: which tokens count as important, a `TopP` or its share.
     spectra: compute each run's spectrum too.
 
     Source: the paper, part (b) of the method figure.

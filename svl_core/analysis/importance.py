@@ -59,6 +59,11 @@ class TopP:
                 " change it."
             )
 
+    @classmethod
+    def of(cls, value: TopP | float) -> TopP:
+        """The value itself, or the one of that share. Raises InputError."""
+        return value if isinstance(value, cls) else cls(value)
+
     def select(self, scores: np.ndarray) -> np.ndarray:
         """Which tokens count: (n,) scores >= 0 -> (n,) bool."""
         scores = np.asarray(scores, np.float64)

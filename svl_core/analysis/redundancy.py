@@ -169,7 +169,7 @@ def redundancy(
     importance: TokenImportance | None = None,
     criterion: str = "svl",
     *,
-    top_p: TopP = DEFAULT_TOP_P,
+    top_p: TopP | float = DEFAULT_TOP_P,
     protect_ends: bool = True,
     seed: int = 0,
     lvlm: LVLM | None = None,
@@ -186,7 +186,7 @@ def redundancy(
     trace: the model's passes over the calibration samples.
     importance: TIS of these samples (default: computed where the criterion needs it).
     criterion: a name in `CRITERIA`.
-    top_p: which tokens count as important.
+    top_p: which tokens count as important, a `TopP` or its share.
     protect_ends: keep the first and the last layer.
     seed: of "random".
     lvlm, samples: the traced model and samples, for criteria that run the model ("sleb",
@@ -217,7 +217,7 @@ def redundancy(
     request = Request(
         trace=trace,
         importance=importance,
-        top_p=top_p,
+        top_p=TopP.of(top_p),
         seed=seed,
         protected=protected,
         fixed=fixed,
@@ -340,14 +340,14 @@ def similarity(
     importance: TokenImportance | None = None,
     tokens: str = "important",
     *,
-    top_p: TopP = DEFAULT_TOP_P,
+    top_p: TopP | float = DEFAULT_TOP_P,
 ) -> np.ndarray:
     """How alike the hidden states at any two depths are: (L+1, L+1), the mean over a token set of
     cos(H[i], H[j]); symmetric, ones on the diagonal, NaN without tokens.
 
     importance: TIS of the traced samples, for the important tokens (default: computed).
     tokens: a token set, see `token_positions`.
-    top_p: which tokens count as important.
+    top_p: which tokens count as important, a `TopP` or its share.
     """
     from svl_core.analysis.measures import matrix_sums
 

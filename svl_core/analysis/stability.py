@@ -199,7 +199,7 @@ def stability(
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
-    top_p: TopP = DEFAULT_TOP_P,
+    top_p: TopP | float = DEFAULT_TOP_P,
     protect_ends: bool = True,
     lvlm: LVLM | None = None,
     samples: Sequence[Sample] = (),
@@ -234,7 +234,7 @@ def stability(
     request = Request(
         trace=trace,
         importance=importance or token_importance(trace),
-        top_p=top_p,
+        top_p=TopP.of(top_p),
         seed=seed,
         protected=protected_layers(trace, protect_ends),
         fixed=trace.protected,

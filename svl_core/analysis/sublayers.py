@@ -35,7 +35,7 @@ def sublayers(
     importance: TokenImportance | None = None,
     *,
     tokens: str = "important",
-    top_p: TopP = DEFAULT_TOP_P,
+    top_p: TopP | float = DEFAULT_TOP_P,
     run: Run = QUIET,
 ) -> SublayerScores:
     """How redundant the attention and the MLP of each layer are, by cosine as SVL measures layers.
@@ -47,7 +47,7 @@ def sublayers(
     trace: its passes over the samples that are measured on.
     importance: TIS of these samples; see `token_positions`.
     tokens: the token set.
-    top_p: which tokens count as important.
+    top_p: which tokens count as important, a `TopP` or its share.
     run: progress and cancellation.
 
     Raises InputError for a trace of another model, one that does not hold its samples, an unknown

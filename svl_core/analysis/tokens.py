@@ -21,7 +21,7 @@ def token_positions(
     trace: Trace,
     importance: TokenImportance | None = None,
     tokens: str = "important",
-    top_p: TopP = DEFAULT_TOP_P,
+    top_p: TopP | float = DEFAULT_TOP_P,
 ) -> Sequence[np.ndarray]:
     """One increasing int array of positions per sample, kept where the trace is.
 
@@ -29,7 +29,7 @@ def token_positions(
     tokens: "important", the top-p of the visual and of the textual tokens, chosen apart by their
         TIS averaged over layers; "all"; "visual", of which a sample without image has none;
         "textual"; "last", the prompt's last position.
-    top_p: which tokens count as important.
+    top_p: which tokens count as important, a `TopP` or its share.
 
     Raises InputError for an unknown set.
     """
@@ -41,7 +41,7 @@ def token_positions(
         positions = _important(
             trace,
             importance or token_importance(trace),
-            top_p,
+            TopP.of(top_p),
         )
     else:
         positions = (_of_kind(sample, tokens) for sample in trace.samples)

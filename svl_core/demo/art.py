@@ -2,8 +2,8 @@
 
 Eight styles ship as sprite sheets in assets/objects: "noto" and "twemoji", which the page's
 pictures are made of, and six more that are met in training only. The ninth, "openmoji", is fetched
-once on request and kept in the user's cache. objects.json there names every object, its plural and its
-category, in the order of the cells of every sheet (row-major).
+once on request and kept in the user's cache. objects.json there names every object, its plural and
+its category, in the order of the cells of every sheet (row-major).
 """
 
 import functools

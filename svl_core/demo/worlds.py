@@ -71,7 +71,7 @@ FREE = World(
     free=True,
     kinds=(*_KINDS, "where-category", "next", "which-next", "compare"),
     system=True,
-    # About half of them in the styles of the page's pictures; the others teach what styles differ in.
+    # About half of them in the styles of the page's pictures; the others teach how styles differ.
     training_styles=(
         *("noto", "twemoji") * 3,
         *("outlined", "fluent", "blob", "emojione", "firefox"),

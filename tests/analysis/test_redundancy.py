@@ -60,6 +60,22 @@ def test_cosines_on_paper():
     )
 
 
+def test_a_share_stands_for_its_top_p_wherever_one_is_taken(tiny, tiny_sample):
+    trace = svl.trace(tiny, [tiny_sample, tiny_sample])
+    takes = {
+        "redundancy": lambda top_p: svl.redundancy(trace, top_p=top_p).scores,
+        "halves": lambda top_p: svl.sublayers(tiny, trace, top_p=top_p).cosine,
+        "similarity": lambda top_p: similarity(trace, top_p=top_p),
+        "gap": lambda top_p: feature_gap(trace, [2], top_p=top_p).per_layer,
+        "stability": lambda top_p: svl.stability(trace, drop=1, draws=2, top_p=top_p).interval,
+    }
+    for name, made in takes.items():
+        assert np.array_equal(made(0.2), made(svl.TopP(0.2))), name
+        assert not np.array_equal(made(0.2), made(0.9)), name
+        with pytest.raises(InputError, match="top-p of 7"):
+            made(7)
+
+
 def test_similarity_next_to_the_diagonal_is_the_redundancy_curve(tiny, tiny_sample):
     trace = svl.trace(tiny, [tiny_sample, tiny.encode(picture(seed=4), "a cat")])
     scores, matrix = svl.redundancy(trace), svl.similarity(trace)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from arena_statistics import Table, difference, kept
 from marks import PAGES, between, rewrite
-from token_sets import Asked
+from token_sets import Asked, most_redundant
 
 import svl_core as svl
 from svl_core.demo.labelled import Labelled
@@ -81,13 +81,6 @@ def scores_by_domain(lvlm, seed: int, world: World) -> dict[tuple[str, str], np.
         own = [found[criterion, domain] for domain in DOMAINS]
         found[criterion, MIXED] = np.mean(own, axis=0)
     return found
-
-
-def most_redundant(scores: np.ndarray, drop: int) -> tuple[int, ...]:
-    """The `drop` layers of the highest scores, but for the first and the last one."""
-    inner = np.arange(1, len(scores) - 1)
-    order = inner[np.argsort(-scores[inner], kind="stable")]
-    return tuple(sorted(int(layer) for layer in order[:drop]))
 
 
 def measured(lvlm, world: World, seeds: int, n: int) -> dict:
