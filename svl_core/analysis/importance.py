@@ -62,7 +62,7 @@ class TopP:
     @classmethod
     def of(cls, value: TopP | float) -> TopP:
         """The value itself, or the one of that share. Raises InputError."""
-        return value if isinstance(value, cls) else cls(value)
+        return value if isinstance(value, TopP) else cls(value)
 
     def select(self, scores: np.ndarray) -> np.ndarray:
         """Which tokens count: (n,) scores >= 0 -> (n,) bool."""
