@@ -12,8 +12,9 @@ import gradio as gr
 
 import svl_core as svl
 from svl_core import figures
+from svl_core.analysis import half_scores
 from svl_core.errors import InputError
-from svl_core.recipe import ATTENTION, HALVES
+from svl_core.recipe import HALVES
 from svl_core.service import workspace as lanes
 from svl_core.service.halves import Halves
 from svl_core.ui import parts, views
@@ -34,7 +35,7 @@ LENT = (
     " bundled model's are."
 )
 NOTHING = "No layer is dropped, so no half would go in its place."
-NAMES = {ATTENTION: "attention", HALVES[1]: "MLP"}
+NAMES = dict(zip(HALVES, half_scores.HALVES, strict=True))
 
 
 # --------------------------------------------------------------------------------- figures
