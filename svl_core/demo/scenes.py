@@ -9,6 +9,7 @@ are drawn here.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,8 @@ LARGE_SCENES = 0.2
 class Item:
     """One object of a scene.
 
-    `cell` counts 0..8 row by row; `shift`, `scale` are shares of a cell; `angle` in degrees.
+    `cell` counts 0..8 row by row; `shift`, `scale` are shares of a cell; `angle` in degrees. What
+    follows `outline` is met in training only.
     """
 
     name: str
@@ -67,11 +69,13 @@ class Item:
     scale: float = 0.86
     angle: float = 0.0
     flip: bool = False
-    outline: bool = False  # a dark contour: a training augmentation, like the three below
+    outline: bool = False  # a dark contour
     ink: bool = False  # drawn in flat areas with dark lines between them
     squeeze: float = 1.0  # width over height of the drawing
     # (hue turn in degrees, saturation, lightness) of the drawing, and flat areas
     tone: tuple[float, float, float] | None = None
+    bend: int | None = None  # seed of a bend of the drawing, of its corners and its middle
+    thicker: int = 0  # the dark parts of the drawing grow (1) or shrink (-1)
 
     @property
     def place(self) -> str:
@@ -166,17 +170,38 @@ def _item(
     squeeze = _uniform(rng, 0.76, 1.3, 2)
     item = replace(item, outline=outline, squeeze=squeeze)
     if world.free:
-        item = replace(item, ink=_happens(rng, INK_SHARE))
+        item = _redrawn(rng, item)
     if not _happens(rng, 0.6):
         return item
     turn = round(float(rng.normal(0, 22)), 1)
     saturation = _uniform(rng, 0.4, 1.7, 2)
     lightness = _uniform(rng, 0.75, 1.3, 2)
+    if world.free and _happens(rng, FOREIGN_SHARE):
+        turn = _uniform(rng, -180, 180, 1)
+    if world.free and _happens(rng, FOREIGN_SHARE):
+        saturation = _uniform(rng, 0, 0.4, 2)
     return replace(item, tone=(turn, saturation, lightness))
 
 
 INK_SHARE = 0.35
 """Of the objects of a free world in training, those that are drawn with lines."""
+
+BEND_SHARE = 0.6
+"""Of these objects, those whose drawing is bent."""
+
+FOREIGN_SHARE = 0.2
+"""Of the toned ones, those in any hue; and those that are nearly grey."""
+
+
+def _redrawn(rng: np.random.Generator, item: Item) -> Item:
+    """The item as another hand might draw it: with lines, bent, with bolder or finer lines."""
+    bent = _happens(rng, BEND_SHARE)
+    return replace(
+        item,
+        ink=_happens(rng, INK_SHARE),
+        bend=int(rng.integers(2**31)) if bent else None,
+        thicker=int(rng.choice((-1, 0, 0, 1))),
+    )
 
 
 def _anywhere(
@@ -399,6 +424,37 @@ def _sprite(
     return drawn
 
 
+def _bent(sprite: Image.Image, seed: int) -> Image.Image:
+    """The drawing with its corners, the middles of its sides and its middle pulled about."""
+    rng = np.random.default_rng(seed)
+    side = sprite.width
+    even = np.linspace(0, side, 3)
+    whole = np.stack(np.meshgrid(even, even), -1)  # (row, column, (x, y))
+    moved = whole + rng.uniform(-0.14, 0.14, whole.shape) * side
+    mesh = []
+    for row, column in itertools.product(range(2), repeat=2):
+        target = (*whole[row, column], *whole[row + 1, column + 1])
+        corners = [(row, column), (row + 1, column), (row + 1, column + 1), (row, column + 1)]
+        source = np.concatenate([moved[corner] for corner in corners])
+        mesh.append((tuple(map(int, target)), tuple(map(float, source))))
+    return sprite.transform(
+        sprite.size,
+        Image.Transform.MESH,
+        mesh,
+        Image.Resampling.BILINEAR,
+    )
+
+
+def _thicker(sprite: Image.Image, way: int) -> Image.Image:
+    """The drawing with its dark parts grown (1) or shrunk (-1) by a pixel on each side."""
+    growing = ImageFilter.MinFilter(3) if way > 0 else ImageFilter.MaxFilter(3)
+    paper = Image.new("RGBA", sprite.size, "white" if way > 0 else "black")
+    paper.alpha_composite(sprite)
+    drawn = paper.convert("RGB").filter(growing)
+    drawn.putalpha(sprite.getchannel("A"))
+    return drawn
+
+
 def _toned(
     sprite: Image.Image,
     tone: tuple[float, float, float],
@@ -527,8 +583,12 @@ def render(
             )
         if item.flip:
             sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if item.thicker:
+            sprite = _thicker(sprite, item.thicker)
         if item.tone:
             sprite = _toned(sprite, item.tone)
+        if item.bend is not None:
+            sprite = _bent(sprite, item.bend)
         left, top, width, height = box(item, size)
         sprite = sprite.resize((width, height), Image.Resampling.BICUBIC)
         if item.angle:

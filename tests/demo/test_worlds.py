@@ -2,6 +2,7 @@
 trainer.
 """
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -51,6 +52,42 @@ def test_further_styles_are_met_in_training_alone():
     for number, kind in enumerate(art.objects()):
         for style in drawings:
             assert np.asarray(style[number])[..., 3].any(), kind.name
+
+
+def test_another_hand_s_drawings_are_met_in_the_free_world_s_training_alone():
+    rng = np.random.default_rng(1)
+    items = {
+        (world.free, wild): [
+            item
+            for _ in range(60)
+            for item in scenes.random_scene(rng, wild=wild, world=world).items
+            if item.colour is None
+        ]
+        for world in (GRID, FREE)
+        for wild in (False, True)
+    }
+    redrawn = [item for item in items.pop((True, True)) if item.bend or item.thicker or item.ink]
+    assert len(redrawn) > 40
+    assert all(
+        item.bend is None and not item.thicker and not item.ink
+        for kept in items.values()
+        for item in kept
+    )
+
+
+def test_bends_move_a_drawing_and_its_dark_lines_grow_and_shrink():
+    def drawn(**changes):
+        (item,) = scenes.compose({4: "clock"}).items
+        scene = scenes.Scene((dataclasses.replace(item, **changes),))
+        return np.asarray(scenes.render(scene), float)
+
+    plain, bold, fine = drawn(), drawn(thicker=1), drawn(thicker=-1)
+    assert bold.mean() < plain.mean() < fine.mean()
+    bent = drawn(bend=3)
+    assert np.array_equal(bent, drawn(bend=3)) and not np.array_equal(bent, drawn(bend=4))
+    ground = drawn()[0, 0]
+    covers = [(picture != ground).any(2).mean() for picture in (plain, bent)]
+    assert covers[1] == pytest.approx(covers[0], rel=0.35)
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
