@@ -150,7 +150,8 @@ def test_a_second_visit_costs_little(visit):
     again.locator("#metrics .facts").wait_for()
     again.wait_for_timeout(1000)
     assert 0 < traffic.requests < 60
-    assert traffic.bytes < 120_000
+    # A tenth of the first visit's: what is analysed comes anew, with a message each half a second.
+    assert traffic.bytes < 220_000
 
 
 LABELS = """count => {
