@@ -73,6 +73,7 @@ def test_figures_are_those_of_the_results_file(name, documents):
         ("soak", "public_server.md"),
         ("halves", "halves.md"),
         ("domains", "token_sets.md"),
+        ("token_sets", "token_sets.md"),
         ("real_size", "real_size.md"),
     ],
 )
@@ -210,6 +211,32 @@ def test_what_the_page_of_visual_tokens_says():
         assert rows[f"{way}; 0 dropped"]["kept"] == 1
     for row in made["larger"].values():
         assert row["speedup"] == pytest.approx(row["work"], rel=0.1)
+
+
+def test_what_the_page_says_of_token_sets():
+    sets, stored_sets = script("token_sets"), stored("token_sets")
+    assert sets.FIGURE.read_text(encoding="utf-8") == sets.figure(stored_sets)
+    made = stored_sets["free"]
+    rows = {
+        (name, drop): made["choices"]["rows"][f"{name} {drop}"]
+        for name in (*sets.SETS, "svl + SCP")
+        for drop in sets.DROPS
+    }
+    kept = {key: row["kept"]["value"] for key, row in rows.items()}
+    for drop in sets.DROPS:
+        assert 0.03 <= rows[sets.FEWER, drop]["minus all"]["value"] < 0.045
+        assert (rows[sets.FEWER, drop]["minus all"]["interval"][0] > 0) == (drop != 5)
+        assert -0.01 < kept[sets.FEWER, drop] - kept["objects", drop] < 0.03
+        assert abs(kept["svl + SCP", drop] - kept["svl", drop]) < 0.01
+    few, some, many = (rows["svl", drop]["minus all"] for drop in sets.DROPS)
+    assert few["interval"][0] < 0 < few["interval"][1]
+    assert some["interval"][1] < 0 and round(100 * some["value"]) == -6
+    assert many["interval"][0] > 0 and round(100 * many["value"]) == 4
+    at_five = {name: kept[name, 5] for name in sets.SETS}
+    assert max(at_five.values()) - min(at_five.values()) >= 0.1
+    assert len({str(rows[name, 5]["layers"]) for name in sets.SETS}) == len(sets.SETS)
+    for row in made["ground"]:
+        assert row["svl, all"] >= 0.94 and row["ground, objects"] < 0.5 and row["longest"] < 5
 
 
 def test_what_the_page_says_of_domains():
