@@ -187,6 +187,8 @@ def test_what_the_arena_page_says():
             low, high = row["brings"]["interval"]
             assert high < 0.01 and (low <= 0 or drop != half)
     assert rows["svl", "come", 32, half]["brings"]["interval"][0] >= 0.01
+    elsewhere = rows["greedy-kl", "come", 512, half]
+    assert elsewhere["brings"]["interval"][0] < 0 and min(elsewhere["by_seed"]) < 0.455
     few, many = (rows["svl", *key, half]["brings"] for key in (("come", 32), ("refit", 512)))
     assert many["interval"][0] <= few["value"] <= many["interval"][1]
 
