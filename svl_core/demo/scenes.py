@@ -387,11 +387,16 @@ def _shape(
     return big.resize((64, 64), Image.Resampling.LANCZOS)
 
 
+def _on_paper(sprite: Image.Image, colour: str) -> Image.Image:
+    """The drawing as an RGB image with this colour around it."""
+    paper = Image.new("RGBA", sprite.size, colour)
+    paper.alpha_composite(sprite)
+    return paper.convert("RGB")
+
+
 def _inked(sprite: Image.Image) -> Image.Image:
     """The drawing in a few flat colours, with a dark line wherever two of them meet."""
-    paper = Image.new("RGBA", sprite.size, "white")
-    paper.alpha_composite(sprite)
-    smooth = paper.convert("RGB").filter(ImageFilter.MedianFilter(5))
+    smooth = _on_paper(sprite, "white").filter(ImageFilter.MedianFilter(5))
     flat = smooth.quantize(6).convert("RGB")
     edges = flat.convert("L").filter(ImageFilter.FIND_EDGES)
     lines = edges.point([255 * (value > 48) for value in range(256)])
@@ -448,9 +453,7 @@ def _bent(sprite: Image.Image, seed: int) -> Image.Image:
 def _thicker(sprite: Image.Image, way: int) -> Image.Image:
     """The drawing with its dark parts grown (1) or shrunk (-1) by a pixel on each side."""
     growing = ImageFilter.MinFilter(3) if way > 0 else ImageFilter.MaxFilter(3)
-    paper = Image.new("RGBA", sprite.size, "white" if way > 0 else "black")
-    paper.alpha_composite(sprite)
-    drawn = paper.convert("RGB").filter(growing)
+    drawn = _on_paper(sprite, "white" if way > 0 else "black").filter(growing)
     drawn.putalpha(sprite.getchannel("A"))
     return drawn
 

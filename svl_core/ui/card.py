@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from svl_core.ui import texts, views
+from svl_core.ui.theme import SANS_FILES
 
 SIZE = (1200, 630)
 MARGIN = 48
@@ -140,8 +141,7 @@ def _font(
 ) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The page's own font; Pillow's, where gradio does not hold it or Pillow cannot read it."""
     gradio = Path(importlib.util.find_spec("gradio").origin).parent
-    name = f"IBMPlexSans-{'Bold' if bold else 'Regular'}.woff2"
-    file = gradio / "templates" / "frontend" / "static" / "fonts" / "IBMPlexSans" / name
+    file = gradio / "templates" / "frontend" / SANS_FILES[bold]
     try:
         return ImageFont.truetype(str(file), size)
     except OSError:

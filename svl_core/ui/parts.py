@@ -13,6 +13,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from svl_core.ui.theme import SANS_FILES
+
 WAIT = "Appears after the analysis."  # what stands in a figure's place until it is drawn
 STATIC = Path(__file__).with_name("static")
 PLOTLY = Path(importlib.util.find_spec("plotly").origin).with_name("package_data") / "plotly.min.js"
@@ -174,9 +176,6 @@ def composer(
 HEAD_STYLES = ("frame", "hero")
 """Sheets for the document's head: gradio would confine them to its own part of the page."""
 
-FIRST_FONTS = ("Regular", "Bold")
-"""Weights of IBM Plex Sans that the first screen is written in."""
-
 
 def head(started: float, first_screen: dict | None = None) -> str:
     """Markup for the document's head: the page's scripts (`page.js` first), the frame's styles, the
@@ -189,9 +188,8 @@ def head(started: float, first_screen: dict | None = None) -> str:
     """
     gr.set_static_paths([PLOTLY])
     fonts = "".join(
-        "<link rel='preload' as='font' type='font/woff2' crossorigin"
-        f" href='static/fonts/IBMPlexSans/IBMPlexSans-{weight}.woff2'>"
-        for weight in FIRST_FONTS
+        f"<link rel='preload' as='font' type='font/woff2' crossorigin href='{file}'>"
+        for file in SANS_FILES.values()
     )
     scripts = sorted(STATIC.glob("*.js"), key=lambda file: (file.stem != "page", file.stem))
     styles = "".join(_text(STATIC / f"{name}.css") for name in HEAD_STYLES)

@@ -8,6 +8,14 @@ import gradio as gr
 from gradio.themes.utils import colors
 from gradio.themes.utils.fonts import LocalFont
 
+SANS_FILES = {
+    bold: f"static/fonts/IBMPlexSans/IBMPlexSans-{'Bold' if bold else 'Regular'}.woff2"
+    for bold in (False, True)
+}
+"""By whether it is bold, the file of the page's own font: its address there, and its place below
+gradio's `templates/frontend`.
+"""
+
 BLUE = colors.Color(
     name="svl-blue",
     c50="#eef6fb",

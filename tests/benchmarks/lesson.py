@@ -31,7 +31,7 @@ from svl_core.comparison.evaluation import answer_batch, normalise  # noqa: E402
 from svl_core.demo.evaluation import questions  # noqa: E402
 from svl_core.demo.questions import calibration  # noqa: E402
 from svl_core.files import weights_hash  # noqa: E402
-from svl_core.lvlm.catalogue import DEMO_PLACES  # noqa: E402
+from svl_core.lvlm.catalogue import demo_folder  # noqa: E402
 from svl_core.ui import examples  # noqa: E402
 from svl_core.ui.state.settings import DEFAULTS  # noqa: E402
 from svl_core.ui.steps import lesson  # noqa: E402
@@ -218,8 +218,7 @@ def arena() -> dict:
 
 def weights() -> str:
     """The hash of the shipped weights, which all of this belongs to."""
-    folder = next(place for place in map(Path, DEMO_PLACES) if place.is_dir())
-    return weights_hash(folder)
+    return weights_hash(demo_folder())
 
 
 def calibrated(lvlm: svl.LVLM, size: int) -> tuple[svl.Trace, svl.TokenImportance]:

@@ -24,6 +24,7 @@ from marks import PAGES, between
 
 import svl_core as svl
 from svl_core.analysis.measures import layer_cosines
+from svl_core.analysis.redundancy import ranked as in_order
 from svl_core.demo.labelled import Labelled
 from svl_core.demo.questions import ask, labelled
 from svl_core.demo.scenes import SIZE, Scene, box, random_scene, render
@@ -112,11 +113,7 @@ def scene_of(one: Labelled) -> Scene:
 def ranked(lvlm, asked: list[Labelled], world: World) -> tuple:
     """(trace, importance, {token set: (layers,) redundancy}) on calibration questions."""
     samples = [lvlm.encode(*one) for one in asked]
-    trace = svl.trace(
-        lvlm,
-        samples,
-        mlp=True,
-    )
+    trace = svl.trace(lvlm, samples)
     importance = svl.importance(trace)
     scores = {name: svl.redundancy(trace, importance, name).scores for name in CRITERIA}
     scores[FEWER] = svl.redundancy(trace, importance, "svl", top_p=0.1).scores
@@ -130,9 +127,8 @@ def ranked(lvlm, asked: list[Labelled], world: World) -> tuple:
 
 def most_redundant(scores: np.ndarray, drop: int) -> tuple[int, ...]:
     """The `drop` layers of the highest scores, but for the first and the last one."""
-    inner = np.arange(1, len(scores) - 1)
-    order = inner[np.argsort(-scores[inner], kind="stable")]
-    return tuple(sorted(int(layer) for layer in order[:drop]))
+    order = in_order(scores, (0, len(scores) - 1))
+    return tuple(sorted(order[:drop]))
 
 
 class Asked:
@@ -219,7 +215,7 @@ def by_ground(lvlm, n: int) -> list[dict]:
 
     found = []
     for share in SHARES:
-        trace, importance, scores = ranked(lvlm, with_ground(share, n, 1), FREE)
+        trace, _, scores = ranked(lvlm, with_ground(share, n, 1), FREE)
         found.append(
             {
                 "ground": share,
